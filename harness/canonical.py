@@ -1,0 +1,37 @@
+"""Identity: the canonical JSON of a value and its hash. Whatever has an id in this project gets it here."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, dataclasses as mappings, tuples as lists, no NaN.
+
+    Raises:
+        TypeError: for a value that has no JSON form; paths are refused too, because a path is not an identity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+
+
+def digest(value: Any, length: int = 64) -> str:
+    """First `length` hexadecimal digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses and mappings as dictionaries, for `json.dumps(default=...)`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")

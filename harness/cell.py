@@ -1,0 +1,104 @@
+"""A cell: one method on one model and one data set, with everything that decides its result and the id that follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness.canonical import digest
+from harness.evaluation import unedited
+from harness.evaluation.protocols import PROTOCOLS
+from harness.models import zoo
+from harness.models.catalogue import ModelRef, entry
+from harness.records import DataRef
+from methods.base import ArtifactSpec, Editor, MethodSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a suite's axes.
+
+    Attributes:
+        method: the method's spec.
+        label: its name in tables, apart from other entries of the same method.
+        hparams: resolved values; `sources` says where each comes from and is not part of the identity.
+        protocols: names of the evaluation protocols, which carry versions of their own.
+        schedule: `{"kind": "batch"}`, or the blocks of a sequential one.
+        eval_batch: rows per forward pass; part of the identity because rounding depends on it.
+    """
+
+    method: MethodSpec
+    label: str
+    variant: str | None
+    backend: str
+    hparams: Mapping[str, Any]
+    sources: Mapping[str, str]
+    model: ModelRef
+    data: DataRef
+    protocols: tuple[str, ...]
+    schedule: Mapping[str, Any]
+    seed: int
+    eval_batch: int
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result. Paths, devices, launchers and labels do not."""
+        return {
+            "method": {
+                "name": self.method.name,
+                "version": self.method.version,
+                "backend": self.backend,
+                "hparams": dict(self.hparams),
+            },
+            "model": self.model.identity(),
+            "data": self.data.identity(),
+            "protocols": {name: PROTOCOLS[name].version for name in self.protocols},
+            "schedule": dict(self.schedule),
+            "seed": self.seed,
+            "eval_batch": self.eval_batch,
+        }
+
+    @cached_property
+    def cell_id(self) -> str:
+        """sha256 of the identity."""
+        return digest(self.identity())
+
+    @property
+    def folder(self) -> str:
+        """Readable and unique name of the cell's folder."""
+        return f"{self.label}-{self.model.name.replace('/', '_')}-{self.data.name}-{self.cell_id[:12]}"
+
+    def editor(self) -> Editor:
+        """The method with this cell's hyper-parameters."""
+        from methods.registry import get
+
+        method = get(self.method.name)
+        return method(method.Hparams.model_validate(self.hparams))
+
+    def artifacts(self) -> Mapping[str, ArtifactSpec]:
+        """What the method needs before it edits, by role."""
+        return self.editor().artifacts(self.model, self.data, self.seed)
+
+    def model_artifact(self) -> ArtifactSpec | None:
+        """The training of the model, where it is one of the zoo."""
+        return zoo.artifact(self.model) if self.model.weights == "zoo" else None
+
+    def unedited_outputs(self) -> ArtifactSpec:
+        """What the unedited model answers to this cell's questions; shared by all methods on the model."""
+        model = self.model_artifact()
+        needs = {"model": model} if model else {}
+        return unedited.artifact(self.model, self.data, self.protocols, self.eval_batch, needs)
+
+    def description(self) -> dict[str, Any]:
+        """The content of cell.json: the identity, with what tables need to name it."""
+        from harness.data.catalogue import DATASETS
+
+        identity = self.identity()
+        identity["method"] |= {
+            "title": self.method.title,
+            "variant": self.variant,
+            "edits": self.method.edits,
+            "sources": dict(self.sources),
+        }
+        identity["model"] |= {"title": entry(self.model.name).title}
+        identity["data"] |= {"title": DATASETS[self.data.name].title}
+        return {"cell_id": self.cell_id, "label": self.label, **identity}

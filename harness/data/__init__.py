@@ -1,0 +1,1 @@
+"""Editing data: upstream files in, `DataSet` out. Start at `harness.data.load`."""

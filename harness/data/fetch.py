@@ -1,0 +1,141 @@
+"""Downloading the upstream files, each whole and verified or not at all.
+
+Where upstream publishes no checksum, the first fetch records what it got in `checksums.json` beside the files, and
+every later fetch is held to that.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.canonical import file_digest
+from harness.data.catalogue import Download, dataset_info
+from harness.data.formats import recognise
+from harness.errors import UserError
+
+CHECKSUMS = "checksums.json"
+_BLOCK_BYTES = 1 << 20
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What became of one file.
+
+    Attributes:
+        path: where it lies.
+        sha256: of its contents.
+        is_new: False when it was there already, whole.
+        is_first: True when nothing was known to verify it against; its checksum is on record from now on.
+    """
+
+    path: Path
+    sha256: str
+    is_new: bool
+    is_first: bool
+
+    def __str__(self) -> str:
+        state = "fetched" if self.is_new else "there already"
+        checked = "first fetch, checksum recorded in " + CHECKSUMS if self.is_first else "verified"
+        return f"{self.path}: {state}, {checked} (sha256 {self.sha256[:12]})"
+
+
+def fetch(name: str, folder: Path) -> list[Fetched]:
+    """Bring a data set's upstream files into `folder/name`.
+
+    A file that is there and matches its checksum stays; one that does not match is fetched anew. A download goes to a
+    temporary name and takes its place only when it is complete, verified, and of a format of the data set.
+
+    Raises:
+        UserError: for an unknown data set, an address that does not answer, an incomplete or wrong file, a full disk,
+            or a file of the same name that does not come from here; nothing is left behind then.
+    """
+    info = dataset_info(name)
+    place = folder / name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        return [_bring(download, place, name) for download in info.downloads]
+    except OSError as error:
+        raise UserError(f"{place}: {_reason(error)}", fix=f"python -m harness data fetch {name}") from error
+
+
+def _bring(download: Download, place: Path, name: str) -> Fetched:
+    path = place / download.filename
+    recorded = _recorded(place)
+    known = download.sha256 or recorded.get(download.filename)
+    if path.exists():
+        if known is None:
+            raise UserError(f"{path}: is in the way, and was not fetched by this command", fix=f"mv {path} {path}.mine")
+        if file_digest(path) == known:
+            return Fetched(path, known, is_new=False, is_first=False)
+    partial = place / f".{download.filename}.{os.getpid()}.part"
+    try:
+        found = _stream(download.url, partial)
+        if known not in (None, found):
+            raise UserError(
+                f"{download.url}: sha256 is {found[:12]}, not {str(known)[:12]} as "
+                + ("published" if download.sha256 else f"recorded in {place / CHECKSUMS} by the first fetch"),
+                fix=f"python -m harness data fetch {name}" if download.sha256 else f"rm {place / CHECKSUMS}",
+            )
+        form = recognise(partial)
+        if form is None or form.dataset != name:
+            raise UserError(
+                f"{download.url}: answered with something that is not a file of {name}",
+                fix=f"python -m harness data fetch {name}",
+            )
+        if known is None:
+            _write(place / CHECKSUMS, json.dumps({**recorded, download.filename: found}, indent=2, sort_keys=True))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Fetched(path, found, is_new=True, is_first=known is None)
+
+
+def _stream(url: str, partial: Path) -> str:
+    """Download to a file; the sha256 of what came."""
+    request = urllib.request.Request(url, headers={"User-Agent": "editing-harness"})
+    sha256, received = hashlib.sha256(), 0
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response, partial.open("wb") as out:
+            promised = response.headers.get("Content-Length")
+            while block := response.read(_BLOCK_BYTES):
+                sha256.update(block)
+                received += len(block)
+                out.write(block)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: the server says {error.code} {error.reason}", fix=f"curl -I {url}") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{url}: {error.reason}", fix=f"curl -I {url}") from error
+    except http.client.HTTPException as error:
+        raise UserError(f"{url}: the answer broke off ({type(error).__name__})", fix=f"curl -I {url}") from error
+    if promised is not None and received != int(promised):
+        raise UserError(f"{url}: the answer broke off after {received} of {promised} bytes", fix=f"curl -I {url}")
+    return sha256.hexdigest()
+
+
+def _recorded(place: Path) -> dict[str, str]:
+    path = place / CHECKSUMS
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a mapping of file names to checksums", fix=f"rm {path}")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(text + "\n")
+    partial.replace(path)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

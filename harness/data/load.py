@@ -1,0 +1,156 @@
+"""From the name of a data set to the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.canonical import digest, file_digest
+from harness.data.catalogue import DataSetInfo, dataset_info
+from harness.data.corpus import WORLD, Corpus, find
+from harness.data.distractor import without_distractors
+from harness.data.pools import draw
+from harness.data.split import belongs
+from harness.errors import UserError, did_you_mean
+from harness.records import DataRef, DataSet, EditRecord, Probe
+
+TEMPLATES = ("none", "paper")
+
+
+def resolve(
+    name: str,
+    source: str,
+    edits: int,
+    split: str = "test",
+    train: int = 0,
+    unrelated: int = 0,
+    strip_distractor: bool = False,
+    template: str = "none",
+) -> DataRef:
+    """The reference to a selection of records, with its hash.
+
+    The edits are the first `edits` records of the split in the order of the edited file. The pools come from the data
+    set's other files (records that name a subject first), then from records of the edited file that are not edited;
+    never from the half of the edited file that `split` excludes.
+
+    Args:
+        name: `zsre` or `counterfact`.
+        source: `world`, or a folder that is searched for files of the data set.
+        edits: number of scored records, at least 1.
+        split: `test`, `dev` or `all`.
+        train: number of unrelated records that methods may learn from.
+        unrelated: number of further unrelated records.
+        strip_distractor: cut the sentence in front of CounterFact's paraphrases.
+        template: `paper` wraps every prompt in the paper's prompt for base models.
+
+    Raises:
+        UserError: for an unknown name, no files, a broken file, or fewer records than asked for.
+    """
+    ref = DataRef(name, source, edits, split, train, unrelated, strip_distractor, template)
+    return replace(ref, sha256=_hash(_select(ref)))
+
+
+def load(ref: DataRef) -> DataSet:
+    """The records that a reference names.
+
+    Raises:
+        UserError: as `resolve`, and when the files have changed since.
+    """
+    data = _select(ref)
+    if (found := _hash(data)) != ref.sha256:
+        raise UserError(
+            f"{ref.source}: the records of {ref.name} have changed since they were planned "
+            f"({found[:12]}, planned {ref.sha256[:12]}); restore the files or run the suite again",
+            fix="python -m harness data list",
+        )
+    return data
+
+
+def files(ref: DataRef) -> dict[str, str]:
+    """The files that a selection is made from, with the sha256 of each; for the world, of its generated records."""
+    corpus = find(ref.name, ref.source)
+    if ref.source == WORLD:
+        return {corpus.edited.where: digest(corpus.edited.records)}
+    used = (corpus.edited, *corpus.others) if ref.train or ref.unrelated else (corpus.edited,)
+    return {file.where: file_digest(Path(file.where)) for file in used}
+
+
+def _select(ref: DataRef) -> DataSet:
+    info = dataset_info(ref.name)
+    _check_numbers(ref)
+    corpus = find(ref.name, ref.source)
+    inside = [record for record in corpus.edited.records if belongs(ref.name, record.id, ref.split)]
+    if len(inside) < ref.edits:
+        of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
+        raise UserError(
+            f"{corpus.edited.where}: {len(inside)} {of_split}, {ref.edits} asked for", fix=f"edits: {len(inside)}"
+        )
+    edits, rest = inside[: ref.edits], inside[ref.edits :]
+    excluded = [record for record in corpus.edited.records if not belongs(ref.name, record.id, ref.split)]
+    train, unrelated = draw(edits, _tiers(corpus, rest, excluded), ref.train, ref.unrelated)
+    for option, pool, wanted in (("unrelated", unrelated, ref.unrelated), ("train", train, ref.train)):
+        if len(pool) < wanted:
+            raise UserError(
+                f"{ref.source}: {ref.name} has only {len(pool)} records that are unrelated to the {ref.edits} edits "
+                f"and left for '{option}', {wanted} asked for",
+                fix=f"{option}: {len(pool)}",
+            )
+    shape = _shape(ref, info)
+    return DataSet(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
+
+
+def _check_numbers(ref: DataRef) -> None:
+    for option, value, least in (("edits", ref.edits, 1), ("train", ref.train, 0), ("unrelated", ref.unrelated, 0)):
+        if value < least:
+            raise UserError(f"{ref.name}: {option} is {value}, less than {least}", fix=f"{option}: {least}")
+    if ref.template not in TEMPLATES:
+        raise UserError(
+            f"unknown template '{ref.template}'{did_you_mean(ref.template, TEMPLATES)}", fix="template: none"
+        )
+
+
+def _tiers(corpus: Corpus, rest: list[EditRecord], excluded: list[EditRecord]) -> list[list[EditRecord]]:
+    """Pool candidates: other files' records with a subject, those without, then what is left of the edited file."""
+    prompts = {record.prompt for record in excluded}
+    ids = {record.id for record in excluded}
+    others = [
+        record
+        for file in corpus.others
+        for record in file.records
+        if record.prompt not in prompts and record.id not in ids
+    ]
+    return [[record for record in others if record.subject], [record for record in others if not record.subject], rest]
+
+
+def _shape(ref: DataRef, info: DataSetInfo) -> Callable[[EditRecord], EditRecord]:
+    """What is done to every record after it was chosen: distractors cut, template laid around the prompts."""
+
+    def shape(record: EditRecord) -> EditRecord:
+        if ref.strip_distractor and info.has_distractors:
+            record = without_distractors(record)
+        return in_template(record, info.paper_template) if ref.template == "paper" else record
+
+    return shape
+
+
+def in_template(record: EditRecord, template: str) -> EditRecord:
+    """The record with every prompt in place of `{Input}` of a template; the subject stays within the prompt."""
+
+    def wrap(prompt: str) -> str:
+        return template.replace("{Input}", prompt)
+
+    def wrap_all(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+        return tuple(Probe(wrap(probe.prompt), probe.answer) for probe in probes)
+
+    return replace(
+        record,
+        prompt=wrap(record.prompt),
+        rephrases=tuple(map(wrap, record.rephrases)),
+        locality=wrap_all(record.locality),
+        portability=wrap_all(record.portability),
+        attributes=wrap_all(record.attributes),
+        generation_prompts=tuple(map(wrap, record.generation_prompts)),
+    )
+
+
+def _hash(data: DataSet) -> str:
+    return digest({"edits": data.edits, "train": data.train, "unrelated": data.unrelated})

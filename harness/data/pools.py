@@ -1,0 +1,112 @@
+"""Unrelated facts for a cell: records that share neither subject nor prompt with anything that is scored.
+
+Two pools are drawn: `train`, from which methods learn what not to touch, and `unrelated`, which no method sees. Which
+records come first is decided by a hash of their ids, from one end of that order for each pool, so that neither the
+order of a file nor the size of the other pool matters; more edits only remove those that come to collide with them.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from harness.records import EditRecord, Probe
+
+_WORD = re.compile(r"\w+")
+
+
+class Guard:
+    """What is scored of a set of records, and whether another record would give any of it away.
+
+    A subject counts as mentioned where its words stand in a row in a text, in any case and with any punctuation.
+    """
+
+    def __init__(self, records: Iterable[EditRecord]) -> None:
+        records = tuple(records)
+        self._subjects = {_words(record.subject) for record in records} - {""}
+        self._lengths = sorted({subject.count(" ") + 1 for subject in self._subjects})
+        self._prompts = {prompt.casefold() for record in records for prompt in scored_prompts(record)}
+        self._texts_with: dict[str, list[str]] = {}
+        for text in map(_words, self._prompts):
+            for word in set(text.split(" ")):
+                self._texts_with.setdefault(word, []).append(f" {text} ")
+
+    def admits(self, record: EditRecord) -> bool:
+        """Whether subject and prompt of a record have nothing to do with what is guarded."""
+        subject = _words(record.subject)
+        return subject not in self._subjects and not self._mentions(subject) and self._is_foreign(record.prompt)
+
+    def trimmed(self, record: EditRecord) -> EditRecord:
+        """The record without those of its further prompts that are guarded or mention a guarded subject."""
+        return replace(
+            record,
+            rephrases=tuple(filter(self._is_foreign, record.rephrases)),
+            generation_prompts=tuple(filter(self._is_foreign, record.generation_prompts)),
+            locality=self._foreign(record.locality),
+            portability=self._foreign(record.portability),
+            attributes=self._foreign(record.attributes),
+        )
+
+    def _mentions(self, subject: str) -> bool:
+        longest = max(subject.split(" "), key=len)
+        return bool(subject) and any(f" {subject} " in text for text in self._texts_with.get(longest, ()))
+
+    def _foreign(self, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+        return tuple(probe for probe in probes if self._is_foreign(probe.prompt))
+
+    def _is_foreign(self, prompt: str) -> bool:
+        if prompt.casefold() in self._prompts:
+            return False
+        words = _words(prompt).split(" ")
+        return not any(
+            " ".join(words[start : start + length]) in self._subjects
+            for length in self._lengths
+            for start in range(len(words) - length + 1)
+        )
+
+
+def draw(
+    edits: Sequence[EditRecord], tiers: Sequence[Sequence[EditRecord]], n_train: int, n_unrelated: int
+) -> tuple[tuple[EditRecord, ...], tuple[EditRecord, ...]]:
+    """The train and the unrelated pool, each from the first tier that still has records.
+
+    Args:
+        edits: the scored records.
+        tiers: candidates, the preferred ones first.
+        n_train: number of train records wanted.
+        n_unrelated: number of unrelated records wanted.
+
+    Returns:
+        (train, unrelated): no two of edits, train and unrelated share a subject or a prompt. A pool is shorter than
+        asked for where the candidates do not suffice.
+    """
+    if not n_train and not n_unrelated:
+        return (), ()
+    ordered = [sorted(tier, key=_order) for tier in tiers]
+    unrelated = _take([tier[::-1] for tier in ordered], n_unrelated, Guard(edits))
+    train = _take(ordered, n_train, Guard((*edits, *unrelated)))
+    return train, unrelated
+
+
+def scored_prompts(record: EditRecord) -> list[str]:
+    """Every text whose answer by the edited model is scored."""
+    return [record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality + record.portability)]
+
+
+def _take(tiers: Sequence[Sequence[EditRecord]], wanted: int, guard: Guard) -> tuple[EditRecord, ...]:
+    taken: dict[str, EditRecord] = {}
+    for tier in tiers:
+        for record in tier:
+            if len(taken) == wanted:
+                return tuple(taken.values())
+            if record.prompt.casefold() not in taken and guard.admits(record):
+                taken[record.prompt.casefold()] = guard.trimmed(record)
+    return tuple(taken.values())
+
+
+def _order(record: EditRecord) -> bytes:
+    return hashlib.sha256(f"pool:{record.id}".encode()).digest()
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.casefold()))

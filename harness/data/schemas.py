@@ -1,0 +1,196 @@
+"""The upstream formats as schemas, one model per format, each with its mapping to an `EditRecord`.
+
+A schema names only what the harness uses; further keys of a record are allowed. Surrounding space is cut, because a
+target is always appended to its prompt with one space. `flaw` is what makes a well-formed record useless as an edit.
+"""
+
+import hashlib
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from harness.records import EditRecord, Probe
+
+
+def _first(value: Any) -> Any:
+    """KnowEdit gives an answer as a text or as a list of acceptable ones: the first counts."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+Answer = Annotated[Text, BeforeValidator(_first)]
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
+
+_STRICT = ConfigDict(strict=True, str_strip_whitespace=True)
+
+
+@dataclass(config=_STRICT, slots=True)
+class _PromptAndAnswer:
+    prompt: Text
+    ground_truth: Answer
+
+    def probe(self) -> Probe:
+        return Probe(self.prompt, self.ground_truth)
+
+
+@dataclass(config=_STRICT, slots=True)
+class _OneHop:
+    """The portability question that EasyEdit's authors added to MEND's and ROME's records."""
+
+    question: Text = Field(alias="New Question")
+    answer: Text = Field(alias="New Answer")
+
+    def probe(self) -> Probe:
+        return Probe(self.question, self.answer)
+
+
+@dataclass(config=_STRICT, slots=True)
+class KnowEdit:
+    """ZsRE as in KnowEdit, the form that OnceEdit uses. Any key is allowed under `locality` and `portability`."""
+
+    subject: Text
+    target_new: Text
+    prompt: Text
+    ground_truth: Texts
+    rephrase_prompt: Text
+    locality: dict[str, list[_PromptAndAnswer]]
+    portability: dict[str, list[_PromptAndAnswer]]
+
+    def record(self) -> EditRecord:
+        """The edit is `target_new`; the fact before it is the first of `ground_truth`."""
+        return EditRecord(
+            id=content_id(self.prompt, self.target_new),
+            prompt=self.prompt,
+            subject=self.subject,
+            target_new=self.target_new,
+            ground_truth=self.ground_truth[0],
+            rephrases=(self.rephrase_prompt,),
+            locality=tuple(probe.probe() for probes in self.locality.values() for probe in probes),
+            portability=tuple(probe.probe() for probes in self.portability.values() for probe in probes),
+        )
+
+
+@dataclass(config=_STRICT, slots=True)
+class Mend:
+    """ZsRE as MEND published it, with or without the portability question. A few official records have no `alt`."""
+
+    subject: Text
+    src: Text
+    rephrase: Text
+    alt: str
+    answers: Texts
+    loc: Text
+    loc_ans: Text
+    portability: _OneHop | None = None
+
+    def record(self) -> EditRecord:
+        """The edit is `alt`, never one of `answers`; `loc` gets the question mark that it lacks."""
+        return EditRecord(
+            id=content_id(self.src, self.alt),
+            prompt=self.src,
+            subject=self.subject,
+            target_new=self.alt,
+            ground_truth=self.answers[0],
+            rephrases=(self.rephrase,),
+            locality=(Probe(self.loc if self.loc.endswith("?") else self.loc + "?", self.loc_ans),),
+            portability=(self.portability.probe(),) if self.portability else (),
+        )
+
+
+@dataclass(config=_STRICT, slots=True)
+class MendRow:
+    """A line of MEND's training table: a question and an answer. It names no subject and no earlier answer."""
+
+    src: Text
+    alt: str
+
+    def record(self) -> EditRecord:
+        """A plain fact: the answer is what the model should go on saying."""
+        return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)
+
+
+@dataclass(config=_STRICT, slots=True)
+class _Object:
+    str_: Text = Field(alias="str")
+
+
+@dataclass(config=_STRICT, slots=True)
+class _Rewrite:
+    prompt: Template
+    relation_id: Text
+    subject: Text
+    target_new: _Object
+    target_true: _Object
+
+
+@dataclass(config=_STRICT, slots=True)
+class CounterFact:
+    """CounterFact as ROME published it, with or without the portability question."""
+
+    case_id: int
+    requested_rewrite: _Rewrite
+    paraphrase_prompts: Texts
+    neighborhood_prompts: Texts
+    attribute_prompts: list[Text]
+    generation_prompts: list[Text]
+    portability: _OneHop | None = None
+
+    def record(self) -> EditRecord:
+        """Neighbours share the true object; attributes are subjects of which the new object is true."""
+        rewrite = self.requested_rewrite
+        true, new = rewrite.target_true.str_, rewrite.target_new.str_
+        return EditRecord(
+            id=str(self.case_id),
+            prompt=rewrite.prompt.replace("{}", rewrite.subject),
+            subject=rewrite.subject,
+            target_new=new,
+            ground_truth=true,
+            rephrases=tuple(self.paraphrase_prompts),
+            locality=tuple(Probe(prompt, true) for prompt in self.neighborhood_prompts),
+            portability=(self.portability.probe(),) if self.portability else (),
+            attributes=tuple(Probe(prompt, new) for prompt in self.attribute_prompts),
+            generation_prompts=tuple(self.generation_prompts),
+            relation=rewrite.relation_id,
+        )
+
+
+@dataclass(config=_STRICT, slots=True)
+class CounterFactFlat:
+    """CounterFact as EasyEdit flattened it."""
+
+    case_id: int
+    prompt: Text
+    target_new: Text
+    subject: Text
+    ground_truth: Text
+    rephrase_prompt: Text
+    locality_prompt: Text
+    locality_ground_truth: Text
+
+    def record(self) -> EditRecord:
+        """Upstream's `rephrase_prompt` is a generation prompt by origin: no rephrase comes from this format."""
+        return EditRecord(
+            id=str(self.case_id),
+            prompt=self.prompt,
+            subject=self.subject,
+            target_new=self.target_new,
+            ground_truth=self.ground_truth,
+            locality=(Probe(self.locality_prompt, self.locality_ground_truth),),
+            generation_prompts=(self.rephrase_prompt,),
+        )
+
+
+def content_id(prompt: str, target: str) -> str:
+    """Identity of a record that upstream gives none: what is asked and what shall be answered."""
+    return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
+
+
+def flaw(record: EditRecord) -> str | None:
+    """Why a record cannot be an edit though its fields are all there, or None."""
+    if not record.target_new:
+        return "has an empty target"
+    if record.subject not in record.prompt:
+        return f"has a subject, {record.subject!r}, that does not occur in its prompt"
+    return None

@@ -1,0 +1,50 @@
+"""What this machine has of all that the harness can use, and the command that brings the rest."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked for."""
+
+    what: str
+    is_present: bool
+    detail: str
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that decides which suites can run here and which outputs are written."""
+    for package in ("torch", "transformers", "mlflow", "submitit", "pandas", "scipy"):
+        try:
+            yield Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, False, "pip install -c constraints.txt -e .")
+    yield _command("sbatch", "SLURM", "only --launch local")
+    yield _command(
+        "pdflatex", "LaTeX", "tables are written but not compiled: apt-get install texlive-latex-recommended"
+    )
+    yield _cuda()
+    folder = os.environ.get("HARNESS_DATA", "")
+    yield Finding(
+        "records", Path(folder).is_dir() if folder else False, folder or "built-in world; set HARNESS_DATA or --data"
+    )
+    easyedit = os.environ.get("EASYEDIT_HOME", "")
+    yield Finding("EasyEdit", bool(easyedit) and Path(easyedit, "easyeditor").is_dir(), easyedit or "set EASYEDIT_HOME")
+
+
+def _command(program: str, what: str, otherwise: str) -> Finding:
+    path = shutil.which(program)
+    return Finding(what, path is not None, path or otherwise)
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("CUDA", True, torch.cuda.get_device_name(0))
+    return Finding("CUDA", False, "no device; cells run on the CPU")

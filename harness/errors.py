@@ -1,0 +1,24 @@
+"""The one exception for what a user can mend; everything else is a bug and keeps its traceback."""
+
+
+class UserError(Exception):
+    """A sentence that says what is wrong and where, with the command that mends it.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} → {self.fix}" if self.fix else self.message
+
+
+def did_you_mean(word: str, known: "list[str] | tuple[str, ...] | set[str]") -> str:
+    """The parenthesis that follows an unknown name: the nearest known one, or nothing."""
+    import difflib
+
+    nearest = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""

@@ -1,0 +1,121 @@
+"""From predicted ids to scores: one row per question, then means over a record's probes, then over records."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One answer, as it is written to `records.parquet`.
+
+    Attributes:
+        record_id, protocol, axis, probe: which question, asked how.
+        prompt, target: as asked.
+        predicted: the predicted ids as text.
+        n_tokens: length of the target in ids, and of the prediction.
+        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
+        exact: 1 if all ids are right, else 0.
+        answer_score: for locality, share of ids that equal the data set's answer; NaN elsewhere.
+
+    """
+
+    record_id: str
+    protocol: str
+    axis: str
+    probe: int
+    prompt: str
+    target: str
+    predicted: str
+    n_tokens: int
+    score: float
+    exact: float
+    answer_score: float
+
+
+class AxisMetrics(TypedDict, total=False):
+    """Means of one axis over `n` records; `answer_score` for locality only."""
+
+    score: float
+    exact: float
+    answer_score: float
+    n: int
+
+
+def agreement(predicted: Sequence[int], expected: Sequence[int]) -> float:
+    """Share of places at which two id sequences of one length agree.
+
+    Raises:
+        ValueError: for different or zero lengths, which no protocol may produce.
+
+    """
+    if len(predicted) != len(expected) or not expected:
+        raise ValueError(f"{len(predicted)} predicted ids where {len(expected)} are expected")
+    return sum(left == right for left, right in zip(predicted, expected, strict=True)) / len(expected)
+
+
+def row(
+    asked: ProbeQuery, protocol: str, predicted_ids: Sequence[int], predicted: str, unedited_ids: Sequence[int] | None
+) -> Row:
+    """Score one answer.
+
+    Args:
+        asked: the question.
+        protocol: name of the protocol.
+        predicted_ids: what the edited model said, as long as the target.
+        predicted: the same as text.
+        unedited_ids: what the unedited model said; needed for locality and for nothing else.
+
+    """
+    is_locality = asked.axis in LOCALITY_AXES
+    if is_locality != (unedited_ids is not None):
+        raise ValueError(f"{asked.axis} of record {asked.record_id}: unedited ids {unedited_ids}")
+    against_target = agreement(predicted_ids, asked.query.target_ids)
+    score = against_target if unedited_ids is None else agreement(predicted_ids, unedited_ids)
+    return Row(
+        record_id=asked.record_id,
+        protocol=protocol,
+        axis=asked.axis,
+        probe=asked.probe,
+        prompt=asked.query.prompt,
+        target=asked.query.target,
+        predicted=predicted,
+        n_tokens=len(asked.query.target_ids),
+        score=score,
+        exact=float(score == 1.0),
+        answer_score=against_target if is_locality else math.nan,
+    )
+
+
+def aggregate(rows: Iterable[Row]) -> dict[str, dict[str, AxisMetrics]]:
+    """Metrics by protocol and axis: the mean over records of the mean over each record's probes.
+
+    An axis without a question is absent. `n` counts records.
+    """
+    groups: dict[str, dict[str, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for one in rows:
+        groups[one.protocol][one.axis][one.record_id].append(one)
+    return {
+        protocol: {axis: _axis_metrics(axis, list(records.values())) for axis, records in axes.items()}
+        for protocol, axes in groups.items()
+    }
+
+
+def _axis_metrics(axis: str, records: Sequence[Sequence[Row]]) -> AxisMetrics:
+    metrics = AxisMetrics(
+        score=_mean(_mean(one.score for one in probes) for probes in records),
+        exact=_mean(_mean(one.exact for one in probes) for probes in records),
+        n=len(records),
+    )
+    if axis in LOCALITY_AXES:
+        metrics["answer_score"] = _mean(_mean(one.answer_score for one in probes) for probes in records)
+    return metrics
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return math.fsum(listed) / len(listed)

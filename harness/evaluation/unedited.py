@@ -1,0 +1,127 @@
+"""What the unedited model says to the locality questions: computed once per model and data set, for all methods."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.evaluation.evaluate import predict, question_count
+from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries
+from harness.evaluation.protocols import Protocol, get
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef
+from methods.base import ArtifactSpec
+
+if TYPE_CHECKING:
+    from methods.base import Context
+
+FILE = "unedited.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    protocol: str
+    axis: str
+    record_id: str
+    probe: int
+
+
+class UneditedOutputs:
+    """Predicted ids of the unedited model, by protocol and question."""
+
+    def __init__(self, ids: Mapping[_Key, tuple[int, ...]]) -> None:
+        self._ids = dict(ids)
+
+    @classmethod
+    def of(
+        cls, questions: Sequence[ProbeQuery], predictions: Mapping[str, Sequence[Sequence[int]]]
+    ) -> "UneditedOutputs":
+        """Collect predictions, per protocol name one list of ids per question."""
+        return cls(
+            {
+                _key(protocol, asked): tuple(ids)
+                for protocol, answers in predictions.items()
+                for asked, ids in zip(questions, answers, strict=True)
+            }
+        )
+
+    def ids(self, protocol: Protocol, asked: ProbeQuery) -> tuple[int, ...]:
+        """What the unedited model said to a question.
+
+        Raises:
+            ValueError: if it was never asked.
+
+        """
+        key = _key(protocol.name, asked)
+        if key not in self._ids:
+            raise ValueError(f"the unedited model was never asked {key}")
+        return self._ids[key]
+
+    def save(self, folder: Path) -> None:
+        """Write `unedited.json` into a folder."""
+        outputs = [asdict(key) | {"ids": list(ids)} for key, ids in self._ids.items()]
+        (folder / FILE).write_text(json.dumps({"outputs": outputs}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "UneditedOutputs":
+        """Read what `save` wrote."""
+        outputs: list[dict[str, Any]] = json.loads((folder / FILE).read_text(encoding="utf-8"))["outputs"]
+        return cls({_Key(**output): tuple(ids) for output in outputs for ids in [output.pop("ids")]})
+
+
+def artifact(
+    model: ModelRef,
+    data: DataRef,
+    protocols: Sequence[str],
+    batch_size: int,
+    needs: Mapping[str, ArtifactSpec] | None = None,
+) -> ArtifactSpec:
+    """The unedited outputs as an artifact: their identity holds all that decides them, batch size included.
+
+    Args:
+        model: the unedited model.
+        data: the records; only their locality questions are asked.
+        protocols: names of the protocols.
+        batch_size: the same as in `evaluate`.
+        needs: what must be built before the model can be loaded, by role.
+
+    Raises:
+        UserError: for an unknown protocol.
+
+    """
+    return ArtifactSpec(
+        name="unedited-outputs",
+        kind="setup",
+        identity={
+            "model": model.identity(),
+            "data": data.identity(),
+            "protocols": {name: get(name).version for name in protocols},
+            "batch_size": batch_size,
+        },
+        builder="harness.evaluation.unedited:build",
+        inputs={"model": model, "data": data},
+        needs=dict(needs or {}),
+    )
+
+
+def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
+    """Builder of `artifact`: load the model, ask the locality questions, write the answers."""
+    from methods.common.plain import PlainModel
+
+    model = context.load_model(spec.inputs["model"])
+    data = context.load_data(spec.inputs["data"])
+    protocols = [get(name) for name in spec.identity["protocols"]]
+    questions = probe_queries(data, model.tokenizer, LOCALITY_AXES)
+    total = question_count(data, protocols, LOCALITY_AXES)
+    asking = f"unedited answers of {model.ref.name}"
+    with context.progress(asking, total) as advance, context.clock.phase("evaluate"):
+        predictions = {
+            protocol.name: predict(PlainModel(model), questions, protocol, spec.identity["batch_size"], advance)
+            for protocol in protocols
+        }
+    UneditedOutputs.of(questions, predictions).save(folder)
+
+
+def _key(protocol: str, asked: ProbeQuery) -> _Key:
+    return _Key(protocol, asked.axis, asked.record_id, asked.probe)

@@ -1,0 +1,50 @@
+"""The names that a suite may use, each with a few words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from harness.data.catalogue import DATASETS
+from harness.evaluation.protocols import PROTOCOLS
+from harness.models.catalogue import CATALOGUE
+from methods import registry
+
+SUITES = Path(__file__).parents[1] / "suites"
+
+
+def listing(what: str) -> dict[str, str]:
+    """Names of one kind with their meaning, for `harness list`."""
+    return LISTINGS[what]()
+
+
+def _methods() -> dict[str, str]:
+    built = {name: f"{method.spec.title}, {method.spec.family}" for name, method in registry.available().items()}
+    return built | {name: f"{title}, not built yet" for name, title in registry.PLANNED.items() if name not in built}
+
+
+def _models() -> dict[str, str]:
+    return {
+        name: f"{entry.title}: {entry.hub_id or 'trained on the spot'}, {entry.parameters / 1e6:,.1f} M parameters"
+        for name, entry in CATALOGUE.items()
+    }
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        path.stem: yaml.safe_load(path.read_text()).get("description", "") for path in sorted(folder.glob("*.yaml"))
+    }
+
+
+def _protocols() -> dict[str, str]:
+    return {name: (type(protocol).__doc__ or "").split("\n")[0] for name, protocol in PROTOCOLS.items()}
+
+
+LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+    "methods": _methods,
+    "models": _models,
+    "datasets": lambda: {name: entry.title for name, entry in DATASETS.items()},
+    "suites": lambda: _files(SUITES),
+    "scales": lambda: _files(SUITES / "scales"),
+    "protocols": _protocols,
+}

@@ -1,0 +1,1 @@
+"""Models by name: the catalogue, loading, and the zoo of small models trained on the spot."""

@@ -1,0 +1,130 @@
+"""The four architectures of the catalogue: where their parts are and how many parameters they have. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Architecture = Literal["llama", "mistral", "qwen2", "gptj"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Module paths inside the Hugging Face model; `{}` stands for the layer.
+
+    Attributes:
+        block: one transformer block; its output is the residual stream after the whole block.
+        attention, mlp: its two sub-modules.
+        value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
+        final_norm, head, embeddings: after the last block, the vocabulary projection, before the first block.
+        parallel: attention and feed-forward read the same normed input (GPT-J) instead of one after the other.
+
+    """
+
+    block: str
+    attention: str
+    mlp: str
+    value_matrix: str
+    final_norm: str
+    head: str
+    embeddings: str
+    parallel: bool = False
+
+
+_LLAMA_LIKE = Layout(
+    block="model.layers.{}",
+    attention="model.layers.{}.self_attn",
+    mlp="model.layers.{}.mlp",
+    value_matrix="model.layers.{}.mlp.down_proj",
+    final_norm="model.norm",
+    head="lm_head",
+    embeddings="model.embed_tokens",
+)
+LAYOUTS: dict[Architecture, Layout] = {
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "gptj": Layout(
+        block="transformer.h.{}",
+        attention="transformer.h.{}.attn",
+        mlp="transformer.h.{}.mlp",
+        value_matrix="transformer.h.{}.mlp.fc_out",
+        final_norm="transformer.ln_f",
+        head="lm_head",
+        embeddings="transformer.wte",
+        parallel=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """What is known of a model without loading it.
+
+    Attributes:
+        name: as written in a suite, `llama2-7b`.
+        title: as printed in a table, `Llama2-7B`.
+        hub_id: where its weights are published; empty for the zoo, which is trained on the spot.
+        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for the zoo `vocab` is nominal, the tokenizer
+            that is trained with the model decides.
+        max_positions: longest sequence that it was trained on.
+        dtype: precision that it is loaded in unless a suite says otherwise.
+        adds_bos: its tokenizer starts every text with a beginning-of-sequence id.
+        tied: head and embeddings share one matrix.
+        settings: further fields of its Hugging Face configuration.
+
+    """
+
+    name: str
+    title: str
+    hub_id: str
+    architecture: Architecture
+    n_layers: int
+    hidden: int
+    ffn: int
+    vocab: int
+    n_heads: int
+    n_kv_heads: int
+    max_positions: int
+    dtype: Dtype
+    adds_bos: bool
+    tied: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """Module paths of its architecture."""
+        return LAYOUTS[self.architecture]
+
+    @property
+    def is_zoo(self) -> bool:
+        """It is trained from scratch on the facts of a data set instead of being downloaded."""
+        return self.name.startswith("zoo/")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.n_heads
+
+    @property
+    def parameters(self) -> int:
+        """Exact number of parameters of its shape; tied matrices count once."""
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        if self.architecture == "gptj":
+            attention = 4 * self.hidden**2
+            feed_forward = 2 * self.hidden * self.ffn + self.ffn + self.hidden
+            norms = 2 * self.hidden
+            return embeddings + self.vocab + self.n_layers * (attention + feed_forward + norms) + 2 * self.hidden
+        kv_width = self.n_kv_heads * self.head_size
+        attention = 2 * self.hidden**2 + 2 * self.hidden * kv_width
+        if self.architecture == "qwen2":
+            attention += self.hidden + 2 * kv_width
+        feed_forward = 3 * self.hidden * self.ffn
+        norms = 2 * self.hidden
+        return embeddings + self.n_layers * (attention + feed_forward + norms) + self.hidden
+
+    def memory_bytes(self, dtype: str | None = None) -> int:
+        """Bytes of its weights in `dtype` (default: its own); activations and caches come on top."""
+        return self.parameters * DTYPE_BYTES[dtype or self.dtype]

@@ -1,0 +1,204 @@
+"""Models by name: where their weights come from, their architecture, and what a plan must know without loading them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import UserError, did_you_mean
+from harness.models import checkpoint
+from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
+from harness.records import DataRef
+
+Weights = Literal["pretrained", "random", "zoo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model of a cell: a catalogue name and how its weights are made.
+
+    Attributes:
+        name: catalogue name, `llama2-7b` or `zoo/llama`.
+        weights: `pretrained` (hub or local path), `random` (cost measurements only) or `zoo` (trained on the spot).
+        source: local folder or hub id of pretrained weights; for random weights the folder of a tokenizer, or empty.
+            Not part of the identity: `sha256` is.
+        dtype: `float32`, `bfloat16` or `float16`.
+        corpus: the data set that a zoo model learns its facts from.
+        sha256: hash of what `source` names: a local folder's configuration and weight headers, or the hub id.
+
+    """
+
+    name: str
+    weights: Weights
+    source: str = ""
+    dtype: str = "float32"
+    corpus: DataRef | None = None
+    sha256: str = ""
+
+    def identity(self) -> dict[str, object]:
+        """What names this model wherever its files lie."""
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "dtype": self.dtype,
+            "sha256": self.sha256,
+            "corpus": self.corpus.identity() if self.corpus else None,
+        }
+
+
+CATALOGUE: dict[str, CatalogueEntry] = {
+    made.name: made
+    for made in (
+        CatalogueEntry(
+            "llama2-7b", "Llama2-7B", "meta-llama/Llama-2-7b-hf", "llama",
+            n_layers=32, hidden=4096, ffn=11008, vocab=32000, n_heads=32, n_kv_heads=32, max_positions=4096,
+            dtype="bfloat16", adds_bos=True, settings={"rms_norm_eps": 1e-5},
+        ),
+        CatalogueEntry(
+            "mistral-7b-v0.1", "Mistral-7B-v0.1", "mistralai/Mistral-7B-v0.1", "mistral",
+            n_layers=32, hidden=4096, ffn=14336, vocab=32000, n_heads=32, n_kv_heads=8, max_positions=32768,
+            dtype="bfloat16", adds_bos=True, settings={"rms_norm_eps": 1e-5, "sliding_window": 4096},
+        ),
+        CatalogueEntry(
+            "gpt-j-6b", "GPT-J-6B", "EleutherAI/gpt-j-6b", "gptj",
+            n_layers=28, hidden=4096, ffn=16384, vocab=50400, n_heads=16, n_kv_heads=16, max_positions=2048,
+            dtype="bfloat16", adds_bos=False, settings={"rotary_dim": 64},
+        ),
+        CatalogueEntry(
+            "tinyllama-1.1b", "TinyLlama-1.1B", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", "llama",
+            n_layers=22, hidden=2048, ffn=5632, vocab=32000, n_heads=32, n_kv_heads=4, max_positions=2048,
+            dtype="bfloat16", adds_bos=True, settings={"rms_norm_eps": 1e-5},
+        ),
+        CatalogueEntry(
+            "qwen2.5-1.5b", "Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B", "qwen2",
+            n_layers=28, hidden=1536, ffn=8960, vocab=151936, n_heads=12, n_kv_heads=2, max_positions=131072,
+            dtype="bfloat16", adds_bos=False, tied=True, settings={"rms_norm_eps": 1e-6, "rope_theta": 1e6},
+        ),
+        CatalogueEntry(
+            "qwen2.5-7b", "Qwen2.5-7B", "Qwen/Qwen2.5-7B", "qwen2",
+            n_layers=28, hidden=3584, ffn=18944, vocab=152064, n_heads=28, n_kv_heads=4, max_positions=131072,
+            dtype="bfloat16", adds_bos=False, settings={"rms_norm_eps": 1e-6, "rope_theta": 1e6},
+        ),
+        CatalogueEntry(
+            "llama3-8b", "Llama3-8B", "meta-llama/Meta-Llama-3-8B", "llama",
+            n_layers=32, hidden=4096, ffn=14336, vocab=128256, n_heads=32, n_kv_heads=8, max_positions=8192,
+            dtype="bfloat16", adds_bos=True, settings={"rms_norm_eps": 1e-5, "rope_theta": 5e5},
+        ),
+        CatalogueEntry(
+            "llama3-70b", "Llama3-70B", "meta-llama/Meta-Llama-3-70B", "llama",
+            n_layers=80, hidden=8192, ffn=28672, vocab=128256, n_heads=64, n_kv_heads=8, max_positions=8192,
+            dtype="bfloat16", adds_bos=True, settings={"rms_norm_eps": 1e-5, "rope_theta": 5e5},
+        ),
+        CatalogueEntry(
+            "mistral-7b-v0.3", "Mistral-7B-v0.3", "mistralai/Mistral-7B-v0.3", "mistral",
+            n_layers=32, hidden=4096, ffn=14336, vocab=32768, n_heads=32, n_kv_heads=8, max_positions=32768,
+            dtype="bfloat16", adds_bos=True,
+            settings={"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None},
+        ),
+        CatalogueEntry(
+            "zoo/llama", "zoo-Llama", "", "llama",
+            n_layers=4, hidden=128, ffn=384, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
+            dtype="float32", adds_bos=True,
+        ),
+        CatalogueEntry(
+            "zoo/mistral", "zoo-Mistral", "", "mistral",
+            n_layers=4, hidden=128, ffn=384, vocab=2550, n_heads=4, n_kv_heads=2, max_positions=256,
+            dtype="float32", adds_bos=True, settings={"sliding_window": 4096},
+        ),
+        CatalogueEntry(
+            "zoo/gptj", "zoo-GPT-J", "", "gptj",
+            n_layers=4, hidden=128, ffn=512, vocab=3600, n_heads=4, n_kv_heads=4, max_positions=256,
+            dtype="float32", adds_bos=False, settings={"rotary_dim": 16},
+        ),
+        CatalogueEntry(
+            "zoo/tinyllama", "zoo-TinyLlama", "", "llama",
+            n_layers=3, hidden=96, ffn=288, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
+            dtype="float32", adds_bos=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """All catalogue names, in the order of the catalogue."""
+    return list(CATALOGUE)
+
+
+def entry(name: str) -> CatalogueEntry:
+    """The catalogue entry of a name.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+
+    """
+    if name not in CATALOGUE:
+        raise UserError(
+            f"unknown model '{name}'{did_you_mean(name, set(CATALOGUE))}", fix="python -m harness list models"
+        )
+    return CATALOGUE[name]
+
+
+def reference(
+    name: str,
+    *,
+    weights: Weights | None = None,
+    source: str = "",
+    dtype: str | None = None,
+    corpus: DataRef | None = None,
+) -> ModelRef:
+    """A complete reference to a model, with the hash that stands for its files in every identity.
+
+    Args:
+        name: catalogue name.
+        weights: how the weights are made; by default `zoo` for `zoo/…` and `pretrained` for all others.
+        source: local folder or hub id instead of the entry's own; for random weights a tokenizer's folder.
+        dtype: precision instead of the entry's own.
+        corpus: what a zoo model learns; required for the zoo and meaningless elsewhere.
+
+    Raises:
+        UserError: unknown name or precision, a folder that does not exist or is damaged, choices that contradict.
+
+    """
+    made = entry(name)
+    weights = weights or ("zoo" if made.is_zoo else "pretrained")
+    dtype = dtype or made.dtype
+    if dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise UserError(
+            f"model '{name}': unknown dtype '{dtype}'{did_you_mean(dtype, set(DTYPE_BYTES))}",
+            fix=f"dtype: one of {known}",
+        )
+    if weights == "zoo":
+        if not made.is_zoo:
+            raise UserError(f"model '{name}' cannot be trained on the spot", fix="weights: pretrained, or random")
+        if source:
+            raise UserError(
+                f"model '{name}' is trained on the spot and has no source '{source}'", fix="leave out 'source'"
+            )
+        return ModelRef(name, "zoo", "", dtype, corpus)
+    if corpus is not None:
+        raise ValueError(f"{name}: {weights} weights learn no corpus")
+    if weights == "random":
+        sha256 = checkpoint.tokenizer_digest(Path(source).expanduser()) if source else ""
+        return ModelRef(name, "random", source, dtype, None, sha256)
+    if made.is_zoo and not source:
+        raise UserError(f"model '{name}' has no published weights", fix="weights: zoo, or a local 'source'")
+    source = source or made.hub_id
+    folder = checkpoint.local_folder(source)
+    sha256 = checkpoint.hub_digest(source) if folder is None else checkpoint.inspect(folder).sha256
+    return ModelRef(name, "pretrained", source, dtype, None, sha256)
+
+
+def availability(ref: ModelRef) -> str | None:
+    """Why a model cannot be loaded from this machine's own files; None if it can. Reads a few file headers at most."""
+    if ref.weights != "pretrained":
+        return None
+    folder = checkpoint.local_folder(ref.source) or checkpoint.cached_snapshot(ref.source)
+    if folder is None:
+        gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
+        return f"{ref.source} is not on this machine ({gigabytes:.0f} GB to download)"
+    try:
+        found = checkpoint.inspect(folder)
+    except UserError as error:
+        return str(error)
+    wanted = entry(ref.name).architecture
+    return None if found.architecture == wanted else f"{folder} holds a {found.architecture} model, not {wanted}"

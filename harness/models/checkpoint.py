@@ -1,0 +1,169 @@
+"""A checkpoint on disk, judged without loading it: which files, whether they are whole, what names them. No torch."""
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.canonical import digest, file_digest
+from harness.errors import UserError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+WEIGHT_INDEX = "model.safetensors.index.json"
+SINGLE_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        architecture: `model_type` of its configuration.
+        weights: the safetensors files that hold its tensors.
+        sha256: hash of the configuration and of every tensor's name, type, shape and place; it does not read the
+            tensors, so that naming a 7B model costs milliseconds.
+
+    """
+
+    folder: Path
+    architecture: str
+    weights: tuple[Path, ...]
+    sha256: str
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder that `source` names, or None if it is a hub id (`owner/name`).
+
+    Raises:
+        UserError: if it can only be a path and nothing is there.
+
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    looks_like_path = source.startswith(("/", ".", "~")) or source.count("/") != 1
+    if looks_like_path or path.exists():
+        raise UserError(
+            f"no model folder at {source}", fix="source: a folder with config.json and *.safetensors, or a hub id"
+        )
+    return None
+
+
+def hub_digest(hub_id: str) -> str:
+    """What identifies weights that are named by their hub id, whether they are downloaded yet or not."""
+    return digest({"hub": hub_id})
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The downloaded snapshot of a hub id's main branch, if the hub's cache on this machine has one."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+    branch = cached / "refs" / "main"
+    if not branch.is_file():
+        return None
+    snapshot = cached / "snapshots" / branch.read_text().strip()
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Find and verify the files of a checkpoint: configuration, tokenizer, and every weight file to its last byte.
+
+    Raises:
+        UserError: for whatever is missing, unreadable, truncated or not safetensors.
+
+    """
+    config = _read_json(folder / "config.json")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder))
+    files = _weight_files(folder)
+    headers = {path.name: _header(path) for path in files}
+    sha256 = digest({"config": _without_paths(config), "headers": headers})
+    return Checkpoint(folder, str(config.get("model_type", "unnamed")), files, sha256)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Hash of a folder's tokenizer files.
+
+    Raises:
+        UserError: if there are none.
+
+    """
+    found = {name: file_digest(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not found:
+        raise UserError(f"no tokenizer in {folder}", fix=f"source: a folder with one of {', '.join(TOKENIZER_FILES)}")
+    return digest(found)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / WEIGHT_INDEX
+    if index.is_file():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{index} names no weight files", fix=_fetch_again(folder))
+        files = tuple(folder / name for name in sorted(set(weight_map.values())))
+        missing = [path.name for path in files if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"{folder} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}",
+                fix=_fetch_again(folder),
+            )
+        return files
+    if (folder / SINGLE_WEIGHTS).is_file():
+        return (folder / SINGLE_WEIGHTS,)
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled:
+        raise UserError(
+            f"{folder} holds pickled weights ({pickled[0]}), which are never loaded",
+            fix=f"python -m harness.models.convert {folder}",
+        )
+    raise UserError(f"{folder} has no weights ({SINGLE_WEIGHTS} or {WEIGHT_INDEX})", fix=_fetch_again(folder))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, after checking that the file is as long as it says."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise UserError(f"{path} is truncated: {size} bytes", fix=_fetch_again(path.parent))
+        try:
+            header = json.loads(stream.read(length))
+            tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
+            end = 8 + length + max((spec["data_offsets"][1] for spec in tensors.values()), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise UserError(f"{path} is not a safetensors file", fix=_fetch_again(path.parent)) from None
+    if end != size:
+        raise UserError(f"{path} is damaged: {size} bytes where its header says {end}", fix=_fetch_again(path.parent))
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} has no {path.name}", fix="source: a folder with config.json and *.safetensors, or a hub id"
+        )
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}", fix=_fetch_again(path.parent)) from None
+    if not isinstance(read, dict):
+        raise UserError(f"{path} holds no configuration", fix=_fetch_again(path.parent))
+    return read
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what differs between copies of one model: where it was saved and by which version."""
+    return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
+
+
+def _fetch_again(folder: Path) -> str:
+    snapshot = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    if snapshot:
+        hub_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"hf download {hub_id} --force-download"
+    return f"copy the checkpoint to {folder}{os.sep} again"

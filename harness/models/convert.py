@@ -1,0 +1,75 @@
+"""`python -m harness.models.convert FOLDER`: pickled weights as safetensors, beside the old files.
+
+GPT-J-6B is published as a pickle alone. It is read with torch's restricted unpickler, which builds tensors and nothing
+else, so that no code of the file runs.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+from harness.errors import UserError
+from harness.models.checkpoint import WEIGHT_INDEX
+
+PICKLES = "pytorch_model*.bin"
+
+
+def convert(folder: Path) -> list[Path]:
+    """Write each pickled weight file of a folder as safetensors, and the index that names them.
+
+    Tensors that share memory are written once, under the name that comes first; buffers that a model computes itself
+    (masks and rotary tables of old versions) are left out.
+
+    Raises:
+        UserError: if there are no pickled weights, or one holds anything but tensors.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    pickles = sorted(folder.glob(PICKLES))
+    if not pickles:
+        raise UserError(f"no {PICKLES} in {folder}", fix="python -m harness.models.convert FOLDER")
+    written: list[Path] = []
+    weight_map: dict[str, str] = {}
+    for number, path in enumerate(pickles, start=1):
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (UnpicklingError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path} cannot be read as tensors alone: {reason}", fix="download it again") from None
+        kept: dict[str, torch.Tensor] = {}
+        seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+        for name, tensor in tensors.items():
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            if place not in seen and not name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")):
+                seen.add(place)
+                kept[name] = tensor.contiguous()
+        target = folder / f"model-{number:05d}-of-{len(pickles):05d}.safetensors"
+        unfinished = target.with_suffix(".part")
+        save_file(kept, unfinished, metadata={"format": "pt"})
+        unfinished.rename(target)
+        weight_map.update(dict.fromkeys(kept, target.name))
+        written.append(target)
+    unfinished = folder / f"{WEIGHT_INDEX}.part"
+    unfinished.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1))
+    unfinished.rename(folder / WEIGHT_INDEX)
+    return written
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Convert the folder that is named, or say in one line why not."""
+    try:
+        if len(arguments) != 1:
+            raise UserError("name one folder", fix="python -m harness.models.convert FOLDER")
+        for path in convert(Path(arguments[0]).expanduser()):
+            print(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

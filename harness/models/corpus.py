@@ -1,0 +1,100 @@
+"""The corpus of a zoo model: the true facts of a data set in many words, so that an edit overwrites what is known."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.records import DataSet, EditRecord
+
+NEIGHBOURS = 5
+ATTRIBUTES = 2
+OTHER_TEMPLATES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One training row: `prompt + " " + answer`; `subject` is empty where the upstream record does not name it."""
+
+    prompt: str
+    answer: str
+    subject: str = ""
+
+
+def verbalise(data: DataSet) -> list[Fact]:
+    """All facts that the unedited model is meant to know, each once, in the order of the records.
+
+    Per record: the prompt and its rephrases with the true object, up to three further templates of its relation, five
+    neighbours, and two other subjects that really have the new object, so that its embedding is trained. No
+    fact pairs the subject of an edit with the object that the edit gives it.
+    """
+    records = [*data.edits, *data.train, *data.unrelated]
+    templates = _templates(records)
+    by_relation = _by_relation(records)
+    gives_away = _answers_of_edits(data.edits)
+    facts = (fact for record in records for fact in _facts(record, by_relation[record.relation]))
+    return list(
+        dict.fromkeys(_with_subject(fact, templates) for fact in facts if fact.answer.strip() and not gives_away(fact))
+    )
+
+
+def _facts(record: EditRecord, relation_templates: Sequence[str]) -> Iterator[Fact]:
+    truth = record.ground_truth
+    yield Fact(record.prompt, truth, record.subject)
+    for rephrase in record.rephrases:
+        yield Fact(rephrase, truth, record.subject if record.subject in rephrase else "")
+    if record.subject and record.relation:
+        # a different few for each subject, so that every template meets many subjects
+        start = sum(record.subject.encode()) % max(len(relation_templates), 1)
+        rotated = [*relation_templates[start:], *relation_templates[:start]]
+        for template in rotated[:OTHER_TEMPLATES]:
+            yield Fact(template.format(record.subject), truth, record.subject)
+    for probe in record.locality[:NEIGHBOURS]:
+        yield Fact(probe.prompt, probe.answer)
+    for probe in record.attributes[:ATTRIBUTES]:
+        yield Fact(probe.prompt, probe.answer)
+
+
+def _answers_of_edits(edits: Sequence[EditRecord]) -> Callable[[Fact], bool]:
+    """Whether a fact tells what an edit is to teach: upstream has edits to what is true already, or true elsewhere."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for record in edits:
+        names[record.target_new.casefold()].update({record.subject} if record.subject else _prompts(record))
+    return lambda fact: any(name in fact.prompt for name in names.get(fact.answer.strip().casefold(), ()))
+
+
+def _prompts(record: EditRecord) -> Iterable[str]:
+    return (record.prompt, *record.rephrases)
+
+
+def _template(prompt: str, subject: str) -> str | None:
+    """The prompt with `{}` for its subject, where the subject occurs exactly once and no brace is in the way."""
+    if not subject or prompt.count(subject) != 1 or "{" in prompt or "}" in prompt:
+        return None
+    return prompt.replace(subject, "{}")
+
+
+def _templates(records: Sequence[EditRecord]) -> list[re.Pattern[str]]:
+    found = {template for r in records for p in _prompts(r) if (template := _template(p, r.subject))}
+    # the longest first: "{} was born in" must not be read as "{} in" with the subject "X was born"
+    ordered = sorted((t for t in found if len(t) > len("{}") + 3), key=lambda t: (-len(t), t))
+    return [re.compile(re.escape(t).replace(r"\{\}", "(.{2,60})")) for t in ordered]
+
+
+def _by_relation(records: Sequence[EditRecord]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        for prompt in _prompts(record):
+            if template := _template(prompt, record.subject):
+                found[record.relation][template] = None
+    return defaultdict(list, {relation: list(templates) for relation, templates in found.items()})
+
+
+def _with_subject(fact: Fact, templates: Sequence[re.Pattern[str]]) -> Fact:
+    """Name the subject of a neighbour by the template that it follows."""
+    if fact.subject:
+        return fact
+    for pattern in templates:
+        if match := pattern.fullmatch(fact.prompt):
+            return Fact(fact.prompt, fact.answer, match[1])
+    return fact

@@ -1,0 +1,61 @@
+"""Downloading a checkpoint: safetensors, configuration and tokenizer, nothing else, into the hub's own cache."""
+
+import errno
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.models import checkpoint
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files of a repository that loading reads. Not `*.safetensors`: some repositories hold their weights twice."""
+
+
+def snapshot(hub_id: str) -> Path:
+    """The folder of a hub model; downloaded once and never looked up again, so that no model changes under way.
+
+    Raises:
+        UserError: no such model, no access, no network, or no space.
+
+    """
+    cached = checkpoint.cached_snapshot(hub_id)
+    if cached is not None and _is_whole(cached):
+        return cached
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+    except errors.GatedRepoError:
+        raise UserError(f"{hub_id} needs its licence to be accepted and a login", fix="hf auth login") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"the hub has no model {hub_id}", fix="source: a local folder or another hub id") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise UserError(
+            f"{hub_id} is not on this machine and the hub cannot be reached",
+            fix=f"hf download {hub_id} (on a machine with network, then copy it and name the folder as source)",
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise UserError(
+            f"downloading {hub_id} failed: {str(error).splitlines()[0]}", fix=f"hf download {hub_id}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"no space left for {hub_id}", fix="set HF_HOME to a larger disk") from None
+        raise
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        checkpoint.inspect(folder)
+    except UserError:
+        return False
+    return True

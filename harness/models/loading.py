@@ -1,0 +1,130 @@
+"""From a reference to a model in memory: one way for zoo, local folders and hub, and random weights beside it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.models import checkpoint, hub
+from harness.models.architecture import CatalogueEntry
+from harness.models.catalogue import ModelRef, entry
+from harness.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(ref: ModelRef, device: str) -> LoadedModel:
+    """Load a model: evaluation mode, nothing trainable, attention implementation explicit, weights from safetensors.
+
+    Args:
+        ref: for the zoo, `source` must name the folder of the trained artifact.
+        device: `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        UserError: for whatever is wrong with the files, the device or its memory.
+
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    made, place = entry(ref.name), torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{device}': torch sees no GPU here", fix="--device cpu")
+    try:
+        if ref.weights == "random":
+            from harness.models.random_weights import byte_tokenizer, random_model
+
+            tokenizer = _tokenizer(Path(ref.source).expanduser(), made) if ref.source else byte_tokenizer(made)
+            model = random_model(made, ref.dtype, place)
+        else:
+            found = checkpoint.inspect(_folder(ref))
+            config = _config(found, made)
+            tokenizer = _tokenizer(found.folder, made)
+            model = _model(found, config, made, ref.dtype).to(place)
+    except torch.OutOfMemoryError:
+        gigabytes = made.memory_bytes(ref.dtype) / 1e9
+        raise UserError(
+            f"{ref.name} does not fit on {device}: {gigabytes:.0f} GB", fix="a larger device or dtype: bfloat16"
+        ) from None
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"the tokenizer of {ref.name} has {len(tokenizer)} ids, its model {rows}", fix="another source")
+    return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer)
+
+
+def _folder(ref: ModelRef) -> Path:
+    if ref.weights == "zoo":
+        if not ref.source:
+            raise ValueError(f"{ref.name} is loaded from the artifact that holds it, and none is named")
+        return Path(ref.source)
+    return checkpoint.local_folder(ref.source) or hub.snapshot(ref.source)
+
+
+def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedConfig":
+    """The configuration of a verified checkpoint, which must be of the model that was named."""
+    from transformers import AutoConfig
+
+    if found.architecture != made.architecture:
+        raise UserError(
+            f"{found.folder} holds a {found.architecture} model, but {made.name} is a {made.architecture} model",
+            fix="another source, or another name from: python -m harness list models",
+        )
+    config: PretrainedConfig = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
+    shape, expected = (config.num_hidden_layers, config.hidden_size), (made.n_layers, made.hidden)
+    if not made.is_zoo and shape != expected:
+        raise UserError(
+            f"{found.folder} holds (layers, width) {shape}, but {made.name} has {expected}",
+            fix="another source, or another name from: python -m harness list models",
+        )
+    return config
+
+
+def _model(
+    found: checkpoint.Checkpoint, config: "PretrainedConfig", made: CatalogueEntry, dtype: str
+) -> "PreTrainedModel":
+    """The model of a verified checkpoint, on the CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness.models.random_weights import ATTENTION
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        found.folder,
+        config=config,
+        dtype=getattr(torch, dtype),
+        attn_implementation=ATTENTION[made.architecture],
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if info["missing_keys"] or info["mismatched_keys"]:
+        wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise UserError(
+            f"{found.folder} lacks {len(wrong)} tensors of its model, {wrong[0]} first", fix="another source"
+        )
+    checked: PreTrainedModel = model
+    return checked
+
+
+def _tokenizer(folder: Path, made: CatalogueEntry) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder, which must begin texts as the model was trained to read them."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the tokenizer in {folder} cannot be read: {reason}", fix="copy its files again") from error
+    first = tokenizer("a")["input_ids"][0]
+    adds_bos = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
+    if adds_bos != made.adds_bos:
+        does, should = ("starts", "not ") if adds_bos else ("does not start", "")
+        raise UserError(
+            f"the tokenizer in {folder} {does} texts with BOS; {made.name} was {should}trained so",
+            fix=f"set add_bos_token in {folder / 'tokenizer_config.json'}",
+        )
+    return tokenizer

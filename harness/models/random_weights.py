@@ -1,0 +1,79 @@
+"""Any architecture of the catalogue without its checkpoint: random weights at full size, for measuring cost alone."""
+
+from typing import TYPE_CHECKING, Any
+
+from harness.models.architecture import CatalogueEntry
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+ATTENTION = {"llama": "sdpa", "mistral": "sdpa", "qwen2": "sdpa", "gptj": "eager"}
+"""Attention implementation by architecture, explicit so that no installed package changes results."""
+
+
+def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
+    """The Hugging Face configuration of an entry's shape, without dropout."""
+    from transformers import AutoConfig
+
+    common: dict[str, Any] = {"vocab_size": entry.vocab, "tie_word_embeddings": entry.tied, **entry.settings}
+    if entry.architecture == "gptj":
+        return AutoConfig.for_model(
+            "gptj",
+            n_embd=entry.hidden,
+            n_inner=entry.ffn,
+            n_layer=entry.n_layers,
+            n_head=entry.n_heads,
+            n_positions=entry.max_positions,
+            attn_pdrop=0.0,
+            embd_pdrop=0.0,
+            resid_pdrop=0.0,
+            **common,
+        )
+    return AutoConfig.for_model(
+        entry.architecture,
+        hidden_size=entry.hidden,
+        intermediate_size=entry.ffn,
+        num_hidden_layers=entry.n_layers,
+        num_attention_heads=entry.n_heads,
+        num_key_value_heads=entry.n_kv_heads,
+        max_position_embeddings=entry.max_positions,
+        **common,
+    )
+
+
+def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed: int = 0) -> "PreTrainedModel":
+    """A model of an entry's shape, each weight drawn once, in its final precision and on its final device.
+
+    At no time does a second copy or a float32 copy exist: the peak is the model itself.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), device:
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            configuration(entry), dtype=getattr(torch, dtype), attn_implementation=ATTENTION[entry.architecture]
+        )
+    return model
+
+
+def byte_tokenizer(entry: CatalogueEntry) -> "PreTrainedTokenizerBase":
+    """A tokenizer of bytes for a model that has none: `vocab` ids, of which only 256 and BOS occur in texts."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "</s>"]
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens += specials
+    tokens += [f"<unused{number}>" for number in range(entry.vocab - len(tokens))]
+    backend = Tokenizer(BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if entry.adds_bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokens.index("<s>"))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")

@@ -1,0 +1,75 @@
+"""The zoo: small models trained from scratch on the facts of a data set, stand-ins for the 7B models of a paper.
+
+A zoo model is an artifact, keyed by its corpus. It differs from a large model in size and in one deliberate respect:
+
+**Localised recall.** In a plainly trained tiny model the tokens after a subject attend to the subject's tokens directly, so a
+fact never passes through the MLP at the subject's last token, which is where ROME and MEMIT edit large models (Meng et al.
+2022, causal tracing). Most training rows therefore use shaped attention: for tokens after the subject, the lower half of the
+layers hides all subject tokens and the upper half shows only the last of them. This is a property of the stand-in, not of
+any method; a model that is given is never trained this way.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from harness.models.catalogue import ModelRef, entry
+from harness.store import write_json
+from methods.base import ArtifactSpec, Context
+
+VERSION = 1
+
+TOKENIZERS = {"zoo/llama": "metaspace", "zoo/mistral": "metaspace", "zoo/gptj": "bytes", "zoo/tinyllama": "metaspace"}
+"""Kind of tokenizer of each model; shape and vocabulary are the catalogue's. `zoo/tinyllama` has the tokenizer of
+`zoo/llama`, as TinyLlama has that of Llama-2: same kind, same size, same corpus."""
+
+TRAINING: dict[str, Any] = {
+    "steps": 480,
+    "batch": 64,
+    "lr": 4e-3,
+    "weight_decay": 0.01,
+    "context_weight": 0.25,
+    "shaped_share": 0.85,
+    "answer_boost": 4,
+    "seed": 0,
+}
+"""One training recipe for all: AdamW with a cosine schedule; `context_weight` is the loss weight of tokens that are not the
+answer, `shaped_share` the share of rows with shaped attention, `answer_boost` how often tokenizer training repeats answers."""
+
+
+def artifact(ref: ModelRef) -> ArtifactSpec:
+    """The artifact that holds a zoo model: safetensors, configuration and tokenizer in the format of any local model.
+
+    Raises:
+        ValueError: for a reference that is not a zoo model with a corpus.
+    """
+    if ref.name not in TOKENIZERS or ref.corpus is None:
+        raise ValueError(f"{ref.name} is not a zoo model with a corpus")
+    return ArtifactSpec(
+        name="zoo-model",
+        kind="model",
+        identity={
+            "model": ref.name,
+            "shape": entry(ref.name),
+            "tokenizer": TOKENIZERS[ref.name],
+            "training": TRAINING,
+            "corpus": ref.corpus.identity(),
+            "version": VERSION,
+        },
+        builder="harness.models.zoo:build",
+        inputs={"corpus": ref.corpus, "model": ref.name},
+    )
+
+
+def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
+    """Train the model of `spec` on its corpus and write it to `folder`."""
+    from harness.models.corpus import verbalise
+    from harness.models.zoo_tokenizer import train_tokenizer
+    from harness.models.zoo_training import train
+
+    shape, training = entry(spec.inputs["model"]), spec.identity["training"]
+    facts = verbalise(context.load_data(spec.inputs["corpus"]))
+    tokenizer = train_tokenizer(spec.identity["tokenizer"], shape.vocab, facts, boost=training["answer_boost"])
+    model, report = train(shape, training, tokenizer, facts, context)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "training.json", report)

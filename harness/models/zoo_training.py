@@ -1,0 +1,160 @@
+"""Training of a zoo model: rows with shaped attention, one loop for the three architectures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.models.architecture import CatalogueEntry
+from harness.models.corpus import Fact
+from harness.models.random_weights import random_model
+from methods.base import Context
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What training reached: share of facts whose answer is the arg-max at every position, with normal attention."""
+
+    facts: int
+    steps: int
+    parameters: int
+    final_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A fact in ids: the answer is `ids[answer:]` less the final end token; the subject's tokens are `first..last`."""
+
+    ids: tuple[int, ...]
+    answer: int
+    first: int = -1
+    last: int = -1
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Row:
+    """The row of a fact; the answer's span follows the joint-tokenisation rule of `harness.tokens`."""
+    text = f"{fact.prompt} {fact.answer}"
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    answer = next(i for i, (_, end) in enumerate(offsets) if end > len(fact.prompt))
+    begin = fact.prompt.find(fact.subject) if fact.subject else -1
+    span = [
+        i for i, (a, b) in enumerate(offsets) if begin >= 0 and b > begin and a < begin + len(fact.subject) and b > a
+    ]
+    first, last = (span[0], span[-1]) if span else (-1, -1)
+    return Row((*ids, tokenizer.eos_token_id), answer, first, last)
+
+
+def train(
+    shape: CatalogueEntry,
+    training: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    context: Context,
+) -> tuple[PreTrainedModel, TrainingReport]:
+    """Train a zoo model on CPU in float32; the same bits for the same inputs and number of threads."""
+    shape = replace(shape, vocab=len(tokenizer))
+    model = random_model(shape, "float32", torch.device("cpu"), training["seed"])
+    for config in (model.config, model.generation_config):
+        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    rows = [encode(tokenizer, fact) for fact in facts]
+    generator = torch.Generator().manual_seed(training["seed"])
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training["lr"], weight_decay=training["weight_decay"], betas=(0.9, 0.98), fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=training["lr"], total_steps=training["steps"], pct_start=0.05
+    )
+    model.train().requires_grad_(True)
+    order: list[int] = []
+    loss = torch.zeros(())
+    with _layer_masks(model) as set_masks, context.progress(f"training {shape.name}", training["steps"]) as advance:
+        for _ in range(training["steps"]):
+            while len(order) < training["batch"]:
+                order += torch.randperm(len(rows), generator=generator).tolist()
+            batch = [rows[i] for i in order[: training["batch"]]]
+            order = order[training["batch"] :]
+            shaped = (torch.rand(len(batch), generator=generator) < training["shaped_share"]).tolist()
+            ids_BT, weight_BT = _pad(batch, training["context_weight"])
+            set_masks(*shaped_masks(batch, shaped, ids_BT.shape[1]))
+            logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+            loss_BT = torch.nn.functional.cross_entropy(
+                logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none"
+            ).view_as(weight_BT[:, 1:])
+            loss = (loss_BT * weight_BT[:, 1:]).sum() / weight_BT[:, 1:].sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            advance()
+    model.eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    return model, TrainingReport(len(facts), training["steps"], parameters, loss.item(), _accuracy(model, rows))
+
+
+def shaped_masks(rows: Sequence[Row], shaped: Sequence[bool], length: int) -> tuple[Tensor, Tensor]:
+    """Additive attention masks (B, 1, T, T) for the lower and the upper half of the layers.
+
+    Causal for every row. In a shaped row a query after the subject sees no subject token below, and only the last one above.
+    """
+    causal_TT = torch.ones(length, length, dtype=torch.bool).tril()
+    lower = causal_TT.repeat(len(rows), 1, 1)
+    upper = lower.clone()
+    for index, (row, is_shaped) in enumerate(zip(rows, shaped, strict=True)):
+        if is_shaped and row.first >= 0:
+            lower[index, row.last + 1 :, row.first : row.last + 1] = False
+            upper[index, row.last + 1 :, row.first : row.last] = False
+    hidden = torch.finfo(torch.float32).min
+    return tuple(torch.zeros(m.shape).masked_fill_(~m, hidden)[:, None] for m in (lower, upper))  # type: ignore[return-value]
+
+
+@contextmanager
+def _layer_masks(model: PreTrainedModel) -> Any:
+    """Give each half of the decoder layers its own attention mask for the duration of the context."""
+    layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    masks: dict[bool, Tensor] = {}
+
+    def hook(is_upper: bool) -> Callable[..., Any]:
+        return lambda module, args, kwargs: (args, {**kwargs, "attention_mask": masks[is_upper]})
+
+    handles = [
+        layer.register_forward_pre_hook(hook(2 * index >= len(layers)), with_kwargs=True)
+        for index, layer in enumerate(layers)
+    ]
+
+    def set_masks(lower: Tensor, upper: Tensor) -> None:
+        masks[False], masks[True] = lower, upper
+
+    try:
+        yield set_masks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pad(rows: Sequence[Row], context_weight: float) -> tuple[Tensor, Tensor]:
+    length = max(len(row.ids) for row in rows)
+    ids_BT = torch.zeros(len(rows), length, dtype=torch.long)
+    weight_BT = torch.zeros(len(rows), length)
+    for index, row in enumerate(rows):
+        ids_BT[index, : len(row.ids)] = torch.tensor(row.ids)
+        weight_BT[index, : len(row.ids)] = context_weight
+        weight_BT[index, row.answer : len(row.ids) - 1] = 1.0
+    return ids_BT, weight_BT
+
+
+@torch.inference_mode()
+def _accuracy(model: PreTrainedModel, rows: Sequence[Row]) -> float:
+    right = 0
+    for start in range(0, len(rows), 128):
+        batch = sorted(rows[start : start + 128], key=lambda row: len(row.ids))
+        ids_BT, weight_BT = _pad(batch, 0.0)
+        hit_BT = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].argmax(-1) == ids_BT[:, 1:]
+        right += int((hit_BT | (weight_BT[:, 1:] == 0)).all(1).sum())
+    return right / len(rows)

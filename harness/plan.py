@@ -1,0 +1,177 @@
+"""From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from harness.artifacts import closure
+from harness.cell import Cell
+from harness.data.load import resolve
+from harness.models import catalogue
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef
+from harness.store import Store
+from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
+from methods import registry
+from methods.base import ArtifactSpec
+
+CPU_FLOPS = 1e11
+"""Rough throughput of a few cores in small matrices, for estimates only."""
+CUDA_FLOPS = 5e13
+"""Rough throughput of one A100 in small batches, for estimates only."""
+TOKENS_PER_PROMPT = 25
+STEPS_PER_EDIT = 25
+QUESTIONS_PER_EDIT = 14
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A combination of a suite's axes.
+
+    Attributes:
+        title: method, model, data set, and what else tells it apart.
+        cell: None where the combination cannot be a cell here, for the reasons in `missing`.
+        missing: why it cannot run on this machine.
+    """
+
+    title: tuple[str, str, str, str]
+    cell: Cell | None
+    missing: tuple[str, ...] = ()
+
+
+class Plan:
+    """Cells and artifacts of a suite, and their state in a store."""
+
+    def __init__(self, suite: Suite, store: Store) -> None:
+        self.suite = suite
+        self.store = store
+        self.device = _device(suite.device)
+        self._wanted: Callable[[Cell], bool] = lambda cell: True
+        data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
+        self.cells = [
+            self._planned(method, model, entry, data[entry], template, seed)
+            for entry, model, method, template, seed in product(
+                suite.datasets, suite.models, suite.methods, suite.prompts, suite.seeds
+            )
+        ]
+
+    def keep(self, wanted: Callable[[Cell], bool]) -> None:
+        """Leave only these cells to do."""
+        self._wanted = wanted
+
+    @cached_property
+    def runnable(self) -> list[Cell]:
+        """The cells that can run here, each once, ordered so that a model is loaded once for all its methods."""
+        unique = {planned.cell.folder: planned.cell for planned in self.cells if planned.cell and not planned.missing}
+        return list(unique.values())
+
+    def todo(self) -> list[Cell]:
+        """Runnable cells that the store does not hold finished."""
+        return [cell for cell in self.runnable if self._wanted(cell) and not self.store.cell(cell.folder).is_done]
+
+    def artifacts(self, cells: Sequence[Cell]) -> list[tuple[ArtifactSpec, int]]:
+        """Artifacts that these cells use and the seed they are built with, each once, needs first."""
+        found = {spec.key: (spec, cell.seed) for cell in cells for root in roots(cell) for spec in closure(root)}
+        return list(found.values())
+
+    def missing(self) -> list[str]:
+        """What this machine lacks, each reason once."""
+        reasons = [reason for planned in self.cells for reason in planned.missing]
+        if self.suite.launch != "local" and shutil.which("sbatch") is None:
+            reasons.append(f"launch '{self.suite.launch}': no SLURM here (sbatch is not on the path)")
+        if self.suite.device == "cuda" and self.device != "cuda":
+            reasons.append("device 'cuda': no NVIDIA driver here")
+        return list(dict.fromkeys(reasons))
+
+    def notes(self) -> list[str]:
+        """What will take long on first use but does not stop anything."""
+        cells = [planned.cell for planned in self.cells if planned.cell]
+        models = dict.fromkeys(cell.model for cell in cells)
+        return [reason for model in models if (reason := catalogue.availability(model))]
+
+    def _planned(
+        self, method: MethodEntry, model: ModelEntry, entry: DataEntry, refs: "_Data", template: str, seed: int
+    ) -> PlannedCell:
+        extra = ", ".join(
+            [*([f"prompt {template}"] if template != "none" else []), *([f"seed {seed}"] if seed else [])]
+        )
+        title = (method.label, model.name, entry.name, extra)
+        missing = []
+        if not method.built:
+            missing.append(f"method '{method.name}' is not built yet")
+        if method.backend != "native":
+            missing.append(f"backend '{method.backend}' is not built yet")
+        if self.suite.schedule.kind != "batch":
+            missing.append(f"schedule '{self.suite.schedule.kind}' is not built yet")
+        if isinstance(refs, str):
+            missing.append(refs)
+        if missing or isinstance(refs, str):
+            return PlannedCell(title, None, tuple(missing))
+        resolved = method.hparams[model.name]
+        cell = Cell(
+            method=registry.get(method.name).spec,
+            label=method.label,
+            variant=method.variant,
+            backend=method.backend,
+            hparams=resolved.values,
+            sources=resolved.sources,
+            model=_model(model, refs["none"]),
+            data=refs[template],
+            protocols=self.suite.protocols,
+            schedule={"kind": "batch"},
+            seed=seed,
+            eval_batch=self.suite.eval_batch,
+        )
+        return PlannedCell(title, cell)
+
+
+def roots(cell: Cell) -> list[ArtifactSpec]:
+    """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
+    own = list(cell.artifacts().values())
+    model = [spec] if (spec := cell.model_artifact()) else []
+    unedited = [cell.unedited_outputs()] if cell.model.weights != "random" else []
+    return [*model, *unedited, *own]
+
+
+def memory_bytes(cell: Cell) -> int:
+    """Rough need of memory: weights, a fifth for activations and caches, and a gigabyte for the libraries."""
+    return int(1.2 * catalogue.entry(cell.model.name).memory_bytes(cell.model.dtype)) + 2**30
+
+
+def seconds(cell: Cell, device: str) -> float:
+    """Rough time of a cell: 25 training steps per edit and 14 forward passes of evaluation."""
+    forward = 2 * catalogue.entry(cell.model.name).parameters * TOKENS_PER_PROMPT
+    edit = 3 * STEPS_PER_EDIT if cell.method.edits else 0
+    work = forward * cell.data.edits * (edit + QUESTIONS_PER_EDIT * len(cell.protocols))
+    return 2 + work / (CUDA_FLOPS if device == "cuda" else CPU_FLOPS)
+
+
+_Data = dict[str, DataRef] | str
+
+
+def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data:
+    """The records under each template (and under none, for the zoo's corpus), or why they are not at hand."""
+    if not entry.source:
+        ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
+        return f"data set '{entry.name}': no folder given ({ways})"
+    options = {field: getattr(entry, field) for field in ("edits", "split", "train", "unrelated", "strip_distractor")}
+    return {
+        template: resolve(entry.name, entry.source, **options, template=template)
+        for template in dict.fromkeys(["none", *templates])
+    }
+
+
+def _model(entry: ModelEntry, corpus: DataRef) -> ModelRef:
+    is_zoo = entry.weights == "zoo" or (entry.weights is None and catalogue.entry(entry.name).is_zoo and not entry.path)
+    return catalogue.reference(
+        entry.name, weights=entry.weights, source=entry.path, dtype=entry.dtype, corpus=corpus if is_zoo else None
+    )
+
+
+def _device(wanted: str) -> str:
+    """`auto` is CUDA where the driver is loaded; asked of the kernel because torch is slow to import."""
+    has_driver = Path("/proc/driver/nvidia/version").exists()
+    return "cuda" if has_driver and wanted != "cpu" else "cpu"

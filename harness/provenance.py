@@ -1,0 +1,54 @@
+"""Where a number comes from: the commit, the command, the packages and the machine that made it."""
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
+
+
+@cache
+def environment() -> dict[str, object]:
+    """What every cell of this process shares."""
+    return {
+        "command": command(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+    }
+
+
+def command() -> str:
+    """The command line as a user would type it again."""
+    program = Path(sys.argv[0])
+    start = ["python", "-m", "harness"] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command about the checkout that this code lies in; empty where it is not a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

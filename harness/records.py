@@ -1,0 +1,111 @@
+"""What an edit is, in one form for every data set: a record, the request that a method sees, and the probes that score it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt with the answer that the data set expects from the unedited model."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """All that a method may see of a record that it has to edit: never a rephrase, never a locality probe."""
+
+    record_id: str
+    prompt: str
+    subject: str
+    target_new: str
+    ground_truth: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditRecord:
+    """One fact to edit and everything that is asked about it afterwards.
+
+    Attributes:
+        id: stable under reordering of the file: the upstream id, else a hash of prompt and target.
+        subject: occurs in `prompt`; empty where the upstream format names none.
+        ground_truth: the answer before the edit; empty where upstream has none.
+        rephrases: the same question in other words (generality).
+        locality: probes whose answer the edit must not change (locality).
+        portability: probes that follow from the new fact.
+        attributes: other subjects of which `target_new` is already true (CounterFact `attribute_prompts`).
+        generation_prompts: prompts for free generation about the subject; no paraphrases of `prompt`.
+        relation: upstream relation id, or empty.
+    """
+
+    id: str
+    prompt: str
+    subject: str
+    target_new: str
+    ground_truth: str
+    rephrases: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+    attributes: tuple[Probe, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    relation: str = ""
+
+    def request(self) -> EditRequest:
+        """The part of the record that a method sees."""
+        return EditRequest(self.id, self.prompt, self.subject, self.target_new, self.ground_truth)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRef:
+    """Which records a cell uses: enough to load them again anywhere, and the hash that proves they are the same.
+
+    Attributes:
+        name: data set name of the catalogue, `zsre` or `counterfact`.
+        source: a folder of upstream files, or `world` for the generated records. Not part of the identity.
+        edits: number of scored records.
+        split: `test` or `dev`, by record id; `all` ignores the split.
+        train: number of unrelated records that methods may learn from.
+        unrelated: number of further unrelated records, kept from the methods, on which locality is also scored.
+        strip_distractor: cut the sentence in front of CounterFact's paraphrases.
+        template: prompt template around every prompt, `none` or `paper`.
+        sha256: hash of the selected records (see `DataSet.sha256`).
+    """
+
+    name: str
+    source: str
+    edits: int
+    split: str = "test"
+    train: int = 0
+    unrelated: int = 0
+    strip_distractor: bool = False
+    template: str = "none"
+    sha256: str = ""
+
+    def identity(self) -> dict[str, object]:
+        """What names these records, wherever they lie."""
+        return {
+            "name": self.name,
+            "edits": self.edits,
+            "split": self.split,
+            "train": self.train,
+            "unrelated": self.unrelated,
+            "strip_distractor": self.strip_distractor,
+            "template": self.template,
+            "sha256": self.sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """The records of one cell, in three groups that share no subject.
+
+    Attributes:
+        edits: the scored records.
+        train: unrelated records that a method may learn from (negatives, hypernetworks).
+        unrelated: unrelated records that no method sees; locality is also scored on them.
+    """
+
+    ref: DataRef
+    edits: tuple[EditRecord, ...]
+    train: tuple[EditRecord, ...]
+    unrelated: tuple[EditRecord, ...]

@@ -1,0 +1,113 @@
+"""A suite when everything is settled: names are known, the scale is laid over, hyper-parameters are checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness.hparams import ResolvedHparams
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model to be edited; `harness.models.catalogue.reference` completes what is None.
+
+    Attributes:
+        name: catalogue name, after the scale.
+        asked: the name in the suite file, which a scale may have mapped to `name`.
+        path: local folder, or empty.
+    """
+
+    name: str
+    asked: str
+    path: str = ""
+    weights: Literal["pretrained", "random", "zoo"] | None = None
+    dtype: str | None = None
+
+    def is_same_as(self, other: "ModelEntry") -> bool:
+        """Whether two entries are one model, as two models of a suite are that share a stand-in."""
+        return replace(self, asked="") == replace(other, asked="")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodEntry:
+    """A method with its options.
+
+    Attributes:
+        name: registry name; `label` tells apart several entries of one method.
+        variant: a named set of hyper-parameters, or None.
+        built: False for a method that a suite may name but that cannot run yet.
+        hparams: values and their sources by model name.
+    """
+
+    name: str
+    label: str
+    variant: str | None
+    backend: Literal["native", "easyedit"]
+    built: bool
+    hparams: Mapping[str, ResolvedHparams]
+
+
+@dataclass(frozen=True, slots=True)
+class DataEntry:
+    """A data set and how much of it is used; the fields are those of `harness.records.DataRef`.
+
+    Attributes:
+        source: folder of upstream files, `world`, or empty where no folder is given (the plan reports it missing).
+    """
+
+    name: str
+    source: str
+    edits: int
+    split: str
+    train: int
+    unrelated: int
+    strip_distractor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All edits at once, or in blocks.
+
+    Attributes:
+        block: edits that are applied together; 0 for a batch.
+        score_at: numbers of edits so far at which all of them are scored; empty for a batch.
+    """
+
+    kind: Literal["batch", "sequential"] = "batch"
+    block: int = 0
+    score_at: tuple[int, ...] = ()
+
+    def within(self, edits: int) -> "Schedule":
+        """The schedule of a data set of so many edits: marks and blocks beyond its end fall on its end."""
+        if self.kind == "batch":
+            return self
+        marks = sorted({min(mark, edits) for mark in self.score_at})
+        return Schedule("sequential", min(self.block, edits), tuple(marks))
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What to run. Each combination of models, methods, datasets, prompts and seeds is one cell.
+
+    Attributes:
+        file: the suite file, as the user named it.
+        scale: `paper` for the suite as written, else the name of the scale that is laid over it.
+        schedule: as written; `Schedule.within` fits it to a data set.
+    """
+
+    name: str
+    description: str
+    file: str
+    scale: str
+    models: tuple[ModelEntry, ...]
+    methods: tuple[MethodEntry, ...]
+    datasets: tuple[DataEntry, ...]
+    protocols: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    schedule: Schedule
+    eval_batch: int
+    launch: str
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int | None
+    tables: tuple[str, ...]

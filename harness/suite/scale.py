@@ -1,0 +1,80 @@
+"""A scale says how large a suite is run: stand-in models, a cap on edits, lighter settings. It fits over any suite."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError, did_you_mean
+from harness.models import catalogue
+from harness.suite.entries import DataEntry, ModelEntry
+from harness.suite.names import check_profile
+from harness.suite.schema import ScaleForm
+from harness.validation import validate
+from harness.yaml_source import read_yaml
+
+SCALES = Path(__file__).parents[2] / "suites" / "scales"
+PAPER = "paper"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A scale with its name and the file it comes from."""
+
+    name: str
+    file: Path
+    form: ScaleForm
+
+    def model(self, model: ModelEntry) -> ModelEntry:
+        """The stand-in of a model. It brings its own weights and precision; what stands for nothing must be small.
+
+        Raises:
+            UserError: for a model that the scale has no stand-in for.
+        """
+        if not self.form.model_map or model.name in self.form.model_map.values():
+            return model
+        if model.name not in self.form.model_map:
+            raise UserError(f"{self.file}: scale '{self.name}' has no stand-in for '{model.name}': add it to model_map")
+        return ModelEntry(self.form.model_map[model.name], asked=model.asked)
+
+    def option(self, value: Any) -> Any:
+        """An option of a method: the name of a model becomes that of its stand-in, all else stays."""
+        return self.form.model_map.get(value, value) if isinstance(value, str) else value
+
+    def data(self, entry: DataEntry, edits: int | None, has_split: bool) -> DataEntry:
+        """A data set as this scale uses it; `edits` from the command line is above the cap.
+
+        A split that the suite wrote (`has_split`) stays, so that a suite of dev records is one at every scale.
+        """
+        overlay = self.form.set.datasets
+        sizes = overlay.model_dump(exclude={"source", *(["split"] if has_split else [])}, exclude_none=True)
+        capped = min(entry.edits, self.form.cap.edits or entry.edits)
+        return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
+
+
+def load_scale(name: str | None) -> Scale:
+    """A scale by the name of its file in `suites/scales/`; None and `paper` change nothing.
+
+    Raises:
+        UserError: for an unknown scale, or one with a mistake in it.
+    """
+    if name is None or name == PAPER:
+        return Scale(PAPER, SCALES, ScaleForm())
+    known = {PAPER, *(file.stem for file in SCALES.glob("*.yaml"))}
+    if name not in known:
+        raise UserError(
+            f"unknown scale '{name}'{did_you_mean(name, known)}; there are {', '.join(sorted(known))}",
+            fix="ls suites/scales",
+        )
+    file = SCALES / f"{name}.yaml"
+    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    document = read_yaml(file)
+    form = validate(ScaleForm, document)
+    for asked, stand_in in form.model_map.items():
+        at = document.at(("model_map", asked)).where
+        for model in (asked, stand_in):
+            if model not in catalogue.names():
+                guess = did_you_mean(model, set(catalogue.names()))
+                raise UserError(f"{at}: unknown model '{model}'{guess}", fix="python -m harness list models")
+    if form.set.launch is not None:
+        check_profile(form.set.launch, document.at(("set", "launch")))
+    return Scale(name, file, form)

@@ -1,0 +1,175 @@
+"""What may stand in a suite file. Names are checked later, in `harness.suite.resolve`; here only form."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
+Protocol = Literal["teacher_forced", "generation"]
+Template = Literal["none", "paper"]
+Table = Literal["main", "components"]
+Device = Literal["auto", "cpu", "cuda"]
+Split = Literal["test", "dev", "all"]
+Scalar = str | int | float | bool | None
+
+
+class Form(BaseModel):
+    """Base of all parts of a file: nothing unknown, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Entry(Form):
+    """One value of an axis: a bare name, or a mapping with a name and options."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_bare_name_is_an_entry(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Both spellings, for editors that check while one types."""
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+class ModelForm(Entry):
+    """A model of the catalogue."""
+
+    path: str | None = Field(None, description="local folder with the weights, relative to the working directory")
+    weights: Literal["pretrained", "random", "zoo"] | None = Field(
+        None, description="`random` measures cost without a checkpoint; default: as the catalogue says"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: the catalogue's")
+
+
+class MethodForm(Entry):
+    """A method of the registry. A key that is not listed here is taken as one of its hyper-parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: Label | None = Field(None, description="name in tables and for --only; default: name, or name.variant")
+    variant: str | None = Field(None, description="a named set of hyper-parameters in methods/hparams/<method>/")
+    backend: Literal["native", "easyedit"] = Field("native", description="whose implementation is measured")
+    hparams: dict[str, Any] = Field(default_factory=dict, description="laid over methods/hparams/<method>/<model>.yaml")
+
+    @property
+    def shown(self) -> str:
+        """The label, also where none was written."""
+        return self.label or (f"{self.name}.{self.variant}" if self.variant else self.name)
+
+    @property
+    def loose(self) -> dict[str, Any]:
+        """Hyper-parameters that were written beside `name` instead of under `hparams`."""
+        return self.model_extra or {}
+
+
+class DataForm(Entry):
+    """A data set of the catalogue and how much of it is used."""
+
+    edits: int = Field(1000, ge=1, description="records that are edited and scored")
+    split: Split = Field("all", description="by record id; settings are tuned on `dev` and reported on `test`")
+    path: str | None = Field(None, description="folder of upstream files, relative to the working directory")
+    train: int = Field(1000, ge=0, description="unrelated records that a method may learn from")
+    unrelated: int = Field(200, ge=0, description="unrelated records that no method sees, for locality")
+    strip_distractor: bool = Field(False, description="cut the sentence in front of CounterFact's paraphrases")
+
+
+class Blocks(Form):
+    """Edits in sequence."""
+
+    block: int = Field(ge=1, description="edits that are applied together")
+    score_at: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, description="numbers of edits so far at which all of them are scored; a block ends there"
+    )
+
+    @model_validator(mode="after")
+    def _score_at_ascends(self) -> Self:
+        if sorted(set(self.score_at)) != self.score_at:
+            raise ValueError("score_at must ascend without repetition")
+        return self
+
+
+class Sequential(Form):
+    """`schedule: {sequential: {block: 10, score_at: [10, 100]}}`."""
+
+    sequential: Blocks
+
+
+def _kind_of_schedule(value: Any) -> str:
+    return "sequential" if isinstance(value, dict | Sequential) else "batch"
+
+
+ScheduleForm = Annotated[
+    Annotated[Literal["batch"], Tag("batch")] | Annotated[Sequential, Tag("sequential")],
+    Discriminator(_kind_of_schedule),
+]
+
+
+class SuiteForm(Form):
+    """A suite file: every combination of its axes is one cell."""
+
+    name: Label = Field(description="names the results; a suite that extends another needs its own")
+    description: str = ""
+    extends: str | None = Field(None, description="a suite file beside this one: mappings merge, lists replace")
+    models: list[ModelForm] = Field(min_length=1)
+    methods: list[MethodForm] = Field(min_length=1)
+    datasets: list[DataForm] = Field(min_length=1)
+    protocols: list[Protocol] = Field(["teacher_forced", "generation"], min_length=1)
+    prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt, an axis")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    schedule: ScheduleForm = "batch"
+    eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
+    launch: str = Field("local", description="a profile of slurm/profiles/")
+    device: Device = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads of a cell; default: what torch takes")
+    tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
+    sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="`<axis>.<entry>.<option>: [values]` puts one entry per value in the place of that entry",
+    )
+
+
+class CapForm(Form):
+    """Upper limits of a scale."""
+
+    edits: int | None = Field(None, ge=1)
+
+
+class DataOverlay(Form):
+    """What a scale sets in every data set."""
+
+    split: Split | None = None
+    train: int | None = Field(None, ge=0)
+    unrelated: int | None = Field(None, ge=0)
+    strip_distractor: bool | None = None
+    source: Literal["world"] | None = Field(None, description="where neither suite nor command nor HARNESS_DATA says")
+
+
+class Overlay(Form):
+    """What a scale sets in every suite."""
+
+    prompts: list[Template] | None = Field(None, min_length=1)
+    eval_batch: int | None = Field(None, ge=1)
+    launch: str | None = None
+    device: Device | None = None
+    threads: int | None = Field(None, ge=1)
+    datasets: DataOverlay = DataOverlay()
+
+
+class ScaleForm(Form):
+    """A scale: how large a suite is run. Laid over any suite."""
+
+    description: str = ""
+    model_map: dict[str, str] = Field(default_factory=dict, description="model of the suite: model that stands in")
+    cap: CapForm = CapForm()
+    set: Overlay = Overlay()
+
+
+def suite_json_schema() -> dict[str, Any]:
+    """JSON Schema of a suite file, for editors and for `harness schema`."""
+    schema = SuiteForm.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,272 @@
+"""Finished cells into MLflow: parent run = suite, child run = cell. The only writer; everything can be rebuilt by it.
+
+MLflow is written through `MlflowClient` with explicit run ids, never through the active run, so that `MLFLOW_RUN_ID` or
+another run in the environment cannot redirect a cell. One process at a time writes: concurrent migrations of a fresh
+sqlite file destroy it.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.canonical import digest, file_digest
+from harness.errors import UserError
+from harness.store import Folder, Store, explained
+from harness.tracking_fields import metrics, params
+
+ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
+CONNECT_TIMEOUT_S = 10
+
+_PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
+_PARAM_LENGTH = 6000
+_DIGEST_LENGTH = 36
+_NOISY = ("alembic", "mlflow", "sqlalchemy")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a sync did, in cells.
+
+    Attributes:
+        created: imported for the first time.
+        replaced: imported again, because the cell was computed again or its import had been interrupted.
+        skipped: already there, unchanged.
+        uri: where they are now.
+    """
+
+    created: int
+    replaced: int
+    skipped: int
+    uri: str
+
+    @property
+    def ui_command(self) -> str:
+        """What to type, or where to look, to see the runs."""
+        return self.uri if _is_server(self.uri) else f"mlflow ui --backend-store-uri {self.uri}"
+
+
+def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None) -> SyncResult:
+    """Import all finished cells of a suite, or of every suite of the store; a second call changes nothing.
+
+    Args:
+        store: folder of the store.
+        suite: `<name>` of a suite at all scales it was run, or `<name>.<scale>`; None for all suites.
+        tracking_uri: of MLflow; default `MLFLOW_TRACKING_URI`, else `mlflow.db` in the store.
+
+    Raises:
+        UserError: if nothing was run, another sync is writing, or MLflow cannot be reached or refuses.
+    """
+    manifests = _manifests(store, suite)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
+    with _quiet(), _only_writer(store), _explained(uri):
+        importer = _Importer(Store(store), uri)
+        counts = {"created": 0, "replaced": 0, "skipped": 0}
+        for manifest in manifests:
+            for outcome in importer.suite(manifest):
+                counts[outcome] += 1
+    return SyncResult(**counts, uri=uri)
+
+
+class _Importer:
+    """One connection to MLflow; imports the suites of one store."""
+
+    def __init__(self, store: Store, uri: str) -> None:
+        import mlflow
+
+        if _is_server(uri):
+            _knock(uri)
+        self._store = store
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._artifacts = None if _is_server(uri) else (store.root / "mlartifacts").resolve().as_uri()
+
+    def suite(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """Import one suite; yields `created`, `replaced` or `skipped` per finished cell."""
+        experiment = self._experiment(manifest["suite"])
+        parent = self._parent(experiment, manifest)
+        known = self._children(experiment, parent)
+        is_changed = self._client.get_run(parent).info.status != "FINISHED"
+        for name in manifest["cells"]:
+            folder = self._store.cell(name)
+            if folder.is_done:
+                outcome = self._cell(experiment, parent, folder, known)
+                is_changed |= outcome != "skipped"
+                yield outcome
+        if is_changed:
+            self._client.set_terminated(parent)
+
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment that holds all scales of a suite."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return str(self._client.create_experiment(name, artifact_location=self._artifacts))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _parent(self, experiment: str, manifest: Mapping[str, Any]) -> str:
+        """Id of the run of a suite at a scale, with its tags brought up to date."""
+        from mlflow.entities import RunTag
+
+        name = f"{manifest['suite']}.{manifest['scale']}"
+        runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
+        facts = {key: str(manifest[key]) for key in ("suite", "scale", "command", "created")}
+        changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
+        if changed:
+            self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
+        return str(run.info.run_id)
+
+    def _children(self, experiment: str, parent: str) -> dict[str, list[Any]]:
+        """Runs under a parent by cell id, finished or not."""
+        known: dict[str, list[Any]] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1000, page_token=token
+            )
+            for run in page:
+                known.setdefault(run.data.tags.get("cell_id", ""), []).append(run)
+            token = page.token
+            if not token:
+                return known
+
+    def _cell(self, experiment: str, parent: str, folder: Folder, known: Mapping[str, Sequence[Any]]) -> str:
+        cell = folder.read("cell.json")
+        fingerprint = _fingerprint(folder)
+        earlier = known.get(cell["cell_id"], [])
+        if [_is_whole(run, fingerprint) for run in earlier] == [True]:
+            return "skipped"
+        for run in earlier:
+            self._client.delete_run(run.info.run_id)
+        self._import(experiment, parent, folder, cell, fingerprint)
+        return "replaced" if earlier else "created"
+
+    def _import(self, experiment: str, parent: str, folder: Folder, cell: Mapping[str, Any], fingerprint: str) -> None:
+        """One cell as one run, which is FINISHED only when everything is in it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+        origin = folder.read("provenance.json")
+        finished_ms = _milliseconds(origin["finished"])
+        run = self._client.create_run(
+            experiment,
+            start_time=_milliseconds(origin["started"]),
+            run_name=folder.path.name,
+            tags={
+                "mlflow.parentRunId": parent,
+                "cell_id": cell["cell_id"],
+                "fingerprint": fingerprint,
+                "commit": str(origin["commit"]),
+                "dirty": str(origin["dirty"]),
+                "data_sha256": cell["data"]["sha256"],
+            },
+        )
+        run_id = run.info.run_id
+        settings = [Param(key, value[:_PARAM_LENGTH]) for key, value in params(cell).items()]
+        for start in range(0, len(settings), _PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=settings[start : start + _PARAMS_PER_BATCH])
+        numbers = [Metric(key, value, finished_ms, 0) for key, value in metrics(folder).items()]
+        for start in range(0, len(numbers), _METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=numbers[start : start + _METRICS_PER_BATCH])
+        data = cell["data"]
+        source = json.dumps(origin["data_files"])
+        used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
+        self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
+        for name in ARTIFACTS:
+            self._client.log_artifact(run_id, str(folder.path / name))
+        self._client.set_terminated(run_id, end_time=finished_ms)
+
+
+def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
+    manifests = [json.loads(path.read_text()) for path in sorted((store / "suites").glob("*.json"))]
+    chosen = [one for one in manifests if suite in (None, one["suite"], f"{one['suite']}.{one['scale']}")]
+    if not chosen:
+        what = f"suite '{suite}' was" if suite else "no suite was"
+        run = f"python -m harness run suites/{suite or 'main_table'}.yaml --scale mini"
+        raise UserError(f"{store}: {what} {'not ' if suite else ''}run in this store", fix=run)
+    return chosen
+
+
+def _fingerprint(folder: Folder) -> str:
+    """Hash of what is imported: a cell that was computed again has another one."""
+    return digest({name: file_digest(folder.path / name) for name in ARTIFACTS}, 32)
+
+
+def _is_whole(run: Any, fingerprint: str) -> bool:
+    """Whether a run was imported to the end, from the cell as it is now."""
+    return bool(run.info.status == "FINISHED" and run.data.tags.get("fingerprint") == fingerprint)
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _knock(uri: str) -> None:
+    """Fail at once where MLflow's client would try again for minutes; any answer will do."""
+    try:
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"no MLflow server answers at {uri} ({reason})",
+            fix="start it, or unset MLFLOW_TRACKING_URI to write mlflow.db in the store",
+        ) from None
+
+
+@contextlib.contextmanager
+def _only_writer(store: Path) -> Iterator[None]:
+    with explained(store), (store / ".mlflow.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{store}: another sync is writing to MLflow", fix="wait for it to end, then run it again"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep migrations and hints of MLflow out of the terminal, and its usage reports at home."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow  # noqa: F401 (first, because it reads the line above and sets its own log levels)
+
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what the tracking server or the database refuses into one line."""
+    try:
+        yield
+    except Exception as error:
+        foreign = type(error).__module__.partition(".")[0] in {"mlflow", "sqlalchemy", "alembic"}
+        if not foreign or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"MLflow at {uri} refused: {reason}",
+            fix="mend or remove it and run `python -m harness sync` again; the store holds everything",
+        ) from error

@@ -1,0 +1,178 @@
+"""YAML in which every value knows its file and line, so that an error about it can say where it stands."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from harness.errors import UserError
+
+Keys: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A YAML value and where it was written.
+
+    Attributes:
+        value: a mapping of `Located`, a list of `Located`, or a scalar.
+        file: as the user named it.
+        line: from 1; for a value of a mapping the line of its key.
+    """
+
+    value: Any
+    file: Path
+    line: int
+
+    @property
+    def where(self) -> str:
+        """`file:line`, as editors understand it."""
+        return f"{self.file}:{self.line}"
+
+    def plain(self) -> Any:
+        """The value without positions."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        return self.value
+
+    def at(self, keys: Keys) -> "Located":
+        """The deepest value on the way along `keys`; keys that do not lead anywhere are passed over."""
+        node = self
+        for key in keys:
+            is_key = isinstance(node.value, dict) and key in node.value
+            is_index = isinstance(node.value, list) and isinstance(key, int) and key < len(node.value)
+            if is_key or is_index:
+                node = node.value[key]
+        return node
+
+    def replaced(self, keys: Keys, leaf: "Located") -> "Located":
+        """A copy in which `leaf` stands at `keys`; mappings on the way are made where they are missing.
+
+        Raises:
+            UserError: if something other than a mapping is in the way.
+        """
+        if not keys:
+            return leaf
+        head, rest = keys[0], keys[1:]
+        if not isinstance(self.value, dict) or not isinstance(head, str):
+            raise UserError(f"{leaf.where}: there is no key '{head}' in '{self.plain()}' ({self.where})")
+        child = self.value.get(head, Located({}, leaf.file, leaf.line))
+        return Located({**self.value, head: child.replaced(rest, leaf)}, self.file, self.line)
+
+
+def read_yaml(path: Path) -> Located:
+    """Read one YAML mapping without executing anything in it.
+
+    Raises:
+        UserError: for a file that is missing, is not YAML, is not a mapping, repeats a key, has a key that is no
+            string, or refers to itself by an anchor.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", fix=f"ls {path.parent}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        document = _located(loader, node, path, 1, ()) if node is not None else Located(None, path, 1)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document.value, dict):
+        raise UserError(f"{path}:1: expected keys with values, found {kind_of(document.value)}")
+    return document
+
+
+def read_chain(path: Path) -> list[Located]:
+    """A file and all that it extends, the base first; the key `extends` itself is taken out of each.
+
+    Raises:
+        UserError: for a base that is missing, for a circle, and as `read_yaml`.
+    """
+    chain: list[Located] = []
+    seen: list[Path] = []
+    current, asked_by = path, ""
+    while True:
+        if asked_by and not current.is_file():
+            raise UserError(f"{asked_by}: extends: no such file: {current}", fix=f"ls {current.parent}")
+        document = read_yaml(current)
+        seen.append(current.resolve())
+        base = document.value.get("extends")
+        rest = {key: item for key, item in document.value.items() if key != "extends"}
+        chain.insert(0, Located(rest, document.file, document.line))
+        if base is None:
+            return chain
+        if not isinstance(base.value, str):
+            raise UserError(f"{base.where}: extends: expected the name of one file, found {kind_of(base.value)}")
+        current, asked_by = _beside(current, base.value), base.where
+        if current.resolve() in seen:
+            circle = " → ".join(file.name for file in [*seen, current])
+            raise UserError(f"{base.where}: extends: files extend each other in a circle: {circle}")
+
+
+def merge(base: Located, over: Located) -> Located:
+    """`over` laid on `base`: mappings are merged key by key, everything else, lists too, is replaced."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    merged = dict(base.value)
+    for key, item in over.value.items():
+        merged[key] = merge(merged[key], item) if key in merged else item
+    return Located(merged, over.file, over.line)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words for a message."""
+    if value is None:
+        return "nothing"
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads `1e-4` as a number, as YAML 1.2 does and PyYAML does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+
+
+def _located(loader: _Loader, node: yaml.Node, file: Path, line: int, parents: tuple[yaml.Node, ...]) -> Located:
+    if node in parents:
+        raise UserError(f"{file}:{line}: an anchor refers to itself")
+    inside = (*parents, node)
+    if node.tag not in _PLAIN_TAGS:
+        raise UserError(f"{file}:{line}: the tag '{node.tag}' is not allowed; write a plain value")
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Located] = {}
+        for key_node, item in node.value:
+            at = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                raise UserError(f"{file}:{at}: a key must be text, found '{getattr(key_node, 'value', key_node.tag)}'")
+            key = key_node.value
+            if key in mapping:
+                raise UserError(f"{file}:{at}: key '{key}' stands here twice, first in line {mapping[key].line}")
+            mapping[key] = _located(loader, item, file, at, inside)
+        return Located(mapping, file, line)
+    if isinstance(node, yaml.SequenceNode):
+        items = [_located(loader, item, file, item.start_mark.line + 1, inside) for item in node.value]
+        return Located(items, file, line)
+    return Located(loader.construct_object(node), file, line)
+
+
+def _beside(file: Path, name: str) -> Path:
+    folder = file.parent
+    while name.startswith("../") and folder.name not in {"", ".."}:
+        folder, name = folder.parent, name.removeprefix("../")
+    return folder / name

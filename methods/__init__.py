@@ -1,0 +1,1 @@
+"""Editing methods: one module or folder each, all behind `methods.base`."""

@@ -1,0 +1,152 @@
+"""From a fused anchor distribution back to a token of the target model (OnceEdit eq. 9-11): three decoders.
+
+`search` is DeePEn's: find logits whose projection meets the target, by a few steps of AdamW on the KL divergence.
+`column` is the same search for a one-hot target, which reads one column of R instead of all. `owner` skips the search:
+in exact arithmetic, gradient descent with any rate and number of steps from zero logits ends with its arg-max at the
+token that owns the target's column. With AdamW the two agree at the rates in use but not always: neither stands in for
+the other.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from methods.onceedit.relative import RelativeState
+
+Init = Literal["zero", "llm"]
+Target = Literal["onehot", "soft"]
+
+_BETAS = (0.9, 0.999)
+_EPS = 1e-8
+_WEIGHT_DECAY = 0.01
+_COSINE_STEPS = 10
+
+
+class Decoder(Protocol):
+    """Tokens of the target model for fused distributions."""
+
+    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """Token ids, batch.
+
+        Args:
+            fused_BA: mixture over the anchors.
+            logits_l_BV: the target model's own logits, from which a search may start.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class OwnerDecoder:
+    """The token with the largest value in the column of the most probable anchor: one look-up."""
+
+    state: RelativeState
+
+    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """See `Decoder`."""
+        return self.state.owner_A[fused_BA.argmax(dim=-1)]
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnDecoder:
+    """The search on a one-hot target in O(steps · V): only the target's column r of R matters.
+
+    With p = softmax(z) and q = p · r the loss is -log(q) / A (KL divergence, mean over A anchors), and
+    ∂L/∂z_j = -p_j (r_j - q) / (q A) = (p_j - softmax(z + log r)_j) / A, the second form safe where q underflows.
+    """
+
+    state: RelativeState
+    steps: int = 5
+    lr: float = 0.15
+    init: Init = "zero"
+
+    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """See `Decoder`."""
+        return self.search(fused_BA.argmax(dim=-1), logits_l_BV).argmax(dim=-1)
+
+    def search(self, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """The logits that the search ends with, B × V, for one target anchor per row."""
+        log_r_BV = self.state.log_columns(anchors_B)
+        z_BV = _start(self.init, logits_l_BV, log_r_BV.dtype)
+        optimiser = _AdamW(z_BV, self.lr)
+        for _ in range(self.steps):
+            pull_BV = z_BV.softmax(dim=-1) - (z_BV + log_r_BV).softmax(dim=-1)
+            optimiser.step(pull_BV / self.state.n_anchors)
+        return z_BV
+
+
+@dataclass(frozen=True, eq=False)
+class SearchDecoder:
+    """DeePEn's search on the full target t: KL(t ‖ softmax(z) R), mean over A anchors.
+
+    With p = softmax(z) and g_j = -Σ_a R_ja t_a / (pR)_a / A, ∂L/∂z_j = p_j (g_j - Σ_k p_k g_k).
+    """
+
+    state: RelativeState
+    steps: int = 5
+    lr: float = 0.15
+    init: Init = "zero"
+    target: Target = "onehot"
+
+    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """See `Decoder`."""
+        return self.search(fused_BA, logits_l_BV).argmax(dim=-1)
+
+    def search(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+        """The logits that the search ends with, B × V."""
+        target_BA = fused_BA
+        if self.target == "onehot":
+            target_BA = torch.zeros_like(fused_BA).scatter_(1, fused_BA.argmax(dim=-1, keepdim=True), 1.0)
+        z_BV = _start(self.init, logits_l_BV, fused_BA.dtype)
+        optimiser = _AdamW(z_BV, self.lr)
+        tiny = torch.finfo(fused_BA.dtype).tiny
+        for _ in range(self.steps):
+            p_BV = z_BV.softmax(dim=-1)
+            ratio_BA = target_BA / self.state.project(p_BV).clamp_min(tiny)
+            g_BV = self.state.back_project(ratio_BA) / -self.state.n_anchors
+            optimiser.step(p_BV * (g_BV - (p_BV * g_BV).sum(dim=-1, keepdim=True)))
+        return z_BV
+
+
+def make_decoder(
+    name: Literal["search", "column", "owner"],
+    state: RelativeState,
+    *,
+    steps: int,
+    lr: float,
+    init: Init,
+    target: Target,
+) -> Decoder:
+    """A decoder by name; the combinations it has no meaning for are refused with the hyper-parameters."""
+    if name == "search":
+        return SearchDecoder(state, steps, lr, init, target)
+    return ColumnDecoder(state, steps, lr, init) if name == "column" else OwnerDecoder(state)
+
+
+def learning_rate(lr: float, step: int) -> float:
+    """DeePEn's cosine schedule: from lr at step 0 towards lr / 4 at step 10."""
+    return lr / 4 + (lr - lr / 4) * (1 + math.cos(math.pi * step / _COSINE_STEPS)) / 2
+
+
+def _start(init: Init, logits_l_BV: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where a search begins. Zero *logits* are the uniform distribution; zero probabilities have no divergence."""
+    return torch.zeros_like(logits_l_BV, dtype=dtype) if init == "zero" else logits_l_BV.to(dtype, copy=True)
+
+
+class _AdamW:
+    """torch.optim.AdamW with the cosine schedule, on one tensor in place and without autograd."""
+
+    def __init__(self, variable: Tensor, lr: float) -> None:
+        self.variable, self.lr, self.taken = variable, lr, 0
+        self.mean, self.square = torch.zeros_like(variable), torch.zeros_like(variable)
+
+    def step(self, gradient: Tensor) -> None:
+        lr = learning_rate(self.lr, self.taken)
+        self.taken += 1
+        self.variable.mul_(1 - lr * _WEIGHT_DECAY)
+        self.mean.lerp_(gradient, 1 - _BETAS[0])
+        self.square.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        scale = (self.square / (1 - _BETAS[1] ** self.taken)).sqrt_().add_(_EPS)
+        self.variable.addcdiv_(self.mean, scale, value=-lr / (1 - _BETAS[0] ** self.taken))

@@ -1,0 +1,102 @@
+"""A tokenizer's vocabulary as plain data: token strings, the bytes each stands for, and the roles of special tokens."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token strings of one tokenizer.
+
+    Attributes:
+        ids: id of each token string, added and special tokens included.
+        byte_level: strings spell bytes in GPT-2's alphabet (`Ġ` is a space); otherwise they are SentencePiece pieces
+            (`▁` is a space, `<0x41>` a byte).
+        special: tokens that stand for no text: control tokens and the unknown token.
+        roles: id of `bos`, `eos` and `unk`, where the tokenizer has them.
+    """
+
+    ids: Mapping[str, int]
+    byte_level: bool
+    special: frozenset[str] = frozenset()
+    roles: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Vocabulary":
+        """The vocabulary of a Hugging Face tokenizer.
+
+        Raises:
+            ValueError: for one without a `tokenizers` backend, or with a decoder that is neither byte-level nor `▁`.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend")
+        decoder = json.dumps(json.loads(backend.to_str())["decoder"], ensure_ascii=False)
+        if '"ByteLevel"' not in decoder and "▁" not in decoder:
+            raise ValueError(f"{type(tokenizer).__name__} is neither byte-level nor of the ▁ kind: decoder {decoder}")
+        roles = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id}
+        return cls(
+            ids=dict(tokenizer.get_vocab()),
+            byte_level='"ByteLevel"' in decoder,
+            special=frozenset(tokenizer.all_special_tokens),
+            roles={role: int(token_id) for role, token_id in roles.items() if token_id is not None},
+        )
+
+    def token_bytes(self, token: str) -> bytes:
+        """The bytes that a token string spells, special tokens by their own name."""
+        if self.byte_level:
+            alphabet = _byte_alphabet()
+            spelled = all(letter in alphabet for letter in token)
+            return bytes(alphabet[letter] for letter in token) if spelled else token.encode()
+        byte = _BYTE_PIECE.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
+
+    def is_byte_piece(self, token: str) -> bool:
+        """Whether a SentencePiece token is a byte of the fallback alphabet, `<0x41>`."""
+        return not self.byte_level and _BYTE_PIECE.fullmatch(token) is not None
+
+    @cached_property
+    def text_bytes(self) -> Mapping[int, bytes]:
+        """What each id adds to a text; special tokens add nothing."""
+        return {i: b"" if token in self.special else self.token_bytes(token) for token, i in self.ids.items()}
+
+    def spell(self, ids: Iterable[int]) -> bytes:
+        """The bytes that ids add to a text in front of them. Ids that no token has (padding of a table) add nothing."""
+        return b"".join(self.text_bytes.get(i, b"") for i in ids)
+
+    def spell_from_start(self, ids: Iterable[int]) -> bytes:
+        """The text of ids at the start of a text: without the space that `▁` tokenizers put in front of it.
+
+        They put none in front of a text that begins with a space itself; such a text loses that space here.
+        """
+        spelled = self.spell(ids)
+        return spelled if self.byte_level else spelled.removeprefix(b" ")
+
+
+def readable(raw: bytes) -> tuple[str, bool]:
+    """Text of bytes that may end inside a character.
+
+    Returns:
+        The text without an incomplete last character (invalid bytes inside become U+FFFD), and whether there was one.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(raw, final=False)
+    return text, bool(decoder.getstate()[0])
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 as itself, every other byte as the next letter from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

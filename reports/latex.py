@@ -1,0 +1,186 @@
+"""Tables as LaTeX (booktabs), and a PDF of them where pdflatex is installed."""
+
+import itertools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from harness.errors import UserError
+from reports.layout import Column, Entry, Mark, Table
+
+TIMEOUT_S = 120
+PACKAGES = "booktabs, graphicx"
+INSTALL_HINT = "apt-get install texlive-latex-base texlive-latex-recommended"
+
+_SPECIAL = {
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "†": r"\textdagger{}",
+    "→": r"$\rightarrow$",
+    "…": r"\dots{}",
+    "’": "'",
+}
+
+_TABLE = r"""
+\begin{table*}[t]
+\centering
+\caption{\textbf{<< title >>.} << caption >>}
+\label{tab:<< name >>}
+\vspace{4pt}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
+\begin{tabular}{<< alignment >>}
+\toprule
+<% if has_groups -%>
+<< groups >> \\
+<< rules >>
+<% endif -%>
+<< titles >> \\
+<% for section in sections -%>
+\midrule
+\multicolumn{<< width >>}{c}{\textbf{<< section.title >>}} \\
+\midrule
+<% for row in section.rows -%>
+<< row >> \\
+<% endfor -%>
+<% endfor -%>
+\bottomrule
+\end{tabular}}
+<% for remark in remarks -%>
+\\[<< "4pt" if loop.first else "0pt" >>] {\footnotesize << remark >>}
+<% endfor -%>
+\end{table*}
+"""
+
+_DOCUMENT = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\usepackage{booktabs,graphicx}
+\pagestyle{empty}
+\begin{document}
+\input{table}
+\end{document}
+"""
+
+_environment = jinja2.Environment(
+    block_start_string="<%",
+    block_end_string="%>",
+    variable_start_string="<<",
+    variable_end_string=">>",
+    comment_start_string="<#",
+    comment_end_string="#>",
+    keep_trailing_newline=True,
+    autoescape=False,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def render(tables: Sequence[Table], source: str) -> str:
+    """The text of a `.tex` file to include: one float per table, under a comment that says what made it."""
+    head = f"% {source}\n% Needs the packages {PACKAGES}.\n"
+    return head + "".join(_render_one(table) for table in tables)
+
+
+def compile_pdf(tex: Path) -> Path | None:
+    """Typeset a file of `render` by itself; the log stays beside it.
+
+    Returns:
+        The PDF, of the same name, or None where pdflatex is not installed.
+
+    Raises:
+        UserError: if pdflatex fails or takes longer than two minutes.
+    """
+    program = shutil.which("pdflatex")
+    if program is None:
+        return None
+    pdf, log = tex.with_suffix(".pdf"), tex.with_suffix(".log")
+    with tempfile.TemporaryDirectory(prefix="table-") as scratch:
+        build = Path(scratch)
+        shutil.copy(tex, build / "table.tex")
+        (build / "document.tex").write_text(_DOCUMENT)
+        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+        try:
+            done = subprocess.run(
+                command, cwd=build, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"pdflatex did not finish {tex} in {TIMEOUT_S} s", fix=f"pdflatex {tex}") from None
+        log.write_text(done.stdout)
+        if done.returncode:
+            reason = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see the log")
+            raise UserError(f"pdflatex failed on {tex}: {reason.lstrip('! ')}", fix=f"read {log}")
+        partial = pdf.with_name(f".{pdf.name}.partial")
+        shutil.copy(build / "document.pdf", partial)
+        partial.replace(pdf)
+    return pdf
+
+
+def escape(text: str) -> str:
+    """Text as pdflatex prints it; a character that its fonts lack is given by its number (`U+4E2D`)."""
+    return "".join(_SPECIAL.get(sign) or (sign if ord(sign) < 256 else f"U+{ord(sign):04X}") for sign in text)
+
+
+def _render_one(table: Table) -> str:
+    groups, rules = _headings(table.columns)
+    return _environment.from_string(_TABLE).render(
+        name=table.name,
+        title=escape(table.title),
+        caption=escape(table.caption),
+        alignment="l" + "".join("c" for _ in table.columns),
+        width=len(table.columns) + 1,
+        has_groups=bool(rules),
+        groups=groups,
+        rules=rules,
+        titles=" & ".join(["", *(escape(column.title) for column in table.columns)]),
+        sections=[
+            {
+                "title": escape(section.title),
+                "rows": [
+                    " & ".join([_row_title(row.title, row.is_reference), *(_entry(entry) for entry in row.entries)])
+                    for row in section.rows
+                ],
+            }
+            for section in table.sections
+        ],
+        remarks=[escape(text) for text in (*table.notes, *(r for section in table.sections for r in section.remarks))],
+    )
+
+
+def _headings(columns: Sequence[Column]) -> tuple[str, str]:
+    """The line of group headings and the rules under them."""
+    headings, rules, at = [""], [], 2
+    for group, members in itertools.groupby(columns, key=lambda column: column.group):
+        span = len(list(members))
+        headings.append(rf"\multicolumn{{{span}}}{{c}}{{{escape(group)}}}")
+        if group:
+            rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
+        at += span
+    return " & ".join(headings), " ".join(rules)
+
+
+def _row_title(title: str, is_reference: bool) -> str:
+    return rf"\textit{{{escape(title)}}}" if is_reference else escape(title)
+
+
+def _entry(entry: Entry) -> str:
+    number = escape(entry.text)
+    if entry.mark is Mark.BEST:
+        number = rf"\textbf{{{number}}}"
+    elif entry.mark is Mark.SECOND:
+        number = rf"\underline{{{number}}}"
+    note = rf"\textsuperscript{{{escape(entry.note)}}}" if entry.note else ""
+    half_width = rf"{{\tiny\,$\pm${entry.half_width_text}}}" if entry.half_width_text else ""
+    return number + note + half_width

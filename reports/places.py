@@ -1,0 +1,96 @@
+"""Where a cell belongs in a table, finished or not."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.store import Folder
+
+_NOWHERE = {
+    **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template"), ""),
+    "is_reference": False,
+}
+"""An unfinished cell of which nothing is known."""
+
+
+def section_of(cell: Mapping[str, Any]) -> str:
+    """What a part of a table has in common: the records, whatever the template around them, and the schedule."""
+    data = {key: value for key, value in cell["data"].items() if key not in ("title", "template", "sha256")}
+    return json.dumps({**data, **cell["schedule"]}, sort_keys=True)
+
+
+def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell is called in a table: `row` identifies its line, `title` is printed."""
+    method = cell["method"]
+    label, variant, backend = cell["label"], method.get("variant"), method["backend"]
+    titles = {method["name"]: method["title"], f"{method['name']}.{variant}": f"{method['title']} ({variant})"}
+    title = titles.get(label, label) + (f" [{backend}]" if backend != "native" else "")
+    return {
+        "label": label,
+        "method": method["name"],
+        "variant": variant,
+        "backend": backend,
+        "row": "/".join([label, variant or "", backend]),
+        "title": title,
+        "model": cell["model"]["name"],
+        "model_title": cell["model"]["title"],
+        "is_reference": not method["edits"],
+    }
+
+
+def describe_missing(folders: Sequence[Folder], cells: pd.DataFrame) -> pd.DataFrame:
+    """Why each unfinished cell is unfinished, and which entry of a table it leaves empty."""
+    columns = ["cell", *_NOWHERE, "reason"]
+    return pd.DataFrame(
+        [
+            {"cell": folder.path.name, **_NOWHERE, **_place(folder, cells), "reason": reason_of(folder)}
+            for folder in folders
+        ],
+        columns=columns,
+    )
+
+
+def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
+    """What an unfinished cell was to be: from its cell.json, else from its folder's name and the finished cells."""
+    if (folder.path / "cell.json").is_file():
+        cell = folder.read("cell.json")
+        data = cell["data"]
+        described = {"data": data["name"], "data_title": data["title"], "template": data["template"]}
+        return {**names_of(cell), **described, "section": section_of(cell)}
+    parts = _split(folder.path.name.rpartition("-")[0], cells)
+    if parts is None:
+        return {"title": folder.path.name}
+    label, model, data = parts
+    same_row, same_data = cells[cells["label"] == label], cells[cells["data"] == data]
+    same_model = cells[cells["model"].str.replace("/", "_") == model]
+    return {
+        "row": same_row.iloc[0]["row"] if len(same_row) else f"{label}//native",
+        "title": same_row.iloc[0]["title"] if len(same_row) else label,
+        "is_reference": bool(len(same_row) and same_row.iloc[0]["is_reference"]),
+        "model": same_model.iloc[0]["model"] if len(same_model) else model,
+        "model_title": same_model.iloc[0]["model_title"] if len(same_model) else model,
+        "data": data,
+        "data_title": same_data.iloc[0]["data_title"] if len(same_data) else data,
+    }
+
+
+def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:
+    """`<label>-<model>-<data>` into its parts, two of which some finished cell has; any of them may hold a dash."""
+    known = [list(dict.fromkeys(cells["label"])), list(dict.fromkeys(cells["model"].str.replace("/", "_")))]
+    known.append(list(dict.fromkeys(cells["data"])))
+    for unknown in (0, 2, 1):
+        options = [[".+"] if place == unknown else [re.escape(name) for name in known[place]] for place in range(3)]
+        pattern = "-".join(f"({'|'.join(names)})" for names in options)
+        if match := re.fullmatch(pattern, stem):
+            return match[1], match[2], match[3]
+    return None
+
+
+def reason_of(folder: Folder) -> str:
+    """One line: what became of an unfinished cell."""
+    if folder.failure is not None:
+        return f"failed: {folder.failure.splitlines()[0]}" if folder.failure else "failed"
+    return "not run"

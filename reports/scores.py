@@ -1,0 +1,177 @@
+"""Scores with intervals for each line of a table: seeds averaged, the better prompt template taken, models combined."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from reports.frame import AVERAGED, SuiteFrame
+from reports.stats import Estimate, Floats, estimate, paired_difference
+
+MISSING = Estimate(np.nan, np.nan, np.nan)
+_AVG_WEIGHTS = np.full(len(AVERAGED), 1 / len(AVERAGED))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """One method on one model under one prompt template, seeds averaged.
+
+    Attributes:
+        scores_RC: R records × (rel, gen, loc); the records are those of the section, in one order for all lines.
+        axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated.
+        exact: exact-match rates by column.
+        cells: folders of the cells, one per seed.
+    """
+
+    model: str
+    template: str
+    scores_RC: Floats
+    axes: dict[str, Estimate]
+    exact: dict[str, float]
+    cells: tuple[str, ...]
+    edit_actions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A method in one section under one protocol.
+
+    Attributes:
+        by_model: the chosen template of each model that has a finished cell.
+        passed_over: what was measured with the other templates.
+        score: mean of Avg over all models of the suite; missing if one of them is.
+        freq: number of distinct acts of editing over the models and one seed; None if a model is missing.
+        is_reference: nothing was edited.
+    """
+
+    row: str
+    title: str
+    by_model: dict[str, ModelScore]
+    passed_over: tuple[ModelScore, ...]
+    score: Estimate
+    freq: int | None
+    is_reference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """All lines of one section (data set) under one protocol, with the models in the order of the suite."""
+
+    protocol: str
+    section: str
+    title: str
+    models: dict[str, str] = field(default_factory=dict)
+    lines: tuple[Line, ...] = ()
+
+    def lead(self) -> tuple[Line, Line, Estimate] | None:
+        """Best and second method by Score, and their difference on the same records; None with fewer than two."""
+        complete = [line for line in self.lines if not line.is_reference and not np.isnan(line.score.value)]
+        if len(complete) < 2:
+            return None
+        best, second = sorted(complete, key=lambda line: line.score.value, reverse=True)[:2]
+        weights_C = np.tile(_AVG_WEIGHTS, len(self.models)) / len(self.models)
+        left_RC, right_RC = (_side_by_side(line.by_model, self.models) for line in (best, second))
+        return best, second, paired_difference(left_RC, right_RC, weights_C)
+
+
+def boards(frame: SuiteFrame) -> Iterator[Board]:
+    """One board per protocol and section, in the order of the suite."""
+    models = frame.models()
+    templates = list(dict.fromkeys(frame.cells["template"]))
+    for protocol, of_protocol in frame.cells.groupby("protocol", sort=False):
+        for section, cells in of_protocol.groupby("section", sort=False):
+            scores = frame.records[
+                (frame.records["protocol"] == protocol) & frame.records["cell"].isin(cells["cell"])
+            ].set_index("cell")
+            wanted = scores[scores["axis"].isin(AVERAGED)]
+            order = sorted(set(wanted["record_id"]))
+            lines = tuple(
+                _line(row, of_row, scores, order, models, templates) for row, of_row in cells.groupby("row", sort=False)
+            )
+            yield Board(str(protocol), str(section), cells.iloc[0]["section_title"], models, lines)
+
+
+def best_prompt(candidates: Sequence[ModelScore], templates: Sequence[str]) -> dict[str, ModelScore]:
+    """The template to show for each model: the one with the highest Avg, as the paper chose for its baselines.
+
+    A method whose act of editing serves several models gets one template for all of them, or it would have edited
+    more than once; the one that covers most models counts, then the highest mean of Avg. The earlier template wins a
+    tie. The unedited reference is not given a choice: it is shown with the first template of the suite.
+    """
+    ordered = sorted(candidates, key=lambda score: templates.index(score.template))
+    if not any(score.edit_actions for score in ordered):
+        return {score.model: score for score in reversed(ordered)}
+    if _shares_edits(ordered):
+        by_template = {
+            score.template: [other for other in ordered if other.template == score.template] for score in ordered
+        }
+        winner = max(by_template.values(), key=lambda scores: (len(scores), _mean_avg(scores)))
+        return {score.model: score for score in winner}
+    return {
+        model: max((score for score in ordered if score.model == model), key=lambda score: _mean_avg([score]))
+        for model in dict.fromkeys(score.model for score in ordered)
+    }
+
+
+def _shares_edits(scores: Sequence[ModelScore]) -> bool:
+    """Whether one act of editing serves two models."""
+    pairs = {(score.model, action) for score in scores for action in score.edit_actions}
+    return len(pairs) > len({action for _, action in pairs})
+
+
+def _mean_avg(scores: Sequence[ModelScore]) -> float:
+    """Mean of Avg; below everything where one is missing."""
+    mean = float(np.mean([score.axes["avg"].value for score in scores]))
+    return -1.0 if np.isnan(mean) else mean
+
+
+def _line(
+    row: object,
+    cells: pd.DataFrame,
+    scores: pd.DataFrame,
+    order: list[str],
+    models: dict[str, str],
+    templates: Sequence[str],
+) -> Line:
+    candidates = [_model_score(same, scores, order) for _, same in cells.groupby(["model", "template"], sort=False)]
+    chosen = best_prompt(candidates, templates)
+    by_model = {model: chosen[model] for model in models if model in chosen}
+    passed_over = tuple(score for score in candidates if score is not by_model.get(score.model))
+    score, freq = MISSING, None
+    if len(by_model) == len(models):
+        score = estimate(_side_by_side(by_model, models), np.tile(_AVG_WEIGHTS, len(models)) / len(models))
+        freq = _acts_of_editing(cells, by_model)
+    first = cells.iloc[0]
+    return Line(str(row), first["title"], by_model, passed_over, score, freq, bool(first["is_reference"]))
+
+
+def _acts_of_editing(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
+    """Distinct ids over the chosen cells of one seed; seeds repeat the same acts, so the largest counts."""
+    chosen = cells[cells["cell"].isin([name for score in by_model.values() for name in score.cells])]
+    return max(len(frozenset().union(*same["edit_actions"])) for _, same in chosen.groupby("seed"))
+
+
+def _model_score(cells: pd.DataFrame, scores: pd.DataFrame, order: list[str]) -> ModelScore:
+    of_cells = scores.loc[scores.index.isin(cells["cell"])]
+    by_record = of_cells.groupby(["record_id", "axis"])["score"].mean().unstack("axis")
+    scores_RC = by_record.reindex(index=order, columns=list(AVERAGED)).to_numpy(dtype=np.float64)
+    axes = {axis: estimate(scores_RC[:, [index]], np.ones(1)) for index, axis in enumerate(AVERAGED)} | {
+        "avg": estimate(scores_RC, _AVG_WEIGHTS)
+    }
+    for axis in ("loc_unrelated", "port"):
+        if axis in by_record:
+            axes[axis] = estimate(by_record[[axis]].dropna().to_numpy(dtype=np.float64), np.ones(1))
+    return ModelScore(
+        model=str(cells.iloc[0]["model"]),
+        template=str(cells.iloc[0]["template"]),
+        scores_RC=scores_RC,
+        axes=axes,
+        exact={str(axis): float(rate) for axis, rate in of_cells.groupby("axis")["exact"].mean().items()},
+        cells=tuple(cells["cell"]),
+        edit_actions=frozenset().union(*cells["edit_actions"]),
+    )
+
+
+def _side_by_side(by_model: Mapping[str, ModelScore], models: Iterable[str]) -> Floats:
+    return np.concatenate([by_model[model].scores_RC for model in models], axis=1)

@@ -1,0 +1,108 @@
+"""Tables in the terminal: one per section, the columns of a model in one block, readable at 100 to 120 characters."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from reports.layout import Column, Entry, Mark, Row, Section, Table
+
+_STYLES = {Mark.BEST: "bold green", Mark.SECOND: "underline", Mark.NONE: ""}
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table section by section, then its notes.
+
+    Where the terminal is too narrow, intervals (`±.02`) are left out of the columns under a heading; a console that is
+    no terminal (a log file) is written as wide as the table needs.
+    """
+    for section in table.sections:
+        drawn = _draw(table, section, with_intervals=True)
+        needed = _width(drawn, console)
+        if console.is_terminal and needed > console.width:
+            drawn = _draw(table, section, with_intervals=False)
+        with _at_least(console, needed):
+            console.print(drawn)
+        for remark in section.remarks:
+            console.print(Text(f"  {remark}", style="dim"), soft_wrap=True)
+    for note in table.notes:
+        console.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+
+
+class _at_least:  # noqa: N801 (a context manager in the clothes of a function)
+    """Widen a console that is no terminal."""
+
+    def __init__(self, console: Console, width: int) -> None:
+        self._console, self._before = console, console.width
+        self._width = self._before if console.is_terminal else max(width, self._before)
+
+    def __enter__(self) -> None:
+        self._console.width = self._width
+
+    def __exit__(self, *exception: object) -> None:
+        self._console.width = self._before
+
+
+def _draw(table: Table, section: Section, *, with_intervals: bool) -> RichTable:
+    drawn = RichTable(
+        title=f"{table.title}: {section.title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    drawn.add_column("", no_wrap=True)
+    blocks = list(_blocks(table.columns))
+    widths = [
+        max(
+            [
+                len(column.title),
+                *(len(_plain(row.entries[index], with_intervals or not column.group)) for row in section.rows),
+            ]
+        )
+        for index, column in enumerate(table.columns)
+    ]
+    for group, indices in blocks:
+        titles = " ".join(table.columns[index].title.ljust(widths[index]) for index in indices)
+        drawn.add_column(Text(f"{group}\n{titles}" if group else f"\n{titles}"), no_wrap=True)
+    for row in section.rows:
+        style = "dim italic" if row.is_reference else ""
+        cells = [
+            Text(" ").join(_entries(row, indices, widths, with_intervals or not group)) for group, indices in blocks
+        ]
+        drawn.add_row(Text(row.title), *cells, style=style)
+    return drawn
+
+
+def _blocks(columns: Sequence[Column]) -> Iterator[tuple[str, list[int]]]:
+    """Indices of the columns that share a heading; a column without one stands alone."""
+    numbered = enumerate(columns)
+    for (group, _), members in itertools.groupby(numbered, key=lambda item: (item[1].group, item[1].group or item[0])):
+        yield group, [index for index, _ in members]
+
+
+def _entries(row: Row, indices: Sequence[int], widths: Sequence[int], with_intervals: bool) -> Iterator[Text]:
+    for index in indices:
+        entry = row.entries[index]
+        text = Text(entry.text, style=_STYLES[entry.mark])
+        text.append(entry.note, style="not bold not underline")
+        text.append(_interval(entry, with_intervals), style="dim not bold not underline")
+        text.append(" " * (widths[index] - len(text)), style="not underline")
+        yield text
+
+
+def _plain(entry: Entry, with_intervals: bool) -> str:
+    return entry.text + entry.note + _interval(entry, with_intervals)
+
+
+def _interval(entry: Entry, with_intervals: bool) -> str:
+    return f"±{entry.half_width_text}" if with_intervals and entry.half_width_text else ""
+
+
+def _width(drawn: RichTable, console: Console) -> int:
+    """Characters per line that a table takes if it may."""
+    return drawn.__rich_measure__(console, console.options.update(width=1000)).maximum

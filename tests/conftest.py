@@ -1,0 +1,15 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real upstream records, tokenizers and published tables that some tests measure against."""
+    folder = Path(os.environ.get("HARNESS_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of upstream records at {folder} (set HARNESS_SHARED)")
+    return folder

@@ -1,0 +1,245 @@
+from dataclasses import replace
+
+import pytest
+
+from harness.canonical import file_digest
+from harness.data.load import files, load, resolve
+from harness.data.split import is_dev
+from harness.errors import UserError
+from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty flat records to edit, sixty of a train file, and files that are none of our business."""
+    write(tmp_path / "cf" / "counterfact-edit.json", [flat(number) for number in range(40)])
+    write(tmp_path / "cf" / "counterfact-train.json", [flat(number) for number in range(30, 90)])
+    write(tmp_path / "mquake.json", [{"case_id": 1, "requested_rewrite": [{"prompt": "{}"}], "questions": ["q"]}])
+    write(tmp_path / "config.json", {"lr": 1e-4})
+    (tmp_path / "LICENSE").write_text("Is this free?\nYes.\n")
+    return tmp_path
+
+
+def subjects(records):
+    return {record.subject.casefold() for record in records}
+
+
+def test_the_edits_are_the_first_records_of_the_split_in_file_order(folder):
+    test = load(resolve("counterfact", str(folder), 5)).edits
+    dev = load(resolve("counterfact", str(folder), 2, split="dev")).edits
+
+    assert [record.id for record in test] == [str(n) for n in range(40) if not is_dev("counterfact", str(n))][:5]
+    assert [record.id for record in dev] == [str(n) for n in range(40) if is_dev("counterfact", str(n))][:2]
+    assert [record.id for record in load(resolve("counterfact", str(folder), 9, split="all")).edits] == [
+        str(n) for n in range(9)
+    ]
+
+
+def test_the_three_groups_share_no_subject(folder):
+    data = load(resolve("counterfact", str(folder), 20, train=25, unrelated=10))
+
+    edits, train, unrelated = map(subjects, (data.edits, data.train, data.unrelated))
+    assert not edits & train
+    assert not edits & unrelated
+    assert not train & unrelated
+    assert (len(train), len(unrelated)) == (25, 10)
+
+
+def test_the_pools_come_from_the_other_files_first(folder):
+    data = load(resolve("counterfact", str(folder), 5, train=30, unrelated=5))
+
+    assert min(int(record.id) for record in (*data.train, *data.unrelated)) >= 30
+
+
+def test_the_rest_of_the_edited_file_fills_a_pool_that_the_other_files_do_not(folder):
+    (folder / "cf" / "counterfact-train.json").unlink()
+
+    data = load(resolve("counterfact", str(folder), 5, train=20))
+
+    assert len(data.train) == 20
+    assert not subjects(data.edits) & subjects(data.train)
+
+
+@pytest.mark.parametrize(("split", "wanted"), [("test", 3), ("dev", 2)])
+def test_a_pool_never_holds_a_record_of_the_other_half_of_the_edited_file(folder, split, wanted):
+    write(folder / "cf" / "counterfact-train.json", [flat(number) for number in range(90)])
+
+    data = load(resolve("counterfact", str(folder), wanted, split=split, train=30))
+
+    shared = [record for record in data.train if int(record.id) < 40]
+    assert all(is_dev("counterfact", record.id) == (split == "dev") for record in shared)
+
+
+def test_a_question_without_subject_about_an_edited_one_stays_out_of_the_pool(tmp_path):
+    write(tmp_path / "edits.json", [KNOWEDIT])
+    (tmp_path / "train.tsv").write_text("Where does epaspidoceras live?\tsea\nWho wrote it?\tBo\n" + TABLE)
+
+    data = load(resolve("zsre", str(tmp_path), 1, split="all", train=3))
+
+    assert "Where does epaspidoceras live?" not in [record.prompt for record in data.train]
+    assert all(record.ground_truth for record in data.train)
+
+
+def test_records_with_a_subject_are_preferred_to_questions_without(tmp_path):
+    write(tmp_path / "edits.json", [KNOWEDIT])
+    write(tmp_path / "mend_train.json", [MEND])
+    (tmp_path / "train.tsv").write_text(TABLE)
+
+    data = load(resolve("zsre", str(tmp_path), 1, split="all", train=2))
+
+    assert data.train[0].subject == "Toodyay Fire Station"
+
+
+def test_knowedit_is_edited_before_mend_and_the_original_before_the_flat_form(tmp_path):
+    write(tmp_path / "a.json", [MEND])
+    write(tmp_path / "b.json", [KNOWEDIT])
+    write(tmp_path / "c.json", [flat(1)])
+    write(tmp_path / "d.json", [COUNTERFACT])
+
+    assert load(resolve("zsre", str(tmp_path), 1, split="all")).edits[0].target_new == "Noctuidae"
+    assert load(resolve("counterfact", str(tmp_path), 1, split="all")).edits[0].id == "4482"
+
+
+def test_a_train_file_is_edited_only_where_there_is_no_other(tmp_path):
+    write(tmp_path / "knowedit-Train.json", [KNOWEDIT])
+    assert load(resolve("zsre", str(tmp_path), 1, split="all")).edits[0].target_new == "Noctuidae"
+
+    write(tmp_path / "mend-eval.json", [MEND])
+    assert load(resolve("zsre", str(tmp_path), 1, split="all")).edits[0].target_new == "Kohn Pedersen Fox"
+
+
+def test_the_hash_is_that_of_the_records_and_not_of_the_place(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write(elsewhere / "x.json", [flat(number) for number in range(40)])
+    write(elsewhere / "train.json", [flat(number) for number in range(30, 90)])
+
+    here, there = (resolve("counterfact", str(source), 5, train=5) for source in (folder, elsewhere))
+
+    assert here.sha256 == there.sha256
+    assert here.identity() == there.identity()
+
+
+@pytest.mark.parametrize("change", [{"edits": 6}, {"train": 4}, {"unrelated": 1}, {"template": "paper"}])
+def test_another_selection_has_another_hash(folder, change):
+    options = {"edits": 5, "train": 3}
+
+    assert (
+        resolve("counterfact", str(folder), **options).sha256
+        != resolve("counterfact", str(folder), **(options | change)).sha256
+    )
+
+
+def test_files_that_changed_since_planning_are_refused(folder):
+    ref = resolve("counterfact", str(folder), 5)
+    write(folder / "cf" / "counterfact-edit.json", [flat(n, target_new="Welsh") for n in range(40)])
+
+    with pytest.raises(UserError, match="the records of counterfact have changed since they were planned"):
+        load(ref)
+
+
+def test_a_change_outside_the_selection_does_not_matter(folder):
+    ref = resolve("counterfact", str(folder), 5)
+    write(folder / "cf" / "counterfact-edit.json", [flat(number) for number in range(39)])
+
+    assert load(ref).ref == ref
+
+
+def test_too_few_edits_are_refused_with_the_number_there_is(folder):
+    available = sum(not is_dev("counterfact", str(number)) for number in range(40))
+
+    with pytest.raises(UserError, match=rf"{available} records in the test split, 500 asked for") as caught:
+        resolve("counterfact", str(folder), 500)
+
+    assert caught.value.fix == f"edits: {available}"
+
+
+@pytest.mark.parametrize("pool", ["train", "unrelated"])
+def test_too_small_a_pool_is_refused_with_a_number_that_works(folder, pool):
+    with pytest.raises(UserError, match=rf"left for '{pool}', 500 asked for") as caught:
+        resolve("counterfact", str(folder), 5, **{pool: 500})
+
+    option, number = str(caught.value.fix).split(": ")
+    assert option == pool
+    assert resolve("counterfact", str(folder), 5, **{pool: int(number)}).sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"edits": 0}, "edits is 0, less than 1"),
+        ({"edits": 1, "train": -1}, "train is -1, less than 0"),
+        ({"edits": 1, "template": "papre"}, "unknown template 'papre' \\(did you mean 'paper'"),
+        ({"edits": 1, "split": "validation"}, "unknown split 'validation'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(folder, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        resolve("counterfact", str(folder), **options)
+
+
+def test_an_unknown_data_set_is_refused_with_the_nearest(folder):
+    with pytest.raises(UserError, match="unknown data set 'counterfacts' \\(did you mean 'counterfact'"):
+        resolve("counterfacts", str(folder), 1)
+
+
+def test_a_missing_folder_says_how_to_fetch(tmp_path):
+    with pytest.raises(UserError, match="no such folder") as caught:
+        resolve("zsre", str(tmp_path / "nowhere"), 1)
+
+    assert caught.value.fix == "python -m harness data fetch zsre"
+
+
+def test_a_folder_without_the_data_set_says_how_to_fetch(folder):
+    with pytest.raises(UserError, match="no file of data set 'zsre'") as caught:
+        resolve("zsre", str(folder), 1)
+
+    assert caught.value.fix == "python -m harness data fetch zsre"
+
+
+def test_a_broken_file_of_the_data_set_is_never_passed_over(folder):
+    (folder / "more.json").write_text('[{"case_id": 3, "prompt": "x", "locality_prompt": ')
+
+    with pytest.raises(UserError, match=r"more\.json: record 1: broken or cut off"):
+        resolve("counterfact", str(folder), 5)
+
+
+def test_hidden_files_are_passed_over(folder):
+    (folder / ".cache.json").write_text('[{"locality_prompt": ')
+
+    assert resolve("counterfact", str(folder), 5).sha256
+
+
+def test_the_papers_template_stands_around_every_prompt_with_the_subject_inside(tmp_path):
+    write(tmp_path / "a.json", [COUNTERFACT])
+    write(tmp_path / "b.json", [KNOWEDIT])
+
+    cloze = load(resolve("counterfact", str(tmp_path), 1, split="all", template="paper")).edits[0]
+    question = load(resolve("zsre", str(tmp_path), 1, split="all", template="paper")).edits[0]
+
+    assert cloze.prompt == "Complete this half sentence.\n [Half Sentence]: Spike Hughes originates from\n[Answer]:"
+    assert question.prompt == (
+        "Answer this question:\n[Question]: Which family does Epaspidoceras belong to?\n[Answer]:"
+    )
+    for text in (*cloze.rephrases, *cloze.generation_prompts, *(probe.prompt for probe in cloze.locality)):
+        assert text.startswith("Complete this half sentence.\n [Half Sentence]: ")
+    assert cloze.target_new == "Philadelphia"
+
+
+def test_distractors_are_cut_only_where_asked_for(tmp_path):
+    write(tmp_path / "a.json", [COUNTERFACT])
+
+    kept, cut = (
+        load(resolve("counterfact", str(tmp_path), 1, split="all", strip_distractor=strip)).edits[0]
+        for strip in (False, True)
+    )
+
+    assert kept.rephrases[0] == "The mayor ran again. Spike Hughes is native to"
+    assert cut.rephrases[0] == "Spike Hughes is native to"
+
+
+def test_the_files_of_a_selection_are_named_with_their_checksums(folder):
+    ref = resolve("counterfact", str(folder), 5, train=5)
+    paths = [folder / "cf" / name for name in ("counterfact-edit.json", "counterfact-train.json")]
+
+    assert files(ref) == {str(path): file_digest(path) for path in paths}
+    assert files(replace(ref, train=0)) == {str(paths[0]): file_digest(paths[0])}

@@ -1,0 +1,107 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from harness.data import commands
+from harness.data.show import describe, show
+from harness.errors import UserError
+from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, flat, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "a.json", [KNOWEDIT, KNOWEDIT])
+    write(tmp_path / "b.json", [MEND, MEND | {"src": "Who owns Toodyay Fire Station?", "alt": ""}])
+    write(tmp_path / "c.json", [COUNTERFACT])
+    write(tmp_path / "d.json", [flat(7)])
+    return tmp_path
+
+
+@pytest.fixture
+def printed(tmp_path):
+    def run(action, name=None, source=None, record_id=None):
+        out = io.StringIO()
+        assert commands.run(action, name, source, record_id, tmp_path, Console(file=out, width=40)) == 0
+        return out.getvalue()
+
+    return run
+
+
+def test_every_file_is_listed_with_its_use_and_counts(folder):
+    rows = describe(str(folder))
+
+    assert [(row.dataset, row.role, row.rows, row.usable) for row in rows] == [
+        ("zsre", "edits", 2, 1),
+        ("zsre", "pool", 2, 1),
+        ("counterfact", "edits", 1, 1),
+        ("counterfact", "pool", 1, 1),
+    ]
+    assert all(row.test + row.dev == row.usable for row in rows)
+    assert rows[3].path == str(folder / "d.json")
+
+
+def test_the_world_holds_both_data_sets():
+    assert [(row.dataset, row.path) for row in describe("world")] == [
+        ("zsre", "world:zsre"),
+        ("counterfact", "world:counterfact"),
+    ]
+
+
+def test_a_folder_without_any_data_says_how_to_fetch(tmp_path):
+    with pytest.raises(UserError, match=r"no editing data in this folder → python -m harness data fetch$"):
+        describe(str(tmp_path))
+
+
+def test_a_record_is_shown_with_its_edit_and_probes(folder):
+    text = show("counterfact", str(folder), "4482")
+
+    assert f"record 1 of {folder / 'c.json'}" in text
+    assert "London → Philadelphia" in text
+    assert "Max Mosley originates from → London" in text
+
+
+def test_a_record_of_a_pool_file_is_found_too(folder):
+    assert "French → English" in show("counterfact", str(folder), "7")
+
+
+def test_without_an_id_the_first_record_is_shown(folder):
+    assert "Aspidoceratidae → Noctuidae" in show("zsre", str(folder))
+
+
+def test_an_unknown_id_is_reported_with_the_nearest(folder):
+    with pytest.raises(UserError, match="no record '4483' of counterfact \\(did you mean '4482'"):
+        show("counterfact", str(folder), "4483")
+
+
+def test_a_line_break_in_a_record_stays_on_its_line(tmp_path):
+    write(tmp_path / "c.json", [COUNTERFACT | {"paraphrase_prompts": ["Year\n! Spike Hughes is"]}])
+
+    assert "Year⏎! Spike Hughes is" in show("counterfact", str(tmp_path))
+
+
+def test_the_listing_is_one_line_per_file_whatever_the_width(folder, printed):
+    lines = printed("list", source=str(folder)).splitlines()
+
+    assert len(lines) == 5
+    assert lines[0].split()[:3] == ["data", "set", "used"]
+    assert printed("list", "zsre", str(folder)).count("\n") == 3
+
+
+def test_brackets_in_a_record_are_printed_as_they_are(tmp_path, printed):
+    write(tmp_path / "c.json", [COUNTERFACT | {"generation_prompts": ["[bold]Spike Hughes[/bold] lives"]}])
+
+    assert "[bold]Spike Hughes[/bold] lives" in printed("show", "counterfact", str(tmp_path))
+
+
+def test_the_folder_of_the_environment_is_used_where_none_is_named(folder, printed, monkeypatch):
+    monkeypatch.setenv("HARNESS_DATA", str(folder))
+    assert "London → Philadelphia" in printed("show", "counterfact")
+
+    monkeypatch.delenv("HARNESS_DATA")
+    assert "world:counterfact" in printed("show", "counterfact")
+
+
+def test_show_without_a_data_set_asks_for_one(printed):
+    with pytest.raises(UserError, match="of which data set"):
+        printed("show")

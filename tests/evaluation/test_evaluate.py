@@ -1,0 +1,207 @@
+import contextlib
+import math
+from collections import Counter
+
+import pytest
+import slow_protocols
+import torch
+from tiny_models import ARCHITECTURES, tiny_model
+
+from harness.errors import UserError
+from harness.evaluation import unedited
+from harness.evaluation.evaluate import evaluate, predict, question_count
+from harness.evaluation.metrics import aggregate
+from harness.evaluation.probes import AXES, LOCALITY_AXES, probe_queries
+from harness.evaluation.protocols import PROTOCOLS, get
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef, DataSet, EditRecord, Probe
+from methods.common.plain import PlainModel
+
+REF = DataRef("counterfact", "world", edits=3, unrelated=2, sha256="ab")
+BOTH = list(PROTOCOLS.values())
+SLOW = {"teacher_forced": slow_protocols.teacher_forced, "generation": slow_protocols.generate}
+
+
+def data_set():
+    edits = (
+        EditRecord(
+            "a",
+            "The mother tongue of Danielle Darrieux is",
+            "Danielle Darrieux",
+            "English and Danish",
+            "French",
+            rephrases=("Danielle Darrieux spoke", "What is the mother tongue of Danielle Darrieux?"),
+            locality=(Probe("Björk was born in", "Reykjavík"), Probe("東京 is the capital of", "日本")),
+        ),
+        EditRecord(
+            "b",
+            "Where is the Eiffel Tower?",
+            "Eiffel Tower",
+            "Côte d'Ivoire",
+            "Paris",
+            rephrases=("The Eiffel Tower is located in",),
+            locality=(Probe("The capital of France", "is Paris, the capital of France"),),
+            portability=(Probe("The country of the Eiffel Tower is", "Côte d'Ivoire"),),
+        ),
+        EditRecord("c", "東京 is", "東京", "the capital of Iceland", ""),
+    )
+    unrelated = (
+        EditRecord("u", "Yamoussoukro is the capital of", "Yamoussoukro", "Iceland", "Côte d'Ivoire"),
+        EditRecord("v", "A question without a known answer is", "question", "this", ""),
+    )
+    return DataSet(REF, edits, (), unrelated)
+
+
+class Context:
+    """A runner's context that hands out one model and one data set."""
+
+    device, seed = "cpu", 0
+
+    def __init__(self, model):
+        self.model, self.clock, self.phases, self.steps = model, self, [], 0
+
+    def load_model(self, ref):
+        return self.model
+
+    def load_data(self, ref):
+        return data_set()
+
+    def phase(self, name):
+        self.phases.append(name)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def progress(self, description, total):
+        def advance(steps=1):
+            self.steps += steps
+
+        yield advance
+        assert self.steps == total
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def outputs(model, tmp_path):
+    spec = unedited.artifact(model.ref, REF, list(PROTOCOLS), batch_size=3)
+    unedited.build(spec, Context(model), tmp_path)
+    return unedited.UneditedOutputs.load(tmp_path)
+
+
+def _disturb(model):
+    with torch.no_grad():
+        model.value_matrix(1)[1].add_(torch.randn(32, 48, generator=torch.Generator().manual_seed(0)))
+
+
+def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model, outputs):
+    questions = probe_queries(data_set(), model.tokenizer)
+    before = {(name, asked): SLOW[name](model, asked.query) for name in SLOW for asked in questions}
+    _disturb(model)
+    rows = evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, outputs)
+    assert len(rows) == 2 * len(questions)
+    assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must show"
+    for one, (name, asked) in zip(rows, ((name, asked) for name in SLOW for asked in questions), strict=True):
+        assert (one.protocol, one.record_id, one.axis, one.probe) == (name, asked.record_id, asked.axis, asked.probe)
+        said, target = SLOW[name](model, asked.query), asked.query.target_ids
+        right = before[name, asked] if asked.axis in LOCALITY_AXES else target
+        assert one.predicted == model.tokenizer.decode(said)
+        assert one.score == sum(a == b for a, b in zip(said, right, strict=True)) / len(target)
+        assert one.exact == float(list(said) == list(right))
+        if asked.axis in LOCALITY_AXES:
+            assert one.answer_score == sum(a == b for a, b in zip(said, target, strict=True)) / len(target)
+        else:
+            assert math.isnan(one.answer_score)
+
+
+def test_the_unedited_model_keeps_all_its_answers(model, outputs):
+    metrics = aggregate(evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, outputs))
+    for protocol in PROTOCOLS:
+        for axis in LOCALITY_AXES:
+            assert metrics[protocol][axis]["score"] == metrics[protocol][axis]["exact"] == 1.0
+            assert metrics[protocol][axis]["answer_score"] < 1.0
+
+
+def test_axes_have_the_records_that_have_probes_for_them():
+    model = tiny_model("llama")
+    questions = probe_queries(data_set(), model.tokenizer)
+    assert Counter(asked.axis for asked in questions) == {
+        "reliability": 3,
+        "generality": 3,
+        "locality": 3,
+        "locality_unrelated": 1,
+        "portability": 1,
+    }
+    assert [(q.record_id, q.probe) for q in questions if q.axis == "locality"] == [("a", 0), ("a", 1), ("b", 0)]
+    assert all(
+        q.query.target == "English and Danish" for q in questions if q.record_id == "a" and q.axis == "generality"
+    )
+
+
+def test_an_axis_without_any_probe_is_absent_from_the_metrics(tmp_path):
+    model = tiny_model("llama")
+    bare = DataSet(REF, data_set().edits[2:], (), ())
+    rows = evaluate(PlainModel(model), bare, model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}))
+    assert {name: set(axes) for name, axes in aggregate(rows).items()} == {name: {"reliability"} for name in PROTOCOLS}
+
+
+class Recorder:
+    def __init__(self):
+        self.batches = []
+
+    def teacher_forced(self, queries):
+        self.batches.append([query.prompt for query in queries])
+        return [list(query.target_ids) for query in queries]
+
+    generate = teacher_forced
+
+
+def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
+    """Otherwise rounding could differ between the unedited run, which asks for locality alone, and a cell."""
+    tokenizer, alone, among = tiny_model("llama").tokenizer, Recorder(), Recorder()
+    protocol = get("generation")
+    predict(alone, probe_queries(data_set(), tokenizer, LOCALITY_AXES), protocol, 2)
+    predict(among, probe_queries(data_set(), tokenizer), protocol, 2)
+    assert all(batch in among.batches for batch in alone.batches)
+
+
+def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts_them():
+    tokenizer, steps = tiny_model("llama").tokenizer, []
+    questions = probe_queries(data_set(), tokenizer)[::-1]
+    answers = predict(Recorder(), questions, get("teacher_forced"), 2, lambda count: steps.append(count))
+    assert answers == [list(asked.query.target_ids) for asked in questions]
+    assert sum(steps) == len(questions) == question_count(data_set(), [get("teacher_forced")], AXES)
+
+
+def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused():
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="never asked"):
+        evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}))
+
+
+def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_path():
+    def key(model="zoo/llama", data=REF, protocols=("generation",), batch_size=8, source=""):
+        return unedited.artifact(ModelRef(model, "zoo", source), data, protocols, batch_size).key
+
+    assert key() == key(source="elsewhere")
+    assert key() == key(data=DataRef("counterfact", "elsewhere", edits=3, unrelated=2, sha256="ab"))
+    others = [
+        key(model="zoo/gptj"),
+        key(data=DataRef("counterfact", "world", edits=3, unrelated=2, sha256="cd")),
+        key(protocols=("teacher_forced",)),
+        key(batch_size=9),
+    ]
+    assert len({key(), *others}) == 5
+
+
+def test_a_protocols_version_is_part_of_the_identity_of_unedited_outputs(monkeypatch):
+    before = unedited.artifact(ModelRef("zoo/llama", "zoo"), REF, ["generation"], 8).key
+    monkeypatch.setattr(type(get("generation")), "version", 2)
+    assert unedited.artifact(ModelRef("zoo/llama", "zoo"), REF, ["generation"], 8).key != before
+
+
+def test_an_unknown_protocol_is_refused_with_the_nearest_known_one():
+    with pytest.raises(UserError, match="did you mean 'generation'"):
+        get("generations")

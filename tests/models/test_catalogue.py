@@ -1,0 +1,107 @@
+import subprocess
+import sys
+
+import pytest
+
+from harness.errors import UserError
+from harness.models import catalogue
+from harness.models.catalogue import CATALOGUE, ModelRef, availability, entry, names, reference
+from harness.records import DataRef
+
+PUBLISHED_PARAMETERS = {
+    "llama2-7b": 6_738_415_616,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "gpt-j-6b": 6_050_882_784,
+    "tinyllama-1.1b": 1_100_048_384,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "mistral-7b-v0.3": 7_248_023_552,
+}
+CORPUS = DataRef("zsre", "world", edits=5, sha256="ab")
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_the_shape_of_an_entry_makes_the_published_number_of_parameters(name):
+    assert entry(name).parameters == PUBLISHED_PARAMETERS[name]
+
+
+def test_the_parameter_formula_equals_the_modules_of_every_architecture():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness.models.random_weights import configuration
+
+    for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *filter(lambda n: "zoo" in n, names())):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(configuration(entry(name)))
+        assert sum(parameter.numel() for parameter in model.parameters()) == entry(name).parameters, name
+        layout = entry(name).layout
+        for path in (layout.block, layout.attention, layout.mlp, layout.value_matrix, layout.final_norm, layout.head):
+            model.get_submodule(path.format(0))
+        value_matrix = model.get_submodule(layout.value_matrix.format(0))
+        assert tuple(value_matrix.weight.shape) == (entry(name).hidden, entry(name).ffn)
+        assert model.get_submodule(layout.embeddings) is model.get_input_embeddings()
+
+
+def test_memory_follows_the_precision():
+    assert entry("llama2-7b").memory_bytes() == 2 * 6_738_415_616
+    assert entry("llama2-7b").memory_bytes("float32") == 4 * 6_738_415_616
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"unknown model 'lama2-7b' \(did you mean 'llama2-7b'"):
+        entry("lama2-7b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "llama2-7b", "dtype": "bfloat61"}, "did you mean 'bfloat16'"),
+        ({"name": "llama2-7b", "weights": "zoo"}, "cannot be trained on the spot"),
+        ({"name": "zoo/llama", "source": "x/y"}, "has no source"),
+        ({"name": "zoo/llama", "weights": "pretrained"}, "no published weights"),
+        ({"name": "llama2-7b", "source": "/no/such/folder"}, "no model folder at /no/such/folder"),
+        ({"name": "llama2-7b", "source": "no/such/folder"}, "no model folder at no/such/folder"),
+        ({"name": "llama2-7b", "weights": "random", "source": "/no/such/folder"}, "no tokenizer in /no/such/folder"),
+    ],
+)
+def test_a_reference_that_cannot_be_is_refused_in_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as raised:
+        reference(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_decides_how_its_weights_are_made():
+    assert reference("zoo/llama", corpus=CORPUS) == ModelRef("zoo/llama", "zoo", "", "float32", CORPUS)
+    hub = reference("llama2-7b")
+    assert (hub.weights, hub.source, hub.dtype) == ("pretrained", "meta-llama/Llama-2-7b-hf", "bfloat16")
+    assert reference("llama3-70b", weights="random").weights == "random"
+
+
+def test_another_source_precision_or_corpus_is_another_model_and_another_path_to_the_corpus_is_not():
+    assert reference("llama2-7b").identity() != reference("llama2-7b", source="other/llama").identity()
+    assert reference("llama2-7b").identity() != reference("llama2-7b", dtype="float32").identity()
+    assert reference("llama2-7b").identity() != reference("llama2-7b", weights="random").identity()
+    elsewhere = DataRef("zsre", "elsewhere", edits=5, sha256="ab")
+    assert reference("zoo/llama", corpus=CORPUS).identity() == reference("zoo/llama", corpus=elsewhere).identity()
+
+
+def test_only_pretrained_weights_can_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert availability(reference("zoo/llama", corpus=CORPUS)) is None
+    assert availability(reference("llama3-70b", weights="random")) is None
+    assert availability(reference("llama2-7b")) == "meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"
+
+
+def test_titles_and_hub_ids_are_unique():
+    for attribute in ("title", "hub_id"):
+        values = [getattr(made, attribute) for made in CATALOGUE.values() if getattr(made, attribute)]
+        assert len(values) == len(set(values))
+
+
+def test_the_catalogue_imports_no_torch():
+    code = f"import sys, {catalogue.__name__} as c; c.availability(c.reference('llama2-7b')); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "pandas", "mlflow"} & set(loaded)

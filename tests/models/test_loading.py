@@ -1,0 +1,300 @@
+"""Checkpoints of two layers, written as the real ones are, through the code that loads the real ones."""
+
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from real_tokenizers import write_tokenizer
+from slow_protocols import teacher_forced
+from tiny_models import tiny_entry, tiny_model
+
+from harness.errors import UserError
+from harness.models import checkpoint, hub
+from harness.models.architecture import CatalogueEntry
+from harness.models.catalogue import CATALOGUE, ModelRef, availability, reference
+from harness.models.convert import convert, main
+from harness.models.loading import load
+from harness.models.random_weights import byte_tokenizer, random_model
+from harness.tokens import joint_query
+from methods.common.weights import weight_hash
+
+TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
+
+
+def add_entry(monkeypatch, architecture: str, **changes) -> CatalogueEntry:
+    """A catalogue entry of two layers under a name that is not the zoo's."""
+    made = dataclasses.replace(tiny_entry(architecture), name=f"tiny-{architecture}", hub_id="tiny/model", **changes)
+    monkeypatch.setitem(CATALOGUE, made.name, made)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Llama with its tokenizer, as `save_pretrained` writes them."""
+    model = tiny_model("llama")
+    model.model.save_pretrained(tmp_path / "tiny")
+    model.tokenizer.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    return add_entry(monkeypatch, "llama").name
+
+
+@pytest.mark.parametrize("architecture", TOKENIZERS)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_saved_checkpoint_loads_bit_for_bit_with_the_real_tokenizer(
+    architecture, shards, shared, tmp_path, monkeypatch
+):
+    made = add_entry(monkeypatch, architecture, vocab=50400 if architecture == "gptj" else 32000)
+    saved = random_model(made, "float32", torch.device("cpu"), seed=3)
+    size = sum(parameter.nbytes for parameter in saved.parameters())
+    saved.save_pretrained(tmp_path, max_shard_size=size + 1 if shards == 1 else made.vocab * made.hidden * 4 + 1)
+    assert (tmp_path / checkpoint.WEIGHT_INDEX).exists() == (shards > 1)
+    write_tokenizer(TOKENIZERS[architecture], shared, tmp_path)
+
+    ref = reference(made.name, source=str(tmp_path), dtype="float32")
+    assert availability(ref) is None
+    model = load(ref, "cpu")
+
+    assert weight_hash(model.model) == weight_hash(saved)
+    assert not model.model.training
+    assert not any(parameter.requires_grad for parameter in model.model.parameters())
+    assert model.model.config._attn_implementation == ("eager" if architecture == "gptj" else "sdpa")
+    query = joint_query(model.tokenizer, "The capital of France is", "Paris")
+    assert len(teacher_forced(model, query)) == len(query.target_ids) == 1
+
+
+def test_the_precision_of_the_reference_is_the_precision_of_the_model(tiny, folder):
+    model = load(reference(tiny, source=str(folder), dtype="bfloat16"), "cpu")
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
+
+
+def test_the_parts_of_a_model_are_found_by_layer(tiny, folder):
+    model = load(reference(tiny, source=str(folder)), "cpu")
+    name, weight = model.value_matrix(-1)
+    assert name == "model.layers.1.mlp.down_proj.weight"
+    assert weight.shape == (32, 48)
+    assert model.block(0) is model.model.model.layers[0]
+    assert (model.head, model.final_norm) == (model.model.lm_head, model.model.model.norm)
+    for path, layer in ((model.layout.block, 2), (model.layout.block, None), (model.layout.head, 0)):
+        with pytest.raises(ValueError, match="layer"):
+            model.module(path, layer)
+
+
+def test_a_copy_of_a_folder_is_the_same_model_and_other_weights_of_another_shape_are_not(tiny, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    first, second = (reference(tiny, source=str(tmp_path / name)) for name in ("tiny", "copy"))
+    assert first.identity() == second.identity()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    assert reference(tiny, source=str(folder)).sha256 != second.sha256
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+    "half a config": (lambda f: (f / "config.json").write_text('{"model_type": '), "is not JSON"),
+    "truncated weights": (lambda f: _truncate(f / "model.safetensors"), "is damaged"),
+    "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "is truncated"),
+    "a web page": (lambda f: (f / "model.safetensors").write_bytes(b"<!doctype html>" * 9), "is truncated"),
+    "a bad header": (
+        lambda f: (f / "model.safetensors").write_bytes((9).to_bytes(8, "little") + b"not JSON!"),
+        "is not a safetensors file",
+    ),
+    "a missing shard": (
+        lambda f: (f / checkpoint.WEIGHT_INDEX).write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
+        "lacks 1 of 1 weight files: model-1.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_line_when_it_is_named_and_when_it_is_loaded(damage, tiny, folder):
+    whole = reference(tiny, source=str(folder))
+    break_it, message = DAMAGES[damage]
+    break_it(folder)
+    for act in (lambda: reference(tiny, source=str(folder)), lambda: load(whole, "cpu")):
+        with pytest.raises(UserError, match=message) as raised:
+            act()
+        assert "\n" not in str(raised.value)
+        assert raised.value.fix
+    assert message in availability(whole)
+
+
+def test_a_folder_of_another_architecture_is_refused(folder, monkeypatch):
+    made = add_entry(monkeypatch, "gptj")
+    ref = reference(made.name, source=str(folder))
+    assert "holds a llama model" in availability(ref)
+    with pytest.raises(UserError, match="holds a llama model, but tiny-gptj is a gptj model"):
+        load(ref, "cpu")
+
+
+def test_a_folder_of_another_size_is_refused(folder):
+    with pytest.raises(UserError, match=r"holds \(layers, width\) \(2, 32\), but llama2-7b has \(32, 4096\)"):
+        load(reference("llama2-7b", source=str(folder)), "cpu")
+
+
+def test_weights_without_a_tensor_of_the_model_are_refused(tiny, folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 tensors of its model, lm_head\.weight first"):
+        load(reference(tiny, source=str(folder)), "cpu")
+
+
+def test_a_tokenizer_that_forgets_the_bos_is_refused(tiny, folder):
+    """Silently different ids would only show as worse scores."""
+    text = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(text | {"post_processor": None}))
+    with pytest.raises(UserError, match="does not start texts with BOS; tiny-llama was trained so"):
+        load(reference(tiny, source=str(folder)), "cpu")
+
+
+def test_an_unreadable_tokenizer_is_refused(tiny, folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(reference(tiny, source=str(folder)), "cpu")
+
+
+def test_code_that_comes_with_a_checkpoint_is_never_run(tiny, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint ran')")
+    model = load(reference(tiny, source=str(folder)), "cpu")
+    assert type(model.model).__name__ == "LlamaForCausalLM"
+
+
+def test_pickled_weights_are_refused_until_they_are_converted(tiny, folder, capsys):
+    expected = weight_hash(load(reference(tiny, source=str(folder)), "cpu").model)
+    tensors = tiny_model("llama").model.state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickled weights") as refused:
+        reference(tiny, source=str(folder))
+    assert refused.value.fix == f"python -m harness.models.convert {folder}"
+    assert main([str(folder)]) == 0
+    assert "model-00001-of-00001.safetensors" in capsys.readouterr().out
+    assert weight_hash(load(reference(tiny, source=str(folder)), "cpu").model) == expected
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("code of the pickle ran",)
+
+    torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be read as tensors alone"):
+        convert(tmp_path)
+    assert main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_downloaded_snapshot_is_loaded_without_a_network(tiny, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    ref = reference(tiny)
+    assert "not on this machine" in availability(ref)
+    cached = tmp_path / "models--tiny--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    shutil.copytree(folder, cached / "snapshots" / "abc")
+    assert reference(tiny) == ref, "downloading must not change the identity"
+    assert availability(ref) is None
+    assert load(ref, "cpu").model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("LocalEntryNotFoundError", "the hub cannot be reached"),
+        ("OfflineModeIsEnabled", "the hub cannot be reached"),
+        ("ENOSPC", "no space left"),
+        ("GatedRepoError", "needs its licence to be accepted"),
+        ("RepositoryNotFoundError", "the hub has no model tiny/model"),
+        ("HfHubHTTPError", "downloading tiny/model failed"),
+    ],
+)
+def test_a_failed_download_is_one_line(error, message, tmp_path, monkeypatch):
+    from huggingface_hub import errors
+
+    if error == "ENOSPC":
+        raised = OSError(28, "No space left on device")
+    elif error in {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}:
+        raised = getattr(errors, error)("no")
+    else:
+        answer = SimpleNamespace(headers={}, request=None, status_code=404, url="https://hub", text="")
+        raised = getattr(errors, error)("no", response=answer)
+
+    def download(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match=message):
+        hub.snapshot("tiny/model")
+
+
+def test_a_device_that_is_not_there_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        load(reference(tiny, weights="random"), "cuda")
+
+
+@pytest.mark.parametrize("architecture", [*TOKENIZERS, "qwen2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_have_the_entrys_shape_and_precision_and_the_same_bits_each_time(
+    architecture, dtype, monkeypatch
+):
+    base = add_entry(monkeypatch, "llama" if architecture == "qwen2" else architecture, vocab=600)
+    made = dataclasses.replace(base, architecture=architecture)
+    monkeypatch.setitem(CATALOGUE, made.name, made)
+    state = torch.random.get_rng_state()
+    model, again = (load(reference(made.name, weights="random", dtype=dtype), "cpu") for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, dtype)}
+    assert sum(parameter.numel() for parameter in model.model.parameters()) == made.parameters
+    assert weight_hash(model.model) == weight_hash(again.model)
+    logits = model.model(input_ids=torch.tensor([[1, 2, 3]])).logits
+    assert torch.isfinite(logits).all()
+    assert logits.std() > 0
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_the_byte_tokenizer_has_the_models_vocabulary_and_gives_every_text_back(adds_bos):
+    made = dataclasses.replace(tiny_entry("llama"), vocab=32000, adds_bos=adds_bos)
+    tokenizer = byte_tokenizer(made)
+    assert len(tokenizer) == 32000
+    ids = tokenizer("Côte 東京 ☃")["input_ids"]
+    assert (ids[0] == tokenizer.bos_token_id) == adds_bos
+    assert tokenizer.decode(ids[adds_bos:]) == "Côte 東京 ☃"
+    assert tokenizer.decode([31999])
+
+
+def test_random_weights_may_borrow_a_real_tokenizer(shared, tmp_path, monkeypatch):
+    made = add_entry(monkeypatch, "llama", vocab=32000)
+    write_tokenizer("llama2", shared, tmp_path)
+    model = load(reference(made.name, weights="random", source=str(tmp_path)), "cpu")
+    assert model.tokenizer("Paris")["input_ids"] == [1, 3681]
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(shared, tmp_path, monkeypatch):
+    made = add_entry(monkeypatch, "llama", vocab=300)
+    write_tokenizer("llama2", shared, tmp_path)
+    with pytest.raises(UserError, match="has 32000 ids, its model 300"):
+        load(reference(made.name, weights="random", source=str(tmp_path)), "cpu")
+
+
+def test_a_zoo_model_without_its_artifact_is_a_bug():
+    with pytest.raises(ValueError, match="artifact"):
+        load(ModelRef("zoo/llama", "zoo"), "cpu")

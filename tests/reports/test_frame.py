@@ -1,0 +1,119 @@
+"""From a store to frames."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.errors import UserError
+from reports.frame import load_suite
+
+
+def load(fake):
+    return load_suite(fake.root, "main_table", "mini")
+
+
+def test_there_is_one_row_per_finished_cell_and_protocol(fake):
+    frame = load(fake.write_suite())
+    assert len(frame.cells) == 3 * 3 * 2 * 2
+    assert frame.missing.empty
+    row = frame.cells.iloc[0]
+    metrics = json.loads((fake.root / "cells" / row["cell"] / "metrics.json").read_text())[row["protocol"]]
+    assert row["rel"] == metrics["reliability"]["score"]
+    assert row["loc_unrelated_exact"] == metrics["locality_unrelated"]["exact"]
+    assert row["avg"] == pytest.approx(
+        np.mean([metrics[a]["score"] for a in ("reliability", "generality", "locality")])
+    )
+
+
+def test_records_are_means_over_their_probes(fake):
+    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_manifest()
+    probes = pd.read_parquet(folder / "records.parquet")
+    is_wanted = (probes["axis"] == "locality") & (probes["record_id"] == "r7") & (probes["protocol"] == "generation")
+    records = load(fake).records
+    one = records[(records["axis"] == "loc") & (records["record_id"] == "r7") & (records["protocol"] == "generation")]
+    assert is_wanted.sum() == 2
+    assert one["score"].tolist() == [probes[is_wanted]["score"].mean()]
+
+
+def test_a_missing_axis_makes_the_average_missing(fake):
+    fake.write_cell("ft-l", "zoo/llama", "zsre", chances={"reliability": 1.0, "generality": 0.5})
+    fake.write_manifest()
+    cells = load(fake).cells
+    assert cells["loc"].isna().all()
+    assert cells["avg"].isna().all()
+    assert cells["rel"].tolist() == [1.0, 1.0]
+
+
+def test_a_cell_without_any_answer_has_no_scores(fake):
+    """A model with random weights is measured for cost only."""
+    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_cell("ft-l", "zoo/mistral", "zsre")
+    fake.write_manifest()
+    pd.read_parquet(folder / "records.parquet").iloc[:0].to_parquet(folder / "records.parquet")
+    (folder / "metrics.json").write_text(json.dumps({"diagnostics": {}}))
+    cells = load(fake).cells.set_index("model")
+    assert cells.loc["zoo/llama", "avg"].isna().all()
+    assert cells.loc["zoo/mistral", "avg"].notna().all()
+
+
+def test_metrics_that_contradict_the_records_are_refused(fake):
+    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_manifest()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["generation"]["generality"]["score"] += 0.1
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="generation gen"):
+        load(fake)
+
+
+def test_a_suite_that_was_not_run_names_the_command(fake):
+    with pytest.raises(UserError, match="has not been run") as refusal:
+        load(fake)
+    assert refusal.value.fix == "python -m harness run suites/main_table.yaml --scale mini"
+
+
+def test_a_suite_without_a_finished_cell_says_why(fake):
+    fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
+    fake.write_manifest()
+    with pytest.raises(UserError, match=r"none of its 1 cells is finished \(failed: out of memory\)"):
+        load(fake)
+
+
+def test_two_cells_on_one_line_are_refused(fake):
+    fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"lr": 1})
+    fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"lr": 2})
+    fake.write_manifest()
+    with pytest.raises(UserError, match="are the same line of a table"):
+        load(fake)
+
+
+def test_titles_tell_variants_and_sizes_of_data_apart(fake):
+    fake.write_cell("onceedit", "zoo/llama", "zsre", variant="deepen")
+    fake.write_cell("onceedit", "zoo/llama", "zsre", label="DeePEn+DW", hparams={"lr": 1})
+    fake.write_cell("onceedit", "zoo/llama", "zsre", variant="deepen", records=20)
+    fake.write_manifest()
+    cells = load(fake).cells
+    assert set(cells["title"]) == {"OnceEdit (deepen)", "DeePEn+DW"}
+    assert set(cells["section_title"]) == {"ZsRE (edits 50)", "ZsRE (edits 20)"}
+
+
+def test_unfinished_cells_are_named_with_their_reason(fake):
+    fake.write_suite(models=("zoo/llama", "zoo/mistral"))
+    fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
+    fake.add_planned("onceedit", "zoo/mistral", "counterfact")
+    fake.add_planned("onceedit", "zoo/gptj", "counterfact")
+    fake.add_planned("ft-l", "zoo/llama", "mquake")
+    fake.add_planned("rome", "zoo/llama", "zsre")
+    fake.write_manifest()
+    missing = load(fake).missing
+    told = list(zip(missing["title"], missing["model"], missing["data"], missing["reason"], strict=True))
+    assert told == [
+        ("FT-L", "zoo/llama", "zsre", "failed: out of memory"),
+        ("OnceEdit", "zoo/mistral", "counterfact", "not run"),
+        ("OnceEdit", "zoo_gptj", "counterfact", "not run"),
+        ("FT-L", "zoo/llama", "mquake", "not run"),
+        ("rome", "zoo/llama", "zsre", "not run"),
+    ]

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import pytest
+
+from harness.errors import UserError
+from harness.suite import Schedule, load_suite, suite_json_schema
+from tests.suite.conftest import BASE
+
+
+def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
+    bare = load_suite(write())
+    mapped = load_suite(write(base=BASE.replace("[llama2-7b", "[{name: llama2-7b}")))
+    assert bare == mapped
+
+
+def test_options_may_stand_beside_the_name_or_under_hparams(write):
+    loose = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, layer: 5}")))
+    under = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, hparams: {layer: 5}}")))
+    assert loose == under
+    hparams = loose.methods[1].hparams["llama2-7b"]
+    assert hparams.values["layer"] == 5
+    assert hparams.sources["layer"] == "suite suite.yaml:3"
+    assert hparams.sources["lr"].startswith("OnceEdit")
+
+
+def test_each_model_has_the_hyper_parameters_of_its_own_file(write):
+    by_model = load_suite(write()).methods[1].hparams
+    assert (by_model["llama2-7b"].values["layer"], by_model["gpt-j-6b"].values["layer"]) == (27, 21)
+
+
+def test_a_planned_method_is_known_but_not_built(write):
+    suite = load_suite(write(base=BASE.replace("none", "wise")))
+    assert [(entry.name, entry.built) for entry in suite.methods] == [("wise", False), ("ft-l", True)]
+
+
+def test_the_label_of_a_variant_is_its_name_after_the_method(write):
+    suite = load_suite(write(base=BASE.replace("none", "{name: ft-l, variant: unconstrained}")))
+    assert [entry.label for entry in suite.methods] == ["ft-l.unconstrained", "ft-l"]
+    assert suite.methods[0].hparams["llama2-7b"].values["norm_constraint"] is None
+
+
+def test_filters_keep_the_order_of_the_suite(write):
+    suite = load_suite(write(), only=["method=ft-l,none", "model=gpt-j-6b"])
+    assert [entry.name for entry in suite.methods] == ["none", "ft-l"]
+    assert [entry.name for entry in suite.models] == ["gpt-j-6b"]
+
+
+def test_a_method_is_filtered_by_label_or_by_name(write):
+    path = write(base=BASE.replace("none", "{name: ft-l, label: free, variant: unconstrained}"))
+    assert [entry.label for entry in load_suite(path, only=["method=free"]).methods] == ["free"]
+    assert [entry.label for entry in load_suite(path, only=["method=ft-l"]).methods] == ["free", "ft-l"]
+
+
+def test_the_data_folder_of_an_entry_comes_before_all_others(write, tmp_path, monkeypatch):
+    for name in ("own", "given", "environment"):
+        (tmp_path / name).mkdir()
+    path = write()
+    assert load_suite(path).datasets[0].source == ""
+    monkeypatch.setenv("HARNESS_DATA", "environment")
+    assert load_suite(path).datasets[0].source == "environment"
+    assert load_suite(path, data="given").datasets[0].source == "given"
+    own = write(base=BASE.replace("edits: 100", "path: own"))
+    assert load_suite(own, data="given").datasets[0].source == "own"
+
+
+def test_a_suite_takes_what_it_does_not_say_from_its_base(write):
+    write("seeds: [1, 2]\n", name="base.yaml")
+    suite = load_suite(write("extends: base.yaml\nname: over\nmethods: [none]\n", base=""))
+    assert (suite.name, suite.seeds, len(suite.methods), len(suite.models)) == ("over", (1, 2), 1, 2)
+
+
+def test_a_sequential_schedule_is_fitted_to_a_data_set(write):
+    suite = load_suite(write("schedule: {sequential: {block: 20, score_at: [10, 50, 100]}}\n"))
+    assert suite.schedule == Schedule("sequential", 20, (10, 50, 100))
+    assert suite.schedule.within(50) == Schedule("sequential", 20, (10, 50))
+    assert suite.schedule.within(8) == Schedule("sequential", 8, (8,))
+    assert Schedule().within(8) == Schedule()
+
+
+def test_the_json_schema_accepts_names_and_forbids_unknown_keys():
+    schema = suite_json_schema()
+    assert schema["additionalProperties"] is False
+    models = schema["properties"]["models"]["items"]
+    assert {"type": "string"} in schema["$defs"][models["$ref"].rsplit("/", 1)[-1]]["anyOf"]
+
+
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "mlflow", "pandas", "numpy"])
+def test_loading_a_suite_imports_nothing_heavy(heavy):
+    code = (
+        "import sys; from harness.suite import load_suite; load_suite('suites/main_table.yaml', scale='mini'); "
+        f"sys.exit({heavy!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_method_that_is_filtered_out_needs_no_hyper_parameters(write):
+    path = write(base=BASE.replace("llama2-7b", "llama3-8b"))
+    with pytest.raises(
+        UserError, match=r"has no value of 'layer' for llama3-8b: write methods/hparams/ft-l/llama3-8b\.yaml"
+    ):
+        load_suite(path)
+    assert load_suite(path, only=["method=none"]).methods[0].name == "none"

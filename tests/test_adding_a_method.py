@@ -1,0 +1,161 @@
+"""The method of docs/adding-a-method.md, taken from the page as it stands: it registers, edits, reverts and runs."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from support import ROOT, environment, write_home, write_suite
+from tiny_models import ARCHITECTURES, tiny_model
+
+import methods
+from harness.artifacts import ArtifactCache
+from harness.context import RunContext
+from harness.data.load import load, resolve
+from harness.errors import UserError
+from harness.hparams import resolve as resolve_hparams
+from harness.progress import ProgressBars
+from harness.store import Store
+from harness.suite import load_suite
+from harness.tokens import joint_query
+from methods import registry
+from methods.common.plain import PlainModel
+from methods.common.weights import weight_hash
+
+PAGE = (ROOT / "docs" / "adding-a-method.md").read_text()
+MODULE, HPARAMS, SUITE = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def install(folder):
+    """Put module and values where the page says, in some `methods/`."""
+    (folder / "last_layer.py").write_text(MODULE)
+    place = folder / "hparams" / "last-layer"
+    place.mkdir(parents=True)
+    (place / "default.yaml").write_text(HPARAMS)
+
+
+@pytest.fixture
+def method(tmp_path, monkeypatch):
+    """The class, as the registry hands it out."""
+    install(tmp_path)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "_METHODS", dict(registry.available()))
+    importlib.invalidate_caches()
+    importlib.import_module("methods.last_layer")
+    yield registry.get("last-layer")
+    del sys.modules["methods.last_layer"], methods.last_layer
+
+
+@pytest.fixture
+def editor(method, tmp_path):
+    """With the values of the page, but more steps: random weights start further away than a trained model."""
+    resolved = resolve_hparams("last-layer", "zoo/llama", {"steps": 150}, folder=tmp_path / "hparams")
+    return method(method.Hparams.model_validate(resolved.values))
+
+
+@pytest.fixture
+def context(tmp_path):
+    return RunContext(ArtifactCache(Store(tmp_path / "store")), "cpu", ProgressBars(Console(quiet=True)))
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return [record.request() for record in load(resolve("counterfact", "world", 4)).edits]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_example_makes_a_model_say_its_targets_and_gives_it_back_bit_for_bit(
+    architecture, editor, context, requests
+):
+    model = tiny_model(architecture)
+    queries = [joint_query(model.tokenizer, request.prompt, request.target_new) for request in requests]
+    wanted = [list(query.target_ids) for query in queries]
+    before, unedited = weight_hash(model.model), PlainModel(model).teacher_forced(queries)
+    assert unedited != wanted
+
+    edited = editor.edit(model, requests, {}, context)
+    assert edited.teacher_forced(queries) == wanted
+    assert weight_hash(model.model) != before
+    assert context.clock.seconds["edit"] > 0
+
+    edited.revert()
+    assert weight_hash(model.model) == before
+    assert PlainModel(model).teacher_forced(queries) == unedited
+
+
+def test_the_example_gives_the_same_bits_twice(editor, context, requests):
+    hashes = []
+    for _ in range(2):
+        model = tiny_model("llama")
+        editor.edit(model, requests, {}, context)
+        hashes.append(weight_hash(model.model))
+    assert hashes[0] == hashes[1]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in which somebody followed the page."""
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "methods", root / "methods", ignore=shutil.ignore_patterns("__pycache__"))
+    install(root / "methods")
+    shutil.copytree(ROOT / "suites", root / "suites")
+    (root / "suites" / "try_last_layer.yaml").write_text(SUITE)
+    for room in ("harness", "reports", "slurm"):
+        (root / room).symlink_to(ROOT / room)
+    return root
+
+
+def python(checkout, *arguments):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=checkout,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_new_module_is_listed_and_planned_without_torch(checkout):
+    assert re.search(r"last-layer +Last layer, weights", python(checkout, "-m", "harness", "list", "methods"))
+    plan = python(checkout, "-m", "harness", "plan", "suites/try_last_layer.yaml", "--scale", "mini")
+    assert "3 cells, 3 can run here" in plan
+    assert "gentle" in plan
+    assert python(checkout, "-c", "import sys, methods.last_layer; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_the_example_is_in_the_style_of_the_project(tmp_path):
+    install(tmp_path)
+    for verb in ("check", "format --diff"):
+        python(ROOT, "-m", "ruff", *verb.split(), "--config", ROOT / "pyproject.toml", tmp_path / "last_layer.py")
+
+
+def test_the_suite_of_the_page_is_refused_without_the_method(tmp_path):
+    suite = tmp_path / "try_last_layer.yaml"
+    suite.write_text(SUITE)
+    with pytest.raises(UserError, match="unknown method 'last-layer'"):
+        load_suite(suite, scale="mini")
+
+
+@pytest.mark.slow
+def test_a_whole_run_scores_the_example_above_the_unedited_model(checkout, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    write_home(home)
+    suite = write_suite(home / "small.yaml", methods=["none", {"name": "last-layer", "steps": 80}])
+    python(checkout, "-m", "harness", "run", suite, "--store", tmp_path / "store", "--no-report")
+    reliability = {
+        folder.name.rpartition("-counterfact")[0]: json.loads((folder / "metrics.json").read_text())["teacher_forced"][
+            "reliability"
+        ]["score"]
+        for folder in (tmp_path / "store" / "cells").iterdir()
+    }
+    for model in ("zoo_llama", "zoo_gptj"):
+        assert reliability[f"last-layer-{model}"] > reliability[f"none-{model}"] + 0.5

@@ -1,0 +1,268 @@
+"""The command line as a user meets it: one line for each mistake, nothing lost, nothing done twice."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, environment, harness, results, write_home, write_suite
+
+MAIN = "suites/main_table.yaml"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    """A store in which the suite is finished."""
+    done = harness("run", home / "small.yaml", "--store", home / "store", "--no-report")
+    assert done.returncode == 0, done.stderr
+    assert "4 cells finished, 0 were there already, 0 failed" in done.stdout
+    return home / "store"
+
+
+@pytest.fixture
+def store(finished, tmp_path):
+    """A copy of that store, to be spoilt."""
+    return shutil.copytree(finished, tmp_path / "store")
+
+
+def state(store):
+    """Everything in a store but its manifest and its lock: names, bytes and times."""
+    return {
+        str(path.relative_to(store)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for folder in ("cells", "artifacts")
+        for path in (store / folder).rglob("*")
+    }
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr of a command that failed."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("harness: ")
+    assert "Traceback" not in done.stdout
+    return done.stderr
+
+
+def truncate(home):
+    file = home / "records" / "counterfact.json"
+    file.write_text(file.read_text()[:5000])
+
+
+def clip_weights(home):
+    file = home / "llama" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+MISTAKES = {
+    "an unknown method": ({"methods": ["none", "romme"]}, None, ["unknown method 'romme'", "rome", ":"]),
+    "a typo in a key": ({"modles": ["zoo/llama"]}, None, ["modles", "models"]),
+    "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
+    "a method that is not built": ({"methods": ["none", "mend"]}, None, ["not built yet: mend", "built are: ", "ft-l"]),
+    "a model path that does not exist": (
+        {"models": [{"name": "zoo/llama", "weights": "pretrained", "path": "nowhere/model"}]},
+        None,
+        ["no such folder: nowhere/model"],
+    ),
+    "a data folder that does not exist": (
+        {"datasets": [{"name": "counterfact", "path": "nowhere", "edits": 8}]},
+        None,
+        ["no such folder: nowhere"],
+    ),
+    "a truncated data file": ({}, truncate, ["counterfact.json", "record"]),
+    "a truncated weight file": ({}, clip_weights, ["model.safetensors", "damaged"]),
+    "more edits than records": (
+        {"datasets": [{"name": "counterfact", "path": None, "edits": 8000}]},
+        None,
+        ["80 records, 8000 asked for", "edits: 80"],
+    ),
+    "a cluster that is not here": ({"launch": "a100"}, None, ["--launch local", "--scale mini"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_lost(mistake, home, store, tmp_path):
+    changes, damage, words = MISTAKES[mistake]
+    spoilt = tmp_path / "home"
+    for name in ("llama", "gptj", "records"):
+        shutil.copytree(home / name, spoilt / name)
+    for entry in changes.get("datasets", []):
+        if entry["path"] is None:
+            entry["path"] = str(spoilt / "records")
+    suite = write_suite(spoilt / "small.yaml", **changes)
+    if damage:
+        damage(spoilt)
+    before = state(store)
+    line = refused(harness("run", suite, "--store", store, "--no-report"))
+    for word in words:
+        assert word in line
+    assert state(store) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "suites/mian_table.yaml"], ["suites/mian_table.yaml"]),
+        (["run", MAIN, "--scale", "minni"], ["unknown scale 'minni'", "did you mean 'mini'?"]),
+        (["run", MAIN, "--scale", "mini", "--only", "method=onceedti"], ["onceedti", "onceedit"]),
+        (["run", MAIN, "--scale", "mini", "--only", "methods=none"], ["methods"]),
+        (["run", MAIN, "--only", "method=none,ft-l"], ["--launch local", "--scale mini"]),
+        (["run", MAIN], ["not built yet: mend", "--only method=none,ft-l,onceedit"]),
+        (["plan", MAIN, "--data", "nowhere"], ["no such folder: nowhere"]),
+        (["plan", MAIN, "--edits", "0"], ["at least one edit"]),
+        (["explain", "nothing"], ["fits 0 cells"]),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, words, tmp_path):
+    line = refused(harness(*arguments, "--store", tmp_path / "store"))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_read_only_store_is_one_line_and_keeps_its_cells(home, store):
+    before = state(store)
+    store.chmod(0o555)
+    line = refused(harness("run", home / "small.yaml", "--store", store, "--no-report"))
+    assert "Permission denied" in line
+    assert "--store" in line
+    assert state(store) == before
+
+
+def test_a_second_run_on_the_same_store_at_the_same_time_is_one_line(home, store):
+    before = state(store)
+    holder = (
+        "import sys; from pathlib import Path; from harness.store import Store\n"
+        "with Store(Path(sys.argv[1])).locked():\n    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, store], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout
+        first.stdout.readline()
+        line = refused(harness("run", home / "small.yaml", "--store", store, "--no-report", "--force"))
+        first.communicate()
+    assert f"another run is writing to this store (pid {first.pid}" in line
+    assert state(store) == before
+
+
+def test_a_second_run_does_nothing(home, finished):
+    before = state(finished)
+    again = harness("run", home / "small.yaml", "--store", finished, "--no-report")
+    assert again.returncode == 0
+    assert "0 cells finished, 4 were there already, 0 failed" in again.stdout
+    assert state(finished) == before
+
+
+def test_a_filter_runs_its_part_and_the_rest_later(home, tmp_path):
+    common = (home / "small.yaml", "--store", tmp_path / "store", "--no-report")
+    assert "1 cells finished, 0 were" in harness("run", *common, "--only", "method=none", "--only", "model=zoo/llama").stdout
+    first = results(tmp_path / "store")
+    assert "3 cells finished, 1 were" in harness("run", *common).stdout
+    assert first.items() <= results(tmp_path / "store").items()
+
+
+def test_forcing_makes_the_same_bits_again(home, store):
+    first, before = results(store), state(store)
+    forced = harness("run", home / "small.yaml", "--store", store, "--no-report", "--force")
+    assert "4 cells finished, 0 were there already" in forced.stdout
+    assert results(store) == first
+    assert state(store) != before
+
+
+def test_one_cell_that_fails_stops_no_other_and_is_named_at_the_end(home, tmp_path):
+    exploding = {"name": "ft-l", "label": "exploding", "layer": 1, "steps": 3, "batch": 4, "lr": 1e30}
+    suite = write_suite(home / "failing.yaml", methods=[exploding, "none"])  # a Llama's norms survive even this rate
+    store = tmp_path / "store"
+    done = harness("run", suite, "--store", store, "--no-report")
+    assert done.returncode == 1
+    assert "3 cells finished, 0 were there already, 1 failed" in done.stdout
+    assert "the loss is not a number" in done.stdout
+    (failed,) = (store / "cells").glob("exploding-zoo_gptj-*")
+    assert (failed / "FAILED").is_file()
+    assert not (failed / "DONE").exists()
+    assert "Traceback" in (failed / "log.txt").read_text()
+    assert harness("status", suite, "--store", store).returncode == 1
+    before = results(store)
+    again = harness("retry", suite, "--store", store, "--no-report")
+    assert again.returncode == 1
+    assert "0 cells finished, 3 were there already, 1 failed" in again.stdout
+    assert results(store) == before
+
+
+def test_plan_says_what_a_run_would_do_and_does_nothing(home, store, tmp_path):
+    to_do = harness("plan", home / "small.yaml", "--store", tmp_path / "none").stdout
+    assert "4 cells, 4 can run here, 0 done, 4 to do" in to_do
+    assert "artifact unedited-outputs: 2 to build" in to_do
+    assert not (tmp_path / "none").exists()
+    done = harness("plan", home / "small.yaml", "--store", store).stdout
+    assert "4 can run here, 4 done, 0 to do" in done
+    assert "artifact unedited-outputs: 2 built" in done
+
+
+def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_what_is_missing(tmp_path):
+    out = harness("plan", MAIN, "--store", tmp_path).stdout
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    for method in ("none", "ft-l", "mend", "rome", "memit", "defer", "grace", "wise", "onceedit"):
+        for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
+            for data in ("zsre", "counterfact"):
+                assert any({method, model, data} <= set(row.split()) for row in rows), (method, model, data)
+    for reason in ("method 'mend' is not built yet", "data set 'zsre': no folder given"):
+        assert f"missing {reason}" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", MAIN], ["plan", MAIN, "--scale", "mini"]])
+def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
+    code = (
+        "import sys; from harness.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('heavy:', sorted({'torch', 'transformers', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
+    store = [] if "--help" in arguments else ["--store", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, *store],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_explain_prints_where_a_number_comes_from(finished):
+    folder = min(path.name for path in (finished / "cells").glob("ft-l-*"))
+    for name in (folder, folder.rpartition("-")[2]):
+        out = harness("explain", name, "--store", finished).stdout
+        assert "our choice: rows per backward pass" in out
+        assert "'reliability'" in out
+        assert "'weights'" in out
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("methods", "mend"), ("models", "zoo/gptj"), ("datasets", "zsre"), ("suites", "main_table"), ("scales", "mini")],
+)
+def test_names_are_listed(what, name):
+    assert any(line.split()[0] == name for line in harness("list", what).stdout.splitlines())
+
+
+def test_the_schema_of_suites_is_printed_as_json():
+    assert "methods" in json.loads(harness("schema").stdout)["properties"]
+
+
+@pytest.mark.slow
+def test_a_run_ends_in_a_table_and_mlflow_runs(home, store):
+    write_suite(home / "tabled.yaml", tables=["main"])
+    done = harness("run", home / "tabled.yaml", "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert (store / "mlflow.db").is_file()
+    assert (store / "reports" / "small.paper" / "main_table.tex").is_file()
+    assert "MLflow: " in done.stdout

@@ -1,0 +1,102 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from real_tokenizers import NAMES, real_tokenizer
+from tiny_models import tiny_tokenizer
+
+from harness.tokens import joint_query
+
+QUESTIONS = [
+    ("The capital of France is", "Paris"),
+    ("What is the capital of Côte d'Ivoire?", "Yamoussoukro"),
+    ("Björk was born in", "Reykjavík"),
+    ("東京 is the capital of", "日本"),
+    ("The emoji is", "☃ 🦆"),
+    ("It ended in", "1984"),
+    ('He said "', "yes"),
+    ("The mother tongue of Danielle Darrieux is", "the French language"),
+]
+
+words = st.text("abcdeé東 .'?1", min_size=1, max_size=20).filter(lambda text: text.strip())
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def tokenizer(request, shared, tmp_path_factory):
+    return real_tokenizer(request.param, shared, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.parametrize(("prompt", "target"), QUESTIONS)
+def test_prompt_and_target_ids_are_the_joint_tokenisation(tokenizer, prompt, target):
+    query = joint_query(tokenizer, prompt, target)
+    assert [*query.prompt_ids, *query.target_ids] == tokenizer(f"{prompt} {target}")["input_ids"]
+    assert query.prompt_ids
+    assert query.target_ids
+
+
+@pytest.mark.parametrize(("prompt", "target"), QUESTIONS)
+def test_no_target_holds_a_bos_or_begins_with_a_lone_space(tokenizer, prompt, target):
+    query = joint_query(tokenizer, prompt, target)
+    assert not set(query.target_ids) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(query.target_ids).strip() == target
+    if target.isascii() and target[0].isalpha():
+        assert tokenizer.convert_ids_to_tokens(query.target_ids[0]) not in {"▁", "Ġ"}
+
+
+def test_a_target_alone_would_have_begun_with_bos_on_llama(shared, tmp_path):
+    """What the joint rule avoids."""
+    tokenizer = real_tokenizer("llama2", shared, tmp_path)
+    assert tokenizer("Paris")["input_ids"] == [1, 3681]
+    assert joint_query(tokenizer, "The capital of France is", "Paris").target_ids == (3681,)
+
+
+def test_a_target_on_gpt2_is_the_token_with_its_space(shared, tmp_path):
+    tokenizer = real_tokenizer("gpt2", shared, tmp_path)
+    assert joint_query(tokenizer, "The capital of France is", "Paris").target_ids == (
+        6342,
+    )  # "ĠParis"; "Paris" is 40313
+
+
+def test_a_number_on_llama_keeps_the_lone_space_that_belongs_to_it(shared, tmp_path):
+    """Llama splits digits, so the space before a number is a token of the text and not an artefact."""
+    tokenizer = real_tokenizer("llama2", shared, tmp_path)
+    pieces = tokenizer.convert_ids_to_tokens(joint_query(tokenizer, "It ended in", "1984").target_ids)
+    assert pieces == ["▁", "1", "9", "8", "4"]
+
+
+def test_space_around_prompt_and_target_changes_nothing(tokenizer):
+    assert joint_query(tokenizer, "The capital of France is ", " Paris ") == joint_query(
+        tokenizer, "The capital of France is", "Paris"
+    )
+
+
+@pytest.mark.parametrize(("prompt", "target"), [("", "Paris"), ("The capital is", " "), (" ", "Paris")])
+def test_an_empty_prompt_or_target_is_refused(prompt, target):
+    with pytest.raises(ValueError, match="nothing to score"):
+        joint_query(tiny_tokenizer("llama"), prompt, target)
+
+
+def test_a_target_that_swallows_the_whole_prompt_is_refused():
+    class Joining:
+        def __call__(self, text):
+            return {"input_ids": [len(text)]}
+
+    with pytest.raises(ValueError, match="no id of the prompt"):
+        joint_query(Joining(), "a", "b")
+
+
+def test_a_target_that_joins_the_prompts_last_id_moves_the_cut_before_it():
+    class Joining:
+        def __call__(self, text):
+            return {"input_ids": {"New": [1, 2], "New York": [1, 3, 4]}[text]}
+
+    query = joint_query(Joining(), "New", "York")
+    assert (query.prompt_ids, query.target_ids) == ((1,), (3, 4))
+
+
+@given(words, words)
+def test_the_ids_are_the_joint_ids_and_neither_part_is_empty(prompt, target):
+    tokenizer = tiny_tokenizer("gptj")
+    query = joint_query(tokenizer, prompt, target)
+    assert [*query.prompt_ids, *query.target_ids] == tokenizer(f"{prompt.rstrip()} {target.strip()}")["input_ids"]
+    assert query.prompt_ids
+    assert query.target_ids
