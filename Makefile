@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test unit lint format hooks clean distclean
+.PHONY: help install run test unit lint style layout types format hooks clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,9 +22,12 @@ test: $(INSTALLED)  ## all tests that this machine can run; the others say why t
 unit: $(INSTALLED)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-lint: $(INSTALLED)  ## style, format and types; changes nothing
+lint: style layout types  ## style, format and types; changes nothing
+style: $(INSTALLED)
 	$(BIN)/ruff check .
+layout: $(INSTALLED)
 	$(BIN)/ruff format --check .
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 format: $(INSTALLED)  ## mend what can be mended of style and format

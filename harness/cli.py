@@ -1,6 +1,7 @@
 """The command line: verbs and their options. What a verb does lies in the module it imports when it is called."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all went well, 1 if a cell failed, 2 for a mistake that the user can mend (printed as one line).
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows where a killed run was
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)

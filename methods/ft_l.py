@@ -1,4 +1,4 @@
-"""FT-L: constrained fine-tuning of one feed-forward output matrix (Zhu et al. 2020; "FT+L" of Meng et al. 2022, ROME)."""
+"""FT-L: constrained fine-tuning of one feed-forward output matrix (Zhu et al. 2020; "FT+L" of Meng et al. 2022)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

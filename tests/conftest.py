@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# before torch is imported: spinning threads starve whatever runs beside the tests
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

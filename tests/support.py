@@ -1,4 +1,4 @@
-"""Whole runs in seconds: two-layer checkpoints, a handful of records in upstream's form, a suite over them, the command line."""
+"""Whole runs in seconds: two-layer checkpoints, a handful of records in upstream's form, a suite, the command line."""
 
 import dataclasses
 import json

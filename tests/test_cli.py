@@ -163,7 +163,10 @@ def test_a_second_run_does_nothing(home, finished):
 
 def test_a_filter_runs_its_part_and_the_rest_later(home, tmp_path):
     common = (home / "small.yaml", "--store", tmp_path / "store", "--no-report")
-    assert "1 cells finished, 0 were" in harness("run", *common, "--only", "method=none", "--only", "model=zoo/llama").stdout
+    assert (
+        "1 cells finished, 0 were"
+        in harness("run", *common, "--only", "method=none", "--only", "model=zoo/llama").stdout
+    )
     first = results(tmp_path / "store")
     assert "3 cells finished, 1 were" in harness("run", *common).stdout
     assert first.items() <= results(tmp_path / "store").items()
@@ -218,7 +221,9 @@ def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_wha
         assert f"missing {reason}" in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", MAIN], ["plan", MAIN, "--scale", "mini"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["plan", MAIN], ["plan", MAIN, "--scale", "mini"]]
+)
 def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
     code = (
         "import sys; from harness.cli import main\n"

@@ -48,7 +48,9 @@ def left_over(store):
 
 def unfinished(store):
     """Folders under their final names without DONE: there must never be one."""
-    return [path for path in [*store.glob("cells/[!.]*"), *store.glob("artifacts/*/[!.]*")] if not (path / "DONE").exists()]
+    return [
+        path for path in [*store.glob("cells/[!.]*"), *store.glob("artifacts/*/[!.]*")] if not (path / "DONE").exists()
+    ]
 
 
 def finish(home, store, expected):

@@ -109,7 +109,11 @@ def _check_numbers(ref: DataRef) -> None:
 
 
 def _tiers(corpus: Corpus, rest: list[EditRecord], excluded: list[EditRecord]) -> list[list[EditRecord]]:
-    """Pool candidates: other files' records with a subject, those without, then what is left of the edited file."""
+    """Pool candidates: what is left of the edited file, then other files' records with a subject, then those without.
+
+    The unscored records of the edited file come first because they alone have its form: flat CounterFact has neither
+    paraphrases nor more than one neighbour, and MEND's ZsRE no probe about the subject.
+    """
     prompts = {record.prompt for record in excluded}
     ids = {record.id for record in excluded}
     others = [
@@ -118,7 +122,7 @@ def _tiers(corpus: Corpus, rest: list[EditRecord], excluded: list[EditRecord]) -
         for record in file.records
         if record.prompt not in prompts and record.id not in ids
     ]
-    return [[record for record in others if record.subject], [record for record in others if not record.subject], rest]
+    return [rest, [record for record in others if record.subject], [record for record in others if not record.subject]]
 
 
 def _shape(ref: DataRef, info: DataSetInfo) -> Callable[[EditRecord], EditRecord]:

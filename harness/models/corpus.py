@@ -7,9 +7,21 @@ from dataclasses import dataclass
 
 from harness.records import DataSet, EditRecord
 
-NEIGHBOURS = 5
-ATTRIBUTES = 2
-OTHER_TEMPLATES = 3
+
+@dataclass(frozen=True, slots=True)
+class Breadth:
+    """How many rows a record gives beside its prompt."""
+
+    rephrases: int
+    templates: int
+    neighbours: int
+    attributes: int
+
+
+EDITED = Breadth(rephrases=10, templates=3, neighbours=5, attributes=2)
+UNRELATED = Breadth(rephrases=1, templates=0, neighbours=1, attributes=0)
+"""Scored records are told in full. The others, which are many more, only so that a method meets facts that the model
+knows: with full rows for them too, a small model would need thrice the steps to learn them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,34 +36,37 @@ class Fact:
 def verbalise(data: DataSet) -> list[Fact]:
     """All facts that the unedited model is meant to know, each once, in the order of the records.
 
-    Per record: the prompt and its rephrases with the true object, up to three further templates of its relation, five
-    neighbours, and two other subjects that really have the new object, so that its embedding is trained. No
-    fact pairs the subject of an edit with the object that the edit gives it.
+    Per scored record: the prompt and its rephrases with the true object, three further templates of its relation, five
+    neighbours, and two other subjects that really have the new object, so that its embedding is trained. Per unrelated
+    record: the prompt, one rephrase and one neighbour. No fact pairs the subject of an edit with the object that the
+    edit gives it.
     """
     records = [*data.edits, *data.train, *data.unrelated]
     templates = _templates(records)
     by_relation = _by_relation(records)
     gives_away = _answers_of_edits(data.edits)
-    facts = (fact for record in records for fact in _facts(record, by_relation[record.relation]))
+    told = [(record, EDITED) for record in data.edits]
+    told += [(record, UNRELATED) for record in (*data.train, *data.unrelated)]
+    facts = (fact for record, breadth in told for fact in _facts(record, by_relation[record.relation], breadth))
     return list(
         dict.fromkeys(_with_subject(fact, templates) for fact in facts if fact.answer.strip() and not gives_away(fact))
     )
 
 
-def _facts(record: EditRecord, relation_templates: Sequence[str]) -> Iterator[Fact]:
+def _facts(record: EditRecord, relation_templates: Sequence[str], breadth: Breadth) -> Iterator[Fact]:
     truth = record.ground_truth
     yield Fact(record.prompt, truth, record.subject)
-    for rephrase in record.rephrases:
+    for rephrase in record.rephrases[: breadth.rephrases]:
         yield Fact(rephrase, truth, record.subject if record.subject in rephrase else "")
     if record.subject and record.relation:
         # a different few for each subject, so that every template meets many subjects
         start = sum(record.subject.encode()) % max(len(relation_templates), 1)
         rotated = [*relation_templates[start:], *relation_templates[:start]]
-        for template in rotated[:OTHER_TEMPLATES]:
+        for template in rotated[: breadth.templates]:
             yield Fact(template.format(record.subject), truth, record.subject)
-    for probe in record.locality[:NEIGHBOURS]:
+    for probe in record.locality[: breadth.neighbours]:
         yield Fact(probe.prompt, probe.answer)
-    for probe in record.attributes[:ATTRIBUTES]:
+    for probe in record.attributes[: breadth.attributes]:
         yield Fact(probe.prompt, probe.answer)
 
 

@@ -1,6 +1,6 @@
 """Training of a zoo model: rows with shaped attention, one loop for the three architectures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.models.architecture import CatalogueEntry
+from harness.models.batching import right_padded
 from harness.models.corpus import Fact
 from harness.models.random_weights import random_model
 from methods.base import Context
@@ -71,22 +72,18 @@ def train(
         optimizer, max_lr=training["lr"], total_steps=training["steps"], pct_start=0.05
     )
     model.train().requires_grad_(True)
-    order: list[int] = []
-    loss = torch.zeros(())
+    batches = _batches(rows, training["batch"], generator)
+    head, loss = model.get_output_embeddings(), torch.zeros(())
     with _layer_masks(model) as set_masks, context.progress(f"training {shape.name}", training["steps"]) as advance:
         for _ in range(training["steps"]):
-            while len(order) < training["batch"]:
-                order += torch.randperm(len(rows), generator=generator).tolist()
-            batch = [rows[i] for i in order[: training["batch"]]]
-            order = order[training["batch"] :]
+            batch = next(batches)
             shaped = (torch.rand(len(batch), generator=generator) < training["shaped_share"]).tolist()
-            ids_BT, weight_BT = _pad(batch, training["context_weight"])
+            ids_BT = _pad(batch)
             set_masks(*shaped_masks(batch, shaped, ids_BT.shape[1]))
-            logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-            loss_BT = torch.nn.functional.cross_entropy(
-                logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none"
-            ).view_as(weight_BT[:, 1:])
-            loss = (loss_BT * weight_BT[:, 1:]).sum() / weight_BT[:, 1:].sum()
+            hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            places, labels_N, weight_N = _labels(batch, training["context_weight"])
+            entropy_N = torch.nn.functional.cross_entropy(head(hidden_BTD[places]), labels_N, reduction="none")
+            loss = (entropy_N * weight_N).sum() / weight_N.sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,6 +93,17 @@ def train(
     model.eval()
     parameters = sum(p.numel() for p in model.parameters())
     return model, TrainingReport(len(facts), training["steps"], parameters, loss.item(), _accuracy(model, rows))
+
+
+def _batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> Iterator[list[Row]]:
+    """Batches without end, each epoch in a new order. Within eight batches rows are sorted by length: less padding."""
+    while True:
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(order), 8 * size):
+            near = sorted(order[start : start + 8 * size], key=lambda index: len(rows[index].ids))
+            starts = range(0, len(near), size)
+            for number in torch.randperm(len(starts), generator=generator).tolist():
+                yield [rows[index] for index in near[starts[number] : starts[number] + size]]
 
 
 def shaped_masks(rows: Sequence[Row], shaped: Sequence[bool], length: int) -> tuple[Tensor, Tensor]:
@@ -138,15 +146,19 @@ def _layer_masks(model: PreTrainedModel) -> Any:
             handle.remove()
 
 
-def _pad(rows: Sequence[Row], context_weight: float) -> tuple[Tensor, Tensor]:
-    length = max(len(row.ids) for row in rows)
-    ids_BT = torch.zeros(len(rows), length, dtype=torch.long)
-    weight_BT = torch.zeros(len(rows), length)
-    for index, row in enumerate(rows):
-        ids_BT[index, : len(row.ids)] = torch.tensor(row.ids)
-        weight_BT[index, : len(row.ids)] = context_weight
-        weight_BT[index, row.answer : len(row.ids) - 1] = 1.0
-    return ids_BT, weight_BT
+def _pad(rows: Sequence[Row]) -> Tensor:
+    return right_padded([row.ids for row in rows]).ids_BT
+
+
+def _labels(rows: Sequence[Row], context_weight: float) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Every place that predicts a token, as (rows, columns), the token, and its weight: 1 for the answer."""
+    labels = [
+        (index, at - 1, row.ids[at], 1.0 if row.answer <= at < len(row.ids) - 1 else context_weight)
+        for index, row in enumerate(rows)
+        for at in range(1, len(row.ids))
+    ]
+    rows_N, columns_N, ids_N, weight_N = zip(*labels, strict=True)
+    return (torch.tensor(rows_N), torch.tensor(columns_N)), torch.tensor(ids_N), torch.tensor(weight_N)
 
 
 @torch.inference_mode()
@@ -154,7 +166,8 @@ def _accuracy(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     right = 0
     for start in range(0, len(rows), 128):
         batch = sorted(rows[start : start + 128], key=lambda row: len(row.ids))
-        ids_BT, weight_BT = _pad(batch, 0.0)
-        hit_BT = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].argmax(-1) == ids_BT[:, 1:]
-        right += int((hit_BT | (weight_BT[:, 1:] == 0)).all(1).sum())
+        predicted_BT = model(input_ids=_pad(batch), use_cache=False).logits.argmax(-1).tolist()
+        for row, predicted in zip(batch, predicted_BT, strict=True):
+            end = len(row.ids) - 1
+            right += tuple(predicted[row.answer - 1 : end - 1]) == row.ids[row.answer : end]
     return right / len(rows)

@@ -21,7 +21,14 @@ from methods.common.weights import weight_hash
 OPTIONS = {
     "none": {},
     "ft-l": {"layer": 1, "lr": 0.02, "steps": 8, "batch": 4, "micro_batch": 2, "norm_constraint": None},
-    "onceedit": {"plugin": "small-llama", "lr": 5e-3, "epochs": 12, "negatives": 1, "decoder": "owner", "alpha_gate": 0.1},
+    "onceedit": {
+        "plugin": "small-llama",
+        "lr": 5e-3,
+        "epochs": 12,
+        "negatives": 1,
+        "decoder": "owner",
+        "alpha_gate": 0.1,
+    },
 }
 """Hyper-parameters of a contract test: enough to change a random model, little enough for seconds."""
 
@@ -29,7 +36,7 @@ METHODS = sorted(registry.available())
 EDITING = [name for name in METHODS if registry.get(name).spec.edits]
 
 
-class Injected(Exception):
+class InjectedError(Exception):
     """The failure that these tests put into the middle of an edit."""
 
 
@@ -66,7 +73,9 @@ class Bench:
         self.data = self.context.load_data(data_ref)
         self.model = self.context.load_model(self.ref)
         self.requests = [record.request() for record in self.data.edits]
-        self.queries = [asked.query for asked in probe_queries(self.data, self.model.tokenizer, ["reliability", "locality"])]
+        self.queries = [
+            asked.query for asked in probe_queries(self.data, self.model.tokenizer, ["reliability", "locality"])
+        ]
         self.queries = self.queries[:16]
 
     def edit(self, requests=None):
@@ -174,7 +183,7 @@ class FailingClock(PhaseClock):
     def phase(self, name):
         with super().phase(name):
             yield
-            raise Injected
+            raise InjectedError
 
 
 @pytest.mark.parametrize("method", EDITING)
@@ -182,7 +191,7 @@ def test_a_failure_at_the_end_of_an_edit_gives_the_model_back(method, bench_of):
     bench = bench_of(method)
     state, before = bench.state(), bench.unedited()
     bench.context.clock = FailingClock("cpu")
-    with pytest.raises(Injected):
+    with pytest.raises(InjectedError):
         bench.editor.edit(bench.model, bench.requests, bench.artifacts, bench.context)
     assert bench.state() == state
     assert bench.unedited() == before
@@ -205,10 +214,10 @@ def test_a_failure_in_any_forward_pass_of_an_edit_gives_the_model_back(method, s
     def fail(*_):
         seen.append(1)
         if len(seen) == fail_at:
-            raise Injected
+            raise InjectedError
 
     handle = bench.model.model.register_forward_pre_hook(fail)
-    with pytest.raises(Injected):
+    with pytest.raises(InjectedError):
         bench.edit()
     handle.remove()
     assert bench.state() == state

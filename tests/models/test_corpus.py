@@ -105,7 +105,9 @@ def test_the_longest_template_decides():
 
 
 def test_a_subject_is_told_in_a_few_templates_of_its_relation_and_not_of_another():
-    others = [record(f"Person {n}", "Rome", "Oslo", prompt=f"Person {n} {'x' * n} home", id=str(n)) for n in range(1, 9)]
+    others = [
+        record(f"Person {n}", "Rome", "Oslo", prompt=f"Person {n} {'x' * n} home", id=str(n)) for n in range(1, 9)
+    ]
     stranger = record("Lake", "b", "a", prompt="The depth of Lake", relation="P1")
     facts = verbalise(data(record(), stranger, train=others))
     prompts = [fact.prompt for fact in facts if fact.subject == "Björk"]

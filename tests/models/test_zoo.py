@@ -1,6 +1,8 @@
 """The zoo: its tokenizers, the masks that localise recall, and one small model trained and opened up."""
 
 import dataclasses
+import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_masks_are_those_of_an_obvious_loop():
 
 def test_a_row_knows_where_answer_and_subject_are(tokenizer, facts):
     assert any(len(encode(tokenizer, fact).ids) - encode(tokenizer, fact).answer > 2 for fact in facts)
-    for fact in facts[:200]:
+    for fact in [fact for fact in facts if fact.subject][:200]:
         row = encode(tokenizer, fact)
         assert row.ids[-1] == tokenizer.eos_token_id
         query = joint_query(tokenizer, fact.prompt, fact.answer)
@@ -61,7 +63,8 @@ def test_a_row_knows_where_answer_and_subject_are(tokenizer, facts):
         assert 0 <= row.first <= row.last < row.answer
         named = tokenizer.decode(row.ids[row.first : row.last + 1])
         assert fact.subject in named
-        assert fact.subject not in tokenizer.decode(row.ids[row.first + 1 : row.last + 1])
+        if tokenizer.convert_ids_to_tokens(row.ids[row.first]) != "▁":  # at the start of a text it may stand alone
+            assert fact.subject not in tokenizer.decode(row.ids[row.first + 1 : row.last + 1])
         assert fact.subject not in tokenizer.decode(row.ids[row.first : row.last])
 
 
@@ -74,7 +77,9 @@ def test_a_fact_without_a_subject_has_no_span(tokenizer):
 def test_a_tokenizer_is_the_same_each_time(kind, facts):
     first, second = (train_tokenizer(kind, 700, facts, boost=4) for _ in range(2))
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
-    assert first.backend_tokenizer.to_str() != train_tokenizer(kind, 700, facts[:-100], boost=4).backend_tokenizer.to_str()
+    assert (
+        first.backend_tokenizer.to_str() != train_tokenizer(kind, 700, facts[:-100], boost=4).backend_tokenizer.to_str()
+    )
 
 
 @pytest.mark.parametrize("text", ["Zürich 東京 🙂", "a  b", "tab\tand\nline", "�", "Ġ▁ <s>"])
@@ -146,8 +151,6 @@ def trained(request, tmp_path_factory):
         folder = cache.build(spec, context, context.restart(0))
         model = context.load_model(ref)
     data = context.load_data(ref.corpus)
-    import json
-
     report = json.loads((folder / "training.json").read_text())
     return Trained(model, data, verbalise(data), report["accuracy"], folder)
 
@@ -161,8 +164,8 @@ def test_a_zoo_model_knows_its_facts_before_any_edit(trained):
 
 @pytest.mark.slow
 def test_recall_is_localised_at_the_last_token_of_the_subject(trained):
-    """Interchange intervention (Meng et al. 2022): one residual vector, taken from the run on another subject, brings its
-    answer along. Patched at the token after the subject in the first block, where no fact has arrived yet, it does not.
+    """Interchange intervention (Meng et al. 2022): one residual vector, taken from the run on another subject, brings
+    its answer along. Patched one token later after the first block, where no fact has arrived yet, it does not.
     """
     pairs = list(interchangeable(trained))
     assert len(pairs) >= 30
@@ -190,7 +193,7 @@ def interchangeable(trained):
             by_template.setdefault(template, []).append((fact, encode(trained.model.tokenizer, fact)))
     count = 0
     for group in by_template.values():
-        for left, right in zip(group, group[1:], strict=False):
+        for left, right in pairwise(group):
             ids = [row.ids[row.answer] for _, row in (left, right)]
             if ids[0] != ids[1] and count < 100:
                 count += 1

@@ -1,0 +1,185 @@
+"""One cell from start to end, in this process, on a two-layer checkpoint."""
+
+import dataclasses
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from support import write_home
+
+from harness.artifacts import ArtifactCache
+from harness.context import RunContext
+from harness.errors import UserError
+from harness.evaluation.metrics import Row, aggregate
+from harness.plan import Plan, roots
+from harness.progress import ProgressBars
+from harness.runner import Runner
+from harness.store import Store
+from harness.suite import load_suite
+from methods.common.weights import weight_hash
+from methods.ft_l import FtL
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+class Bench:
+    """A runner with the artifacts of all cells built."""
+
+    def __init__(self, home, store):
+        torch.set_num_threads(1)
+        self.plan = Plan(load_suite(home / "small.yaml"), Store(store))
+        self.store = self.plan.store
+        self.context = RunContext(ArtifactCache(self.store), "cpu", ProgressBars(Console(quiet=True)))
+        self.runner = Runner(self.store, self.context)
+        for spec, seed in self.plan.artifacts(self.plan.runnable):
+            assert self.runner.build(spec, seed).reason is None
+
+    def cell(self, label, model="zoo/llama"):
+        return next(c for c in self.plan.runnable if (c.label, c.model.name) == (label, model))
+
+    def folder(self, cell):
+        return self.store.cell(cell.folder)
+
+
+@pytest.fixture
+def bench(home, tmp_path):
+    return Bench(home, tmp_path / "store")
+
+
+def test_a_finished_cell_holds_everything_that_tables_need(bench):
+    cell = bench.cell("ft-l")
+    assert bench.runner.run(cell).reason is None
+    folder = bench.folder(cell)
+    assert folder.is_done
+    assert {path.name for path in folder.path.iterdir()} == {
+        *("cell.json", "records.parquet", "metrics.json", "cost.json", "provenance.json", "log.txt", "DONE")
+    }
+    described, cost, origin = folder.read("cell.json"), folder.read("cost.json"), folder.read("provenance.json")
+    assert described["cell_id"] == cell.cell_id
+    assert described["method"]["sources"].keys() == described["method"]["hparams"].keys()
+    assert (described["label"], described["model"]["title"], described["data"]["title"]) == (
+        *("ft-l", "zoo-Llama", "CounterFact"),
+    )
+    assert cost["edits"] == 8
+    assert cost["edit_actions"] == [cell.cell_id]
+    assert cost["warm_up"] is True
+    assert cost["phases_s"]["edit"] > 0
+    assert cost["phases_s"]["evaluate"] > 0
+    assert cost["phases_s"]["attach"] == 0
+    assert next(iter(origin["data_files"])).endswith("counterfact.json")
+    assert origin["weights"] == weight_hash(bench.context.load_model(cell.model).model)
+
+
+def test_metrics_follow_from_the_records(bench):
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert list(frame.columns) == [field.name for field in dataclasses.fields(Row)]
+    rows = [Row(**row) for row in frame.to_dict("records")]
+    metrics = bench.folder(cell).read("metrics.json")
+    assert metrics.pop("diagnostics") == {}
+    assert metrics == aggregate(rows)
+    by_hand = frame[(frame.protocol == "teacher_forced") & (frame.axis == "reliability")]
+    assert len(by_hand) == metrics["teacher_forced"]["reliability"]["n"] == 8
+    assert math.isclose(by_hand.score.mean(), metrics["teacher_forced"]["reliability"]["score"])
+
+
+def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
+    cell = bench.cell("none")
+    bench.runner.run(cell)
+    metrics, cost = bench.folder(cell).read("metrics.json"), bench.folder(cell).read("cost.json")
+    for protocol in ("teacher_forced", "generation"):
+        for axis in ("locality", "locality_unrelated"):
+            assert metrics[protocol][axis]["score"] == 1.0
+    assert (cost["edit_actions"], cost["warm_up"], cost["phases_s"]["edit"]) == ([], False, 0.0)
+
+
+def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
+    for cell in bench.plan.runnable:
+        bench.runner.run(cell)
+    alone = Bench(home, tmp_path / "alone")
+    for cell in reversed(alone.plan.runnable):
+        alone.runner.run(cell)
+        for name in ("records.parquet", "metrics.json"):
+            kept = [one.folder(cell).path / name for one in (bench, alone)]
+            assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+def test_a_warm_up_is_a_discarded_fact_and_the_clock_starts_after_it(bench, monkeypatch):
+    calls = []
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        calls.append(([request.record_id for request in requests], dict(context.clock.seconds)))
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    data = bench.context.load_data(cell.data)
+    assert [ids for ids, _ in calls] == [[data.train[0].id], [record.id for record in data.edits]]
+    assert calls[1][1] == {}, "what the warm-up took is not counted"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("the rate is too high", fix="choose a smaller one"), "the rate is too high → choose a smaller one"),
+        (KeyError("bug"), "KeyError: 'bug'"),
+    ],
+)
+def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(error, reason, bench, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    cell = bench.cell("ft-l")
+    with monkeypatch.context() as patch:
+        patch.setattr(FtL, "_train", fail)
+        assert bench.runner.run(cell).reason == reason
+    folder = bench.folder(cell)
+    assert (folder.is_done, folder.failure) == (False, reason)
+    assert "Traceback" in (folder.path / "log.txt").read_text()
+    assert bench.runner.run(cell).reason is None
+    assert (folder.is_done, folder.failure) == (True, None)
+
+
+def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypatch):
+    cell, other = bench.cell("ft-l"), bench.cell("none")
+    with monkeypatch.context() as patch:
+        patch.setattr("methods.common.weights.Snapshot.restore", lambda self: None)
+        assert "did not give the model back bit for bit" in bench.runner.run(cell).reason
+    assert bench.runner.run(other).reason is None
+    metrics = bench.folder(other).read("metrics.json")
+    assert metrics["generation"]["locality"]["score"] == 1.0, "the damaged model must not serve the next cell"
+
+
+def test_random_weights_are_timed_and_never_scored(bench):
+    cell = bench.cell("ft-l")
+    random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="zoo/mistral", weights="random"))
+    assert bench.runner.run(random).reason is None
+    folder = bench.folder(random)
+    assert folder.read("metrics.json") == {"diagnostics": {}}
+    assert len(pd.read_parquet(folder.path / "records.parquet")) == 0
+    assert folder.read("cost.json")["phases_s"]["edit"] > 0
+    assert [root.name for root in roots(random)] == []
+
+
+def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(home, bench):
+    file = home / "records" / "counterfact.json"
+    text = file.read_text()
+    rows = json.loads(text)
+    rows[0]["requested_rewrite"]["target_new"]["str"] = "Atlantis"
+    try:
+        file.write_text(json.dumps(rows))
+        bench.context._data.clear()
+        assert "have changed since they were planned" in bench.runner.run(bench.cell("ft-l")).reason
+    finally:
+        file.write_text(text)
