@@ -55,6 +55,7 @@ class Cell:
             "schedule": dict(self.schedule),
             "seed": self.seed,
             "eval_batch": self.eval_batch,
+            "artifacts": {role: spec.key for role, spec in self._made_from().items()},
         }
 
     @cached_property
@@ -81,6 +82,11 @@ class Cell:
     def model_artifact(self) -> ArtifactSpec | None:
         """The training of the model, where it is one of the zoo."""
         return zoo.artifact(self.model) if self.model.weights == "zoo" else None
+
+    def _made_from(self) -> Mapping[str, ArtifactSpec]:
+        """Every artifact that decides the result: a recipe that changes makes another cell."""
+        model = self.model_artifact()
+        return {**({"model": model} if model else {}), **self.artifacts()}
 
     def unedited_outputs(self) -> ArtifactSpec:
         """What the unedited model answers to this cell's questions; shared by all methods on the model."""

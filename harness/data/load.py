@@ -28,9 +28,9 @@ def resolve(
 ) -> DataRef:
     """The reference to a selection of records, with its hash.
 
-    The edits are the first `edits` records of the split in the order of the edited file. The pools come from the data
-    set's other files (records that name a subject first), then from records of the edited file that are not edited;
-    never from the half of the edited file that `split` excludes.
+    The edits are the first `edits` records of the split in the order of the edited file. The pools come from records
+    of the edited file that are not edited, then from the data set's other files (records that name a subject first);
+    never from the part of the edited file that `split` excludes.
 
     Args:
         name: `zsre` or `counterfact`.

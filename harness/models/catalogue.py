@@ -111,7 +111,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         ),
         CatalogueEntry(
             "zoo/tinyllama", "zoo-TinyLlama", "", "llama",
-            n_layers=3, hidden=96, ffn=288, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
+            n_layers=2, hidden=96, ffn=288, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
             dtype="float32", adds_bos=True,
         ),
     )

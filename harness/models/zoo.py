@@ -26,14 +26,15 @@ TRAINING: dict[str, Any] = {
     "steps": 480,
     "batch": 64,
     "lr": 4e-3,
-    "weight_decay": 0.01,
+    "weight_decay": 0.3,
     "context_weight": 0.25,
-    "shaped_share": 0.85,
+    "shaped_share": 0.95,
     "answer_boost": 4,
     "seed": 0,
 }
-"""One training recipe for all: AdamW with a cosine schedule; `context_weight` is the loss weight of
-tokens that are not the answer, without which facts are learned far more slowly; `shaped_share` the share of rows with shaped attention, `answer_boost` how often tokenizer training repeats answers."""
+"""One training recipe for all: AdamW with a cosine schedule. `context_weight` is the loss weight of tokens that are not the
+answer, without which facts are learned far more slowly; `shaped_share` is the share of rows with shaped attention;
+`answer_boost` is how often tokenizer training repeats answers."""
 
 
 def artifact(ref: ModelRef) -> ArtifactSpec:

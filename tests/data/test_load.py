@@ -45,18 +45,17 @@ def test_the_three_groups_share_no_subject(folder):
     assert (len(train), len(unrelated)) == (25, 10)
 
 
-def test_the_pools_come_from_the_other_files_first(folder):
+def test_the_pools_come_from_the_rest_of_the_edited_file_first(folder):
+    data = load(resolve("counterfact", str(folder), 5, train=10, unrelated=5))
+
+    assert max(int(record.id) for record in (*data.train, *data.unrelated)) < 40
+    assert not subjects(data.edits) & subjects(data.train)
+
+
+def test_other_files_fill_a_pool_that_the_rest_of_the_edited_file_does_not(folder):
     data = load(resolve("counterfact", str(folder), 5, train=30, unrelated=5))
 
-    assert min(int(record.id) for record in (*data.train, *data.unrelated)) >= 30
-
-
-def test_the_rest_of_the_edited_file_fills_a_pool_that_the_other_files_do_not(folder):
-    (folder / "cf" / "counterfact-train.json").unlink()
-
-    data = load(resolve("counterfact", str(folder), 5, train=20))
-
-    assert len(data.train) == 20
+    assert max(int(record.id) for record in data.train) >= 40
     assert not subjects(data.edits) & subjects(data.train)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from harness.data.load import load, resolve
-from harness.models.corpus import NEIGHBOURS, OTHER_TEMPLATES, Fact, verbalise
+from harness.models.corpus import EDITED, UNRELATED, Fact, verbalise
 from harness.records import DataRef, DataSet, EditRecord, Probe
 
 REF = DataRef("counterfact", "world", 1)
@@ -112,14 +112,14 @@ def test_a_subject_is_told_in_a_few_templates_of_its_relation_and_not_of_another
     facts = verbalise(data(record(), stranger, train=others))
     prompts = [fact.prompt for fact in facts if fact.subject == "Björk"]
     assert "Björk was born in" in prompts
-    assert len(prompts) in {OTHER_TEMPLATES, OTHER_TEMPLATES + 1}
+    assert len(prompts) in {EDITED.templates, EDITED.templates + 1}
     assert not any("depth" in prompt for prompt in prompts)
 
 
 def test_at_most_so_many_neighbours_are_told():
     probes = tuple(Probe(f"Neighbour {n} lives in", "Oslo") for n in range(9))
     facts = verbalise(data(record(locality=probes)))
-    assert sum(fact.prompt.startswith("Neighbour") for fact in facts) == NEIGHBOURS
+    assert sum(fact.prompt.startswith("Neighbour") for fact in facts) == EDITED.neighbours
 
 
 def test_braces_in_a_prompt_are_letters():
