@@ -156,7 +156,7 @@ def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data:
     """The records under each template (and under none, for the zoo's corpus), or why they are not at hand."""
     if not entry.source:
         ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
-        return f"data set '{entry.name}': no folder given ({ways})"
+        return f"no records of '{entry.name}': no folder given ({ways})"
     options = {field: getattr(entry, field) for field in ("edits", "split", "train", "unrelated", "strip_distractor")}
     return {
         template: resolve(entry.name, entry.source, **options, template=template)

@@ -37,7 +37,7 @@ def plan(options: argparse.Namespace) -> int:
     """Print what a run would do."""
     from harness.artifacts import ArtifactCache
 
-    console = Console()
+    console = _console()
     made = Plan(_suite(options), Store(options.store))
     cache = ArtifactCache(made.store)
     table = Table(title=f"{made.suite.name}, scale {made.suite.scale}", title_justify="left")
@@ -52,7 +52,7 @@ def plan(options: argparse.Namespace) -> int:
             time = _duration(seconds(planned.cell, made.device))
             memory = f"{memory_bytes(planned.cell) / 2**30:.0f} GiB"
         else:
-            state = f"[yellow]{planned.missing[0]}[/yellow]"
+            state = f"[yellow]{planned.missing[0].partition(':')[0]}[/yellow]"
         table.add_row(*planned.title, state, time, memory)
     console.print(table)
     todo = made.todo()
@@ -75,7 +75,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print the state of a suite's cells; 1 if one failed."""
-    console = Console()
+    console = _console()
     made = Plan(_suite(options), Store(options.store))
     states: Counter[str] = Counter()
     for planned in made.cells:
@@ -96,7 +96,7 @@ def sync(options: argparse.Namespace) -> int:
     """Import finished cells into MLflow."""
     from harness.tracking import sync as import_runs
 
-    Console().print(f"MLflow: {_counts(import_runs(options.store, options.suite, options.tracking_uri))}")
+    _console().print(f"MLflow: {_counts(import_runs(options.store, options.suite, options.tracking_uri))}")
     return 0
 
 
@@ -105,7 +105,7 @@ def report(options: argparse.Namespace) -> int:
     from reports import write_report
 
     name = load_suite(options.suite).name if options.suite.endswith((".yaml", ".yml")) else options.suite
-    console = Console()
+    console = _console()
     for path in write_report(options.store, name, options.scale, console):
         console.print(f"wrote {path}")
     return 0
@@ -139,7 +139,7 @@ def list_(options: argparse.Namespace) -> int:
     """Print the names that a suite may use."""
     from harness.listing import listing
 
-    console = Console()
+    console = _console()
     for name, meaning in listing(options.what).items():
         console.print(f"{name:24s} {meaning}", highlight=False)
     return 0
@@ -157,7 +157,7 @@ def doctor(options: argparse.Namespace) -> int:
     """Print what is installed and what is missing."""
     from harness.doctor import findings
 
-    console = Console()
+    console = _console()
     for finding in findings():
         mark = "[green]✓[/green]" if finding.is_present else "[yellow]–[/yellow]"
         console.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
@@ -168,11 +168,11 @@ def data(options: argparse.Namespace) -> int:
     """List, show or fetch records."""
     from harness.data import commands
 
-    return commands.run(options.action, options.name, options.data, options.id, Path(options.to), Console())
+    return commands.run(options.action, options.name, options.data, options.id, Path(options.to), _console())
 
 
 def _run(options: argparse.Namespace, retry: bool) -> int:
-    console = Console()
+    console = _console()
     store = Store(options.store)
     made = Plan(_suite(options), store)
     _refuse(made)
@@ -225,6 +225,11 @@ def _report(made: Plan, store: Path, console: Console) -> None:
     console.print(f"  {result.ui_command}", highlight=False, soft_wrap=True)
     for path in paths:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """The terminal as it is; a log file gets room for whole lines."""
+    return Console(width=None if Console().is_terminal else 120)
 
 
 def _counts(result: "SyncResult") -> str:

@@ -9,6 +9,11 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real upstream records, tokenizers and published tables that some tests measure against."""

@@ -8,10 +8,12 @@ import yaml
 from support import write_home, write_suite
 
 from harness.artifacts import closure
+from harness.cell import Cell
 from harness.evaluation.protocols import PROTOCOLS
 from harness.plan import Plan, memory_bytes, roots, seconds
 from harness.store import Store
 from harness.suite import load_suite
+from methods.base import ArtifactSpec
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def cell(plan_of):
 
 CHANGES = {
     "the method's version": lambda cell: {"method": dataclasses.replace(cell.method, version=cell.method.version + 1)},
-    "the method": lambda cell: {"method": dataclasses.replace(cell.method, name="other")},
+    "the method": lambda cell: {"method": dataclasses.replace(cell.method, name="none"), "hparams": {}},
     "a hyper-parameter": lambda cell: {"hparams": {**cell.hparams, "lr": 0.02}},
     "the backend": lambda cell: {"backend": "easyedit"},
     "the weights of the model": lambda cell: {"model": dataclasses.replace(cell.model, sha256="0")},
@@ -88,6 +90,17 @@ def test_the_version_of_a_protocol_is_in_the_id(cell, monkeypatch):
     fresh = dataclasses.replace(cell)
     monkeypatch.setitem(PROTOCOLS, name, newer)
     assert fresh.cell_id != cell.cell_id
+
+
+def test_another_recipe_of_an_artifact_makes_another_cell(cell, monkeypatch):
+    def artifacts_of(recipe):
+        return lambda self: {"net": ArtifactSpec("net", "setup", {"recipe": recipe}, "nowhere:build")}
+
+    ids = []
+    for recipe in (1, 2):
+        monkeypatch.setattr(Cell, "artifacts", artifacts_of(recipe))
+        ids.append(dataclasses.replace(cell).cell_id)
+    assert ids[0] != ids[1]
 
 
 def test_device_threads_and_launcher_are_not_in_the_id(plan_of):

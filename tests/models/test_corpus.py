@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from harness.data.load import load, resolve
-from harness.models.corpus import EDITED, UNRELATED, Fact, verbalise
+from harness.models.corpus import EDITED, Fact, verbalise
 from harness.records import DataRef, DataSet, EditRecord, Probe
 
 REF = DataRef("counterfact", "world", 1)
