@@ -63,14 +63,16 @@ def artifact(ref: ModelRef) -> ArtifactSpec:
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Train the model of `spec` on its corpus and write it to `folder`."""
-    from harness.models.corpus import verbalise
+    from harness.models.corpus import Fact, verbalise
     from harness.models.zoo_tokenizer import train_tokenizer
     from harness.models.zoo_training import train
 
     shape, training = entry(spec.inputs["model"]), spec.identity["training"]
-    facts = verbalise(context.load_data(spec.inputs["corpus"]))
+    data = context.load_data(spec.inputs["corpus"])
+    facts = verbalise(data)
     tokenizer = train_tokenizer(spec.identity["tokenizer"], shape.vocab, facts, boost=training["answer_boost"])
-    model, report = train(shape, training, tokenizer, facts, context)
+    edited = [Fact(record.prompt, record.ground_truth, record.subject) for record in data.edits]
+    model, report = train(shape, training, tokenizer, facts, edited, context)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "training.json", report)
