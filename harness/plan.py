@@ -87,10 +87,18 @@ class Plan:
         return list(dict.fromkeys(reasons))
 
     def notes(self) -> list[str]:
-        """What will take long on first use but does not stop anything."""
+        """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
         cells = [planned.cell for planned in self.cells if planned.cell]
         models = dict.fromkeys(cell.model for cell in cells)
-        return [reason for model in models if (reason := catalogue.availability(model))]
+        found = {cell.data.name: cell.data for cell in cells}
+        short = [
+            f"{entry.name}: {there} of {asked} records for '{pool}'"
+            for entry in self.suite.datasets
+            if (ref := found.get(entry.name))
+            for pool, asked, there in (("train", entry.train, ref.train), ("unrelated", entry.unrelated, ref.unrelated))
+            if there < asked
+        ]
+        return [*short, *(reason for model in models if (reason := catalogue.availability(model)))]
 
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, refs: "_Data", template: str, seed: int

@@ -64,7 +64,7 @@ class DataRef:
         source: a folder of upstream files, or `world` for the generated records. Not part of the identity.
         edits: number of scored records.
         split: `test` or `dev`, by record id; `all` ignores the split.
-        train: number of unrelated records that methods may learn from.
+        train: number of unrelated records that methods may learn from; in a resolved reference, what was found.
         unrelated: number of further unrelated records, kept from the methods, on which locality is also scored.
         strip_distractor: cut the sentence in front of CounterFact's paraphrases.
         template: prompt template around every prompt, `none` or `paper`.

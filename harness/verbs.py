@@ -67,7 +67,7 @@ def plan(options: argparse.Namespace) -> int:
         f"{len(todo)} to do (~{_duration(total)} on {made.device}), launch {suite.launch}"
     )
     for reason in made.missing():
-        console.print(f"[yellow]missing[/yellow] {reason}")
+        console.print(f"[yellow]cannot run:[/yellow] {reason}")
     for note in made.notes():
         console.print(f"[dim]note[/dim] {note}")
     return 0
@@ -176,6 +176,8 @@ def _run(options: argparse.Namespace, retry: bool) -> int:
     store = Store(options.store)
     made = Plan(_suite(options), store)
     _refuse(made)
+    for note in made.notes():
+        console.print(f"[yellow]note[/yellow] {note}")
     with store.locked():
         if retry:
             made.keep(lambda cell: store.cell(cell.folder).failure is not None)

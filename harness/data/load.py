@@ -26,7 +26,7 @@ def resolve(
     strip_distractor: bool = False,
     template: str = "none",
 ) -> DataRef:
-    """The reference to a selection of records, with its hash.
+    """The reference to a selection of records, with its hash and the numbers of unrelated records that were found.
 
     The edits are the first `edits` records of the split in the order of the edited file. The pools come from records
     of the edited file that are not edited, then from the data set's other files (records that name a subject first);
@@ -37,16 +37,17 @@ def resolve(
         source: `world`, or a folder that is searched for files of the data set.
         edits: number of scored records, at least 1.
         split: `test`, `dev` or `all`.
-        train: number of unrelated records that methods may learn from.
-        unrelated: number of further unrelated records.
+        train: number of unrelated records that methods may learn from, at most.
+        unrelated: number of further unrelated records, at most; they are drawn first.
         strip_distractor: cut the sentence in front of CounterFact's paraphrases.
         template: `paper` wraps every prompt in the paper's prompt for base models.
 
     Raises:
-        UserError: for an unknown name, no files, a broken file, or fewer records than asked for.
+        UserError: for an unknown name, no files, a broken file, or fewer edits than asked for.
     """
-    ref = DataRef(name, source, edits, split, train, unrelated, strip_distractor, template)
-    return replace(ref, sha256=_hash(_select(ref)))
+    asked = DataRef(name, source, edits, split, train, unrelated, strip_distractor, template)
+    data = _select(asked)
+    return replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data))
 
 
 def load(ref: DataRef) -> DataSet:
@@ -87,13 +88,6 @@ def _select(ref: DataRef) -> DataSet:
     edits, rest = inside[: ref.edits], inside[ref.edits :]
     excluded = [record for record in corpus.edited.records if not belongs(ref.name, record.id, ref.split)]
     train, unrelated = draw(edits, _tiers(corpus, rest, excluded), ref.train, ref.unrelated)
-    for option, pool, wanted in (("unrelated", unrelated, ref.unrelated), ("train", train, ref.train)):
-        if len(pool) < wanted:
-            raise UserError(
-                f"{ref.source}: {ref.name} has only {len(pool)} records that are unrelated to the {ref.edits} edits "
-                f"and left for '{option}', {wanted} asked for",
-                fix=f"{option}: {len(pool)}",
-            )
     shape = _shape(ref, info)
     return DataSet(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
 

@@ -73,8 +73,8 @@ class DataForm(Entry):
     edits: int = Field(1000, ge=1, description="records that are edited and scored")
     split: Split = Field("all", description="by record id; settings are tuned on `dev` and reported on `test`")
     path: str | None = Field(None, description="folder of upstream files, relative to the working directory")
-    train: int = Field(1000, ge=0, description="unrelated records that a method may learn from")
-    unrelated: int = Field(200, ge=0, description="unrelated records that no method sees, for locality")
+    train: int = Field(1000, ge=0, description="unrelated records that a method may learn from, at most")
+    unrelated: int = Field(200, ge=0, description="unrelated records that no method sees, for locality, at most")
     strip_distractor: bool = Field(False, description="cut the sentence in front of CounterFact's paraphrases")
 
 
