@@ -41,7 +41,8 @@ class Cell:
     eval_batch: int
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the result. Paths, devices, launchers and labels do not."""
+        """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
+        made_from = {**self.model_artifacts(), **self.artifacts()}
         return {
             "method": {
                 "name": self.method.name,
@@ -55,7 +56,7 @@ class Cell:
             "schedule": dict(self.schedule),
             "seed": self.seed,
             "eval_batch": self.eval_batch,
-            "artifacts": {role: spec.key for role, spec in self._made_from().items()},
+            "artifacts": {role: spec.key for role, spec in made_from.items()},
         }
 
     @cached_property
@@ -79,20 +80,13 @@ class Cell:
         """What the method needs before it edits, by role."""
         return self.editor().artifacts(self.model, self.data, self.seed)
 
-    def model_artifact(self) -> ArtifactSpec | None:
-        """The training of the model, where it is one of the zoo."""
-        return zoo.artifact(self.model) if self.model.weights == "zoo" else None
-
-    def _made_from(self) -> Mapping[str, ArtifactSpec]:
-        """Every artifact that decides the result: a recipe that changes makes another cell."""
-        model = self.model_artifact()
-        return {**({"model": model} if model else {}), **self.artifacts()}
+    def model_artifacts(self) -> Mapping[str, ArtifactSpec]:
+        """The training of the model, where it is one of the zoo; else nothing."""
+        return {"model": zoo.artifact(self.model)} if self.model.weights == "zoo" else {}
 
     def unedited_outputs(self) -> ArtifactSpec:
         """What the unedited model answers to this cell's questions; shared by all methods on the model."""
-        model = self.model_artifact()
-        needs = {"model": model} if model else {}
-        return unedited.artifact(self.model, self.data, self.protocols, self.eval_batch, needs)
+        return unedited.artifact(self.model, self.data, self.protocols, self.eval_batch, self.model_artifacts())
 
     def description(self) -> dict[str, Any]:
         """The content of cell.json: the identity, with what tables need to name it."""

@@ -80,7 +80,8 @@ def _prepare_torch(threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a sixth of the training time, and nothing reads it
+    # filling would take a sixth of the training time, for memory that nothing reads
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _line(number: int, total: int, title: str, seconds: float, reason: str | None) -> str:

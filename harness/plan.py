@@ -50,9 +50,9 @@ class Plan:
         self.store = store
         self.device = _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
-        data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
+        self._data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
         self.cells = [
-            self._planned(method, model, entry, data[entry], template, seed)
+            self._planned(method, model, entry, self._data[entry], template, seed)
             for entry, model, method, template, seed in product(
                 suite.datasets, suite.models, suite.methods, suite.prompts, suite.seeds
             )
@@ -90,11 +90,11 @@ class Plan:
         """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
         cells = [planned.cell for planned in self.cells if planned.cell]
         models = dict.fromkeys(cell.model for cell in cells)
-        found = {cell.data.name: cell.data for cell in cells}
         short = [
             f"{entry.name}: {there} of {asked} records for '{pool}'"
-            for entry in self.suite.datasets
-            if (ref := found.get(entry.name))
+            for entry, refs in self._data.items()
+            if not isinstance(refs, str)
+            for ref in [refs["none"]]
             for pool, asked, there in (("train", entry.train, ref.train), ("unrelated", entry.unrelated, ref.unrelated))
             if there < asked
         ]
@@ -139,9 +139,8 @@ class Plan:
 def roots(cell: Cell) -> list[ArtifactSpec]:
     """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
     own = list(cell.artifacts().values())
-    model = [spec] if (spec := cell.model_artifact()) else []
     unedited = [cell.unedited_outputs()] if cell.model.weights != "random" else []
-    return [*model, *unedited, *own]
+    return [*cell.model_artifacts().values(), *unedited, *own]
 
 
 def memory_bytes(cell: Cell) -> int:

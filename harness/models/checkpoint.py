@@ -5,6 +5,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def inspect(folder: Path) -> Checkpoint:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder))
     files = _weight_files(folder)
-    contents = {path.name: [_header(path), _sample_digest(path)] for path in files}
+    contents = {path.name: [_header(path), _sample_digest(path, path.stat().st_mtime_ns)] for path in files}
     sha256 = digest({"config": _without_paths(config), "tokenizer": tokenizer_digest(folder), "weights": contents})
     return Checkpoint(folder, str(config.get("model_type", "unnamed")), files, sha256)
 
@@ -145,8 +146,12 @@ def _header(path: Path) -> dict[str, Any]:
     return tensors
 
 
-def _sample_digest(path: Path) -> str:
-    """sha256 of `SAMPLED_BLOCKS` blocks spread evenly over a file, or of all of it where that is less."""
+@cache
+def _sample_digest(path: Path, modified_ns: int) -> str:
+    """sha256 of `SAMPLED_BLOCKS` blocks spread evenly over a file, or of all of it where that is less.
+
+    Kept until the file is written again: a plan names the same model once per cell.
+    """
     size = path.stat().st_size
     step = max(size // SAMPLED_BLOCKS, BLOCK_BYTES)
     made = hashlib.sha256()
