@@ -143,6 +143,10 @@ class EditedModel(Protocol):
         """Greedy continuation of each prompt by exactly as many ids as its target has."""
         ...
 
+    def scope(self, queries: Sequence[Query]) -> list[float] | None:
+        """How far each prompt is taken for one of the edits, in [0, 1]; None if the method does not decide by prompt."""
+        ...
+
     def diagnostics(self) -> Mapping[str, float]:
         """Figures of the method's own, written beside the metrics."""
         ...

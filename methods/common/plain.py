@@ -77,6 +77,9 @@ class PlainModel:
         continuations: list[list[int]] = torch.cat(chosen, dim=1).tolist()
         return [ids[: len(query.target_ids)] for ids, query in zip(continuations, queries, strict=True)]
 
+    def scope(self, queries: Sequence[Query]) -> None:
+        """Edited weights answer every prompt alike."""
+
     def diagnostics(self) -> Mapping[str, float]:
         """The figures given at construction."""
         return dict(self._figures)

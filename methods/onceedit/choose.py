@@ -1,36 +1,53 @@
 """One decoding step of the pair: from two next-token distributions and alpha to a token of the target model."""
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from methods.onceedit.certify import Certificate
 from methods.onceedit.decoders import Decoder
-from methods.onceedit.fusion import mix
-from methods.onceedit.relative import RelativeState
+from methods.onceedit.fusion import Fused, Projection
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Tokens of a batch.
+
+    Attributes:
+        tokens_B: ids of the target model.
+        anchors_B: index of the anchor that was decoded; -1 where the target model's own token was taken.
+    """
+
+    tokens_B: Tensor
+    anchors_B: Tensor
 
 
 @dataclass(eq=False)
 class TokenChooser:
-    """Fusion, decoding, and the two rules under which the target model's own token is taken instead.
+    """Fusion, decoding, and the rules under which the target model's own token is taken instead.
 
     Attributes:
-        llm, plugin: relative states over the same anchors.
+        llm, plugin: projections onto the same anchors.
         decoder: from anchor space back to a token.
         gate: where alpha is smaller, the model's own greedy token is taken; 0 is off.
         eos_id: where the model's own greedy token is this one, it is taken (DeePEn's rule); None is off.
-        tally: how often what happened, over all steps so far: `steps`, `gated`, `ended`, `fused`, `round_trips`.
+        keep_own: where the most probable anchor is that of the model alone, its own token is taken: the detour through
+            anchor space, which not every token survives, is only made where it changes something.
+        tally: how often what happened, over all steps so far.
     """
 
-    llm: RelativeState
-    plugin: RelativeState
+    llm: Projection
+    plugin: Projection
     decoder: Decoder
-    gate: float
-    eos_id: int | None
-    tally: Counter[str] = field(default_factory=Counter)
+    gate: float = 0.0
+    eos_id: int | None = None
+    keep_own: bool = False
+    tally: "Tally" = field(default_factory=lambda: Tally())
 
-    def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Tensor:
-        """Token ids of the target model, batch.
+    def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
+        """One step of a batch.
 
         Args:
             logits_l_BV: the target model's logits, at least fp32.
@@ -38,19 +55,66 @@ class TokenChooser:
             alpha_B: weight of the plug-in.
         """
         own_B = logits_l_BV.argmax(dim=-1)
-        is_gated_B = alpha_B.to(own_B.device) < self.gate
-        is_fused_B = ~is_gated_B
-        if self.eos_id is not None:
-            is_fused_B = is_fused_B & (own_B != self.eos_id)
-        n_steps, n_gated, n_fused = len(own_B), int(is_gated_B.sum()), int(is_fused_B.sum())
-        self.tally.update(steps=n_steps, gated=n_gated, ended=n_steps - n_gated - n_fused, fused=n_fused)
-        if not n_fused:
-            return own_B
-        rows = is_fused_B.nonzero().squeeze(-1)
-        logits_l_FV = logits_l_BV[rows]
-        rows_s = rows.to(probs_s_BU.device)
-        llm_FA = self.llm.project(logits_l_FV.softmax(dim=-1))
-        plugin_FA = self.plugin.project(probs_s_BU[rows_s]).to(llm_FA.device)
-        fused_FA = mix(llm_FA, plugin_FA, alpha_B[rows_s].to(llm_FA.device))
-        self.tally["round_trips"] += int((self.llm.owner_A[llm_FA.argmax(dim=-1)] == own_B[rows]).sum())
-        return own_B.index_copy(0, rows, self.decoder.decode(fused_FA, logits_l_FV))
+        alpha_B = alpha_B.to(own_B.device)
+        is_gated_B = alpha_B < self.gate
+        is_ended_B = own_B == (-1 if self.eos_id is None else self.eos_id)
+        is_fused_B = ~(is_gated_B | is_ended_B)
+        fused = Fused(self.llm, self.plugin, logits_l_BV.softmax(dim=-1), probs_s_BU, alpha_B, is_fused_B)
+        decoded = self.decoder.decode(fused, logits_l_BV)
+        if self.keep_own:
+            is_fused_B = is_fused_B & (decoded.anchors_B != fused.certificate_of_llm.anchors_B)
+        self.tally.count(is_gated_B, is_ended_B & ~is_gated_B, is_fused_B, decoded.certificate)
+        return Choice(torch.where(is_fused_B, decoded.tokens_B, own_B), torch.where(is_fused_B, decoded.anchors_B, -1))
+
+
+class Tally:
+    """Counts over all steps, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._least_margin: Tensor | None = None
+
+    def count(
+        self, is_gated_B: Tensor, is_ended_B: Tensor, is_fused_B: Tensor, certificate: Certificate | None
+    ) -> None:
+        """Add the steps of a batch."""
+        self._add("steps", torch.ones_like(is_fused_B))
+        self._add("gated", is_gated_B)
+        self._add("ended", is_ended_B)
+        self._add("fused", is_fused_B)
+        if certificate is None:
+            return
+        self._add("certified", is_fused_B)
+        for level in (0, 1, 2):
+            self._add(f"l{level}", is_fused_B & (certificate.level_B == level))
+        self._add("survivors", certificate.survivors_B * (is_fused_B & (certificate.level_B == 2)))
+        self._add("margin", certificate.margin_B * is_fused_B)
+        least = torch.where(is_fused_B, certificate.margin_B, 1.0).amin()
+        self._least_margin = least if self._least_margin is None else torch.minimum(self._least_margin, least)
+
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+        return int(self._sums["steps"]) if "steps" in self._sums else 0
+
+    def figures(self) -> Mapping[str, float]:
+        """Shares of the steps, and of the certified ones the levels, the proved margins and what L2 had to look at.
+
+        `fused_share`: a token came out of anchor space. `gated_share`, `ended_share`: the model's own was taken below
+        the gate, or as the end of text. `margin_mean`, `margin_least`: relative lead of the winner, a lower bound.
+        """
+        sums = {name: float(total) for name, total in self._sums.items()}
+        if not self.steps:
+            return {}
+        figures = {f"{name}_share": sums[name] / sums["steps"] for name in ("gated", "ended", "fused")}
+        if sums.get("certified") and self._least_margin is not None:
+            figures |= {f"certified_l{level}_share": sums[f"l{level}"] / sums["certified"] for level in (0, 1, 2)}
+            figures["margin_mean"] = sums["margin"] / sums["certified"]
+            figures["margin_least"] = float(self._least_margin)
+            if sums["l2"]:
+                figures["survivors_mean"] = sums["survivors"] / sums["l2"]
+        return figures
+
+    def _add(self, name: str, values_B: Tensor) -> None:
+        total = values_B.sum(dtype=torch.float64)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total

@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from methods.onceedit.certify import Certificate
+from methods.onceedit.fusion import Fused
+from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
 
 Init = Literal["zero", "llm"]
@@ -25,14 +28,29 @@ _WEIGHT_DECAY = 0.01
 _COSINE_STEPS = 10
 
 
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What a decoder makes of a batch.
+
+    Attributes:
+        tokens_B: ids of the target model.
+        anchors_B: the most probable anchor of each row, which a one-hot target stands for.
+        certificate: the proof that it is the most probable; None where the whole distribution was computed.
+    """
+
+    tokens_B: Tensor
+    anchors_B: Tensor
+    certificate: Certificate | None = None
+
+
 class Decoder(Protocol):
     """Tokens of the target model for fused distributions."""
 
-    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
-        """Token ids, batch.
+    def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
+        """Decode a batch.
 
         Args:
-            fused_BA: mixture over the anchors.
+            fused: mixture over the anchors.
             logits_l_BV: the target model's own logits, from which a search may start.
         """
         ...
@@ -42,11 +60,10 @@ class Decoder(Protocol):
 class OwnerDecoder:
     """The token with the largest value in the column of the most probable anchor: one look-up."""
 
-    state: RelativeState
-
-    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+    def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
-        return self.state.owner_A[fused_BA.argmax(dim=-1)]
+        anchors_B = fused.certificate.anchors_B
+        return Decoded(fused.llm.state.owner_A[anchors_B], anchors_B, fused.certificate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,23 +74,24 @@ class ColumnDecoder:
     ∂L/∂z_j = -p_j (r_j - q) / (q A) = (p_j - softmax(z + log r)_j) / A, the second form safe where q underflows.
     """
 
-    state: RelativeState
     steps: int = 5
     lr: float = 0.15
     init: Init = "zero"
 
-    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+    def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
-        return self.search(fused_BA.argmax(dim=-1), logits_l_BV).argmax(dim=-1)
+        anchors_B = fused.certificate.anchors_B
+        tokens_B = self.search(fused.llm.state, anchors_B, logits_l_BV).argmax(dim=-1)
+        return Decoded(tokens_B, anchors_B, fused.certificate)
 
-    def search(self, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
+    def search(self, state: RelativeState, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
         """The logits that the search ends with, B × V, for one target anchor per row."""
-        log_r_BV = self.state.log_columns(anchors_B)
+        log_r_BV = state.log_columns(anchors_B)
         z_BV = _start(self.init, logits_l_BV, log_r_BV.dtype)
         optimiser = _AdamW(z_BV, self.lr)
         for _ in range(self.steps):
             pull_BV = z_BV.softmax(dim=-1) - (z_BV + log_r_BV).softmax(dim=-1)
-            optimiser.step(pull_BV / self.state.n_anchors)
+            optimiser.step(pull_BV / state.n_anchors)
         return z_BV
 
 
@@ -84,17 +102,17 @@ class SearchDecoder:
     With p = softmax(z) and g_j = -Σ_a R_ja t_a / (pR)_a / A, ∂L/∂z_j = p_j (g_j - Σ_k p_k g_k).
     """
 
-    state: RelativeState
     steps: int = 5
     lr: float = 0.15
     init: Init = "zero"
     target: Target = "onehot"
 
-    def decode(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+    def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
-        return self.search(fused_BA, logits_l_BV).argmax(dim=-1)
+        tokens_B = self.search(fused.llm.matrix, fused.probs_BA, logits_l_BV).argmax(dim=-1)
+        return Decoded(tokens_B, fused.probs_BA.argmax(dim=-1))
 
-    def search(self, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
+    def search(self, matrix: TransferMatrix, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
         """The logits that the search ends with, B × V."""
         target_BA = fused_BA
         if self.target == "onehot":
@@ -104,25 +122,19 @@ class SearchDecoder:
         tiny = torch.finfo(fused_BA.dtype).tiny
         for _ in range(self.steps):
             p_BV = z_BV.softmax(dim=-1)
-            ratio_BA = target_BA / self.state.project(p_BV).clamp_min(tiny)
-            g_BV = self.state.back_project(ratio_BA) / -self.state.n_anchors
+            ratio_BA = target_BA / matrix.project(p_BV).clamp_min(tiny)
+            g_BV = matrix.back_project(ratio_BA) / -matrix.state.n_anchors
             optimiser.step(p_BV * (g_BV - (p_BV * g_BV).sum(dim=-1, keepdim=True)))
         return z_BV
 
 
 def make_decoder(
-    name: Literal["search", "column", "owner"],
-    state: RelativeState,
-    *,
-    steps: int,
-    lr: float,
-    init: Init,
-    target: Target,
+    name: Literal["search", "column", "owner"], *, steps: int, lr: float, init: Init, target: Target
 ) -> Decoder:
     """A decoder by name; the combinations it has no meaning for are refused with the hyper-parameters."""
     if name == "search":
-        return SearchDecoder(state, steps, lr, init, target)
-    return ColumnDecoder(state, steps, lr, init) if name == "column" else OwnerDecoder(state)
+        return SearchDecoder(steps, lr, init, target)
+    return ColumnDecoder(steps, lr, init) if name == "column" else OwnerDecoder()
 
 
 def learning_rate(lr: float, step: int) -> float:

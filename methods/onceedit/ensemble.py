@@ -2,8 +2,12 @@
 
 The plug-in sees text, never the target model's ids: what it says at a step is its distribution after tokenising all
 text in front of that step afresh. Where that text ends inside a UTF-8 character, it has no say: alpha is 0.
+
+The target model is run in the shapes in which it is run unedited, row for row and step for step. So where its own
+tokens are taken, they are the unedited model's to the bit, and rounding never counts as lost locality.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,9 +22,11 @@ from methods.onceedit.choose import TokenChooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import at_least_fp32, logits_at
 from methods.onceedit.hparams import OnceEditHparams
-from methods.onceedit.plugin import EditedPlugin
+from methods.onceedit.plugin import EditedPlugin, Reading
+from methods.onceedit.fusion import Projection
 from methods.onceedit.relative import RelativeState
-from methods.onceedit.vocabulary import Vocabulary, readable
+from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
+from methods.onceedit.vocabulary import Vocabulary
 
 
 class EnsembleModel:
@@ -39,6 +45,12 @@ class EnsembleModel:
         self._edited_prompts = {request.prompt for request in requests}
         self._alpha_of: dict[str, float] = {}
         self._held_back = 0
+        self._counts: Counter[str] = Counter()
+        self._anchor_map = None
+        if hparams.sync == "map":
+            self._anchor_map = AnchorMap.of(
+                chooser.llm.state.anchor_ids_A, chooser.plugin.state.anchor_ids_A, chooser.llm.state.n_tokens
+            )
 
     @classmethod
     def attach(
@@ -49,74 +61,97 @@ class EnsembleModel:
         pairs_special = hparams.eos == "pair_special"
         anchors = pair_anchors(vocabulary, Vocabulary.of(plugin.tokenizer), hparams.anchors, pair_special=pairs_special)
         with torch.no_grad():
-            llm = RelativeState.build(_input_rows(target.model), anchors.llm_ids, hparams.relative)
-            state = RelativeState.build(_input_rows(plugin.model), anchors.plugin_ids, hparams.relative)
-            _ = llm.owner_A  # computed here, so that it counts as attaching and not as the first step
+            llm = Projection(RelativeState.build(_input_rows(target.model), anchors.llm_ids, hparams.relative))
+            side = Projection(RelativeState.build(_input_rows(plugin.model), anchors.plugin_ids, hparams.relative))
         decoder = make_decoder(
             hparams.decoder,
-            llm,
             steps=hparams.search_steps,
             lr=hparams.search_lr,
             init=hparams.init,
             target=hparams.target,
         )
         eos_id = None if pairs_special else vocabulary.roles.get("eos")
-        chooser = TokenChooser(llm, state, decoder, hparams.alpha_gate, eos_id)
+        chooser = TokenChooser(llm, side, decoder, hparams.alpha_gate, eos_id, hparams.keep_own)
         return cls(target, plugin, chooser, requests, hparams)
 
     @torch.no_grad()
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
         """Arg-max id of the pair at each target position.
 
-        At target token j the plug-in reads the text in front of that token; alpha comes from the prompt.
+        At target token j the plug-in reads the text in front of that token; alpha comes from the prompt. All that it
+        reads of a query is one tree of ids, and the whole batch one forward pass.
         """
+        if not queries:
+            return []
         rows = [query.prompt_ids + query.target_ids[:-1] for query in queries]
         steps = [(n, j) for n, query in enumerate(queries) for j in range(len(query.target_ids))]
-        places = [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps]
-        logits_SV = logits_at(self.target.model, rows, places)
-        starts = [self._starts_at_prompt(query) for query in queries]
-        written = [self._written(queries[n], starts[n], queries[n].target_ids[:j]) for n, j in steps]
-        chosen = self._choose(logits_SV, [queries[n].prompt for n, _ in steps], written)
-        return _regroup(chosen, queries)
+        logits_SV = logits_at(self.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
+        transcripts = self._transcripts(queries)
+        written = [transcripts[n].after(queries[n].target_ids[:j]) for n, j in steps]
+        prompts, row_S = [query.prompt for query in queries], [n for n, _ in steps]
+        packed = self.plugin.read_together(
+            [*prompts, *(text for text, _ in written)], groups=[*range(len(prompts)), *row_S]
+        )
+        self._counts.update(packed_fed=packed.n_fed, packed_alone=packed.n_alone)
+        of_prompt, of_step = packed.reading[: len(prompts)], packed.reading[len(prompts) :]
+        alpha_S = self._alpha(of_step, self._noted(prompts, of_prompt.alpha_B)[row_S], written)
+        rest = iter(self.chooser.choose(logits_SV, of_step.probs_BU, alpha_S).tokens_B.tolist())
+        return [[next(rest) for _ in query.target_ids] for query in queries]
 
     @torch.no_grad()
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has, all prompts in one batch."""
-        starts = [self._starts_at_prompt(query) for query in queries]
+        if not queries:
+            return []
+        transcripts = self._transcripts(queries)
+        companion = Companion(self.plugin, len(queries))
+        reading = companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
+        alpha_N, prompts_fed = self._noted([query.prompt for query in queries], reading.alpha_B), companion.n_fed
         made: list[list[int]] = [[] for _ in queries]
+        mapped: dict[int, int] = {}
         batch = left_padded([query.prompt_ids for query in queries], self.target.device)
-        ids_BT, mask_BT, positions_BT = batch.ids_BT, batch.mask_BT, batch.positions_BT
-        cache = None
+        ids_BT, mask_BT, positions_BT, cache = batch.ids_BT, batch.mask_BT, batch.positions_BT, None
         for step in range(max(len(query.target_ids) for query in queries)):
-            output = self.target.model(
+            output = self.target.model.base_model(
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
                 position_ids=positions_BT,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
             )
             cache = output.past_key_values
             active = [n for n, query in enumerate(queries) if step < len(query.target_ids)]
-            written = [self._written(queries[n], starts[n], made[n]) for n in active]
-            logits_AV = at_least_fp32(output.logits[active, -1])
-            for n, token in zip(
-                active, self._choose(logits_AV, [queries[n].prompt for n in active], written), strict=True
-            ):
+            written = {n: transcripts[n].after(made[n]) for n in active}
+            reading = companion.read(written, {n: plugin_id for n, plugin_id in mapped.items() if n in written})
+            alpha_A = self._alpha(reading, alpha_N[active], list(written.values()))
+            logits_AV = at_least_fp32(self.target.head(output.last_hidden_state[:, -1])[active])
+            tokens, mapped = self._step(active, logits_AV, reading.probs_BU, alpha_A)
+            for n, token in tokens.items():
                 made[n].append(token)
-            # finished rows go on with their last token; nobody reads what follows it
+            # finished rows go on with their last token, for the shapes' sake; nobody reads what follows it
             ids_BT = torch.tensor([ids[-1:] for ids in made], device=ids_BT.device)
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(made), 1)], dim=-1)
+            mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=-1)
             positions_BT = positions_BT[:, -1:] + 1
+        self._counts.update(written=sum(map(len, made)), fed=companion.n_fed - prompts_fed)
         return made
+
+    @torch.no_grad()
+    def scope(self, queries: Sequence[Query]) -> list[float]:
+        """Alpha of each prompt, whatever `alpha` the hyper-parameters fix."""
+        prompts = [query.prompt for query in queries]
+        unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
+        if unread:
+            self._noted(unread, self.plugin.read(unread).alpha_B)
+        return [self._alpha_of[prompt] for prompt in prompts]
 
     def diagnostics(self) -> Mapping[str, float]:
         """Alpha over the prompts seen, edits and others apart, and what became of the decoding steps.
 
-        `round_trip_share`: of the fused steps, how often the target model's distribution alone, sent through anchor
-        space and back, still gives its own token. What is missing is lost to the detour, not to the plug-in.
+        What became of the steps is explained in `Tally.figures`. `held_back_share`: steps inside a character.
+        `packed_share`: ids that the plug-in was fed under teacher forcing, of those of all texts one by one.
+        `fed_per_token`: ids that it was fed per generated token, prompts not counted.
         """
-        figures: dict[str, float] = {"anchors": float(self.chooser.llm.n_anchors)}
+        figures: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
         for group, is_edit in (("edits", True), ("others", False)):
             alphas = [alpha for prompt, alpha in self._alpha_of.items() if (prompt in self._edited_prompts) == is_edit]
             if alphas:
@@ -124,52 +159,54 @@ class EnsembleModel:
                 figures[f"alpha_{group}_mean"] = float(values.mean())
                 for percent in (10, 50, 90):
                     figures[f"alpha_{group}_p{percent}"] = float(values.quantile(percent / 100))
-        tally = self.chooser.tally
-        if tally["steps"]:
-            figures["gated_share"] = tally["gated"] / tally["steps"]
-            figures["ended_share"] = tally["ended"] / tally["steps"]
-            figures["held_back_share"] = self._held_back / tally["steps"]
-        if tally["fused"]:
-            figures["round_trip_share"] = tally["round_trips"] / tally["fused"]
+        figures |= self.chooser.tally.figures()
+        if self.chooser.tally.steps:
+            figures["held_back_share"] = self._held_back / self.chooser.tally.steps
+        if self._counts["packed_alone"]:
+            figures["packed_share"] = self._counts["packed_fed"] / self._counts["packed_alone"]
+        if self._counts["written"]:
+            figures["fed_per_token"] = self._counts["fed"] / self._counts["written"]
         return figures
 
     def revert(self) -> None:
         """Nothing to restore: the target model was only read."""
 
-    def _choose(self, logits_SV: Tensor, prompts: Sequence[str], written: Sequence[tuple[str, bool]]) -> list[int]:
-        """Token of each of S steps, from the target's logits, the step's prompt, and the text in front of it."""
-        texts = [text for text, _ in written]
-        unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
-        reading = self.plugin.read([*texts, *unread])
-        self._alpha_of.update(zip(unread, reading.alpha_B[len(texts) :].tolist(), strict=True))
+    def _step(
+        self, rows: Sequence[int], logits_BV: Tensor, probs_BU: Tensor, alpha_B: Tensor
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """One step of decoding: the token of each row and, where tokens are mapped, the plug-in's id for it."""
+        chosen = self.chooser.choose(logits_BV, probs_BU, alpha_B)
+        if self._anchor_map is None:
+            return dict(zip(rows, chosen.tokens_B.tolist(), strict=True)), {}
+        mapped_B = self._anchor_map.ids(chosen.tokens_B, chosen.anchors_B)
+        tokens, mapped = torch.stack([chosen.tokens_B, mapped_B]).tolist()  # one transfer
+        images = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
+        return dict(zip(rows, tokens, strict=True)), images
+
+    def _alpha(self, reading: Reading, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
+        """Weight of the plug-in at each of S steps, from its reading there and from that of the step's prompt."""
+        alpha_S = reading.alpha_B if self.hparams.per_step_alpha else of_prompt_S
         if self.hparams.alpha == "fixed":
-            alpha_S = torch.full_like(reading.alpha_B[: len(texts)], self.hparams.alpha_fixed)
-        elif self.hparams.per_step_alpha:
-            alpha_S = reading.alpha_B[: len(texts)]
-        else:
-            alpha_S = reading.alpha_B.new_tensor([self._alpha_of[prompt] for prompt in prompts])
-        is_held_back_S = torch.tensor([held_back for _, held_back in written], device=alpha_S.device)
-        self._held_back += int(is_held_back_S.sum())
-        alpha_S = alpha_S.masked_fill(is_held_back_S, 0.0)
-        chosen: list[int] = self.chooser.choose(logits_SV, reading.probs_BU[: len(texts)], alpha_S).tolist()
-        return chosen
+            alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
+        is_held_back = [is_inside_character for _, is_inside_character in written]
+        self._held_back += sum(is_held_back)
+        return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), 0.0)
 
-    def _written(self, query: Query, starts_at_prompt: bool, ids: Sequence[int]) -> tuple[str, bool]:
-        """The text after `ids` of a query's continuation, and whether it ends inside a character."""
-        if starts_at_prompt:
-            return readable(query.prompt.encode() + self._vocabulary.spell(ids))
-        return readable(self._vocabulary.spell_from_start([*query.prompt_ids, *ids]))
+    def _noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
+        """Remember the alpha of prompts that were not seen before."""
+        for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
+            self._alpha_of.setdefault(prompt, alpha)
+        return alpha_N
 
-    def _starts_at_prompt(self, query: Query) -> bool:
-        """Whether the target's first id starts where the prompt ends; joint tokenisation may merge over that place."""
-        return tuple(self.target.tokenizer(query.prompt)["input_ids"]) == query.prompt_ids
+    def _transcripts(self, queries: Sequence[Query]) -> list[Transcript]:
+        """The texts of queries; whether a target starts where its prompt ends, only the tokenizer can tell."""
+        alone = self.target.tokenizer([query.prompt for query in queries])["input_ids"]
+        return [
+            Transcript(self._vocabulary, query, starts_at_prompt=tuple(ids) == query.prompt_ids)
+            for query, ids in zip(queries, alone, strict=True)
+        ]
 
 
 def _input_rows(model: torch.nn.Module) -> Tensor:
     rows: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
     return rows
-
-
-def _regroup(flat: Sequence[int], queries: Sequence[Query]) -> list[list[int]]:
-    rest = iter(flat)
-    return [[next(rest) for _ in query.target_ids] for query in queries]

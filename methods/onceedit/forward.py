@@ -1,4 +1,4 @@
-"""Forward passes over ragged batches of ids that apply the output head only where its logits are read."""
+"""Forward passes over ragged batches of ids: the output head only where its logits are read, masks of one's own."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.models.batching import right_padded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
@@ -30,6 +30,40 @@ def logits_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Seque
     """Next-token logits of N places, N × V, at least fp32; arguments as in `hidden_at`."""
     head = model.get_output_embeddings()
     return at_least_fp32(head(hidden_at(model, rows, at)))
+
+
+def attention_mask(
+    model: "PreTrainedModel", is_visible_BQK: Tensor, positions_BQ: Tensor, positions_BK: Tensor
+) -> Tensor:
+    """Who sees whom, in the form that every architecture takes as it is: added to the scores, B × 1 × Q × K.
+
+    A model builds its own masks from the order of the keys in its cache. Where that order is not the order of the text,
+    it would cut a sliding window in the wrong place; here the window counts positions.
+
+    Args:
+        model: the model that is to be run; its configuration holds the window.
+        is_visible_BQK: which keys a query may see, before any window.
+        positions_BQ: place of each query in its text.
+        positions_BK: place of each key.
+    """
+    window = sliding_window(model.config)
+    if window is not None:
+        is_visible_BQK = is_visible_BQK & (positions_BQ[:, :, None] - positions_BK[:, None, :] < window)
+    mask_BQK = torch.zeros(is_visible_BQK.shape, dtype=model.dtype, device=is_visible_BQK.device)
+    # not -inf: a place of padding sees nothing, and its softmax must stay a number
+    return mask_BQK.masked_fill_(~is_visible_BQK, torch.finfo(model.dtype).min)[:, None]
+
+
+def sliding_window(config: "PretrainedConfig") -> int | None:
+    """How many ids, itself included, an id sees at most; None is all.
+
+    Raises:
+        ValueError: if layers differ in that; one mask serves all of them.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    if window is not None and "full_attention" in (getattr(config, "layer_types", None) or ()):
+        raise ValueError(f"{config.model_type}: some layers have a sliding window and others none")
+    return window
 
 
 def at_least_fp32(values: Tensor) -> Tensor:

@@ -1,26 +1,80 @@
-"""Fusion of two next-token distributions in anchor space (OnceEdit eq. 8)."""
+"""Fusion of two next-token distributions in anchor space (OnceEdit eq. 8), as a whole or only its arg-max."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from methods.onceedit.bounds import RowBounds, Side
+from methods.onceedit.certify import Certificate, certified_argmax
+from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
 
 
-def fuse(probs_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor, llm: RelativeState, plugin: RelativeState) -> Tensor:
-    """P = α · p_s R_s + (1 - α) · p_l R_l.
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """One model's way into anchor space."""
 
-    Args:
+    state: RelativeState
+
+    @cached_property
+    def bounds(self) -> RowBounds:
+        """Of the rows of its R."""
+        return RowBounds.of(self.state)
+
+    @cached_property
+    def matrix(self) -> TransferMatrix:
+        """Its R; made only if something needs the whole distribution."""
+        return TransferMatrix.of(self.state)
+
+    def side(self, probs_BV: Tensor, share_B: Tensor) -> Side:
+        """Its part of a mixture: probabilities times the model's share of each row."""
+        device = self.state.embeddings_VD.device
+        weights_BV = probs_BV.to(device, torch.float64) * share_B.to(device, torch.float64)[:, None]
+        return Side(self.state, self.bounds, weights_BV)
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """P = α · p_s R_s + (1 - α) · p_l R_l of a batch, computed as far as it is asked for.
+
+    Attributes:
+        llm, plugin: projections onto the same anchors.
         probs_l_BV: target model probabilities, batch × its vocabulary, rows sum to 1.
         probs_s_BU: plug-in probabilities, batch × its vocabulary; `[WEIGHT]` has none.
         alpha_B: weight of the plug-in, in [0, 1].
-        llm, plugin: relative states over the same anchors.
-
-    Returns:
-        probs_BA over the A anchors, rows sum to 1.
+        is_needed_B: rows that anybody will look at; all by default.
     """
-    return mix(llm.project(probs_l_BV), plugin.project(probs_s_BU), alpha_B)
 
+    llm: Projection
+    plugin: Projection
+    probs_l_BV: Tensor
+    probs_s_BU: Tensor
+    alpha_B: Tensor
+    is_needed_B: Tensor | None = None
 
-def mix(probs_l_BA: Tensor, probs_s_BA: Tensor, alpha_B: Tensor) -> Tensor:
-    """The mixture of eq. 8 once both distributions are in anchor space, B × A each."""
-    return torch.lerp(probs_l_BA, probs_s_BA, alpha_B.to(probs_l_BA.dtype)[:, None])
+    @cached_property
+    def certificate(self) -> Certificate:
+        """The most probable anchor of each row, proved; never V × A numbers."""
+        return certified_argmax(self._sides, self.is_needed_B)
+
+    @cached_property
+    def certificate_of_llm(self) -> Certificate:
+        """The same for the target model alone (α = 0)."""
+        everything_B = torch.ones_like(self.alpha_B)
+        return certified_argmax([self.llm.side(self.probs_l_BV, everything_B)], self.is_needed_B)
+
+    @cached_property
+    def probs_BA(self) -> Tensor:
+        """P itself over the A anchors, at least fp32, rows sum to 1."""
+        llm_BA = self.llm.matrix.project(self.probs_l_BV)
+        plugin_BA = self.plugin.matrix.project(self.probs_s_BU).to(llm_BA.device)
+        return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
+
+    @property
+    def _sides(self) -> Sequence[Side]:
+        alpha_B = self.alpha_B.double()
+        plugin = self.plugin.side(self.probs_s_BU, alpha_B)
+        return [self.llm.side(self.probs_l_BV, 1 - alpha_B), plugin]

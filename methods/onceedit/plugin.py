@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,8 @@ from torch import Tensor
 from harness.canonical import digest
 from harness.models.batching import length_sorted
 from harness.records import EditRequest
-from methods.onceedit.forward import logits_at
+from methods.onceedit.forward import at_least_fp32, hidden_at
+from methods.onceedit.tree import Tree, hidden_at_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,17 +25,52 @@ CALIBRATION = "calibration.json"
 _ROWS_PER_FORWARD = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """What the plug-in says after B texts.
+    """What the plug-in says after B texts, worked out where it is asked for.
 
     Attributes:
-        probs_BU: next-token probabilities over its vocabulary; `[WEIGHT]` has none.
-        alpha_B: σ of the logit of `[WEIGHT]` (OnceEdit eq. 6), how far the plug-in takes the text for one of its edits.
+        plugin: who says it.
+        hidden_BD: its final hidden state at the end of each text.
     """
 
-    probs_BU: Tensor
-    alpha_B: Tensor
+    plugin: "EditedPlugin"
+    hidden_BD: Tensor
+
+    def __getitem__(self, texts: Sequence[int] | slice) -> "Reading":
+        """The reading of some of the texts."""
+        return Reading(self.plugin, self.hidden_BD[texts])
+
+    @cached_property
+    def probs_BU(self) -> Tensor:
+        """Next-token probabilities over its vocabulary, at least fp32; `[WEIGHT]` has none."""
+        logits_BU = at_least_fp32(self.plugin.model.get_output_embeddings()(self.hidden_BD))
+        logits_BU[:, self.plugin.weight_id] = -torch.inf
+        return logits_BU.softmax(dim=-1)
+
+    @cached_property
+    def alpha_B(self) -> Tensor:
+        """σ of the logit of `[WEIGHT]` (OnceEdit eq. 6), at least fp32: how far a text is taken for one of the edits."""
+        head, weight_id = self.plugin.model.get_output_embeddings(), self.plugin.weight_id
+        logit_B = at_least_fp32(self.hidden_BD) @ at_least_fp32(head.weight[weight_id])
+        if getattr(head, "bias", None) is not None:
+            logit_B = logit_B + head.bias[weight_id]
+        return logit_B.sigmoid()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedReading:
+    """A reading of texts in groups, and what reading them together has spared.
+
+    Attributes:
+        reading: of each text.
+        n_fed: ids that were fed.
+        n_alone: ids of all different texts of all groups.
+    """
+
+    reading: Reading
+    n_fed: int
+    n_alone: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +88,20 @@ class EditedPlugin:
     calibration: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> "EditedPlugin":
-        """Read the artifact `plugin-edit`."""
+    def load(cls, folder: Path, device: str, dtype: torch.dtype | None = None) -> "EditedPlugin":
+        """Read the artifact `plugin-edit`.
+
+        Args:
+            folder: where it is.
+            device: where it is to run.
+            dtype: precision of its weights; by default bfloat16 on a CUDA device and float32 elsewhere.
+        """
         from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+        if dtype is None:
+            dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         calibration = json.loads((folder / CALIBRATION).read_text())
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         model = model.to(device).eval().requires_grad_(False)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return cls(model, tokenizer, calibration["weight_id"], calibration)
@@ -69,19 +115,47 @@ class EditedPlugin:
         if self.calibration["edits"] != edits_digest(requests):
             raise ValueError(f"the plug-in was not edited with these {len(requests)} requests")
 
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text.
+
+        Raises:
+            ValueError: for a text without any.
+        """
+        if not texts:
+            return []
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        if not all(rows):
+            raise ValueError("the plug-in has nothing to read in an empty text")
+        return rows
+
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Reading:
-        """One reading per text; equal texts are read once, texts of similar length together."""
+        """One reading per text, each text on its own; equal ones are read once, ones of like length together."""
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        rows: list[list[int]] = [self.tokenizer(text)["input_ids"] for text in place]
-        logits_NU = self.model.get_output_embeddings().weight.new_empty(len(rows), self.weight_id + 1)
+        rows = self.tokenize(list(place))
+        hidden_ND = torch.empty(
+            len(rows), self.model.config.hidden_size, dtype=self.model.dtype, device=self.model.device
+        )
         for batch in length_sorted(rows, len, _ROWS_PER_FORWARD):
             last = [(row, len(rows[index]) - 1) for row, index in enumerate(batch)]
-            logits_NU[batch] = logits_at(self.model, [rows[index] for index in batch], last)
-        logits_BU = logits_NU[[place[text] for text in texts]]
-        alpha_B = logits_BU[:, self.weight_id].sigmoid()
-        logits_BU[:, self.weight_id] = -torch.inf
-        return Reading(logits_BU.softmax(dim=-1), alpha_B)
+            hidden_ND[batch] = hidden_at(self.model, [rows[index] for index in batch], last)
+        return Reading(self, hidden_ND)[[place[text] for text in texts]]
+
+    @torch.no_grad()
+    def read_together(self, texts: Sequence[str], groups: Sequence[int]) -> PackedReading:
+        """One reading per text, all in one forward pass, in which texts of one group share what they have in common.
+
+        Args:
+            texts: in any order.
+            groups: the group of each text; a group is one row of the batch.
+        """
+        keys = list(zip(groups, texts, strict=True))
+        place = {key: row for row, key in enumerate(sorted(set(keys)))}
+        rows = self.tokenize([text for _, text in place])
+        members = groupby(zip(place, rows, strict=True), key=lambda member: member[0][0])
+        trees = [Tree.of([row for _, row in group]) for _, group in members]
+        reading = Reading(self, hidden_at_ends(self.model, trees))[[place[key] for key in keys]]
+        return PackedReading(reading, n_fed=sum(len(tree.ids) for tree in trees), n_alone=sum(map(len, rows)))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """Relative representations: each token as a distribution over the anchors (OnceEdit eq. 15-16, DeePEn).
 
-Row i of the relative transfer matrix R (V × A) is a softmax over the cosines between token i and all anchors. R is held
-in memory only for small vocabularies; one of 32k would need 4.1 GB, so there R is computed by tiles of rows from the
-embeddings, with the peak and the mass of each softmax kept from one streaming pass.
+Row i of the relative transfer matrix R (V × A) is a softmax over the cosines between token i and all anchors. For a
+vocabulary of 32k it would need 4.1 GB, so it never exists: one pass over tiles of rows keeps, per token, the scale and
+the normaliser of its softmax, its nearest anchors, and bounds on the rest; and per anchor the token that owns it. Rows
+and columns are computed from the embeddings when they are read.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,11 @@ from methods.onceedit.forward import at_least_fp32
 
 Rule = Literal["deepen", "plain"]
 
-MATERIALISE_BELOW_BYTES = 256 * 2**20
-"""R is kept in memory when it is smaller than this."""
+NEAREST = 32
+"""Anchors listed per token: their share of a row is what a first bound has to get right."""
 
-TILE_BYTES = 64 * 2**20
-"""Size of one tile of rows when it is not."""
+TILE_BYTES = 16 * 2**20
+"""Size of one tile of rows, and of the block of anchor embeddings that is widened to make it."""
 
 _DEEPEN_SCALE = 100.0
 _SMALLEST_NORM = 1e-12  # a row of zeros is uniform
@@ -29,148 +30,180 @@ _SMALLEST_NORM = 1e-12  # a row of zeros is uniform
 
 @dataclass(frozen=True, eq=False)
 class RelativeState:
-    """The relative transfer matrix of one model, by its parts.
+    """What is kept of the relative transfer matrix of one model.
+
+    The exponent of a pair is x_ia = scale_i · cos(i, a), and R_ia = exp(x_ia) / Z_i.
 
     Attributes:
-        units_VD: unit rows of the input embeddings, at least fp32.
+        rule: `plain` (the paper's formula) or `deepen` (what DeePEn's code does).
+        embeddings_VD: the model's input embeddings themselves, no copy.
+        norm_V: their lengths, fp64 like all that follows unless said otherwise.
         anchor_ids_A: token id of each anchor.
-        scale_V: factor of row i inside its softmax: 1 (`plain`, the paper's formula) or 100 / ‖c_i‖₂ (`deepen`, what
-            DeePEn's code does), c_i being the cosines of token i with all anchors.
-        peak_V, mass_V: largest exponent of row i, and the sum of its exponentials relative to that: log Z = peak + log
-            mass.
-        tile_rows: rows per tile.
-        matrix_VA: R itself where it is small enough, else None.
+        scale_V: factor of row i inside its softmax: 1 (`plain`) or 100 / ‖c_i‖₂ (`deepen`), c_i being the cosines of
+            token i with all anchors.
+        log_z_V: log Z_i.
+        near_VM: the M nearest anchors of each token, int32, nearest first.
+        near_x_VM: their exponents, fp32.
+        next_x_V, low_x_V, mean_x_V: largest, smallest and mean exponent of the anchors that are not listed; all equal
+            to the row's smallest where all are listed.
+        owner_A: token with the largest value in each column; a tie goes to the anchor's own token, else the lowest id.
     """
 
-    units_VD: Tensor
+    rule: Rule
+    embeddings_VD: Tensor
+    norm_V: Tensor
     anchor_ids_A: Tensor
     scale_V: Tensor
-    peak_V: Tensor
-    mass_V: Tensor
-    tile_rows: int
-    matrix_VA: Tensor | None
+    log_z_V: Tensor
+    near_VM: Tensor
+    near_x_VM: Tensor
+    next_x_V: Tensor
+    low_x_V: Tensor
+    mean_x_V: Tensor
+    owner_A: Tensor
 
     @classmethod
     def build(
-        cls,
-        embeddings_VD: Tensor,
-        anchor_ids: Sequence[int],
-        rule: Rule = "deepen",
-        *,
-        materialise_below_bytes: int = MATERIALISE_BELOW_BYTES,
-        tile_bytes: int = TILE_BYTES,
+        cls, embeddings_VD: Tensor, anchor_ids: Sequence[int], rule: Rule = "deepen", *, nearest: int = NEAREST
     ) -> Self:
-        """One pass over the rows of R.
+        """One pass over the rows of R in fp64; the extra memory is a few tiles and the state itself.
 
         Args:
-            embeddings_VD: input embeddings; computed in fp32, or in fp64 if they are given so.
+            embeddings_VD: input embeddings in any precision.
             anchor_ids: token id of each anchor, in anchor order, no id twice.
             rule: `deepen` or `plain`.
-            materialise_below_bytes: keep R when it needs less than this.
-            tile_bytes: memory of one tile otherwise.
+            nearest: anchors to list per token, at most all.
         """
         if len(set(anchor_ids)) != len(anchor_ids):
             raise ValueError("a token is an anchor twice")
-        embeddings_VD = at_least_fp32(embeddings_VD.detach())
-        units_VD = torch.nn.functional.normalize(embeddings_VD, dim=-1)
-        anchor_ids_A = torch.tensor(anchor_ids, dtype=torch.long, device=units_VD.device)
-        rows, row_bytes = units_VD.shape[0], len(anchor_ids) * units_VD.element_size()
-        is_small = rows * row_bytes < materialise_below_bytes
+        embeddings_VD = embeddings_VD.detach()
+        n_tokens, n_anchors = embeddings_VD.shape[0], len(anchor_ids)
+        nearest = min(nearest, n_anchors)
+        wide = embeddings_VD.new_empty(0, dtype=torch.float64)
         state = cls(
-            units_VD,
-            anchor_ids_A,
-            scale_V=units_VD.new_ones(rows),
-            peak_V=units_VD.new_empty(rows),
-            mass_V=units_VD.new_empty(rows),
-            tile_rows=max(1, tile_bytes // row_bytes),
-            matrix_VA=units_VD.new_empty(rows, len(anchor_ids)) if is_small else None,
+            rule,
+            embeddings_VD,
+            norm_V=wide.new_empty(n_tokens),
+            anchor_ids_A=torch.tensor(anchor_ids, dtype=torch.long, device=embeddings_VD.device),
+            scale_V=wide.new_ones(n_tokens),
+            log_z_V=wide.new_empty(n_tokens),
+            near_VM=wide.new_empty(n_tokens, nearest, dtype=torch.int32),
+            near_x_VM=wide.new_empty(n_tokens, nearest, dtype=torch.float32),
+            next_x_V=wide.new_empty(n_tokens),
+            low_x_V=wide.new_empty(n_tokens),
+            mean_x_V=wide.new_empty(n_tokens),
+            owner_A=wide.new_zeros(n_anchors, dtype=torch.long),
         )
-        state._fill(rule)
+        state._fill()
         return state
 
     @property
     def n_tokens(self) -> int:
         """V, rows of the embedding table."""
-        return self.units_VD.shape[0]
+        return self.embeddings_VD.shape[0]
 
     @property
     def n_anchors(self) -> int:
         """A."""
         return self.anchor_ids_A.shape[0]
 
+    @cached_property
+    def token_ids_V(self) -> Tensor:
+        """0, 1, … V - 1."""
+        return torch.arange(self.n_tokens, device=self.embeddings_VD.device)
+
+    @property
+    def is_zero_V(self) -> Tensor:
+        """Tokens whose embedding is zero: their cosine with any other is 0, with themselves still 1."""
+        return self.norm_V <= _SMALLEST_NORM
+
+    @property
+    def largest_x(self) -> float:
+        """An upper bound of every |x_ia|: a scale, and in `deepen` 100 · c_ia / ‖c_i‖ with c_ia ≤ ‖c_i‖."""
+        return 1.0 if self.rule == "plain" else _DEEPEN_SCALE
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the state beside the embeddings."""
+        kept = [value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.embeddings_VD]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def exponents(self, ids: Tensor | slice, anchors: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Exponents x of N tokens and C anchors, N × C; the cosine of an anchor with itself is exactly 1."""
+        anchor_ids_C = self.anchor_ids_A[anchors]
+        products_NC = self.embeddings_VD[ids].to(dtype) @ self.embeddings_VD[anchor_ids_C].to(dtype).T
+        products_NC.mul_((self.scale_V[ids] / self.norm_V[ids]).to(dtype)[:, None])
+        products_NC.div_(self.norm_V[anchor_ids_C].to(dtype))
+        token_ids_N = self.token_ids_V[ids]
+        return torch.where(token_ids_N[:, None] == anchor_ids_C, self.scale_V[ids].to(dtype)[:, None], products_NC)
+
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of R, stop - start × A; each sums to 1."""
-        if self.matrix_VA is not None:
-            return self.matrix_VA[start:stop]
-        return (self._cosines(start, stop) * self.scale_V[start:stop, None]).softmax(dim=-1)
-
-    def project(self, probs_BV: Tensor) -> Tensor:
-        """Token distributions in anchor space, B × A: probs_BV @ R."""
-        probs_BV = probs_BV.to(self.units_VD.dtype)
-        projected_BA = probs_BV.new_zeros(probs_BV.shape[0], self.n_anchors)
-        for start, stop in self._tiles():
-            projected_BA.addmm_(probs_BV[:, start:stop], self.rows(start, stop))
-        return projected_BA
-
-    def back_project(self, weights_BA: Tensor) -> Tensor:
-        """Anchor weights pulled back onto tokens, B × V: weights_BA @ Rᵀ, the adjoint of `project`."""
-        weights_BA = weights_BA.to(self.units_VD.dtype)
-        pulled_BV = weights_BA.new_empty(weights_BA.shape[0], self.n_tokens)
-        for start, stop in self._tiles():
-            torch.mm(weights_BA, self.rows(start, stop).T, out=pulled_BV[:, start:stop])
-        return pulled_BV
+        """Rows `start` to `stop` of R, stop - start × A, at least fp32; each sums to 1."""
+        dtype = at_least_fp32(self.embeddings_VD[:0]).dtype
+        ids = slice(start, stop)
+        return (self._exponents_of_all_anchors(ids, dtype) - self.log_z_V[ids, None].to(dtype)).exp_()
 
     def log_columns(self, anchors_B: Tensor) -> Tensor:
-        """Logarithms of single columns of R, B × V; finite also where a value of R underflows."""
-        own_B = self.anchor_ids_A[anchors_B]
-        cosines_BV = self.units_VD[own_B] @ self.units_VD.T
-        cosines_BV[torch.arange(len(own_B), device=own_B.device), own_B] = 1.0
-        return cosines_BV * self.scale_V - self.peak_V - self.mass_V.log()
+        """Logarithms of single columns of R, B × V, at least fp32; finite also where a value of R underflows."""
+        dtype = at_least_fp32(self.embeddings_VD[:0]).dtype
+        columns_BV = torch.empty(len(anchors_B), self.n_tokens, dtype=dtype, device=self.embeddings_VD.device)
+        for ids in self.tiles(self.embeddings_VD.shape[1]):
+            columns_BV[:, ids] = (self.exponents(ids, anchors_B, dtype) - self.log_z_V[ids, None].to(dtype)).T
+        return columns_BV
 
     def columns(self, anchors_B: Tensor) -> Tensor:
         """Single columns of R as rows, B × V."""
         return self.log_columns(anchors_B).exp_()
 
-    @cached_property
-    def owner_A(self) -> Tensor:
-        """Token with the largest value in each column; a tie goes to the anchor's own token, else to the lowest id."""
-        best_A = self.units_VD.new_full((self.n_anchors,), -1.0)
-        own_A = self.units_VD.new_empty(self.n_anchors)
-        owner_A = torch.zeros_like(self.anchor_ids_A)
-        for start, stop in self._tiles():
-            rows_TA = self.rows(start, stop)
-            row_N, anchor_N = self._anchors_among(start, stop)
-            own_A[anchor_N] = rows_TA[row_N, anchor_N]
-            values_A, index_A = rows_TA.max(dim=0)
-            better_A = values_A > best_A
-            best_A = torch.where(better_A, values_A, best_A)
-            owner_A = torch.where(better_A, index_A + start, owner_A)
-        return torch.where(own_A >= best_A, self.anchor_ids_A, owner_A)
+    def tiles(self, width: int) -> Iterator[slice]:
+        """Tokens in order, in tiles that fill `TILE_BYTES` with `width` fp64 numbers per token."""
+        return _slices(self.n_tokens, width)
 
-    def _cosines(self, start: int, stop: int) -> Tensor:
-        """Cosines of tokens start..stop with all anchors; of an anchor with itself exactly 1."""
-        cosines_TA = self.units_VD[start:stop] @ self.units_VD[self.anchor_ids_A].T
-        cosines_TA[self._anchors_among(start, stop)] = 1.0
-        return cosines_TA
+    def anchor_blocks(self, n_anchors: int | None = None) -> Iterator[slice]:
+        """Anchors in order, `n_anchors` or all, in blocks whose fp64 embeddings fill `TILE_BYTES`."""
+        return _slices(n_anchors or self.n_anchors, self.embeddings_VD.shape[1])
 
-    def _anchors_among(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The anchors with a token in start..stop: their rows relative to start, and their columns."""
-        anchor_N = ((self.anchor_ids_A >= start) & (self.anchor_ids_A < stop)).nonzero().squeeze(-1)
-        return self.anchor_ids_A[anchor_N] - start, anchor_N
+    def _exponents_of_all_anchors(self, ids: slice, dtype: torch.dtype) -> Tensor:
+        rows = len(range(*ids.indices(self.n_tokens)))
+        x_TA = torch.empty(rows, self.n_anchors, dtype=dtype, device=self.embeddings_VD.device)
+        for block in self.anchor_blocks():
+            x_TA[:, block] = self.exponents(ids, block, dtype)
+        return x_TA
 
-    def _fill(self, rule: Rule) -> None:
-        for start, stop in self._tiles():
-            cosines_TA = self._cosines(start, stop)
-            if rule == "deepen":
-                norms_T = cosines_TA.norm(dim=-1).clamp_min(_SMALLEST_NORM)
-                self.scale_V[start:stop] = _DEEPEN_SCALE / norms_T
-            exponents_TA = cosines_TA.mul_(self.scale_V[start:stop, None])
-            self.peak_V[start:stop] = exponents_TA.amax(dim=-1)
-            shares_TA = exponents_TA.sub_(self.peak_V[start:stop, None]).exp_()
-            self.mass_V[start:stop] = shares_TA.sum(dim=-1)
-            if self.matrix_VA is not None:
-                self.matrix_VA[start:stop] = shares_TA / self.mass_V[start:stop, None]
+    def _fill(self) -> None:
+        listed = self.near_VM.shape[1]
+        best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)
+        own_A = torch.empty_like(best_A)
+        for ids in self.tiles(self.embeddings_VD.shape[1]):
+            self.norm_V[ids] = self.embeddings_VD[ids].double().norm(dim=-1).clamp_min_(_SMALLEST_NORM)
+        for ids in self.tiles(2 * self.n_anchors):
+            x_TA = self._exponents_of_all_anchors(ids, torch.float64)
+            if self.rule == "deepen":
+                self.scale_V[ids] = _DEEPEN_SCALE / x_TA.norm(dim=-1).clamp_min(_SMALLEST_NORM)
+                x_TA.mul_(self.scale_V[ids, None])
+            self.log_z_V[ids] = x_TA.logsumexp(dim=-1)
+            top_TM, near_TM = x_TA.topk(min(listed + 1, self.n_anchors), dim=-1)
+            self.near_VM[ids] = near_TM[:, :listed].int()
+            self.near_x_VM[ids] = top_TM[:, :listed].float()
+            self.low_x_V[ids] = low_T = x_TA.amin(dim=-1)
+            if listed < self.n_anchors:
+                rest_T = x_TA.sum(dim=-1) - top_TM[:, :listed].sum(dim=-1)
+                self.next_x_V[ids] = top_TM[:, listed]
+                self.mean_x_V[ids] = rest_T / (self.n_anchors - listed)
+            else:
+                self.next_x_V[ids] = self.mean_x_V[ids] = low_T
+            log_r_TA = x_TA.sub_(self.log_z_V[ids, None])
+            is_here_A = (self.anchor_ids_A >= ids.start) & (self.anchor_ids_A < ids.stop)
+            anchor_N = is_here_A.nonzero().squeeze(-1)
+            own_A[anchor_N] = log_r_TA[self.anchor_ids_A[anchor_N] - ids.start, anchor_N]
+            values_A, index_A = log_r_TA.max(dim=0)
+            is_better_A = values_A > best_A
+            best_A = torch.where(is_better_A, values_A, best_A)
+            self.owner_A.copy_(torch.where(is_better_A, index_A + ids.start, self.owner_A))
+        self.owner_A.copy_(torch.where(own_A >= best_A, self.anchor_ids_A, self.owner_A))
 
-    def _tiles(self) -> Iterator[tuple[int, int]]:
-        for start in range(0, self.n_tokens, self.tile_rows):
-            yield start, min(start + self.tile_rows, self.n_tokens)
+
+def _slices(total: int, width: int) -> Iterator[slice]:
+    step = max(1, TILE_BYTES // (8 * width))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))

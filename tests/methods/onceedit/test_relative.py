@@ -1,8 +1,9 @@
-"""Relative states: known values, tiles against the whole matrix, columns and owners."""
+"""Relative states: known values, what is kept of a row against the row, columns and owners, and no V × A numbers."""
 
 import pytest
 import torch
 
+from methods.onceedit import relative
 from methods.onceedit.relative import RelativeState
 
 
@@ -30,11 +31,10 @@ ANCHORS = [4, 50, 7, 0, 31, 12, 13, 14]
 
 
 @pytest.fixture(params=["whole", "tiles"])
-def state(request, embeddings_VD, rule):
-    limits = {"materialise_below_bytes": 0, "tile_bytes": 7 * 4 * len(ANCHORS)} if request.param == "tiles" else {}
-    state = RelativeState.build(embeddings_VD, ANCHORS, rule, **limits)
-    assert (state.matrix_VA is None) == (request.param == "tiles")
-    return state
+def state(request, embeddings_VD, rule, monkeypatch):
+    if request.param == "tiles":
+        monkeypatch.setattr(relative, "TILE_BYTES", 8 * 8 * 3)
+    return RelativeState.build(embeddings_VD, ANCHORS, rule, nearest=3)
 
 
 def test_three_identity_embeddings_give_the_known_rows():
@@ -47,18 +47,25 @@ def test_rows_follow_the_formulas(state, embeddings_VD, rule):
     assert torch.allclose(state.rows(0, 53).double(), slow_rows(embeddings_VD, ANCHORS, rule), atol=2e-6)
 
 
-def test_projection_is_the_product_with_the_rows(state, embeddings_VD, rule):
-    probs_BV = torch.rand(5, 53).softmax(dim=-1)
-    assert torch.allclose(
-        state.project(probs_BV), probs_BV @ slow_rows(embeddings_VD, ANCHORS, rule).float(), atol=1e-6
-    )
-    assert torch.allclose(state.project(probs_BV).sum(dim=-1), torch.ones(5))
+def test_what_is_kept_of_a_row_is_that_rows(state, embeddings_VD, rule):
+    rows_VA = slow_rows(embeddings_VD, ANCHORS, rule)
+    kept_VM = (state.near_x_VM.double() - state.log_z_V[:, None]).exp()
+    top_VM, _ = rows_VA.topk(4, dim=-1)
+    assert torch.allclose(kept_VM, top_VM[:, :3], rtol=1e-5)
+    assert torch.allclose(rows_VA.gather(1, state.near_VM.long()), top_VM[:, :3], rtol=1e-10)
+    assert torch.allclose((state.next_x_V - state.log_z_V).exp(), top_VM[:, 3], rtol=1e-10)
+    assert torch.allclose((state.low_x_V - state.log_z_V).exp(), rows_VA.amin(dim=-1), rtol=1e-10)
+    exponents_VA = rows_VA.log() + state.log_z_V[:, None]
+    is_listed_VA = torch.zeros(53, 8, dtype=torch.bool).scatter(1, state.near_VM.long(), True)
+    mean_V = exponents_VA.masked_fill(is_listed_VA, 0).sum(dim=-1) / 5
+    assert torch.allclose(state.mean_x_V, mean_V, rtol=1e-8, atol=1e-10)
+    assert exponents_VA.abs().max() <= state.largest_x * (1 + 1e-12)
 
 
-def test_back_projection_is_the_adjoint_of_projection(state):
-    probs_BV, weights_BA = torch.rand(3, 53), torch.rand(3, len(ANCHORS))
-    left, right = (state.project(probs_BV) * weights_BA).sum(), (probs_BV * state.back_project(weights_BA)).sum()
-    assert left.item() == pytest.approx(right.item(), rel=1e-5)
+def test_a_list_of_all_anchors_leaves_no_rest(embeddings_VD, rule):
+    state = RelativeState.build(embeddings_VD, ANCHORS, rule, nearest=99)
+    assert state.near_VM.shape == (53, 8)
+    assert state.next_x_V.equal(state.low_x_V)
 
 
 def test_columns_are_those_of_the_rows(state):
@@ -68,37 +75,36 @@ def test_columns_are_those_of_the_rows(state):
 
 def test_owners_are_the_column_maxima(state, embeddings_VD, rule):
     rows_VA = slow_rows(embeddings_VD, ANCHORS, rule)
-    owned_A = rows_VA[state.owner_A, range(len(ANCHORS))]
-    assert torch.allclose(owned_A, rows_VA.amax(dim=0), rtol=0, atol=1e-6)
-    if rule == "plain":  # `deepen` saturates at 1 in fp32, see the test of ties
-        assert state.owner_A.tolist() == rows_VA.argmax(dim=0).tolist()
+    assert torch.allclose(rows_VA[state.owner_A, range(len(ANCHORS))], rows_VA.amax(dim=0), rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("limits", [{}, {"materialise_below_bytes": 0, "tile_bytes": 8}])
-def test_a_tie_goes_to_the_anchors_own_token(limits):
-    embeddings_VD = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, 1.0]])
-    state = RelativeState.build(embeddings_VD, [1, 2], "deepen", **limits)
-    assert state.rows(2, 3)[0, 1] == 1.0
-    assert state.rows(0, 1)[0, 1] == 1.0
-    assert state.owner_A.tolist() == [1, 2]
+def test_a_tie_goes_to_the_anchors_own_token():
+    """Two tokens with one embedding have one row, but for the exact 1 on the diagonal."""
+    state = RelativeState.build(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), [2, 1], "plain")
+    assert state.owner_A.tolist() == [2, 1]
 
 
-def test_the_cosine_of_an_anchor_with_itself_is_exactly_one(embeddings_VD):
-    state = RelativeState.build(embeddings_VD, ANCHORS, "plain")
-    assert all(state._cosines(0, 53)[token, column] == 1.0 for column, token in enumerate(ANCHORS))
+def test_rows_that_tie_in_fp32_keep_their_owner():
+    """R[1, 1] and R[2, 1] are 1 - 4e-44 and 1 - 2e-9."""
+    state = RelativeState.build(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), [0, 1], "deepen")
+    assert state.rows(0, 3)[1, 1] == state.rows(0, 3)[2, 1] == 1.0
+    assert state.owner_A.tolist() == [0, 1]
 
 
-def test_half_precision_embeddings_are_read_in_fp32(embeddings_VD):
-    state = RelativeState.build(embeddings_VD.bfloat16(), ANCHORS, "plain")
-    assert state.rows(0, 53).dtype == torch.float32
-    assert state.rows(0, 53)[:, 0].unique().numel() > 45
+def test_a_row_of_zeros_is_uniform_but_for_itself(rule):
+    state = RelativeState.build(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), [0, 1], rule)
+    assert torch.allclose(state.rows(2, 3), torch.tensor([[0.5, 0.5]]))
+    assert state.rows(1, 2)[0, 1] > 0.7
+    assert state.is_zero_V.tolist() == [False, True, True]
 
 
-def test_a_row_of_zeros_is_uniform_and_not_nan(rule):
-    state = RelativeState.build(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [1, 2], rule)
-    assert state.rows(0, 1).tolist() == [[0.5, 0.5]]
+def test_half_precision_embeddings_are_widened_not_copied(embeddings_VD, rule):
+    half_VD = embeddings_VD.bfloat16()
+    state = RelativeState.build(half_VD, ANCHORS, rule)
+    assert state.embeddings_VD.data_ptr() == half_VD.data_ptr()
+    assert torch.allclose(state.rows(0, 53).double(), slow_rows(half_VD, ANCHORS, rule), atol=2e-6)
 
 
-def test_an_anchor_twice_is_refused(embeddings_VD):
+def test_a_token_cannot_be_an_anchor_twice(embeddings_VD):
     with pytest.raises(ValueError, match="twice"):
-        RelativeState.build(embeddings_VD, [1, 1], "plain")
+        RelativeState.build(embeddings_VD, [1, 2, 1])

@@ -1,0 +1,243 @@
+"""Lower and upper bounds of a fused anchor distribution, from listed pairs and from tangents (see `certify`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from methods.onceedit.relative import RelativeState
+
+
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """What is known of each row of R without its embeddings; V values each, fp64.
+
+    With t(x) = slope · (1 + x - μ) the tangent of exp(x) / Z at the mean exponent μ of the unlisted pairs:
+
+    Attributes:
+        low_V, next_V, peak_V: smallest value, largest unlisted and largest value of the row.
+        slope_V: exp(μ) / Z; 0 for an embedding of zeros.
+        mean_x_V: μ.
+        missed_next_V, missed_peak_V: largest value of exp(x) / Z - t(x) over the unlisted pairs, and over all pairs.
+    """
+
+    low_V: Tensor
+    next_V: Tensor
+    peak_V: Tensor
+    slope_V: Tensor
+    mean_x_V: Tensor
+    missed_next_V: Tensor
+    missed_peak_V: Tensor
+
+    @classmethod
+    def of(cls, state: RelativeState) -> Self:
+        """The bounds that a state implies."""
+        peak_x_V = state.near_x_VM[:, 0].double()
+        # an embedding of zeros adds nothing to v, though its cosine with itself is 1: it gets no tangent
+        slope_V = (state.mean_x_V - state.log_z_V).exp_().masked_fill_(state.is_zero_V, 0.0)
+
+        def value(x_V: Tensor) -> Tensor:
+            return (x_V - state.log_z_V).exp_()
+
+        def missed(x_V: Tensor) -> Tensor:
+            return value(x_V) - slope_V * (1 + x_V - state.mean_x_V)
+
+        missed_low_V = missed(state.low_x_V)
+        return cls(
+            value(state.low_x_V),
+            value(state.next_x_V),
+            value(peak_x_V),
+            slope_V,
+            state.mean_x_V,
+            torch.maximum(missed_low_V, missed(state.next_x_V)),
+            torch.maximum(missed_low_V, missed(peak_x_V)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One model's part of the mixture.
+
+    Attributes:
+        state: of the model.
+        bounds: of its rows.
+        weights_BV: share of the model times its probabilities, fp64, none negative.
+    """
+
+    state: RelativeState
+    bounds: RowBounds
+    weights_BV: Tensor
+
+    def take(self, rows_F: Tensor) -> Self:
+        """Some rows of the batch."""
+        return type(self)(self.state, self.bounds, self.weights_BV[rows_F])
+
+
+def from_lists(sides: Sequence[Side], listed_tokens: int) -> tuple[Tensor, Tensor]:
+    """Bounds of P, B × A each, that read no embedding.
+
+    Args:
+        sides: the parts of the mixture.
+        listed_tokens: of so many tokens per row, those that could move P most, the listed pairs count exactly and the
+            others lie in [low, next]; of the rest of the vocabulary all pairs lie in [low, peak].
+    """
+    low_BA = high_BA = torch.zeros((), dtype=torch.float64, device=sides[0].weights_BV.device)
+    for side in sides:
+        bounds, w_BV = side.bounds, side.weights_BV
+        listed = _Listed.of(side, listed_tokens)
+        unlisted_V = bounds.next_V - bounds.low_V
+        base_B = w_BV @ bounds.low_V
+        open_B = listed.rest(bounds.peak_V - bounds.low_V, w_BV) + listed.sum(unlisted_V)
+        exact_BA = base_B[:, None] + listed.scatter(listed.values_BNM() - listed.of_token(bounds.low_V))
+        low_BA = low_BA + exact_BA
+        high_BA = high_BA + exact_BA + open_B[:, None] - listed.scatter(listed.of_token(unlisted_V))
+    return low_BA, high_BA
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """The tangents of all pairs of one side, summed: Σ_i t_i(x_ia) = constant + v · e_a / ‖e_a‖.
+
+    Attributes:
+        side: the part of the mixture.
+        slopes_BV: weights · slope.
+        constant_B, v_BD: of the sum over all tokens; reads every embedding once.
+    """
+
+    side: Side
+    slopes_BV: Tensor
+    constant_B: Tensor
+    v_BD: Tensor
+
+    @classmethod
+    def of(cls, side: Side) -> Self:
+        """Sum the tangents of a side."""
+        state, bounds = side.state, side.bounds
+        slopes_BV = side.weights_BV * bounds.slope_V
+        weights_BV = slopes_BV * (state.scale_V / state.norm_V)
+        v_BD = weights_BV.new_zeros(weights_BV.shape[0], state.embeddings_VD.shape[1])
+        for ids in state.tiles(state.embeddings_VD.shape[1]):
+            v_BD.addmm_(weights_BV[:, ids], state.embeddings_VD[ids].double())
+        return cls(side, slopes_BV, slopes_BV @ (1 - bounds.mean_x_V), v_BD)
+
+    def take(self, rows_F: Tensor) -> Self:
+        """Some rows of the batch."""
+        return type(self)(self.side.take(rows_F), self.slopes_BV[rows_F], self.constant_B[rows_F], self.v_BD[rows_F])
+
+
+def from_tangents(
+    sides: Sequence[Tangents], exact_rows: int, listed_tokens: int, anchors_S: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Bounds of P, B × S each, that read the embeddings of the anchors once.
+
+    Args:
+        sides: the parts of the mixture.
+        exact_rows: of so many tokens per row, those that could move P most, all pairs are exact.
+        listed_tokens: of so many, these included, the listed pairs are.
+        anchors_S: the anchors that are asked for; all by default.
+    """
+    low_BS = high_BS = torch.zeros((), dtype=torch.float64, device=sides[0].v_BD.device)
+    for tangents in sides:
+        side, bounds = tangents.side, tangents.side.bounds
+        listed = _Listed.of(side, max(listed_tokens, exact_rows))
+        exact, listed = listed.first(exact_rows), listed.without_first(exact_rows)
+        missed_B = exact.rest(bounds.missed_peak_V, side.weights_BV)
+        side_BS = _exact_and_linear(tangents, exact, anchors_S)
+        if listed.w_BN.numel():
+            missed_B = missed_B - listed.sum(bounds.missed_peak_V - bounds.missed_next_V)
+            linear_BNM = listed.of_token(bounds.slope_V) * (1 + listed.x_BNM() - listed.of_token(bounds.mean_x_V))
+            correction_BA = listed.scatter(listed.values_BNM() - linear_BNM)
+            found_BA = listed.scatter(listed.of_token(bounds.missed_next_V))
+            if anchors_S is not None:
+                correction_BA, found_BA = correction_BA[:, anchors_S], found_BA[:, anchors_S]
+            side_BS = side_BS + correction_BA
+            high_BS = high_BS - found_BA
+        low_BS = low_BS + side_BS
+        high_BS = high_BS + side_BS + missed_B[:, None]
+    return low_BS, high_BS
+
+
+def exactly(sides: Sequence[Side], anchors_S: Tensor) -> Tensor:
+    """P itself at some anchors, B × S, in fp64 from the embeddings."""
+    fused_BS = torch.zeros((), dtype=torch.float64, device=anchors_S.device)
+    for side in sides:
+        state = side.state
+        for ids in state.tiles(max(len(anchors_S), state.embeddings_VD.shape[1])):
+            rows_TS = (state.exponents(ids, anchors_S) - state.log_z_V[ids, None]).exp_()
+            fused_BS = fused_BS + side.weights_BV[:, ids] @ rows_TS
+    return fused_BS
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """The tokens of each row of a batch that could move P most, heaviest first, with the pairs listed for them."""
+
+    state: RelativeState
+    ids_BN: Tensor
+    w_BN: Tensor
+
+    @classmethod
+    def of(cls, side: Side, tokens: int) -> Self:
+        moves_BV = side.weights_BV * (side.bounds.peak_V - side.bounds.low_V)
+        ids_BN = moves_BV.topk(min(tokens, side.state.n_tokens), dim=-1).indices
+        return cls(side.state, ids_BN, side.weights_BV.gather(1, ids_BN))
+
+    def first(self, tokens: int) -> Self:
+        return type(self)(self.state, self.ids_BN[:, :tokens], self.w_BN[:, :tokens])
+
+    def without_first(self, tokens: int) -> Self:
+        return type(self)(self.state, self.ids_BN[:, tokens:], self.w_BN[:, tokens:])
+
+    def sum(self, values_V: Tensor) -> Tensor:
+        """Σ w · value over these tokens, B."""
+        return (self.w_BN * values_V[self.ids_BN]).sum(dim=-1)
+
+    def rest(self, values_V: Tensor, w_BV: Tensor) -> Tensor:
+        """Σ w · value over all other tokens, B."""
+        return w_BV.scatter(1, self.ids_BN, 0.0) @ values_V
+
+    def of_token(self, values_V: Tensor) -> Tensor:
+        """A value per token, B × N × 1."""
+        return values_V[self.ids_BN].unsqueeze(-1)
+
+    def x_BNM(self) -> Tensor:
+        """Exponents of the listed pairs."""
+        return self.state.near_x_VM[self.ids_BN].double()
+
+    def values_BNM(self) -> Tensor:
+        """R at the listed pairs."""
+        return (self.x_BNM() - self.of_token(self.state.log_z_V)).exp_()
+
+    def scatter(self, values_BNM: Tensor) -> Tensor:
+        """Σ w · value over the listed pairs of each anchor, B × A."""
+        near_BP = self.state.near_VM[self.ids_BN].long().flatten(1)
+        weighted_BP = (values_BNM * self.w_BN[..., None]).expand(*self.w_BN.shape, self.state.near_VM.shape[1])
+        sums_BA = weighted_BP.new_zeros(len(near_BP), self.state.n_anchors)
+        return sums_BA.scatter_add_(1, near_BP, weighted_BP.flatten(1))
+
+
+def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | None) -> Tensor:
+    """Σ w R over the exact rows plus the tangents of all others, B × S, one block of anchors after the other."""
+    state, ids_BH = exact.state, exact.ids_BN
+    batch, exact_rows = ids_BH.shape
+    ids_P = ids_BH.flatten()
+    exact_PD = state.embeddings_VD[ids_P].double()
+    slopes_BH = tangents.slopes_BV.gather(1, ids_BH)
+    constant_B = tangents.constant_B - (
+        slopes_BH * (1 - exact.of_token(tangents.side.bounds.mean_x_V).squeeze(-1))
+    ).sum(-1)
+    pull_BH = slopes_BH * (state.scale_V / state.norm_V)[ids_BH]
+    v_BD = tangents.v_BD - torch.einsum("bh,bhd->bd", pull_BH, exact_PD.view(batch, exact_rows, exact_PD.shape[1]))
+    parts = []
+    n_anchors = state.n_anchors if anchors_S is None else len(anchors_S)
+    for block in state.anchor_blocks(n_anchors):
+        own_C = state.anchor_ids_A[block if anchors_S is None else anchors_S[block]]
+        anchors_CD, norm_C = state.embeddings_VD[own_C].double(), state.norm_V[own_C]
+        x_PC = (exact_PD @ anchors_CD.T).mul_((state.scale_V / state.norm_V)[ids_P, None]).div_(norm_C)
+        x_PC = torch.where(ids_P[:, None] == own_C, state.scale_V[ids_P, None], x_PC)
+        rows_PC = x_PC.sub_(state.log_z_V[ids_P, None]).exp_()
+        exact_BC = torch.einsum("bh,bhc->bc", exact.w_BN, rows_PC.view(batch, exact_rows, len(own_C)))
+        parts.append(exact_BC + constant_B[:, None] + (v_BD @ anchors_CD.T).div_(norm_C))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,133 @@
+"""The arg-max over the anchors of a fused distribution, proved without computing the distribution (OnceEdit eq. 8-9).
+
+P[a] = Σ_k Σ_i w_ki R_k[i, a] over both models k, with w = α p_s and (1 - α) p_l. Only its arg-max is needed, and it
+is found by bounds that tighten level by level until a single anchor is left:
+
+* **L0** reads no embedding. Of the tokens that could move P most, the listed pairs count exactly and every other pair
+  lies between the row's smallest value and its largest unlisted one; of all other tokens, between smallest and largest.
+* **L1** reads the embeddings once. e^x ≥ e^μ (1 + x - μ) for every x, so all unlisted pairs together are at least a
+  constant + v · ê_a with v = Σ_i w_i e^μ_i ρ_i ê_i / Z_i (ρ: scale, ê: unit embedding, μ: mean exponent of the unlisted
+  pairs). What the tangent misses is convex in x, hence largest at an end of the interval. The heaviest rows are exact.
+* **L2** looks at the survivors alone: first with a thousand exact rows, then, for those that still survive, with all.
+
+Rounding. Everything is summed in fp64; w ≥ 0 and R ≥ 0, so there is no cancellation but in the tangents, whose
+terms stay below 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs
+are kept in fp32: at most 100 · 2⁻²⁴ off (1 · 2⁻²⁴ under the rule `plain`), which changes a sum by no more than that
+share of itself. Bounds are compared with a slack above both, and the last step is fp64 from the embeddings. There
+anchors within `TIE` of the largest are tied and the first of them is taken. A tie is closer than any slack, so no other
+level decides one: the result does not depend on the device, the batch or the order of a sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.onceedit.bounds import Side, Tangents, exactly, from_lists, from_tangents
+
+TIE = 1e-9
+"""Anchors whose P differ by less than this share of the largest are tied."""
+
+LISTED_TOKENS = 512
+"""Tokens per row of a batch whose listed pairs are counted pair by pair."""
+
+EXACT_ROWS_L1 = 8
+EXACT_ROWS_L2 = 1024
+"""Tokens per row of a batch whose rows are exact, at L1 and in the first step of L2."""
+
+_SLACK_FP32 = 2.0**-23
+_SLACK_FP64 = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """The arg-max for each row of a batch, and how it was proved.
+
+    Attributes:
+        anchors_B: index of the most probable anchor.
+        level_B: 0, 1 or 2: how far it had to be looked.
+        margin_B: proved lead over the runner-up, relative to the largest bound, fp64; 0 for a tie.
+        survivors_B: anchors that L2 had to look at; 1 where it was not needed.
+    """
+
+    anchors_B: Tensor
+    level_B: Tensor
+    margin_B: Tensor
+    survivors_B: Tensor
+
+
+def certified_argmax(sides: Sequence[Side], is_needed_B: Tensor | None = None) -> Certificate:
+    """Arg-max over the anchors of Σ_sides weights_BV @ R: the same as in fp64 over the whole of R.
+
+    The only values that the host waits for are whether L0 and L1 were enough.
+
+    Args:
+        sides: parts of the mixture over the same anchors, on one device.
+        is_needed_B: rows to decide; the others get some anchor, at level 0. All by default.
+    """
+    slack = max(_slack(side) for side in sides)
+    low_BA, high_BA = from_lists(sides, LISTED_TOKENS)
+    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
+    if is_needed_B is not None:
+        is_decided_B = is_decided_B | ~is_needed_B
+    level_B, survivors_B = torch.zeros_like(anchors_B), torch.ones_like(anchors_B)
+    if bool(is_decided_B.all()):
+        return Certificate(anchors_B, level_B, margin_B, survivors_B)
+
+    open_F = (~is_decided_B).nonzero().squeeze(-1)
+    tangents = [Tangents.of(side.take(open_F)) for side in sides]
+    low_FA, high_FA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_TOKENS)
+    low_FA, high_FA = torch.maximum(low_FA, low_BA[open_F]), torch.minimum(high_FA, high_BA[open_F])
+    anchors_F, is_decided_F, margin_F = _decide(low_FA, high_FA, slack)
+    anchors_B[open_F], level_B[open_F], margin_B[open_F] = anchors_F, 1, margin_F
+    undecided: dict[int, Tensor] = {}
+    for place in (~is_decided_F).nonzero().squeeze(-1).tolist():
+        here, row = open_F.new_tensor([place]), int(open_F[place])
+        survivors_S = _survivors(low_FA[place], high_FA[place], slack)
+        low_1S, high_1S = from_tangents(
+            [side.take(here) for side in tangents], EXACT_ROWS_L2, EXACT_ROWS_L2, survivors_S
+        )
+        best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
+        anchors_B[row], level_B[row], margin_B[row] = survivors_S[best_1[0]], 2, margin_1[0]
+        survivors_B[row] = len(survivors_S)
+        if not is_decided_1:
+            undecided[row] = survivors_S[_survivors(low_1S[0], high_1S[0], slack)]
+    if undecided:
+        rows_U = open_F.new_tensor(list(undecided))
+        anchors_B[rows_U], margin_B[rows_U] = _exact_argmax(
+            [side.take(rows_U) for side in sides], [*undecided.values()]
+        )
+    return Certificate(anchors_B, level_B, margin_B, survivors_B)
+
+
+def _slack(side: Side) -> float:
+    """Share of the largest bound by which rounding may have moved a bound, twice over."""
+    return side.state.largest_x * _SLACK_FP32 + _SLACK_FP64
+
+
+def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The anchor with the largest lower bound, whether that proves it the arg-max, and its lead."""
+    best_B1 = low_BA.argmax(dim=-1, keepdim=True)
+    lowest_B = low_BA.gather(1, best_B1).squeeze(1)
+    rival_B = high_BA.scatter(1, best_B1, 0.0).amax(dim=-1)
+    lead_B = (lowest_B - rival_B) / high_BA.amax(dim=-1)
+    return best_B1.squeeze(1), lead_B > slack, lead_B.clamp(0.0, 1.0)
+
+
+def _survivors(low_A: Tensor, high_A: Tensor, slack: float) -> Tensor:
+    """The anchors that may be the arg-max."""
+    return (high_A >= low_A.max() - slack * high_A.max()).nonzero().squeeze(-1)
+
+
+def _exact_argmax(sides: Sequence[Side], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The most probable survivor of each row, and its lead; every row of R is computed once for the whole batch."""
+    anchors_S = torch.unique(torch.cat(list(survivors)))
+    fused_US = exactly(sides, anchors_S)
+    for row, own_S in enumerate(survivors):
+        fused_US[row].masked_fill_(~torch.isin(anchors_S, own_S), 0.0)
+    largest_U = fused_US.amax(dim=-1)
+    best_U1 = (fused_US >= largest_U[:, None] * (1 - TIE)).int().argmax(dim=-1, keepdim=True)
+    rival_U = fused_US.scatter(1, best_U1, 0.0).amax(dim=-1)
+    lead_U = (fused_US.gather(1, best_U1).squeeze(1) - rival_U) / largest_U
+    return anchors_S[best_U1.squeeze(1)], lead_U.clamp(0.0, 1.0)

@@ -1,0 +1,75 @@
+"""Products with the whole relative transfer matrix, for the search on a soft target, which needs every column."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from methods.onceedit.relative import RelativeState
+
+MATERIALISE_BELOW_BYTES = 256 * 2**20
+"""R is kept in memory when it is smaller than this; otherwise its rows are computed again for every product."""
+
+TILE_BYTES = 64 * 2**20
+"""Size of one tile of rows when it is not."""
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """R of one model, V × A, in memory or tile by tile.
+
+    Attributes:
+        tile_rows: rows per tile.
+        matrix_VA: R itself where it is small enough, else None.
+    """
+
+    state: RelativeState
+    tile_rows: int
+    matrix_VA: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        state: RelativeState,
+        *,
+        materialise_below_bytes: int = MATERIALISE_BELOW_BYTES,
+        tile_bytes: int = TILE_BYTES,
+    ) -> Self:
+        """The matrix of a state; kept if it needs less than `materialise_below_bytes`."""
+        row_bytes = state.n_anchors * state.rows(0, 1).element_size()
+        is_small = state.n_tokens * row_bytes < materialise_below_bytes
+        tiled = cls(state, max(1, tile_bytes // row_bytes), None)
+        if not is_small:
+            return tiled
+        return cls(state, tiled.tile_rows, torch.cat([state.rows(start, stop) for start, stop in tiled.tiles()]))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of R."""
+        return self.state.rows(start, stop) if self.matrix_VA is None else self.matrix_VA[start:stop]
+
+    def project(self, probs_BV: Tensor) -> Tensor:
+        """Token distributions in anchor space, B × A: probs_BV @ R."""
+        projected_BA: Tensor | None = None
+        for start, stop in self.tiles():
+            rows_TA = self.rows(start, stop)
+            if projected_BA is None:
+                projected_BA = rows_TA.new_zeros(probs_BV.shape[0], self.state.n_anchors)
+            projected_BA.addmm_(probs_BV[:, start:stop].to(rows_TA.dtype), rows_TA)
+        if projected_BA is None:
+            raise ValueError("a vocabulary without tokens")
+        return projected_BA
+
+    def back_project(self, weights_BA: Tensor) -> Tensor:
+        """Anchor weights pulled back onto tokens, B × V: weights_BA @ Rᵀ, the adjoint of `project`."""
+        parts = []
+        for start, stop in self.tiles():
+            rows_TA = self.rows(start, stop)
+            parts.append(weights_BA.to(rows_TA.dtype) @ rows_TA.T)
+        return torch.cat(parts, dim=1)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """First row and end of each tile."""
+        for start in range(0, self.state.n_tokens, self.tile_rows):
+            yield start, min(start + self.tile_rows, self.state.n_tokens)
