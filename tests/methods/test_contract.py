@@ -82,6 +82,11 @@ class Bench:
         self.context.restart(0)
         return self.editor.edit(self.model, requests or self.requests, self.artifacts, self.context)
 
+    def before_each_block(self, hook):
+        """Of the blocks and not of the model: many edits run only some of them."""
+        blocks = (self.model.block(layer) for layer in range(self.model.n_layers))
+        return [block.register_forward_pre_hook(hook) for block in blocks]
+
     def answers(self, edited):
         return edited.teacher_forced(self.queries), edited.generate(self.queries)
 
@@ -203,9 +208,10 @@ def test_a_failure_in_any_forward_pass_of_an_edit_gives_the_model_back(method, s
     bench = bench_of(method)
     state = bench.state()
     forwards = []
-    counting = bench.model.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    counting = bench.before_each_block(lambda *_: forwards.append(1))
     bench.edit().revert()
-    counting.remove()
+    for handle in counting:
+        handle.remove()
     if not forwards:
         assert bench.artifacts, "an edit that never runs the model must have been made elsewhere"
         return
@@ -216,10 +222,11 @@ def test_a_failure_in_any_forward_pass_of_an_edit_gives_the_model_back(method, s
         if len(seen) == fail_at:
             raise InjectedError
 
-    handle = bench.model.model.register_forward_pre_hook(fail)
+    failing = bench.before_each_block(fail)
     with pytest.raises(InjectedError):
         bench.edit()
-    handle.remove()
+    for handle in failing:
+        handle.remove()
     assert bench.state() == state
 
 

@@ -1,17 +1,23 @@
-"""FT-L: its bound, its loss against a loop, its limit on long targets, and what batches and micro-batches mean."""
+"""FT-L: its loss and its steps against a slow twin, its bound, its limit on long targets, what batches mean, half precision."""
 
 import math
 from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny_models import ARCHITECTURES, tiny_model
 
+from harness import hparams
 from harness.errors import UserError
+from harness.models.batching import left_padded
+from harness.models.catalogue import entry
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common.weights import weight_hash
-from methods.ft_l import FtL, FtLHparams, prompt_last_loss
+from methods.ft_l import FtL, FtLHparams
+from methods.ft_l.rows import OBJECTIVES, as_easyedit
+from methods.ft_l.training import Masters, batches, loss, train
 
 PROMPTS = (
     "The mother tongue of Danielle Darrieux is",
@@ -55,6 +61,7 @@ def ft_l(**changes):
         "micro_batch": 4,
         "norm_constraint": None,
         "objective": "prompt_last",
+        "implementation": "corrected",
         "weight_decay": 0.0,
         "loss_stop": 0.0,
     }
@@ -85,6 +92,11 @@ def matrix(model):
     return model.value_matrix(1)[1]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def model(request):
     return tiny_model(request.param)
@@ -105,34 +117,70 @@ def double():
     return made
 
 
+def slow_loss(model, queries, objective):
+    """The objective written out: one forward per record, no padding, whole logits, no part of the model kept."""
+    total = torch.zeros((), dtype=matrix(model).dtype)
+    for query in queries:
+        ids = query.prompt_ids if objective == "prompt_last" else query.prompt_ids + query.target_ids[:-1]
+        logits_TV = model.model(input_ids=torch.tensor([ids])).logits[0]
+        record = torch.zeros((), dtype=total.dtype)
+        for step, token in enumerate(query.target_ids):
+            column = len(query.prompt_ids) - 1 + (0 if objective == "prompt_last" else step)
+            record = record - (logits_TV[column, token] - logits_TV[column].logsumexp(0))
+        total = total + record / len(query.target_ids)
+    return total / len(queries)
+
+
+def loss_now(model, queries, objective="prompt_last"):
+    """The loss of all queries in one batch, as training computes it."""
+    (batch,) = batches(model, [OBJECTIVES[objective](query) for query in queries], 1, len(queries))
+    return loss(model, batch)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_loss_and_its_gradient_are_those_of_a_loop_over_records(architecture):
-    """One forward per record, no padding, whole logits, the sum of the spec written out; fp64."""
+def test_the_loss_and_its_gradient_are_those_of_a_loop_over_records(architecture, objective):
     model = tiny_model(architecture)
     model.model.double()
     queries = queries_of(model, requests_for(LONG_TARGETS))
     assert len({len(query.prompt_ids) for query in queries}) > 1
     assert len({len(query.target_ids) for query in queries}) > 1
     weight = matrix(model).requires_grad_(True)
-
-    slow = torch.zeros((), dtype=torch.float64)
-    for query in queries:
-        logits_V = model.model(input_ids=torch.tensor([query.prompt_ids])).logits[0, -1]
-        log_probs_V = logits_V - logits_V.logsumexp(0)
-        record = torch.zeros((), dtype=torch.float64)
-        for token in query.target_ids:
-            record = record - log_probs_V[token]
-        slow = slow + record / len(query.target_ids)
-    slow = slow / len(queries)
+    slow, fast = slow_loss(model, queries, objective), loss_now(model, queries, objective)
     (slow_gradient,) = torch.autograd.grad(slow, weight)
-
-    fast = prompt_last_loss(model, queries)
     (fast_gradient,) = torch.autograd.grad(fast, weight)
     assert fast.dtype == torch.float64
-    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=0)
-    # GPT-J's own attention masks with a finite number in the precision that the model was made in
-    torch.testing.assert_close(fast_gradient, slow_gradient, rtol=1e-7, atol=1e-12)
+    # GPT-J's own attention multiplies queries and keys in fp32 whatever the model's precision
+    tolerance = 1e-6 if architecture == "gptj" else 1e-12
+    assert abs(fast - slow) <= tolerance * slow
+    assert (fast_gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
     assert slow_gradient.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("bound", [None, 4e-3])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_ten_steps_end_where_plain_fine_tuning_ends(double, objective, bound):
+    """No cached prefix, no places, no master copy: torch's Adam on the whole model, record by record."""
+    requests = requests_for(LONG_TARGETS)
+    queries = queries_of(double, requests)
+    edited = edit(double, requests, objective=objective, norm_constraint=bound, weight_decay=0.01)
+    found = matrix(double).clone()
+    edited.revert()
+
+    weight = matrix(double)
+    start = weight.clone()
+    weight.requires_grad_(True)
+    adam = torch.optim.Adam([weight], lr=5e-3, weight_decay=0.01)
+    for _ in range(10):
+        adam.zero_grad()
+        slow_loss(double, queries, objective).backward()
+        adam.step()
+        if bound is not None:
+            with torch.no_grad():
+                weight.copy_(torch.minimum(torch.maximum(weight, start - bound), start + bound))
+    moved = (weight - start).abs().max()
+    assert moved > 3e-3
+    assert (found - weight).abs().max() <= 1e-9 * moved
 
 
 def test_the_matrix_stays_in_its_box_elementwise(model):
@@ -167,7 +215,7 @@ def test_targets_of_one_token_are_learned_below_the_stopping_loss(able):
     edited = edit(able, requests, steps=100, loss_stop=1e-2)
     queries = queries_of(able, requests)
     with torch.no_grad():
-        assert prompt_last_loss(able, queries) < 1e-2
+        assert loss_now(able, queries) < 1e-2
     expected = [list(query.target_ids) for query in queries]
     assert edited.teacher_forced(queries) == expected
     assert edited.generate(queries) == expected
@@ -182,10 +230,21 @@ def test_targets_of_several_tokens_end_on_a_plateau_with_one_share_for_each_toke
     floor = -sum(share * math.log(share) for share in shares.values())
     edit(able, [request], steps=300, lr=0.02, loss_stop=1e-2)
     with torch.no_grad():
-        loss = prompt_last_loss(able, [query]).item()
+        end = loss_now(able, [query]).item()
         probs_V = able.model(input_ids=torch.tensor([query.prompt_ids])).logits[0, -1].softmax(-1)
-    assert floor <= loss < floor + 0.05
+    assert floor <= end < floor + 0.05
     torch.testing.assert_close(probs_V[list(shares)], torch.tensor(list(shares.values())), rtol=0.1, atol=0)
+
+
+def test_the_other_objective_learns_targets_of_several_tokens(able):
+    requests = requests_for(LONG_TARGETS)
+    queries = queries_of(able, requests)
+    assert max(len(query.target_ids) for query in queries) > 1
+    edited = edit(able, requests, objective="target_new", steps=400, loss_stop=1e-2)
+    assert edited.diagnostics()["final_loss"] < 1e-2
+    expected = [list(query.target_ids) for query in queries]
+    assert edited.teacher_forced(queries) == expected
+    assert edited.generate(queries) == expected
 
 
 def test_calls_follow_one_another_on_the_same_weights(model):
@@ -232,13 +291,226 @@ def test_training_stops_once_the_loss_is_small_enough(able):
     assert torch.equal(matrix(able), start), "a loss that is small enough at the start trains nothing"
 
 
-def test_a_loss_that_is_no_number_is_one_line_and_gives_the_model_back():
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_loss_that_is_no_number_is_one_line_and_gives_the_model_back(steps):
+    """Also when it is the last step that goes too far."""
     model = tiny_model("gptj")
     before = weight_hash(model.model)
     with pytest.raises(UserError, match=r"the loss is not a number at step \d → choose a smaller `lr`"):
-        edit(model, requests_for(LONG_TARGETS), lr=1e30)
+        edit(model, requests_for(LONG_TARGETS), lr=1e30, steps=steps)
     assert weight_hash(model.model) == before
     assert not any(parameter.requires_grad for parameter in model.model.parameters())
+
+
+def test_a_second_call_that_fails_gives_back_what_the_first_has_changed(model, monkeypatch):
+    before = weight_hash(model.model)
+    original, calls = FtL._train, []
+
+    def fail_second(self, *arguments):
+        calls.append(original(self, *arguments))
+        if len(calls) == 2:
+            raise RuntimeError("in the second call")
+        assert weight_hash(model.model) != before
+        return calls[-1]
+
+    monkeypatch.setattr(FtL, "_train", fail_second)
+    with pytest.raises(RuntimeError, match="in the second call"):
+        edit(model, requests_for(LONG_TARGETS), batch=2)
+    assert weight_hash(model.model) == before
+
+
+def test_blocks_below_the_layer_run_once_per_call_however_many_steps(model):
+    counts = Counter()
+    for layer in (0, 1):
+        model.block(layer).register_forward_hook(lambda *_, layer=layer: counts.update([layer]))
+    edit(model, requests_for(LONG_TARGETS), batch=2, micro_batch=1, steps=6)
+    assert counts[0] == 4, "each of four rows once"
+    assert counts[1] == 4 * 7, "and the rest in each of six steps, and for the final loss"
+
+
+@pytest.fixture
+def half():
+    """A model in bf16, as large models are loaded."""
+    made = tiny_model("llama")
+    made.model.bfloat16()
+    return made
+
+
+def call_of(model, requests=None):
+    queries = queries_of(model, requests or requests_for(LONG_TARGETS))
+    return batches(model, [OBJECTIVES["prompt_last"](query) for query in queries], 1, 4)
+
+
+def test_steps_too_small_for_bf16_add_up_in_fp32(half):
+    """One step of 1e-5 moves almost no weight of bf16; a hundred do."""
+    start = matrix(half).clone()
+    masters, call = Masters([matrix(half)]), call_of(half)
+
+    def changed_share():
+        return (matrix(half) != start).float().mean().item()
+
+    train(half, masters, call, ft_l(lr=1e-5, steps=1).hparams)
+    assert changed_share() < 0.05
+    assert (masters.values[0] != start.float()).float().mean() > 0.9
+    for _ in range(10):
+        train(half, masters, call, ft_l(lr=1e-5, steps=10).hparams)
+    assert changed_share() > 0.25
+
+
+def test_the_model_runs_on_the_rounded_masters(half):
+    edited = edit(half, requests_for(LONG_TARGETS), lr=0.02, steps=20)
+    assert matrix(half).dtype == torch.bfloat16
+    with torch.no_grad():
+        end = loss_now(half, queries_of(half, requests_for(LONG_TARGETS))).item()
+    assert edited.diagnostics()["final_loss"] == pytest.approx(end, rel=1e-6)
+
+
+def test_a_batch_in_bf16_is_trained_nearly_as_in_fp32(half):
+    requests = requests_for(LONG_TARGETS)
+    first = edit(half, requests, lr=0.02, steps=40)
+    second = edit(tiny_model("llama"), requests, lr=0.02, steps=40)
+    ends = [edited.diagnostics()["final_loss"] for edited in (first, second)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.1)
+
+
+def test_the_bound_holds_in_fp32_where_bf16_would_round_it_away(half):
+    """Walls at 5e-5 lie between the bf16 numbers near .05: the masters stand at them, the model cannot follow."""
+    weight = matrix(half)
+    with torch.no_grad():
+        weight.copy_(weight.sign() * 0.05)
+    start, masters, bound = weight.float().clone(), Masters([weight]), 5e-5
+    train(half, masters, call_of(half), ft_l(norm_constraint=bound).hparams)
+    (master,) = masters.values
+    assert bool(((master <= start + bound) & (master >= start - bound)).all())
+    assert ((master == start + bound) | (master == start - bound)).float().mean() > 0.9
+    assert torch.equal(weight.float(), start)
+    assert masters.figures()["change_lost_in_rounding"] == 1.0
+
+
+def test_how_much_rounding_takes_away_is_reported(half, model):
+    coarse = edit(half, requests_for(LONG_TARGETS), norm_constraint=1e-3).diagnostics()
+    assert 0.01 < coarse["change_lost_in_rounding"] < 1
+    start = matrix(model).clone()
+    fine = edit(model, requests_for(LONG_TARGETS)).diagnostics()
+    assert fine["change_lost_in_rounding"] == 0
+    assert fine["change_norm"] == pytest.approx((matrix(model) - start).norm().item(), rel=1e-5)
+
+
+def test_revert_gives_a_model_in_bf16_back_bit_for_bit(half):
+    before = weight_hash(half.model)
+    edited = edit(half, requests_for(LONG_TARGETS), lr=0.02)
+    assert weight_hash(half.model) != before
+    edited.revert()
+    assert weight_hash(half.model) == before
+
+
+def easyedit_loss(model, requests):
+    """EasyEdit's `prompt_last` on one mini-batch, padded by hand: the whole model, left padding, the index of right padding."""
+    tokenizer = model.tokenizer
+    prompts = [tokenizer(request.prompt)["input_ids"] for request in requests]
+    targets = [tokenizer(" " + request.target_new)["input_ids"] for request in requests]
+    width, longest = max(map(len, prompts)), max(map(len, targets))
+    batch = left_padded(prompts)
+    ids_BT = batch.ids_BT.masked_fill(batch.mask_BT == 0, tokenizer.eos_token_id)
+    positions_BT = torch.arange(width).expand_as(ids_BT)
+    logits_BTV = model.model(input_ids=ids_BT, attention_mask=batch.mask_BT, position_ids=positions_BT).logits
+    losses = []
+    for row, target in enumerate(targets):
+        log_probs_V = logits_BTV[row, int(batch.mask_BT[row].sum()) - 1].log_softmax(-1)
+        padded = [tokenizer.eos_token_id] * (longest - len(target)) + target
+        losses.append(torch.stack([-log_probs_V[token] for token in padded if token != tokenizer.unk_token_id]).mean())
+    return torch.stack(losses).mean()
+
+
+def test_the_faithful_loss_and_gradient_are_easyedits(model):
+    model.model.double()
+    requests = [*requests_for(("Paris", "France", "French")), EditRequest("3", "Iceland is", "", "born", "")]
+    rows = as_easyedit(model.tokenizer, requests)
+    assert any(column < row.padding for row in rows for column, _ in row.labels), "one is read in its padding"
+    assert any(column >= row.padding > 0 for row in rows for column, _ in row.labels), "one inside its prompt"
+    weight = matrix(model).requires_grad_(True)
+    slow = easyedit_loss(model, requests)
+    (slow_gradient,) = torch.autograd.grad(slow, weight)
+    gradient = torch.zeros_like(weight)
+    fast = 0.0
+    for batch in batches(model, rows, 1, 2):
+        part = loss(model, batch)
+        gradient += torch.autograd.grad(part, weight)[0]
+        fast += part.item()
+    tolerance = 1e-6 if model.ref.name == "zoo/gptj" else 1e-12
+    assert fast == pytest.approx(slow.item(), rel=tolerance)
+    assert (gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
+    queries = queries_of(model, requests)
+    assert loss_now(model, queries).item() != pytest.approx(fast, rel=1e-3), "it must differ from the corrected one"
+
+
+def test_faithful_rows_score_bos_and_padding_but_not_the_unknown_id():
+    llama, gptj = tiny_model("llama").tokenizer, tiny_model("gptj").tokenizer
+    requests = requests_for(("Paris", "Reykjavík"))
+    short = as_easyedit(llama, requests)[0]
+    longest = max(len(llama(f" {request.target_new}")["input_ids"]) for request in requests)
+    scored = [token for _, token in short.labels]
+    assert len(scored) == longest
+    assert scored.count(llama.eos_token_id) == longest - len(llama(" Paris")["input_ids"]) > 0
+    assert llama.bos_token_id in scored
+
+    kept, gptj.unk_token = gptj.unk_token, gptj.eos_token
+    try:
+        scored = [token for _, token in as_easyedit(gptj, requests)[0].labels]
+    finally:
+        gptj.unk_token = kept
+    assert scored == gptj(" Paris")["input_ids"], "GPT-J's padding is its unknown id"
+
+
+def test_faithful_rows_of_one_request_are_read_behind_the_prompt(model):
+    (request,) = requests_for(["Paris"])
+    (row,) = as_easyedit(model.tokenizer, [request])
+    assert (row.ids, row.padding) == (tuple(model.tokenizer(request.prompt)["input_ids"]), 0)
+    assert {column for column, _ in row.labels} == {len(row.ids) - 1}
+
+
+def test_the_faithful_edit_also_trains_the_bias_where_there_is_one(model):
+    """EasyEdit selects parameters by a part of their names; revert gives both back."""
+    before = {name: parameter.clone() for name, parameter in model.model.named_parameters()}
+    bits = weight_hash(model.model)
+    edited = edit(model, requests_for(LONG_TARGETS), implementation="faithful-easyedit", norm_constraint=1e-3)
+    changed = [name for name, parameter in model.model.named_parameters() if not torch.equal(parameter, before[name])]
+    name, _ = model.value_matrix(1)
+    has_bias = model.ref.name == "zoo/gptj"
+    assert changed == ([name, name.replace("weight", "bias")] if has_bias else [name])
+    for name in changed:
+        assert (model.model.get_parameter(name) - before[name]).abs().max() <= 1e-3 * 1.001
+    edited.revert()
+    assert weight_hash(model.model) == bits
+
+
+def test_there_is_no_faithful_form_of_the_other_objective():
+    with pytest.raises(ValidationError, match="'faithful-easyedit' is of objective 'prompt_last' only"):
+        ft_l(implementation="faithful-easyedit", objective="target_new")
+
+
+FILES = sorted(path.stem for path in (hparams.FOLDER / "ft-l").glob("*.yaml"))
+VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedit", "ft-m")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value(name, variant):
+    models = {"zoo": "zoo/llama", "zoo_gptj": "zoo/gptj"}
+    model = models.get(name, name)
+    found = hparams.resolve("ft-l", model, {}, variant=variant)
+    chosen = FtLHparams.model_validate(found.values)
+    assert chosen.layer < entry(model).n_layers
+    assert "default" not in found.sources.values()
+
+
+def test_the_paper_edits_in_blocks_of_200_at_layers_27_27_and_21():
+    chosen = [hparams.resolve("ft-l", name, {}).values for name in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b")]
+    assert [(values["layer"], values["batch"], values["lr"]) for values in chosen] == [
+        (27, 200, 5e-4),
+        (27, 200, 5e-4),
+        (21, 200, 5e-4),
+    ]
 
 
 def test_progress_counts_requests(model):

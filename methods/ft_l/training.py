@@ -1,0 +1,161 @@
+"""FT-L's optimisation: one call trains the matrix on a batch of requests, starting behind the blocks that stay."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.models.batching import length_sorted, right_padded
+from harness.models.loaded import LoadedModel
+from methods.common.parts import Streams, logits_at, streams_of
+from methods.ft_l.hparams import FtLHparams
+from methods.ft_l.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows whose frozen part has been computed.
+
+    Attributes:
+        layer: the block that `streams` enters; it holds the trained matrix.
+        places: row and column of each of P places whose logits are read.
+        at_M, ids_M, weights_M: place, id and weight of each of M scored ids; the weights of a call's batches add up to 1.
+    """
+
+    layer: int
+    streams: Streams
+    places: tuple[tuple[int, int], ...]
+    at_M: Tensor
+    ids_M: Tensor
+    weights_M: Tensor
+
+
+def batches(model: LoadedModel, rows: Sequence[Row], layer: int, size: int) -> list[Batch]:
+    """A call's rows in batches of like length, run up to `layer`; each row counts alike, and so do its labels."""
+    return [
+        _batch(model, [rows[index] for index in chosen], layer, len(rows))
+        for chosen in length_sorted(rows, lambda row: len(row.ids), size)
+    ]
+
+
+def _batch(model: LoadedModel, rows: Sequence[Row], layer: int, rows_of_call: int) -> Batch:
+    padded = right_padded([row.ids for row in rows], model.device)
+    for index, row in enumerate(rows):
+        padded.mask_BT[index, : row.padding] = 0
+    labels = [
+        ((index, column), token, 1 / (len(row.labels) * rows_of_call))
+        for index, row in enumerate(rows)
+        for column, token in row.labels
+    ]
+    number = {place: n for n, place in enumerate(dict.fromkeys(place for place, _, _ in labels))}
+    return Batch(
+        layer,
+        streams_of(model, padded, layer),
+        tuple(number),
+        torch.tensor([number[place] for place, _, _ in labels], device=model.device),
+        torch.tensor([token for _, token, _ in labels], device=model.device),
+        torch.tensor([weight for _, _, weight in labels], device=model.device, dtype=torch.float64),
+    )
+
+
+def loss(model: LoadedModel, batch: Batch) -> Tensor:
+    """-Σ weight · log p(id) over the labels of a batch.
+
+    Returns:
+        A scalar, at least fp32, with gradient.
+    """
+    log_probs_PV = logits_at(model, batch.streams, batch.layer, batch.places).log_softmax(-1)
+    picked_M = log_probs_PV[batch.at_M, batch.ids_M]
+    return -(picked_M * batch.weights_M.to(picked_M.dtype)).sum()
+
+
+class Masters:
+    """Copies of trained parameters in at least fp32, which optimiser and bound work on for a whole edit.
+
+    The model runs on its own precision, rounded from the masters after each step: what is trained is what will be
+    evaluated, and a step that is too small to show in bf16 is not lost for the steps that follow.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = tuple(parameters)
+        self._unedited = [parameter.detach().clone() for parameter in self.parameters]
+        self.values = [start.to(torch.promote_types(start.dtype, torch.float32)).clone() for start in self._unedited]
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Write the masters into the model, rounded to its precision."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """How far the masters have moved (Frobenius), and which share of that the model's precision rounds away."""
+        moved = math.hypot(*(_distance(v, start) for v, start in zip(self.values, self._unedited, strict=True)))
+        lost = math.hypot(*(_distance(v, shown) for v, shown in zip(self.values, self.parameters, strict=True)))
+        return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}
+
+
+def _distance(value: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(value - other))
+
+
+def train(model: LoadedModel, masters: Masters, call: Sequence[Batch], hparams: FtLHparams) -> float:
+    """Move the masters and the model's parameters until the loss of the call is small or the steps are used up.
+
+    Args:
+        model: whose parameters are those of `masters`.
+        masters: where the call starts; Adam's state and the bound begin anew.
+        call: all batches of the call; their gradients are added up for each step.
+        hparams: learning rate, steps, bound and when to stop.
+
+    Returns:
+        The loss at the end.
+
+    Raises:
+        UserError: when the loss is no longer a number; the caller gives the weights back.
+    """
+    bound = hparams.norm_constraint
+    starts = [value.clone() for value in masters.values] if bound is not None else []
+    adam = torch.optim.Adam(masters.values, lr=hparams.lr, weight_decay=hparams.weight_decay)
+    for parameter in masters.parameters:
+        parameter.requires_grad_(True)
+    try:
+        for step in range(hparams.steps):
+            value = _finite(_add_gradients(model, masters, call), step)
+            if value < hparams.loss_stop:
+                return value
+            adam.step()
+            adam.zero_grad()
+            if bound is not None:
+                for master, start in zip(masters.values, starts, strict=True):
+                    master.clamp_(min=start - bound, max=start + bound)
+            masters.publish()
+        with torch.no_grad():
+            return _finite(sum(loss(model, batch).item() for batch in call), hparams.steps)
+    finally:
+        for parameter in masters.parameters:
+            parameter.requires_grad_(False)
+        for master in masters.values:
+            master.grad = None
+
+
+def _add_gradients(model: LoadedModel, masters: Masters, call: Sequence[Batch]) -> float:
+    """The loss of a call; its gradient is left at the masters, summed over batches in their precision."""
+    total: list[Tensor] = []
+    for batch in call:
+        part = loss(model, batch)
+        gradients = torch.autograd.grad(part, masters.parameters)
+        for master, gradient in zip(masters.values, gradients, strict=True):
+            gradient = gradient.to(master.dtype)
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        total.append(part.detach())
+    return float(torch.stack(total).sum())
+
+
+def _finite(value: float, step: int) -> float:
+    if not math.isfinite(value):
+        raise UserError(f"ft-l: the loss is not a number at step {step}", fix="choose a smaller `lr`")
+    return value
