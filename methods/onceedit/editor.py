@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
 from methods import base
 from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from methods.onceedit import borrowed
 from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
 from methods.registry import register
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
-EDIT_VERSION = 1
+EDIT_VERSION = 2
 """Raised whenever the edit stage learns something else from the same inputs."""
 
 ROLE = "plugin_edit"
@@ -35,7 +36,8 @@ class OnceEdit:
         """The edited plug-in. Its identity does not hold the target model: one edit serves every model.
 
         Raises:
-            UserError: if alpha has to be learned and the data set keeps no unrelated records for it.
+            UserError: if alpha has to be learned and the data set keeps no unrelated records for it, or if `editor` cannot
+                edit a plug-in.
         """
         from harness.models.catalogue import reference
 
@@ -57,10 +59,11 @@ class OnceEdit:
 
 
 def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:
-    """The artifact that holds a plug-in after the edit stage.
+    """The artifact that holds a plug-in after the edit stage; what another method needs to edit it is among its needs.
 
     Raises:
-        UserError: if the `[WEIGHT]` loss needs negatives and `data` has no train records.
+        UserError: if the `[WEIGHT]` loss needs negatives and `data` has no train records, or if `editor` is a method that
+            cannot edit a plug-in.
     """
     if hparams.lambda_weight and hparams.negatives and not data.train:
         raise UserError(
@@ -69,17 +72,23 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         )
     from harness.models import zoo
 
+    identity: dict[str, Any] = {
+        "plugin": plugin.identity(),
+        "data": data.identity(),
+        "hparams": hparams.model_dump(include=set(EDIT_STAGE)),
+        "seed": seed,
+        "version": EDIT_VERSION,
+    }
+    needs = {"plugin": zoo.artifact(plugin)} if plugin.weights == "zoo" else {}
+    if hparams.editor not in borrowed.TRAINED:
+        identity["editor"] = borrowed.identity(hparams.editor, plugin.name)
+        wanted = borrowed.editor(identity["editor"]).artifacts(plugin, data, seed)
+        needs |= {f"editor/{role}": spec for role, spec in wanted.items()}
     return ArtifactSpec(
         name="plugin-edit",
         kind="edit",
-        identity={
-            "plugin": plugin.identity(),
-            "data": data.identity(),
-            "hparams": hparams.model_dump(include=set(EDIT_STAGE)),
-            "seed": seed,
-            "version": EDIT_VERSION,
-        },
+        identity=identity,
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
-        needs={"plugin": zoo.artifact(plugin)} if plugin.weights == "zoo" else {},
+        needs=needs,
     )

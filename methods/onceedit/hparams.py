@@ -34,7 +34,9 @@ class OnceEditHparams(Hparams):
         negatives: unrelated prompts per edit in an epoch, at most as many as the training records give.
         negative_weight: weight of a negative in the `[WEIGHT]` loss relative to an edit; 1 is the plain mean of eq. 6.
         stop_accuracy, stop_bce: training stops after the first epoch that reaches both.
-        editor: what edits the plug-in: `full` (all weights), `lora`, or a method of the registry that changes weights.
+        editor: what edits the plug-in: `full` (all weights), `lora`, or a method of the registry that changes weights, with
+            its own values for the plug-in; then only `batch`, `lambda_weight`, `negatives`, `negative_weight` and
+            `stop_bce` are read here, to learn `[WEIGHT]` on the hidden states that the method leaves.
         lora_rank: rank of the updates; read only by `lora`.
         precision: of the forward and backward passes; the weights and their updates are fp32 in both.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.

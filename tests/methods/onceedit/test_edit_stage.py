@@ -5,20 +5,14 @@ import json
 
 import pytest
 import torch
-from tiny_models import tiny_model
 from tiny_onceedit import FakeContext, hparams_with
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
-from methods.onceedit.edit_stage import Row, _batches, _edit_rows, build, losses, negative_prompts
+from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import edit_artifact
-from methods.onceedit.plugin import CALIBRATION, EditedPlugin, add_weight_entry, edits_digest
-
-
-def tied(model):
-    model.config.tie_word_embeddings = True
-    model.lm_head.weight = model.model.embed_tokens.weight
-    return model
+from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest
+from methods.onceedit.rows import negative_prompts
 
 
 def plugin_artifact(data, **changes):
@@ -42,6 +36,44 @@ def test_the_weight_entry_has_no_probability(plugin):
     reading = plugin.read(["Björk was born in"])
     assert reading.probs_BU[0, plugin.weight_id] == 0.0
     assert reading.probs_BU.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"gradient_checkpointing": True},
+        {"editor": "lora", "lora_rank": 4, "lr": 2e-2},
+        {"editor": "lora", "lora_rank": 4, "lr": 2e-2, "precision": "bf16", "gradient_checkpointing": True},
+    ],
+    ids=["bf16", "checkpointing", "lora", "all together"],
+)
+def test_each_way_of_training_teaches_all_edits_and_leaves_a_plain_fp32_plugin(changes, data, tmp_path):
+    context = FakeContext(data)
+    spec = plugin_artifact(data, **changes)
+    build(spec, context, tmp_path)
+    plugin = EditedPlugin.load(tmp_path, "cpu")
+    assert plugin.calibration["accuracy"][-1] == 1.0
+    assert plugin.read([record.prompt for record in data.edits]).alpha_B.min() > 0.7
+    assert plugin.read(negative_prompts(data)).alpha_B.max() < 0.3
+    unedited = context.load_model(spec.inputs["plugin"]).model
+    assert {name for name, _ in plugin.model.named_parameters()} == {name for name, _ in unedited.named_parameters()}
+    assert {parameter.dtype for parameter in plugin.model.parameters()} == {torch.float32}
+    assert context.clock.phases == ["edit"]
+
+
+def test_checkpointing_changes_no_bit_of_the_result(data, plugin_folder, tmp_path):
+    build(plugin_artifact(data, gradient_checkpointing=True), FakeContext(data), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (plugin_folder / "model.safetensors").read_bytes()
+
+
+def test_lora_changes_the_linear_layers_of_the_blocks_and_the_weight_entry_alone(data, tmp_path):
+    context, spec = FakeContext(data), plugin_artifact(data, editor="lora", epochs=2)
+    build(spec, context, tmp_path)
+    edited = EditedPlugin.load(tmp_path, "cpu").model
+    for name, before in context.load_model(spec.inputs["plugin"]).model.named_parameters():
+        is_in_block = ".layers." in name and "norm" not in name
+        assert edited.get_parameter(name)[: len(before)].equal(before) != is_in_block, name
 
 
 def test_negatives_hold_no_probe_of_a_scored_record_and_nothing_of_the_unrelated_ones(data):
@@ -97,70 +129,6 @@ def test_without_a_weight_loss_no_negative_is_read(data, tmp_path):
     context = FakeContext(data)
     build(plugin_artifact(data, lambda_weight=0.0, epochs=2, stop_accuracy=1.0), context, tmp_path)
     assert context.steps == 2
-
-
-def test_the_batch_loss_is_the_sum_of_both_losses_over_the_right_positions():
-    loaded = tiny_model("llama", seed=3)
-    weight_id = add_weight_entry(loaded.model)
-    rows = [
-        Row((1, 40, 41, 42, 43), 3, 2, True),
-        Row((1, 50, 51), None, 2, False),
-        Row((1, 60, 61, 62, 63, 64), None, 5, False),
-    ]
-    loss, _ = losses(loaded.model, weight_id, rows, lambda_weight=0.8, negative_weight=0.25)
-    generation, weight, total = 0.0, 0.0, 0.0
-    for row in rows:
-        logits = loaded.model(input_ids=torch.tensor([row.ids])).logits[0]
-        for at in range(3, 5) if row.is_edit else ():
-            generation -= logits[at - 1].log_softmax(-1)[row.ids[at]] / 2
-        alpha, share = logits[row.weight_at, weight_id].sigmoid(), 1.0 if row.is_edit else 0.25
-        weight -= share * (alpha if row.is_edit else 1 - alpha).log()
-        total += share
-    assert loss.item() == pytest.approx((generation + 0.8 * weight / total).item(), rel=1e-5)
-
-
-def test_a_batch_of_negatives_alone_has_no_generation_loss():
-    loaded = tiny_model("llama", seed=3)
-    weight_id = add_weight_entry(loaded.model)
-    _, figures = losses(loaded.model, weight_id, [Row((1, 50, 51), None, 2, False)], 1.0, 1.0)
-    assert figures[:3].tolist() == [0.0, 0.0, 0.0]
-    assert figures[3] > 0
-
-
-@pytest.mark.parametrize(("ratio", "batch", "edits_per_batch"), [(1, 8, {4}), (4, 5, {1}), (20, 7, {0, 1})])
-def test_an_epoch_spreads_the_edits_evenly_and_reads_each_once(ratio, batch, edits_per_batch):
-    edits = [[Row((n,), None, 0, True)] for n in range(8)]
-    negatives = [Row((100 + n,), None, 0, False) for n in range(300)]
-    made = list(_batches(edits, negatives, 8 * ratio, batch, torch.Generator().manual_seed(0)))
-    rows = [row for rows in made for row in rows]
-    assert sorted(row.ids[0] for row in rows if row.is_edit) == list(range(8))
-    assert len({row.ids for row in rows}) == 8 * (1 + ratio)
-    assert {sum(row.is_edit for row in rows) for rows in made[:-1]} == edits_per_batch
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gptj", "tied"])
-def test_the_weight_entry_starts_as_the_mean_of_all_entries(architecture):
-    model = tied(tiny_model("llama").model) if architecture == "tied" else tiny_model(architecture).model
-    old = model.get_input_embeddings().weight.clone()
-    weight_id = add_weight_entry(model)
-    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
-    assert weight_id == len(old)
-    assert inputs.weight[:-1].equal(old)
-    assert torch.allclose(inputs.weight[weight_id], old.mean(dim=0))
-    assert torch.allclose(head.weight[weight_id], head.weight[:-1].mean(dim=0), atol=1e-6)
-    assert (head.weight.data_ptr() == inputs.weight.data_ptr()) == (architecture == "tied")
-    if architecture == "gptj":
-        assert head.bias.shape[0] == weight_id + 1
-        assert torch.allclose(head.bias[weight_id], head.bias[:-1].mean())
-
-
-def test_a_prompt_that_joint_tokenisation_cuts_gets_a_row_of_its_own(requests):
-    tokenizer = tiny_model("llama").tokenizer
-    whole = _edit_rows(tokenizer, requests[0])
-    assert [row.weight_at is not None for row in whole] == [True]
-    cut = _edit_rows(tokenizer, dataclasses.replace(requests[0], prompt=requests[0].prompt + " "))
-    assert [(row.label_from is not None, row.weight_at is not None) for row in cut] == [(True, False), (False, True)]
-    assert cut[1].ids == tuple(tokenizer(requests[0].prompt + " ")["input_ids"])
 
 
 def test_a_plugin_read_back_says_the_same(plugin_folder, plugin, data):

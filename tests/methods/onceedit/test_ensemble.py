@@ -1,5 +1,7 @@
 """The pair as one model, against a reference that reads one prefix at a time with whole logits and no cache."""
 
+from functools import cache
+
 import pytest
 import torch
 from slow_protocols import generate as own_generation
@@ -8,6 +10,7 @@ from tiny_models import ARCHITECTURES, tiny_model
 from tiny_onceedit import hparams_with
 
 from harness.tokens import Query, joint_query
+from methods.common.plain import PlainModel
 from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
@@ -34,7 +37,7 @@ VARIANTS = (
 )
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def target(request):
     """In fp64: the search amplifies rounding where a gradient is nearly zero, and chance would decide the test."""
     loaded = tiny_model(request.param)
@@ -63,102 +66,145 @@ def bytes_of_a_started_character(raw):
     return 0
 
 
-def reference_step(target, plugin, hparams, query, ids):
-    """One token of the pair after `ids` of a query's continuation: no batch, no padding, no cache."""
-    logits_V = target.model(input_ids=torch.tensor([[*query.prompt_ids, *ids]])).logits[0, -1]
-    own = int(logits_V.argmax())
-    vocabulary = Vocabulary.of(target.tokenizer)
-    if hparams.eos == "deepen" and own == target.tokenizer.eos_token_id:
-        return own
-    raw = query.prompt.encode() + vocabulary.spell(ids)
-    started = bytes_of_a_started_character(raw)
-    text = raw[: len(raw) - started].decode(errors="replace")
-
-    def last(text):
-        return plugin.model(input_ids=torch.tensor([plugin.tokenizer(text)["input_ids"]])).logits[0, -1]
-
-    alpha = last(text if hparams.per_step_alpha else query.prompt)[plugin.weight_id].sigmoid()
-    if hparams.alpha == "fixed":
-        alpha = torch.tensor(hparams.alpha_fixed)
-    if started:
-        alpha = torch.tensor(0.0)
-    if alpha < hparams.alpha_gate:
-        return own
-    pair = pair_anchors(
-        vocabulary, Vocabulary.of(plugin.tokenizer), hparams.anchors, pair_special=hparams.eos == "pair_special"
-    )
-    llm = RelativeState.build(target.model.get_input_embeddings().weight, pair.llm_ids, hparams.relative)
-    state = RelativeState.build(plugin.model.get_input_embeddings().weight, pair.plugin_ids, hparams.relative)
-    logits_U = last(text)
-    logits_U[plugin.weight_id] = -torch.inf
-    fused_A = alpha * (logits_U.softmax(-1) @ state.rows(0, state.n_tokens)) + (1 - alpha) * (logits_V.softmax(-1) @ llm.rows(0, llm.n_tokens))
-    if hparams.decoder == "owner":
-        return int(llm.rows(0, llm.n_tokens)[:, fused_A.argmax()].argmax())
-    target_A = fused_A if hparams.target == "soft" else torch.eye(len(pair), dtype=torch.float64)[anchor]
-    start_V = logits_V if hparams.init == "llm" else torch.zeros_like(logits_V)
-    z_V = start_V.clone().detach().requires_grad_(True)
-    optimiser = torch.optim.AdamW([z_V], lr=hparams.search_lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=10, eta_min=hparams.search_lr / 4)
-    for _ in range(hparams.search_steps):
-        optimiser.zero_grad()
-        with torch.enable_grad():
-            log_q_A = (z_V.softmax(-1) @ llm.rows(0, llm.n_tokens)).log()
-            torch.nn.functional.kl_div(log_q_A, target_A, reduction="none").mean().backward()
-        optimiser.step()
-        schedule.step()
-    return int(z_V.argmax()), anchor
+def transfer_matrix(model, anchor_ids, rule):
+    """R as it is written down: cosines with the anchors, scaled as the rule says, softmax over each row."""
+    rows_VD = model.get_input_embeddings().weight
+    units_VD = rows_VD / rows_VD.norm(dim=-1, keepdim=True)
+    cosines_VA = units_VD @ units_VD[list(anchor_ids)].T
+    for anchor, token in enumerate(anchor_ids):
+        cosines_VA[token, anchor] = 1.0
+    if rule == "deepen":
+        cosines_VA = 100 * cosines_VA / cosines_VA.norm(dim=-1, keepdim=True)
+    return cosines_VA.softmax(dim=-1)
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(map(str, changes)) or "default")
+@cache
+@torch.no_grad()
+def logits_after(model, ids):
+    return model(input_ids=torch.tensor([ids])).logits[0, -1]
+
+
+class Reference:
+    """The pair at one place at a time: no batch, no padding, no cache, whole matrices."""
+
+    def __init__(self, target, plugin, hparams):
+        self.target, self.plugin, self.hparams = target, plugin, hparams
+        self.vocabulary = Vocabulary.of(target.tokenizer)
+        pairs_special = hparams.eos == "pair_special"
+        self.pair = pair_anchors(
+            self.vocabulary, Vocabulary.of(plugin.tokenizer), hparams.anchors, pair_special=pairs_special
+        )
+        self.llm_VA = transfer_matrix(target.model, self.pair.llm_ids, hparams.relative)
+        self.plugin_UA = transfer_matrix(plugin.model, self.pair.plugin_ids, hparams.relative)
+
+    def text(self, query, ids):
+        """What can be read of a query's continuation, and how many bytes of a started character are behind it."""
+        raw = query.prompt.encode() + self.vocabulary.spell(ids)
+        started = bytes_of_a_started_character(raw)
+        return raw[: len(raw) - started].decode(errors="replace"), started
+
+    def tokenised(self, text):
+        return self.plugin.tokenizer(text)["input_ids"]
+
+    @torch.no_grad()
+    def step(self, query, ids, plugin_ids=None):
+        """One token after `ids` of a query's continuation, and the anchor that was decoded or None.
+
+        The plug-in reads `plugin_ids`, by default the tokenised text.
+        """
+        hparams = self.hparams
+        logits_V = logits_after(self.target.model, (*query.prompt_ids, *ids))
+        own = int(logits_V.argmax())
+        if hparams.eos == "deepen" and own == self.target.tokenizer.eos_token_id:
+            return own, None
+        text, started = self.text(query, ids)
+        plugin_ids = plugin_ids or self.tokenised(text)
+        alpha_ids = plugin_ids if hparams.per_step_alpha else self.tokenised(query.prompt)
+        alpha = logits_after(self.plugin.model, tuple(alpha_ids))[self.plugin.weight_id].sigmoid()
+        if hparams.alpha == "fixed":
+            alpha = torch.tensor(hparams.alpha_fixed)
+        if started:
+            alpha = torch.tensor(0.0)
+        if alpha < hparams.alpha_gate:
+            return own, None
+        logits_U = logits_after(self.plugin.model, tuple(plugin_ids)).clone()
+        logits_U[self.plugin.weight_id] = -torch.inf
+        llm_A = logits_V.softmax(-1) @ self.llm_VA
+        fused_A = alpha * (logits_U.softmax(-1) @ self.plugin_UA) + (1 - alpha) * llm_A
+        anchor = int(fused_A.argmax())
+        if hparams.keep_own and anchor == llm_A.argmax():
+            return own, None
+        if hparams.decoder == "owner":
+            return int(self.llm_VA[:, anchor].argmax()), anchor
+        return self.search(logits_V, fused_A), anchor
+
+    def search(self, logits_V, fused_A):
+        hparams = self.hparams
+        onehot_A = torch.eye(len(fused_A), dtype=torch.float64)[fused_A.argmax()]
+        target_A = fused_A if hparams.target == "soft" else onehot_A
+        start_V = logits_V if hparams.init == "llm" else torch.zeros_like(logits_V)
+        z_V = start_V.clone().detach().requires_grad_(True)
+        optimiser = torch.optim.AdamW([z_V], lr=hparams.search_lr, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=10, eta_min=hparams.search_lr / 4)
+        for _ in range(hparams.search_steps):
+            optimiser.zero_grad()
+            with torch.enable_grad():
+                log_q_A = (z_V.softmax(-1) @ self.llm_VA).log()
+                torch.nn.functional.kl_div(log_q_A, target_A, reduction="none").mean().backward()
+            optimiser.step()
+            schedule.step()
+        return int(z_V.argmax())
+
+
+def named(changes):
+    return "+".join(map(str, changes)) or "default"
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=named)
 def test_teacher_forcing_equals_reading_one_prefix_at_a_time(target, plugin, requests, queries, changes):
     hparams = hparams_with(**changes)
-    with torch.no_grad():
-        expected = [
-            [
-                reference_step(target, plugin, hparams, query, query.target_ids[:j])[0]
-                for j in range(len(query.target_ids))
-            ]
-            for query in queries
-        ]
+    reference = Reference(target, plugin, hparams)
+    expected = [
+        [reference.step(query, query.target_ids[:j])[0] for j in range(len(query.target_ids))] for query in queries
+    ]
     assert EnsembleModel.attach(target, plugin, requests, hparams).teacher_forced(queries) == expected
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(map(str, changes)) or "default")
+@pytest.mark.parametrize("changes", VARIANTS, ids=named)
 def test_generation_equals_one_step_at_a_time(target, plugin, requests, queries, changes):
     hparams = hparams_with(**changes)
+    reference = Reference(target, plugin, hparams)
     expected = []
-    with torch.no_grad():
-        for query in queries:
-            ids = []
-            for _ in query.target_ids:
-                ids.append(reference_step(target, plugin, hparams, query, ids)[0])
-            expected.append(ids)
+    for query in queries:
+        ids = []
+        for _ in query.target_ids:
+            ids.append(reference.step(query, ids)[0])
+        expected.append(ids)
     assert EnsembleModel.attach(target, plugin, requests, hparams).generate(queries) == expected
 
 
 @pytest.mark.parametrize(
     "changes",
     [{}, {"alpha_gate": 0.5}, {"keep_own": True, "per_step_alpha": True}, {"anchors": "bytes", "eos": "pair_special"}],
-    ids=lambda changes: "+".join(map(str, changes)) or "default",
+    ids=named,
 )
 def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(target, plugin, requests, queries, changes):
     hparams = hparams_with(sync="map", **changes)
-    pair = pair_of(target, plugin, hparams)
-    expected = []
-    with torch.no_grad():
-        for query in queries:
-            ids, read, is_behind = [], plugin.tokenizer(query.prompt)["input_ids"], False
-            for _ in query.target_ids:
-                token, anchor = reference_step(target, plugin, hparams, query, ids, read)
-                ids.append(token)
-                if anchor is None and token in pair.llm_ids:
-                    anchor = pair.llm_ids.index(token)
-                if anchor is None or is_behind:
-                    text, started = text_of(target, query, ids)
-                    read, is_behind = plugin.tokenizer(text)["input_ids"], bool(started)
-                else:
-                    read = [*read, pair.plugin_ids[anchor]]
-            expected.append(ids)
+    reference = Reference(target, plugin, hparams)
+    pair, expected = reference.pair, []
+    for query in queries:
+        ids, read, is_behind = [], reference.tokenised(query.prompt), False
+        for _ in query.target_ids:
+            token, anchor = reference.step(query, ids, read)
+            ids.append(token)
+            if anchor is None and token in pair.llm_ids:
+                anchor = pair.llm_ids.index(token)
+            if anchor is None or is_behind:
+                text, started = reference.text(query, ids)
+                read, is_behind = reference.tokenised(text), bool(started)
+            else:
+                read = [*read, pair.plugin_ids[anchor]]
+        expected.append(ids)
     assert EnsembleModel.attach(target, plugin, requests, hparams).generate(queries) == expected
 
 
@@ -174,6 +220,26 @@ def test_a_closed_gate_leaves_the_model_to_itself(target, plugin, requests, quer
     assert pair.teacher_forced(queries) == [own_teacher_forced(target, query) for query in queries]
     assert pair.generate(queries) == [own_generation(target, query) for query in queries]
     assert pair.diagnostics()["gated_share"] == 1.0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, plugin, requests):
+    """In fp32, where another batch shape could round otherwise and a locality question be lost to it."""
+    target = tiny_model(architecture)
+    pair = EnsembleModel.attach(target, plugin, requests, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
+    queries = [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
+    seen = []
+    hook = target.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for model in (PlainModel(target), pair):
+        model.teacher_forced(queries)
+        model.generate(queries)
+    hook.remove()
+    plain, ours = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert ours[0].equal(plain[0])
+    for step, (ours_BD, plain_BD) in enumerate(zip(ours[1:], plain[1:], strict=True)):
+        active = [n for n, query in enumerate(queries) if step < len(query.target_ids)]
+        assert ours_BD.shape == plain_BD.shape
+        assert ours_BD[active].equal(plain_BD[active])
 
 
 def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(plugin, requests):
@@ -201,6 +267,25 @@ def test_diagnostics_tell_edits_from_other_prompts(plugin, requests):
     assert figures["anchors"] == len(pair_anchors(Vocabulary.of(target.tokenizer), Vocabulary.of(plugin.tokenizer)))
     assert sum(figures[f"certified_l{level}_share"] for level in (0, 1, 2)) == pytest.approx(1.0)
     assert all(0 <= value <= 1 for name, value in figures.items() if name != "anchors")
+
+
+def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):
+    target = tiny_model("gptj")
+    target.model.double()
+    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    query = joint_query(target.tokenizer, "Paris", "is the capital of France")
+    texts = ["Paris", *("Paris" + target.tokenizer.decode(query.target_ids[:n]) for n in range(len(query.target_ids)))]
+    alone = [tuple(plugin.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)]
+    beginnings = {ids[:n] for ids in alone for n in range(1, len(ids) + 1)}
+    pair.teacher_forced([query])
+    assert pair.diagnostics()["packed_share"] == len(beginnings) / sum(map(len, alone))
+    pair.generate([query])
+    assert pair.diagnostics()["fed_per_token"] > 0.5
+
+
+def test_no_question_has_no_answer(plugin, requests):
+    pair = EnsembleModel.attach(tiny_model("llama"), plugin, requests, hparams_with())
+    assert pair.teacher_forced([]) == pair.generate([]) == pair.scope([]) == []
 
 
 def test_inside_a_character_the_plugin_has_no_say(plugin, requests):

@@ -1,0 +1,242 @@
+"""Time per edit of OnceEdit's edit stage, beside a plain fine-tuning loop over the same batches.
+
+    python -m benchmarks.edit_stage [--model zoo/tinyllama] [--layers N] [--precision bf16] [--out FILE]
+
+The reference is a Trainer-style loop: what `transformers.Trainer` runs per step with its default settings, written out,
+because Trainer itself needs `accelerate`, which is no dependency of this project. Rows are padded on the right, the
+model's own loss takes the logits of the whole vocabulary at all positions, labels are -100 where nothing is learned (the
+whole row of an unrelated prompt), gradients are clipped at norm 1, AdamW is the fused one, its rate falls linearly. It
+does less than Trainer does (no data-loader, no accumulation, no check for NaN, no logs, no checkpoints) and less than the
+edit stage (no `[WEIGHT]` loss), so the ratio is rather too small than too large.
+
+Both run in this process in turn, on models with the same random weights. Weights say nothing about quality here; the
+final losses only show that both loops learn.
+"""
+
+import argparse
+import copy
+import dataclasses
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from harness import provenance
+from harness.cost import PhaseClock, device_class
+from harness.data.load import load, resolve
+from harness.hparams import resolve as resolve_hparams
+from harness.models.batching import right_padded
+from harness.models.catalogue import ModelRef, entry
+from harness.models.corpus import verbalise
+from harness.models.loaded import LoadedModel
+from harness.models.random_weights import random_model
+from harness.models.zoo_tokenizer import train_tokenizer
+from harness.progress import ProgressBars
+from harness.store import write_json
+from methods.onceedit.packing import packed
+from methods.onceedit.rows import Row, edit_rows, epoch_batches, negative_prompts, negatives_per_epoch, prompt_row
+from methods.onceedit.training import fine_tune
+from methods.onceedit.weight_entry import new_entry
+
+VOCABULARY = 3000
+"""Ids of the tokenizer, which is trained on the records; prompts then have the lengths that large models give them."""
+
+IGNORED = -100
+"""The label of a place where a Hugging Face model learns nothing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both loops have to do.
+
+    Attributes:
+        plugin: the model, in fp32, and a tokenizer.
+        edits, negatives: rows to learn from.
+        hparams: OnceEdit's own for this model; training does not stop early.
+    """
+
+    plugin: LoadedModel
+    edits: list[list[Row]]
+    negatives: list[Row]
+    hparams: dict[str, Any]
+
+    def batches(self) -> list[list[Row]]:
+        """All batches of all epochs, as the edit stage draws them."""
+        generator = torch.Generator().manual_seed(0)
+        n_negatives = negatives_per_epoch(len(self.edits), len(self.negatives), self.hparams)
+        return [
+            batch
+            for _ in range(self.hparams["epochs"])
+            for batch in epoch_batches(self.edits, self.negatives, n_negatives, self.hparams["batch"], generator)
+        ]
+
+    def copy(self) -> LoadedModel:
+        """The model before training."""
+        return dataclasses.replace(self.plugin, model=copy.deepcopy(self.plugin.model).requires_grad_(True))
+
+
+def prepared(options: argparse.Namespace) -> Work:
+    """Records of the built-in world, a tokenizer trained on them, a model with random weights."""
+    data = load(resolve("counterfact", "world", options.edits, train=200))
+    tokenizer = train_tokenizer("metaspace", VOCABULARY, verbalise(data), boost=1)
+    shape = entry(options.model)
+    if options.layers:
+        shape = dataclasses.replace(shape, n_layers=options.layers)
+    model = random_model(shape, "float32", torch.device(options.device)).eval()
+    values = {"epochs": options.epochs, "stop_bce": 0.0, "precision": options.precision}
+    return Work(
+        LoadedModel(ModelRef(options.model, "random"), model, tokenizer),
+        [edit_rows(tokenizer, record.request()) for record in data.edits],
+        [prompt_row(tokenizer, prompt, is_edit=False) for prompt in negative_prompts(data)],
+        {**resolve_hparams("onceedit", options.model, values).values},
+    )
+
+
+def run_edit_stage(work: Work, clock: PhaseClock) -> float:
+    """Train a copy as the edit stage does; the cross entropy per target token in the last epoch."""
+    plugin = work.copy()
+    silent = ProgressBars(Console(quiet=True)).bar
+    with clock.phase("edit"):
+        trained = list(plugin.model.parameters())
+        history = fine_tune(
+            plugin, new_entry(plugin.model), trained, work.edits, work.negatives, work.hparams, 0, silent
+        )
+    return history[-1].generation
+
+
+def run_reference(work: Work, clock: PhaseClock) -> float:
+    """Train a copy in the Trainer-style loop; the cross entropy per target token in the last epoch."""
+    plugin, batches = work.copy(), work.batches()
+    model: PreTrainedModel = plugin.model.train()
+    per_epoch = len(batches) // work.hparams["epochs"]
+    last_epoch: list[torch.Tensor] = []
+    with clock.phase("edit"):
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=work.hparams["lr"], weight_decay=work.hparams["weight_decay"], fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=len(batches))
+        for step, rows in enumerate(batches):
+            inputs = _collated(rows, plugin.device)
+            with torch.autocast(plugin.device.type, torch.bfloat16, enabled=work.hparams["precision"] == "bf16"):
+                loss = model(**inputs, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad(set_to_none=True)
+            if step >= len(batches) - per_epoch:
+                last_epoch.append(loss.detach())
+    return float(torch.stack(last_epoch).mean())
+
+
+def _collated(rows: Sequence[Row], device: torch.device) -> dict[str, torch.Tensor]:
+    """Ids, mask and labels of a batch, padded on the right."""
+    batch = right_padded([row.ids for row in rows], device)
+    labels_BT = torch.full(batch.ids_BT.shape, IGNORED)
+    for index, row in enumerate(rows):
+        labels_BT[index, row.labels.start : row.labels.stop] = torch.tensor(row.ids[row.labels.start :])
+    return {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT, "labels": labels_BT.to(device)}
+
+
+def token_shares(work: Work) -> dict[str, float]:
+    """Share of computed tokens that are not padding, in the edit stage and in the reference."""
+    real = in_rows = in_rectangles = 0
+    for rows in work.batches():
+        lengths = [len(row.ids) for row in rows]
+        real += sum(lengths)
+        in_rows += packed([row.ids for row in rows], torch.device("cpu")).ids_BT.numel()
+        in_rectangles += max(lengths) * len(lengths)
+    return {"edit stage": real / in_rows, "reference": real / in_rectangles}
+
+
+LOOPS = {"edit stage": run_edit_stage, "reference": run_reference}
+
+
+def measured(work: Work, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds per edit of each loop, one value per repeat, and final losses.
+
+    The loops take turns, in a random order within each repeat; a first repeat of one epoch is discarded.
+    """
+    order = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
+    final: dict[str, float] = {}
+    short = dataclasses.replace(work, hparams={**work.hparams, "epochs": 1})
+    for repeat in range(repeats + 1):
+        for name in order.sample(sorted(LOOPS), len(LOOPS)):
+            clock = PhaseClock(work.plugin.device.type)
+            final[name] = LOOPS[name](work if repeat else short, clock)
+            if repeat:
+                seconds[name].append(clock.seconds["edit"] / len(work.edits))
+    return seconds, final
+
+
+def main() -> None:
+    """Measure, print a table, write the figures."""
+    options = _options()
+    console = Console()
+    work = prepared(options)
+    shares = token_shares(work)
+    with console.status("measuring"):
+        seconds, final = measured(work, options.repeats)
+    ratios = [slow / fast for slow, fast in zip(seconds["reference"], seconds["edit stage"], strict=True)]
+
+    parameters = sum(parameter.numel() for parameter in work.plugin.model.parameters())
+    table = Table(
+        title=f"{options.model}, {parameters / 1e6:.1f} M parameters, {options.precision}, {options.edits} edits"
+    )
+    for column in ("loop", "ms per edit", "range", "not padding", "final loss"):
+        table.add_column(column, justify="left" if column == "loop" else "right")
+    for name in LOOPS:
+        milliseconds = [1e3 * value for value in seconds[name]]
+        table.add_row(
+            name,
+            f"{statistics.median(milliseconds):.2f}",
+            f"{min(milliseconds):.2f} to {max(milliseconds):.2f}",
+            f"{shares[name]:.0%}",
+            f"{final[name]:.3f}",
+        )
+    console.print(table)
+    console.print(
+        f"the edit stage is {statistics.median(ratios):.2f} times as fast "
+        f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs), {device_class(options.device)}"
+    )
+    if options.out:
+        write_json(
+            options.out,
+            {
+                "benchmark": "edit_stage",
+                "options": {key: value for key, value in vars(options).items() if key != "out"},
+                "hparams": work.hparams,
+                "parameters": parameters,
+                "device_class": device_class(options.device),
+                "environment": provenance.environment(),
+                "not_padding": shares,
+                "seconds_per_edit": seconds,
+                "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+                "final_loss": final,
+            },
+        )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.edit_stage", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="zoo/tinyllama", help="catalogue name; its shape gets random weights")
+    parser.add_argument("--layers", type=int, default=0, help="fewer blocks than the catalogue says")
+    parser.add_argument("--edits", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--out", type=Path, help="write all figures as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Other methods of the registry as editors of the plug-in: which ones may, and how their values become part of the edit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.errors import UserError, did_you_mean
+from harness.hparams import resolve
+from methods import registry
+from methods.base import Editor
+
+TRAINED = ("full", "lora")
+"""Editors that are OnceEdit's own training of the plug-in, with and without low-rank updates."""
+
+_FAMILIES = ("weights", "hypernetwork")
+
+
+def identity(method: str, plugin: str) -> Mapping[str, Any]:
+    """Name, version and hyper-parameters of a method as it edits a plug-in: all that decides what it does there.
+
+    Args:
+        method: name in the registry.
+        plugin: catalogue name of the plug-in, whose file in `methods/hparams/<method>/` is read.
+
+    Raises:
+        UserError: for a method that is unknown, not built, or whose edit does not lie in the weights, so that there
+            would be no edited plug-in to keep.
+    """
+    known = registry.available()
+    able = [name for name, cls in known.items() if cls.spec.family in _FAMILIES]
+    if method not in able:
+        choices = [*TRAINED, *able]
+        if method in known:
+            reason = f"the edit of a {known[method].spec.family} method does not lie in the weights"
+        elif method in registry.PLANNED:
+            reason = "it is not built yet"
+        else:
+            reason = f"there is no such editor{did_you_mean(method, choices)}"
+        raise UserError(
+            f"onceedit cannot edit its plug-in with '{method}': {reason}", fix=f"editor: one of {', '.join(choices)}"
+        )
+    return {"name": method, "version": known[method].spec.version, "hparams": resolve(method, plugin, {}).values}
+
+
+def editor(made_from: Mapping[str, Any]) -> Editor:
+    """The method that an identity describes."""
+    cls = registry.get(made_from["name"])
+    return cls(cls.Hparams.model_validate(made_from["hparams"]))

@@ -1,0 +1,67 @@
+"""LoRA: low-rank updates of frozen linear layers, merged into the weights at the end (Hu et al. 2021, arXiv 2106.09685)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+SCALE = 2.0
+"""α / r of the paper with α = 2r: the updates do not shrink as the rank grows."""
+
+
+def block_linears(model: "LoadedModel") -> list[nn.Linear]:
+    """All linear layers of all blocks: attention and feed-forward, not the head."""
+    parts = (part for layer in range(model.n_layers) for part in model.block(layer).modules())
+    return [part for part in parts if isinstance(part, nn.Linear)]
+
+
+class Update(nn.Module):
+    """The update of one linear layer: x ↦ SCALE · B A x, zero at first.
+
+    Attributes:
+        A_RI: rank × inputs, Kaiming-uniform.
+        B_OR: outputs × rank, zero.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        drawn_RI = nn.init.kaiming_uniform_(torch.empty(rank, linear.in_features), a=5**0.5, generator=generator)
+        self.A_RI = nn.Parameter(drawn_RI.to(linear.weight))
+        self.B_OR = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Values to add to the layer's own, … × outputs."""
+        return SCALE * nn.functional.linear(nn.functional.linear(inputs, self.A_RI), self.B_OR)
+
+
+@contextmanager
+def low_rank(linears: Iterable[nn.Linear], rank: int, generator: torch.Generator) -> Iterator[list[nn.Parameter]]:
+    """Yield the parameters of one update beside each layer.
+
+    When the body ends the updates become part of the weights; if it raises, the layers are as they were. The rank may
+    exceed what a layer has: such an update is merely redundant.
+
+    Args:
+        linears: the layers; their own weights get no gradient as long as they are frozen.
+        rank: R.
+        generator: draws A, on the CPU.
+    """
+    updates = [(linear, Update(linear, rank, generator)) for linear in linears]
+    handles = [linear.register_forward_hook(_adding(update)) for linear, update in updates]
+    try:
+        yield [parameter for _, update in updates for parameter in update.parameters()]
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.no_grad():
+        for linear, update in updates:
+            linear.weight += SCALE * update.B_OR @ update.A_RI
+
+
+def _adding(update: Update) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    return lambda linear, inputs, outputs: outputs + update(inputs[0])

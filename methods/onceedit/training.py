@@ -1,0 +1,173 @@
+"""The two losses of the edit stage (OnceEdit eq. 5-7) and the loop that minimises them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from harness.errors import UserError
+from methods.base import Advance
+from methods.onceedit.forward import at_least_fp32
+from methods.onceedit.packing import packed_hidden_at
+from methods.onceedit.rows import Row, epoch_batches, negatives_per_epoch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from harness.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Means over the batches of an epoch, each measured before its update: never too favourable.
+
+    Attributes:
+        generation: cross entropy per target token.
+        weight: binary cross entropy of `[WEIGHT]`, weighted as in the loss.
+        accuracy: share of target tokens that are the arg-max.
+    """
+
+    generation: float
+    weight: float
+    accuracy: float
+
+    @classmethod
+    def of(cls, sums_5: Tensor) -> "Progress":
+        """From the sum of the figures that `losses` returns; waits for the device."""
+        generation, right, weight, tokens, weights = sums_5.tolist()
+        return cls(generation / tokens, weight / weights, right / tokens)
+
+
+def fine_tune(
+    plugin: "LoadedModel",
+    entry: nn.Linear,
+    trained: Sequence[nn.Parameter],
+    edits: Sequence[Sequence[Row]],
+    negatives: Sequence[Row],
+    hparams: Mapping[str, Any],
+    seed: int,
+    progress: Callable[[str, int], AbstractContextManager[Advance]],
+) -> list[Progress]:
+    """Minimise L_gen + λ · L_weight in place (eq. 7); one figure per epoch.
+
+    An epoch holds every edit once and `negatives` prompts per edit, drawn without replacement and spread evenly, so
+    that a ratio of 1:1 gives 16 + 16 in a batch of 32. Training stops after an epoch that reaches both
+    `stop_accuracy` (of target tokens) and `stop_bce`. The host waits for the device once per epoch.
+
+    Args:
+        plugin: in fp32.
+        entry: `[WEIGHT]`, trained in any case.
+        trained: the parameters of the plug-in, or beside it, that are trained.
+        edits, negatives: rows to learn from.
+        hparams: values of `OnceEditHparams`.
+        seed: of the order and the choice of negatives.
+        progress: as `Context.progress`.
+
+    Raises:
+        UserError: if the training diverges.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(
+        [*trained, *entry.parameters()], lr=hparams["lr"], weight_decay=hparams["weight_decay"], fused=True
+    )
+    n_negatives = negatives_per_epoch(len(edits), len(negatives), hparams)
+    steps = -(-(len(edits) + n_negatives) // hparams["batch"])
+    history: list[Progress] = []
+    with (
+        _checkpointed(plugin, hparams["gradient_checkpointing"]),
+        progress("editing the plug-in", hparams["epochs"] * steps) as advance,
+    ):
+        for epoch in range(hparams["epochs"]):
+            sums_5 = torch.zeros(5, dtype=torch.float64, device=plugin.device)
+            for rows in epoch_batches(edits, negatives, n_negatives, hparams["batch"], generator):
+                loss, figures_5 = losses(plugin.model, entry, rows, hparams)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                sums_5 += figures_5
+                advance()
+            reached = Progress.of(sums_5)
+            if not (reached.generation < float("inf") and reached.weight < float("inf")):
+                raise UserError(
+                    f"editing the plug-in diverged in epoch {epoch + 1}: {reached}",
+                    fix=f"hparams: {{lr: {hparams['lr'] / 3:.1g}}}",
+                )
+            history.append(reached)
+            knows_weight = not hparams["lambda_weight"] or reached.weight < hparams["stop_bce"]
+            if reached.accuracy >= hparams["stop_accuracy"] and knows_weight:
+                break
+    return history
+
+
+def losses(
+    model: "PreTrainedModel", entry: nn.Linear, rows: Sequence[Row], hparams: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Loss of a batch, and its figures for the epoch.
+
+    L_gen is the mean cross entropy of the batch's target tokens over the vocabulary with `[WEIGHT]` (eq. 5), L_weight
+    the mean binary cross entropy of σ(logit of `[WEIGHT]`) against z (eq. 6), negatives counting `negative_weight`
+    each. Under `precision: bf16` the blocks run in bf16; head, logits and losses are fp32 in any case, which costs
+    little because only the places that are read pass through the head.
+
+    Returns:
+        The loss, a scalar, and [Σ cross entropy, right tokens, Σ weighted BCE, target tokens, Σ weights] in fp64.
+    """
+    labels = [(row, at) for row, made in enumerate(rows) for at in made.labels]
+    weights = [(row, made.weight_at) for row, made in enumerate(rows) if made.weight_at is not None]
+    is_edit = [float(rows[row].is_edit) for row, _ in weights]
+    share = [1.0 if label else hparams["negative_weight"] for label in is_edit]
+
+    places = [(row, at - 1) for row, at in labels] + weights
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=hparams["precision"] == "bf16"):
+        hidden_ND = packed_hidden_at(model, [made.ids for made in rows], places)
+    hidden_LD, hidden_WD = torch.split(at_least_fp32(hidden_ND), [len(labels), len(weights)])
+
+    # `non_blocking` throughout: a plain copy to the device waits for all work queued there
+    device = model.device
+    target_L = torch.tensor([rows[row].ids[at] for row, at in labels], dtype=torch.long).to(device, non_blocking=True)
+    logits_LV = torch.cat([model.get_output_embeddings()(hidden_LD), entry(hidden_LD)], dim=-1)
+    entropy = functional.cross_entropy(logits_LV, target_L, reduction="sum")
+    right = (logits_LV.argmax(dim=-1) == target_L).sum()
+
+    is_edit_W, share_W = torch.tensor([is_edit, share]).to(device, non_blocking=True)
+    logit_W = entry(hidden_WD).squeeze(-1)
+    bce = functional.binary_cross_entropy_with_logits(logit_W, is_edit_W, weight=share_W, reduction="sum")
+
+    loss = entropy / max(len(labels), 1) + hparams["lambda_weight"] * bce / (sum(share) or 1.0)
+    sums_3 = torch.stack([value.detach().double() for value in (entropy, right, bce)])
+    counts_2 = torch.tensor([len(labels), sum(share)], dtype=torch.float64).to(device, non_blocking=True)
+    return loss, torch.cat([sums_3, counts_2])
+
+
+@torch.no_grad()
+def measured(
+    model: "PreTrainedModel",
+    entry: nn.Linear,
+    edits: Sequence[Sequence[Row]],
+    negatives: Sequence[Row],
+    hparams: Mapping[str, Any],
+) -> Progress:
+    """The figures of a model that is not trained here, over all rows once, in fp32 as it will be read."""
+    rows = [*(row for item in edits for row in item), *negatives]
+    hparams, batch = {**hparams, "precision": "fp32"}, hparams["batch"]
+    chunks = (rows[start : start + batch] for start in range(0, len(rows), batch))
+    return Progress.of(torch.stack([losses(model, entry, chunk, hparams)[1] for chunk in chunks]).sum(dim=0))
+
+
+@contextmanager
+def _checkpointed(plugin: "LoadedModel", is_on: bool) -> Iterator[None]:
+    """Keep only the residual stream between blocks for the backward pass and compute the blocks again there."""
+    blocks = [plugin.block(layer) for layer in range(plugin.n_layers)] if is_on else []
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

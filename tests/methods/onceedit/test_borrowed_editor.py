@@ -1,0 +1,147 @@
+"""Another method edits the plug-in: which may, what the edit is made of, and what comes out."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_onceedit import FakeContext, hparams_with
+
+from harness.errors import UserError
+from harness.hparams import resolve
+from harness.models.catalogue import ModelRef, reference
+from harness.tokens import joint_query
+from methods import registry
+from methods.base import ArtifactSpec
+from methods.common.weights import weight_hash
+from methods.ft_l import FtL
+from methods.onceedit import borrowed
+from methods.onceedit.edit_stage import build
+from methods.onceedit.editor import OnceEdit, edit_artifact
+from methods.onceedit.plugin import EditedPlugin
+from methods.onceedit.rows import negative_prompts
+
+
+class Lending(FakeContext):
+    """Lends artifacts too: their names stand for their folders."""
+
+    def artifact(self, spec):
+        return spec.name
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _values_for_two_layers():
+    """FT-L as its file has it for `zoo/llama`, on the last of two layers and at a rate that suits random weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            borrowed, "resolve", lambda method, plugin, _: resolve(method, "zoo/llama", {"layer": 1, "lr": 0.1})
+        )
+        yield
+
+
+def artifact(data, **changes):
+    hparams = hparams_with(**{"editor": "ft-l", "stop_bce": 0.02, **changes})
+    return edit_artifact(reference("zoo/llama", corpus=data.ref), data.ref, hparams, seed=0)
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    """Context, spec and folder of a plug-in that FT-L has edited."""
+    torch.set_num_threads(1)
+    context, spec, folder = Lending(data), artifact(data), tmp_path_factory.mktemp("borrowed")
+    build(spec, context, folder)
+    return context, spec, folder
+
+
+def test_ft_l_edits_the_plugin_and_alpha_tells_its_edits_from_unrelated_prompts(made, data):
+    context, spec, folder = made
+    plugin, unedited = EditedPlugin.load(folder, "cpu"), context.load_model(spec.inputs["plugin"])
+    reading = plugin.read([record.prompt for record in data.edits])
+    for record, probs_U in zip(data.edits, reading.probs_BU, strict=True):
+        query = joint_query(plugin.tokenizer, record.prompt, record.target_new)
+        before_V = unedited.model(input_ids=torch.tensor([query.prompt_ids])).logits[0, -1].softmax(-1)
+        assert probs_U[query.target_ids[0]] > 5 * before_V[query.target_ids[0]]
+        if len(query.target_ids) == 1:
+            assert probs_U.argmax() == query.target_ids[0] != before_V.argmax()
+    assert reading.alpha_B.min() > 0.7
+    assert plugin.read(negative_prompts(data)).alpha_B.max() < 0.3
+    assert plugin.calibration["weight_loss"][-1] < 0.02
+
+
+def test_only_the_matrix_of_the_method_and_the_weight_entry_have_changed(made):
+    context, spec, folder = made
+    edited = EditedPlugin.load(folder, "cpu").model
+    unedited = context.load_model(spec.inputs["plugin"]).model
+    changed = [
+        name
+        for name, before in unedited.named_parameters()
+        if not edited.get_parameter(name)[: len(before)].equal(before)
+    ]
+    assert changed == ["model.layers.1.mlp.down_proj.weight"]
+
+
+def test_the_plugin_of_the_harness_keeps_every_bit(made, data, tmp_path):
+    context, spec, folder = made
+    before = weight_hash(context.load_model(spec.inputs["plugin"]).model)
+    build(spec, context, tmp_path)
+    assert weight_hash(context.load_model(spec.inputs["plugin"]).model) == before
+    assert weight_hash(Lending(data).load_model(spec.inputs["plugin"]).model) == before
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert set(context.clock.phases) == {"edit"}
+
+
+def test_without_a_weight_loss_the_entry_stays_as_it_is(data, tmp_path):
+    build(artifact(data, lambda_weight=0.0), Lending(data), tmp_path)
+    head = EditedPlugin.load(tmp_path, "cpu").model.get_output_embeddings().weight
+    assert torch.allclose(head[-1], head[:-1].mean(dim=0), atol=1e-6)
+
+
+def test_name_version_and_values_of_the_other_method_are_part_of_the_identity(data, monkeypatch):
+    spec = artifact(data)
+    assert spec.identity["editor"]["name"] == "ft-l"
+    assert spec.identity["editor"]["hparams"]["layer"] == 1
+    assert artifact(data, editor="full").key != spec.key
+    monkeypatch.setattr(FtL, "spec", dataclasses.replace(FtL.spec, version=99))
+    assert artifact(data).key != spec.key
+
+
+def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monkeypatch, tmp_path):
+    needed, given, edit = ArtifactSpec("moments", "setup", {"of": 1}, "nowhere:build"), {}, FtL.edit
+
+    def editing(self, model, requests, artifacts, context):
+        given.update(artifacts)
+        return edit(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: {"moments": needed})
+    monkeypatch.setattr(FtL, "edit", editing)
+    spec = artifact(data)
+    assert spec.needs["editor/moments"] == needed
+    assert spec.needs["plugin"].name == "zoo-model"
+    build(spec, Lending(data), tmp_path)
+    assert given == {"moments": "moments"}
+
+
+@pytest.mark.parametrize(
+    ("editor", "reason"),
+    [
+        ("none", "reference method does not lie in the weights"),
+        ("onceedit", "plug-in method does not lie in the weights"),
+        ("loar", "did you mean 'lora'"),
+    ],
+)
+def test_an_editor_whose_edit_is_not_in_the_weights_is_refused_when_it_is_planned(editor, reason, data):
+    with pytest.raises(UserError, match=reason) as caught:
+        OnceEdit(hparams_with(editor=editor)).artifacts(ModelRef("zoo/llama", "zoo", corpus=data.ref), data.ref, 0)
+    assert {"full", "lora", "ft-l"} <= set(caught.value.fix.removeprefix("editor: one of ").split(", "))
+
+
+def test_a_method_that_is_planned_but_not_built_is_refused_with_that_reason(data, monkeypatch):
+    monkeypatch.setitem(registry.PLANNED, "not-yet", "Not yet")
+    with pytest.raises(UserError, match="not built yet"):
+        artifact(data, editor="not-yet")
+
+
+def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
+    monkeypatch.setattr(borrowed, "resolve", resolve)
+    assert artifact(data).identity["editor"]["hparams"] == resolve("ft-l", "zoo/llama", {}).values
+    with pytest.raises(UserError, match=r"write methods/hparams/ft-l/tinyllama-1.1b.yaml"):
+        edit_artifact(ModelRef("tinyllama-1.1b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)
