@@ -21,6 +21,7 @@ from harness.errors import UserError
 from harness.evaluation.evaluate import evaluate, question_count
 from harness.evaluation.metrics import Row, aggregate
 from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.loaded import LoadedModel
 from harness.records import DataSet, EditRequest
@@ -130,7 +131,10 @@ class Runner:
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
         }
-        return _Result(rows, {**aggregate(rows), "diagnostics": diagnostics}, cost, origin)
+        metrics: dict[str, Any] = {**aggregate(rows), "diagnostics": diagnostics}
+        if scope := scope_metrics(rows):
+            metrics["scope"] = scope
+        return _Result(rows, metrics, cost, origin)
 
     def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel) -> list[Row]:
         """All rows of a cell; none for random weights, whose answers mean nothing."""
@@ -140,7 +144,7 @@ class Runner:
         data = context.load_data(cell.data)
         protocols = [PROTOCOLS[name] for name in cell.protocols]
         unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs()))
-        total = question_count(data, protocols)
+        total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
             return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
 

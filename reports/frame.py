@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
 from harness.errors import UserError
+from harness.evaluation.scope import summary
 from harness.store import Folder, Store
 from reports.places import describe_missing, names_of, reason_of, section_of
 
@@ -42,6 +44,8 @@ class SuiteFrame:
             without probes; `avg` is the mean of rel, gen and loc and NaN if one of them is; `<phase>_s` in seconds;
             `edit_actions` a frozenset of ids; `row` and `section` are the line and the part of a table it belongs to.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
+        scopes: one row per (cell, axis, record_id) and probe with `scope`, axes as in the store; only of cells whose method
+            decides by prompt.
         missing: one row per unfinished cell: its cell, names and places as in `cells`, and the reason; empty
             where the folder does not say what it was.
     """
@@ -50,6 +54,7 @@ class SuiteFrame:
     manifest: Mapping[str, Any]
     cells: pd.DataFrame
     records: pd.DataFrame
+    scopes: pd.DataFrame
     missing: pd.DataFrame
 
     def models(self) -> dict[str, str]:
@@ -83,12 +88,16 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
         raise UserError(f"{path}: none of its {len(folders)} cells is finished ({reasons})", fix=again)
     cells = pd.DataFrame([row for folder in finished for row in _read_cell(folder)])
     _refuse_twins(cells)
-    records = pd.concat([_read_records(folder.path) for folder in finished], ignore_index=True)
+    answers = [_read_answers(folder.path) for folder in finished]
+    records = pd.concat([_by_record(rows) for rows in answers], ignore_index=True)
     _check_against_records(cells, records)
+    of_cells = [_by_question(rows) for rows in answers]
+    for folder, scopes in zip(finished, of_cells, strict=True):
+        _check_against_scopes(folder, scopes)
     _disambiguate(cells, "section", "section_title", _differences)
     _disambiguate(cells, "row", "title", _labels)
     missing = describe_missing([folder for folder in folders if folder not in finished], cells)
-    return SuiteFrame(store, manifest, cells, records, missing)
+    return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
 
 
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:
@@ -130,15 +139,27 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     return scores
 
 
-def _read_records(folder: Path) -> pd.DataFrame:
+def _read_answers(folder: Path) -> pd.DataFrame:
+    """Rows of a cell without their texts; cells from before the scope was recorded have none."""
+    columns = ["protocol", "axis", "record_id", "probe", "score", "exact"]
+    file = folder / "records.parquet"
+    has_scope = "scope" in parquet.read_schema(file).names
+    rows = pd.read_parquet(file, columns=[*columns, "scope"] if has_scope else columns)
+    rows.insert(0, "cell", folder.name)
+    return rows if has_scope else rows.assign(scope=np.nan)
+
+
+def _by_record(rows: pd.DataFrame) -> pd.DataFrame:
     """Scores of a cell by record: the mean over the probes of an axis."""
-    rows = pd.read_parquet(
-        folder / "records.parquet", columns=["protocol", "axis", "record_id", "probe", "score", "exact"]
-    )
-    rows["axis"] = rows["axis"].map(dict(AXES))
-    by_record = rows.groupby(["protocol", "axis", "record_id"], as_index=False, sort=False)[["score", "exact"]].mean()
-    by_record.insert(0, "cell", folder.name)
-    return by_record
+    rows = rows.assign(axis=rows["axis"].map(dict(AXES)))
+    place = ["cell", "protocol", "axis", "record_id"]
+    return rows.groupby(place, as_index=False, sort=False)[["score", "exact"]].mean()
+
+
+def _by_question(rows: pd.DataFrame) -> pd.DataFrame:
+    """Scope of each question that has one; all protocols ask the same questions."""
+    once = rows[rows["scope"].notna()].drop_duplicates(["axis", "record_id", "probe"])
+    return once[["cell", "axis", "record_id", "scope"]]
 
 
 def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame) -> None:
@@ -153,6 +174,15 @@ def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame) -> None:
                     f"its records have {of_records:.4f}",
                     fix=f"delete cells/{row['cell']} and run the suite again",
                 )
+
+
+def _check_against_scopes(folder: Folder, scopes: pd.DataFrame) -> None:
+    of_records = summary({str(axis): same["scope"].tolist() for axis, same in scopes.groupby("axis")})
+    if folder.read("metrics.json").get("scope", {}) != of_records:
+        raise UserError(
+            f"{folder.path.name}: metrics.json and records.parquet disagree on the scope",
+            fix=f"delete cells/{folder.path.name} and run the suite again",
+        )
 
 
 def _refuse_twins(cells: pd.DataFrame) -> None:

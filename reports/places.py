@@ -10,10 +10,13 @@ import pandas as pd
 from harness.store import Folder
 
 _NOWHERE = {
-    **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template"), ""),
+    **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template", "seed"), ""),
     "is_reference": False,
 }
 """An unfinished cell of which nothing is known."""
+
+_SWEPT = re.compile(r"\.(?=[A-Za-z_]\w*=)")
+"""Where `onceedit.lambda_weight=0.2.steps=3`, the label of an entry of a sweep, comes apart."""
 
 
 def section_of(cell: Mapping[str, Any]) -> str:
@@ -27,7 +30,8 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     method = cell["method"]
     label, variant, backend = cell["label"], method.get("variant"), method["backend"]
     titles = {method["name"]: method["title"], f"{method['name']}.{variant}": f"{method['title']} ({variant})"}
-    title = titles.get(label, label) + (f" [{backend}]" if backend != "native" else "")
+    parts: list[str] = _SWEPT.split(label)
+    title = ", ".join([titles.get(parts[0], parts[0]), *parts[1:]]) + (f" [{backend}]" if backend != "native" else "")
     return {
         "label": label,
         "method": method["name"],
@@ -59,7 +63,7 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
         cell = folder.read("cell.json")
         data = cell["data"]
         described = {"data": data["name"], "data_title": data["title"], "template": data["template"]}
-        return {**names_of(cell), **described, "section": section_of(cell)}
+        return {**names_of(cell), **described, "section": section_of(cell), "seed": str(cell["seed"])}
     parts = _split(folder.path.name.rpartition("-")[0], cells)
     if parts is None:
         return {"title": folder.path.name}

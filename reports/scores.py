@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reports.frame import AVERAGED, SuiteFrame
-from reports.stats import Estimate, Floats, estimate, paired_difference
+from reports.stats import Estimate, Floats, estimate, paired_difference, resample_means
 
 MISSING = Estimate(np.nan, np.nan, np.nan)
 _AVG_WEIGHTS = np.full(len(AVERAGED), 1 / len(AVERAGED))
@@ -15,10 +15,11 @@ _AVG_WEIGHTS = np.full(len(AVERAGED), 1 / len(AVERAGED))
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """One method on one model under one prompt template, seeds averaged.
+    """One method on one model under one prompt template, over all its seeds.
 
     Attributes:
-        scores_RC: R records × (rel, gen, loc); the records are those of the section, in one order for all lines.
+        scores_SRC: S seeds × R records × (rel, gen, loc), NaN for a seed that has no finished cell here; the seeds are
+            those of the line, the records those of the section, each in one order for all models.
         axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated.
         exact: exact-match rates by column.
         cells: folders of the cells, one per seed.
@@ -26,7 +27,7 @@ class ModelScore:
 
     model: str
     template: str
-    scores_RC: Floats
+    scores_SRC: Floats
     axes: dict[str, Estimate]
     exact: dict[str, float]
     cells: tuple[str, ...]
@@ -71,8 +72,8 @@ class Board:
             return None
         best, second = sorted(complete, key=lambda line: line.score.value, reverse=True)[:2]
         weights_C = np.tile(_AVG_WEIGHTS, len(self.models)) / len(self.models)
-        left_RC, right_RC = (_side_by_side(line.by_model, self.models) for line in (best, second))
-        return best, second, paired_difference(left_RC, right_RC, weights_C)
+        left_SRC, right_SRC = (_side_by_side(line.by_model, self.models) for line in (best, second))
+        return best, second, paired_difference(left_SRC, right_SRC, weights_C)
 
 
 def boards(frame: SuiteFrame) -> Iterator[Board]:
@@ -134,7 +135,10 @@ def _line(
     models: dict[str, str],
     templates: Sequence[str],
 ) -> Line:
-    candidates = [_model_score(same, scores, order) for _, same in cells.groupby(["model", "template"], sort=False)]
+    seeds = sorted(set(cells["seed"]))
+    candidates = [
+        _model_score(same, scores, order, seeds) for _, same in cells.groupby(["model", "template"], sort=False)
+    ]
     chosen = best_prompt(candidates, templates)
     by_model = {model: chosen[model] for model in models if model in chosen}
     passed_over = tuple(score for score in candidates if score is not by_model.get(score.model))
@@ -152,20 +156,20 @@ def _acts_of_editing(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> in
     return max(len(frozenset().union(*same["edit_actions"])) for _, same in chosen.groupby("seed"))
 
 
-def _model_score(cells: pd.DataFrame, scores: pd.DataFrame, order: list[str]) -> ModelScore:
+def _model_score(cells: pd.DataFrame, scores: pd.DataFrame, order: list[str], seeds: list[int]) -> ModelScore:
     of_cells = scores.loc[scores.index.isin(cells["cell"])]
-    by_record = of_cells.groupby(["record_id", "axis"])["score"].mean().unstack("axis")
-    scores_RC = by_record.reindex(index=order, columns=list(AVERAGED)).to_numpy(dtype=np.float64)
-    axes = {axis: estimate(scores_RC[:, [index]], np.ones(1)) for index, axis in enumerate(AVERAGED)} | {
-        "avg": estimate(scores_RC, _AVG_WEIGHTS)
-    }
+    scores_SRC = _cube(of_cells, cells, order, seeds, AVERAGED)
+    resampled = resample_means(scores_SRC)
+    axes = {axis: resampled.estimate(unit_C) for axis, unit_C in zip(AVERAGED, np.eye(len(AVERAGED)), strict=True)}
+    axes["avg"] = resampled.estimate(_AVG_WEIGHTS)
     for axis in ("loc_unrelated", "port"):
-        if axis in by_record:
-            axes[axis] = estimate(by_record[[axis]].dropna().to_numpy(dtype=np.float64), np.ones(1))
+        asked = sorted(set(of_cells.loc[of_cells["axis"] == axis, "record_id"]))
+        if asked:
+            axes[axis] = estimate(_cube(of_cells, cells, asked, seeds, [axis]), np.ones(1))
     return ModelScore(
         model=str(cells.iloc[0]["model"]),
         template=str(cells.iloc[0]["template"]),
-        scores_RC=scores_RC,
+        scores_SRC=scores_SRC,
         axes=axes,
         exact={str(axis): float(rate) for axis, rate in of_cells.groupby("axis")["exact"].mean().items()},
         cells=tuple(cells["cell"]),
@@ -173,5 +177,16 @@ def _model_score(cells: pd.DataFrame, scores: pd.DataFrame, order: list[str]) ->
     )
 
 
+def _cube(
+    of_cells: pd.DataFrame, cells: pd.DataFrame, records: list[str], seeds: list[int], axes: Sequence[str]
+) -> Floats:
+    """Scores by seed, record and axis, S × R × C."""
+    seed_of = dict(zip(cells["cell"], cells["seed"], strict=True))
+    place = [of_cells.index.map(seed_of), of_cells["record_id"].array, of_cells["axis"].array]
+    by_place = pd.Series(of_cells["score"].array, index=pd.MultiIndex.from_arrays(place))
+    wanted = pd.MultiIndex.from_product([seeds, records, axes])
+    return by_place.reindex(wanted).to_numpy(dtype=np.float64).reshape(len(seeds), len(records), len(axes))
+
+
 def _side_by_side(by_model: Mapping[str, ModelScore], models: Iterable[str]) -> Floats:
-    return np.concatenate([by_model[model].scores_RC for model in models], axis=1)
+    return np.concatenate([by_model[model].scores_SRC for model in models], axis=2)

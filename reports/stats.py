@@ -1,5 +1,11 @@
-"""Bootstrap intervals over records: the probes of a record, and its scores on all models, stay together."""
+"""Bootstrap intervals over seeds and records: a record's probes, and its scores on all models, stay together.
 
+All seeds of a method edit the same records, so seeds and records are drawn independently of each other and crossed
+(the pigeonhole bootstrap, Owen 2007). With one seed this is the ordinary bootstrap over records. docs/metrics.md has
+the formulas.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,13 +15,21 @@ from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.float64]
 
+Statistic = Callable[[Floats], Floats]
+"""Figures of one seed as a function of how often each record counts: B × R weights to B × C figures.
+
+NaN where no record that counts has what the figure is of.
+"""
+
 RESAMPLES = 5000
 LEVEL = 0.95
+
+_TILE_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its bootstrap interval, all in the unit of the scores; NaN where there is nothing to average."""
+    """A figure with its bootstrap interval in the same unit; NaN where there is nothing to average."""
 
     value: float
     low: float
@@ -27,68 +41,127 @@ class Estimate:
         return (self.high - self.low) / 2
 
 
-def column_means(scores_RC: Floats) -> Floats:
-    """Mean of each column over the records that have a score there; NaN for an empty column."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampled:
+    """C figures of one method: on everything, on each of B draws, and without each record or seed in turn.
+
+    `without_seed_SC` has no row where there is only one seed, whose spread cannot be seen.
+    """
+
+    value_C: Floats
+    draws_BC: Floats
+    without_record_RC: Floats
+    without_seed_SC: Floats
+
+    def estimate(self, weights_C: Floats) -> Estimate:
+        """A weighted sum of the figures with its 95 % BCa interval (Efron 1987).
+
+        Where all records and seeds agree the interval has no width: the bootstrap cannot see what no record shows.
+        """
+        value, draws_B, *jackknives = self._sums(weights_C)
+        return Estimate(float(value), *bca_interval(float(value), draws_B, jackknives))
+
+    def minus(self, other: "Resampled", weights_C: Floats) -> Estimate:
+        """The difference to another method's sum, of which the same records were drawn and other seeds."""
+        left, left_B, left_R, left_S = self._sums(weights_C)
+        right, right_B, right_R, right_S = other._sums(weights_C)
+        value = float(left - right)
+        return Estimate(value, *bca_interval(value, left_B - right_B, [left_R - right_R, left_S, -right_S]))
+
+    def _sums(self, weights_C: Floats) -> Iterator[Floats]:
+        """The weighted sum of each part; a figure of weight 0 may be NaN."""
+        used_C = weights_C != 0
+        for part in (self.value_C, self.draws_BC, self.without_record_RC, self.without_seed_SC):
+            yield part[..., used_C] @ weights_C[used_C]
+
+
+def means(scores_RC: Floats) -> Statistic:
+    """Mean of each column over the records that have a score there; NaN in the scores marks one that has none."""
     present_RC = ~np.isnan(scores_RC)
-    return _ratio(np.where(present_RC, scores_RC, 0.0).sum(axis=0), present_RC.sum(axis=0))
+    return ratios(np.where(present_RC, scores_RC, 0.0), present_RC.astype(np.float64))
 
 
-def resample_means(scores_RC: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Column means of `resamples` draws of whole records with replacement.
+def ratios(totals_RC: Floats, counts_RC: Floats) -> Statistic:
+    """Sum of each column's totals over the sum of its counts: a mean in which a record counts as often as it has probes."""
+    return lambda weights_BR: quotient(weights_BR @ totals_RC, weights_BR @ counts_RC)
 
-    The same number of records and the same seed draw the same records, so two matrices with the same rows are paired.
+
+def resample(
+    by_seed: Sequence[Statistic],
+    groups: Sequence[int],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    method: int = 0,
+) -> Resampled:
+    """Draw records and seeds with replacement, and average the figures of the drawn seeds on the drawn records.
+
+    Of S > 1 seeds only S - 1 are drawn, because S draws would show (S - 1) / S of the seeds' variance, which is little
+    for three (Rao and Wu 1988). A figure that a seed lacks is averaged over the others.
 
     Args:
-        scores_RC: R records × C columns (axes, or axes of several models); NaN where a record lacks that axis.
+        by_seed: one statistic per seed, all of the same R records.
+        groups: the records come in groups of these sizes, R in all; each group is drawn by itself.
         resamples: number of draws B.
-        seed: of the draws.
-
-    Returns:
-        B × C means; NaN where no drawn record has that axis.
+        seed: of the draws. The same groups and seed draw the same records, so that methods can be compared record by
+            record.
+        method: methods that are compared draw their seeds apart from each other by different numbers.
     """
-    counts_BR = _draw_counts(len(scores_RC), resamples, seed)
-    present_RC = ~np.isnan(scores_RC)
-    return _ratio(counts_BR @ np.where(present_RC, scores_RC, 0.0), counts_BR @ present_RC.astype(np.float64))
+    records, seeds = sum(groups), len(by_seed)
+    weights_BR = _record_counts(tuple(groups), resamples, seed)
+    weights_BS = _seed_counts(seeds, resamples, seed, method)
+    everything_SC = np.concatenate([statistic(np.ones((1, records))) for statistic in by_seed])
+    others_SS = 1.0 - np.eye(seeds)
+    return Resampled(
+        value_C=_over_seeds(everything_SC[:, None], np.ones((1, seeds)))[0],
+        draws_BC=_over_seeds(np.stack([statistic(weights_BR) for statistic in by_seed]), weights_BS),
+        without_record_RC=_over_seeds(
+            np.stack([_leave_one_out(statistic, records) for statistic in by_seed]), np.ones((records, seeds))
+        ),
+        without_seed_SC=_over_seeds(everything_SC[:, None], others_SS) if seeds > 1 else everything_SC[:0],
+    )
 
 
-def estimate(scores_RC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A weighted sum of column means with its 95 % BCa interval (Efron 1987).
+def estimate(scores_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """A weighted sum of column means over S seeds and R records, NaN where a score is missing, with its interval.
 
     One column with weight 1 gives a single score, three axes with weights 1/3 their Avg, and the axes of several
-    models side by side the Score over models, in which a record is drawn for all models at once.
-
-    Where all records agree the interval has no width: the bootstrap cannot see what no record shows.
+    models side by side the Score over models, in which a record and a seed are drawn for all models at once.
     """
-    if len(scores_RC) == 0:
-        return Estimate(np.nan, np.nan, np.nan)
-    value = float(column_means(scores_RC) @ weights_C)
-    draws_B = resample_means(scores_RC, resamples=resamples, seed=seed) @ weights_C
-    jackknife_R = _leave_one_out(scores_RC) @ weights_C
-    low, high = bca_interval(value, draws_B, jackknife_R)
-    return Estimate(value, low, high)
+    return resample_means(scores_SRC, resamples=resamples, seed=seed).estimate(weights_C)
 
 
 def paired_difference(
-    left_RC: Floats, right_RC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0
+    left_SRC: Floats, right_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Left minus right, for two methods scored on the same records (row for row), with its 95 % interval.
 
+    Records are paired; seeds are not: what a seed does to one method says nothing of what it does to another.
+
     Raises:
-        ValueError: if the two matrices have not the same shape.
+        ValueError: if the two have not the same records and columns.
     """
-    if left_RC.shape != right_RC.shape:
-        raise ValueError(f"not the same records: {left_RC.shape} and {right_RC.shape}")
-    both_RC = np.concatenate([left_RC, right_RC], axis=1)
-    return estimate(both_RC, np.concatenate([weights_C, -weights_C]), resamples=resamples, seed=seed)
+    if left_SRC.shape[1:] != right_SRC.shape[1:]:
+        raise ValueError(f"not the same records: {left_SRC.shape} and {right_SRC.shape}")
+    left = resample_means(left_SRC, resamples=resamples, seed=seed)
+    return left.minus(resample_means(right_SRC, resamples=resamples, seed=seed, method=1), weights_C)
 
 
-def bca_interval(value: float, draws_B: Floats, jackknife_R: Floats, level: float = LEVEL) -> tuple[float, float]:
+def resample_means(scores_SRC: Floats, *, resamples: int = RESAMPLES, seed: int = 0, method: int = 0) -> Resampled:
+    """Column means of S seeds × R records, resampled; NaN all over where there is no record."""
+    by_seed = [means(scores_RC) for scores_RC in scores_SRC]
+    return resample(by_seed, [scores_SRC.shape[1]], resamples=resamples, seed=seed, method=method)
+
+
+def bca_interval(
+    value: float, draws_B: Floats, jackknives: Sequence[Floats], level: float = LEVEL
+) -> tuple[float, float]:
     """Bias-corrected and accelerated interval; the percentile interval where the correction is undefined.
 
     Args:
-        value: the statistic on all records.
+        value: the statistic on everything.
         draws_B: the statistic on each resample; NaN draws (an axis without any record) are left out.
-        jackknife_R: the statistic without each record in turn.
+        jackknives: for records and for seeds, the statistic without each in turn.
         level: coverage in (0, 1).
     """
     draws_B = draws_B[~np.isnan(draws_B)]
@@ -96,33 +169,55 @@ def bca_interval(value: float, draws_B: Floats, jackknife_R: Floats, level: floa
         return (np.nan, np.nan)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     below = (np.mean(draws_B < value) + np.mean(draws_B <= value)) / 2
-    distance_R = np.nanmean(jackknife_R) - jackknife_R
-    spread = float(np.nansum(distance_R**2))
+    known = [jackknife[~np.isnan(jackknife)] for jackknife in jackknives]
+    distances = np.concatenate([np.empty(0), *(left_out.mean() - left_out for left_out in known if left_out.size)])
+    spread = float(np.sum(distances**2))
     if 0 < below < 1 and spread > 0:
         bias = ndtri(below)
-        acceleration = float(np.nansum(distance_R**3)) / (6 * spread**1.5)
+        acceleration = float(np.sum(distances**3)) / (6 * spread**1.5)
         shifted = bias + ndtri(tails)
         tails = ndtr(bias + shifted / (1 - acceleration * shifted))
     low, high = np.quantile(draws_B, tails)
     return float(low), float(high)
 
 
-def _leave_one_out(scores_RC: Floats) -> Floats:
-    present_RC = ~np.isnan(scores_RC)
-    filled_RC = np.where(present_RC, scores_RC, 0.0)
-    return _ratio(filled_RC.sum(axis=0) - filled_RC, present_RC.sum(axis=0) - present_RC.astype(np.float64))
-
-
-def _ratio(total: Floats, count: Floats) -> Floats:
-    count = np.asarray(count, dtype=np.float64)
+def quotient(total: Floats, count: Floats) -> Floats:
+    """Element by element; NaN where the count is 0."""
     ratio: Floats = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
     return ratio
 
 
+def _over_seeds(figures_SNC: Floats, weights_NS: Floats) -> Floats:
+    """Mean over the seeds that have the figure, each with its weight: N × C."""
+    present_SNC = ~np.isnan(figures_SNC)
+    total_NC = np.einsum("snc,ns->nc", np.where(present_SNC, figures_SNC, 0.0), weights_NS)
+    return quotient(total_NC, np.einsum("snc,ns->nc", present_SNC.astype(np.float64), weights_NS))
+
+
+def _leave_one_out(statistic: Statistic, records: int) -> Floats:
+    """The statistic without each record in turn: R × C, in tiles, never R × R at once."""
+    tiles = [
+        statistic(1.0 - np.eye(min(_TILE_ROWS, records - start), records, start))
+        for start in range(0, max(1, records), _TILE_ROWS)
+    ]
+    return np.concatenate(tiles)
+
+
 @lru_cache(maxsize=8)
-def _draw_counts(records: int, resamples: int, seed: int) -> Floats:
-    """How often each record is drawn in each resample: B × R, every row sums to R."""
+def _record_counts(groups: tuple[int, ...], resamples: int, seed: int) -> Floats:
+    """How often each record is drawn in each resample: B × R; the counts of a group sum to its size."""
     rng = np.random.default_rng(seed)
-    counts_BR = rng.multinomial(records, np.full(records, 1 / records), size=resamples).astype(np.float64)
+    counts_BR = np.concatenate([_drawn(rng, size, size, resamples) for size in groups], axis=1)
     counts_BR.setflags(write=False)
     return counts_BR
+
+
+def _seed_counts(seeds: int, resamples: int, seed: int, method: int) -> Floats:
+    """How often each seed is drawn in each resample: B × S, every row sums to S - 1, or to 1 for one seed."""
+    return _drawn(np.random.default_rng([seed, method]), seeds, max(1, seeds - 1), resamples)
+
+
+def _drawn(rng: np.random.Generator, size: int, draws: int, resamples: int) -> Floats:
+    if not size:
+        return np.empty((resamples, 0))
+    return rng.multinomial(draws, np.full(size, 1 / size), size=resamples).astype(np.float64)

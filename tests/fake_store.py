@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.evaluation.scope import summary
+
 MODELS = {
     "zoo/llama": "Llama2-7B (mini)",
     "zoo/mistral": "Mistral-7B-v0.1 (mini)",
@@ -22,6 +24,16 @@ CHANCES = {
     "onceedit": {"reliability": 0.98, "generality": 0.75, "locality": 0.85, "locality_unrelated": 0.97},
 }
 """Chance that a probe is answered as wanted, by method and axis."""
+
+SCOPES = {
+    "onceedit": {
+        "reliability": (19.0, 1.0),
+        "generality": (4.0, 2.0),
+        "locality": (2.0, 4.0),
+        "locality_unrelated": (1.0, 19.0),
+    }
+}
+"""Beta distributions of the scope of a question, by method and axis; a method that is not here has no scope."""
 
 PROTOCOLS = ("teacher_forced", "generation")
 EDIT_S = {"none": 0.0, "ft-l": 4.0, "onceedit": 2.0}
@@ -77,6 +89,7 @@ class FakeStore:
         variant: str | None = None,
         label: str | None = None,
         chances: Mapping[str, float] | None = None,
+        scopes: Mapping[str, tuple[float, float]] | None = None,
         records: int = 50,
         edit_actions: Sequence[str] | None = None,
         cost: Mapping[str, Any] | None = None,
@@ -113,7 +126,9 @@ class FakeStore:
         cell["cell_id"] = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
         folder = self.root / "cells" / f"{label}-{model.replace('/', '_')}-{data}-{cell['cell_id'][:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-        probes = fake_records(records, chances or CHANCES[method], noise=int(cell["cell_id"][:6], 16))
+        noise = int(cell["cell_id"][:6], 16)
+        probes = fake_records(records, chances or CHANCES[method], noise)
+        probes["scope"] = fake_scopes(probes, SCOPES.get(method, {}) if scopes is None else scopes, noise)
         probes.to_parquet(folder / "records.parquet")
         shared = f"plugin-{data}-{template}-{seed}" if method == "onceedit" else cell["cell_id"]
         actions = [] if method == "none" else [shared]
@@ -194,6 +209,15 @@ def fake_records(records: int, chances: Mapping[str, float], noise: int) -> pd.D
     return pd.DataFrame(rows)
 
 
+def fake_scopes(probes: pd.DataFrame, scopes: Mapping[str, tuple[float, float]], noise: int) -> "pd.Series[float]":
+    """One draw per question, the same under every protocol; NaN on an axis without a distribution."""
+    rng = np.random.default_rng([noise, 1])
+    questions = probes[["axis", "record_id", "probe"]].drop_duplicates()
+    drawn = [rng.beta(*scopes[axis]) if axis in scopes else np.nan for axis in questions["axis"]]
+    of_question = pd.Series(drawn, index=pd.MultiIndex.from_frame(questions))
+    return pd.Series(of_question.loc[pd.MultiIndex.from_frame(probes[questions.columns])].to_numpy(), probes.index)
+
+
 def metrics_of(probes: pd.DataFrame) -> dict[str, Any]:
     """metrics.json of the records: mean over records of the mean over their probes."""
     metrics: dict[str, Any] = {"diagnostics": {"alpha_edits_mean": 0.7}}
@@ -203,4 +227,7 @@ def metrics_of(probes: pd.DataFrame) -> dict[str, Any]:
         if axis.startswith("locality"):
             entry["answer_score"] = scores["answer_score"].mean()
         metrics.setdefault(protocol, {})[axis] = entry
+    once = probes[(probes["protocol"] == PROTOCOLS[0]) & probes["scope"].notna()]
+    if len(once):
+        metrics["scope"] = summary({axis: same["scope"].tolist() for axis, same in once.groupby("axis")})
     return metrics

@@ -14,11 +14,13 @@ from harness.artifacts import ArtifactCache
 from harness.context import RunContext
 from harness.errors import UserError
 from harness.evaluation.metrics import Row, aggregate
+from harness.evaluation.scope import scope_metrics
 from harness.plan import Plan, roots
 from harness.progress import ProgressBars
 from harness.runner import Runner
 from harness.store import Store
 from harness.suite import load_suite
+from methods.common.plain import PlainModel
 from methods.common.weights import weight_hash
 from methods.ft_l import FtL
 
@@ -85,11 +87,24 @@ def test_metrics_follow_from_the_records(bench):
     assert list(frame.columns) == [field.name for field in dataclasses.fields(Row)]
     rows = [Row(**row) for row in frame.to_dict("records")]
     metrics = bench.folder(cell).read("metrics.json")
-    assert metrics.pop("diagnostics") == {}
-    assert metrics == aggregate(rows)
+    metrics.pop("diagnostics")
+    assert metrics == aggregate(rows), "and no scope, because edited weights do not decide by prompt"
+    assert frame.scope.isna().all()
     by_hand = frame[(frame.protocol == "teacher_forced") & (frame.axis == "reliability")]
     assert len(by_hand) == metrics["teacher_forced"]["reliability"]["n"] == 8
     assert math.isclose(by_hand.score.mean(), metrics["teacher_forced"]["reliability"]["score"])
+
+
+def test_what_a_method_says_of_the_scope_is_in_the_records_and_in_the_metrics(bench, monkeypatch):
+    monkeypatch.setattr(PlainModel, "scope", lambda self, queries: [len(query.prompt) / 500 for query in queries])
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert (frame.scope == frame.prompt.str.len() / 500).all()
+    scope = bench.folder(cell).read("metrics.json")["scope"]
+    assert scope == scope_metrics([Row(**row) for row in frame.to_dict("records")])
+    once = frame[(frame.protocol == "generation") & (frame.axis == "locality")]
+    assert math.isclose(scope["locality"]["mean"], once.scope.mean())
 
 
 def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
@@ -166,7 +181,7 @@ def test_random_weights_are_timed_and_never_scored(bench):
     random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="zoo/mistral", weights="random"))
     assert bench.runner.run(random).reason is None
     folder = bench.folder(random)
-    assert folder.read("metrics.json") == {"diagnostics": {}}
+    assert set(folder.read("metrics.json")) == {"diagnostics"}
     assert len(pd.read_parquet(folder.path / "records.parquet")) == 0
     assert folder.read("cost.json")["phases_s"]["edit"] > 0
     assert [root.name for root in roots(random)] == []

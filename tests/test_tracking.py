@@ -72,6 +72,10 @@ def test_a_cell_becomes_a_child_run_with_params_metrics_data_and_artifacts(store
     assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
     assert run.data.tags["commit"].startswith("01234567")
     assert run.data.metrics["teacher_forced/reliability/score"] == metrics["teacher_forced"]["reliability"]["score"]
+    scope = {key: value for key, value in run.data.metrics.items() if key.startswith("scope/")}
+    assert scope["scope/generality/auroc/both"] == metrics["scope"]["generality"]["auroc"]["both"]
+    assert scope["scope/locality/share_below_0.3"] == metrics["scope"]["locality"]["share_below_0.3"]
+    assert not any("histogram" in key for key in scope)
     assert run.data.metrics["cost/phases_s/edit"] == 2.0
     assert run.data.params["hparams.optimiser.lr"] == "0.0005"
     assert run.data.params["schedule.kind"] == "batch"

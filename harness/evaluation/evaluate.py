@@ -1,6 +1,7 @@
-"""Ask an edited model everything: batches of like length, axis by axis, one row per question."""
+"""Ask an edited model everything: batches of like length, axis by axis, one row per question and protocol."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.evaluation.metrics import Row, row
@@ -25,7 +26,7 @@ def evaluate(
     unedited: "UneditedOutputs",
     progress: "Advance | None" = None,
 ) -> list[Row]:
-    """Ask all questions of a data set under all protocols.
+    """Ask all questions of a data set under all protocols, then how far each prompt is in the scope of the edits.
 
     Args:
         model: after editing; it gets one batch per call.
@@ -35,19 +36,22 @@ def evaluate(
         batch_size: questions per batch. The batches of an axis are the same for every method and for the unedited
             model, so that rounding alone never shows as a lost locality.
         unedited: what the unedited model says to the locality questions.
-        progress: called with the number of questions after each batch; there are `question_count` in all.
+        progress: called with the number of questions after each batch; all questions are asked once per
+            protocol and once more for their scope.
 
     Raises:
-        ValueError: if `unedited` was made from other questions.
+        ValueError: if `unedited` was made from other questions, or a scope is not in [0, 1].
 
     """
     questions = probe_queries(data, tokenizer)
+    predictions = [predict(model, questions, protocol, batch_size, progress) for protocol in protocols]
+    # last, so that no answer can depend on whether the scope was asked for
+    scopes = ask_scope(model, questions, batch_size, progress)
     rows: list[Row] = []
-    for protocol in protocols:
-        predictions = predict(model, questions, protocol, batch_size, progress)
-        for asked, predicted in zip(questions, predictions, strict=True):
+    for protocol, answers in zip(protocols, predictions, strict=True):
+        for asked, predicted, scope in zip(questions, answers, scopes, strict=True):
             reference = unedited.ids(protocol, asked) if asked.axis in LOCALITY_AXES else None
-            rows.append(row(asked, protocol.name, predicted, tokenizer.decode(predicted), reference))
+            rows.append(row(asked, protocol.name, predicted, tokenizer.decode(predicted), reference, scope))
     return rows
 
 
@@ -60,19 +64,46 @@ def predict(
 ) -> list[list[int]]:
     """Predicted ids of every question, in the order of the questions; no batch mixes axes."""
     predictions: list[list[int]] = [[] for _ in questions]
-    for axis in AXES:
-        of_axis = [index for index, asked in enumerate(questions) if asked.axis == axis]
-        queries = [questions[index].query for index in of_axis]
-        batches = length_sorted(queries, lambda query: len(query.prompt_ids) + len(query.target_ids), batch_size)
-        for batch in batches:
-            answers = protocol.predict(model, [queries[index] for index in batch])
-            for index, answer in zip(batch, answers, strict=True):
-                predictions[of_axis[index]] = answer
-            if progress is not None:
-                progress(len(batch))
+    for batch in _batches(questions, batch_size):
+        answers = protocol.predict(model, [questions[index].query for index in batch])
+        for index, answer in zip(batch, answers, strict=True):
+            predictions[index] = answer
+        if progress is not None:
+            progress(len(batch))
     return predictions
 
 
-def question_count(data: DataSet, protocols: Sequence[Protocol], axes: Iterable[Axis] = AXES) -> int:
-    """Number of questions that `evaluate` asks, for a progress bar."""
-    return len(protocols) * sum(1 for axis in axes for _ in questions_of(data, axis))
+def ask_scope(
+    model: "EditedModel", questions: Sequence[ProbeQuery], batch_size: int, progress: "Advance | None" = None
+) -> list[float]:
+    """Scope of every question, in the order of the questions; NaN for a method that does not decide by prompt.
+
+    Raises:
+        ValueError: if a scope is not in [0, 1].
+
+    """
+    scopes = [math.nan] * len(questions)
+    for batch in _batches(questions, batch_size):
+        values = model.scope([questions[index].query for index in batch])
+        if values is not None:
+            for index, value in zip(batch, values, strict=True):
+                if not 0 <= value <= 1:
+                    raise ValueError(f"scope {value} of '{questions[index].query.prompt}' is not in [0, 1]")
+                scopes[index] = value
+        if progress is not None:
+            progress(len(batch))
+    return scopes
+
+
+def question_count(data: DataSet, times: int, axes: Iterable[Axis] = AXES) -> int:
+    """Number of questions when all of a data set are asked so many times, for a progress bar."""
+    return times * sum(1 for axis in axes for _ in questions_of(data, axis))
+
+
+def _batches(questions: Sequence[ProbeQuery], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the questions in batches of like length, none of which mixes axes."""
+    for axis in AXES:
+        of_axis = [index for index, asked in enumerate(questions) if asked.axis == axis]
+        queries = [questions[index].query for index in of_axis]
+        for batch in length_sorted(queries, lambda query: len(query.prompt_ids) + len(query.target_ids), batch_size):
+            yield [of_axis[place] for place in batch]

@@ -21,6 +21,7 @@ class Row:
         score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
         exact: 1 if all ids are right, else 0.
         answer_score: for locality, share of ids that equal the data set's answer; NaN elsewhere.
+        scope: how far the method takes the prompt for one of its edits, in [0, 1]; NaN if it does not decide by prompt.
 
     """
 
@@ -35,6 +36,7 @@ class Row:
     score: float
     exact: float
     answer_score: float
+    scope: float
 
 
 class AxisMetrics(TypedDict, total=False):
@@ -59,7 +61,12 @@ def agreement(predicted: Sequence[int], expected: Sequence[int]) -> float:
 
 
 def row(
-    asked: ProbeQuery, protocol: str, predicted_ids: Sequence[int], predicted: str, unedited_ids: Sequence[int] | None
+    asked: ProbeQuery,
+    protocol: str,
+    predicted_ids: Sequence[int],
+    predicted: str,
+    unedited_ids: Sequence[int] | None,
+    scope: float,
 ) -> Row:
     """Score one answer.
 
@@ -69,6 +76,7 @@ def row(
         predicted_ids: what the edited model said, as long as the target.
         predicted: the same as text.
         unedited_ids: what the unedited model said; needed for locality and for nothing else.
+        scope: of the question; NaN where the method has none.
 
     """
     is_locality = asked.axis in LOCALITY_AXES
@@ -88,6 +96,7 @@ def row(
         score=score,
         exact=float(score == 1.0),
         answer_score=against_target if is_locality else math.nan,
+        scope=scope,
     )
 
 

@@ -113,7 +113,7 @@ def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
     data = context.load_data(spec.inputs["data"])
     protocols = [get(name) for name in spec.identity["protocols"]]
     questions = probe_queries(data, model.tokenizer, LOCALITY_AXES)
-    total = question_count(data, protocols, LOCALITY_AXES)
+    total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):
         predictions = {

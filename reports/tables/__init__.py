@@ -7,6 +7,7 @@ import pandas as pd
 
 from reports.frame import SuiteFrame
 from reports.layout import Table
+from reports.tables.calibration import calibration_tables
 from reports.tables.quality import quality_tables
 from reports.tables.time import time_tables
 
@@ -16,5 +17,7 @@ Builder = Callable[[SuiteFrame], tuple[list[Table], pd.DataFrame]]
 BUILDERS: Mapping[str, Builder] = {
     "main": partial(quality_tables, name="main", title="Editing quality"),
     "components": partial(quality_tables, name="components", title="Components of the method"),
+    "ablation": partial(quality_tables, name="ablation", title="One setting varied"),
+    "calibration": calibration_tables,
     "time": time_tables,
 }

@@ -17,7 +17,7 @@ def empty_rows(frame: SuiteFrame, section: str, shown: set[str], width: int) -> 
 
 
 def gap_remarks(frame: SuiteFrame, section: str, section_title: str) -> Iterator[str]:
-    """One sentence per method and reason."""
+    """One sentence per method, template, seed and reason."""
     yield from _sentences(frame, _missing_in(frame, section), section_title)
 
 
@@ -42,9 +42,11 @@ def _missing_in(frame: SuiteFrame, section: str) -> pd.DataFrame:
 
 
 def _sentences(frame: SuiteFrame, missing: pd.DataFrame, where: str) -> Iterator[str]:
-    has_templates = frame.cells["template"].nunique() > 1
-    for (title, template, reason), same in missing.groupby(["title", "template", "reason"], sort=False):
+    has_templates, has_seeds = (frame.cells[axis].nunique() > 1 for axis in ("template", "seed"))
+    for (title, template, seed, reason), same in missing.groupby(["title", "template", "seed", "reason"], sort=False):
         models = ", ".join(model for model in dict.fromkeys(same["model_title"]) if model)
         place = f"{where}: " if where else ""
-        how = (f" on {models}" if models else "") + (f", prompt '{template}'" if template and has_templates else "")
-        yield f"{DASH} {place}{title}{how}: {str(reason).rstrip('.')}."
+        how = [f" on {models}"] * bool(models)
+        how += [f", prompt '{template}'"] * bool(template and has_templates)
+        how += [f", seed {seed}" if seed else ", some of the seeds"] * has_seeds
+        yield f"{DASH} {place}{title}{''.join(how)}: {str(reason).rstrip('.')}."

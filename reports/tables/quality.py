@@ -12,7 +12,8 @@ import pandas as pd
 from reports.frame import AVERAGED, PROTOCOLS, SuiteFrame
 from reports.layout import Column, Entry, Row, Section, Table, ranked
 from reports.scores import MISSING, Board, ModelScore, boards
-from reports.stats import RESAMPLES, Estimate
+from reports.stats import Estimate
+from reports.tables.captions import intervals_shown, seeds_shown
 from reports.tables.gaps import absent_sections, empty_rows, gap_remarks
 
 TEMPLATE_NOTE = "†"
@@ -91,8 +92,6 @@ def _caption(frame: SuiteFrame, templates: Sequence[str]) -> str:
         f"{row['section_title']}: {row['edits']} edits, sha256 {row['data_sha256'][:12]}"
         for row in sections.to_dict("records")
     )
-    seeds = ", ".join(str(seed) for seed in sorted(set(cells["seed"])))
-    averaged = "averaged over seeds" if "," in seeds else "seed"
     prompt = (
         f"Per method, model and data set the better of the prompt templates {', '.join(templates)} is shown (one for "
         f"all models where one edit serves them all); the unedited model with '{templates[0]}'."
@@ -101,11 +100,10 @@ def _caption(frame: SuiteFrame, templates: Sequence[str]) -> str:
     )
     return (
         f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale, "
-        f"{' and '.join(dict.fromkeys(cells['schedule']))} editing, {averaged} {seeds}. {prompt} "
+        f"{' and '.join(dict.fromkeys(cells['schedule']))} editing, {seeds_shown(frame)}. {prompt} "
         "Score: mean of Avg over the models. Freq: acts of editing for all models. "
         "Best in bold, second underlined, the unedited model not ranked. "
-        f"±: half of the 95 % bootstrap interval over records (BCa, {RESAMPLES} resamples). "
-        f"{data}. Code: {', '.join(frame.commits())}."
+        f"{intervals_shown(frame)} {data}. Code: {', '.join(frame.commits())}."
     )
 
 

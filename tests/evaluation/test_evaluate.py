@@ -9,9 +9,9 @@ from tiny_models import ARCHITECTURES, tiny_model
 
 from harness.errors import UserError
 from harness.evaluation import unedited
-from harness.evaluation.evaluate import evaluate, predict, question_count
+from harness.evaluation.evaluate import ask_scope, evaluate, predict, question_count
 from harness.evaluation.metrics import aggregate
-from harness.evaluation.probes import AXES, LOCALITY_AXES, probe_queries
+from harness.evaluation.probes import LOCALITY_AXES, probe_queries
 from harness.evaluation.protocols import PROTOCOLS, get
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, DataSet, EditRecord, Probe
@@ -114,6 +114,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
             assert one.answer_score == sum(a == b for a, b in zip(said, target, strict=True)) / len(target)
         else:
             assert math.isnan(one.answer_score)
+        assert math.isnan(one.scope), "edited weights do not decide by prompt"
 
 
 def test_the_unedited_model_keeps_all_its_answers(model, outputs):
@@ -158,6 +159,48 @@ class Recorder:
     generate = teacher_forced
 
 
+class Router(PlainModel):
+    """Takes a prompt for an edit the more, the longer it is; notes what it was asked."""
+
+    def __init__(self, model, longest=100):
+        super().__init__(model)
+        self.longest, self.calls = longest, []
+
+    def teacher_forced(self, queries):
+        self.calls.append(("answers", len(queries)))
+        return super().teacher_forced(queries)
+
+    generate = teacher_forced
+
+    def scope(self, queries):
+        self.calls.append(("scope", len(queries)))
+        return [len(query.prompt) / self.longest for query in queries]
+
+
+def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_counted():
+    model, steps = tiny_model("llama"), []
+    router = Router(model)
+    data = DataSet(REF, data_set().edits[2:] * 5, (), ())
+    rows = evaluate(
+        router, data, model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}), lambda count: steps.append(count)
+    )
+    assert router.calls == [("answers", 3), ("answers", 2)] * 2 + [("scope", 3), ("scope", 2)]
+    assert sum(steps) == question_count(data, len(BOTH) + 1) == 15
+    assert [one.scope for one in rows] == [len("東京 is") / 100] * 10
+
+
+def test_every_protocols_row_has_the_scope_of_its_own_question(outputs, model):
+    rows = evaluate(Router(model), data_set(), model.tokenizer, BOTH, 2, outputs)
+    assert len({one.scope for one in rows}) > 5
+    assert all(one.scope == len(one.prompt) / 100 for one in rows)
+
+
+def test_a_scope_beyond_one_is_a_bug_of_the_method():
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
+        ask_scope(Router(model, longest=5), probe_queries(data_set(), model.tokenizer), 2)
+
+
 def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
     """Otherwise rounding could differ between the unedited run, which asks for locality alone, and a cell."""
     tokenizer, alone, among = tiny_model("llama").tokenizer, Recorder(), Recorder()
@@ -172,7 +215,7 @@ def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts
     questions = probe_queries(data_set(), tokenizer)[::-1]
     answers = predict(Recorder(), questions, get("teacher_forced"), 2, lambda count: steps.append(count))
     assert answers == [list(asked.query.target_ids) for asked in questions]
-    assert sum(steps) == len(questions) == question_count(data_set(), [get("teacher_forced")], AXES)
+    assert sum(steps) == len(questions) == question_count(data_set(), 1)
 
 
 def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused():

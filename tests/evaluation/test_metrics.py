@@ -12,30 +12,30 @@ def asked(axis, target_ids=(1, 2, 3, 4)):
 
 
 def scored(record_id, score, axis="generality", exact=0.0, answer=math.nan):
-    return Row(record_id, "generation", axis, 0, "p", "t", "x", 4, score, exact, answer)
+    return Row(record_id, "generation", axis, 0, "p", "t", "x", 4, score, exact, answer, math.nan)
 
 
 def test_reliability_is_the_share_of_target_ids_at_their_places():
-    made = row(asked("reliability"), "generation", [1, 2, 4, 3], "text", None)
+    made = row(asked("reliability"), "generation", [1, 2, 4, 3], "text", None, math.nan)
     assert (made.score, made.exact, made.n_tokens, made.predicted) == (0.5, 0.0, 4, "text")
     assert math.isnan(made.answer_score)
 
 
 def test_an_answer_is_exact_only_if_every_id_is_right():
-    assert row(asked("portability"), "generation", [1, 2, 3, 4], "", None).exact == 1.0
-    assert row(asked("portability"), "generation", [1, 2, 3, 5], "", None).exact == 0.0
+    assert row(asked("portability"), "generation", [1, 2, 3, 4], "", None, math.nan).exact == 1.0
+    assert row(asked("portability"), "generation", [1, 2, 3, 5], "", None, math.nan).exact == 0.0
 
 
 def test_locality_compares_with_the_unedited_model_and_not_with_the_data_sets_answer():
-    made = row(asked("locality"), "teacher_forced", [1, 7, 7, 7], "", [7, 7, 7, 7])
+    made = row(asked("locality"), "teacher_forced", [1, 7, 7, 7], "", [7, 7, 7, 7], math.nan)
     assert (made.score, made.exact, made.answer_score) == (0.75, 0.0, 0.25)
 
 
 def test_locality_without_the_unedited_answer_is_refused_and_so_is_one_elsewhere():
     with pytest.raises(ValueError, match="locality"):
-        row(asked("locality"), "generation", [1, 2, 3, 4], "", None)
+        row(asked("locality"), "generation", [1, 2, 3, 4], "", None, math.nan)
     with pytest.raises(ValueError, match="reliability"):
-        row(asked("reliability"), "generation", [1, 2, 3, 4], "", [1, 2, 3, 4])
+        row(asked("reliability"), "generation", [1, 2, 3, 4], "", [1, 2, 3, 4], math.nan)
 
 
 @pytest.mark.parametrize(("predicted", "expected"), [([1], [1, 2]), ([1, 2, 3], [1, 2]), ([], [])])
@@ -58,3 +58,7 @@ def test_locality_has_an_answer_score_and_the_other_axes_have_none():
 def test_an_axis_without_probes_is_absent():
     assert set(aggregate([scored("a", 1.0)])["generation"]) == {"generality"}
     assert aggregate([]) == {}
+
+
+def test_the_scope_of_a_question_stands_in_its_row():
+    assert row(asked("portability"), "generation", [1, 2, 3, 4], "", None, 0.25).scope == 0.25

@@ -238,3 +238,10 @@ def test_building_an_artifact_of_a_method_leaves_every_model_as_it_was(method, b
     fresh = Bench(folder, tmp_path / "b", method, bench.model.entry.architecture)
     assert fresh.state()[0] == state[0]
     assert weight_hash(fresh.context.load_model(reference("small-llama")).model) == plain
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scope_is_nothing_or_a_share_for_each_question(method, bench_of):
+    bench = bench_of(method)
+    scope = bench.edit().scope(bench.queries)
+    assert scope is None or (len(scope) == len(bench.queries) and all(0 <= value <= 1 for value in scope))

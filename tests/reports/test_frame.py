@@ -69,6 +69,61 @@ def test_metrics_that_contradict_the_records_are_refused(fake):
         load(fake)
 
 
+def test_every_question_has_its_scope_once_and_only_where_the_method_has_one(fake):
+    fake.write_cell("ft-l", "zoo/llama", "zsre")
+    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    fake.write_manifest()
+    scopes = load(fake).scopes
+    probes = pd.read_parquet(folder / "records.parquet")
+    once = probes[probes["protocol"] == "generation"]
+    assert set(scopes["cell"]) == {folder.name}
+    assert len(scopes) == len(once)
+    for axis, same in scopes.groupby("axis"):
+        assert sorted(same["scope"]) == sorted(once.loc[once["axis"] == axis, "scope"])
+
+
+def test_a_cell_from_before_the_scope_was_recorded_is_read_without_one(fake):
+    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    fake.write_manifest()
+    before = load(fake)
+    pd.read_parquet(folder / "records.parquet").drop(columns="scope").to_parquet(folder / "records.parquet")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["scope"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    after = load(fake)
+    assert after.scopes.empty
+    assert not before.scopes.empty
+    pd.testing.assert_frame_equal(after.records, before.records)
+
+
+def test_scopes_that_contradict_the_records_are_refused(fake):
+    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    fake.write_manifest()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["scope"]["reliability"]["auroc"]["both"] -= 0.1
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="disagree on the scope"):
+        load(fake)
+
+
+def test_a_swept_option_is_read_as_the_method_and_its_value(fake):
+    """Labels as `harness.suite.sweep` makes them."""
+    labels = {
+        "onceedit.lambda_weight=0.2": ("OnceEdit, lambda_weight=0.2", None),
+        "ft-l.lr=1e-05.steps=3": ("ft-l, lr=1e-05, steps=3", None),
+        "onceedit.deepen.lambda_weight=0.0": ("OnceEdit (deepen), lambda_weight=0.0", "deepen"),
+        "mine.seed_text=a.b": ("mine, seed_text=a.b", None),
+        "v1.5": ("v1.5", None),
+    }
+    for label, (_, variant) in labels.items():
+        fake.write_cell("onceedit", "zoo/llama", "zsre", label=label, variant=variant, hparams={"label": label})
+    fake.write_manifest()
+    cells = load(fake).cells.drop_duplicates("cell")
+    assert dict(zip(cells["label"], cells["title"], strict=True)) == {
+        label: title for label, (title, _) in labels.items()
+    }
+
+
 def test_a_suite_that_was_not_run_names_the_command(fake):
     with pytest.raises(UserError, match="has not been run") as refusal:
         load(fake)

@@ -73,6 +73,40 @@ def test_seeds_are_averaged_and_count_as_one_act_each(fake):
     assert (found["ft-l"].freq, found["onceedit"].freq) == (3, 1)
 
 
+def test_scores_of_several_seeds_stand_by_seed_and_record(fake):
+    fake.write_suite(methods=("ft-l",), data=("zsre",), seeds=(0, 1, 2))
+    found, _, frame = lines(fake)
+    score = found["ft-l"].by_model["zoo/gptj"]
+    assert score.scores_SRC.shape == (3, 50, 3)
+    is_cell = (frame.records["cell"] == score.cells[1]) & (frame.records["protocol"] == "teacher_forced")
+    of_cell = frame.records[is_cell & (frame.records["axis"] == "gen")].sort_values("record_id")
+    np.testing.assert_array_equal(score.scores_SRC[1, :, 1], of_cell["score"])
+
+
+def test_a_method_whose_seeds_differ_has_a_wider_interval_than_one_whose_seeds_agree(fake):
+    for seed, (wild, calm) in enumerate([(0.2, 0.5), (0.5, 0.5), (0.8, 0.5)]):
+        for label, chance in (("wild", wild), ("calm", calm)):
+            chances = dict.fromkeys(("reliability", "generality", "locality"), chance)
+            fake.write_cell("ft-l", "zoo/llama", "zsre", label=label, seed=seed, chances=chances)
+    found = lines(fake)[0]
+    wild, calm = (found[label].by_model["zoo/llama"].axes["avg"] for label in ("wild", "calm"))
+    assert wild.value == pytest.approx(calm.value, abs=0.05)
+    assert wild.half_width > 3 * calm.half_width
+
+
+def test_a_seed_that_failed_on_one_model_is_left_out_there_and_nowhere_else(fake):
+    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1, 2))
+    fake.write_cell("onceedit", "zoo/gptj", "zsre", seed=0)
+    fake.write_cell("onceedit", "zoo/gptj", "zsre", seed=2)
+    found, _, frame = lines(fake)
+    line = found["onceedit"]
+    cells = frame.cells[frame.cells["protocol"] == "teacher_forced"]
+    of_models = [cells[cells["model"] == model]["avg"].mean() for model in ("zoo/llama", "zoo/gptj")]
+    assert np.isnan(line.by_model["zoo/gptj"].scores_SRC).all(axis=(1, 2)).tolist() == [False, True, False]
+    assert line.score.value == pytest.approx(np.mean(of_models))
+    assert line.score.low < line.score.value < line.score.high
+
+
 def test_a_missing_model_leaves_score_and_freq_open(fake):
     fake.write_suite(methods=("ft-l",), models=("zoo/llama",), data=("zsre",))
     fake.write_cell("onceedit", "zoo/llama", "zsre")

@@ -135,6 +135,111 @@ def test_components_are_the_methods_of_the_suite_in_their_order(fake):
     assert [row.title for row in table.sections[0].rows] == ["DeePEn", "DeePEn+DW", "OnceEdit"]
 
 
+def test_a_swept_option_gives_one_row_per_value(fake):
+    """The shape of the paper's Table 8: values of one setting by models."""
+    for value in ("0.0", "0.2", "0.4"):
+        for model in ("zoo/llama", "zoo/mistral"):
+            label = f"onceedit.lambda_weight={value}"
+            fake.write_cell("onceedit", model, "zsre", label=label, hparams={"lambda_weight": float(value)})
+    fake.write_manifest(["ablation"])
+    table = build(fake, "ablation")[0][1]
+    assert (table.name, table.title) == ("ablation-generation", "One setting varied, generation")
+    assert [row.title for row in table.sections[0].rows] == [
+        *("OnceEdit, lambda_weight=0.0", "OnceEdit, lambda_weight=0.2", "OnceEdit, lambda_weight=0.4"),
+    ]
+    assert [column.title for column in table.columns] == ["Rel", "Gen", "Loc", "Avg"] * 2 + ["Score", "Freq"]
+
+
+def test_three_seeds_are_one_line_per_method_and_the_caption_says_so(fake):
+    fake.write_suite(data=("zsre",), seeds=(0, 1, 2))
+    for name in ("main", "time"):
+        titles = [row.title for row in build(fake, name)[0][0].sections[0].rows]
+        assert titles == ["Unedited", "FT-L", "OnceEdit"][name == "time" :]
+    caption = build(fake)[0][0].caption
+    assert "averaged over seeds 0, 1, 2" in caption
+    assert "bootstrap interval over seeds and records" in caption
+
+
+def test_a_seed_that_failed_is_named_below_the_table(fake):
+    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1))
+    folder = fake.write_cell("onceedit", "zoo/llama", "zsre", seed=2)
+    (folder / "DONE").unlink()
+    (folder / "FAILED").write_text("out of memory\n")
+    fake.add_planned("onceedit", "zoo/llama", "zsre")
+    fake.write_manifest()
+    remarks = build(fake)[0][0].sections[0].remarks
+    assert remarks == (
+        "– ZsRE: OnceEdit on Llama2-7B (mini), seed 2: failed: out of memory.",
+        "– ZsRE: OnceEdit on Llama2-7B (mini), some of the seeds: not run.",
+    )
+
+
+def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
+    fake.write_suite(seeds=(0, 1), models=("zoo/llama", "zoo/gptj"))
+    tables, numbers = build(fake, "calibration")
+    table = tables[0]
+    assert [section.title for section in table.sections] == ["ZsRE", "CounterFact"]
+    assert [row.title for row in table.sections[0].rows] == [
+        *("OnceEdit on Llama2-7B (mini)", "OnceEdit on GPT-J-6B (mini)"),
+    ]
+    assert [f"{column.group} {column.title}" for column in table.columns] == [
+        *("Mean scope Rel", "Mean scope Gen", "Mean scope Loc", "Mean scope Unrel", "AUROC Rel", "AUROC Gen"),
+        *("> 0.7 Rel", "> 0.7 Gen", "< 0.3 Loc", "< 0.3 Unrel"),
+    ]
+    assert "do not decide by prompt or ran before it was recorded: FT-L." in table.notes[-1]
+    assert {marks(section.rows)[0] for section in table.sections} == {"none"}
+    assert {len(cells.split()) for cells in numbers["cells"]} == {2}
+
+
+def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
+    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1, 2))
+    tables, numbers = build(fake, "calibration")
+    scopes = [json.loads((fake.root / "cells" / cell / "metrics.json").read_text())["scope"] for cell in fake.cells]
+    shown = entries_of(tables[0], 0, "OnceEdit on Llama2-7B (mini)")
+    for column, values in {
+        "Mean scope Unrel": [scope["locality_unrelated"]["mean"] for scope in scopes],
+        "AUROC Gen": [scope["generality"]["auroc"]["both"] for scope in scopes],
+        "> 0.7 Gen": [scope["generality"]["share_above_0.7"] for scope in scopes],
+        "< 0.3 Loc": [scope["locality"]["share_below_0.3"] for scope in scopes],
+    }.items():
+        assert shown[column].value == pytest.approx(np.mean(values))
+    assert 0 < shown["AUROC Gen"].half_width < 0.1
+    bins = numbers[(numbers["quantity"] == "histogram") & (numbers["axis"] == "locality")]
+    counts = np.sum([scope["locality"]["histogram"] for scope in scopes], axis=0)
+    assert bins["value"].tolist() == pytest.approx((counts / counts.sum()).tolist())
+    assert bins["bin"].tolist() == [number / 10 for number in range(10)]
+
+
+def test_histograms_of_the_scope_have_one_table_per_model(fake):
+    fake.write_suite(models=("zoo/llama", "zoo/gptj"))
+    tables, _ = build(fake, "calibration")
+    assert [table.name for table in tables[1:]] == [
+        *("calibration-histogram-zoo/llama", "calibration-histogram-zoo/gptj"),
+    ]
+    rows = tables[1].sections[0].rows
+    assert [row.title for row in rows] == [f"OnceEdit, {axis}" for axis in ("Rel", "Gen", "Loc", "Unrel")]
+    for row in rows:
+        assert sum(entry.value for entry in row.entries) == pytest.approx(1)
+
+
+def test_calibration_takes_the_template_that_the_table_of_quality_shows(fake):
+    weak, strong = ({"reliability": p, "generality": p, "locality": p} for p in (0.2, 0.9))
+    fake.write_cell("onceedit", "zoo/llama", "zsre", template="none", chances=weak)
+    chosen = fake.write_cell("onceedit", "zoo/llama", "zsre", template="paper", chances=strong)
+    fake.write_manifest()
+    tables, numbers = build(fake, "calibration")
+    assert tables[0].sections[0].rows[0].title == "OnceEdit (prompt 'paper') on Llama2-7B (mini)"
+    assert set(numbers["cells"]) == {chosen.name}
+
+
+def test_without_any_scope_the_table_of_calibration_says_so_and_nothing_else(fake):
+    tables, numbers = build(fake.write_suite(methods=("none", "ft-l")), "calibration")
+    assert len(tables) == 1
+    assert tables[0].sections == ()
+    assert numbers.empty
+    assert "recorded: FT-L." in printed(tables[0], 100)
+
+
 def test_time_counts_a_shared_edit_once_and_is_relative_to_onceedit(fake):
     table = build(fake.write_suite(), "time")[0][0]
     assert [row.title for row in table.sections[0].rows] == ["FT-L", "OnceEdit"]
@@ -243,16 +348,17 @@ def pdflatex():
 @pytest.mark.latex
 @pytest.mark.usefixtures("pdflatex")
 def test_the_tables_are_typeset_and_fit_the_page(fake):
-    fake.write_suite(templates=("none", "paper"))
+    fake.write_suite(templates=("none", "paper"), tables=("main", "calibration"))
     fake.write_failure("onceedit", "zoo/llama", "zsre", "50% of {memory} → C:\\x_y^2 ~ 中 & #1 <a|b>")
-    fake.write_manifest()
+    fake.write_manifest(["main", "calibration"])
     written = write_report(fake.root, "main_table", "mini", Console(quiet=True))
     folder = fake.root / "reports" / "main_table.mini"
-    assert {"main_table.pdf", "time_table.pdf"} <= {path.name for path in written}
-    log = (folder / "main_table.log").read_text()
-    assert "Overfull" not in log
-    assert "Missing character" not in log
-    assert (folder / "main_table.pdf").read_bytes().startswith(b"%PDF")
+    assert {"main_table.pdf", "calibration_table.pdf", "time_table.pdf"} <= {path.name for path in written}
+    for name in ("main", "calibration"):
+        log = (folder / f"{name}_table.log").read_text()
+        assert "Overfull" not in log
+        assert "Missing character" not in log
+        assert (folder / f"{name}_table.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.latex
