@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 EDIT_VERSION = 2
 """Raised whenever the edit stage learns something else from the same inputs."""
 
-ROLE = "plugin_edit"
+STATE_VERSION = 1
+"""Raised whenever the relative state of a pair holds something else."""
+
+EDIT, STATE = "plugin_edit", "relative_state"
 
 
 @register
 class OnceEdit:
     """OnceEdit (arXiv 2506.00817): the target model stays as it is; an edited plug-in joins it at every step."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("onceedit", "OnceEdit", "plug-in", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("onceedit", "OnceEdit", "plug-in", version=2)
     Hparams: ClassVar[type[base.Hparams]] = OnceEditHparams
 
     def __init__(self, hparams: OnceEditHparams) -> None:
         self.hparams = hparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """The edited plug-in. Its identity does not hold the target model: one edit serves every model.
+        """The edited plug-in, and what its unedited self and the target model share.
+
+        The identity of the first does not hold the target model: one edit serves every model. That of the second does
+        not hold the edits.
 
         Raises:
             UserError: if alpha has to be learned and the data set keeps no unrelated records for it, or if `editor` cannot
@@ -43,19 +49,24 @@ class OnceEdit:
 
         is_zoo = self.hparams.plugin.startswith("zoo/")
         plugin = reference(self.hparams.plugin, corpus=(target.corpus or data) if is_zoo else None)
-        return {ROLE: edit_artifact(plugin, data, self.hparams, seed)}
+        return {
+            EDIT: edit_artifact(plugin, data, self.hparams, seed),
+            STATE: state_artifact(target, plugin, self.hparams),
+        }
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Attach the edited plug-in to the target model: anchors and relative states of the pair."""
+        """Attach the edited plug-in to the target model: its relative state is new after every edit."""
         from methods.onceedit.ensemble import EnsembleModel
+        from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
 
-        plugin = EditedPlugin.load(artifacts[ROLE], context.device)
+        plugin = EditedPlugin.load(artifacts[EDIT], context.device)
         plugin.require(requests)
+        pair = PairState.load(artifacts[STATE], model.model, self.hparams.relative)
         with context.clock.phase("attach"):
-            return EnsembleModel.attach(model, plugin, requests, self.hparams)
+            return EnsembleModel.attach(model, plugin, requests, self.hparams, pair)
 
 
 def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:
@@ -91,4 +102,24 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
+    )
+
+
+def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHparams) -> ArtifactSpec:
+    """The artifact that holds a pair's anchors and the target model's state; all edits of the plug-in share it."""
+    from harness.models import zoo
+
+    models = {"model": target, "plugin": plugin}
+    return ArtifactSpec(
+        name="relative-state",
+        kind="setup",
+        identity={
+            "target": target.identity(),
+            "plugin": plugin.identity(),
+            **hparams.model_dump(include={"anchors", "relative", "eos"}),
+            "version": STATE_VERSION,
+        },
+        builder="methods.onceedit.pair:build",
+        inputs=models,
+        needs={role: zoo.artifact(ref) for role, ref in models.items() if ref.weights == "zoo"},
     )

@@ -17,13 +17,13 @@ from harness.models.batching import left_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.choose import TokenChooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import at_least_fp32, logits_at
-from methods.onceedit.hparams import OnceEditHparams
-from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.fusion import Projection
+from methods.onceedit.hparams import OnceEditHparams
+from methods.onceedit.pair import PairState, input_embeddings
+from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.relative import RelativeState
 from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
@@ -54,15 +54,24 @@ class EnsembleModel:
 
     @classmethod
     def attach(
-        cls, target: LoadedModel, plugin: EditedPlugin, requests: Sequence[EditRequest], hparams: OnceEditHparams
+        cls,
+        target: LoadedModel,
+        plugin: EditedPlugin,
+        requests: Sequence[EditRequest],
+        hparams: OnceEditHparams,
+        pair: PairState | None = None,
     ) -> "EnsembleModel":
-        """Build what the pair needs once: anchors, both relative states, and each anchor's owner."""
-        vocabulary = Vocabulary.of(target.tokenizer)
+        """Build what the plug-in's edit made new: its own relative state; the pair's, too, where none is given."""
         pairs_special = hparams.eos == "pair_special"
-        anchors = pair_anchors(vocabulary, Vocabulary.of(plugin.tokenizer), hparams.anchors, pair_special=pairs_special)
+        pair = pair or PairState.of(
+            target.model,
+            (target.tokenizer, plugin.tokenizer),
+            hparams.anchors,
+            hparams.relative,
+            pair_special=pairs_special,
+        )
         with torch.no_grad():
-            llm = Projection(RelativeState.build(_input_rows(target.model), anchors.llm_ids, hparams.relative))
-            side = Projection(RelativeState.build(_input_rows(plugin.model), anchors.plugin_ids, hparams.relative))
+            side = RelativeState.build(input_embeddings(plugin.model), pair.anchors.plugin_ids, hparams.relative)
         decoder = make_decoder(
             hparams.decoder,
             steps=hparams.search_steps,
@@ -70,8 +79,10 @@ class EnsembleModel:
             init=hparams.init,
             target=hparams.target,
         )
-        eos_id = None if pairs_special else vocabulary.roles.get("eos")
-        chooser = TokenChooser(llm, side, decoder, hparams.alpha_gate, eos_id, hparams.keep_own)
+        eos_id = None if pairs_special else Vocabulary.of(target.tokenizer).roles.get("eos")
+        chooser = TokenChooser(
+            Projection(pair.llm), Projection(side), decoder, hparams.alpha_gate, eos_id, hparams.keep_own
+        )
         return cls(target, plugin, chooser, requests, hparams)
 
     @torch.no_grad()
@@ -122,7 +133,7 @@ class EnsembleModel:
             cache = output.past_key_values
             active = [n for n, query in enumerate(queries) if step < len(query.target_ids)]
             written = {n: transcripts[n].after(made[n]) for n in active}
-            reading = companion.read(written, {n: plugin_id for n, plugin_id in mapped.items() if n in written})
+            reading = companion.read(written, mapped)
             alpha_A = self._alpha(reading, alpha_N[active], list(written.values()))
             logits_AV = at_least_fp32(self.target.head(output.last_hidden_state[:, -1])[active])
             tokens, mapped = self._step(active, logits_AV, reading.probs_BU, alpha_A)
@@ -205,8 +216,3 @@ class EnsembleModel:
             Transcript(self._vocabulary, query, starts_at_prompt=tuple(ids) == query.prompt_ids)
             for query, ids in zip(queries, alone, strict=True)
         ]
-
-
-def _input_rows(model: torch.nn.Module) -> Tensor:
-    rows: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
-    return rows

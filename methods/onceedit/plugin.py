@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.canonical import digest
 from harness.models.batching import length_sorted
+from harness.models.random_weights import ATTENTION
 from harness.records import EditRequest
 from methods.onceedit.forward import at_least_fp32, hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
@@ -96,12 +97,15 @@ class EditedPlugin:
             device: where it is to run.
             dtype: precision of its weights; by default bfloat16 on a CUDA device and float32 elsewhere.
         """
-        from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
         if dtype is None:
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         calibration = json.loads((folder / CALIBRATION).read_text())
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        architecture = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=ATTENTION[architecture], local_files_only=True
+        )
         model = model.to(device).eval().requires_grad_(False)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return cls(model, tokenizer, calibration["weight_id"], calibration)

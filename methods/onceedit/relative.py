@@ -7,7 +7,7 @@ and columns are computed from the embeddings when they are read.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal, Self
 
@@ -25,6 +25,7 @@ TILE_BYTES = 16 * 2**20
 """Size of one tile of rows, and of the block of anchor embeddings that is widened to make it."""
 
 _DEEPEN_SCALE = 100.0
+_GIVEN = ("rule", "embeddings_VD")
 _SMALLEST_NORM = 1e-12  # a row of zeros is uniform
 
 
@@ -125,8 +126,11 @@ class RelativeState:
     @property
     def state_bytes(self) -> int:
         """Memory of the state beside the embeddings."""
-        kept = [value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.embeddings_VD]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept beside the embeddings, by the names of the attributes."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _GIVEN}
 
     def exponents(self, ids: Tensor | slice, anchors: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:
         """Exponents x of N tokens and C anchors, N × C; the cosine of an anchor with itself is exactly 1."""

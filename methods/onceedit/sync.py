@@ -1,13 +1,15 @@
 """Two tokenizers kept in step: the text that the target model's ids spell, and the plug-in that reads along with it.
 
-The plug-in's ids are those of its own tokenizer for the whole text so far, at every step. Texts are tokenised as a whole
-every time, which costs tens of microseconds where a forward pass costs milliseconds. To start over from some place near
-the end would not be safe: without a split into words, as in Llama's tokenizer, a byte-pair encoding has no bound on how
-far back one more letter can change it (a chain of merges ab, bc, cd, …, the last first, pairs from the right).
+What the plug-in has read is always what its own tokenizer makes of the whole text so far. The text is tokenised as a
+whole at every step, which takes some ten microseconds where a forward pass takes milliseconds. Starting over from a
+place near the end would not be safe: a byte-pair encoding without a split into words, such as Llama's, has no bound on
+how far back one more letter may change it (if bc merges before ab, cd before bc and so on, it pairs letters from the
+right). What the change leaves alone is not computed again, though: it stays in the plug-in's cache.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -67,7 +69,7 @@ class Companion:
         """Ids that the plug-in was fed so far."""
         return self._slots.n_fed
 
-    def read(self, written: Mapping[int, Written], mapped: Mapping[int, int] | None = None) -> Reading:
+    def read(self, written: Mapping[int, Written], mapped: Mapping[int, int] = MappingProxyType({})) -> Reading:
         """What the plug-in says after each row; rows that are not named are given up.
 
         Args:
@@ -78,9 +80,9 @@ class Companion:
         if len(written) < len(self._ids):
             self._slots.keep([place for place, row in enumerate(self._ids) if row in written])
             self._ids = {row: ids for row, ids in self._ids.items() if row in written}
-        extended = {row: token_id for row, token_id in (mapped or {}).items() if row not in self._is_behind}
-        for row, token_id in extended.items():
-            self._ids[row] = [*self._ids[row], token_id]
+        extended = (written.keys() & mapped.keys()) - self._is_behind
+        for row in extended:
+            self._ids[row] = [*self._ids[row], mapped[row]]
         afresh = [row for row in written if row not in extended]
         for row, ids in zip(afresh, self._plugin.tokenize([written[row].text for row in afresh]), strict=True):
             self._ids[row] = ids

@@ -10,10 +10,11 @@ from tiny_models import tiny_model
 from tiny_onceedit import hparams_with
 
 from harness.hparams import resolve
-from harness.models.catalogue import reference
+from harness.models.catalogue import ModelRef, reference
 from harness.tokens import joint_query
 from methods import registry
-from methods.onceedit.editor import ROLE, OnceEdit
+from methods.onceedit.editor import EDIT, STATE, OnceEdit, state_artifact
+from methods.onceedit.pair import PairState, build
 
 
 def test_the_registry_knows_it_without_importing_torch():
@@ -22,7 +23,9 @@ def test_the_registry_knows_it_without_importing_torch():
 
 
 @pytest.mark.parametrize("model", ["llama2-7b", "zoo/llama"])
-@pytest.mark.parametrize("variant", [None, "deepen", "deepen+dw", "onceedit+gate"])
+@pytest.mark.parametrize(
+    "variant", [None, "deepen", "deepen+dw", "dw+zero-init", "dw+one-hot", "onceedit+gate", "onceedit+keep"]
+)
 def test_its_files_name_every_value_and_its_source(model, variant):
     resolved = resolve("onceedit", model, {}, variant=variant)
     assert OnceEdit.Hparams(**resolved.values).model_dump() == resolved.values
@@ -38,25 +41,58 @@ def test_decoders_refuse_what_they_cannot_do(changes):
 def test_one_edit_serves_every_target_model(data):
     editor = OnceEdit(hparams_with(plugin="zoo/tinyllama"))
     specs = [editor.artifacts(reference(name, corpus=data.ref), data.ref, 0) for name in ("zoo/llama", "zoo/gptj")]
-    assert specs[0][ROLE].key == specs[1][ROLE].key
-    assert specs[0][ROLE].kind == "edit"
-    assert specs[0][ROLE].needs["plugin"].inputs["corpus"] == data.ref
-    assert editor.artifacts(reference("zoo/llama", corpus=data.ref), data.ref, 1)[ROLE].key != specs[0][ROLE].key
+    assert specs[0][EDIT].key == specs[1][EDIT].key
+    assert specs[0][EDIT].kind == "edit"
+    assert specs[0][EDIT].needs["plugin"].inputs["corpus"] == data.ref
+    assert editor.artifacts(reference("zoo/llama", corpus=data.ref), data.ref, 1)[EDIT].key != specs[0][EDIT].key
+
+
+def test_all_edits_of_a_pair_share_its_state(data):
+    editor = OnceEdit(hparams_with(plugin="zoo/tinyllama"))
+    llama, gptj = (reference(name, corpus=data.ref) for name in ("zoo/llama", "zoo/gptj"))
+    state = editor.artifacts(llama, data.ref, 0)[STATE]
+    assert state.key == editor.artifacts(llama, data.ref, 1)[STATE].key
+    assert state.key != editor.artifacts(gptj, data.ref, 0)[STATE].key
+    plain = OnceEdit(hparams_with(plugin="zoo/tinyllama", relative="plain"))
+    assert state.key != plain.artifacts(llama, data.ref, 0)[STATE].key
 
 
 def test_a_published_plugin_needs_no_training_of_its_own(data):
     specs = OnceEdit(hparams_with()).artifacts(reference("zoo/llama", corpus=data.ref), data.ref, 0)
-    assert not specs[ROLE].needs
+    assert not specs[EDIT].needs
 
 
-def test_edit_attaches_and_answers(plugin_folder, requests, context):
-    target = tiny_model("llama")
-    edited = OnceEdit(hparams_with()).edit(target, requests, {ROLE: plugin_folder}, context)
+@pytest.fixture
+def target():
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def folders(plugin_folder, target, context, tmp_path):
+    """Both artifacts of a pair, the state built as the harness builds it."""
+    refs = {"model": ModelRef("llama2-7b", "pretrained"), "plugin": ModelRef("tinyllama-1.1b", "pretrained")}
+    context.models = {refs["model"]: target}
+    build(state_artifact(refs["model"], refs["plugin"], hparams_with()), context, tmp_path)
+    assert context.clock.phases == ["attach"]
+    context.clock.phases.clear()
+    return {EDIT: plugin_folder, STATE: tmp_path}
+
+
+def test_edit_attaches_and_answers(folders, target, requests, context):
+    edited = OnceEdit(hparams_with()).edit(target, requests, folders, context)
     queries = [joint_query(target.tokenizer, request.prompt, request.target_new) for request in requests]
     assert edited.teacher_forced(queries) == [list(query.target_ids) for query in queries]
     assert context.clock.phases == ["attach"]
 
 
-def test_edit_refuses_other_requests_than_the_plugin_holds(plugin_folder, requests, context):
+def test_the_state_that_is_read_is_the_one_that_was_built(folders, target, plugin):
+    read = PairState.load(folders[STATE], target.model, "deepen")
+    built = PairState.of(target.model, (target.tokenizer, plugin.tokenizer), "deepen", "deepen", pair_special=False)
+    assert read.anchors == built.anchors
+    assert all(tensor.equal(built.llm.tensors()[name]) for name, tensor in read.llm.tensors().items())
+    assert read.llm.embeddings_VD.data_ptr() == target.model.get_input_embeddings().weight.data_ptr()
+
+
+def test_edit_refuses_other_requests_than_the_plugin_holds(folders, target, requests, context):
     with pytest.raises(ValueError, match="not edited with these"):
-        OnceEdit(hparams_with()).edit(tiny_model("llama"), requests[:2], {ROLE: plugin_folder}, context)
+        OnceEdit(hparams_with()).edit(target, requests[:2], folders, context)

@@ -55,8 +55,8 @@ def test_what_texts_have_in_common_is_fed_once():
     plugin = with_weight_entry("gptj", torch.float64)
     texts = ["Björk was", "Björk was born", "Björk was born in", "Björk was born in"]
     lengths = [len(plugin.tokenizer(text)["input_ids"]) for text in texts]
-    together = plugin.read_together(texts, [0, 0, 0, 0])
-    assert (together.n_fed, together.n_alone) == (lengths[2], sum(lengths[:3]))
+    together = plugin.read_together([*texts, *texts], [0, 0, 0, 0, 1, 1, 1, 1])
+    assert (together.n_fed, together.n_alone) == (2 * lengths[2], 2 * sum(lengths[:3]))
     apart = plugin.read_together(texts, [0, 1, 2, 3])
     assert (apart.n_fed, apart.n_alone) == (sum(lengths), sum(lengths))
 

@@ -96,6 +96,15 @@ def test_a_text_written_letter_by_letter_takes_back_ids_of_the_plugin():
     assert companion.n_fed > len(companion._ids[0])
 
 
+def test_rows_that_are_given_up_cost_the_others_nothing():
+    plugin, companion = edited("llama"), Companion(edited("llama"), 3)
+    companion.read({row: Written(text, False) for row, text in enumerate(PROMPTS)})
+    before = companion.n_fed
+    companion.read({2: Written(PROMPTS[2] + " Paris", False)})
+    grown = plugin.tokenizer(PROMPTS[2] + " Paris")["input_ids"]
+    assert companion.n_fed - before == len(grown) - len(plugin.tokenizer(PROMPTS[2])["input_ids"])
+
+
 def test_a_mapped_id_is_read_as_it_is_and_no_text_is_tokenised():
     plugin = edited("llama")
     companion = Companion(plugin, 2)

@@ -1,0 +1,84 @@
+"""The three pairs of the zoo: two thousand decoded tokens, each proved, each compared with the whole distribution."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from rich.console import Console
+
+from harness import hparams
+from harness.artifacts import ArtifactCache, closure
+from harness.context import RunContext
+from harness.data.load import load, resolve
+from harness.models.catalogue import reference
+from harness.progress import ProgressBars
+from harness.store import Store
+from harness.tokens import Query, joint_query
+from methods.onceedit import OnceEdit, OnceEditHparams
+from methods.onceedit.certify import TIE
+from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
+
+STEPS = 10
+MODELS = ("zoo/llama", "zoo/mistral", "zoo/gptj")
+
+
+@dataclass
+class Comparing:
+    """Decodes as `owner` and compares each step with `column` and with P over all anchors in fp64."""
+
+    seen: Counter = field(default_factory=Counter)
+
+    def decode(self, fused, logits_l_BV):
+        owner = OwnerDecoder().decode(fused, logits_l_BV)
+        column = ColumnDecoder(lr=0.15).decode(fused, logits_l_BV)
+        whole_BA = sum(
+            side.weights_BV @ (side.state.exponents(slice(None), slice(None)) - side.state.log_z_V[:, None]).exp()
+            for side in fused._sides
+        )
+        first_B = (whole_BA >= whole_BA.amax(dim=-1, keepdim=True) * (1 - TIE)).int().argmax(dim=-1)
+        self.seen["tokens"] += len(first_B)
+        self.seen["other anchor"] += int((owner.anchors_B != first_B).sum())
+        self.seen["other token"] += int((owner.tokens_B != column.tokens_B).sum())
+        for level in (0, 1, 2):
+            self.seen[f"L{level}"] += int((owner.certificate.level_B == level).sum())
+        return owner
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    return RunContext(ArtifactCache(Store(tmp_path_factory.mktemp("zoo"))), "cpu", ProgressBars(Console(quiet=True)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["plain", "deepen"])
+def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_search(context, rule, capsys):
+    data_ref = resolve("counterfact", "world", 24, train=60, unrelated=20, strip_distractor=True)
+    data = load(data_ref)
+    values = hparams.resolve("onceedit", "zoo/llama", {"relative": rule}).values
+    editor = OnceEdit(OnceEditHparams.model_validate(values))
+    total = Counter()
+    for name in MODELS:
+        ref = reference(name, corpus=data_ref)
+        needed = editor.artifacts(ref, data_ref, 0)
+        for spec in (spec for root in needed.values() for spec in closure(root)):
+            if not context._artifacts.is_built(spec):
+                context._artifacts.build(spec, context, context.restart(0))
+        model = context.load_model(ref)
+        folders = {role: context.artifact(spec) for role, spec in needed.items()}
+        pair = editor.edit(model, [record.request() for record in data.edits], folders, context)
+        pair.chooser.decoder = comparing = Comparing()
+        prompts = [
+            prompt
+            for record in data.edits
+            for prompt in (record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality))
+        ][:40] + [record.prompt for record in data.unrelated]
+        queries = [joint_query(model.tokenizer, prompt, "x") for prompt in prompts]
+        pair.generate([Query(query.prompt, query.target, query.prompt_ids, (0,) * STEPS) for query in queries])
+        with capsys.disabled():
+            print(f"\n{rule}, {name}: {dict(comparing.seen)}")
+        total += comparing.seen
+        torch.set_num_threads(2)
+    assert total["tokens"] >= len(MODELS) * 500
+    assert total["other anchor"] == 0
+    assert total["other token"] == 0
