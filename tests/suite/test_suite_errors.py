@@ -28,7 +28,10 @@ def _refusal(path, **options) -> str:
             "suite.yaml:6: prompts[1]: 'papr' is none of none, paper (did you mean 'paper'?)",
         ),
         ("protocols: [generate]\n", "protocols[0]: 'generate' is none of teacher_forced, generation (did you mean"),
-        ("tables: [mian]\n", "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration (did you mean 'main'?)"),
+        (
+            "tables: [mian]\n",
+            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration (did you mean 'main'?)",
+        ),
         ("launch: a10\n", "suite.yaml:5: unknown launch profile 'a10' (did you mean 'a100'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
         ("eval_batch: 0\n", "suite.yaml:5: eval_batch: input should be greater than or equal to 1, found a number '0'"),
