@@ -90,9 +90,10 @@ def from_lists(sides: Sequence[Side], listed_tokens: int) -> tuple[Tensor, Tenso
         unlisted_V = bounds.next_V - bounds.low_V
         base_B = w_BV @ bounds.low_V
         open_B = listed.rest(bounds.peak_V - bounds.low_V, w_BV) + listed.sum(unlisted_V)
-        exact_BA = base_B[:, None] + listed.scatter(listed.values_BNM() - listed.of_token(bounds.low_V))
-        low_BA = low_BA + exact_BA
-        high_BA = high_BA + exact_BA + open_B[:, None] - listed.scatter(listed.of_token(unlisted_V))
+        exact_BA = listed.scatter(listed.values_BNM() - listed.of_token(bounds.low_V)).add_(base_B[:, None])
+        low_BA = exact_BA + low_BA
+        exact_BA.add_(open_B[:, None]).sub_(listed.scatter(listed.of_token(unlisted_V)))
+        high_BA = exact_BA.add_(high_BA)
     return low_BA, high_BA
 
 
@@ -161,12 +162,14 @@ def from_tangents(
 
 def exactly(sides: Sequence[Side], anchors_S: Tensor) -> Tensor:
     """P itself at some anchors, B × S, in fp64 from the embeddings."""
-    fused_BS = torch.zeros((), dtype=torch.float64, device=anchors_S.device)
+    fused_BS = sides[0].weights_BV.new_zeros(len(sides[0].weights_BV), len(anchors_S))
     for side in sides:
         state = side.state
-        for ids in state.tiles(max(len(anchors_S), state.embeddings_VD.shape[1])):
-            rows_TS = (state.exponents(ids, anchors_S) - state.log_z_V[ids, None]).exp_()
-            fused_BS = fused_BS + side.weights_BV[:, ids] @ rows_TS
+        for block in state.anchor_blocks(len(anchors_S)):
+            anchors_C = anchors_S[block]
+            for ids in state.tiles(max(len(anchors_C), state.embeddings_VD.shape[1])):
+                rows_TC = (state.exponents(ids, anchors_C) - state.log_z_V[ids, None]).exp_()
+                fused_BS[:, block].addmm_(side.weights_BV[:, ids], rows_TC)
     return fused_BS
 
 
@@ -196,7 +199,7 @@ class _Listed:
 
     def rest(self, values_V: Tensor, w_BV: Tensor) -> Tensor:
         """Σ w · value over all other tokens, B."""
-        return w_BV.scatter(1, self.ids_BN, 0.0) @ values_V
+        return (w_BV @ values_V - self.sum(values_V)).clamp_min_(0.0)
 
     def of_token(self, values_V: Tensor) -> Tensor:
         """A value per token, B × N × 1."""
@@ -232,7 +235,7 @@ def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | No
     v_BD = tangents.v_BD - torch.einsum("bh,bhd->bd", pull_BH, exact_PD.view(batch, exact_rows, exact_PD.shape[1]))
     parts = []
     n_anchors = state.n_anchors if anchors_S is None else len(anchors_S)
-    for block in state.anchor_blocks(n_anchors):
+    for block in state.anchor_blocks(n_anchors, len(ids_P)):
         own_C = state.anchor_ids_A[block if anchors_S is None else anchors_S[block]]
         anchors_CD, norm_C = state.embeddings_VD[own_C].double(), state.norm_V[own_C]
         x_PC = (exact_PD @ anchors_CD.T).mul_((state.scale_V / state.norm_V)[ids_P, None]).div_(norm_C)

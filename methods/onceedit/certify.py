@@ -8,7 +8,7 @@ is found by bounds that tighten level by level until a single anchor is left:
 * **L1** reads the embeddings once. e^x ≥ e^μ (1 + x - μ) for every x, so all unlisted pairs together are at least a
   constant + v · ê_a with v = Σ_i w_i e^μ_i ρ_i ê_i / Z_i (ρ: scale, ê: unit embedding, μ: mean exponent of the unlisted
   pairs). What the tangent misses is convex in x, hence largest at an end of the interval. The heaviest rows are exact.
-* **L2** looks at the survivors alone: first with a thousand exact rows, then, for those that still survive, with all.
+* **L2** looks at the survivors alone, with more and more exact rows, in the end with all.
 
 Rounding. Everything is summed in fp64; w ≥ 0 and R ≥ 0, so there is no cancellation but in the tangents, whose
 terms stay below 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs
@@ -19,7 +19,8 @@ level decides one: the result does not depend on the device, the batch or the or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ LISTED_TOKENS = 512
 """Tokens per row of a batch whose listed pairs are counted pair by pair."""
 
 EXACT_ROWS_L1 = 8
-EXACT_ROWS_L2 = 1024
-"""Tokens per row of a batch whose rows are exact, at L1 and in the first step of L2."""
+EXACT_ROWS_L2 = (64, 512, 4096)
+"""Tokens per row of a batch whose rows of R are exact: at L1, and in the steps of L2 before the last."""
 
 _SLACK_FP32 = 2.0**-23
 _SLACK_FP64 = 1e-12
@@ -55,6 +56,11 @@ class Certificate:
     level_B: Tensor
     margin_B: Tensor
     survivors_B: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """One certificate for the rows of several."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def certified_argmax(sides: Sequence[Side], is_needed_B: Tensor | None = None) -> Certificate:
@@ -81,22 +87,24 @@ def certified_argmax(sides: Sequence[Side], is_needed_B: Tensor | None = None) -
     low_FA, high_FA = torch.maximum(low_FA, low_BA[open_F]), torch.minimum(high_FA, high_BA[open_F])
     anchors_F, is_decided_F, margin_F = _decide(low_FA, high_FA, slack)
     anchors_B[open_F], level_B[open_F], margin_B[open_F] = anchors_F, 1, margin_F
-    undecided: dict[int, Tensor] = {}
+    survivors: dict[int, Tensor] = {}
     for place in (~is_decided_F).nonzero().squeeze(-1).tolist():
-        here, row = open_F.new_tensor([place]), int(open_F[place])
-        survivors_S = _survivors(low_FA[place], high_FA[place], slack)
-        low_1S, high_1S = from_tangents(
-            [side.take(here) for side in tangents], EXACT_ROWS_L2, EXACT_ROWS_L2, survivors_S
-        )
-        best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
-        anchors_B[row], level_B[row], margin_B[row] = survivors_S[best_1[0]], 2, margin_1[0]
-        survivors_B[row] = len(survivors_S)
-        if not is_decided_1:
-            undecided[row] = survivors_S[_survivors(low_1S[0], high_1S[0], slack)]
-    if undecided:
-        rows_U = open_F.new_tensor(list(undecided))
+        row, here = int(open_F[place]), open_F.new_tensor([place])
+        left_S = _survivors(low_FA[place], high_FA[place], slack)
+        level_B[row], survivors_B[row] = 2, len(left_S)
+        for exact_rows in EXACT_ROWS_L2:
+            low_1S, high_1S = from_tangents([side.take(here) for side in tangents], exact_rows, LISTED_TOKENS, left_S)
+            best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
+            if is_decided_1:
+                anchors_B[row], margin_B[row] = left_S[best_1[0]], margin_1[0]
+                break
+            left_S = left_S[_survivors(low_1S[0], high_1S[0], slack)]
+        else:
+            survivors[row] = left_S
+    if survivors:
+        rows_U = open_F.new_tensor(list(survivors))
         anchors_B[rows_U], margin_B[rows_U] = _exact_argmax(
-            [side.take(rows_U) for side in sides], [*undecided.values()]
+            [side.take(rows_U) for side in sides], [*survivors.values()]
         )
     return Certificate(anchors_B, level_B, margin_B, survivors_B)
 

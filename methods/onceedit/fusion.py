@@ -1,6 +1,6 @@
 """Fusion of two next-token distributions in anchor space (OnceEdit eq. 8), as a whole or only its arg-max."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,9 @@ from methods.onceedit.bounds import RowBounds, Side
 from methods.onceedit.certify import Certificate, certified_argmax
 from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
+
+ROWS_BYTES = 2 * 2**20
+"""Rows of a batch are certified together as long as one fp64 number per row and token fits into this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +61,18 @@ class Fused:
     @cached_property
     def certificate(self) -> Certificate:
         """The most probable anchor of each row, proved; never V × A numbers."""
-        return certified_argmax(self._sides, self.is_needed_B)
+        return self._certify(lambda rows: self.sides(rows))
 
     @cached_property
     def certificate_of_llm(self) -> Certificate:
         """The same for the target model alone (α = 0)."""
         everything_B = torch.ones_like(self.alpha_B)
-        return certified_argmax([self.llm.side(self.probs_l_BV, everything_B)], self.is_needed_B)
+        return self._certify(lambda rows: [self.llm.side(self.probs_l_BV[rows], everything_B[rows])])
+
+    def sides(self, rows: slice = slice(None)) -> Sequence[Side]:
+        """Both parts of the mixture, for some rows of the batch."""
+        alpha_B = self.alpha_B[rows].double()
+        return [self.llm.side(self.probs_l_BV[rows], 1 - alpha_B), self.plugin.side(self.probs_s_BU[rows], alpha_B)]
 
     @cached_property
     def probs_BA(self) -> Tensor:
@@ -73,8 +81,13 @@ class Fused:
         plugin_BA = self.plugin.matrix.project(self.probs_s_BU).to(llm_BA.device)
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
 
-    @property
-    def _sides(self) -> Sequence[Side]:
-        alpha_B = self.alpha_B.double()
-        plugin = self.plugin.side(self.probs_s_BU, alpha_B)
-        return [self.llm.side(self.probs_l_BV, 1 - alpha_B), plugin]
+    def _certify(self, sides: Callable[[slice], Sequence[Side]]) -> Certificate:
+        """A few rows at a time: all that is computed beside the states has rows × vocabulary numbers, or fewer."""
+        batch = len(self.alpha_B)
+        step = max(1, ROWS_BYTES // (8 * max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])))
+        parts = []
+        for start in range(0, batch, step):
+            rows = slice(start, start + step)
+            needed_B = None if self.is_needed_B is None else self.is_needed_B[rows]
+            parts.append(certified_argmax(sides(rows), needed_B))
+        return Certificate.joined(parts)

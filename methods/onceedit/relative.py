@@ -21,7 +21,7 @@ Rule = Literal["deepen", "plain"]
 NEAREST = 32
 """Anchors listed per token: their share of a row is what a first bound has to get right."""
 
-TILE_BYTES = 16 * 2**20
+TILE_BYTES = 8 * 2**20
 """Size of one tile of rows, and of the block of anchor embeddings that is widened to make it."""
 
 _DEEPEN_SCALE = 100.0
@@ -163,9 +163,9 @@ class RelativeState:
         """Tokens in order, in tiles that fill `TILE_BYTES` with `width` fp64 numbers per token."""
         return _slices(self.n_tokens, width)
 
-    def anchor_blocks(self, n_anchors: int | None = None) -> Iterator[slice]:
-        """Anchors in order, `n_anchors` or all, in blocks whose fp64 embeddings fill `TILE_BYTES`."""
-        return _slices(n_anchors or self.n_anchors, self.embeddings_VD.shape[1])
+    def anchor_blocks(self, n_anchors: int | None = None, tokens: int = 0) -> Iterator[slice]:
+        """Anchors in order, `n_anchors` or all, in blocks whose fp64 embeddings, or pairs with `tokens`, fill `TILE_BYTES`."""
+        return _slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
 
     def _exponents_of_all_anchors(self, ids: slice, dtype: torch.dtype) -> Tensor:
         rows = len(range(*ids.indices(self.n_tokens)))
@@ -180,7 +180,7 @@ class RelativeState:
         own_A = torch.empty_like(best_A)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             self.norm_V[ids] = self.embeddings_VD[ids].double().norm(dim=-1).clamp_min_(_SMALLEST_NORM)
-        for ids in self.tiles(2 * self.n_anchors):
+        for ids in self.tiles(self.n_anchors):  # wide rows: every tile widens all anchors again
             x_TA = self._exponents_of_all_anchors(ids, torch.float64)
             if self.rule == "deepen":
                 self.scale_V[ids] = _DEEPEN_SCALE / x_TA.norm(dim=-1).clamp_min(_SMALLEST_NORM)

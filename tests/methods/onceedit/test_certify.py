@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.onceedit import certify
+from methods.onceedit import certify, fusion
 from methods.onceedit.bounds import Tangents, exactly, from_lists, from_tangents
 from methods.onceedit.certify import TIE
 from methods.onceedit.fusion import Fused, Projection
@@ -78,7 +78,7 @@ def test_the_certified_anchor_is_the_arg_max_in_fp64(fused, limits):
     exact_rows, listed = limits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certify, "EXACT_ROWS_L1", exact_rows)
-        patch.setattr(certify, "EXACT_ROWS_L2", 2 * exact_rows)
+        patch.setattr(certify, "EXACT_ROWS_L2", (2 * exact_rows, 3 * exact_rows + 1))
         patch.setattr(certify, "LISTED_TOKENS", listed)
         found = fused.certificate
     assert found.anchors_B.equal(first_of_the_largest(slow_fused(fused)))
@@ -90,7 +90,7 @@ def test_the_certified_anchor_is_the_arg_max_in_fp64(fused, limits):
 @given(mixtures())
 def test_every_bound_holds(fused):
     exact_BA = slow_fused(fused)
-    sides = list(fused._sides)
+    sides = list(fused.sides())
     tangents = [Tangents.of(side) for side in sides]
     some = torch.arange(0, exact_BA.shape[1], 2)
     slack = 2e-5 * exact_BA.amax()
@@ -163,6 +163,18 @@ def test_rows_that_nobody_needs_are_not_searched():
     needed = torch.tensor([True, False])
     fused = Fused(projection, projection, flat, flat, torch.full((2,), 0.5), needed)
     assert fused.certificate.level_B.tolist() == [2, 0]
+
+
+def test_a_batch_in_parts_is_the_batch(monkeypatch):
+    generator = torch.Generator().manual_seed(6)
+    llm, plugin = (random_projection(generator, 90, 8, 60, "plain") for _ in range(2))
+    probs_l, probs_s = (random_probs(generator, 7, 90, "peaked") for _ in range(2))
+    alpha, needed = torch.rand(7, generator=generator), torch.arange(7) != 3
+    whole = Fused(llm, plugin, probs_l, probs_s, alpha, needed).certificate
+    monkeypatch.setattr(fusion, "ROWS_BYTES", 2 * 8 * 90)
+    parts = Fused(llm, plugin, probs_l, probs_s, alpha, needed).certificate
+    assert parts.anchors_B.equal(whole.anchors_B)
+    assert parts.level_B.equal(whole.level_B)
 
 
 def test_the_target_model_alone_is_the_mixture_at_alpha_zero():

@@ -34,7 +34,7 @@ class Comparing:
         column = ColumnDecoder(lr=0.15).decode(fused, logits_l_BV)
         whole_BA = sum(
             side.weights_BV @ (side.state.exponents(slice(None), slice(None)) - side.state.log_z_V[:, None]).exp()
-            for side in fused._sides
+            for side in fused.sides()
         )
         first_B = (whole_BA >= whole_BA.amax(dim=-1, keepdim=True) * (1 - TIE)).int().argmax(dim=-1)
         needed_B = fused.is_needed_B  # the end of text is the model's own choice and is not searched for
