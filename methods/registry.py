@@ -18,8 +18,6 @@ PLANNED = {
     "mend": "MEND",
     "rome": "ROME",
     "memit": "MEMIT",
-    "defer": "DEFER",
-    "grace": "GRACE",
     "wise": "WISE",
     "emsedit": "EMSEdit",
 }

@@ -20,6 +20,8 @@ from methods.common.weights import weight_hash
 
 OPTIONS = {
     "none": {},
+    "grace": {"layer": 1, "steps": 8, "batch": 4, "radius": 0.5},
+    "defer": {"layer": 1, "steps": 8, "lr": 0.02},
     "ft-l": {"layer": 1, "lr": 0.02, "steps": 8, "batch": 4, "micro_batch": 2, "norm_constraint": None},
     "onceedit": {
         "plugin": "small-llama",

@@ -1,0 +1,223 @@
+"""Rows that share the column in which their subjects end, so that all that lies before it runs once.
+
+An intervention at a subject's last token changes nothing at the tokens before it. Rows are padded on both sides until
+these tokens, the pivots, stand in one column; keys and values of the columns before it are computed once and kept, and
+each further pass runs the few columns from the pivot on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from harness.models.batching import PADDING_ID
+from methods.common.parts import part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence with a place of intervention.
+
+    Attributes:
+        ids: token ids.
+        pivot: index of the subject's last token.
+        labels: ids that the last `len(labels)` places of the row predict; empty where nothing is asked there.
+    """
+
+    ids: tuple[int, ...]
+    pivot: int
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Rows in the middle of a model, pivots in one column.
+
+    Attributes:
+        residual_BTD: the residual stream that enters a block, without gradient.
+        mask_B1TT: what is added to attention scores, 0 where a query sees a key; padding sees itself alone.
+        positions_BT: place of each token in its row; 0 in padded places.
+        pivot: the column.
+    """
+
+    residual_BTD: Tensor
+    mask_B1TT: Tensor
+    positions_BT: Tensor
+    pivot: int
+
+    @property
+    def at_pivot_BD(self) -> Tensor:
+        """The residual stream at the pivots."""
+        return self.residual_BTD[:, self.pivot]
+
+    def rows(self, index: Sequence[int] | slice) -> "Stream":
+        """Some of the rows."""
+        return Stream(self.residual_BTD[index], self.mask_B1TT[index], self.positions_BT[index], self.pivot)
+
+    def until(self, end: int) -> "Stream":
+        """The first `end` columns, which are what they are whatever comes behind them."""
+        mask_B1TT = self.mask_B1TT[:, :, :end, :end]
+        return Stream(self.residual_BTD[:, :end], mask_B1TT, self.positions_BT[:, :end], self.pivot)
+
+
+@torch.no_grad()
+def enter(model: "LoadedModel", rows: Sequence[Row], layer: int) -> Stream:
+    """Rows, aligned, up to the residual stream that enters block `layer`."""
+    pivot = max(row.pivot for row in rows)
+    width = pivot + max(len(row.ids) - row.pivot for row in rows)
+    ids_BT = torch.full((len(rows), width), PADDING_ID)
+    positions_BT = torch.zeros_like(ids_BT)
+    is_token_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        columns = slice(pivot - row.pivot, pivot - row.pivot + len(row.ids))
+        ids_BT[index, columns] = torch.tensor(row.ids)
+        positions_BT[index, columns] = torch.arange(len(row.ids))
+        is_token_BT[index, columns] = True
+    residual_BTD = model.embeddings(ids_BT.to(model.device))
+    mask_B1TT = _mask(is_token_BT.to(model.device), _window(model.model.config), residual_BTD.dtype)
+    stream = Stream(residual_BTD, mask_B1TT, positions_BT.to(model.device), pivot)
+    return advance(model, stream, 0, layer)
+
+
+@torch.no_grad()
+def advance(model: "LoadedModel", stream: Stream, start: int, stop: int) -> Stream:
+    """The stream that enters block `start`, behind blocks `start` to `stop` - 1."""
+    residual_BTD = part(model, start, stop)(stream.residual_BTD, stream.mask_B1TT, stream.positions_BT)
+    return Stream(residual_BTD, stream.mask_B1TT, stream.positions_BT, stream.pivot)
+
+
+@dataclass(slots=True)
+class Captured:
+    """What went through a value matrix at the pivots: its input, a key, and its output, each B × its width."""
+
+    keys_BK: Tensor
+    values_BV: Tensor
+
+
+@contextmanager
+def capturing(model: "LoadedModel", layer: int, pivot: int) -> Iterator[list[Captured]]:
+    """Record keys and values at column `pivot` of every pass through the value matrix of a layer."""
+    passes: list[Captured] = []
+
+    def record(module: "nn.Module", arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        passes.append(Captured(arguments[0][:, pivot].detach().clone(), output[:, pivot].detach().clone()))
+
+    handle = model.module(model.layout.value_matrix, layer).register_forward_hook(record)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+class Suffix:
+    """A batch from its pivots on, ready to run the last blocks of a model as often as needed.
+
+    Args:
+        model: the whole; its blocks from `layer` on must stay as they are.
+        stream: rows that enter block `layer`.
+        layer: the first block that runs.
+    """
+
+    def __init__(self, model: "LoadedModel", stream: Stream, layer: int) -> None:
+        self._blocks: Callable[..., Any] = part(model, layer, model.n_layers).base
+        self._past: dict[int, tuple[Tensor, Tensor]] = {}
+        pivot = stream.pivot
+        before = stream.until(pivot)
+        if pivot:
+            with torch.no_grad():
+                self._run(before.residual_BTD, before.mask_B1TT, before.positions_BT, _Recording(self._past))
+        self._residual_BSD = stream.residual_BTD[:, pivot:].clone()
+        self._mask_B1ST = stream.mask_B1TT[:, :, pivot:].clone()
+        self._positions_BS = stream.positions_BT[:, pivot:].clone()
+
+    def run(self, delta_BD: Tensor) -> Tensor:
+        """Add a vector to the stream at each row's pivot and run the blocks.
+
+        Returns:
+            The residual stream behind the last block, before the final norm, B × S × D; the pivot is column 0.
+        """
+        work = torch.promote_types(self._residual_BSD.dtype, delta_BD.dtype)
+        moved_B1D = (self._residual_BSD[:, :1].to(work) + delta_BD[:, None].to(work)).to(self._residual_BSD.dtype)
+        residual_BSD = torch.cat([moved_B1D, self._residual_BSD[:, 1:]], dim=1)
+        return self._run(residual_BSD, self._mask_B1ST, self._positions_BS, _Continuing(self._past))
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Drop all rows but these, by index."""
+        self._past = {layer: (keys[rows_B], values[rows_B]) for layer, (keys, values) in self._past.items()}
+        self._residual_BSD, self._mask_B1ST = self._residual_BSD[rows_B], self._mask_B1ST[rows_B]
+        self._positions_BS = self._positions_BS[rows_B]
+
+    def _run(self, residual_BSD: Tensor, mask_B1ST: Tensor, positions_BS: Tensor, past: "_Past") -> Tensor:
+        output = self._blocks(
+            inputs_embeds=residual_BSD,
+            attention_mask=mask_B1ST,
+            position_ids=positions_BS,
+            past_key_values=past,
+            use_cache=True,
+        )
+        return cast(Tensor, output[0])
+
+
+class _Past:
+    """As much of a key-value cache as attention asks for: no copy, no growth."""
+
+    is_compileable = False
+
+    def __init__(self, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
+        self.kept = kept
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Keys and values that a layer attends to, given its new ones (B × heads × tokens × head size)."""
+        raise NotImplementedError
+
+    def get_seq_length(self, *_: object) -> int:
+        """Columns before the new ones."""
+        return next((keys.shape[2] for keys, _ in self.kept.values()), 0)
+
+
+class _Recording(_Past):
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        self.kept[layer] = (keys, values)
+        return keys, values
+
+    def get_seq_length(self, *_: object) -> int:
+        return 0
+
+
+class _Continuing(_Past):
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        if layer not in self.kept:
+            return keys, values
+        past_keys, past_values = self.kept[layer]
+        return torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
+
+
+def _window(config: object) -> int | None:
+    """How many tokens back attention reaches, itself included; None for all.
+
+    Raises:
+        ValueError: for a model whose layers differ in it.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if window is not None and len(kinds) > 1:
+        raise ValueError(f"layers of several kinds ({', '.join(sorted(kinds))}) have no common mask")
+    return window
+
+
+def _mask(is_token_BT: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Additive causal mask, B × 1 × T × T. A padded query sees itself, since a softmax over nothing is no number."""
+    columns_T = torch.arange(is_token_BT.shape[1], device=is_token_BT.device)
+    back_TT = columns_T[:, None] - columns_T
+    is_seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)
+    is_seen_BTT = is_seen_TT & is_token_BT[:, None, :] | (back_TT == 0)
+    mask_BTT = torch.zeros(is_seen_BTT.shape, dtype=dtype, device=is_token_BT.device)
+    return mask_BTT.masked_fill_(~is_seen_BTT, torch.finfo(dtype).min)[:, None]

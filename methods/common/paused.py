@@ -1,0 +1,105 @@
+"""What training a stand-in for one feed-forward matrix repeats: the blocks above it, and nothing else."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.loaded import LoadedModel
+from harness.records import EditRequest
+from harness.tokens import Query, joint_query
+from methods.common.parts import Streams, logits_at, streams
+from methods.common.routed import matrix, output_replaced
+
+
+class Paused:
+    """Prompts and targets stopped at the second feed-forward matrix of a layer, ready to go on from any output of it.
+
+    Whatever lies below or beside the matrix runs once, without gradient. A residual stream is a sum, so the stream
+    behind the layer is what it would be if the matrix gave zero, plus what it gives.
+
+    Args:
+        model: the whole; its blocks up to `layer` must stay as they are for as long as this is used.
+        queries: B rows, each a prompt and its target, of any lengths.
+        layer: the block with the matrix.
+
+    Attributes:
+        inputs_BTK, outputs_BTD: of the matrix; padded on the right.
+        mask_BT: True for a token of prompt or target.
+        prompt_BT: True for a token of the prompt.
+    """
+
+    def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int) -> None:
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def silence(inputs_BTK: Tensor, outputs_BTD: Tensor) -> Tensor:
+            seen.append((inputs_BTK, outputs_BTD))
+            return torch.zeros_like(outputs_BTD)
+
+        self._model, self._above = model, layer % model.n_layers + 1
+        with output_replaced(matrix(model, layer), silence):
+            rows = [query.prompt_ids + query.target_ids for query in queries]
+            self._silenced = streams(model, rows, self._above)
+        ((self.inputs_BTK, self.outputs_BTD),) = seen
+        self.mask_BT = self._silenced.mask_BT.bool()
+        lengths_B1 = torch.tensor([len(query.prompt_ids) for query in queries], device=model.device)[:, None]
+        self.prompt_BT = self.mask_BT & (self._silenced.positions_BT < lengths_B1)
+        self._targets = Targets(queries, model.device)
+        starts = [len(query.prompt_ids) - 1 for query in queries]
+        self._places = [(row, starts[row] + step) for row, step in self._targets.places]
+
+    def losses(self, outputs_BTD: Tensor) -> Tensor:
+        """-log p(target token | prompt, target tokens before it), mean over each row's tokens.
+
+        Args:
+            outputs_BTD: what takes the place of the matrix's output.
+
+        Returns:
+            B losses, at least fp32, with gradients of whatever asks for one. Rows do not depend on each other.
+        """
+        residual_BTD = self._silenced.residual_BTD + outputs_BTD.to(self._silenced.residual_BTD.dtype)
+        entering = Streams(residual_BTD, self._silenced.mask_BT, self._silenced.positions_BT)
+        logits_NV = logits_at(self._model, entering, self._above, self._places)
+        return self._targets.losses(logits_NV)
+
+
+class Targets:
+    """The N target ids of B queries, all of a query's before those of the next.
+
+    Attributes:
+        places: row and step of each id, from 0; `places_2N` is the same as a tensor.
+    """
+
+    def __init__(self, queries: Sequence[Query], device: torch.device) -> None:
+        counts = [len(query.target_ids) for query in queries]
+        self.places = [(row, step) for row, count in enumerate(counts) for step in range(count)]
+        self._ids_N = torch.tensor([id_ for query in queries for id_ in query.target_ids], device=device)
+        self.places_2N = torch.tensor(self.places, device=device).T
+        self._counts_B, self._longest = torch.tensor(counts, device=device), max(counts)
+
+    def losses(self, logits_NV: Tensor) -> Tensor:
+        """Cross-entropy, mean over each query's ids: B, independent of each other even where one is no number."""
+        losses_N = torch.nn.functional.cross_entropy(logits_NV, self._ids_N, reduction="none")
+        table_BA = losses_N.new_zeros(len(self._counts_B), self._longest)
+        return table_BA.index_put(tuple(self.places_2N), losses_N).sum(1) / self._counts_B
+
+
+def edit_queries(model: LoadedModel, requests: Sequence[EditRequest]) -> list[Query]:
+    """Prompt and new target of each request, tokenised together.
+
+    Raises:
+        UserError: for a request that is longer than the model's context.
+    """
+    limit = int(model.model.config.max_position_embeddings)
+    queries = []
+    for request in requests:
+        query = joint_query(model.tokenizer, request.prompt, request.target_new)
+        length = len(query.prompt_ids) + len(query.target_ids)
+        if length > limit:
+            raise UserError(
+                f"record {request.record_id}: prompt and target have {length} tokens, {model.ref.name} reads {limit}",
+                fix="leave the record out, or choose a model with a longer context",
+            )
+        queries.append(query)
+    return queries

@@ -1,0 +1,65 @@
+"""DEFER's memory: a linear gate and a linear layer on the same input as the matrix that they stand beside."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.common.routed import last_of
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one token of each row says.
+
+    Attributes:
+        gates_B: how much of the answer is deferred, in (0, 1).
+        values_BD: what answers instead, at every token of the row.
+    """
+
+    gates_B: Tensor
+    values_BD: Tensor
+
+
+class Gate(nn.Module):
+    """Gate and value, at least fp32 whatever the model's precision. A `methods.common.routed.Memory`.
+
+    Args:
+        matrix: what it stands beside, K to D.
+        threshold: the gate from which on the value answers.
+        seed: of the first weights, which are drawn as `nn.Linear` draws them.
+    """
+
+    def __init__(self, matrix: nn.Linear, threshold: float, seed: int) -> None:
+        super().__init__()
+        self._threshold = threshold
+        dtype = torch.promote_types(matrix.weight.dtype, torch.float32)
+        with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
+            torch.manual_seed(seed)
+            self.gate = nn.Linear(matrix.in_features, 1)
+            self.value = nn.Linear(matrix.in_features, matrix.out_features)
+        self.to(matrix.weight.device, dtype)
+
+    def decide(self, queries_BK: Tensor) -> Decision:
+        """Gate and value of one token per row."""
+        queries_BK = queries_BK.to(self.gate.weight.dtype)
+        return Decision(self.gate(queries_BK).sigmoid()[:, 0], self.value(queries_BK))
+
+    def mixed(self, queries_BK: Tensor, outputs_BTD: Tensor) -> Tensor:
+        """Value and output in the proportions of the gate: what is trained, since a threshold has no gradient."""
+        decision = self.decide(queries_BK)
+        outputs_BTD = outputs_BTD.to(decision.values_BD.dtype)
+        return torch.lerp(outputs_BTD, decision.values_BD[:, None], decision.gates_B[:, None, None])
+
+    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Decision:
+        """Decide by the last token that may be read."""
+        return self.decide(inputs_BTK[torch.arange(len(read_BT), device=read_BT.device), last_of(read_BT)])
+
+    def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Decision) -> Tensor:
+        """The value at every token of the rows that are deferred, those to come included."""
+        is_deferred_B11 = (route.gates_B >= self._threshold)[:, None, None]
+        return torch.where(is_deferred_B11, route.values_BD[:, None].to(outputs_BTD.dtype), outputs_BTD)
+
+    def scope(self, route: Decision) -> Tensor:
+        """The gate itself."""
+        return route.gates_B

@@ -1,0 +1,192 @@
+"""GRACE's memory: keys with radii and labels, and the value that answers within each radius."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harness.tokens import Query
+from methods.common.routed import last_of
+from methods.grace.hparams import GraceHparams
+
+Label = tuple[int, ...] | float
+"""What an edit says; two edits with equal labels may share a key."""
+
+SPLIT_MARGIN = 1e-5
+"""By how much the older of two keys of different labels stays short of the middle between them (GRACE's code)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A value that has to be learned.
+
+    Attributes:
+        row: where in the codebook.
+        request: for which request.
+        is_fresh: it starts from a new value; else from what the row holds after all earlier lessons.
+    """
+
+    row: int
+    request: int
+    is_fresh: bool
+
+
+class Codebook:
+    """The rows in the order of their insertion. A `methods.common.routed.Memory`.
+
+    Args:
+        hparams: how it grows and answers.
+        keys_NK: all keys that may be inserted; at least fp32.
+        fresh_ND: the value that each of them would start from, in the same precision.
+        noise: relative difference that rounding makes between a prompt's key in one batch and in another.
+    """
+
+    def __init__(self, hparams: GraceHparams, keys_NK: Tensor, fresh_ND: Tensor, noise: float) -> None:
+        self._hparams = hparams
+        self._offered_NK, self._fresh_ND, self._noise = keys_NK, fresh_ND, noise
+        self._keys_NK, self._values_ND = torch.zeros_like(keys_NK), torch.zeros_like(fresh_ND)
+        self._radii_N = keys_NK.new_full((len(keys_NK),), -torch.inf)
+        self._is_failed_N = torch.zeros_like(self._radii_N, dtype=torch.bool)
+        self._labels: list[Label] = []
+        self.splits = 0
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._labels)
+
+    @property
+    def radii(self) -> list[float]:
+        """ε of each row."""
+        radii: list[float] = self._radii_N[: len(self)].tolist()
+        return radii
+
+    @property
+    def keys_NK(self) -> Tensor:
+        """The key of each row."""
+        return self._keys_NK[: len(self)]
+
+    @property
+    def values_ND(self) -> Tensor:
+        """The value of each row."""
+        return self._values_ND[: len(self)]
+
+    def insert(self, request: int, label: Label) -> Lesson | None:
+        """Decide what a request does to the codebook (GRACE, algorithm 1).
+
+        Returns:
+            What has to be learned; None if nothing can be: for a key that is no number, which is not inserted, and for a
+            row that its own key does not reach.
+        """
+        key_K = self._offered_NK[request]
+        if not key_K.isfinite().all():
+            return None
+        if not len(self):
+            return self._add(request, label)
+        distance_1, row_1 = self._nearest(key_K[None])
+        distance, row = distance_1.item(), int(row_1.item())
+        if distance > self._hparams.radius + self._radii_N[row].item():
+            return self._add(request, label)
+        if label == self._label(row):
+            if distance > self._radii_N[row].item():
+                self._expand(row, key_K, distance)
+            return Lesson(row, request, is_fresh=False)
+        if self._hparams.implementation == "corrected" and distance <= self._slack(key_K):
+            self._labels[row] = label
+            return Lesson(row, request, is_fresh=True)
+        self.splits += 1
+        self._radii_N[row] = distance / 2 - SPLIT_MARGIN
+        lesson = self._add(request, label)
+        self._radii_N[lesson.row] = distance / 2
+        return lesson if distance > 0 else None
+
+    def learn(self, lessons: list[Lesson], values_BD: Tensor, is_failed_B: Tensor) -> None:
+        """Keep what was learned. A row whose latest lesson failed answers nothing."""
+        rows_B = torch.tensor([lesson.row for lesson in lessons], device=values_BD.device)
+        self._values_ND[rows_B] = values_BD
+        self._is_failed_N[rows_B] = is_failed_B
+
+    def start(self, lessons: list[Lesson]) -> Tensor:
+        """The values that lessons begin with, B × D."""
+        return torch.stack(
+            [self._fresh_ND[lesson.request] if lesson.is_fresh else self._values_ND[lesson.row] for lesson in lessons]
+        )
+
+    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
+        """Row of the codebook that answers each prompt, by its last token; -1 for none."""
+        queries_BK = inputs_BTK[torch.arange(len(read_BT), device=read_BT.device), last_of(read_BT)]
+        if not len(self):
+            return torch.full_like(last_of(read_BT), -1)
+        distances_B, rows_B = self._nearest(queries_BK.to(self._keys_NK.dtype))
+        is_reached_B = (distances_B <= self._radii_N[rows_B]) & ~self._is_failed_N[rows_B]
+        return torch.where(is_reached_B, rows_B, -1)
+
+    def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Tensor) -> Tensor:
+        """The values at their places in the prompts; nothing afterwards, since what they replaced is in the cache."""
+        values_BD = self._values_ND[route.clamp(min=0)]
+        places_BT = places(read_BT, self._hparams.replace) & (route >= 0)[:, None]
+        return placed(values_BD, outputs_BTD, places_BT)
+
+    def scope(self, route: Tensor) -> Tensor:
+        """One where a row answers."""
+        return (route >= 0).double()
+
+    def _add(self, request: int, label: Label) -> Lesson:
+        row = len(self)
+        self._labels.append(label)
+        self._keys_NK[row] = self._offered_NK[request]
+        self._values_ND[row] = self._fresh_ND[request]
+        self._radii_N[row] = self._hparams.radius
+        return Lesson(row, request, is_fresh=True)
+
+    def _expand(self, row: int, key_K: Tensor, distance: float) -> None:
+        if self._hparams.expand == "moving_average":
+            self._keys_NK[row] = (self._keys_NK[row] + key_K) / 2
+        self._radii_N[row] = distance + self._slack(key_K)
+
+    def _label(self, row: int) -> Label:
+        """The label that a row is taken to have.
+
+        EasyEdit (since March 2024) puts new labels before the old ones, but new keys behind them.
+        """
+        return self._labels[row if self._hparams.implementation == "corrected" else len(self) - 1 - row]
+
+    def _slack(self, key_K: Tensor) -> float:
+        """Distance between two readings of one prompt that rounding alone may account for."""
+        if self._hparams.implementation == "faithful-easyedit":
+            return 0.0
+        return self._noise * (key_K.norm().item() if self._hparams.distance == "euclidean" else 1.0)
+
+    def _nearest(self, queries_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest key, and its row."""
+        if self._hparams.distance == "cosine":
+            unit_BK, unit_NK = (torch.nn.functional.normalize(x, dim=-1) for x in (queries_BK, self.keys_NK))
+            distances_BN = 1 - unit_BK @ unit_NK.T
+        else:
+            # By way of products, as `cdist` computes it by default, a key would be far from itself.
+            distances_BN = torch.cdist(queries_BK, self.keys_NK, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances_BN.min(dim=1)
+        return nearest.values, nearest.indices
+
+
+def places(prompt_BT: Tensor, replace: Literal["last", "prompt"]) -> Tensor:
+    """Where values stand in for the matrix: at the last token of each prompt, or at those before it. Booleans B × T."""
+    columns_T = torch.arange(prompt_BT.shape[1], device=prompt_BT.device)
+    last_B1 = last_of(prompt_BT)[:, None]
+    return prompt_BT & (columns_T == last_B1 if replace == "last" else columns_T < last_B1)
+
+
+def placed(values_BD: Tensor, outputs_BTD: Tensor, places_BT: Tensor) -> Tensor:
+    """`outputs_BTD` with each row's value at its places, in the outputs' precision."""
+    return torch.where(places_BT[..., None], values_BD[:, None].to(outputs_BTD.dtype), outputs_BTD)
+
+
+def label_of(query: Query, implementation: str) -> Label:
+    """The target's ids; to EasyEdit (and the authors' code) the mean of all labels, -100 for each id of the prompt.
+
+    By such means equal targets differ after prompts of different lengths, and different targets may be equal.
+    """
+    if implementation == "corrected":
+        return query.target_ids
+    labels = torch.tensor([-100] * len(query.prompt_ids) + list(query.target_ids))
+    return float(labels.float().mean())
