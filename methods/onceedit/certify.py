@@ -18,8 +18,8 @@ anchors within `TIE` of the largest are tied and the first of them is taken. A t
 level decides one: the result does not depend on the device, the batch or the order of a sum.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -62,56 +62,78 @@ class Certificate:
         """One certificate for the rows of several."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def with_rows(self, rows_F: Tensor, others: Self) -> Self:
+        """The certificate with some rows from another one."""
+        pairs = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return type(self)(*(own_B.index_copy(0, rows_F, other_F) for own_B, other_F in pairs))
 
-def certified_argmax(sides: Sequence[Side], is_needed_B: Tensor | None = None) -> Certificate:
+
+Rows = slice | Tensor
+"""Some rows of a batch."""
+
+
+def certified_argmax(
+    sides: Callable[[Rows], Sequence[Side]], batch: int, together: int, is_needed_B: Tensor | None = None
+) -> Certificate:
     """Arg-max over the anchors of Σ_sides weights_BV @ R: the same as in fp64 over the whole of R.
 
-    The only values that the host waits for are whether L0 and L1 were enough.
+    The host waits for one value per L0 and one per L1: whether it was enough.
 
     Args:
-        sides: parts of the mixture over the same anchors, on one device.
+        sides: parts of the mixture over the same anchors, on one device, for some rows of the batch.
+        batch: number of rows.
+        together: rows that are looked at together: what is computed takes some numbers per row, token and anchor.
         is_needed_B: rows to decide; the others get some anchor, at level 0. All by default.
     """
-    slack = max(_slack(side) for side in sides)
-    low_BA, high_BA = from_lists(sides, LISTED_TOKENS)
-    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
-    if is_needed_B is not None:
-        is_decided_B = is_decided_B | ~is_needed_B
-    level_B, survivors_B = torch.zeros_like(anchors_B), torch.ones_like(anchors_B)
-    if bool(is_decided_B.all()):
-        return Certificate(anchors_B, level_B, margin_B, survivors_B)
+    listed = Certificate.joined(
+        [_from_lists(sides(slice(start, start + together))) for start in range(0, batch, together)]
+    )
+    is_open_B = listed.level_B > 0 if is_needed_B is None else (listed.level_B > 0) & is_needed_B
+    listed = replace(listed, level_B=torch.zeros_like(listed.level_B))
+    if not bool(is_open_B.any()):
+        return listed
+    open_F = is_open_B.nonzero().squeeze(-1)
+    searched = Certificate.joined([_from_embeddings(sides(rows_F)) for rows_F in torch.split(open_F, together)])
+    return listed.with_rows(open_F, searched)
 
-    open_F = (~is_decided_B).nonzero().squeeze(-1)
-    tangents = [Tangents.of(side.take(open_F)) for side in sides]
-    low_FA, high_FA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_TOKENS)
-    low_FA, high_FA = torch.maximum(low_FA, low_BA[open_F]), torch.minimum(high_FA, high_BA[open_F])
-    anchors_F, is_decided_F, margin_F = _decide(low_FA, high_FA, slack)
-    anchors_B[open_F], level_B[open_F], margin_B[open_F] = anchors_F, 1, margin_F
-    survivors: dict[int, Tensor] = {}
-    for place in (~is_decided_F).nonzero().squeeze(-1).tolist():
-        row, here = int(open_F[place]), open_F.new_tensor([place])
-        left_S = _survivors(low_FA[place], high_FA[place], slack)
+
+def _from_lists(sides: Sequence[Side]) -> Certificate:
+    """L0; rows that it leaves open are at level 1."""
+    anchors_B, is_decided_B, margin_B = _decide(*from_lists(sides, LISTED_TOKENS), _slack(sides))
+    return Certificate(anchors_B, (~is_decided_B).long(), margin_B, torch.ones_like(anchors_B))
+
+
+def _from_embeddings(sides: Sequence[Side]) -> Certificate:
+    """L1 for all rows, and L2 for those that it leaves open, one after the other."""
+    slack, tangents = _slack(sides), [Tangents.of(side) for side in sides]
+    low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_TOKENS)
+    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
+    level_B, survivors_B = torch.ones_like(anchors_B), torch.ones_like(anchors_B)
+    undecided: dict[int, Tensor] = {}
+    for row in (~is_decided_B).nonzero().squeeze(-1).tolist():
+        row_1 = anchors_B.new_tensor([row])
+        left_S = _survivors(low_BA[row], high_BA[row], slack)
         level_B[row], survivors_B[row] = 2, len(left_S)
         for exact_rows in EXACT_ROWS_L2:
-            low_1S, high_1S = from_tangents([side.take(here) for side in tangents], exact_rows, LISTED_TOKENS, left_S)
+            low_1S, high_1S = from_tangents([side.take(row_1) for side in tangents], exact_rows, LISTED_TOKENS, left_S)
             best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
             if is_decided_1:
                 anchors_B[row], margin_B[row] = left_S[best_1[0]], margin_1[0]
                 break
             left_S = left_S[_survivors(low_1S[0], high_1S[0], slack)]
         else:
-            survivors[row] = left_S
-    if survivors:
-        rows_U = open_F.new_tensor(list(survivors))
+            undecided[row] = left_S
+    if undecided:
+        rows_U = anchors_B.new_tensor(list(undecided))
         anchors_B[rows_U], margin_B[rows_U] = _exact_argmax(
-            [side.take(rows_U) for side in sides], [*survivors.values()]
+            [side.take(rows_U) for side in sides], [*undecided.values()]
         )
     return Certificate(anchors_B, level_B, margin_B, survivors_B)
 
 
-def _slack(side: Side) -> float:
+def _slack(sides: Sequence[Side]) -> float:
     """Share of the largest bound by which rounding may have moved a bound, twice over."""
-    return side.state.largest_x * _SLACK_FP32 + _SLACK_FP64
+    return max(side.state.largest_x for side in sides) * _SLACK_FP32 + _SLACK_FP64
 
 
 def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.onceedit.bounds import RowBounds, Side
-from methods.onceedit.certify import Certificate, certified_argmax
+from methods.onceedit.certify import Certificate, Rows, certified_argmax
 from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
 
@@ -61,15 +61,14 @@ class Fused:
     @cached_property
     def certificate(self) -> Certificate:
         """The most probable anchor of each row, proved; never V × A numbers."""
-        return self._certify(lambda rows: self.sides(rows))
+        return self._certify(self.sides)
 
     @cached_property
     def certificate_of_llm(self) -> Certificate:
         """The same for the target model alone (α = 0)."""
-        everything_B = torch.ones_like(self.alpha_B)
-        return self._certify(lambda rows: [self.llm.side(self.probs_l_BV[rows], everything_B[rows])])
+        return self._certify(lambda rows: [self.llm.side(self.probs_l_BV[rows], torch.ones_like(self.alpha_B[rows]))])
 
-    def sides(self, rows: slice = slice(None)) -> Sequence[Side]:
+    def sides(self, rows: Rows = slice(None)) -> Sequence[Side]:
         """Both parts of the mixture, for some rows of the batch."""
         alpha_B = self.alpha_B[rows].double()
         return [self.llm.side(self.probs_l_BV[rows], 1 - alpha_B), self.plugin.side(self.probs_s_BU[rows], alpha_B)]
@@ -81,13 +80,6 @@ class Fused:
         plugin_BA = self.plugin.matrix.project(self.probs_s_BU).to(llm_BA.device)
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
 
-    def _certify(self, sides: Callable[[slice], Sequence[Side]]) -> Certificate:
-        """A few rows at a time: all that is computed beside the states has rows × vocabulary numbers, or fewer."""
-        batch = len(self.alpha_B)
-        step = max(1, ROWS_BYTES // (8 * max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])))
-        parts = []
-        for start in range(0, batch, step):
-            rows = slice(start, start + step)
-            needed_B = None if self.is_needed_B is None else self.is_needed_B[rows]
-            parts.append(certified_argmax(sides(rows), needed_B))
-        return Certificate.joined(parts)
+    def _certify(self, sides: Callable[[Rows], Sequence[Side]]) -> Certificate:
+        together = max(1, ROWS_BYTES // (8 * max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])))
+        return certified_argmax(sides, len(self.alpha_B), together, self.is_needed_B)
