@@ -17,14 +17,17 @@ class RowBounds:
     With t(x) = slope · (1 + x - μ) the tangent of exp(x) / Z at the mean exponent μ of the unlisted pairs:
 
     Attributes:
-        low_V, next_V, peak_V: smallest value, largest unlisted and largest value of the row.
+        nearest_V: the anchor with the largest value.
+        low_V, next_V, second_V, peak_V: smallest value, largest unlisted, second largest and largest value of the row.
         slope_V: exp(μ) / Z; 0 for an embedding of zeros.
         mean_x_V: μ.
         missed_next_V, missed_peak_V: largest value of exp(x) / Z - t(x) over the unlisted pairs, and over all pairs.
     """
 
+    nearest_V: Tensor
     low_V: Tensor
     next_V: Tensor
+    second_V: Tensor
     peak_V: Tensor
     slope_V: Tensor
     mean_x_V: Tensor
@@ -45,9 +48,12 @@ class RowBounds:
             return value(x_V) - slope_V * (1 + x_V - state.mean_x_V)
 
         missed_low_V = missed(state.low_x_V)
+        second_x_V = state.near_x_VM[:, 1].double() if state.near_x_VM.shape[1] > 1 else state.next_x_V
         return cls(
+            state.near_VM[:, 0].long(),
             value(state.low_x_V),
             value(state.next_x_V),
+            value(second_x_V),
             value(peak_x_V),
             slope_V,
             state.mean_x_V,
@@ -80,21 +86,25 @@ def from_lists(sides: Sequence[Side], listed_tokens: int) -> tuple[Tensor, Tenso
 
     Args:
         sides: the parts of the mixture.
-        listed_tokens: of so many tokens per row, those that could move P most, the listed pairs count exactly and the
-            others lie in [low, next]; of the rest of the vocabulary all pairs lie in [low, peak].
+        listed_tokens: the nearest pair of every token counts exactly, its others lie in [low, second]; of so many tokens per
+            row, those that could move P most, all listed pairs do, and the others lie in [low, next].
     """
-    low_BA = high_BA = torch.zeros((), dtype=torch.float64, device=sides[0].weights_BV.device)
+    shape = (len(sides[0].weights_BV), sides[0].state.n_anchors)
+    low_BA, gap_BA = sides[0].weights_BV.new_zeros(2, *shape).unbind()
     for side in sides:
         bounds, w_BV = side.bounds, side.weights_BV
-        listed = _Listed.of(side, listed_tokens)
-        unlisted_V = bounds.next_V - bounds.low_V
-        base_B = w_BV @ bounds.low_V
-        open_B = listed.rest(bounds.peak_V - bounds.low_V, w_BV) + listed.sum(unlisted_V)
-        exact_BA = listed.scatter(listed.values_BNM() - listed.of_token(bounds.low_V)).add_(base_B[:, None])
-        low_BA = exact_BA + low_BA
-        exact_BA.add_(open_B[:, None]).sub_(listed.scatter(listed.of_token(unlisted_V)))
-        high_BA = exact_BA.add_(high_BA)
-    return low_BA, high_BA
+        listed = _Listed.of(side, bounds.second_V - bounds.low_V, listed_tokens)
+        unlisted_BN1 = listed.of_token(bounds.next_V - bounds.low_V)
+        open_BV = w_BV * (bounds.second_V - bounds.low_V)
+        open_BV.scatter_(1, listed.ids_BN, listed.w_BN * unlisted_BN1.squeeze(-1))
+        nearest_BV = bounds.nearest_V.expand_as(w_BV)
+        low_BA += (w_BV @ bounds.low_V)[:, None]
+        low_BA.scatter_add_(1, nearest_BV, w_BV * (bounds.peak_V - bounds.low_V))
+        listed.scatter_into(low_BA, listed.values_BNM() - listed.of_token(bounds.low_V), from_pair=1)
+        gap_BA += open_BV.sum(dim=-1, keepdim=True)
+        gap_BA.scatter_add_(1, nearest_BV, open_BV.neg_())
+        listed.scatter_into(gap_BA, -unlisted_BN1, from_pair=1)
+    return low_BA, gap_BA.add_(low_BA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +152,7 @@ def from_tangents(
     low_BS = high_BS = torch.zeros((), dtype=torch.float64, device=sides[0].v_BD.device)
     for tangents in sides:
         side, bounds = tangents.side, tangents.side.bounds
-        listed = _Listed.of(side, max(listed_tokens, exact_rows))
+        listed = _Listed.of(side, bounds.peak_V - bounds.low_V, max(listed_tokens, exact_rows))
         exact, listed = listed.first(exact_rows), listed.without_first(exact_rows)
         missed_B = exact.rest(bounds.missed_peak_V, side.weights_BV)
         side_BS = _exact_and_linear(tangents, exact, anchors_S)
@@ -182,9 +192,8 @@ class _Listed:
     w_BN: Tensor
 
     @classmethod
-    def of(cls, side: Side, tokens: int) -> Self:
-        moves_BV = side.weights_BV * (side.bounds.peak_V - side.bounds.low_V)
-        ids_BN = moves_BV.topk(min(tokens, side.state.n_tokens), dim=-1).indices
+    def of(cls, side: Side, moves_V: Tensor, tokens: int) -> Self:
+        ids_BN = (side.weights_BV * moves_V).topk(min(tokens, side.state.n_tokens), dim=-1).indices
         return cls(side.state, ids_BN, side.weights_BV.gather(1, ids_BN))
 
     def first(self, tokens: int) -> Self:
@@ -215,10 +224,15 @@ class _Listed:
 
     def scatter(self, values_BNM: Tensor) -> Tensor:
         """Σ w · value over the listed pairs of each anchor, B × A."""
-        near_BP = self.state.near_VM[self.ids_BN].long().flatten(1)
-        weighted_BP = (values_BNM * self.w_BN[..., None]).expand(*self.w_BN.shape, self.state.near_VM.shape[1])
-        sums_BA = weighted_BP.new_zeros(len(near_BP), self.state.n_anchors)
-        return sums_BA.scatter_add_(1, near_BP, weighted_BP.flatten(1))
+        sums_BA = self.w_BN.new_zeros(len(self.w_BN), self.state.n_anchors)
+        return self.scatter_into(sums_BA, values_BNM)
+
+    def scatter_into(self, sums_BA: Tensor, values_BNM: Tensor, from_pair: int = 0) -> Tensor:
+        """Add Σ w · value over the listed pairs of each anchor to `sums_BA`, leaving out the first `from_pair` of a token."""
+        near_BNM = self.state.near_VM[self.ids_BN][..., from_pair:].long()
+        values_BNM = values_BNM[..., from_pair:] if values_BNM.shape[-1] > 1 else values_BNM
+        weighted_BNM = (values_BNM * self.w_BN[..., None]).expand_as(near_BNM)
+        return sums_BA.scatter_add_(1, near_BNM.flatten(1), weighted_BNM.flatten(1))
 
 
 def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | None) -> Tensor:

@@ -3,12 +3,13 @@
 P[a] = Σ_k Σ_i w_ki R_k[i, a] over both models k, with w = α p_s and (1 - α) p_l. Only its arg-max is needed, and it
 is found by bounds that tighten level by level until a single anchor is left:
 
-* **L0** reads no embedding. Of the tokens that could move P most, the listed pairs count exactly and every other pair
-  lies between the row's smallest value and its largest unlisted one; of all other tokens, between smallest and largest.
+* **L0** reads no embedding. The nearest pair of every token counts exactly and its others lie between the row's smallest
+  value and its second largest; of the tokens that could move P most, all listed pairs count exactly.
 * **L1** reads the embeddings once. e^x ≥ e^μ (1 + x - μ) for every x, so all unlisted pairs together are at least a
   constant + v · ê_a with v = Σ_i w_i e^μ_i ρ_i ê_i / Z_i (ρ: scale, ê: unit embedding, μ: mean exponent of the unlisted
   pairs). What the tangent misses is convex in x, hence largest at an end of the interval. The heaviest rows are exact.
-* **L2** looks at the survivors alone, with more and more exact rows, in the end with all.
+* **L2** looks at the survivors alone, with more and more exact rows, in the end with all. Where L0 leaves few of them, it
+  follows at once.
 
 Rounding. Everything is summed in fp64; w ≥ 0 and R ≥ 0, so there is no cancellation but in the tangents, whose
 terms stay below 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs
@@ -19,7 +20,7 @@ level decides one: the result does not depend on the device, the batch or the or
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -30,8 +31,12 @@ from methods.onceedit.bounds import Side, Tangents, exactly, from_lists, from_ta
 TIE = 1e-9
 """Anchors whose P differ by less than this share of the largest are tied."""
 
-LISTED_TOKENS = 512
-"""Tokens per row of a batch whose listed pairs are counted pair by pair."""
+LISTED_L0 = 32
+LISTED_L1 = 512
+"""Tokens per row of a batch whose listed pairs are counted pair by pair, at L0 and from L1 on."""
+
+FEW_SURVIVORS = 256
+"""So many columns of R cost less than another look at all of them."""
 
 EXACT_ROWS_L1 = 8
 EXACT_ROWS_L2 = (64, 512, 4096)
@@ -77,7 +82,7 @@ def certified_argmax(
 ) -> Certificate:
     """Arg-max over the anchors of Σ_sides weights_BV @ R: the same as in fp64 over the whole of R.
 
-    The host waits for one value per L0 and one per L1: whether it was enough.
+    The host waits for whether a level was enough, and for nothing else.
 
     Args:
         sides: parts of the mixture over the same anchors, on one device, for some rows of the batch.
@@ -85,37 +90,50 @@ def certified_argmax(
         together: rows that are looked at together: what is computed takes some numbers per row, token and anchor.
         is_needed_B: rows to decide; the others get some anchor, at level 0. All by default.
     """
-    listed = Certificate.joined(
-        [_from_lists(sides(slice(start, start + together))) for start in range(0, batch, together)]
-    )
-    is_open_B = listed.level_B > 0 if is_needed_B is None else (listed.level_B > 0) & is_needed_B
-    listed = replace(listed, level_B=torch.zeros_like(listed.level_B))
-    if not bool(is_open_B.any()):
+    parts = []
+    for start in range(0, batch, together):
+        rows = slice(start, start + together)
+        part = sides(rows)
+        everything_B = part[0].weights_BV.new_ones(len(part[0].weights_BV), dtype=torch.bool)
+        parts.append(_from_lists(part, everything_B if is_needed_B is None else is_needed_B[rows]))
+    listed = Certificate.joined(parts)
+    open_F = (listed.level_B == 1).nonzero().squeeze(-1)
+    if not len(open_F):
         return listed
-    open_F = is_open_B.nonzero().squeeze(-1)
     searched = Certificate.joined([_from_embeddings(sides(rows_F)) for rows_F in torch.split(open_F, together)])
     return listed.with_rows(open_F, searched)
 
 
-def _from_lists(sides: Sequence[Side]) -> Certificate:
-    """L0; rows that it leaves open are at level 1."""
-    anchors_B, is_decided_B, margin_B = _decide(*from_lists(sides, LISTED_TOKENS), _slack(sides))
-    return Certificate(anchors_B, (~is_decided_B).long(), margin_B, torch.ones_like(anchors_B))
+def _from_lists(sides: Sequence[Side], is_needed_B: Tensor) -> Certificate:
+    """L0, and L2 for rows with few survivors; rows that are left open are at level 1."""
+    slack = _slack(sides)
+    low_BA, high_BA = from_lists(sides, LISTED_L0)
+    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
+    level_B, survivors_B = (~is_decided_B & is_needed_B).long(), torch.ones_like(anchors_B)
+    if bool(level_B.any()):
+        survivors_B = _survivors(low_BA, high_BA, slack).sum(dim=-1)
+        few_U = ((level_B == 1) & (survivors_B <= FEW_SURVIVORS)).nonzero().squeeze(-1)
+        if len(few_U):
+            left = [_survivors(low_BA[row], high_BA[row], slack).nonzero().squeeze(-1) for row in few_U]
+            anchors_B[few_U], margin_B[few_U] = _exact_argmax([side.take(few_U) for side in sides], left)
+            level_B[few_U] = 2
+        survivors_B = torch.where(level_B == 2, survivors_B, 1)
+    return Certificate(anchors_B, level_B, margin_B, survivors_B)
 
 
 def _from_embeddings(sides: Sequence[Side]) -> Certificate:
     """L1 for all rows, and L2 for those that it leaves open, one after the other."""
     slack, tangents = _slack(sides), [Tangents.of(side) for side in sides]
-    low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_TOKENS)
+    low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_L1)
     anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
     level_B, survivors_B = torch.ones_like(anchors_B), torch.ones_like(anchors_B)
     undecided: dict[int, Tensor] = {}
     for row in (~is_decided_B).nonzero().squeeze(-1).tolist():
         row_1 = anchors_B.new_tensor([row])
-        left_S = _survivors(low_BA[row], high_BA[row], slack)
+        left_S = _survivors(low_BA[row], high_BA[row], slack).nonzero().squeeze(-1)
         level_B[row], survivors_B[row] = 2, len(left_S)
         for exact_rows in EXACT_ROWS_L2:
-            low_1S, high_1S = from_tangents([side.take(row_1) for side in tangents], exact_rows, LISTED_TOKENS, left_S)
+            low_1S, high_1S = from_tangents([side.take(row_1) for side in tangents], exact_rows, LISTED_L1, left_S)
             best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
             if is_decided_1:
                 anchors_B[row], margin_B[row] = left_S[best_1[0]], margin_1[0]
@@ -145,9 +163,9 @@ def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tens
     return best_B1.squeeze(1), lead_B > slack, lead_B.clamp(0.0, 1.0)
 
 
-def _survivors(low_A: Tensor, high_A: Tensor, slack: float) -> Tensor:
-    """The anchors that may be the arg-max."""
-    return (high_A >= low_A.max() - slack * high_A.max()).nonzero().squeeze(-1)
+def _survivors(low_BA: Tensor, high_BA: Tensor, slack: float) -> Tensor:
+    """Which anchors may be the arg-max."""
+    return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack * high_BA.amax(dim=-1, keepdim=True)
 
 
 def _exact_argmax(sides: Sequence[Side], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,8 @@ NEAREST = 32
 """Anchors listed per token: their share of a row is what a first bound has to get right."""
 
 TILE_BYTES = 8 * 2**20
-"""Size of one tile of rows, and of the block of anchor embeddings that is widened to make it."""
+"""Size of one tile of rows, and of the block of anchor embeddings that is widened to make it; on a GPU, where a tile costs
+some launches however small it is, four times that."""
 
 _DEEPEN_SCALE = 100.0
 _GIVEN = ("rule", "embeddings_VD")
@@ -161,11 +162,17 @@ class RelativeState:
 
     def tiles(self, width: int) -> Iterator[slice]:
         """Tokens in order, in tiles that fill `TILE_BYTES` with `width` fp64 numbers per token."""
-        return _slices(self.n_tokens, width)
+        return self._slices(self.n_tokens, width)
 
     def anchor_blocks(self, n_anchors: int | None = None, tokens: int = 0) -> Iterator[slice]:
         """Anchors in order, `n_anchors` or all, in blocks whose fp64 embeddings, or pairs with `tokens`, fill `TILE_BYTES`."""
-        return _slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
+        return self._slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
+
+    def _slices(self, total: int, width: int) -> Iterator[slice]:
+        tile_bytes = TILE_BYTES * (4 if self.embeddings_VD.is_cuda else 1)
+        step = max(1, tile_bytes // (8 * width))
+        for start in range(0, total, step):
+            yield slice(start, min(start + step, total))
 
     def _exponents_of_all_anchors(self, ids: slice, dtype: torch.dtype) -> Tensor:
         rows = len(range(*ids.indices(self.n_tokens)))
@@ -205,9 +212,3 @@ class RelativeState:
             best_A = torch.where(is_better_A, values_A, best_A)
             self.owner_A.copy_(torch.where(is_better_A, index_A + ids.start, self.owner_A))
         self.owner_A.copy_(torch.where(own_A >= best_A, self.anchor_ids_A, self.owner_A))
-
-
-def _slices(total: int, width: int) -> Iterator[slice]:
-    step = max(1, TILE_BYTES // (8 * width))
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))

@@ -73,13 +73,15 @@ def mixtures(draw):
 
 
 @settings(max_examples=200, deadline=None)
-@given(mixtures(), st.sampled_from([(0, 1), (2, 8), (8, 1024)]))
-def test_the_certified_anchor_is_the_arg_max_in_fp64(fused, limits):
+@given(mixtures(), st.sampled_from([(0, 1), (2, 8), (8, 1024)]), st.sampled_from([0, 5, 256]))
+def test_the_certified_anchor_is_the_arg_max_in_fp64(fused, limits, few):
     exact_rows, listed = limits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certify, "EXACT_ROWS_L1", exact_rows)
         patch.setattr(certify, "EXACT_ROWS_L2", (2 * exact_rows, 3 * exact_rows + 1))
-        patch.setattr(certify, "LISTED_TOKENS", listed)
+        patch.setattr(certify, "LISTED_L0", listed)
+        patch.setattr(certify, "LISTED_L1", listed)
+        patch.setattr(certify, "FEW_SURVIVORS", few)
         found = fused.certificate
     assert found.anchors_B.equal(first_of_the_largest(slow_fused(fused)))
     assert ((found.margin_B >= 0) & (found.margin_B <= 1)).all()

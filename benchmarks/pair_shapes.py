@@ -1,0 +1,137 @@
+"""The pairs that `benchmarks.ensemble` knows: architectures, how many anchors they share, and their relative states."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from benchmarks.synthetic import PairShape, Tables, draw_tables
+from benchmarks.timing import peak_bytes, timed
+from harness.errors import UserError
+from harness.models.architecture import CatalogueEntry
+from harness.models.catalogue import entry
+from methods.onceedit.fusion import Projection
+from methods.onceedit.relative import RelativeState, Rule
+
+ANCHOR_SHARE = 0.75
+"""Anchors of a pair that nobody has counted, as a share of the smaller vocabulary; Mistral-7B shares as many."""
+
+_ANCHORS = {
+    ("llama2-7b", "tinyllama-1.1b"): 31999,
+    ("mistral-7b-v0.1", "tinyllama-1.1b"): 24184,
+    ("gpt-j-6b", "tinyllama-1.1b"): 17830,
+}  # OnceEdit, Table 9
+
+
+def _made_up(name: str, n_layers: int, hidden: int, vocab: int) -> CatalogueEntry:
+    heads = max(1, hidden // 64)
+    return CatalogueEntry(
+        name, name, "", "llama",
+        n_layers=n_layers, hidden=hidden, ffn=hidden * 11 // 4, vocab=vocab, n_heads=heads, n_kv_heads=heads,
+        max_positions=2048, dtype="float32", adds_bos=True,
+    )  # fmt: skip
+
+
+MADE_UP = {
+    "small": (_made_up("small", 4, 512, 32000), _made_up("small plug-in", 2, 256, 32000)),
+    "tiny": (_made_up("tiny", 2, 64, 600), _made_up("tiny plug-in", 1, 32, 600)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPair:
+    """A target model and a plug-in by architecture alone.
+
+    Attributes:
+        llm, plugin: their shapes; the plug-in's vocabulary is without `[WEIGHT]`.
+        anchors: tokens that they share.
+    """
+
+    llm: CatalogueEntry
+    plugin: CatalogueEntry
+    anchors: int
+
+    @classmethod
+    def named(cls, name: str) -> "ModelPair":
+        """A pair by name: `small`, `tiny`, or two catalogue names joined by `+`.
+
+        Raises:
+            UserError: for a name that is none of these.
+        """
+        if name in MADE_UP:
+            llm, plugin = MADE_UP[name]
+        else:
+            first, plus, second = name.partition("+")
+            if not plus:
+                raise UserError(f"unknown pair '{name}'", fix=f"--pair {', '.join(MADE_UP)} or MODEL+PLUGIN")
+            llm, plugin = entry(first), entry(second)
+        share = round(ANCHOR_SHARE * min(llm.vocab, plugin.vocab))
+        return cls(llm, plugin, _ANCHORS.get((llm.name, plugin.name), share))
+
+    def shape(self, common: float) -> PairShape:
+        """Its tables."""
+        return PairShape(
+            self.llm.vocab, self.plugin.vocab + 1, self.anchors, self.llm.hidden, self.plugin.hidden, common
+        )
+
+
+def plain_shape(tokens: int, widths: tuple[int, int], common: float) -> PairShape:
+    """The tables of two models with vocabularies of one size."""
+    return PairShape(tokens, tokens + 1, round(ANCHOR_SHARE * tokens), *widths, common)
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltPair:
+    """Embeddings of a pair, its relative states, and what they cost.
+
+    Attributes:
+        shape: of the tables.
+        tables: the embeddings.
+        llm, plugin: projections onto the anchors.
+        build_s: seconds to build both states and what is derived from them; on the CPU some per cent too many, for the
+            tracker of memory.
+        build_bytes: peak memory of building, embeddings not counted.
+        state_bytes: memory of what is kept.
+    """
+
+    shape: PairShape
+    tables: Tables
+    llm: Projection
+    plugin: Projection
+    build_s: float
+    build_bytes: int
+    state_bytes: int
+
+    def figures(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {
+            **dataclasses.asdict(self.shape),
+            "build_s": self.build_s,
+            "build_peak_bytes": self.build_bytes,
+            "state_bytes": self.state_bytes,
+            "matrix_bytes": self.shape.matrix_bytes,
+        }
+
+
+@cache
+def built(shape: PairShape, rule: Rule, dtype: torch.dtype, device: torch.device, seed: int) -> BuiltPair:
+    """Draw the embeddings of a pair and build its relative states; the same pair is built once."""
+    tables = draw_tables(shape, dtype, device, seed)
+
+    def build() -> tuple[Projection, Projection]:
+        llm = Projection(RelativeState.build(tables.llm_VD, tables.llm_ids, rule))
+        plugin = Projection(RelativeState.build(tables.plugin_UD, tables.plugin_ids, rule))
+        for side in (llm, plugin):
+            _ = side.bounds
+        return llm, plugin
+
+    (seconds, (llm, plugin)), peak = peak_bytes(lambda: timed(build, device), device)
+    state_bytes = sum(side.state.state_bytes + _bytes(side.bounds) for side in (llm, plugin))
+    return BuiltPair(shape, tables, llm, plugin, seconds, peak, state_bytes)
+
+
+def _bytes(holder: object) -> int:
+    tensors = [value for value in vars(holder).values() if isinstance(value, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
