@@ -16,8 +16,6 @@ _METHODS: dict[str, type[Editor]] = {}
 
 PLANNED = {
     "mend": "MEND",
-    "rome": "ROME",
-    "memit": "MEMIT",
     "wise": "WISE",
     "emsedit": "EMSEdit",
 }

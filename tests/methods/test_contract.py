@@ -22,6 +22,23 @@ OPTIONS = {
     "none": {},
     "grace": {"layer": 1, "steps": 8, "batch": 4, "radius": 0.5},
     "defer": {"layer": 1, "steps": 8, "lr": 0.02},
+    "rome": {
+        "layers": [1],
+        "v_lr": 0.5,
+        "v_steps": 20,
+        "v_clamp": 10.0,
+        "prefixes": [[5, 1]],
+        "moments": "train_prompts",
+    },
+    "memit": {
+        "layers": [0, 1],
+        "v_lr": 0.5,
+        "v_steps": 20,
+        "v_clamp": 10.0,
+        "prefixes": [[5, 1]],
+        "moment_weight": 0.1,
+        "micro_batch": 3,
+    },
     "ft-l": {"layer": 1, "lr": 0.02, "steps": 8, "batch": 4, "micro_batch": 2, "norm_constraint": None},
     "onceedit": {
         "plugin": "small-llama",

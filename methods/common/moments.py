@@ -1,0 +1,186 @@
+"""Second moments of keys: what a feed-forward matrix was read with before any edit, C = E[k kᵀ] (ROME eq. 2, MEMIT eq. 14).
+
+They are an artifact, kept as Cholesky factors: computed for all layers in one pass over texts, or taken over from published
+statistics. There is no stand-in for them: where no texts are found, the plan says so.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from harness.canonical import digest, file_digest
+from harness.errors import UserError
+from harness.models import zoo
+from harness.models.catalogue import ModelRef, entry
+from harness.records import DataRef
+from methods.base import ArtifactSpec, Hparams
+
+if TYPE_CHECKING:
+    import torch
+
+    from methods.common.solves import Factor
+
+VERSION = 1
+FILE = "moments.json"
+CORPUS = "HARNESS_CORPUS"
+"""Environment variable that names the text file for `moments: corpus` where no `moments_path` does."""
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+class MomentHparams(Hparams):
+    """Where second moments come from.
+
+    Attributes:
+        moments: `corpus`, a text file; `train_prompts`, the unrelated records that the data set keeps for training;
+            `published`, statistics files of ROME, MEMIT or EasyEdit; `identity`, none at all, for methods that allow it.
+        moments_path: the text file (documents as lines of a `.txt`, or `text` in a `.jsonl` or `.parquet`; default: the
+            environment variable HARNESS_CORPUS), or the folder of published `.npz` files.
+        moments_tokens: of the texts, at most. Ten times the width of a key is known to suffice (arXiv 2506.04226).
+        moments_ridge: what is added to the diagonal of C, as a share of its mean.
+    """
+
+    moments: Literal["corpus", "train_prompts", "published", "identity"]
+    moments_path: str | None
+    moments_tokens: int = Field(ge=1)
+    moments_ridge: float = Field(ge=0)
+
+
+def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: MomentHparams, seed: int) -> ArtifactSpec:
+    """The second moments of some layers of a model.
+
+    Args:
+        target: the unedited model.
+        data: whose train records are read where `moments` is `train_prompts`.
+        layers: whose value matrices' keys are meant.
+        hparams: not `identity`.
+        seed: which documents of a corpus are taken.
+
+    Raises:
+        UserError: where there is nothing to compute them from.
+    """
+    identity: dict[str, Any] = {
+        "model": target.identity(),
+        "layers": sorted(layers),
+        "ridge": hparams.moments_ridge,
+        "version": VERSION,
+    }
+    inputs: dict[str, Any] = {"model": target}
+    if hparams.moments == "published":
+        if hparams.moments_path is None:
+            raise UserError("moments: published needs the folder of the statistics", fix="moments_path: FOLDER")
+        inputs["published"] = home = Path(hparams.moments_path).expanduser()
+        files = published_files(target, sorted(layers), home)
+        identity["source"] = {"published": {str(layer): _contents(path) for layer, path in files.items()}}
+    else:
+        identity |= {"tokens": hparams.moments_tokens, "seed": seed}
+        if hparams.moments == "train_prompts":
+            _require_train(data)
+            inputs["data"] = data
+            identity["source"] = {"train_prompts": data.identity()}
+        else:
+            inputs["corpus"] = corpus = _corpus(hparams.moments_path)
+            identity["source"] = {"corpus": _sha256(corpus, corpus.stat().st_size, corpus.stat().st_mtime_ns)}
+    return ArtifactSpec(
+        name="second-moments",
+        kind="setup",
+        identity=identity,
+        builder="methods.common.moments_build:build",
+        inputs=inputs,
+        needs={"model": zoo.artifact(target)} if target.weights == "zoo" else {},
+    )
+
+
+class Factors:
+    """The factors of an artifact's moments, read once for all calls of an editor: a sequence calls it for every block."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Path, str] | None = None
+        self._factors: dict[int, Factor] = {}
+
+    def of(self, folder: Path, layers: Sequence[int], device: "torch.device") -> "Mapping[int, Factor]":
+        """The Cholesky factor of C of each layer, float64, on a device."""
+        if self._of != (folder, str(device)):
+            self._of, self._factors = (folder, str(device)), {layer: load(folder, layer, device) for layer in layers}
+        return self._factors
+
+
+def load(folder: Path, layer: int, device: "torch.device | str" = "cpu") -> "Factor":
+    """The Cholesky factor of a layer's C, its ridge included, from an artifact."""
+    from safetensors.torch import load_file
+
+    from methods.common.solves import Factor
+
+    return Factor(load_file(folder / file_name(layer), device=str(device))["lower"].double())
+
+
+def tokens(folder: Path) -> int:
+    """How many keys an artifact is the mean of."""
+    return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["tokens"])
+
+
+def file_name(layer: int) -> str:
+    """Where an artifact keeps the Cholesky factor L of a layer's C, float32, as `lower`; C is LLᵀ."""
+    return f"layer-{layer}.safetensors"
+
+
+def published_files(target: ModelRef, layers: Sequence[int], folder: Path) -> dict[int, Path]:
+    """The statistics file of each layer, named as ROME's, MEMIT's and EasyEdit's code name it.
+
+    Raises:
+        UserError: where a folder, a file or certainty about it is missing.
+    """
+    files = {}
+    for layer in layers:
+        pattern = f"{entry(target.name).layout.value_matrix.format(layer)}_*mom2*.npz"
+        found = sorted(folder.rglob(pattern))
+        if len(found) != 1:
+            what = "no" if not found else f"{len(found)} files"
+            raise UserError(
+                f"{folder}: {what} {pattern} for {target.name}",
+                fix="moments_path: the folder of this model's statistics",
+            )
+        files[layer] = found[0]
+    return files
+
+
+def _corpus(path: str | None) -> Path:
+    named = path or os.environ.get(CORPUS)
+    if not named:
+        raise UserError(
+            "second moments of keys are needed, and no text to compute them from is named",
+            fix=f"{CORPUS}=FILE ({', '.join(SUFFIXES)}), or per method moments_path: FILE, or moments: train_prompts",
+        )
+    file = Path(named).expanduser()
+    if not file.is_file() or file.suffix not in SUFFIXES:
+        raise UserError(f"{file}: not a text file ({', '.join(SUFFIXES)})", fix=f"{CORPUS}=FILE, or moments_path: FILE")
+    return file
+
+
+def _require_train(data: DataRef) -> None:
+    if not data.train:
+        raise UserError(
+            f"second moments come from unrelated records, and data set '{data.name}' keeps none for training",
+            fix=f"datasets: [{{name: {data.name}, train: 200}}], or moments: corpus",
+        )
+
+
+@cache
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    """Hash of a file, computed once for as long as it does not change."""
+    return file_digest(path)
+
+
+def _contents(path: Path) -> str:
+    """Hash of an archive's directory, which holds size and checksum of every member: no need to read gigabytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return digest([(item.filename, item.file_size, item.CRC) for item in archive.infolist()])
+    except zipfile.BadZipFile:
+        raise UserError(f"{path}: not a statistics file", fix="download it again") from None

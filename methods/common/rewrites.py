@@ -1,0 +1,100 @@
+"""From a request to the rows that ROME, MEMIT and their kin optimise over: the fact in several contexts, and what it is about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.records import EditRequest
+from harness.tokens import joint_query
+from methods.common.aligned import Row
+from methods.common.locate import subject_end
+from methods.common.value_hparams import TargetTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One request in ids.
+
+    Attributes:
+        record_id: of the request.
+        contexts: prompt and target, less its last token; first plain, then behind each context prefix.
+        essence: "{subject} is a" up to the subject's last token, where the subject must go on meaning what it did.
+    """
+
+    record_id: str
+    contexts: tuple[Row, ...]
+    essence: Row
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, the essence last."""
+        return (*self.contexts, self.essence)
+
+
+def rewrite(
+    model: "LoadedModel", request: EditRequest, prefixes: Sequence[str], target_tokens: TargetTokens
+) -> Rewrite:
+    """The rows of a request (ROME §3.1).
+
+    Args:
+        model: its tokenizer and the longest sequence that it reads.
+        request: names a subject that is in its prompt.
+        prefixes: texts in front of the prompt, besides none.
+        target_tokens: `joint`: prompt and target as one text. `alone`, as in EasyEdit: the target by itself, the row
+            made of its text less the last token, its ids expected in the last places whatever the row's ids are. Where
+            a target by itself begins with a lone `▁`, these places begin one too early.
+
+    Raises:
+        UserError: naming the record, if it cannot be edited: no subject in its prompt, a prompt that is too long, a
+            subject that runs into the target.
+    """
+    tokenizer, limit = model.tokenizer, int(model.model.config.max_position_embeddings)
+    subject = request.subject.strip()
+    try:
+        made = [
+            _row(tokenizer, f"{prefix}{request.prompt}", subject, request.target_new, target_tokens)
+            for prefix in ("", *prefixes)
+        ]
+        text = f"{subject} is a"
+        pivot = subject_end(tokenizer, text, subject)
+        essence = Row(tuple(tokenizer(text)["input_ids"][: pivot + 1]), pivot)
+    except UserError as error:
+        raise UserError(f"record {request.record_id}: {error.message}", fix=error.fix) from None
+    except ValueError as error:
+        raise UserError(f"record {request.record_id}: {error}", fix="mend the record, or leave it out") from None
+    longest = max(len(row.ids) for row in made)
+    if longest > limit:
+        raise UserError(
+            f"record {request.record_id}: {longest} tokens with its longest context prefix, "
+            f"and {model.ref.name} reads at most {limit}",
+            fix="leave it out",
+        )
+    return Rewrite(request.record_id, tuple(made), essence)
+
+
+def _row(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target: str, target_tokens: TargetTokens
+) -> Row:
+    pivot = subject_end(tokenizer, prompt, subject)
+    if target_tokens == "joint":
+        query = joint_query(tokenizer, prompt, target)
+        if pivot >= len(query.prompt_ids):
+            raise ValueError(f"the subject {subject!r} shares a token with the target {target!r}")
+        return Row(query.prompt_ids + query.target_ids[:-1], pivot, query.target_ids)
+    labels = _alone(tokenizer, target)
+    ids = tuple(tokenizer(prompt.rstrip() + tokenizer.decode(labels[:-1]))["input_ids"])
+    if len(labels) > len(ids):
+        raise ValueError(f"the target {target!r} has more tokens than its prompt and itself")
+    return Row(ids, pivot, labels)
+
+
+def _alone(tokenizer: "PreTrainedTokenizerBase", target: str) -> tuple[int, ...]:
+    """Ids of " target", without a BOS in front."""
+    ids = tuple(tokenizer(f" {target.strip()}")["input_ids"])
+    return ids[1:] if ids[0] == tokenizer.bos_token_id else ids

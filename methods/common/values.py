@@ -1,0 +1,181 @@
+"""The value that makes a model say a new fact: a vector added at the subject's last token, optimised for many requests at once.
+
+ROME adds it to the output of a block's feed-forward part, MEMIT to the residual stream behind the block. Both are the same
+sum, so there is one optimisation (ROME eq. 4); they differ in the size that bounds it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from methods.common.aligned import Stream, Suffix
+from methods.common.rewrites import Rewrite
+from methods.common.row_adam import RowAdam
+from methods.common.value_hparams import ValueHparams
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+@dataclass(slots=True)
+class Values:
+    """Optimised vectors of N requests.
+
+    Attributes:
+        delta_ND: what is added, at least float32.
+        loss_N: last loss, penalties included.
+        nll_N: its part that wants the target: mean over contexts and tokens of -log p.
+        steps_N: updates made.
+    """
+
+    delta_ND: Tensor
+    loss_N: list[float]
+    nll_N: list[float]
+    steps_N: list[int]
+
+    @property
+    def probability(self) -> float:
+        """Mean over requests of the geometric mean probability of a target token."""
+        return sum(math.exp(-nll) for nll in self.nll_N) / len(self.nll_N)
+
+
+def optimise(
+    model: "LoadedModel",
+    rewrites: Sequence[Rewrite],
+    stream: Stream,
+    layer: int,
+    scale_N: Tensor,
+    hparams: ValueHparams,
+) -> Values:
+    """Minimise, for each request by itself, ROME's objective over the vector δ.
+
+    mean over contexts of -1/A Σ_t log p(target_t) + kl_weight · KL(p_δ ‖ p_0) of the essence + decay · ‖δ‖ / scale²
+
+    with Adam from δ = 0 and, after each step, ‖δ‖ ≤ clamp · scale. A request stops when its loss is below `v_loss_stop`,
+    or at its `v_steps`-th loss, which no step follows (as in ROME's public code). Requests share passes and nothing else:
+    each is optimised as if it were alone.
+
+    Args:
+        model: frozen, and not changed.
+        rewrites: N requests.
+        stream: all their rows, one request after the other, where they enter `layer`.
+        layer: the block behind the one whose output δ is added to.
+        scale_N: norm of the vector that δ is added to, at the plain prompt.
+        hparams: of the optimisation.
+
+    Raises:
+        UserError: naming the record, when a loss is no number.
+    """
+    device, n = stream.residual_BTD.device, len(rewrites)
+    work = torch.promote_types(stream.residual_BTD.dtype, torch.float32)
+    scale_N = scale_N.to(work)
+    delta_ND = torch.zeros(n, stream.residual_BTD.shape[-1], dtype=work, device=device)
+    adam = RowAdam(delta_ND, hparams.v_lr)
+    batch = _Batch(model, rewrites, stream, layer)
+    made = Values(delta_ND, [math.nan] * n, [math.nan] * n, [0] * n)
+    active = list(range(n))
+    for step in range(hparams.v_steps):
+        index_A = torch.tensor(active, device=device)
+        delta_AD = delta_ND[index_A].requires_grad_()
+        nll_A, kl_A = batch.objective(delta_AD)
+        decay_A = hparams.v_weight_decay * delta_AD.norm(dim=-1) / scale_N[index_A] ** 2
+        loss_A = nll_A + hparams.kl_weight * kl_A + decay_A
+        for request, loss, nll in zip(active, loss_A.tolist(), nll_A.tolist(), strict=True):
+            if math.isnan(loss):
+                raise UserError(
+                    f"record {rewrites[request].record_id}: the loss of its value is not a number at step {step}",
+                    fix="choose a smaller `v_lr`",
+                )
+            made.loss_N[request], made.nll_N[request], made.steps_N[request] = loss, nll, step
+        going = [place for place, request in enumerate(active) if made.loss_N[request] >= hparams.v_loss_stop]
+        if not going or step == hparams.v_steps - 1:
+            break
+        (gradient_AD,) = torch.autograd.grad(loss_A.sum(), delta_AD)
+        if len(going) < len(active):
+            batch.keep(going)
+            gradient_AD = gradient_AD[going]
+            active = [active[place] for place in going]
+            index_A = torch.tensor(active, device=device)
+        is_active_N = torch.zeros(n, dtype=torch.bool, device=device).index_fill_(0, index_A, True)
+        adam.step(torch.zeros_like(delta_ND).index_copy_(0, index_A, gradient_AD), is_active_N)
+        _clamp(delta_ND, hparams.v_clamp * scale_N)
+    return made
+
+
+class _Batch:
+    """The requests that are still optimised, with the places where their losses are read."""
+
+    def __init__(self, model: "LoadedModel", rewrites: Sequence[Rewrite], stream: Stream, layer: int) -> None:
+        self._model, self._rewrites = model, list(rewrites)
+        self._suffix = Suffix(model, stream, layer)
+        self._before_AV: Tensor | None = None
+        self._find_places()
+
+    def objective(self, delta_AD: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of the target and KL(p_δ ‖ p_0) of the essence, per request, with gradient.
+
+        The first call must be made with δ = 0: it fixes p_0.
+        """
+        hidden_BSD = self._suffix.run(delta_AD[self._owner_B])
+        hidden_PD = hidden_BSD[self._places_P2[:, 0], self._places_P2[:, 1]]
+        logits_PV = self._model.head(self._model.final_norm(hidden_PD)).to(delta_AD.dtype)
+        labels = len(self._labels_L)
+        logits_LV, after_AV = logits_PV[:labels], logits_PV[labels:].log_softmax(-1)
+        nll_L = logits_LV.logsumexp(-1) - logits_LV.gather(1, self._labels_L[:, None])[:, 0]
+        if self._before_AV is None:
+            self._before_AV = after_AV.detach()
+        kl_A = (after_AV.exp() * (after_AV - self._before_AV)).sum(-1)
+        return self._share_AL.to(nll_L.dtype) @ nll_L, kl_A
+
+    def keep(self, requests: Sequence[int]) -> None:
+        """Drop all requests but these."""
+        starts = [0]
+        for rewrite in self._rewrites:
+            starts.append(starts[-1] + len(rewrite.rows))
+        rows = [row for request in requests for row in range(starts[request], starts[request + 1])]
+        index_A = torch.tensor(requests, device=self._model.device)
+        self._suffix.keep(torch.tensor(rows, device=self._model.device))
+        self._rewrites = [self._rewrites[request] for request in requests]
+        if self._before_AV is not None:
+            self._before_AV = self._before_AV[index_A]
+        self._find_places()
+
+    def _find_places(self) -> None:
+        """Where each label is predicted, as (row, column from the pivot), then where each essence is read.
+
+        A place before the pivot, which only targets that are tokenised alone can have, is left out: δ changes nothing there.
+        """
+        owners: list[int] = []
+        places: list[tuple[int, int]] = []
+        labels: list[int] = []
+        shares: list[tuple[int, float]] = []
+        essences: list[tuple[int, int]] = []
+        for request, rewrite in enumerate(self._rewrites):
+            for row in rewrite.contexts:
+                first = len(row.ids) - len(row.labels) - row.pivot
+                kept = [(first + at, label) for at, label in enumerate(row.labels) if first + at >= 0]
+                places += [(len(owners), column) for column, _ in kept]
+                labels += [label for _, label in kept]
+                shares += [(request, 1 / (len(row.labels) * len(rewrite.contexts)))] * len(kept)
+                owners.append(request)
+            essences.append((len(owners), 0))
+            owners.append(request)
+        device = self._model.device
+        self._owner_B = torch.tensor(owners, device=device)
+        self._places_P2 = torch.tensor(places + essences, device=device)
+        self._labels_L = torch.tensor(labels, device=device)
+        share_AL = torch.zeros(len(self._rewrites), len(labels), dtype=torch.float64)
+        for column, (request, share) in enumerate(shares):
+            share_AL[request, column] = share
+        self._share_AL = share_AL.to(device)
+
+
+def _clamp(rows_ND: Tensor, limit_N: Tensor) -> None:
+    """Shorten rows that are longer than their limit."""
+    norm_N = rows_ND.norm(dim=-1)
+    rows_ND.mul_(torch.where(norm_N > limit_N, limit_N / norm_N, 1.0)[:, None])

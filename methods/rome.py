@@ -1,0 +1,166 @@
+"""ROME: a rank-one change of feed-forward output matrices, one fact after the other (Meng et al. 2022)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from harness.errors import UserError
+from harness.records import DataRef, EditRequest
+from methods import base
+from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from methods.common import moments, prefixes
+from methods.common.moments import MomentHparams
+from methods.common.value_hparams import ValueHparams
+from methods.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
+    from methods.common.aligned import Captured, Stream
+    from methods.common.matrices import ValueMatrices
+    from methods.common.rewrites import Rewrite
+    from methods.common.solves import Factor
+
+
+class RomeHparams(ValueHparams, MomentHparams):
+    """Hyper-parameters of ROME, beside those of the value and of the second moments.
+
+    Attributes:
+        key_mode: which keys the update is made of. `rome`: the direction u from the mean key over contexts, the length from
+            the plain prompt's, as published; where the two differ much, k·u nears 0 and one edit wrecks the model.
+            `prompt` and `prefix_mean`: one of the two in both places (r-ROME, Gupta et al. 2024, arXiv 2403.07175).
+    """
+
+    key_mode: Literal["rome", "prompt", "prefix_mean"]
+
+
+@register
+class Rome:
+    """Finds what the output of a matrix W should be at the subject's last token, and adds the rank-one matrix that makes it so.
+
+    Edits follow one another, and so do layers: each value is optimised on the weights that all before it have left.
+    """
+
+    spec: ClassVar[MethodSpec] = MethodSpec("rome", "ROME", family="weights", version=1)
+    Hparams: ClassVar[type[base.Hparams]] = RomeHparams
+
+    def __init__(self, hparams: RomeHparams) -> None:
+        self.hparams = hparams
+        self._factors = moments.Factors()
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """Context prefixes and, unless C is the identity, second moments of keys.
+
+        Raises:
+            UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
+        """
+        self.hparams.require_layers(target)
+        needed = {"prefixes": prefixes.artifact(target, self.hparams.prefixes, seed)}
+        if self.hparams.moments != "identity":
+            needed["moments"] = moments.artifact(target, data, self.hparams.layers, self.hparams, seed)
+        return needed
+
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """Edit one request after the other.
+
+        Raises:
+            UserError: naming the record, if one cannot be edited; the model is as it was.
+        """
+        from methods.common.matrices import ValueMatrices
+        from methods.common.plain import PlainModel
+        from methods.common.rewrites import rewrite
+
+        layers = self.hparams.layers
+        front = prefixes.load(artifacts["prefixes"])
+        rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
+        factors: Mapping[int, Factor] = {}
+        if "moments" in artifacts:
+            factors = self._factors.of(artifacts["moments"], layers, model.device)
+        matrices = ValueMatrices(model, layers)
+        probabilities = []
+        with (
+            matrices.restored_on_error(),
+            context.progress("ROME", len(rewrites)) as advance,
+            context.clock.phase("edit"),
+        ):
+            for made in rewrites:
+                probabilities.append(self._edit_one(model, matrices, factors, made))
+                advance()
+        figures = {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
+        return PlainModel(model, on_revert=matrices.restore, figures=figures)
+
+    def _edit_one(
+        self, model: "LoadedModel", matrices: "ValueMatrices", factors: Mapping[int, "Factor"], made: "Rewrite"
+    ) -> float:
+        """One fact, layer by layer; the probability of its target with the value of the last layer."""
+        from methods.common.aligned import advance, enter
+        from methods.common.values import optimise
+
+        layers = self.hparams.layers
+        stream, at, probability = enter(model, made.rows, layers[0]), layers[0], 0.0
+        for layer in layers:
+            stream = advance(model, stream, at, layer)
+            at = layer
+            behind, went = self._through(model, stream, layer)
+            scale_1 = went.values_BV[:1].norm(dim=-1)
+            value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
+            contexts = len(made.contexts)
+            shift_KV = rank_one(
+                went.keys_BK[:contexts],
+                went.values_BV[:contexts],
+                value.delta_ND[0],
+                factors.get(layer),
+                self.hparams.key_mode,
+            )
+            if not bool(shift_KV.isfinite().all()):
+                raise UserError(
+                    f"record {made.record_id}: the update of layer {layer} is not a number", fix="key_mode: prefix_mean"
+                )
+            matrices.add(layer, shift_KV)
+            probability = value.probability
+        return probability
+
+    def _through(self, model: "LoadedModel", stream: "Stream", layer: int) -> "tuple[Stream, Captured]":
+        """The stream behind a block, and what went through its value matrix at the pivots."""
+        from methods.common.aligned import advance, capturing
+
+        with capturing(model, layer, stream.pivot) as passes:
+            behind = advance(model, stream, layer, layer + 1)
+        return behind, passes[0]
+
+
+def rank_one(
+    keys_CK: "Tensor",
+    values_CV: "Tensor",
+    delta_V: "Tensor",
+    moment: "Factor | None",
+    key_mode: Literal["rome", "prompt", "prefix_mean"],
+) -> "Tensor":
+    """The shift u Λᵀ after which W maps the key to v + δ (ROME eq. 2), u = C⁻¹k / ‖C⁻¹k‖ and Λ = (v* - W k) / (k·u).
+
+    Args:
+        keys_CK: keys at the subject's last token: of the plain prompt, then behind each prefix.
+        values_CV: outputs of W for these keys.
+        delta_V: δ, which was optimised on top of the plain prompt's value.
+        moment: of C; None for the identity.
+        key_mode: which key u is made of, and which one is mapped (see `RomeHparams`).
+
+    Returns:
+        K × V in float64, of rank one.
+    """
+    import torch
+
+    keys_CK, values_CV = keys_CK.double(), values_CV.double()
+    mean_K, plain_K = keys_CK.mean(0), keys_CK[0]
+    toward_K = plain_K if key_mode == "prompt" else mean_K
+    u_K = toward_K if moment is None else moment.divide(toward_K[None])[0]
+    u_K = u_K / u_K.norm()
+    if key_mode == "prefix_mean":
+        mapped_K, change_V = mean_K, values_CV[0] + delta_V - values_CV.mean(0)
+    else:
+        mapped_K, change_V = plain_K, delta_V.double()
+    return torch.outer(u_K, change_V / (mapped_K @ u_K))

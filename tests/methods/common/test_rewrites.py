@@ -1,0 +1,99 @@
+"""From a request to rows of ids: where the subject ends, what is predicted where, and records that cannot be edited."""
+
+import dataclasses
+import re
+
+import pytest
+from tiny_models import ARCHITECTURES, tiny_model
+from tiny_rome import PREFIXES, requests
+
+from harness.errors import UserError
+from harness.tokens import joint_query
+from methods.common.rewrites import rewrite
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    return tiny_model(request.param)
+
+
+def changed(**fields):
+    return dataclasses.replace(requests()[0], **fields)
+
+
+def test_a_row_is_prompt_and_target_and_its_last_places_predict_the_target(model):
+    for request in requests():
+        made = rewrite(model, request, PREFIXES, "joint")
+        assert len(made.contexts) == 1 + len(PREFIXES)
+        for prefix, row in zip(("", *PREFIXES), made.contexts, strict=True):
+            query = joint_query(model.tokenizer, prefix + request.prompt, request.target_new)
+            assert row.ids == query.prompt_ids + query.target_ids[:-1]
+            assert row.labels == query.target_ids
+            first = len(row.ids) - len(row.labels)
+            assert first == len(query.prompt_ids) - 1
+            assert row.ids[first + 1 :] == row.labels[:-1]
+
+
+def test_the_pivot_is_the_last_token_of_the_subject(model):
+    for request in requests():
+        for row in rewrite(model, request, PREFIXES, "joint").contexts:
+            until = model.tokenizer.decode(row.ids[: row.pivot + 1], skip_special_tokens=True)
+            before = model.tokenizer.decode(row.ids[: row.pivot], skip_special_tokens=True)
+            assert request.subject in until
+            assert request.subject not in before
+
+
+def test_the_essence_ends_with_the_subject(model):
+    for request in requests():
+        essence = rewrite(model, request, (), "joint").essence
+        assert model.tokenizer.decode(essence.ids, skip_special_tokens=True).strip() == request.subject
+        assert essence.pivot == len(essence.ids) - 1
+        assert not essence.labels
+
+
+def test_a_target_alone_is_expected_in_the_last_places_of_its_own_text(model):
+    """What EasyEdit does: the target's ids without the prompt, its text less the last id behind the prompt."""
+    for request in requests():
+        (row,) = rewrite(model, request, (), "alone").contexts
+        ids = model.tokenizer(f" {request.target_new}")["input_ids"]
+        ids = ids[1:] if ids[0] == model.tokenizer.bos_token_id and model.entry.adds_bos else ids
+        assert row.labels == tuple(ids)
+        text = request.prompt + model.tokenizer.decode(ids[:-1])
+        assert row.ids == tuple(model.tokenizer(text)["input_ids"])
+
+
+@pytest.mark.parametrize("subject", ["Marie Curie", ""])
+def test_a_subject_that_is_not_in_its_prompt_is_one_line_that_names_the_record(model, subject):
+    with pytest.raises(UserError, match=r"^record r0: .*subject.* → "):
+        rewrite(model, changed(subject=subject), PREFIXES, "joint")
+
+
+def test_an_empty_target_is_one_line_that_names_the_record(model):
+    with pytest.raises(UserError, match=r"^record r0: nothing to score.* → mend the record"):
+        rewrite(model, changed(target_new=" "), PREFIXES, "joint")
+
+
+@pytest.mark.parametrize("words", ["target_new", "prompt"])
+def test_more_tokens_than_the_model_reads_are_one_line_that_names_the_record(model, words):
+    request = requests()[0]
+    long = changed(**{words: f"{getattr(request, words)} " + "Paris " * 300})
+    with pytest.raises(UserError, match=r"^record r0: \d+ tokens .* reads at most 256 → leave it out"):
+        rewrite(model, long, PREFIXES, "joint")
+
+
+class Joining:
+    """Letters as tokens, except that an `e` before a word that begins with `l` shares a token with it."""
+
+    bos_token_id = None
+
+    def __call__(self, text, return_offsets_mapping=False):
+        spans = [span for letter in re.finditer("e l|.", text) for span in [letter.span()]]
+        return {"input_ids": [sum(map(ord, text[a:b])) for a, b in spans], "offset_mapping": spans}
+
+
+def test_a_subject_that_runs_into_the_target_is_one_line_that_names_the_record():
+    model = dataclasses.replace(tiny_model("llama"), tokenizer=Joining())
+    request = changed(prompt="The tongue of Danielle", subject="Danielle", target_new="Iceland")
+    assert rewrite(model, request, (), "joint").contexts[0].pivot == len(request.prompt) - 1
+    with pytest.raises(UserError, match=r"^record r0: the subject 'Danielle' shares a token with the target 'land'"):
+        rewrite(model, dataclasses.replace(request, target_new="land"), (), "joint")

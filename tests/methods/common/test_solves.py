@@ -1,0 +1,106 @@
+"""Closed forms: dual against primal, against the gradient of what they minimise, and where they must refuse."""
+
+import pytest
+import torch
+from tiny_rome import random_moment
+
+from harness.errors import UserError
+from methods.common.solves import Factor, moment_ridge, ridge, ridge_dual, ridge_primal
+
+SHAPES = [(1, 40, 7), (30, 40, 7), (40, 40, 40), (90, 40, 7)]
+
+
+def problem(n, k, v, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    keys_NK = torch.randn(n, k, generator=generator, dtype=torch.float64)
+    return keys_NK, torch.randn(n, v, generator=generator, dtype=torch.float64)
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("penalty", [1e-2, 1.0, 1e3])
+def test_the_dual_ridge_is_the_primal_one(shape, penalty):
+    keys_NK, values_NV = problem(*shape)
+    error = distance(ridge_dual(keys_NK, values_NV, penalty), ridge_primal(keys_NK, values_NV, penalty))
+    print(f"ridge, N K V = {shape}, penalty {penalty:g}: dual - primal {error:.1e}")
+    # with more rows than entries the dual system is nearly singular, which is why `ridge` then takes the other
+    assert error < (1e-12 if shape[0] <= shape[1] else 1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_ridge_is_where_its_objective_is_flat(shape):
+    keys_NK, values_NV = problem(*shape)
+    shift_KV = ridge(keys_NK, values_NV, 0.3).requires_grad_()
+    objective = ((keys_NK @ shift_KV - values_NV) ** 2).sum() + 0.3 * (shift_KV**2).sum()
+    (gradient_KV,) = torch.autograd.grad(objective, shift_KV)
+    assert gradient_KV.abs().max() < 1e-11 * objective
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1000, 96, 32)])
+@pytest.mark.parametrize("weight", [1.0, 15000.0])
+def test_memits_update_is_the_primal_one(shape, weight):
+    keys_NK, values_NV = problem(*shape)
+    moment_KK = random_moment(shape[1])
+    system_KK = weight * moment_KK + keys_NK.T @ keys_NK
+    primal_KV = torch.linalg.solve(system_KK, keys_NK.T @ values_NV)
+    error = distance(moment_ridge(keys_NK, values_NV, Factor.of(moment_KK), weight), primal_KV)
+    print(f"MEMIT, N K V = {shape}, weight {weight:g}: dual - primal {error:.1e}")
+    assert error < 1e-12
+
+
+def test_memits_update_is_where_its_objective_is_flat():
+    keys_NK, values_NV = problem(30, 40, 7)
+    moment_KK = random_moment(40)
+    shift_KV = moment_ridge(keys_NK, values_NV, Factor.of(moment_KK), 5.0).requires_grad_()
+    kept = torch.trace(shift_KV.T @ moment_KK @ shift_KV)
+    objective = ((keys_NK @ shift_KV - values_NV) ** 2).sum() + 5.0 * kept
+    (gradient_KV,) = torch.autograd.grad(objective, shift_KV)
+    assert gradient_KV.abs().max() < 1e-11 * objective
+
+
+def test_a_light_moment_gives_every_key_its_value_and_a_heavy_one_changes_nothing():
+    keys_NK, values_NV = problem(20, 40, 7)
+    moment = Factor.of(random_moment(40))
+    light_KV, heavy_KV = (moment_ridge(keys_NK, values_NV, moment, weight) for weight in (1e-9, 1e9))
+    torch.testing.assert_close(keys_NK @ light_KV, values_NV, rtol=1e-6, atol=1e-6)
+    assert (keys_NK @ heavy_KV).abs().max() < 1e-6
+
+
+def test_float32_input_is_solved_in_float64():
+    keys_NK, values_NV = (tensor.float() for tensor in problem(30, 40, 7))
+    shift_KV = ridge(keys_NK, values_NV, 1.0)
+    assert shift_KV.dtype == torch.float64
+    assert torch.equal(shift_KV, ridge(keys_NK.double(), values_NV.double(), 1.0))
+
+
+def test_a_factor_divides_and_whitens():
+    moment_KK, (rows_NK, _) = random_moment(40), problem(5, 40, 1)
+    factor = Factor.of(moment_KK)
+    torch.testing.assert_close(factor.divide(rows_NK) @ moment_KK, rows_NK, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(factor.unwhiten(factor.whiten(rows_NK)), factor.divide(rows_NK))
+    white_NK = factor.whiten(rows_NK)
+    torch.testing.assert_close(white_NK @ white_NK.T, rows_NK @ factor.divide(rows_NK).T)
+
+
+def test_the_ridge_of_a_factor_is_a_share_of_the_mean_diagonal():
+    moment_KK = random_moment(40)
+    lower_KK = Factor.of(moment_KK, ridge=0.1).lower_KK
+    expected_KK = moment_KK + 0.1 * moment_KK.diagonal().mean() * torch.eye(40, dtype=torch.float64)
+    torch.testing.assert_close(lower_KK @ lower_KK.T, expected_KK)
+
+
+def test_a_moment_that_leaves_directions_unseen_is_refused_and_a_ridge_mends_it():
+    keys_NK, values_NV = problem(10, 40, 3)
+    moment_KK = keys_NK.T @ keys_NK - 1e-9 * torch.eye(40, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"not positive definite.* → more moments_tokens, or moments_ridge"):
+        Factor.of(moment_KK)
+    assert moment_ridge(keys_NK, values_NV, Factor.of(moment_KK, ridge=1e-6), 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("solve", [ridge_dual, ridge_primal])
+def test_a_penalty_of_nothing_is_refused(solve):
+    with pytest.raises(ValueError, match="without a unique solution"):
+        solve(*problem(5, 40, 3), 0.0)
