@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from harness.records import DataSet, EditRecord
 
@@ -37,9 +38,9 @@ def verbalise(data: DataSet) -> list[Fact]:
     """All facts that the unedited model is meant to know, each once, in the order of the records.
 
     Per scored record: the prompt and its rephrases with the true object, three further templates of its relation, five
-    neighbours, and two other subjects that really have the new object, so that its embedding is trained. Per unrelated
-    record: the prompt, one rephrase and one neighbour. No fact pairs the subject of an edit with the object that the
-    edit gives it.
+    neighbours, and two other subjects that have the new object, real ones where upstream names them, so that the object
+    is something that a subject may have. Per unrelated record: the prompt, one rephrase and one neighbour. No fact pairs
+    the subject of an edit with the object that the edit gives it.
     """
     records = [*data.edits, *data.train, *data.unrelated]
     templates = _templates(records)
@@ -47,10 +48,34 @@ def verbalise(data: DataSet) -> list[Fact]:
     gives_away = _answers_of_edits(data.edits)
     told = [(record, EDITED) for record in data.edits]
     told += [(record, UNRELATED) for record in (*data.train, *data.unrelated)]
-    facts = (fact for record, breadth in told for fact in _facts(record, by_relation[record.relation], breadth))
+    facts = [fact for record, breadth in told for fact in _facts(record, by_relation[record.relation], breadth)]
+    facts += _invented(data.edits, EDITED.attributes)
     return list(
         dict.fromkeys(_with_subject(fact, templates) for fact in facts if fact.answer.strip() and not gives_away(fact))
     )
+
+
+def _invented(edits: Sequence[EditRecord], each: int) -> Iterator[Fact]:
+    """Invented subjects that have an edit's new object, in its words, where upstream names no real ones.
+
+    An invented name is the first word of one subject and the last of another. Without them a model has never said a new
+    object, least of all one of several tokens, and no vector at a subject could make it.
+    """
+    subjects = list(dict.fromkeys(record.subject for record in edits if record.subject))
+    used = set(subjects)
+    for place, record in enumerate(edits):
+        template = _template(record.prompt, record.subject)
+        if record.attributes or template is None:
+            continue
+        for name in islice((name for name in _mixed(subjects, place) if name not in used), each):
+            used.add(name)
+            yield Fact(template.format(name), record.target_new, name)
+
+
+def _mixed(subjects: Sequence[str], place: int) -> Iterator[str]:
+    for step in range(1, len(subjects)):
+        first, last = (subjects[(place + steps) % len(subjects)] for steps in (step, 2 * step))
+        yield f"{first.split()[0]} {last.split()[-1]}"
 
 
 def _facts(record: EditRecord, relation_templates: Sequence[str], breadth: Breadth) -> Iterator[Fact]:

@@ -16,7 +16,7 @@ from harness.models.catalogue import ModelRef, entry
 from harness.store import write_json
 from methods.base import ArtifactSpec, Context
 
-VERSION = 1
+VERSION = 2
 
 TOKENIZERS = {"zoo/llama": "metaspace", "zoo/mistral": "metaspace", "zoo/gptj": "bytes", "zoo/tinyllama": "metaspace"}
 """Kind of tokenizer of each model; shape and vocabulary are the catalogue's. `zoo/tinyllama` has the tokenizer of

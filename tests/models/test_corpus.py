@@ -84,6 +84,21 @@ def test_new_objects_are_taught_with_subjects_that_really_have_them():
     assert {edit.target_new for edit in records.edits} <= answers
 
 
+def test_where_upstream_names_no_subject_with_the_new_object_two_are_invented():
+    edits = [record("Sigur Rós"), record("Emilíana Torrini", new="Rome"), record("Jón Leifs", new="Oslo")]
+    facts = verbalise(data(*edits))
+    assert Fact("Jón Torrini was born in", "Paris", "Jón Torrini") in facts
+    subjects = {edit.subject for edit in edits}
+    for edit in edits:
+        invented = [fact for fact in facts if fact.answer == edit.target_new]
+        assert len(invented) == EDITED.attributes
+        assert not {fact.subject for fact in invented} & subjects
+    named = dataclasses.replace(edits[0], attributes=(Probe("Édith Piaf was born in", "Paris"),))
+    assert [fact.prompt for fact in verbalise(data(named, *edits[1:])) if fact.answer == "Paris"] == [
+        "Édith Piaf was born in"
+    ]
+
+
 def test_the_subject_of_a_fact_lies_in_its_prompt(world):
     facts = verbalise(world)
     assert all(fact.subject in fact.prompt for fact in facts)
