@@ -13,8 +13,8 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make the environment in .venv (2 GB)
 
-run: $(INSTALLED)  ## the methods on three small models and two data sets: tables, MLflow runs, a summary
-	$(BIN)/python -m harness run suites/main_table.yaml --scale mini --only method=none,ft-l,onceedit
+run: $(INSTALLED)  ## all methods on three small models and two data sets: tables, MLflow runs, a summary
+	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
 
 test: $(INSTALLED)  ## all tests that this machine can run; the others say why they were skipped
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -15,8 +15,6 @@ EditorType = TypeVar("EditorType", bound=Editor)
 _METHODS: dict[str, type[Editor]] = {}
 
 PLANNED = {
-    "mend": "MEND",
-    "wise": "WISE",
     "emsedit": "EMSEdit",
 }
 """Methods that suites may name and that are not built yet; each leaves this list with the module that builds it."""

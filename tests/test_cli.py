@@ -65,7 +65,7 @@ MISTAKES = {
     "an unknown method": ({"methods": ["none", "romme"]}, None, ["unknown method 'romme'", "rome", ":"]),
     "a typo in a key": ({"modles": ["zoo/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
-    "a method that is not built": ({"methods": ["none", "mend"]}, None, ["not built yet: mend", "built are: ", "ft-l"]),
+    "a method that is not built": ({"methods": ["none", "emsedit"]}, None, ["not built yet: emsedit", "built are: ", "ft-l"]),
     "a model path that does not exist": (
         {"models": [{"name": "zoo/llama", "weights": "pretrained", "path": "nowhere/model"}]},
         None,
@@ -113,8 +113,7 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(mistake, home, store, tmp_pat
         (["run", MAIN, "--scale", "minni"], ["unknown scale 'minni'", "did you mean 'mini'?"]),
         (["run", MAIN, "--scale", "mini", "--only", "method=onceedti"], ["onceedti", "onceedit"]),
         (["run", MAIN, "--scale", "mini", "--only", "methods=none"], ["methods"]),
-        (["run", MAIN, "--only", "method=none,ft-l"], ["--launch local", "--scale mini"]),
-        (["run", MAIN], ["not built yet: mend", "--only method=none,ft-l,onceedit"]),
+        (["run", MAIN], ["needs SLURM", "--launch local", "--scale mini"]),
         (["plan", MAIN, "--data", "nowhere"], ["no such folder: nowhere"]),
         (["plan", MAIN, "--edits", "0"], ["at least one edit"]),
         (["explain", "nothing"], ["fits 0 cells"]),
@@ -217,7 +216,7 @@ def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_wha
         for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
             for data in ("zsre", "counterfact"):
                 assert any({method, model, data} <= set(row.split()) for row in rows), (method, model, data)
-    for reason in ("method 'mend' is not built yet", "no records of 'zsre': no folder given"):
+    for reason in ("launch 'a100': no SLURM here", "no records of 'zsre': no folder given"):
         assert f"cannot run: {reason}" in out
 
 

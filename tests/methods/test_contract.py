@@ -20,6 +20,17 @@ from methods.common.weights import weight_hash
 
 OPTIONS = {
     "none": {},
+    "mend": {
+        "layers": [1],
+        "rank": 4,
+        "edit_lr": -0.05,
+        "train_batch": 2,
+        "steps": 4,
+        "validation": 2,
+        "validate_every": 2,
+        "micro_batch": 3,
+    },
+    "wise": {"layer": 1, "steps": 8, "contexts": 1, "save_freq": 3, "merge_freq": 6, "act_ratio": 0.5},
     "grace": {"layer": 1, "steps": 8, "batch": 4, "radius": 0.5},
     "defer": {"layer": 1, "steps": 8, "lr": 0.02},
     "rome": {

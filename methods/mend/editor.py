@@ -1,0 +1,97 @@
+"""MEND as the harness sees it: a hypernetwork trained beforehand, and one combined update for a batch of edits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.errors import UserError
+from harness.models import zoo
+from harness.records import DataRef, EditRequest
+from methods import base
+from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from methods.mend.hparams import HypernetworkHparams, MendHparams
+from methods.registry import register
+
+if TYPE_CHECKING:
+    from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
+
+TRAINING_VERSION = 1
+"""Raised whenever training learns something else from the same inputs."""
+
+ROLE = "hypernetwork"
+
+
+@register
+class Mend:
+    """Decomposes the gradient of an edit, passes its factors through a hypernetwork and adds what comes out (MEND §3).
+
+    N edits of a call add up N updates that were each learned alone, so they disturb each other as N grows.
+    """
+
+    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=1)
+    Hparams: ClassVar[type[base.Hparams]] = MendHparams
+
+    def __init__(self, hparams: MendHparams) -> None:
+        self.hparams = hparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The hypernetwork, trained for this model on the train records.
+
+        Raises:
+            UserError: if the data set keeps no train records.
+        """
+        if not data.train:
+            raise UserError(
+                f"mend trains its hypernetwork on unrelated records, and data set '{data.name}' keeps none for training",
+                fix=f"datasets: [{{name: {data.name}, train: 200}}]",
+            )
+        trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
+        return {
+            ROLE: ArtifactSpec(
+                name="mend-hypernetwork",
+                kind="setup",
+                identity={
+                    "model": target.identity(),
+                    "data": data.identity(),
+                    "hparams": trained,
+                    "seed": seed,
+                    "version": TRAINING_VERSION,
+                },
+                builder="methods.mend.training:build",
+                inputs={"model": target, "data": data},
+                needs={"model": zoo.artifact(target)} if target.weights == "zoo" else {},
+            )
+        }
+
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """One combined update per call of `batch` requests; calls follow one another on the same weights.
+
+        Raises:
+            UserError: when an update is not a number; the model is as it was.
+        """
+        from methods.common.paused import edit_queries
+        from methods.common.plain import PlainModel
+        from methods.common.weights import Snapshot
+        from methods.mend import archive
+        from methods.mend.rows import edit_row
+        from methods.mend.update import Updater
+
+        hypernetwork, report = archive.load(artifacts[ROLE], model.device)
+        queries = edit_queries(model, requests)
+        rows = [edit_row(model, query, self.hparams.implementation) for query in queries]
+        updater = Updater(model, hypernetwork, self.hparams)
+        snapshot = Snapshot(model.model, updater.names)
+        with (
+            context.progress("MEND", len(rows)) as advance,
+            snapshot.restored_on_error(),
+            context.clock.phase("edit"),
+        ):
+            for start in range(0, len(rows), self.hparams.batch):
+                call = rows[start : start + self.hparams.batch]
+                updater.apply(call)
+                advance(len(call))
+        figures = {**updater.figures, "trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
+        return PlainModel(model, on_revert=snapshot.restore, figures=figures)

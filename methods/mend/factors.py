@@ -1,0 +1,134 @@
+"""The gradient of an edit as factors: ∇W = Σ_t δ_t x_tᵀ, inputs and output gradients of each edited matrix (MEND §3)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.models.loaded import LoadedModel
+from methods.common.parts import Streams, logits_at
+from methods.common.routed import output_replaced
+from methods.mend.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A matrix and the gradient of a batch's loss with respect to it, as N pairs of factors in at least fp32.
+
+    Tokens where either factor is zero are left out: padding, and tokens that no label depends on.
+
+    Attributes:
+        inputs_NK: what the matrix reads at each token.
+        gradients_ND: derivative of the loss by what it gives there.
+        rows_N, columns_N: which token of the batch that is.
+        shape: rows and columns of the batch.
+    """
+
+    inputs_NK: Tensor
+    gradients_ND: Tensor
+    rows_N: Tensor
+    columns_N: Tensor
+    shape: tuple[int, int]
+
+    def spread(self, values_NS: Tensor) -> Tensor:
+        """Values of the N tokens at their places in the batch, zero elsewhere, B × T × S."""
+        spread_BTS = values_NS.new_zeros(*self.shape, values_NS.shape[-1])
+        return spread_BTS.index_put((self.rows_N, self.columns_N), values_NS)
+
+
+def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence[str]) -> dict[str, nn.Linear]:
+    """The edited linear modules by the name of their weight, layer by layer.
+
+    Raises:
+        UserError: for a matrix that the model's feed-forward modules do not have.
+    """
+    modules = {}
+    for layer in layers:
+        path = model.path(model.layout.mlp, layer)
+        linear = {name: child for name, child in model.module(path).named_children() if isinstance(child, nn.Linear)}
+        for leaf in matrices:
+            if leaf not in linear:
+                raise UserError(
+                    f"{model.ref.name} has no feed-forward matrix '{leaf}'", fix=f"matrices: [{', '.join(linear)}]"
+                )
+            modules[f"{path}.{leaf}.weight"] = linear[leaf]
+    return modules
+
+
+def label_losses(logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
+    """-log p of the labels, mean over each row's; logits are those of all places, row by row.
+
+    Returns:
+        B losses with gradient.
+    """
+    labels_N = torch.tensor([label for row in rows for label in row.labels], device=logits_NV.device)
+    return row_means(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"), rows)
+
+
+def row_means(values_N: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Mean over the places of each row, B, from the values at all places, row by row."""
+    device = values_N.device
+    counts_B = torch.tensor([len(row.places) for row in rows], device=device)
+    rows_N = torch.arange(len(rows), device=device).repeat_interleave(counts_B)
+    return values_N.new_zeros(len(rows)).index_add(0, rows_N, values_N) / counts_B
+
+
+def places_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Row and column of all places, row by row."""
+    return [(index, column) for index, row in enumerate(rows) for column in row.places]
+
+
+def factors_of(
+    model: LoadedModel,
+    modules: Mapping[str, nn.Linear],
+    entering: Streams,
+    layer: int,
+    rows: Sequence[Row],
+    weights_B: Tensor,
+) -> dict[str, Factors]:
+    """Factors of the gradient of Σ_b weight_b · (mean -log p of row b's labels).
+
+    Args:
+        model: the whole, frozen; nothing of it asks for a gradient, before or after.
+        modules: the edited ones, by name.
+        entering: the rows, padded on the right, about to enter `layer`.
+        layer: the lowest edited block.
+        rows: places and labels.
+        weights_B: weight of each row's loss.
+
+    Returns:
+        One for each module, detached; row b of it belongs to row b of the batch.
+    """
+    with _observed(modules) as seen, torch.enable_grad():
+        losses_B = label_losses(logits_at(model, entering, layer, places_of(rows)), rows)
+        gradients = torch.autograd.grad(losses_B @ weights_B.to(losses_B.dtype), [seen[name][1] for name in modules])
+    return {
+        name: _factors(seen[name][0], gradient, entering.mask_BT)
+        for name, gradient in zip(modules, gradients, strict=True)
+    }
+
+
+@contextmanager
+def _observed(modules: Mapping[str, nn.Linear]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Inside the body each module leaves its input and its output, which asks for a gradient, under its name."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def observe(name: str, inputs: Tensor, outputs: Tensor) -> Tensor:
+        seen[name] = (inputs.detach(), outputs if outputs.requires_grad else outputs.requires_grad_())
+        return outputs
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(output_replaced(module, partial(observe, name)))
+        yield seen
+
+
+def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor, mask_BT: Tensor) -> Factors:
+    dtype = torch.promote_types(inputs_BTK.dtype, torch.float32)
+    rows_N, columns_N = (mask_BT.bool() & inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
+    inputs_NK, gradients_ND = inputs_BTK[rows_N, columns_N], gradients_BTD[rows_N, columns_N]
+    return Factors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, (len(mask_BT), mask_BT.shape[1]))

@@ -1,0 +1,148 @@
+"""MEND's hypernetwork: one gradient transform per shape of matrix, one learned edit rate per matrix (MEND §3.1-3.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.common.lowrank import LowRank
+from methods.mend.factors import Factors
+
+_LAYERS = 2
+_EPSILON = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """An edited matrix: name of its weight, K inputs, D outputs."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def shape(self) -> str:
+        """Key of the transform that it shares with its like."""
+        return f"{self.inputs}x{self.outputs}"
+
+
+class Residual(nn.Module):
+    """h + max(scale ⊙ (U V h + b) + shift, 0), with scale and shift of each matrix's own; the identity at first.
+
+    The derivative of the maximum at zero is one, or a layer that starts with U = 0 would never learn.
+    """
+
+    def __init__(self, size: int, rank: int, matrices: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.v_RS = nn.Parameter(torch.randn(rank, size, generator=generator))
+        self.u_SR = nn.Parameter(torch.zeros(size, rank))
+        self.bias_S = nn.Parameter(torch.zeros(size))
+        self.scale_MS = nn.Parameter(torch.ones(matrices, size))
+        self.shift_MS = nn.Parameter(torch.zeros(matrices, size))
+
+    def forward(self, hidden_NS: Tensor, matrix: int) -> Tensor:
+        """N × S for factors of the matrix of this number."""
+        mixed_NS = torch.addmm(self.bias_S, hidden_NS @ self.v_RS.mT, self.u_SR.mT)
+        return hidden_NS + torch.addcmul(self.shift_MS[matrix], self.scale_MS[matrix], mixed_NS).clamp(min=0)
+
+
+class GradientTransform(nn.Module):
+    """Normalises pairs [x; δ] by what was seen in training, then passes them through two residual layers.
+
+    Statistics are those of Welford (1962), many rows at a time (Chan et al. 1979), in float64.
+
+    Args:
+        inputs, outputs: K and D.
+        matrices: how many of this shape there are.
+        rank: of the residual layers.
+        generator: of the initial weights.
+    """
+
+    count: Tensor
+    mean_S: Tensor
+    squares_S: Tensor
+
+    def __init__(self, inputs: int, outputs: int, matrices: int, rank: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.inputs, size = inputs, inputs + outputs
+        self.layers = nn.ModuleList(Residual(size, rank, matrices, generator) for _ in range(_LAYERS))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean_S", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares_S", torch.zeros(size, dtype=torch.float64))
+
+    @torch.no_grad()
+    def observe(self, inputs_NK: Tensor, gradients_ND: Tensor) -> None:
+        """Take N pairs into the statistics."""
+        rows_NS = torch.cat([inputs_NK, gradients_ND], dim=-1).double()
+        if not len(rows_NS):
+            return
+        mean_S = rows_NS.mean(0)
+        moved_S, total = mean_S - self.mean_S, self.count + len(rows_NS)
+        self.squares_S += (rows_NS - mean_S).square().sum(0) + moved_S.square() * (self.count * len(rows_NS) / total)
+        self.mean_S += moved_S * (len(rows_NS) / total)
+        self.count.copy_(total)
+
+    def forward(self, inputs_NK: Tensor, gradients_ND: Tensor, matrix: int) -> tuple[Tensor, Tensor]:
+        """x̃ and δ̃ of N pairs of the matrix of this number among those of the shape.
+
+        Raises:
+            ValueError: when fewer than two pairs have been observed: nothing is known of their spread.
+        """
+        if self.count < 2:
+            raise ValueError("the statistics of a gradient transform need two observed rows")
+        spread_S = (self.squares_S / (self.count - 1)).sqrt() + _EPSILON
+        rows_NS = torch.cat([inputs_NK, gradients_ND], dim=-1)
+        hidden_NS = (rows_NS - self.mean_S.to(rows_NS.dtype)) / spread_S.to(rows_NS.dtype)
+        for layer in self.layers:
+            hidden_NS = layer(hidden_NS, matrix)
+        return hidden_NS[:, : self.inputs], hidden_NS[:, self.inputs :]
+
+
+class Hypernetwork(nn.Module):
+    """From the factors of an edit's gradient to the factors of its update, for all edited matrices.
+
+    Args:
+        matrices: in the order of their edit rates.
+        rank: of the transforms.
+        edit_lr: where the edit rates start.
+        seed: of the initial weights; None where they do not matter.
+    """
+
+    def __init__(self, matrices: tuple[Matrix, ...], rank: int, edit_lr: float, seed: int | None) -> None:
+        super().__init__()
+        self.matrices, self.rank = matrices, rank
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        alike: dict[str, list[Matrix]] = {}
+        for matrix in matrices:
+            alike.setdefault(matrix.shape, []).append(matrix)
+        self.transforms = nn.ModuleDict(
+            {
+                shape: GradientTransform(group[0].inputs, group[0].outputs, len(group), rank, generator)
+                for shape, group in alike.items()
+            }
+        )
+        self.edit_lr_M = nn.Parameter(torch.full((len(matrices),), edit_lr))
+        self._number = {matrix.name: alike[matrix.shape].index(matrix) for matrix in matrices}
+
+    def observe(self, factors: Mapping[str, Factors]) -> None:
+        """Take the factors into the running statistics."""
+        for matrix in self.matrices:
+            seen = factors[matrix.name]
+            self._transform(matrix).observe(seen.inputs_NK, seen.gradients_ND)
+
+    def forward(self, factors: Mapping[str, Factors]) -> dict[str, LowRank]:
+        """The update α_m Σ_t δ̃_t x̃_tᵀ of each matrix, to be added to it, for each row of the batch by itself."""
+        return {
+            matrix.name: self._update(index, matrix, factors[matrix.name]) for index, matrix in enumerate(self.matrices)
+        }
+
+    def _update(self, index: int, matrix: Matrix, seen: Factors) -> LowRank:
+        transform, number = self._transform(matrix), self._number[matrix.name]
+        keys_NK, values_ND = transform(seen.inputs_NK, seen.gradients_ND, number)
+        return LowRank(seen.spread(keys_NK), seen.spread(self.edit_lr_M[index] * values_ND))
+
+    def _transform(self, matrix: Matrix) -> GradientTransform:
+        transform = self.transforms[matrix.shape]
+        assert isinstance(transform, GradientTransform)
+        return transform

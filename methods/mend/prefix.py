@@ -1,0 +1,53 @@
+"""The blocks below the edited ones do not change while the hypernetwork is trained: each sequence runs through them once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.models.loaded import LoadedModel
+from methods.common.parts import Streams, streams
+
+BUDGET_BYTES = 16 << 30
+"""Residual streams that are kept in the memory of the host; beyond that, new sequences run again each time."""
+
+
+class PrefixCache:
+    """Residual streams of sequences that are about to enter a block.
+
+    Args:
+        model: the whole, whose blocks below `layer` stay as they are.
+        layer: the block.
+    """
+
+    def __init__(self, model: LoadedModel, layer: int) -> None:
+        self._model, self._layer = model, layer
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+        self._bytes = 0
+
+    def streams(self, rows: Sequence[tuple[int, ...]]) -> Streams:
+        """The rows as one batch, padded on the right; those that are new run now, together."""
+        new = [ids for ids in dict.fromkeys(rows) if ids not in self._kept]
+        found = {ids: self._kept[ids] for ids in rows if ids in self._kept}
+        if new:
+            made = streams(self._model, new, self._layer).residual_BTD
+            for ids, residual_TD in zip(new, made, strict=True):
+                found[ids] = residual_TD[: len(ids)]
+                self._keep(ids, found[ids])
+        return self._batch([found[ids] for ids in rows])
+
+    def _keep(self, ids: tuple[int, ...], residual_TD: Tensor) -> None:
+        size = residual_TD.numel() * residual_TD.element_size()
+        if self._bytes + size <= BUDGET_BYTES:
+            self._kept[ids] = residual_TD.to("cpu", copy=True)
+            self._bytes += size
+
+    def _batch(self, residuals: Sequence[Tensor]) -> Streams:
+        device = self._model.device
+        lengths_B1 = torch.tensor([len(residual_TD) for residual_TD in residuals], device=device)[:, None]
+        residual_BTD = torch.nn.utils.rnn.pad_sequence(
+            [residual_TD.to(device, non_blocking=True) for residual_TD in residuals], batch_first=True
+        )
+        columns_1T = torch.arange(residual_BTD.shape[1], device=device)[None]
+        mask_BT = columns_1T < lengths_B1
+        return Streams(residual_BTD, mask_BT.long(), columns_1T * mask_BT)

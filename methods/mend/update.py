@@ -1,0 +1,80 @@
+"""The edit: the gradients of a call through the hypernetwork, summed per matrix, added in one step (MEND §3.3)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.batching import length_sorted
+from harness.models.loaded import LoadedModel
+from methods.common.parts import streams
+from methods.mend.factors import edited_modules, factors_of
+from methods.mend.hparams import MendHparams
+from methods.mend.network import Hypernetwork
+from methods.mend.rows import Row
+
+
+class Updater:
+    """Edits the matrices of a model in place; who gives them back is the caller's business.
+
+    Args:
+        model: whose matrices are edited.
+        hypernetwork: trained for these matrices, frozen.
+        hparams: of the edit.
+
+    Raises:
+        ValueError: if it was trained for others.
+    """
+
+    def __init__(self, model: LoadedModel, hypernetwork: Hypernetwork, hparams: MendHparams) -> None:
+        self._model, self._hypernetwork, self._hparams = model, hypernetwork, hparams
+        self._modules = edited_modules(model, hparams.layers, hparams.matrices)
+        self._layer = min(layer % model.n_layers for layer in hparams.layers)
+        self.names = list(self._modules)
+        if self.names != [matrix.name for matrix in hypernetwork.matrices]:
+            raise ValueError(f"the hypernetwork was trained for other matrices than {self.names}")
+        self._moved = self._lost = 0.0
+
+    @torch.no_grad()
+    def apply(self, rows: Sequence[Row]) -> None:
+        """Add the update of one call to the matrices, rounded once to their precision.
+
+        Raises:
+            UserError: when it is not a number; some matrices may have been changed by then.
+        """
+        for name, update_DK in self.update(rows).items():
+            weight_DK = self._model.model.get_parameter(name)
+            wanted_DK = weight_DK + update_DK
+            size = float(torch.linalg.vector_norm(update_DK))
+            if not math.isfinite(size):
+                raise UserError(f"mend: the update of {name} is not a number", fix="train: a smaller `edit_lr`")
+            weight_DK.copy_(wanted_DK)
+            self._moved += size**2
+            self._lost += float(torch.linalg.vector_norm(wanted_DK - weight_DK)) ** 2
+
+    def update(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The update of one call: all gradients are taken on the weights as they are now.
+
+        Returns:
+            D × K, at least fp32, by the name of the matrix.
+        """
+        labels_B = torch.tensor([len(row.labels) for row in rows], dtype=torch.float32)
+        is_mean = self._hparams.inner_reduction == "batch_mean"
+        weights_B = (labels_B / labels_B.sum() if is_mean else torch.ones_like(labels_B)).to(self._model.device)
+        total: dict[str, Tensor] = {}
+        for chosen in length_sorted(rows, lambda row: len(row.ids), self._hparams.micro_batch):
+            part = [rows[index] for index in chosen]
+            entering = streams(self._model, [row.ids for row in part], self._layer)
+            seen = factors_of(self._model, self._modules, entering, self._layer, part, weights_B[chosen])
+            for name, change in self._hypernetwork(seen).items():
+                update_DK = change.total()
+                total[name] = total[name].add_(update_DK) if name in total else update_DK
+        return total
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """How far the matrices were moved (Frobenius), and which share of that their precision rounded away."""
+        moved, lost = math.sqrt(self._moved), math.sqrt(self._lost)
+        return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}

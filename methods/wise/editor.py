@@ -1,0 +1,105 @@
+"""WISE as the harness sees it: shards of edits learned into side memories, and a model that routes prompts to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.errors import UserError
+from harness.records import DataRef, EditRequest, Probe
+from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.common import prefixes
+from methods.registry import register
+from methods.wise import loc_prompts
+from methods.wise.hparams import WiseHparams
+
+if TYPE_CHECKING:
+    from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
+    from methods.wise.training import Lesson
+
+PREFIX_GROUPS = ((7, 1), (12, 1))
+"""Lengths of the context prefixes, first word and BOS included: about 5 and 10 new tokens behind each of five words."""
+
+
+@register
+class Wise:
+    """Keeps the edits in copies of one feed-forward matrix; a prompt goes to the copy that it activates, or to none.
+
+    The weights stay as they are, so whatever activates no copy is answered bit for bit as before.
+    """
+
+    spec: ClassVar[MethodSpec] = MethodSpec("wise", "WISE", family="memory", version=1)
+    Hparams: ClassVar[type[Hparams]] = WiseHparams
+
+    def __init__(self, hparams: WiseHparams) -> None:
+        self.hparams = hparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """Unrelated prompts of the train records, and the model's own context prefixes.
+
+        Raises:
+            UserError: if the data set keeps no train records.
+        """
+        if not data.train:
+            raise UserError(
+                f"wise learns what to spare from unrelated records, and data set '{data.name}' keeps none for training",
+                fix=f"datasets: [{{name: {data.name}, train: {data.edits}}}]",
+            )
+        return {"loc_prompts": loc_prompts.artifact(data), "prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
+
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """Learn all requests in their order, in shards of `save_freq`.
+
+        Each edit is trained against one unrelated prompt; where there are fewer of these than edits, they are used again.
+
+        Raises:
+            UserError: for a request longer than the model's context, or when a loss is not a number.
+        """
+        from methods.common.routed import RoutedModel
+        from methods.wise.assembling import assembled
+        from methods.wise.memory import SideMemories, activation_of
+        from methods.wise.training import learn
+
+        probes = loc_prompts.load(artifacts["loc_prompts"])
+        contexts = prefixes.load(artifacts["prefixes"])[: self.hparams.contexts]
+        with context.progress("WISE", len(requests)) as advance, context.clock.phase("edit"):
+            lessons = self._lessons(model, requests, probes, contexts)
+            learned = learn(model, lessons, self.hparams, context.seed, advance)
+            sides = assembled(learned.sides, len(requests), self.hparams)
+        memory = SideMemories(activation_of(model, self.hparams.layer), sides, self.hparams.act_ratio)
+        figures = {
+            "memories": float(len(sides)),
+            "threshold": min(side.threshold for side in sides),
+            "spared_prompts": float(min(len(probes), len(requests))),
+            "final_loss": learned.loss,
+            "steps": learned.steps,
+        }
+        return RoutedModel(model, self.hparams.layer, memory, self.hparams.reads, figures)
+
+    def _lessons(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], probes: Sequence[Probe], contexts: Sequence[str]
+    ) -> "list[Lesson]":
+        """Every request in each context, with the prompt that it has to spare.
+
+        Raises:
+            UserError: if there is no such prompt, or a request is longer than the model's context.
+        """
+        from methods.common.paused import edit_queries
+        from methods.wise.training import Lesson
+
+        if not probes:
+            raise UserError(
+                "wise learns what to spare from locality probes, and no train record has one",
+                fix="another data set, or more train records",
+            )
+        lessons = []
+        for number, request in enumerate(requests):
+            probe = probes[number % len(probes)]
+            spared = EditRequest(f"{request.record_id} (spared)", probe.prompt, "", probe.answer, "")
+            rows = [replace(request, prompt=f"{prefix}{request.prompt}") for prefix in ("", *contexts)]
+            *edits, other = edit_queries(model, [*rows, spared])
+            lessons.append(Lesson(tuple(edits), other))
+        return lessons

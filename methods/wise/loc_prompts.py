@@ -1,0 +1,49 @@
+"""Unrelated prompts that WISE trains against: what an edit must not activate, from the train records."""
+
+import json
+from pathlib import Path
+
+from harness.records import DataRef, DataSet, Probe
+from harness.store import write_json
+from methods.base import ArtifactSpec, Context
+
+VERSION = 1
+FILE = "loc_prompts.json"
+
+
+def artifact(data: DataRef) -> ArtifactSpec:
+    """The prompts of a data set's train records."""
+    return ArtifactSpec(
+        name="loc-prompts",
+        kind="setup",
+        identity={"data": data.identity(), "version": VERSION},
+        builder="methods.wise.loc_prompts:build",
+        inputs={"data": data},
+    )
+
+
+def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
+    """Write the prompts of `spec` to `folder`."""
+    probes = loc_probes(context.load_data(spec.inputs["data"]))
+    write_json(folder / FILE, [{"prompt": probe.prompt, "answer": probe.answer} for probe in probes])
+
+
+def load(folder: Path) -> list[Probe]:
+    """The probes of an artifact, in the order in which edits take them."""
+    return [Probe(**probe) for probe in json.loads((folder / FILE).read_text(encoding="utf-8"))]
+
+
+def loc_probes(data: DataSet) -> list[Probe]:
+    """Locality probes of the train records: the first of each record, then the second of each, and so on.
+
+    None is about a scored record, and a prompt that is edited is left out.
+    """
+    edited = {record.prompt for record in data.edits}
+    most = max((len(record.locality) for record in data.train), default=0)
+    found: dict[str, Probe] = {}
+    for turn in range(most):
+        for record in data.train:
+            for probe in record.locality[turn : turn + 1]:
+                if probe.prompt not in edited:
+                    found.setdefault(probe.prompt, probe)
+    return list(found.values())

@@ -1,0 +1,35 @@
+"""TIES: several changes of one matrix become one, with as little interference as can be (Yadav et al. 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float) -> Tensor:
+    """Trim each change to its largest entries, elect a sign per entry, average those that have it.
+
+    Args:
+        changes: of equal shape.
+        weights: what each counts for, in the election and in the mean.
+        density: share of the entries of each that is kept, by magnitude; entries as large as the smallest of these stay.
+
+    Returns:
+        Zero where nothing is left. An election that ends in zero elects plus.
+    """
+    trimmed = [_largest(change, density) * weight for change, weight in zip(changes, weights, strict=True)]
+    is_positive = torch.stack(trimmed).sum(0) >= 0
+    total, share = torch.zeros_like(changes[0]), torch.zeros_like(changes[0])
+    for change, weight in zip(trimmed, weights, strict=True):
+        agrees = torch.where(is_positive, change > 0, change < 0)
+        total += change * agrees
+        share += weight * agrees
+    return torch.where(share > 0, total / share, 0.0)
+
+
+def _largest(change: Tensor, density: float) -> Tensor:
+    """The change without its smaller entries."""
+    sizes = change.abs()
+    kept = max(1, int(density * change.numel()))
+    smallest = sizes.flatten().kthvalue(change.numel() - kept + 1).values
+    return change * (sizes >= smallest)

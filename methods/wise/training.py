@@ -1,0 +1,216 @@
+"""How WISE learns: edits of a shard one after the other into the same side memory, shards side by side (WISE §2.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.loaded import LoadedModel
+from harness.tokens import Query
+from methods.base import Advance
+from methods.common.paused import Paused
+from methods.wise.hparams import WiseHparams
+from methods.wise.memory import Activation, Side, activation_of, scores
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One edit.
+
+    Attributes:
+        edits: R rows: the edit by itself and behind context prefixes, the same number for every edit.
+        spared: the unrelated prompt that it is trained against, with its answer.
+    """
+
+    edits: tuple[Query, ...]
+    spared: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What became of the lessons that S shards learned at the same time.
+
+    Attributes:
+        activation_S: mean activation of the edit's rows in the last forward pass.
+        losses_S: total loss in the same.
+        steps_S: updates made.
+    """
+
+    activation_S: Tensor
+    losses_S: Tensor
+    steps_S: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """All shards after training, and the lessons' mean final loss and number of steps."""
+
+    sides: tuple[Side, ...]
+    loss: float
+    steps: float
+
+
+def learn(
+    model: LoadedModel,
+    lessons: Sequence[Lesson],
+    hparams: WiseHparams,
+    seed: int,
+    advance: Advance,
+) -> Shards:
+    """Side memories of consecutive shards of `save_freq` lessons each, the last one maybe shorter.
+
+    Every shard starts from W with a mask of its own and none reads another, so `parallel` of them are trained in one
+    batch: what each learns is what it would learn alone.
+
+    Args:
+        model: frozen; nothing of it changes.
+        lessons: in their order.
+        hparams: of the training.
+        seed: of the masks.
+        advance: called with the number of lessons done.
+
+    Raises:
+        UserError: when a loss is no longer a number.
+    """
+    _, parameter = model.value_matrix(hparams.layer)
+    weight_DK = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+    generator = torch.Generator().manual_seed(seed)
+    shards = [lessons[start : start + hparams.save_freq] for start in range(0, len(lessons), hparams.save_freq)]
+    sides, ends = [], []
+    for start in range(0, len(shards), hparams.parallel):
+        group = shards[start : start + hparams.parallel]
+        # drawn on the CPU and shard by shard: the same on every device and however many are trained at once
+        masks_SDK = torch.stack([torch.rand(weight_DK.shape, generator=generator) < hparams.mask_ratio for _ in group])
+        masks_SDK = masks_SDK.to(weight_DK.device)
+        changes_SDK = torch.zeros(masks_SDK.shape, dtype=weight_DK.dtype, device=weight_DK.device)
+        thresholds_S = torch.full((len(group),), torch.inf, device=weight_DK.device)
+        for turn in range(len(group[0])):
+            # only the last shard can be shorter, so those that still have a lesson are the first ones
+            now = [shard[turn] for shard in group if turn < len(shard)]
+            learned = learn_lessons(model, now, changes_SDK[: len(now)], masks_SDK[: len(now)], weight_DK, hparams)
+            thresholds_S[: len(now)] = torch.minimum(thresholds_S[: len(now)], learned.activation_S)
+            ends.append(torch.stack([learned.losses_S, learned.steps_S], dim=1))
+            _check(now, learned.losses_S.isfinite().tolist())
+            advance(len(now))
+        sides += [Side(change, float(threshold)) for change, threshold in zip(changes_SDK, thresholds_S, strict=True)]
+    loss, steps = torch.cat(ends).mean(0).tolist()
+    return Shards(tuple(sides), loss, steps)
+
+
+def _check(lessons: Sequence[Lesson], is_finite: Sequence[bool]) -> None:
+    for lesson, is_sound in zip(lessons, is_finite, strict=True):
+        if not is_sound:
+            prompt = lesson.edits[0].prompt
+            raise UserError(f"wise: the loss of the edit {prompt!r} is not a number", fix="choose a smaller `lr`")
+
+
+def learn_lessons(
+    model: LoadedModel,
+    lessons: Sequence[Lesson],
+    changes_SDK: Tensor,
+    masks_SDK: Tensor,
+    weight_DK: Tensor,
+    hparams: WiseHparams,
+) -> Learned:
+    """Learn one lesson per shard: gradient descent on target and margins, for the masked entries.
+
+    What lies below the matrix runs once; a step is the matrix, the blocks above it and the head on the target's places.
+
+    Args:
+        model: frozen.
+        lessons: S of them.
+        changes_SDK: W' - W of each shard, changed in place.
+        masks_SDK: True for the entries that a shard trains.
+        weight_DK: W, in the precision of the changes.
+        hparams: of the training.
+    """
+    edits = Paused(model, [query for lesson in lessons for query in lesson.edits], hparams.layer)
+    spared = Paused(model, [lesson.spared for lesson in lessons], hparams.layer)
+    objective = Objective(model, lessons, edits, spared, hparams)
+    shards = len(lessons)
+    is_active_S = torch.ones(shards, dtype=torch.bool, device=changes_SDK.device)
+    learned = Learned(*torch.zeros(3, shards, device=changes_SDK.device).unbind())
+    recorded: list[Tensor] = []
+    for _ in range(hparams.steps):
+        trained_SDK = changes_SDK.detach().requires_grad_()
+        losses_S, activation_S = objective(trained_SDK)
+        learned.activation_S[is_active_S] = activation_S.detach().to(learned.activation_S.dtype)[is_active_S]
+        learned.losses_S[is_active_S] = losses_S.detach().to(learned.losses_S.dtype)[is_active_S]
+        if len(recorded) > 1:
+            change_S = (recorded[-1] - recorded[-2]).abs()
+            is_active_S = is_active_S & ~((change_S <= hparams.stop_change) & (recorded[-1] <= hparams.stop_loss))
+        if not is_active_S.any():
+            break
+        recorded.append(losses_S.detach())
+        (gradient_SDK,) = torch.autograd.grad(losses_S.sum(), trained_SDK)
+        _descend(changes_SDK, gradient_SDK, masks_SDK, weight_DK, is_active_S, hparams)
+        learned.steps_S.add_(is_active_S)
+    return learned
+
+
+@torch.no_grad()
+def _descend(
+    changes_SDK: Tensor,
+    gradient_SDK: Tensor,
+    masks_SDK: Tensor,
+    weight_DK: Tensor,
+    is_active_S: Tensor,
+    hparams: WiseHparams,
+) -> None:
+    """One step of the active shards, in place."""
+    gradient_SDK *= masks_SDK
+    if hparams.decay != "none":
+        pull_SDK = hparams.weight_decay * (weight_DK + changes_SDK)
+        gradient_SDK += pull_SDK if hparams.decay == "all" else pull_SDK * masks_SDK
+    # selected, not multiplied by zero: what is no number in a shard that has stopped stays out
+    changes_SDK -= torch.where(is_active_S[:, None, None], hparams.lr * gradient_SDK, 0.0)
+    if hparams.norm_constraint is not None:
+        changes_SDK.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
+
+
+class Objective:
+    """What a lesson minimises (WISE eq. 7 and 8): the target's loss, and margins that set edits apart from the rest."""
+
+    def __init__(
+        self, model: LoadedModel, lessons: Sequence[Lesson], edits: Paused, spared: Paused, hparams: WiseHparams
+    ) -> None:
+        self._edits, self._spared, self._hparams = edits, spared, hparams
+        self._activation: Activation = activation_of(model, hparams.layer)
+        self._rows = len(lessons[0].edits)
+        lengths = [len(query.target_ids) for lesson in lessons for query in lesson.edits]
+        lengths_B = torch.tensor(lengths, device=model.device)
+        is_diluted = hparams.implementation == "faithful-easyedit"
+        self._share_B = lengths_B / (lengths_B + 1) if is_diluted else torch.ones_like(lengths_B)
+
+    def __call__(self, changes_SDK: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and mean activation of the edit's rows, both S."""
+        hparams, shape = self._hparams, (len(changes_SDK), self._rows)
+        added_BTD = _added(self._edits, changes_SDK)
+        losses_B = self._edits.losses(self._edits.outputs_BTD + added_BTD) * self._share_B
+        inside_SR = self._scores(self._edits, added_BTD).reshape(shape)
+        outside_S1 = self._scores(self._spared, _added(self._spared, changes_SDK))[:, None]
+        margins_S = (
+            _mean_of_positive(outside_S1 - inside_SR + hparams.gamma)
+            + _mean_of_positive(outside_S1 - hparams.alpha)
+            + _mean_of_positive(hparams.beta - inside_SR)
+        )
+        return losses_B.reshape(shape).mean(1) + margins_S, inside_SR.mean(1)
+
+    def _scores(self, paused: Paused, added_BTD: Tensor) -> Tensor:
+        read_BT = paused.prompt_BT if self._hparams.reads == "prompt" else paused.mask_BT
+        return scores(self._activation, paused.outputs_BTD, added_BTD, read_BT)
+
+
+def _added(paused: Paused, changes_SDK: Tensor) -> Tensor:
+    """What the side memories add at each token, B × T × D; the rows of a shard stand together."""
+    inputs_BTK = paused.inputs_BTK.to(changes_SDK.dtype)
+    shards, width = len(changes_SDK), inputs_BTK.shape[1]
+    added_SND = inputs_BTK.reshape(shards, -1, inputs_BTK.shape[2]) @ changes_SDK.mT
+    return added_SND.reshape(len(inputs_BTK), width, -1)
+
+
+def _mean_of_positive(values_SR: Tensor) -> Tensor:
+    """Mean over those of a row that are positive; zero where none is."""
+    return values_SR.clamp(min=0).sum(1) / (values_SR > 0).sum(1).clamp(min=1)
