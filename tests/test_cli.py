@@ -65,7 +65,11 @@ MISTAKES = {
     "an unknown method": ({"methods": ["none", "romme"]}, None, ["unknown method 'romme'", "rome", ":"]),
     "a typo in a key": ({"modles": ["zoo/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
-    "a method that is not built": ({"methods": ["none", "emsedit"]}, None, ["not built yet: emsedit", "built are: ", "ft-l"]),
+    "a method that is not built": (
+        {"methods": ["none", "emsedit"]},
+        None,
+        ["not built yet: emsedit", "built are: ", "ft-l"],
+    ),
     "a model path that does not exist": (
         {"models": [{"name": "zoo/llama", "weights": "pretrained", "path": "nowhere/model"}]},
         None,

@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-import torch
 from rich.console import Console
 
 from harness import hparams
