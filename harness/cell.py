@@ -11,6 +11,7 @@ from harness.evaluation.protocols import PROTOCOLS
 from harness.models import zoo
 from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef
+from harness.schedule import FirstEdits, Schedule
 from methods.base import ArtifactSpec, Editor, MethodSpec
 
 
@@ -23,7 +24,7 @@ class Cell:
         label: its name in tables, apart from other entries of the same method.
         hparams: resolved values; `sources` says where each comes from and is not part of the identity.
         protocols: names of the evaluation protocols, which carry versions of their own.
-        schedule: `{"kind": "batch"}`, or the blocks of a sequential one.
+        schedule: fitted to the data.
         eval_batch: rows per forward pass; part of the identity because rounding depends on it.
     """
 
@@ -36,7 +37,7 @@ class Cell:
     model: ModelRef
     data: DataRef
     protocols: tuple[str, ...]
-    schedule: Mapping[str, Any]
+    schedule: Schedule
     seed: int
     eval_batch: int
 
@@ -53,7 +54,7 @@ class Cell:
             "model": self.model.identity(),
             "data": self.data.identity(),
             "protocols": {name: PROTOCOLS[name].version for name in self.protocols},
-            "schedule": dict(self.schedule),
+            "schedule": self.schedule.identity(),
             "seed": self.seed,
             "eval_batch": self.eval_batch,
             "artifacts": {role: spec.key for role, spec in made_from.items()},
@@ -84,9 +85,20 @@ class Cell:
         """The training of the model, where it is one of the zoo; else nothing."""
         return {"model": zoo.artifact(self.model)} if self.model.weights == "zoo" else {}
 
-    def unedited_outputs(self) -> ArtifactSpec:
-        """What the unedited model answers to this cell's questions; shared by all methods on the model."""
-        return unedited.artifact(self.model, self.data, self.protocols, self.eval_batch, self.model_artifacts())
+    def data_at(self, edits: int) -> DataRef:
+        """The records that are scored after so many edits."""
+        return self.data if edits == self.data.edits else FirstEdits.of(self.data, edits)
+
+    def unedited_outputs(self, edits: int) -> ArtifactSpec:
+        """What the unedited model answers to the questions after so many edits; shared by all methods on the model."""
+        data = self.data_at(edits)
+        return unedited.artifact(self.model, data, self.protocols, self.eval_batch, self.model_artifacts())
+
+    def all_unedited_outputs(self) -> list[ArtifactSpec]:
+        """The same for each point that is scored; none for random weights, whose answers mean nothing."""
+        if self.model.weights == "random":
+            return []
+        return [self.unedited_outputs(edits) for edits in self.schedule.points(self.data.edits)]
 
     def description(self) -> dict[str, Any]:
         """The content of cell.json: the identity, with what tables need to name it."""

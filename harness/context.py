@@ -12,6 +12,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.progress import ProgressBars
 from harness.records import DataRef, DataSet
+from harness.schedule import FirstEdits
 from methods.base import Advance, ArtifactSpec
 
 MODELS_IN_MEMORY = 2
@@ -58,6 +59,8 @@ class RunContext:
 
     def load_data(self, ref: DataRef) -> DataSet:
         """The records of a reference."""
+        if isinstance(ref, FirstEdits):
+            return ref.cut(self.load_data(ref.whole))
         if ref not in self._data:
             self._data[ref] = load_records(ref)
         return self._data[ref]

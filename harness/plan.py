@@ -10,13 +10,14 @@ from pathlib import Path
 from harness.artifacts import closure
 from harness.cell import Cell
 from harness.data.load import resolve
+from harness.errors import UserError
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 from harness.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from methods import registry
-from methods.base import ArtifactSpec
+from methods.base import ArtifactSpec, edits_in_sequence
 
 CPU_FLOPS = 1e11
 """Rough throughput of a few cores in small matrices, for estimates only."""
@@ -90,6 +91,11 @@ class Plan:
         """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
         cells = [planned.cell for planned in self.cells if planned.cell]
         models = dict.fromkeys(cell.model for cell in cells)
+        late = [
+            f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
+            for entry in self.suite.datasets
+            if (beyond := [point for point in self.suite.schedule.score_at if point > entry.edits])
+        ]
         short = [
             f"{entry.name}: {there} of {asked} records for '{pool}'"
             for entry, refs in self._data.items()
@@ -98,7 +104,7 @@ class Plan:
             for pool, asked, there in (("train", entry.train, ref.train), ("unrelated", entry.unrelated, ref.unrelated))
             if there < asked
         ]
-        return [*short, *(reason for model in models if (reason := catalogue.availability(model)))]
+        return [*short, *late, *(reason for model in models if (reason := catalogue.availability(model)))]
 
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, refs: "_Data", template: str, seed: int
@@ -110,10 +116,12 @@ class Plan:
         missing = []
         if not method.built:
             missing.append(f"method '{method.name}' is not built yet")
+        elif self.suite.schedule.is_sequential and not edits_in_sequence(registry.get(method.name)):
+            missing.append(
+                f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
+            )
         if method.backend != "native":
             missing.append(f"backend '{method.backend}' is not built yet")
-        if self.suite.schedule.kind != "batch":
-            missing.append(f"schedule '{self.suite.schedule.kind}' is not built yet")
         if isinstance(refs, str):
             missing.append(refs)
         if missing or isinstance(refs, str):
@@ -129,18 +137,20 @@ class Plan:
             model=_model(model, refs["none"]),
             data=refs[template],
             protocols=self.suite.protocols,
-            schedule={"kind": "batch"},
+            schedule=self.suite.schedule.within(entry.edits),
             seed=seed,
             eval_batch=self.suite.eval_batch,
         )
+        try:
+            cell.artifacts()
+        except UserError as error:
+            return PlannedCell(title, None, (str(error),))
         return PlannedCell(title, cell)
 
 
 def roots(cell: Cell) -> list[ArtifactSpec]:
     """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
-    own = list(cell.artifacts().values())
-    unedited = [cell.unedited_outputs()] if cell.model.weights != "random" else []
-    return [*cell.model_artifacts().values(), *unedited, *own]
+    return [*cell.model_artifacts().values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
 
 
 def memory_bytes(cell: Cell) -> int:
@@ -149,10 +159,11 @@ def memory_bytes(cell: Cell) -> int:
 
 
 def seconds(cell: Cell, device: str) -> float:
-    """Rough time of a cell: 25 training steps per edit and 14 forward passes of evaluation."""
+    """Rough time of a cell: 25 training steps per edit and 14 forward passes per edit that is scored."""
     forward = 2 * catalogue.entry(cell.model.name).parameters * TOKENS_PER_PROMPT
-    edit = 3 * STEPS_PER_EDIT if cell.method.edits else 0
-    work = forward * cell.data.edits * (edit + QUESTIONS_PER_EDIT * len(cell.protocols))
+    edit = 3 * STEPS_PER_EDIT * cell.data.edits if cell.method.edits else 0
+    asked = QUESTIONS_PER_EDIT * len(cell.protocols) * sum(cell.schedule.points(cell.data.edits))
+    work = forward * (edit + asked)
     return 2 + work / (CUDA_FLOPS if device == "cuda" else CPU_FLOPS)
 
 

@@ -3,17 +3,19 @@
 import io
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from harness import provenance
 from harness.artifacts import ArtifactCache
 from harness.cell import Cell
+from harness.checkpoint import Checkpoint
 from harness.context import RunContext
 from harness.cost import add_phases, device_class, peak_memory_bytes, reset_peak_memory
 from harness.data.load import files as data_files
@@ -25,8 +27,10 @@ from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.loaded import LoadedModel
 from harness.records import DataSet, EditRequest
+from harness.rows import curve, write_rows
+from harness.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import Store, write_json
-from methods.base import ArtifactSpec, EditedModel
+from methods.base import ArtifactSpec, EditedModel, Editor
 from methods.common.weights import weight_hash
 
 
@@ -68,17 +72,18 @@ class Runner:
             self.fail(cell, reason, log.getvalue() + traceback.format_exc())
             return Outcome(time.perf_counter() - start, reason)
         with self._store.cell(cell.folder).writing() as folder:
-            pd.DataFrame([asdict(row) for row in edited.rows], columns=list(Row.__dataclass_fields__)).to_parquet(
-                folder / "records.parquet", index=False
-            )
+            write_rows(edited.rows, folder / "records.parquet")
+            if cell.schedule.is_sequential:
+                curve(edited.points, edited.place).to_parquet(folder / "curve.parquet", index=False)
             for name, content in (
                 ("cell", cell.description()),
-                ("metrics", edited.metrics),
+                ("metrics", edited.metrics(cell.schedule.is_sequential)),
                 ("cost", edited.cost),
                 ("provenance", edited.provenance),
             ):
                 write_json(folder / f"{name}.json", content)
             (folder / "log.txt").write_text(log.getvalue())
+        self._store.drop_checkpoint(cell.folder)
         return Outcome(time.perf_counter() - start)
 
     def fail(self, cell: Cell, reason: str, log: str = "") -> None:
@@ -90,38 +95,35 @@ class Runner:
 
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
-        context, editor, needed = self._context, cell.editor(), cell.artifacts()
+        context, needed = self._context, cell.artifacts()
         context.restart(cell.seed)
         model, data = context.load_model(cell.model), context.load_data(cell.data)
-        folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
+        bench = _Bench(
+            cell, cell.editor(), model, {role: self._artifacts.folder(spec) for role, spec in needed.items()}
+        )
         before = weight_hash(model.model)
-        requests = [record.request() for record in data.edits]
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         warm_up = _warm_up(cell, data, bool(shared))
         if warm_up:
-            editor.edit(model, warm_up, folders, context).revert()
+            bench.editor.edit(model, warm_up, bench.folders, context).revert()
 
-        clock = context.restart(cell.seed)
         reset_peak_memory(context.device)
-        edited = editor.edit(model, requests, folders, context)
-        try:
-            rows = self._evaluate(cell, edited, model)
-            diagnostics = dict(edited.diagnostics())
-        finally:
-            edited.revert()
+        requests = [record.request() for record in data.edits]
+        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
 
         cost = {
-            "phases_s": add_phases(clock.seconds, self._artifacts.phases_s(needed.values())),
+            "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),
             "edits": len(data.edits),
-            "edit_actions": (shared or [cell.cell_id]) if cell.method.edits else [],
+            "edit_actions": (shared or edited.acts) if cell.method.edits else [],
             "device": context.device,
             "device_class": device_class(context.device),
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_memory_bytes(context.device),
             "warm_up": bool(warm_up),
             "citable": True,
+            **edited.cost,
         }
         origin = {
             **provenance.environment(),
@@ -130,20 +132,52 @@ class Runner:
             "data_files": data_files(cell.data),
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
+            **edited.origin,
         }
-        metrics: dict[str, Any] = {**aggregate(rows), "diagnostics": diagnostics}
-        if scope := scope_metrics(rows):
-            metrics["scope"] = scope
-        return _Result(rows, metrics, cost, origin)
+        place = {record.id: number for number, record in enumerate(data.edits, 1)}
+        return _Result(edited.points, place, edited.diagnostics, cost, origin)
 
-    def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel) -> list[Row]:
-        """All rows of a cell; none for random weights, whose answers mean nothing."""
+    def _at_once(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+        """All edits in one act, and their scores."""
+        cell, context = bench.cell, self._context
+        clock = context.restart(cell.seed)
+        edited = bench.editor.edit(bench.model, requests, bench.folders, context)
+        try:
+            rows = self._evaluate(cell, edited, bench.model, len(requests))
+            diagnostics = dict(edited.diagnostics())
+        finally:
+            edited.revert()
+        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id])
+
+    def _in_sequence(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+        """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
+        cell, context = bench.cell, self._context
+        sequence = SequenceRun(
+            Checkpoint(self._store.checkpoint(cell.folder)),
+            context,
+            cell.seed,
+            lambda edited, edits: self._evaluate(cell, edited, bench.model, edits),
+        )
+        with Chain(bench.editor, bench.model, bench.folders, context) as chain:
+            done = sequence.run(chain, requests, cell.schedule)
+        blocks, points = done.progress.blocks, done.points
+        return _Edited(
+            {edits: point.rows for edits, point in points.items()},
+            done.progress.diagnostics,
+            add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
+            [f"{cell.cell_id}:{block.edits}" for block in blocks],
+            {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
+            {"resumed": list(done.progress.resumed)},
+        )
+
+    def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel, edits: int) -> list[Row]:
+        """All rows of a cell after so many edits; none for random weights, whose answers mean nothing."""
         if cell.model.weights == "random":
             return []
         context = self._context
-        data = context.load_data(cell.data)
+        data = context.load_data(cell.data_at(edits))
         protocols = [PROTOCOLS[name] for name in cell.protocols]
-        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs()))
+        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
         total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
             return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
@@ -157,8 +191,53 @@ def _warm_up(cell: Cell, data: DataSet, is_shared: bool) -> list[EditRequest]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Bench:
+    """A cell with all that its edits are made with."""
+
+    cell: Cell
+    editor: Editor
+    model: LoadedModel
+    folders: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class _Edited:
+    """What came of the edits of a cell.
+
+    Attributes:
+        points: answers by the number of edits so far; only those after the last edit, if all were one act.
+        acts: ids of the acts of editing.
+        cost, origin: what else is to be said of cost and provenance.
+    """
+
+    points: Mapping[int, Sequence[Row]]
+    diagnostics: Mapping[str, float]
+    phases_s: dict[str, float]
+    acts: list[str]
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class _Result:
-    rows: list[Row]
-    metrics: dict[str, Any]
-    cost: dict[str, Any]
-    provenance: dict[str, Any]
+    """What is written of a cell; `place` is the number of each record's edit, from 1."""
+
+    points: Mapping[int, Sequence[Row]]
+    place: Mapping[str, int]
+    diagnostics: Mapping[str, float]
+    cost: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Answers after the last edit."""
+        return self.points[max(self.points)]
+
+    def metrics(self, is_sequential: bool) -> dict[str, Any]:
+        """The content of metrics.json: after the last edit, and along a sequence."""
+        metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
+        if scope := scope_metrics(self.rows):
+            metrics["scope"] = scope
+        if is_sequential and self.rows:
+            metrics["curve"] = curve_metrics(self.points, self.place)
+        return metrics

@@ -20,6 +20,10 @@ from harness.errors import UserError
 DONE = "DONE"
 FAILED = "FAILED"
 
+CHECKPOINT = ".sequence"
+DROPPED = ".dropped"
+"""Endings of hidden folders: of a cell in blocks that is not finished, and of what is being removed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -96,8 +100,20 @@ class Store:
         return Folder(self.root / "cells" / folder)
 
     def discard(self, folder: str) -> None:
-        """Remove a cell, so that it is run again."""
+        """Remove a cell and what is kept of it on the way, so that it is run again from its start."""
         self.cell(folder).remove()
+        self.drop_checkpoint(folder)
+
+    def checkpoint(self, folder: str) -> Path:
+        """Where a cell in blocks keeps how far it is, by the name of its folder."""
+        return self.root / "cells" / f".{folder}{CHECKPOINT}"
+
+    def drop_checkpoint(self, folder: str) -> None:
+        """Remove what a cell has kept on the way; never a part of it, which would be no checkpoint."""
+        kept = self.checkpoint(folder)
+        with explained(kept):
+            if kept.exists():
+                _clear(kept.rename(kept.with_name(f"{kept.name}{DROPPED}")))
 
     def artifact(self, name: str, key: str) -> Folder:
         """The folder of an artifact by its name and content address."""
@@ -136,7 +152,18 @@ class Store:
             lock.truncate(0)
             lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
             lock.flush()
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Clear away what a killed run had no more use for."""
+        cells = self.root / "cells"
+        for dropped in cells.glob(f".*{DROPPED}"):
+            _clear(dropped)
+        for kept in cells.glob(f".*{CHECKPOINT}"):
+            folder = kept.name.removeprefix(".").removesuffix(CHECKPOINT)
+            if self.cell(folder).is_done:
+                self.drop_checkpoint(folder)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -180,6 +207,11 @@ def _errno(error: Exception) -> int:
         return error.errno or 0
     told = re.search(r"\(os error (\d+)\)", str(error))
     return int(told[1]) if told else 0
+
+
+def _clear(folder: Path) -> None:
+    with explained(folder):
+        shutil.rmtree(folder)
 
 
 def _flush(path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,8 +17,13 @@ from harness.records import DataRef, DataSet, EditRequest
 from harness.tokens import Query
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
+
+State: TypeAlias = Mapping[str, "Tensor"]
+"""What an edit keeps beside the weights, by names of the method's choice; a file of safetensors can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class MethodSpec:
     Attributes:
         name: as written in a suite, `ft-l`.
         title: as printed in a table, `FT-L`.
-        family: `reference`, `weights`, `hypernetwork`, `memory` or `plug-in`.
+        family: `reference`, `weights`, `hypernetwork`, `memory` or `plug-in`; `lies_in_weights` follows from it.
         version: raised whenever results change; part of every cell's identity.
         edits: False for the unedited reference, which has no reliability to speak of and no cost.
     """
@@ -38,6 +43,11 @@ class MethodSpec:
     family: str
     version: int
     edits: bool = True
+
+    @property
+    def lies_in_weights(self) -> bool:
+        """Whether an edited model is the model itself with other weights, and nothing beside them."""
+        return self.family in ("reference", "weights", "hypernetwork")
 
 
 class Hparams(BaseModel):
@@ -177,3 +187,53 @@ class Editor(Protocol):
     ) -> EditedModel:
         """Apply all requests. Times its own phases through `context.clock`."""
         ...
+
+
+class StatefulModel(EditedModel, Protocol):
+    """An edited model that keeps something beside the weights."""
+
+    def state(self) -> State:
+        """All of it, from which `ExtendingEditor.extend` makes the same model again, bit for bit."""
+        ...
+
+
+@runtime_checkable
+class ExtendingEditor(Editor, Protocol):
+    """A method whose edits do not lie in the weights alone, and that can go on from them.
+
+    A method of weights needs none of this: in a sequence its `edit` is called again on the model as it is, and only the
+    `revert` of the first call at the end, which therefore gives back whatever later calls may change.
+    """
+
+    def edit(
+        self,
+        model: "LoadedModel",
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """As `Editor.edit`."""
+        ...
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """Apply further requests on top of all earlier ones.
+
+        Args:
+            model: with the weights that the earlier edits left; for a memory, unedited.
+            state: what the last edit left beside them, on the model's device. It is not to be changed in place.
+            requests: the further ones; with none at all, the model is what it was when `state` was taken.
+            artifacts, context: as for `edit`, the seed too: who draws random numbers keeps in `state` how far it is.
+        """
+        ...
+
+
+def edits_in_sequence(method: type[Editor]) -> bool:
+    """Whether a method can go on from its own edits."""
+    return method.spec.lies_in_weights or hasattr(method, "extend")

@@ -11,6 +11,7 @@ from harness.artifacts import closure
 from harness.cell import Cell
 from harness.evaluation.protocols import PROTOCOLS
 from harness.plan import Plan, memory_bytes, roots, seconds
+from harness.schedule import Schedule
 from harness.store import Store
 from harness.suite import load_suite
 from methods.base import ArtifactSpec
@@ -52,7 +53,9 @@ CHANGES = {
     "the number of edits": lambda cell: {"data": dataclasses.replace(cell.data, edits=7)},
     "the prompt template": lambda cell: {"data": dataclasses.replace(cell.data, template="paper")},
     "the protocols": lambda cell: {"protocols": cell.protocols[:1]},
-    "the schedule": lambda cell: {"schedule": {"kind": "sequential", "block": 1}},
+    "the schedule": lambda cell: {"schedule": Schedule("sequential", 4, (8,))},
+    "the size of a block": lambda cell: {"schedule": Schedule("sequential", 2, (8,))},
+    "the points that are scored": lambda cell: {"schedule": Schedule("sequential", 4, (4, 8))},
     "the seed": lambda cell: {"seed": 1},
     "rows per forward pass": lambda cell: {"eval_batch": 17},
 }
@@ -71,6 +74,10 @@ NO_CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_changes_results_changes_the_id(what, cell):
     assert dataclasses.replace(cell, **CHANGES[what](cell)).cell_id != cell.cell_id
+
+
+def test_no_two_changes_make_one_id(cell):
+    assert len({dataclasses.replace(cell, **change(cell)).cell_id for change in CHANGES.values()}) == len(CHANGES)
 
 
 @pytest.mark.parametrize("what", NO_CHANGES)
@@ -212,6 +219,44 @@ def test_a_weight_file_that_must_be_downloaded_is_a_note_and_not_an_obstacle(hom
     made = plan_of(models=["llama2-7b"])
     assert made.runnable
     assert made.notes() == ["meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"]
+
+
+SEQUENCE = {"sequential": {"block": 2, "score_at": [2, 5]}}
+
+
+def test_a_sequential_cell_needs_the_unedited_answers_at_each_of_its_points(plan_of):
+    cell = plan_of(schedule=SEQUENCE).runnable[0]
+    assert cell.schedule == Schedule("sequential", 2, (2, 5, 8))
+    answers = [root for root in roots(cell) if root.name == "unedited-outputs"]
+    assert [answer.identity["data"].get("so_far") for answer in answers] == [2, 5, None]
+    batch = plan_of().runnable[0]
+    assert answers[-1].key == batch.unedited_outputs(8).key, "those at the end are the same as of a batch"
+
+
+def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_one_line(plan_of, home):
+    plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
+    made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", plug_in])
+    assert made.missing() == ["method 'onceedit' makes all its edits in one act and cannot go on from them in sequence"]
+    assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
+    assert not plan_of(methods=["none", plug_in], models=["zoo/llama"]).missing()
+
+
+def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):
+    made = plan_of(schedule={"sequential": {"block": 4, "score_at": [4, 10, 20]}})
+    assert made.notes() == ["counterfact: score_at 10, 20 is beyond its 8 edits; the last point is there"]
+    assert {cell.schedule for cell in made.runnable} == {Schedule("sequential", 4, (4, 8))}
+
+
+def test_every_method_of_the_sequential_suite_can_go_on_from_its_edits(tmp_path):
+    made = Plan(load_suite("suites/sequential.yaml", scale="mini"), Store(tmp_path))
+    assert not [reason for reason in made.missing() if "in sequence" in reason]
+    assert {planned.cell.data.edits for planned in made.cells if planned.cell} == {100}
+    assert {planned.cell.schedule.score_at for planned in made.cells if planned.cell} == {(10, 20, 50, 100)}
+
+
+def test_each_point_adds_to_the_estimate(plan_of):
+    batch, sequence = (plan_of(**more).runnable[0] for more in ({"eval_batch": 16}, {"schedule": SEQUENCE}))
+    assert seconds(sequence, "cpu") > seconds(batch, "cpu")
 
 
 def test_estimates_grow_with_model_and_edits(plan_of):

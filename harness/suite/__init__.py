@@ -1,6 +1,7 @@
 """Suites: from a YAML file to entries that are known, sized and checked."""
 
-from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Schedule, Suite
+from harness.schedule import Schedule
+from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.resolve import load_suite
 from harness.suite.schema import suite_json_schema
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.hparams import ResolvedHparams
+from harness.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +63,6 @@ class DataEntry:
     train: int
     unrelated: int
     strip_distractor: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """All edits at once, or in blocks.
-
-    Attributes:
-        block: edits that are applied together; 0 for a batch.
-        score_at: numbers of edits so far at which all of them are scored; empty for a batch.
-    """
-
-    kind: Literal["batch", "sequential"] = "batch"
-    block: int = 0
-    score_at: tuple[int, ...] = ()
-
-    def within(self, edits: int) -> "Schedule":
-        """The schedule of a data set of so many edits: marks and blocks beyond its end fall on its end."""
-        if self.kind == "batch":
-            return self
-        marks = sorted({min(mark, edits) for mark in self.score_at})
-        return Schedule("sequential", min(self.block, edits), tuple(marks))
 
 
 @dataclass(frozen=True, slots=True)

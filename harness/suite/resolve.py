@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness import hparams
 from harness.errors import UserError
-from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Schedule, Suite
+from harness.schedule import Schedule
+from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_names, chosen, read_filters
 from harness.suite.scale import Scale, load_scale
 from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm
@@ -42,7 +43,7 @@ def load_suite(
     document, form = _read(Path(path))
     check_names(document, form)
     overlay = load_scale(scale)
-    laid = overlay.form.set
+    laid, schedule = overlay.form.set, _schedule(form)
     wanted = read_filters(only)
 
     models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
@@ -50,7 +51,12 @@ def load_suite(
     models = [entry for index, entry in enumerate(models) if not any(map(entry.is_same_as, models[:index]))]
     methods = chosen(list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown})
     datasets = [
-        overlay.data(_data_entry(document, index, entry, data), edits, "split" in entry.model_fields_set)
+        overlay.data(
+            _data_entry(document, index, entry, data),
+            edits,
+            has_split="split" in entry.model_fields_set,
+            is_sequential=schedule.is_sequential,
+        )
         for index, entry in enumerate(form.datasets)
     ]
     datasets = chosen(datasets, "dataset", wanted, lambda entry: {entry.name})
@@ -65,7 +71,7 @@ def load_suite(
         protocols=tuple(form.protocols),
         prompts=tuple(laid.prompts or form.prompts),
         seeds=tuple(form.seeds),
-        schedule=_schedule(form),
+        schedule=schedule,
         eval_batch=laid.eval_batch or form.eval_batch,
         launch=laid.launch or form.launch,
         device=laid.device or form.device,

@@ -40,14 +40,15 @@ class Scale:
         """An option of a method: the name of a model becomes that of its stand-in, all else stays."""
         return self.form.model_map.get(value, value) if isinstance(value, str) else value
 
-    def data(self, entry: DataEntry, edits: int | None, has_split: bool) -> DataEntry:
+    def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
         """A data set as this scale uses it; `edits` from the command line is above the cap.
 
         A split that the suite wrote (`has_split`) stays, so that a suite of dev records is one at every scale.
         """
+        cap = (is_sequential and self.form.cap.edits_in_sequence) or self.form.cap.edits
         overlay = self.form.set.datasets
         sizes = overlay.model_dump(exclude={"source", *(["split"] if has_split else [])}, exclude_none=True)
-        capped = min(entry.edits, self.form.cap.edits or entry.edits)
+        capped = min(entry.edits, cap or entry.edits)
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 
 

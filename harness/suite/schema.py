@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
 Protocol = Literal["teacher_forced", "generation"]
 Template = Literal["none", "paper"]
-Table = Literal["main", "components", "ablation", "calibration"]
+Table = Literal["main", "components", "ablation", "calibration", "retention"]
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["test", "dev", "all"]
 Scalar = str | int | float | bool | None
@@ -83,7 +83,8 @@ class Blocks(Form):
 
     block: int = Field(ge=1, description="edits that are applied together")
     score_at: list[Annotated[int, Field(ge=1)]] = Field(
-        min_length=1, description="numbers of edits so far at which all of them are scored; a block ends there"
+        min_length=1,
+        description="numbers of edits so far at which all of them are scored; a block ends there. The end is always one",
     )
 
     @model_validator(mode="after")
@@ -132,11 +133,18 @@ class SuiteForm(Form):
         description="`<axis>.<entry>.<option>: [values]` puts one entry per value in the place of that entry",
     )
 
+    @model_validator(mode="after")
+    def _retention_is_of_a_sequence(self) -> Self:
+        if "retention" in self.tables and self.schedule == "batch":
+            raise ValueError("table 'retention' needs `schedule: {sequential: ...}`")
+        return self
+
 
 class CapForm(Form):
     """Upper limits of a scale."""
 
     edits: int | None = Field(None, ge=1)
+    edits_in_sequence: int | None = Field(None, ge=1, description="of a sequential schedule; default: as `edits`")
 
 
 class DataOverlay(Form):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.models.batching import right_padded
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
+from methods.base import State
 from methods.common.parts import part
 from methods.common.plain import PlainModel
 
@@ -156,6 +157,31 @@ class RoutedModel(Generic[Route]):
                 yield decided
         finally:
             handle.remove()
+
+
+class StatefulRoutedModel(RoutedModel[Route]):
+    """A `StatefulModel`: a routed one whose memory can be kept, to go on from it.
+
+    Args:
+        state: everything that is to be kept.
+        model, layer, memory, reads, figures: as for `RoutedModel`.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        model: LoadedModel,
+        layer: int,
+        memory: Memory[Route],
+        reads: Reads = "prompt",
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(model, layer, memory, reads, figures)
+        self._state = state
+
+    def state(self) -> State:
+        """What was given at construction."""
+        return self._state
 
 
 def matrix(model: LoadedModel, layer: int) -> nn.Linear:

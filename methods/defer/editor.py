@@ -1,12 +1,12 @@
 """DEFER as the harness sees it: the requests in their order, each trained into the same gate and value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
 from methods.defer.hparams import DeferHparams
 from methods.registry import register
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from methods.common.routed import Reads
+    from methods.common.tally import Tally
+    from methods.defer.gate import Gate
 
 
 @register
@@ -36,29 +38,71 @@ class Defer:
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Train on one request after the other.
+    ) -> StatefulModel:
+        """Train on one request after the other, from a gate and a value drawn by the seed.
 
         An edit whose loss is no longer a number fails: it leaves no trace. `diagnostics` counts them.
 
         Raises:
             UserError: for a request longer than the model's context, or if all edits fail.
         """
-        from methods.common.paused import edit_queries
-        from methods.common.routed import RoutedModel, matrix
+        from methods.common.routed import matrix
+        from methods.common.tally import Tally
         from methods.defer.gate import Gate
+
+        def drawn() -> Gate:
+            return Gate.drawn(matrix(model, self.hparams.layer), self.hparams.threshold, context.seed)
+
+        return self._trained(model, requests, drawn, Tally(), context)
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """Go on training the same gate and value: what `edit` gives for earlier and further requests, bit for bit.
+
+        Args:
+            model, requests, artifacts, context: as for `edit`; nothing is drawn any more.
+            state: gate and value in the precision that they are trained in, and how all edits so far went.
+
+        Raises:
+            UserError: for a request longer than the model's context.
+        """
+        from methods.common.tally import Tally
+        from methods.defer.gate import Gate
+
+        def kept() -> Gate:
+            return Gate.kept(state, self.hparams.threshold)
+
+        return self._trained(model, requests, kept, Tally.kept(state), context)
+
+    def _trained(
+        self,
+        model: "LoadedModel",
+        requests: Sequence[EditRequest],
+        make_gate: "Callable[[], Gate]",
+        tally: "Tally",
+        context: Context,
+    ) -> StatefulModel:
+        """Train what `make_gate` gives, which counts as part of the edit."""
+        from methods.common.paused import edit_queries
+        from methods.common.routed import StatefulRoutedModel
         from methods.defer.training import learn
 
         queries = edit_queries(model, requests)
         losses = []
         with context.progress("DEFER", len(queries)) as advance, context.clock.phase("edit"):
-            gate = Gate(matrix(model, self.hparams.layer), self.hparams.threshold, context.seed)
+            gate = make_gate()
             for query in queries:
                 losses.append(learn(model, query, gate, self.hparams))
                 advance()
-        learned = [loss for loss in losses if loss is not None]
-        if not learned:
+        tally = tally.with_losses(losses)
+        if not tally.learned:
             raise UserError("defer: the loss of every edit is not a number", fix="choose a smaller `lr`")
-        figures = {"failed": float(len(losses) - len(learned)), "final_loss": sum(learned) / len(learned)}
         reads: Reads = "prompt" if self.hparams.query == "prompt_last" else "sequence"
-        return RoutedModel(model, self.hparams.layer, gate.requires_grad_(False), reads, figures)
+        state = {**gate.requires_grad_(False).state(), **tally.state()}
+        return StatefulRoutedModel(state, model, self.hparams.layer, gate, reads, tally.figures())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods.base import State
 from methods.common.routed import last_of
 
 
@@ -25,20 +26,43 @@ class Gate(nn.Module):
     """Gate and value, at least fp32 whatever the model's precision. A `methods.common.routed.Memory`.
 
     Args:
-        matrix: what it stands beside, K to D.
+        gate: K to 1.
+        value: K to D.
         threshold: the gate from which on the value answers.
-        seed: of the first weights, which are drawn as `nn.Linear` draws them.
     """
 
-    def __init__(self, matrix: nn.Linear, threshold: float, seed: int) -> None:
+    def __init__(self, gate: nn.Linear, value: nn.Linear, threshold: float) -> None:
         super().__init__()
-        self._threshold = threshold
+        self.gate, self.value, self._threshold = gate, value, threshold
+
+    @classmethod
+    def drawn(cls, matrix: nn.Linear, threshold: float, seed: int) -> "Gate":
+        """With first weights as `nn.Linear` draws them.
+
+        Args:
+            matrix: what it stands beside, K to D.
+            threshold: the gate from which on the value answers.
+            seed: of the weights.
+        """
         dtype = torch.promote_types(matrix.weight.dtype, torch.float32)
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
             torch.manual_seed(seed)
-            self.gate = nn.Linear(matrix.in_features, 1)
-            self.value = nn.Linear(matrix.in_features, matrix.out_features)
-        self.to(matrix.weight.device, dtype)
+            gate = nn.Linear(matrix.in_features, 1)
+            value = nn.Linear(matrix.in_features, matrix.out_features)
+        return cls(gate, value, threshold).to(matrix.weight.device, dtype)
+
+    @classmethod
+    def kept(cls, state: State, threshold: float) -> "Gate":
+        """With a copy of the weights that `state()` gave."""
+        value_DK = state["value.weight"]
+        gate, value = (nn.Linear(value_DK.shape[1], width, device="meta") for width in (1, len(value_DK)))
+        made = cls(gate, value, threshold)
+        made.load_state_dict({name: state[name].clone() for name in made.state_dict()}, assign=True)
+        return made
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights; not a copy."""
+        return dict(self.state_dict())
 
     def decide(self, queries_BK: Tensor) -> Decision:
         """Gate and value of one token per row."""

@@ -1,17 +1,19 @@
 """GRACE's memory: keys with radii and labels, and the value that answers within each radius."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness.tokens import Query
+from methods.base import State
 from methods.common.routed import last_of
 from methods.grace.hparams import GraceHparams
 
-Label = tuple[int, ...] | float
-"""What an edit says; two edits with equal labels may share a key."""
+Label = tuple[float, ...]
+"""What an edit says: ids, or one mean of ids. Two edits with equal labels may share a key."""
 
 SPLIT_MARGIN = 1e-5
 """By how much the older of two keys of different labels stays short of the middle between them (GRACE's code)."""
@@ -40,9 +42,12 @@ class Codebook:
         keys_NK: all keys that may be inserted; at least fp32.
         fresh_ND: the value that each of them would start from, in the same precision.
         noise: relative difference that rounding makes between a prompt's key in one batch and in another.
+        kept: what `state()` gave of the codebook to go on from; None for an empty one.
     """
 
-    def __init__(self, hparams: GraceHparams, keys_NK: Tensor, fresh_ND: Tensor, noise: float) -> None:
+    def __init__(
+        self, hparams: GraceHparams, keys_NK: Tensor, fresh_ND: Tensor, noise: float, kept: State | None = None
+    ) -> None:
         self._hparams = hparams
         self._offered_NK, self._fresh_ND, self._noise = keys_NK, fresh_ND, noise
         self._keys_NK, self._values_ND = torch.zeros_like(keys_NK), torch.zeros_like(fresh_ND)
@@ -50,6 +55,26 @@ class Codebook:
         self._is_failed_N = torch.zeros_like(self._radii_N, dtype=torch.bool)
         self._labels: list[Label] = []
         self.splits = 0
+        if kept is not None:
+            self._keys_NK = torch.cat([kept["keys"], self._keys_NK])
+            self._values_ND = torch.cat([kept["values"], self._values_ND])
+            self._radii_N = torch.cat([kept["radii"], self._radii_N])
+            self._is_failed_N = torch.cat([kept["is_failed"], self._is_failed_N])
+            ids = iter(kept["labels"].tolist())
+            self._labels = [tuple(islice(ids, length)) for length in kept["label_lengths"].tolist()]
+            self.splits = int(kept["splits"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Every row, its label in as many of `labels` as `label_lengths` says; views, not copies."""
+        return {
+            "keys": self.keys_NK,
+            "values": self.values_ND,
+            "radii": self._radii_N[: len(self)],
+            "is_failed": self._is_failed_N[: len(self)],
+            "labels": torch.tensor([part for label in self._labels for part in label], dtype=torch.float64),
+            "label_lengths": torch.tensor([len(label) for label in self._labels], dtype=torch.long),
+            "splits": torch.tensor(self.splits),
+        }
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -189,4 +214,4 @@ def label_of(query: Query, implementation: str) -> Label:
     if implementation == "corrected":
         return query.target_ids
     labels = torch.tensor([-100] * len(query.prompt_ids) + list(query.target_ids))
-    return float(labels.float().mean())
+    return (float(labels.float().mean()),)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
 from methods.grace.hparams import GraceHparams
 from methods.registry import register
 
@@ -37,7 +37,7 @@ class Grace:
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
+    ) -> StatefulModel:
         """Insert all requests in their order, whatever the model says to them already.
 
         An edit whose key or loss is not a number fails: its prompt is answered by the model. `diagnostics` counts them.
@@ -45,39 +45,69 @@ class Grace:
         Raises:
             UserError: for a request longer than the model's context, or if all edits fail.
         """
+        return self._inserted(model, None, requests, context)
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """Insert further requests into the same codebook: what `edit` gives for earlier and further ones together.
+
+        It is so because no request reads what later ones do to the codebook: a row that a later one learns again was
+        learned before that by `edit` too. Only rounding differs, since `batch` puts requests together within a block;
+        with a batch of one nothing does.
+
+        Args:
+            model, requests, artifacts, context: as for `edit`.
+            state: the codebook, how many requests it was offered, whose first values were drawn in that order, and how
+                all edits so far went.
+
+        Raises:
+            UserError: for a request longer than the model's context.
+        """
+        return self._inserted(model, state, requests, context)
+
+    def _inserted(
+        self, model: "LoadedModel", kept: State | None, requests: Sequence[EditRequest], context: Context
+    ) -> StatefulModel:
+        """Insert into the codebook that was kept, or into an empty one."""
         import torch
 
         from methods.common.paused import edit_queries
-        from methods.common.routed import RoutedModel
+        from methods.common.routed import StatefulRoutedModel
+        from methods.common.tally import Tally
         from methods.grace.codebook import Codebook, label_of
         from methods.grace.training import learn, read
 
         queries = edit_queries(model, requests)
+        n_before = 0 if kept is None else int(kept["offered"])
         with context.progress("GRACE", len(queries)) as advance, context.clock.phase("edit"):
             keys_NK, outputs_ND = read(model, queries, self.hparams)
             # Between eps and its root: rounding adds up over the layers, and prompts stay apart. Measured: 8 eps in fp32.
             noise = torch.finfo(model.model.dtype).eps ** 0.75
-            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed), noise)
+            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed, n_before), noise, kept)
             labels = [label_of(query, self.hparams.implementation) for query in queries]
             offered = [book.insert(request, label) for request, label in enumerate(labels)]
             lessons = [lesson for lesson in offered if lesson is not None]
-            learned = learn(model, queries, book, lessons, self.hparams, advance) if lessons else None
-        if learned is None or learned.failed == len(lessons):
+            losses = learn(model, queries, book, lessons, self.hparams, advance)
+        unread = [None] * int((~keys_NK.isfinite().all(-1)).sum())
+        tally = (Tally() if kept is None else Tally.kept(kept)).with_losses([*losses, *unread])
+        if not tally.learned:
             raise UserError("grace: key or loss of every edit is not a number", fix="choose a smaller `lr`")
-        failed = learned.failed + int((~keys_NK.isfinite().all(-1)).sum())
-        figures = {
-            "keys": float(len(book)),
-            "splits": float(book.splits),
-            "failed": float(failed),
-            "final_loss": learned.final_loss,
-        }
-        return RoutedModel(model, self.hparams.layer, book, figures=figures)
+        figures = {"keys": float(len(book)), "splits": float(book.splits), **tally.figures()}
+        state = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
+        return StatefulRoutedModel(state, model, self.hparams.layer, book, figures=figures)
 
-    def _fresh(self, outputs_ND: "Tensor", seed: int) -> "Tensor":
-        """The value that each request would start from."""
+    def _fresh(self, outputs_ND: "Tensor", seed: int, n_before: int) -> "Tensor":
+        """The value that each request would start from, `n_before` others having been before them."""
         import torch
 
         if self.hparams.start == "warm":
             return outputs_ND
         generator = torch.Generator().manual_seed(seed)
-        return torch.rand(outputs_ND.shape, generator=generator).to(outputs_ND)
+        drawn_ND = torch.rand(n_before + len(outputs_ND), outputs_ND.shape[1], generator=generator)
+        return drawn_ND[n_before:].to(outputs_ND)

@@ -7,7 +7,6 @@ value does, so all of them are trained together, except that lessons of one row 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from harness.models.loaded import LoadedModel
 from harness.tokens import Query
 from methods.base import Advance
 from methods.common.paused import Paused
-from methods.common.routed import last_of
+from methods.common.routed import last_of, matrix
 from methods.common.row_adam import RowAdam
 from methods.grace.codebook import Codebook, Lesson
 from methods.grace.hparams import GraceHparams
@@ -31,28 +30,16 @@ def read(model: LoadedModel, queries: Sequence[Query], hparams: GraceHparams) ->
         keys N × K and outputs N × D, at least fp32.
     """
     order: list[int] = []
-    keys, outputs = [], []
+    linear = matrix(model, hparams.layer)
+    keys, outputs = ([_exact(linear.weight.new_empty(0, n))] for n in (linear.in_features, linear.out_features))
     for batch in length_sorted(queries, _length, hparams.batch):
         paused = Paused(model, [queries[index] for index in batch], hparams.layer)
         rows_B, last_B = torch.arange(len(batch), device=model.device), last_of(paused.prompt_BT)
         order += batch
         keys.append(_exact(paused.inputs_BTK[rows_B, last_B]))
         outputs.append(_exact(paused.outputs_BTD[rows_B, last_B]))
-    back_N = torch.tensor(order, device=model.device).argsort()
+    back_N = torch.tensor(order, dtype=torch.long, device=model.device).argsort()
     return torch.cat(keys)[back_N], torch.cat(outputs)[back_N]
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """How it went.
-
-    Attributes:
-        failed: lessons whose loss or gradient was no number at some step.
-        final_loss: mean over the others, before their last step.
-    """
-
-    failed: int
-    final_loss: float
 
 
 def learn(
@@ -62,9 +49,13 @@ def learn(
     lessons: Sequence[Lesson],
     hparams: GraceHparams,
     advance: Advance,
-) -> Learned:
-    """Learn all lessons, at least one; the book keeps the values."""
-    failed, losses = [], []
+) -> list[float | None]:
+    """Learn all lessons; the book keeps the values.
+
+    Returns:
+        The loss of each before its last step; None if the loss or a gradient was no number at some step.
+    """
+    losses: dict[Lesson, float | None] = {}
     for turn in turns(lessons):
         for batch in length_sorted(turn, lambda lesson: _length(queries[lesson.request]), hparams.batch):
             together = [turn[index] for index in batch]
@@ -73,11 +64,10 @@ def learn(
             )
             values_BD, losses_B, is_failed_B = _train(standing, book.start(together), hparams)
             book.learn(together, values_BD, is_failed_B)
-            failed.append(is_failed_B)
-            losses.append(losses_B)
+            for lesson, loss, is_failed in zip(together, losses_B.tolist(), is_failed_B.tolist(), strict=True):
+                losses[lesson] = None if is_failed else loss
             advance(len(together))
-    is_failed_N = torch.cat(failed)
-    return Learned(int(is_failed_N.sum()), float(torch.cat(losses)[~is_failed_N].mean()))
+    return [losses[lesson] for lesson in lessons]
 
 
 def turns(lessons: Sequence[Lesson]) -> list[list[Lesson]]:

@@ -36,7 +36,7 @@ class Wise:
         self.hparams = hparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Unrelated prompts of the train records, and the model's own context prefixes.
+        """Unrelated prompts of the train records, and the model's own context prefixes if any are used.
 
         Raises:
             UserError: if the data set keeps no train records.
@@ -46,7 +46,9 @@ class Wise:
                 f"wise learns what to spare from unrelated records, and data set '{data.name}' keeps none for training",
                 fix=f"datasets: [{{name: {data.name}, train: {data.edits}}}]",
             )
-        return {"loc_prompts": loc_prompts.artifact(data), "prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
+        spared = {"loc_prompts": loc_prompts.artifact(data)}
+        contexts = {"prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
+        return {**spared, **contexts} if self.hparams.contexts else spared
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
@@ -64,7 +66,7 @@ class Wise:
         from methods.wise.training import learn
 
         probes = loc_prompts.load(artifacts["loc_prompts"])
-        contexts = prefixes.load(artifacts["prefixes"])[: self.hparams.contexts]
+        contexts = prefixes.load(artifacts["prefixes"])[: self.hparams.contexts] if self.hparams.contexts else ()
         with context.progress("WISE", len(requests)) as advance, context.clock.phase("edit"):
             lessons = self._lessons(model, requests, probes, contexts)
             learned = learn(model, lessons, self.hparams, context.seed, advance)

@@ -29,7 +29,8 @@ class WiseHparams(Hparams):
         act_ratio: a memory answers where its activation is above this share of the smallest that its edits had.
         reads: tokens whose mean activation decides, in training and in use: the `prompt`; the `sequence`, target
             included, as EasyEdit's teacher forcing has it; the sequence, and each decoding `step` by itself.
-        parallel: shards that are trained side by side; changes time and memory, and results only by rounding.
+        parallel: shards that are trained side by side; changes time and memory. In exact arithmetic they learn what they
+            learn alone; in fp32 the jumps of the margin loss can make a difference in rounding grow until it shows.
         implementation: `corrected`, or `faithful-easyedit`: one column more than the target counts in its mean loss.
     """
 

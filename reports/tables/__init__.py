@@ -9,6 +9,7 @@ from reports.frame import SuiteFrame
 from reports.layout import Table
 from reports.tables.calibration import calibration_tables
 from reports.tables.quality import quality_tables
+from reports.tables.retention import retention_tables
 from reports.tables.time import time_tables
 
 Builder = Callable[[SuiteFrame], tuple[list[Table], pd.DataFrame]]
@@ -19,5 +20,6 @@ BUILDERS: Mapping[str, Builder] = {
     "components": partial(quality_tables, name="components", title="Components of the method"),
     "ablation": partial(quality_tables, name="ablation", title="One setting varied"),
     "calibration": calibration_tables,
+    "retention": retention_tables,
     "time": time_tables,
 }

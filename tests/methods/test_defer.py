@@ -1,11 +1,13 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
 from tiny_models import ARCHITECTURES
 
 from harness.errors import UserError
 from methods.common.plain import PlainModel
 from methods.common.routed import matrix, output_replaced
+from methods.common.weights import weight_hash
 from methods.defer import Defer, DeferHparams
 from methods.defer.gate import Gate
 
@@ -21,6 +23,12 @@ def edit(model, facts=FACTS, **choices):
     return Defer(DeferHparams(**{**HPARAMS, **choices})).edit(model, requests_of(facts), {}, Context)
 
 
+def has_bits(state, other):
+    return state.keys() == other.keys() and all(
+        state[name].dtype == other[name].dtype and torch.equal(state[name], other[name]) for name in state
+    )
+
+
 def half_open(model, facts):
     """An edit whose threshold lies between the gates of half of these prompts and those of the others."""
     gates = sorted(edit(model, FACTS).scope(queries_of(model, facts)))
@@ -34,7 +42,7 @@ class SlowDefer:
 
     def __init__(self, model, hparams):
         self.model, self.h = model, hparams
-        first = Gate(matrix(model, hparams.layer), hparams.threshold, Context.seed)
+        first = Gate.drawn(matrix(model, hparams.layer), hparams.threshold, Context.seed)
         self.weights = [weight.detach().clone().requires_grad_(True) for weight in first.parameters()]
 
     def heard(self, query_K):
@@ -158,9 +166,69 @@ def test_when_every_edit_fails_it_says_so(model):
 def test_gate_and_value_are_trained_in_fp32_beside_a_model_in_bf16():
     model = three_layers("llama", torch.bfloat16)
     edited = edit(model, lr=1e-5)
-    fresh = Gate(matrix(model, 1), 0.5, Context.seed)
+    fresh = Gate.drawn(matrix(model, 1), 0.5, Context.seed)
     moved = (edited._memory.value.weight - fresh.value.weight).abs()
     assert moved.dtype == torch.float32
     assert (moved > 0).float().mean() > 0.9, "steps that bf16 would lose"
     queries = queries_of(model, FACTS)
     assert [len(ids) for ids in edited.generate(queries)] == [len(query.target_ids) for query in queries]
+
+
+@pytest.mark.parametrize("query", ["prompt_last", "sequence_last"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_blocks_are_one_edit_bit_for_bit(dtype, query):
+    model = three_layers("gptj", dtype)
+    editor, requests = Defer(DeferHparams(**{**HPARAMS, "query": query})), requests_of(FACTS)
+    whole = editor.edit(model, requests, {}, Context)
+    blocks = editor.edit(model, requests[:1], {}, Context)
+    for start, stop in ((1, 2), (2, 5), (5, 6)):
+        earlier, kept = blocks, {name: value.clone() for name, value in blocks.state().items()}
+        blocks = editor.extend(model, blocks.state(), requests[start:stop], {}, Context)
+        assert has_bits(earlier.state(), kept), "what is gone on from stays as it is"
+    asked = queries_of(model, [*FACTS, *UNRELATED])
+    assert has_bits(blocks.state(), whole.state())
+    assert blocks.scope(asked) == whole.scope(asked)
+    assert blocks.generate(asked) == whole.generate(asked)
+    assert blocks.diagnostics() == whole.diagnostics()
+
+
+def test_what_is_kept_in_a_file_is_the_same_model_and_goes_on_like_it(model, tmp_path):
+    before = weight_hash(model.model)
+    editor, requests = Defer(DeferHparams(**HPARAMS)), requests_of(FACTS)
+    edited = editor.edit(model, requests[:4], {}, Context)
+    save_file(dict(edited.state()), tmp_path / "state")
+    again = editor.extend(model, load_file(tmp_path / "state"), [], {}, Context)
+    asked = queries_of(model, [*FACTS, *UNRELATED])
+    assert has_bits(again.state(), edited.state())
+    assert again.teacher_forced(asked) == edited.teacher_forced(asked)
+    assert again.generate(asked) == edited.generate(asked)
+    assert again.scope(asked) == edited.scope(asked)
+    assert again.diagnostics() == edited.diagnostics()
+    further = editor.extend(model, again.state(), requests[4:], {}, Context)
+    assert has_bits(further.state(), edit(model).state())
+    further.revert()
+    assert weight_hash(model.model) == before
+
+
+def test_only_the_first_block_draws(model, monkeypatch):
+    editor, requests = Defer(DeferHparams(**HPARAMS)), requests_of(FACTS)
+    edited = editor.edit(model, requests[:2], {}, Context)
+    before = torch.get_rng_state()
+    further = editor.extend(model, edited.state(), requests[2:], {}, Context)
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr(Context, "seed", Context.seed + 1)
+    other = editor.extend(model, edited.state(), requests[2:], {}, Context)
+    assert has_bits(other.state(), further.state())
+    assert not has_bits(edit(model).state(), further.state())
+
+
+def test_a_block_that_fails_altogether_is_counted_and_the_earlier_edits_stay(model):
+    ids = [set(query.prompt_ids + query.target_ids) for query in queries_of(model, FACTS)]
+    own = ids[3] - set().union(*(ids[:3] + ids[4:]))
+    model.embeddings.weight[min(own)] = float("nan")
+    editor, requests = Defer(DeferHparams(**HPARAMS)), requests_of(FACTS)
+    edited = editor.edit(model, requests[:3], {}, Context)
+    further = editor.extend(model, edited.state(), requests[3:4], {}, Context)
+    assert further.diagnostics() == {**edited.diagnostics(), "failed": 1.0}
+    expected = {**edited.state(), "failed": torch.tensor(1)}
+    assert has_bits(further.state(), expected)

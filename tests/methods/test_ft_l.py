@@ -496,7 +496,7 @@ VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedi
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value(name, variant):
-    models = {"zoo": "zoo/llama", "zoo_gptj": "zoo/gptj"}
+    models = {"zoo": "zoo/llama", "zoo_gptj": "zoo/gptj", "zoo_tinyllama": "zoo/tinyllama"}
     model = models.get(name, name)
     found = hparams.resolve("ft-l", model, {}, variant=variant)
     chosen = FtLHparams.model_validate(found.values)

@@ -109,7 +109,8 @@ def test_no_more_contexts_are_used_than_asked_for(artifacts):
             return made
 
     for contexts in (0, 1, 2):
-        Watched(hparams_with(contexts=contexts, steps=1)).edit(model, requests_of(FACTS[:1]), artifacts, Context())
+        used = artifacts if contexts else {"loc_prompts": artifacts["loc_prompts"]}
+        Watched(hparams_with(contexts=contexts, steps=1)).edit(model, requests_of(FACTS[:1]), used, Context())
     assert seen == [1, 2, 3]
 
 
@@ -148,6 +149,11 @@ def test_the_prompts_are_an_artifact_of_the_data_alone(tmp_path):
     assert (spec.kind, spec.key) == ("setup", other.key)
     changed = dataclasses.replace(REF, sha256="1")
     assert Wise(hparams_with()).artifacts(TARGET, changed, 0)["loc_prompts"].key != spec.key
+
+
+def test_prefixes_are_sampled_only_if_they_are_used():
+    roles = [set(Wise(hparams_with(contexts=count)).artifacts(TARGET, REF, 0)) for count in (0, 1)]
+    assert roles == [{"loc_prompts"}, {"loc_prompts", "prefixes"}]
 
 
 def test_no_train_records_are_refused_when_it_is_planned():

@@ -30,7 +30,7 @@ def _refusal(path, **options) -> str:
         ("protocols: [generate]\n", "protocols[0]: 'generate' is none of teacher_forced, generation (did you mean"),
         (
             "tables: [mian]\n",
-            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration (did you mean 'main'?)",
+            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention (did you mean 'main'?)",
         ),
         ("launch: a10\n", "suite.yaml:5: unknown launch profile 'a10' (did you mean 'a100'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),

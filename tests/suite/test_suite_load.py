@@ -30,8 +30,8 @@ def test_each_model_has_the_hyper_parameters_of_its_own_file(write):
 
 
 def test_a_planned_method_is_known_but_not_built(write):
-    suite = load_suite(write(base=BASE.replace("none", "wise")))
-    assert [(entry.name, entry.built) for entry in suite.methods] == [("wise", False), ("ft-l", True)]
+    suite = load_suite(write(base=BASE.replace("none", "emsedit")))
+    assert [(entry.name, entry.built) for entry in suite.methods] == [("emsedit", False), ("ft-l", True)]
 
 
 def test_the_label_of_a_variant_is_its_name_after_the_method(write):
@@ -70,12 +70,16 @@ def test_a_suite_takes_what_it_does_not_say_from_its_base(write):
     assert (suite.name, suite.seeds, len(suite.methods), len(suite.models)) == ("over", (1, 2), 1, 2)
 
 
-def test_a_sequential_schedule_is_fitted_to_a_data_set(write):
+def test_a_sequential_schedule_is_read(write):
     suite = load_suite(write("schedule: {sequential: {block: 20, score_at: [10, 50, 100]}}\n"))
     assert suite.schedule == Schedule("sequential", 20, (10, 50, 100))
-    assert suite.schedule.within(50) == Schedule("sequential", 20, (10, 50))
-    assert suite.schedule.within(8) == Schedule("sequential", 8, (8,))
-    assert Schedule().within(8) == Schedule()
+    assert load_suite(write()).schedule == Schedule()
+
+
+def test_the_table_of_retention_needs_a_sequence(write):
+    with pytest.raises(UserError, match="table 'retention' needs `schedule"):
+        load_suite(write("tables: [retention]\n"))
+    assert load_suite(write("tables: [retention]\nschedule: {sequential: {block: 2, score_at: [4]}}\n")).tables
 
 
 def test_the_json_schema_accepts_names_and_forbids_unknown_keys():

@@ -31,6 +31,23 @@ def test_a_cap_never_raises_the_number_of_edits(write):
     assert load_suite(write(base=BASE.replace("100", "7")), scale="mini").datasets[0].edits == 7
 
 
+SEQUENCE = "schedule: {sequential: {block: 20, score_at: [100]}}\n"
+
+
+def test_a_sequence_has_a_cap_of_its_own(write):
+    assert load_suite(write(SEQUENCE, base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 100
+    assert load_suite(write(base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 50
+
+
+def test_without_one_a_sequence_has_that_of_a_batch(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "SCALES", tmp_path)
+    (tmp_path / "short.yaml").write_text("cap: {edits: 3}\n")
+    (tmp_path / "long.yaml").write_text("cap: {edits_in_sequence: 30}\n")
+    assert load_suite(write(SEQUENCE), scale="short").datasets[0].edits == 3
+    assert load_suite(write(SEQUENCE), scale="long").datasets[0].edits == 30
+    assert load_suite(write(), scale="long").datasets[0].edits == 100
+
+
 def test_edits_from_the_command_line_go_above_the_cap(write):
     assert load_suite(write(), scale="mini", edits=80).datasets[0].edits == 80
 

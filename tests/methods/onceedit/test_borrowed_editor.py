@@ -143,5 +143,5 @@ def test_a_method_that_is_planned_but_not_built_is_refused_with_that_reason(data
 def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
     monkeypatch.setattr(borrowed, "resolve", resolve)
     assert artifact(data).identity["editor"]["hparams"] == resolve("ft-l", "zoo/llama", {}).values
-    with pytest.raises(UserError, match=r"write methods/hparams/ft-l/tinyllama-1.1b.yaml"):
-        edit_artifact(ModelRef("tinyllama-1.1b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)
+    with pytest.raises(UserError, match=r"write methods/hparams/ft-l/qwen2.5-1.5b.yaml"):
+        edit_artifact(ModelRef("qwen2.5-1.5b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)

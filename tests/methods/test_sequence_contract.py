@@ -1,0 +1,92 @@
+"""What every method that edits in sequence must do: go on from what was kept, on the disk and in another process, bit for bit."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_contract import METHODS, OPTIONS, Bench, folder, store  # noqa: F401 (fixtures)
+
+from harness.sequence import Chain
+from methods import registry
+from methods.base import edits_in_sequence
+
+SEQUENTIAL = [name for name in METHODS if edits_in_sequence(registry.get(name)) and name in OPTIONS]
+CUT = 4
+"""Edits in the first block; the others are in the second."""
+
+
+@pytest.fixture
+def bench_of(folder, store):  # noqa: F811
+    """Each call is a process of its own; the artifacts are shared."""
+    return lambda method: Bench(folder, store, method, "gptj")
+
+
+def chain_of(bench):
+    bench.context.restart(0)
+    return Chain(bench.editor, bench.model, bench.artifacts, bench.context)
+
+
+def written(tensors, file):
+    save_file({name: value.cpu().clone() for name, value in tensors.items()}, file)
+    return load_file(file)
+
+
+def bits(tensors):
+    flat = {name: value.reshape(-1).view(torch.uint8).tolist() for name, value in tensors.items()}
+    return {name: (value.dtype, value.shape, flat[name]) for name, value in tensors.items()}
+
+
+def standing(bench, chain):
+    """Everything that a model in a sequence is."""
+    return (
+        bench.answers(chain.edited),
+        chain.edited.scope(bench.queries),
+        chain.weight_hash(),
+        bits(chain.weights()),
+        bits(chain.state),
+    )
+
+
+@pytest.mark.parametrize("method", SEQUENTIAL)
+def test_a_sequence_that_goes_on_from_a_file_is_one_that_was_never_interrupted(method, bench_of, tmp_path):
+    bench = bench_of(method)
+    with chain_of(bench) as chain:
+        chain.go_on(bench.requests[:CUT])
+        weights, state = written(chain.weights(), tmp_path / "weights"), written(chain.state, tmp_path / "state")
+        half = standing(bench, chain)
+        chain.go_on(bench.requests[CUT:])
+        whole, figures = standing(bench, chain), dict(chain.edited.diagnostics())
+    again = bench_of(method)
+    with chain_of(again) as chain:
+        chain.resume(weights, state)
+        assert standing(again, chain) == half
+        chain.go_on(again.requests[CUT:])
+        assert standing(again, chain) == whole
+        assert dict(chain.edited.diagnostics()) == figures
+
+
+@pytest.mark.parametrize("method", SEQUENTIAL)
+def test_a_sequence_gives_the_model_back_bit_for_bit(method, bench_of):
+    bench = bench_of(method)
+    state, before = bench.state(), bench.unedited()
+    with chain_of(bench) as chain:
+        for start in range(0, len(bench.requests), 3):
+            chain.go_on(bench.requests[start : start + 3])
+        bench.answers(chain.edited)
+        kept = chain.weights(), chain.state
+        kept = tuple({name: value.clone() for name, value in tensors.items()} for tensors in kept)
+    assert bench.state() == state
+    assert bench.unedited() == before
+    with chain_of(bench) as chain:
+        chain.resume(*kept)
+        chain.go_on(bench.requests[:2])
+    assert bench.state() == state
+
+
+@pytest.mark.parametrize("method", SEQUENTIAL)
+def test_a_second_block_changes_what_the_first_one_left(method, bench_of):
+    bench = bench_of(method)
+    with chain_of(bench) as chain:
+        chain.go_on(bench.requests[:CUT])
+        first = standing(bench, chain)
+        chain.go_on(bench.requests[CUT:])
+        assert (standing(bench, chain) != first) == registry.get(method).spec.edits
