@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest, Probe
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
 from methods.common import prefixes
 from methods.registry import register
 from methods.wise import loc_prompts
@@ -52,7 +52,7 @@ class Wise:
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
+    ) -> StatefulModel:
         """Learn all requests in their order, in shards of `save_freq`.
 
         Each edit is trained against one unrelated prompt; where there are fewer of these than edits, they are used again.
@@ -60,31 +60,53 @@ class Wise:
         Raises:
             UserError: for a request longer than the model's context, or when a loss is not a number.
         """
-        from methods.common.routed import RoutedModel
+        return self.extend(model, {}, requests, artifacts, context)
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """Learn further requests: the last shard of earlier ones is filled up first.
+
+        Raises:
+            UserError: as `edit`.
+        """
+        from methods.common.routed import StatefulRoutedModel
         from methods.wise.assembling import assembled
         from methods.wise.memory import SideMemories, activation_of
-        from methods.wise.training import learn
+        from methods.wise.training import Shards, learn
 
         probes = loc_prompts.load(artifacts["loc_prompts"])
         contexts = prefixes.load(artifacts["prefixes"])[: self.hparams.contexts] if self.hparams.contexts else ()
+        shards = Shards.of(state) if state else None
         with context.progress("WISE", len(requests)) as advance, context.clock.phase("edit"):
-            lessons = self._lessons(model, requests, probes, contexts)
-            learned = learn(model, lessons, self.hparams, context.seed, advance)
-            sides = assembled(learned.sides, len(requests), self.hparams)
+            if requests or shards is None:
+                lessons = self._lessons(model, requests, probes, contexts, shards.edits if shards else 0)
+                shards = learn(model, lessons, self.hparams, context.seed, advance, shards)
+            sides = assembled(shards.sides, shards.edits, self.hparams)
         memory = SideMemories(activation_of(model, self.hparams.layer), sides, self.hparams.act_ratio)
         figures = {
             "memories": float(len(sides)),
             "threshold": min(side.threshold for side in sides),
-            "spared_prompts": float(min(len(probes), len(requests))),
-            "final_loss": learned.loss,
-            "steps": learned.steps,
+            "spared_prompts": float(min(len(probes), shards.edits)),
+            "final_loss": shards.loss,
+            "steps": shards.steps,
         }
-        return RoutedModel(model, self.hparams.layer, memory, self.hparams.reads, figures)
+        return StatefulRoutedModel(shards.state(), model, self.hparams.layer, memory, self.hparams.reads, figures)
 
     def _lessons(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], probes: Sequence[Probe], contexts: Sequence[str]
+        self,
+        model: "LoadedModel",
+        requests: Sequence[EditRequest],
+        probes: Sequence[Probe],
+        contexts: Sequence[str],
+        before: int = 0,
     ) -> "list[Lesson]":
-        """Every request in each context, with the prompt that it has to spare.
+        """Every request in each context, with the prompt that it has to spare; `before` is the number of earlier ones.
 
         Raises:
             UserError: if there is no such prompt, or a request is longer than the model's context.
@@ -98,7 +120,7 @@ class Wise:
                 fix="another data set, or more train records",
             )
         lessons = []
-        for number, request in enumerate(requests):
+        for number, request in enumerate(requests, before):
             probe = probes[number % len(probes)]
             spared = EditRequest(f"{request.record_id} (spared)", probe.prompt, "", probe.answer, "")
             rows = [replace(request, prompt=f"{prefix}{request.prompt}") for prefix in ("", *contexts)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
-from methods.base import Advance
+from methods.base import Advance, State
 from methods.common.paused import Paused
 from methods.wise.hparams import WiseHparams
 from methods.wise.memory import Activation, Side, activation_of, scores
@@ -45,11 +45,53 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """All shards after training, and the lessons' mean final loss and number of steps."""
+    """All shards after some edits.
+
+    Attributes:
+        sides: what each has learned, in order; the last one may be unfinished.
+        loss, steps: means over the latest lessons: final loss and number of updates.
+        edits: how many there were.
+        mask_DK: what the last shard trains, for the edits that are still to come to it.
+        generator: state of what draws masks.
+    """
 
     sides: tuple[Side, ...]
     loss: float
     steps: float
+    edits: int
+    mask_DK: Tensor
+    generator: Tensor
+
+    def state(self) -> State:
+        """As tensors."""
+        return {
+            "changes_SDK": torch.stack([side.change_DK for side in self.sides]),
+            "thresholds_S": torch.tensor([side.threshold for side in self.sides], dtype=torch.float64),
+            "figures": torch.tensor([self.loss, self.steps], dtype=torch.float64),
+            "edits": torch.tensor(self.edits),
+            "mask_DK": self.mask_DK,
+            "generator": self.generator,
+        }
+
+    @classmethod
+    def of(cls, state: State) -> "Shards":
+        """From what `state` gave."""
+        thresholds: list[float] = state["thresholds_S"].tolist()
+        sides = tuple(
+            Side(change, threshold) for change, threshold in zip(state["changes_SDK"], thresholds, strict=True)
+        )
+        loss, steps = state["figures"].tolist()
+        return cls(sides, loss, steps, int(state["edits"]), state["mask_DK"], state["generator"].cpu())
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Shards that learn side by side, with the lessons of each."""
+
+    changes_SDK: Tensor
+    thresholds_S: Tensor
+    masks_SDK: Tensor
+    lessons: Sequence[Sequence[Lesson]]
 
 
 def learn(
@@ -58,6 +100,7 @@ def learn(
     hparams: WiseHparams,
     seed: int,
     advance: Advance,
+    before: Shards | None = None,
 ) -> Shards:
     """Side memories of consecutive shards of `save_freq` lessons each, the last one maybe shorter.
 
@@ -66,10 +109,11 @@ def learn(
 
     Args:
         model: frozen; nothing of it changes.
-        lessons: in their order.
+        lessons: in their order, at least one.
         hparams: of the training.
         seed: of the masks.
         advance: called with the number of lessons done.
+        before: what earlier lessons have left; its last shard is filled up first.
 
     Raises:
         UserError: when a loss is no longer a number.
@@ -77,8 +121,34 @@ def learn(
     _, parameter = model.value_matrix(hparams.layer)
     weight_DK = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
     generator = torch.Generator().manual_seed(seed)
-    shards = [lessons[start : start + hparams.save_freq] for start in range(0, len(lessons), hparams.save_freq)]
-    sides, ends = [], []
+    edits, sides, ends = 0, [], []
+    mask_DK = torch.empty(0)
+    if before is not None:
+        generator.set_state(before.generator)
+        edits, sides, mask_DK = before.edits, list(before.sides), before.mask_DK
+
+    def learn_group(group: _Group) -> None:
+        for turn in range(len(group.lessons[0])):
+            # only the last shard can be shorter, so those that still have a lesson are the first ones
+            now = [shard[turn] for shard in group.lessons if turn < len(shard)]
+            active = slice(len(now))
+            learned = learn_lessons(model, now, group.changes_SDK[active], group.masks_SDK[active], weight_DK, hparams)
+            group.thresholds_S[active] = torch.minimum(group.thresholds_S[active], learned.activation_S)
+            ends.append(torch.stack([learned.losses_S, learned.steps_S], dim=1))
+            _check(now, learned.losses_S.isfinite().tolist())
+            advance(len(now))
+        sides.extend(
+            Side(change, float(threshold))
+            for change, threshold in zip(group.changes_SDK, group.thresholds_S, strict=True)
+        )
+
+    missing = -edits % hparams.save_freq
+    if missing:
+        last, rest = sides.pop(), lessons[:missing]
+        threshold_1 = torch.tensor([last.threshold], dtype=torch.float32, device=weight_DK.device)
+        learn_group(_Group(last.change_DK.clone()[None], threshold_1, mask_DK[None].to(weight_DK.device), [rest]))
+    fresh = lessons[missing:]
+    shards = [fresh[start : start + hparams.save_freq] for start in range(0, len(fresh), hparams.save_freq)]
     for start in range(0, len(shards), hparams.parallel):
         group = shards[start : start + hparams.parallel]
         # drawn on the CPU and shard by shard: the same on every device and however many are trained at once
@@ -86,17 +156,10 @@ def learn(
         masks_SDK = masks_SDK.to(weight_DK.device)
         changes_SDK = torch.zeros(masks_SDK.shape, dtype=weight_DK.dtype, device=weight_DK.device)
         thresholds_S = torch.full((len(group),), torch.inf, device=weight_DK.device)
-        for turn in range(len(group[0])):
-            # only the last shard can be shorter, so those that still have a lesson are the first ones
-            now = [shard[turn] for shard in group if turn < len(shard)]
-            learned = learn_lessons(model, now, changes_SDK[: len(now)], masks_SDK[: len(now)], weight_DK, hparams)
-            thresholds_S[: len(now)] = torch.minimum(thresholds_S[: len(now)], learned.activation_S)
-            ends.append(torch.stack([learned.losses_S, learned.steps_S], dim=1))
-            _check(now, learned.losses_S.isfinite().tolist())
-            advance(len(now))
-        sides += [Side(change, float(threshold)) for change, threshold in zip(changes_SDK, thresholds_S, strict=True)]
+        learn_group(_Group(changes_SDK, thresholds_S, masks_SDK, group))
+        mask_DK = masks_SDK[-1]
     loss, steps = torch.cat(ends).mean(0).tolist()
-    return Shards(tuple(sides), loss, steps)
+    return Shards(tuple(sides), loss, steps, edits + len(lessons), mask_DK, generator.get_state())
 
 
 def _check(lessons: Sequence[Lesson], is_finite: Sequence[bool]) -> None:
