@@ -155,7 +155,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     say("--methods", nargs="+", metavar="METHOD", help="default: all")
     say("--edits", type=int, default=50, help="facts to edit; default: 50")
     say("--repeats", type=int, default=3, help="rounds; default: 3")
-    say("--set", nargs="+", default=[], metavar="METHOD.KEY=VALUE", help="hyper-parameters instead of the files'")
+    say(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="METHOD.KEY=VALUE",
+        help="hyper-parameters instead of the files', values as JSON",
+    )
     add_options(parser)
     say("--quick", action="store_true", help="4 edits in 2 steps: shows that all of it runs, measures nothing")
     options = parser.parse_args(arguments)

@@ -136,7 +136,6 @@ class MethodBench:
         cls = registry.get(method)
         where = dict.fromkeys(overrides, f"--set {method}")
         self.hparams = resolve_hparams(method, bench.target.name, overrides, where=where).values
-        self.spec = cls.spec
         self._editor = cls(cls.Hparams.model_validate(self.hparams))
         self._needed = self._editor.artifacts(bench.target, bench.data, bench.seed)
         self._shared_edits = [spec for spec in needed_for(self._needed.values()) if spec.kind == "edit"]
