@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 import numpy as np
 
@@ -25,19 +26,21 @@ class Entry:
         value: NaN is printed as a dash.
         half_width: half of the 95 % interval, in the unit of the value; None where none is shown.
         digits: printed after the point.
+        notation: `f` for 0.02, `e` for 2e-02.
         note: symbol explained under the table, `†`.
     """
 
     value: float = np.nan
     half_width: float | None = None
     digits: int = 2
+    notation: Literal["f", "e"] = "f"
     mark: Mark = Mark.NONE
     note: str = ""
 
     @property
     def text(self) -> str:
         """The number alone, as printed."""
-        return DASH if np.isnan(self.value) else f"{self.value:.{self.digits}f}"
+        return DASH if np.isnan(self.value) else f"{self.value:.{self.digits}{self.notation}}"
 
     @property
     def half_width_text(self) -> str:

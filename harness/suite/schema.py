@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
 Protocol = Literal["teacher_forced", "generation"]
 Template = Literal["none", "paper"]
-Table = Literal["main", "components", "ablation", "calibration", "retention"]
+Table = Literal["main", "components", "ablation", "calibration", "retention", "parity"]
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["test", "dev", "all"]
 Scalar = str | int | float | bool | None

@@ -8,6 +8,7 @@ import pandas as pd
 from reports.frame import SuiteFrame
 from reports.layout import Table
 from reports.tables.calibration import calibration_tables
+from reports.tables.parity import parity_tables
 from reports.tables.quality import quality_tables
 from reports.tables.retention import retention_tables
 from reports.tables.time import time_tables
@@ -20,6 +21,7 @@ BUILDERS: Mapping[str, Builder] = {
     "components": partial(quality_tables, name="components", title="Components of the method"),
     "ablation": partial(quality_tables, name="ablation", title="One setting varied"),
     "calibration": calibration_tables,
+    "parity": parity_tables,
     "retention": retention_tables,
     "time": time_tables,
 }

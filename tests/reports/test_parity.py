@@ -1,0 +1,113 @@
+"""Native cells beside EasyEdit's: weights, predictions, badges and the table."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from reports.frame import load_suite
+from reports.parity import badge, comparisons
+from reports.tables import BUILDERS
+
+LLAMA = "zoo/llama"
+UNEDITED = {"down.weight": np.eye(4, dtype=np.float32), "up.weight": np.ones((4, 2), dtype=np.float32)}
+
+
+def keep_weights(cell, edited):
+    norms = {name: float(np.linalg.norm(value - UNEDITED[name])) for name, value in edited.items()}
+    save_file(edited, cell / "edited.safetensors", metadata={"change_norms": json.dumps(norms)})
+
+
+def pair(fake, variant="faithful-easyedit", **native):
+    """A native cell and EasyEdit's, with the same answers."""
+    theirs = fake.write_cell("ft-l", LLAMA, "zsre", variant=variant, label="theirs", backend="easyedit")
+    ours = fake.write_cell("ft-l", LLAMA, "zsre", variant=variant, label="ours", **native)
+    for name in ("records.parquet", "metrics.json"):
+        shutil.copy(theirs / name, ours / name)
+    fake.write_manifest(["parity"])
+    return ours, theirs
+
+
+def compared(fake):
+    return list(comparisons(load_suite(fake.root, "main_table", "mini")))
+
+
+def change_predictions(cell, share):
+    rows = pd.read_parquet(cell / "records.parquet")
+    rows.loc[: round(share * len(rows)) - 1, "predicted"] = "something else"
+    rows.to_parquet(cell / "records.parquet")
+
+
+def test_the_same_answers_without_weights_are_exact(fake):
+    pair(fake)
+    (found,) = compared(fake)
+    assert (found.same, found.probes, found.is_faithful) == (1.0, 500, True)
+    assert np.isnan(found.weights)
+    assert badge([found], []) == "exact"
+
+
+def test_other_predictions_are_counted_over_all_probes(fake):
+    ours, _ = pair(fake)
+    change_predictions(ours, 0.04)
+    (found,) = compared(fake)
+    assert found.same == pytest.approx(0.96)
+    assert badge([found], []) == "equivalent on 96.0% of predictions"
+    change_predictions(ours, 0.06)
+    (found,) = compared(fake)
+    assert badge([found], ["theirs rounds, file.py:3"]) == "differs: theirs rounds, file.py:3"
+
+
+def test_weights_are_compared_by_the_norm_of_the_change(fake):
+    ours, theirs = pair(fake)
+    down = UNEDITED["down.weight"]
+    keep_weights(theirs, {"down.weight": down + 3})  # the change has norm 12
+    keep_weights(ours, {"down.weight": down + 3.003})
+    (found,) = compared(fake)
+    assert found.weights == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_weight_that_one_of_them_left_alone_counts_as_its_change(fake):
+    ours, theirs = pair(fake)
+    up = UNEDITED["up.weight"]
+    keep_weights(theirs, {"down.weight": UNEDITED["down.weight"] + 3})
+    keep_weights(ours, {"down.weight": UNEDITED["down.weight"] + 3, "up.weight": up + 1})
+    (found,) = compared(fake)
+    assert found.weights == pytest.approx(np.sqrt(8) / 12)
+
+
+def test_weights_decide_where_they_were_kept(fake):
+    ours, theirs = pair(fake)
+    keep_weights(theirs, {"down.weight": UNEDITED["down.weight"] + 3})
+    keep_weights(ours, {"down.weight": UNEDITED["down.weight"] + 4})
+    (found,) = compared(fake)
+    assert found.same == 1.0
+    assert badge([found], []) == "differs: for no known reason"
+
+
+def test_only_the_same_variant_is_faithful(fake):
+    theirs = fake.write_cell("ft-l", LLAMA, "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit")
+    fake.write_cell("ft-l", LLAMA, "zsre", variant="corrected", label="corrected")
+    fake.write_manifest(["parity"])
+    (found,) = compared(fake)
+    assert (found.reference, found.is_faithful) == (theirs.name, False)
+
+
+def test_seconds_are_compared_on_one_class_of_device_only(fake):
+    pair(fake, cost={"phases_s": {"edit": 1.0}})
+    assert compared(fake)[0].edit_ratio == pytest.approx(4.0)
+    pair(fake, cost={"phases_s": {"edit": 1.0}, "device_class": "cuda: NVIDIA A100"})
+    assert np.isnan(compared(fake)[0].edit_ratio)
+
+
+def test_the_table_shows_both_and_the_badge(fake):
+    pair(fake)
+    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    (section,) = table.sections
+    assert [row.title for row in section.rows] == ["Llama2-7B (mini): theirs [easyedit]", "Llama2-7B (mini): ours"]
+    assert section.remarks == ("ft-l: exact.",)
+    same = [column.title for column in table.columns].index("Same")
+    assert [row.entries[same].text for row in section.rows] == ["–", "1.000"]
+    assert numbers[["same", "badge"]].to_dict("records") == [{"same": 1.0, "badge": "exact"}]
