@@ -24,6 +24,8 @@ from harness.store import Folder, Store, explained
 from harness.tracking_fields import metrics, params
 
 ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
+CURVE = "curve.parquet"
+"""Files of a cell that a run gets, and the one that only a sequence has."""
 CONNECT_TIMEOUT_S = 10
 
 _PARAMS_PER_BATCH = 100
@@ -181,8 +183,8 @@ class _Importer:
         source = json.dumps(origin["data_files"])
         used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
         self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
-        for name in ARTIFACTS:
-            self._client.log_artifact(run_id, str(folder.path / name))
+        for file in _artifacts(folder):
+            self._client.log_artifact(run_id, str(file))
         self._client.set_terminated(run_id, end_time=finished_ms)
 
 
@@ -198,7 +200,12 @@ def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
 
 def _fingerprint(folder: Folder) -> str:
     """Hash of what is imported: a cell that was computed again has another one."""
-    return digest({name: file_digest(folder.path / name) for name in ARTIFACTS}, 32)
+    return digest({file.name: file_digest(file) for file in _artifacts(folder)}, 32)
+
+
+def _artifacts(folder: Folder) -> list[Path]:
+    has_curve = (folder.path / CURVE).is_file()
+    return [folder.path / name for name in (*ARTIFACTS, *([CURVE] if has_curve else []))]
 
 
 def _is_whole(run: Any, fingerprint: str) -> bool:

@@ -190,6 +190,14 @@ def test_a_fresh_database_is_made_without_a_word_in_the_terminal(fresh_store):
     assert done.stdout + done.stderr == ""
 
 
+def test_the_curve_of_a_sequence_is_an_artifact_too(store):
+    folder = store.root / "cells" / store.cells[0]
+    shutil.copy(folder / "records.parquet", folder / "curve.parquet")
+    client, children, _ = runs_of(sync(store.root).uri)
+    kept = [{one.path for one in client.list_artifacts(run.info.run_id)} for run in children]
+    assert sum("curve.parquet" in paths for paths in kept) == 1
+
+
 @pytest.mark.slow
 def test_a_real_server_receives_cells_and_their_artifacts(store, tmp_path):
     port = free_port()
