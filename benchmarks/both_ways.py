@@ -14,7 +14,7 @@ from benchmarks.one_by_one import Loop, PairLoop, PlainLoop
 from benchmarks.timing import timed
 from harness.evaluation.evaluate import predict
 from harness.evaluation.probes import ProbeQuery
-from harness.evaluation.protocols import Protocol
+from harness.evaluation.protocol import Protocol
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query

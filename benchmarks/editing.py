@@ -33,7 +33,7 @@ from benchmarks.timing import timed
 from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
 from harness.errors import UserError
 from harness.evaluation.evaluate import evaluate
-from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.protocols import OWN
 from harness.progress import ProgressBars
 from harness.store import write_json
 from methods import registry
@@ -88,9 +88,7 @@ def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, Figures]
         edited, phases = methods[name].edit()
         try:
             seconds, _ = timed(
-                lambda: evaluate(
-                    edited, records, bench.model.tokenizer, list(PROTOCOLS.values()), options.eval_batch, unedited
-                ),
+                lambda: evaluate(edited, records, bench.model.tokenizer, OWN, options.eval_batch, unedited),
                 bench.model.device,
             )
             figures.diagnostics = dict(edited.diagnostics())

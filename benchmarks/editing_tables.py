@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.numbers import number
+
 REFERENCE = "onceedit"
 """The method whose times the others are multiples of."""
 
@@ -65,13 +67,11 @@ def table(title: str, found: Mapping[str, Figures], against: Mapping[str, Any]) 
                 cells.append(["–"] * 3)
                 continue
             summary = _summary([1e3 * value for value in of.seconds[key]])
-            spread = f"{_number(summary['low'])} to {_number(summary['high'])}"
-            cells.append(
-                [_number(summary["median"]), spread, f"{against[name][key]['median']:.2f}" if against else "–"]
-            )
+            spread = f"{number(summary['low'])} to {number(summary['high'])}"
+            cells.append([number(summary["median"]), spread, f"{against[name][key]['median']:.2f}" if against else "–"])
         built = sum(sum(phases.values()) for phases in of.artifacts_s.values())
         attach = statistics.median(of.seconds[ATTACH])
-        made.add_row(of.title, *cells[0], *(_number(value) if value else "–" for value in (attach, built)), *cells[1])
+        made.add_row(of.title, *cells[0], *(number(value) if value else "–" for value in (attach, built)), *cells[1])
     return made
 
 
@@ -81,15 +81,10 @@ def remarks(found: Mapping[str, Figures]) -> list[str]:
     artifacts = {name: phases for of in found.values() for name, phases in of.artifacts_s.items()}
     for name, phases in artifacts.items():
         users = ", ".join(of.title for of in found.values() if name in of.artifacts_s)
-        seconds = ", ".join(f"{phase} {_number(value)} s" for phase, value in phases.items())
+        seconds = ", ".join(f"{phase} {number(value)} s" for phase, value in phases.items())
         lines.append(f"artifact {name.split()[0]} of {users}: {seconds}")
     return lines
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def _number(value: float) -> str:
-    """Three digits, or all of those before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -25,6 +25,7 @@ from rich.console import Console
 from benchmarks import ensemble_tables as tables
 from benchmarks import fusion_part, step_part
 from benchmarks.fusion_part import InMemory
+from benchmarks.numbers import size
 from benchmarks.pair_shapes import BuiltPair, ModelPair, built, plain_shape
 from benchmarks.synthetic import PairShape
 from benchmarks.timing import free_bytes
@@ -124,7 +125,7 @@ class Run:
         """Both R in memory, or None with the reason said."""
         need, free = ROOM * pair.shape.matrix_bytes, free_bytes(self.device)
         if free < need:
-            reason = f"R in memory is left out: it needs {tables.size(need)}, {tables.size(free)} are free"
+            reason = f"R in memory is left out: it needs {size(need)}, {size(free)} are free"
             self.found["left_out"].append({"pair": dataclasses.asdict(pair.shape), "reason": reason})
             self.console.print(reason)
             return None

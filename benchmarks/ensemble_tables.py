@@ -6,6 +6,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from benchmarks.numbers import number, size
+
 Figures = Mapping[str, Any]
 
 
@@ -23,7 +25,7 @@ def fusion_table(pair: Figures, found: Sequence[Figures]) -> Table:
     table = _table(f"fusion and decoding, {name(pair)}", "batch", "decoder", *_TIMES, "memory", "speed-up", "by means")
     for record in found:
         for candidate, figures in record["candidates"].items():
-            ups = [f"{_number(figures[of])} ×" if of in figures else "–" for of in ("speed_up", "speed_up_mean")]
+            ups = [f"{number(figures[of])} ×" if of in figures else "–" for of in ("speed_up", "speed_up_mean")]
             table.add_row(str(record["batch"]), candidate, *_times(figures), size(figures["peak_bytes"]), *ups)
         table.add_section()
     return table
@@ -65,26 +67,12 @@ def name(pair: Figures) -> str:
     return f"V {pair['tokens_llm']}, A {pair['anchors']}, D {pair['width_llm']} / {pair['width_plugin']}"
 
 
-def size(n_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{_number(n_bytes)} {unit}"
-        n_bytes /= 1000
-    return f"{_number(n_bytes)} GB"
-
-
 _TIMES = ("ms", "10 to 90 %", "mean")
 
 
 def _times(figures: Figures) -> tuple[str, ...]:
-    median, low, high, mean = (_number(1e3 * figures[of]) for of in ("median_s", "low_s", "high_s", "mean_s"))
+    median, low, high, mean = (number(1e3 * figures[of]) for of in ("median_s", "low_s", "high_s", "mean_s"))
     return median, f"{low} to {high}", mean
-
-
-def _number(value: float) -> str:
-    """Three digits, or all of those before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(title: str, *columns: str) -> Table:

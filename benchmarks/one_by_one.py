@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
+from methods.common.precision import at_least_fp32
 from methods.onceedit.ensemble import EnsembleModel
-from methods.onceedit.forward import at_least_fp32
 from methods.onceedit.sync import Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
 

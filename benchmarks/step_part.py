@@ -10,9 +10,9 @@ from benchmarks.fusion_part import draws_of
 from benchmarks.pair_shapes import BuiltPair, ModelPair
 from benchmarks.timing import Candidate, taking_turns
 from harness.models.random_weights import byte_tokenizer, random_model
+from methods.common.precision import at_least_fp32
 from methods.onceedit.choose import Choice, TokenChooser
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
-from methods.onceedit.forward import at_least_fp32
 from methods.onceedit.plugin import EditedPlugin, Reading, add_weight_entry
 from methods.onceedit.slots import Slots
 

@@ -21,7 +21,7 @@ from harness.data.corpus import WORLD
 from harness.data.load import resolve as resolve_records
 from harness.errors import UserError
 from harness.evaluation import unedited
-from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.hparams import resolve as resolve_hparams
 from harness.models import zoo
@@ -114,7 +114,7 @@ class Workbench:
     def unedited(self, eval_batch: int) -> UneditedOutputs:
         """What the unedited model says to the locality questions."""
         needs = {"model": zoo.artifact(self.target)} if self.target.weights == "zoo" else {}
-        spec = unedited.artifact(self.target, self.data, list(PROTOCOLS), eval_batch, needs)
+        spec = unedited.artifact(self.target, self.data, [protocol.name for protocol in OWN], eval_batch, needs)
         self.build([spec])
         return UneditedOutputs.load(self.cache.folder(spec))
 

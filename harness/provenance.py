@@ -25,13 +25,19 @@ def environment() -> dict[str, object]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+        "methods_from_elsewhere": os.environ.get("HARNESS_METHODS", ""),
     }
 
 
 def command() -> str:
-    """The command line as a user would type it again."""
-    program = Path(sys.argv[0])
-    start = ["python", "-m", "harness"] if program.name == "__main__.py" else [program.name]
+    """The command line as a user would type it again; in a process that multiprocessing has spawned, its parent's."""
+    program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__
+    if module is not None:
+        start = ["python", "-m", module.name.removesuffix(".__main__")]
+    elif program.name == "__main__.py":  # spawned: it has its parent's arguments, and a main module of its own
+        start = ["python", "-m", program.parent.name]
+    else:
+        start = [program.name]
     return shlex.join([*start, *sys.argv[1:]])
 
 

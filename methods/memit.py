@@ -11,8 +11,7 @@ from harness.records import DataRef, EditRequest
 from methods import base
 from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
 from methods.common import moments, prefixes
-from methods.common.moments import MomentHparams
-from methods.common.value_hparams import ValueHparams
+from methods.common.closed_form import ClosedFormHparams
 from methods.registry import register
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from methods.common.solves import Factor
 
 
-class MemitHparams(ValueHparams, MomentHparams):
+class MemitHparams(ClosedFormHparams):
     """Hyper-parameters of MEMIT, beside those of the value and of the second moments.
 
     Attributes:
@@ -62,11 +61,7 @@ class Memit:
         Raises:
             UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
         """
-        self.hparams.require_layers(target)
-        return {
-            "prefixes": prefixes.artifact(target, self.hparams.prefixes, seed),
-            "moments": moments.artifact(target, data, self.hparams.layers, self.hparams, seed),
-        }
+        return self.hparams.artifacts(target, data, seed)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

@@ -9,8 +9,7 @@ from harness.records import DataRef, EditRequest
 from methods import base
 from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
 from methods.common import moments, prefixes
-from methods.common.moments import MomentHparams
-from methods.common.value_hparams import ValueHparams
+from methods.common.closed_form import ClosedFormHparams
 from methods.registry import register
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from methods.common.solves import Factor
 
 
-class RomeHparams(ValueHparams, MomentHparams):
+class RomeHparams(ClosedFormHparams):
     """Hyper-parameters of ROME, beside those of the value and of the second moments.
 
     Attributes:
@@ -56,11 +55,7 @@ class Rome:
         Raises:
             UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
         """
-        self.hparams.require_layers(target)
-        needed = {"prefixes": prefixes.artifact(target, self.hparams.prefixes, seed)}
-        if self.hparams.moments != "identity":
-            needed["moments"] = moments.artifact(target, data, self.hparams.layers, self.hparams, seed)
-        return needed
+        return self.hparams.artifacts(target, data, seed)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

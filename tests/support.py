@@ -127,6 +127,19 @@ def harness(*arguments: object, timeout_s: float = 300) -> subprocess.CompletedP
     )
 
 
+def run_killed(suite: Path, store: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
+    """`python -m harness run` that kills itself at the given change of the store's files; 0 for never."""
+    arguments = ["run", suite, "--store", store, "--no-report"]
+    return subprocess.run(
+        [sys.executable, ROOT / "tests" / "killing.py", str(kill_at), store, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def results(store: Path) -> dict[str, bytes]:
     """What the cells of a store say, byte for byte, by file; nothing that depends on time."""
     return {

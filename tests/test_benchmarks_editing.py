@@ -150,7 +150,7 @@ def test_more_than_rounding_ends_the_run_with_an_error(monkeypatch, tmp_path):
             bench.model, lies=True), honest.in_float64))  # fmt: skip
 
     monkeypatch.setitem(evaluation.SUBJECTS, "plain", lying)
-    monkeypatch.setattr(evaluation, "PROTOCOLS", {"teacher_forced": PROTOCOLS["teacher_forced"]})
+    monkeypatch.setattr(evaluation, "OWN", [PROTOCOLS["teacher_forced"]])
     with pytest.raises(SystemExit, match="more than rounding"):
         evaluation.main(["--quick", "--subjects", "plain", "--out", str(tmp_path / "figures.json")])
     assert (tmp_path / "figures.json").is_file()

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from support import ROOT, environment, harness, results, write_home
+from support import ROOT, environment, harness, results, run_killed, write_home
 
 pytestmark = pytest.mark.slow
 
@@ -19,23 +19,10 @@ def home(tmp_path_factory):
     return folder
 
 
-def run(suite, store, kill_at):
-    """A run that kills itself at the given change of the store's files; 0 for never."""
-    arguments = ["run", suite, "--store", store, "--no-report"]
-    return subprocess.run(
-        [sys.executable, ROOT / "tests" / "killing.py", str(kill_at), store, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(home):
     """What an uninterrupted run says, and in how many changes of files."""
-    done = run(home / "small.yaml", home / "store", 0)
+    done = run_killed(home / "small.yaml", home / "store", 0)
     assert done.returncode == 0, done.stderr
     found = results(home / "store")
     assert len(found) == 4 * 3
@@ -65,7 +52,7 @@ def test_killed_at_a_change_of_files_and_started_again_it_ends_the_same(share, h
     """From the first artifact to the last cell."""
     expected, changes = uninterrupted
     store = tmp_path / "store"
-    killed = run(home / "small.yaml", store, max(1, round(share * changes)))
+    killed = run_killed(home / "small.yaml", store, max(1, round(share * changes)))
     assert killed.returncode == -signal.SIGKILL
     assert unfinished(store) == []
     assert results(store).items() < expected.items()
@@ -76,7 +63,7 @@ def test_killed_again_and_again_it_still_ends_the_same(home, uninterrupted, tmp_
     expected, _ = uninterrupted
     store, generator = tmp_path / "store", random.Random(0)
     for _ in range(6):
-        killed = run(home / "small.yaml", store, generator.randint(3, 25))
+        killed = run_killed(home / "small.yaml", store, generator.randint(3, 25))
         if killed.returncode == 0:
             break
         assert killed.returncode == -signal.SIGKILL

@@ -3,11 +3,9 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
-from support import ROOT, environment, harness, results, write_home, write_suite
+from support import harness, results, run_killed, write_home, write_suite
 
 pytestmark = pytest.mark.slow
 
@@ -24,19 +22,6 @@ def home(tmp_path_factory):
     return folder
 
 
-def run(home, store, kill_at):
-    """A run that kills itself at the given change of the store's files; 0 for never."""
-    arguments = ["run", home / "sequence.yaml", "--store", store, "--no-report"]
-    return subprocess.run(
-        [sys.executable, ROOT / "tests" / "killing.py", str(kill_at), store, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def told(store):
     """What a store says, and the rows of its curves; `results` fits any cell."""
     curves = {f"{file.parent.name}/curve": file.read_bytes() for file in store.glob("cells/[!.]*/curve.parquet")}
@@ -47,7 +32,7 @@ def told(store):
 def uninterrupted(home):
     """What an uninterrupted run says, and in how many changes of files."""
     store = home / "store"
-    done = run(home, store, 0)
+    done = run_killed(home / "sequence.yaml", store, 0)
     assert done.returncode == 0, done.stderr
     found = told(store)
     assert len(found) == 2 * 4
@@ -69,7 +54,7 @@ def finish(home, store, expected):
 def test_killed_at_a_change_of_files_it_goes_on_from_its_last_block(share, home, uninterrupted, tmp_path):
     expected, changes = uninterrupted
     store = tmp_path / "store"
-    killed = run(home, store, round(share * changes))
+    killed = run_killed(home / "sequence.yaml", store, round(share * changes))
     assert killed.returncode == -signal.SIGKILL
     kept = {file.parents[1].name: json.loads(file.read_text())["progress"]["blocks"] for file in checkpoints(store)}
     finish(home, store, expected)
@@ -87,7 +72,7 @@ def test_killed_after_every_few_changes_it_ends_the_same(home, uninterrupted, tm
     expected, _ = uninterrupted
     store, generator, resumed = tmp_path / "store", random.Random(0), 0
     for _ in range(8):
-        killed = run(home, store, generator.randint(20, 45))
+        killed = run_killed(home / "sequence.yaml", store, generator.randint(20, 45))
         if killed.returncode == 0:
             break
         assert killed.returncode == -signal.SIGKILL
@@ -100,7 +85,7 @@ def test_a_run_of_another_schedule_does_not_take_the_checkpoint(home, uninterrup
     """A checkpoint belongs to one cell and to no other."""
     expected, changes = uninterrupted
     store = tmp_path / "store"
-    assert run(home, store, round(0.8 * changes)).returncode == -signal.SIGKILL
+    assert run_killed(home / "sequence.yaml", store, round(0.8 * changes)).returncode == -signal.SIGKILL
     before = checkpoints(store)
     assert before
     other = write_suite(

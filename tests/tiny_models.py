@@ -23,6 +23,15 @@ SENTENCES = (
     "The Eiffel Tower is located in Paris, the capital of France",
 )
 
+QUESTIONS = (
+    ("The mother tongue of Danielle Darrieux is", "French"),
+    ("Paris", "is the capital of France and the home of the Eiffel Tower"),
+    ("What is the capital of Côte d'Ivoire?", "Yamoussoukro"),
+    ("東京 is the capital of", "日本"),
+    ("Björk was born in", "Reykjavík and Yamoussoukro"),
+    ("The Eiffel Tower is located in Paris, the capital of France, and the mother tongue of Björk is", "a"),
+)
+
 
 @cache
 def tiny_tokenizer(architecture: str) -> PreTrainedTokenizerFast:

@@ -5,6 +5,7 @@ these tokens, the pivots, stand in one column; keys and values of the columns be
 each further pass runs the few columns from the pivot on.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models.batching import PADDING_ID
+from methods.common.masks import additive, sliding_window
 from methods.common.parts import part
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def enter(model: "LoadedModel", rows: Sequence[Row], layer: int) -> Stream:
         positions_BT[index, columns] = torch.arange(len(row.ids))
         is_token_BT[index, columns] = True
     residual_BTD = model.embeddings(ids_BT.to(model.device))
-    mask_B1TT = _mask(is_token_BT.to(model.device), _window(model.model.config), residual_BTD.dtype)
+    mask_B1TT = _mask(is_token_BT.to(model.device), sliding_window(model.model.config), residual_BTD.dtype)
     stream = Stream(residual_BTD, mask_B1TT, positions_BT.to(model.device), pivot)
     return advance(model, stream, 0, layer)
 
@@ -166,7 +168,7 @@ class Suffix:
         return cast(Tensor, output[0])
 
 
-class _Past:
+class _Past(ABC):
     """As much of a key-value cache as attention asks for: no copy, no growth."""
 
     is_compileable = False
@@ -174,9 +176,9 @@ class _Past:
     def __init__(self, kept: dict[int, tuple[Tensor, Tensor]]) -> None:
         self.kept = kept
 
+    @abstractmethod
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Keys and values that a layer attends to, given its new ones (B × heads × tokens × head size)."""
-        raise NotImplementedError
 
     def get_seq_length(self, *_: object) -> int:
         """Columns before the new ones."""
@@ -200,24 +202,10 @@ class _Continuing(_Past):
         return torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
 
 
-def _window(config: object) -> int | None:
-    """How many tokens back attention reaches, itself included; None for all.
-
-    Raises:
-        ValueError: for a model whose layers differ in it.
-    """
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if window is not None and len(kinds) > 1:
-        raise ValueError(f"layers of several kinds ({', '.join(sorted(kinds))}) have no common mask")
-    return window
-
-
 def _mask(is_token_BT: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
     """Additive causal mask, B × 1 × T × T. A padded query sees itself, since a softmax over nothing is no number."""
     columns_T = torch.arange(is_token_BT.shape[1], device=is_token_BT.device)
     back_TT = columns_T[:, None] - columns_T
     is_seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)
     is_seen_BTT = is_seen_TT & is_token_BT[:, None, :] | (back_TT == 0)
-    mask_BTT = torch.zeros(is_seen_BTT.shape, dtype=dtype, device=is_token_BT.device)
-    return mask_BTT.masked_fill_(~is_seen_BTT, torch.finfo(dtype).min)[:, None]
+    return additive(is_seen_BTT, dtype)

@@ -1,10 +1,10 @@
 """The matrices that a closed-form edit changes, at least float32 whatever the model's precision, and back bit for bit."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from methods.common.weight_state import InstalledWeights
+from methods.common.weights import Restorable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class ValueMatrices:
+class ValueMatrices(Restorable):
     """The value matrices of some layers, to be added to.
 
     In a half-precision model they are float32 until `restore`: a closed-form edit is smaller than the distance between
@@ -24,13 +24,13 @@ class ValueMatrices:
     """
 
     def __init__(self, model: "LoadedModel", layers: Sequence[int]) -> None:
-        import torch
+        from methods.common.precision import at_least_fp32
 
         wide = {}
         for layer in layers:
             path = model.path(model.layout.value_matrix, layer)
             for leaf, parameter in model.module(model.layout.value_matrix, layer).named_parameters():
-                wide[f"{path}.{leaf}"] = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+                wide[f"{path}.{leaf}"] = at_least_fp32(parameter.detach())
         self._installed = InstalledWeights(model.model, wide)
         self._weights = {layer: model.value_matrix(layer)[1] for layer in layers}
 
@@ -45,12 +45,3 @@ class ValueMatrices:
     def restore(self) -> None:
         """Every matrix as it was: the same object, the same bits, no cast. May be called again."""
         self._installed.restore()
-
-    @contextmanager
-    def restored_on_error(self) -> Iterator[None]:
-        """Run the body; if it raises, restore before the exception goes on. On success the changes stay."""
-        try:
-            yield
-        except BaseException:
-            self.restore()
-            raise

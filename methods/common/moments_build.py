@@ -16,6 +16,7 @@ from harness.store import write_json
 from methods.base import ArtifactSpec, Context
 from methods.common.moments import FILE, file_name, published_files
 from methods.common.parts import streams_of
+from methods.common.precision import at_least_fp32
 from methods.common.solves import Factor
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def key_moments(
 
     def recording(layer: int) -> Any:
         def record(_: object, arguments: tuple[Tensor, ...]) -> None:
-            keys_NK = arguments[0][is_token_BT]
-            keys_NK = keys_NK.to(torch.promote_types(keys_NK.dtype, torch.float32))
+            keys_NK = at_least_fp32(arguments[0][is_token_BT])
             product_KK = (keys_NK.T @ keys_NK).double()
             sums[layer] = sums[layer].add_(product_KK) if layer in sums else product_KK
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
+from methods.common.precision import at_least_fp32
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -121,10 +122,14 @@ def logits_at(model: LoadedModel, streams: Streams, layer: int, places: Sequence
         N × V, at least fp32, with gradients of whatever asks for one.
     """
     hidden_BTD = part(model, layer, model.n_layers)(streams.residual_BTD, streams.mask_BT, streams.positions_BT)
-    places_N2 = torch.tensor(places, dtype=torch.long, device=hidden_BTD.device).reshape(-1, 2)
-    hidden_ND = hidden_BTD[places_N2[:, 0], places_N2[:, 1]]
-    logits_NV = cast(Tensor, model.head(model.final_norm(hidden_ND)))
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    logits_NV = cast(Tensor, model.head(model.final_norm(at_places(hidden_BTD, places))))
+    return at_least_fp32(logits_NV)
+
+
+def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
+    """What stands at N places, each a row and a column, N × D. One transfer to the device, which waits for nothing."""
+    rows_N, columns_N = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.to(values_BTD.device, non_blocking=True)
+    return values_BTD[rows_N, columns_N]
 
 
 def _leaf(path: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from methods.common.aligned import Stream, Suffix
+from methods.common.precision import working_dtype
 from methods.common.rewrites import Rewrite
 from methods.common.row_adam import RowAdam
 from methods.common.value_hparams import ValueHparams
@@ -72,7 +73,7 @@ def optimise(
         UserError: naming the record, when a loss is no number.
     """
     device, n = stream.residual_BTD.device, len(rewrites)
-    work = torch.promote_types(stream.residual_BTD.dtype, torch.float32)
+    work = working_dtype(stream.residual_BTD)
     scale_N = scale_N.to(work)
     delta_ND = torch.zeros(n, stream.residual_BTD.shape[-1], dtype=work, device=device)
     adam = RowAdam(delta_ND, hparams.v_lr)

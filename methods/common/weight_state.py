@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from methods.common.weights import Snapshot, weight_hash
+from methods.common.weights import Restorable, Snapshot, weight_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +32,7 @@ def changed(model: "nn.Module", unedited: Mapping[str, str]) -> "dict[str, Tenso
     }
 
 
-class InstalledWeights:
+class InstalledWeights(Restorable):
     """Changed weights inside an unedited model, until `restore`.
 
     Weights that are kept in a wider type than the model's, as closed-form edits of half-precision models need it, are
@@ -49,13 +49,10 @@ class InstalledWeights:
     def __init__(self, model: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
         self._snapshot = Snapshot(model, list(weights))
         self._handles: list[RemovableHandle] = []
-        try:
+        with self.restored_on_error():
             for path in dict.fromkeys(name.rpartition(".")[0] for name in weights):
                 owner = model.get_submodule(path)
                 self._install(owner, {leaf: weights[f"{path}.{leaf}"] for leaf in _leaves(owner)})
-        except BaseException:
-            self.restore()
-            raise
 
     def restore(self) -> None:
         """The unedited weights, bit for bit, and no cast. May be called again."""

@@ -1,5 +1,6 @@
 """Weights that change and come back bit for bit, and a hash that notices a single bit."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,24 @@ class _Original:
     requires_grad: bool
 
 
-class Snapshot:
+class Restorable(ABC):
+    """A change of a model that can be taken back."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """The model as it was, bit for bit. May be called again."""
+
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Run the body; if it raises, restore before the exception goes on. On success the changes stay."""
+        try:
+            yield
+        except BaseException:
+            self.restore()
+            raise
+
+
+class Snapshot(Restorable):
     """Copies of named parameters on their own device. `restore` undoes in-place changes and replacements alike."""
 
     def __init__(self, model: "torch.nn.Module", names: Sequence[str]) -> None:
@@ -51,15 +69,6 @@ class Snapshot:
             original.parameter.grad = None
             original.parameter.requires_grad_(original.requires_grad)
             setattr(original.owner, original.leaf, original.parameter)
-
-    @contextmanager
-    def restored_on_error(self) -> Iterator[None]:
-        """Run the body; if it raises, restore before the exception goes on. On success the changes stay."""
-        try:
-            yield
-        except BaseException:
-            self.restore()
-            raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import State
+from methods.common.precision import working_dtype
 from methods.common.routed import last_of
 
 
@@ -44,7 +45,7 @@ class Gate(nn.Module):
             threshold: the gate from which on the value answers.
             seed: of the weights.
         """
-        dtype = torch.promote_types(matrix.weight.dtype, torch.float32)
+        dtype = working_dtype(matrix.weight)
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
             torch.manual_seed(seed)
             gate = nn.Linear(matrix.in_features, 1)

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.models.batching import length_sorted, right_padded
 from harness.models.loaded import LoadedModel
 from methods.common.parts import Streams, logits_at, streams_of
+from methods.common.precision import at_least_fp32
 from methods.ft_l.hparams import FtLHparams
 from methods.ft_l.rows import Row
 
@@ -82,7 +83,7 @@ class Masters:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = tuple(parameters)
         self._unedited = [parameter.detach().clone() for parameter in self.parameters]
-        self.values = [start.to(torch.promote_types(start.dtype, torch.float32)).clone() for start in self._unedited]
+        self.values = [at_least_fp32(start).clone() for start in self._unedited]
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -9,6 +9,7 @@ from harness.models.loaded import LoadedModel
 from harness.tokens import Query
 from methods.common.aligned import Row, Suffix, enter
 from methods.common.paused import Paused, Targets
+from methods.common.precision import at_least_fp32
 from methods.common.routed import matrix, output_replaced
 from methods.grace.codebook import placed, places
 
@@ -35,7 +36,7 @@ class AtLast:
         """-log p(target token | prompt, target tokens before it), mean over each row's tokens: B."""
         hidden_BSD = self._suffix.run(values_BD.to(self._dtype))
         logits_NV = self._model.head(self._model.final_norm(hidden_BSD[tuple(self._targets.places_2N)]))
-        return self._targets.losses(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)))
+        return self._targets.losses(at_least_fp32(logits_NV))
 
 
 class BeforeLast:

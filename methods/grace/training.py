@@ -16,6 +16,7 @@ from harness.models.loaded import LoadedModel
 from harness.tokens import Query
 from methods.base import Advance
 from methods.common.paused import Paused
+from methods.common.precision import at_least_fp32
 from methods.common.routed import last_of, matrix
 from methods.common.row_adam import RowAdam
 from methods.grace.codebook import Codebook, Lesson
@@ -31,13 +32,13 @@ def read(model: LoadedModel, queries: Sequence[Query], hparams: GraceHparams) ->
     """
     order: list[int] = []
     linear = matrix(model, hparams.layer)
-    keys, outputs = ([_exact(linear.weight.new_empty(0, n))] for n in (linear.in_features, linear.out_features))
+    keys, outputs = ([at_least_fp32(linear.weight.new_empty(0, n))] for n in (linear.in_features, linear.out_features))
     for batch in length_sorted(queries, _length, hparams.batch):
         paused = Paused(model, [queries[index] for index in batch], hparams.layer)
         rows_B, last_B = torch.arange(len(batch), device=model.device), last_of(paused.prompt_BT)
         order += batch
-        keys.append(_exact(paused.inputs_BTK[rows_B, last_B]))
-        outputs.append(_exact(paused.outputs_BTD[rows_B, last_B]))
+        keys.append(at_least_fp32(paused.inputs_BTK[rows_B, last_B]))
+        outputs.append(at_least_fp32(paused.outputs_BTD[rows_B, last_B]))
     back_N = torch.tensor(order, dtype=torch.long, device=model.device).argsort()
     return torch.cat(keys)[back_N], torch.cat(outputs)[back_N]
 
@@ -96,10 +97,6 @@ def _train(standing: AtLast | BeforeLast, start_BD: Tensor, hparams: GraceHparam
         is_sound_B &= losses_B.isfinite() & gradient_BD.isfinite().all(-1)
         adam.step(gradient_BD, is_sound_B)
     return values_BD.detach(), losses_B.detach(), ~is_sound_B
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _length(query: Query) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
 from methods.common.parts import Streams, logits_at
+from methods.common.precision import working_dtype
 from methods.common.routed import output_replaced
 from methods.mend.rows import Row
 
@@ -19,7 +20,7 @@ from methods.mend.rows import Row
 class Factors:
     """A matrix and the gradient of a batch's loss with respect to it, as N pairs of factors in at least fp32.
 
-    Tokens where either factor is zero are left out: padding, and tokens that no label depends on.
+    Tokens where either factor is zero are left out: those that no label depends on, and with them padding.
 
     Attributes:
         inputs_NK: what the matrix reads at each token.
@@ -106,10 +107,7 @@ def factors_of(
     with _observed(modules) as seen, torch.enable_grad():
         losses_B = label_losses(logits_at(model, entering, layer, places_of(rows)), rows)
         gradients = torch.autograd.grad(losses_B @ weights_B.to(losses_B.dtype), [seen[name][1] for name in modules])
-    return {
-        name: _factors(seen[name][0], gradient, entering.mask_BT)
-        for name, gradient in zip(modules, gradients, strict=True)
-    }
+    return {name: _factors(seen[name][0], gradient) for name, gradient in zip(modules, gradients, strict=True)}
 
 
 @contextmanager
@@ -127,8 +125,9 @@ def _observed(modules: Mapping[str, nn.Linear]) -> Iterator[dict[str, tuple[Tens
         yield seen
 
 
-def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor, mask_BT: Tensor) -> Factors:
-    dtype = torch.promote_types(inputs_BTK.dtype, torch.float32)
-    rows_N, columns_N = (mask_BT.bool() & inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
+def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor) -> Factors:
+    dtype = working_dtype(inputs_BTK)
+    rows_N, columns_N = (inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
     inputs_NK, gradients_ND = inputs_BTK[rows_N, columns_N], gradients_BTD[rows_N, columns_N]
-    return Factors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, (len(mask_BT), mask_BT.shape[1]))
+    shape = (len(inputs_BTK), inputs_BTK.shape[1])
+    return Factors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, shape)

@@ -17,9 +17,10 @@ from harness.models.batching import left_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
+from methods.common.precision import at_least_fp32
 from methods.onceedit.choose import TokenChooser
 from methods.onceedit.decoders import make_decoder
-from methods.onceedit.forward import at_least_fp32, logits_at
+from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
 from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.pair import PairState, input_embeddings
@@ -79,7 +80,7 @@ class EnsembleModel:
             init=hparams.init,
             target=hparams.target,
         )
-        eos_id = None if pairs_special else Vocabulary.of(target.tokenizer).roles.get("eos")
+        eos_id = None if pairs_special else target.tokenizer.eos_token_id
         chooser = TokenChooser(
             Projection(pair.llm), Projection(side), decoder, hparams.alpha_gate, eos_id, hparams.keep_own
         )

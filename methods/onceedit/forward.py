@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from harness.models.batching import right_padded
+from methods.common.masks import additive, sliding_window
+from methods.common.parts import at_places
+from methods.common.precision import at_least_fp32
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
@@ -22,8 +24,7 @@ def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Seque
     """
     batch = right_padded(rows, model.device)
     hidden_BTD: Tensor = model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False)[0]
-    places_N2 = torch.tensor(at, dtype=torch.long, device=hidden_BTD.device).reshape(-1, 2)
-    return hidden_BTD[places_N2[:, 0], places_N2[:, 1]]
+    return at_places(hidden_BTD, at)
 
 
 def logits_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
@@ -49,23 +50,4 @@ def attention_mask(
     window = sliding_window(model.config)
     if window is not None:
         is_visible_BQK = is_visible_BQK & (positions_BQ[:, :, None] - positions_BK[:, None, :] < window)
-    mask_BQK = torch.zeros(is_visible_BQK.shape, dtype=model.dtype, device=is_visible_BQK.device)
-    # not -inf: a place of padding sees nothing, and its softmax must stay a number
-    return mask_BQK.masked_fill_(~is_visible_BQK, torch.finfo(model.dtype).min)[:, None]
-
-
-def sliding_window(config: "PretrainedConfig") -> int | None:
-    """How many ids, itself included, an id sees at most; None is all.
-
-    Raises:
-        ValueError: if layers differ in that; one mask serves all of them.
-    """
-    window: int | None = getattr(config, "sliding_window", None)
-    if window is not None and "full_attention" in (getattr(config, "layer_types", None) or ()):
-        raise ValueError(f"{config.model_type}: some layers have a sliding window and others none")
-    return window
-
-
-def at_least_fp32(values: Tensor) -> Tensor:
-    """Half precision as fp32; fp32 and fp64 as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return additive(is_visible_BQK, model.dtype)

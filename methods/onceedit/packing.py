@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from methods.common.masks import sliding_window
+from methods.common.parts import at_places
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -70,7 +73,7 @@ def packed_hidden_at(
     Raises:
         ValueError: for a sequence longer than the model's attention window, which the mask does not know.
     """
-    window, longest = getattr(model.config, "sliding_window", None), max(map(len, sequences))
+    window, longest = sliding_window(model.config), max(map(len, sequences))
     if window is not None and longest > window:
         raise ValueError(f"a sequence of {longest} ids is longer than the attention window of {window}")
     batch = packed(sequences, model.device)
@@ -78,5 +81,4 @@ def packed_hidden_at(
         input_ids=batch.ids_BT, position_ids=batch.positions_BT, attention_mask=batch.mask_B1TT, use_cache=False
     )[0]
     places = [(batch.starts[sequence][0], batch.starts[sequence][1] + index) for sequence, index in at]
-    rows_N, columns_N = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.to(hidden_BTD.device, non_blocking=True)
-    return hidden_BTD[rows_N, columns_N]
+    return at_places(hidden_BTD, places)

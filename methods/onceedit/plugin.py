@@ -15,7 +15,8 @@ from harness.canonical import digest
 from harness.models.batching import length_sorted
 from harness.models.random_weights import ATTENTION
 from harness.records import EditRequest
-from methods.onceedit.forward import at_least_fp32, hidden_at
+from methods.common.precision import at_least_fp32
+from methods.onceedit.forward import hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from methods.onceedit.forward import at_least_fp32
+from methods.common.precision import working_dtype
 
 Rule = Literal["deepen", "plain"]
 
@@ -144,13 +144,13 @@ class RelativeState:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of R, stop - start × A, at least fp32; each sums to 1."""
-        dtype = at_least_fp32(self.embeddings_VD[:0]).dtype
+        dtype = working_dtype(self.embeddings_VD)
         ids = slice(start, stop)
         return (self._exponents_of_all_anchors(ids, dtype) - self.log_z_V[ids, None].to(dtype)).exp_()
 
     def log_columns(self, anchors_B: Tensor) -> Tensor:
         """Logarithms of single columns of R, B × V, at least fp32; finite also where a value of R underflows."""
-        dtype = at_least_fp32(self.embeddings_VD[:0]).dtype
+        dtype = working_dtype(self.embeddings_VD)
         columns_BV = torch.empty(len(anchors_B), self.n_tokens, dtype=dtype, device=self.embeddings_VD.device)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             columns_BV[:, ids] = (self.exponents(ids, anchors_B, dtype) - self.log_z_V[ids, None].to(dtype)).T

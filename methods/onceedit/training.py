@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.errors import UserError
 from methods.base import Advance
-from methods.onceedit.forward import at_least_fp32
+from methods.common.precision import at_least_fp32
 from methods.onceedit.packing import packed_hidden_at
 from methods.onceedit.rows import Row, epoch_batches, negatives_per_epoch
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.models.batching import PADDING_ID
+from methods.common.parts import at_places
 from methods.onceedit.forward import attention_mask
 from methods.onceedit.slots import common_prefix
 
@@ -75,5 +76,4 @@ def hidden_at_ends(model: "PreTrainedModel", trees: Sequence[Tree]) -> Tensor:
         use_cache=False,
     ).last_hidden_state
     ends = [(row, node) for row, tree in enumerate(trees) for node in tree.ends]
-    ends_N2 = torch.tensor(ends, device=hidden_BTD.device)
-    return hidden_BTD[ends_N2[:, 0], ends_N2[:, 1]]
+    return at_places(hidden_BTD, ends)

@@ -8,24 +8,11 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from harness.tokens import Query
 from methods.base import Advance, State
-from methods.common.paused import Paused
+from methods.common.precision import at_least_fp32
 from methods.wise.hparams import WiseHparams
-from methods.wise.memory import Activation, Side, activation_of, scores
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """One edit.
-
-    Attributes:
-        edits: R rows: the edit by itself and behind context prefixes, the same number for every edit.
-        spared: the unrelated prompt that it is trained against, with its answer.
-    """
-
-    edits: tuple[Query, ...]
-    spared: Query
+from methods.wise.layout import Layout, Lesson, Rows
+from methods.wise.memory import Activation, Side, activation_of, lost_bias, scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +106,7 @@ def learn(
         UserError: when a loss is no longer a number.
     """
     _, parameter = model.value_matrix(hparams.layer)
-    weight_DK = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+    weight_DK = at_least_fp32(parameter.detach())
     generator = torch.Generator().manual_seed(seed)
     edits, sides, ends = 0, [], []
     mask_DK = torch.empty(0)
@@ -189,9 +176,9 @@ def learn_lessons(
         weight_DK: W, in the precision of the changes.
         hparams: of the training.
     """
-    edits = Paused(model, [query for lesson in lessons for query in lesson.edits], hparams.layer)
-    spared = Paused(model, [lesson.spared for lesson in lessons], hparams.layer)
-    objective = Objective(model, lessons, edits, spared, hparams)
+    objective = Objective(model, Layout.of(model, lessons, hparams), hparams)
+    # EasyEdit keeps W' itself (WISE.py:404): what is too small to show in it is no part of W' - W when memories are merged
+    kept_as = model.model.dtype if hparams.implementation == "faithful-easyedit" else None
     shards = len(lessons)
     is_active_S = torch.ones(shards, dtype=torch.bool, device=changes_SDK.device)
     learned = Learned(*torch.zeros(3, shards, device=changes_SDK.device).unbind())
@@ -208,7 +195,7 @@ def learn_lessons(
             break
         recorded.append(losses_S.detach())
         (gradient_SDK,) = torch.autograd.grad(losses_S.sum(), trained_SDK)
-        _descend(changes_SDK, gradient_SDK, masks_SDK, weight_DK, is_active_S, hparams)
+        _descend(changes_SDK, gradient_SDK, masks_SDK, weight_DK, is_active_S, hparams, kept_as)
         learned.steps_S.add_(is_active_S)
     return learned
 
@@ -221,8 +208,9 @@ def _descend(
     weight_DK: Tensor,
     is_active_S: Tensor,
     hparams: WiseHparams,
+    kept_as: torch.dtype | None,
 ) -> None:
-    """One step of the active shards, in place."""
+    """One step of the active shards, in place; the precision of W' is `kept_as`, if it is not that of the changes."""
     gradient_SDK *= masks_SDK
     if hparams.decay != "none":
         pull_SDK = hparams.weight_decay * (weight_DK + changes_SDK)
@@ -231,47 +219,44 @@ def _descend(
     changes_SDK -= torch.where(is_active_S[:, None, None], hparams.lr * gradient_SDK, 0.0)
     if hparams.norm_constraint is not None:
         changes_SDK.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
+    if kept_as is not None:
+        changes_SDK.copy_((weight_DK + changes_SDK).to(kept_as) - weight_DK)
 
 
 class Objective:
     """What a lesson minimises (WISE eq. 7 and 8): the target's loss, and margins that set edits apart from the rest."""
 
-    def __init__(
-        self, model: LoadedModel, lessons: Sequence[Lesson], edits: Paused, spared: Paused, hparams: WiseHparams
-    ) -> None:
-        self._edits, self._spared, self._hparams = edits, spared, hparams
+    def __init__(self, model: LoadedModel, layout: Layout, hparams: WiseHparams) -> None:
+        self._layout, self._hparams = layout, hparams
         self._activation: Activation = activation_of(model, hparams.layer)
-        self._rows = len(lessons[0].edits)
-        lengths = [len(query.target_ids) for lesson in lessons for query in lesson.edits]
-        lengths_B = torch.tensor(lengths, device=model.device)
-        is_diluted = hparams.implementation == "faithful-easyedit"
-        self._share_B = lengths_B / (lengths_B + 1) if is_diluted else torch.ones_like(lengths_B)
+        self._lost_D = lost_bias(model, hparams)
 
     def __call__(self, changes_SDK: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and mean activation of the edit's rows, both S."""
-        hparams, shape = self._hparams, (len(changes_SDK), self._rows)
-        added_BTD = _added(self._edits, changes_SDK)
-        losses_B = self._edits.losses(self._edits.outputs_BTD + added_BTD) * self._share_B
-        inside_SR = self._scores(self._edits, added_BTD).reshape(shape)
-        outside_S1 = self._scores(self._spared, _added(self._spared, changes_SDK))[:, None]
+        hparams, edits = self._hparams, self._layout.edits
+        added_BTD = self._added(edits, changes_SDK)
+        losses_SR = self._by_lesson(edits.paused.losses(edits.paused.outputs_BTD + added_BTD) * self._layout.share_B)
+        inside_SR = self._by_lesson(self._scores(edits, added_BTD))
+        outside_S1 = self._by_lesson(self._scores(self._layout.spared, self._added(self._layout.spared, changes_SDK)))
         margins_S = (
             _mean_of_positive(outside_S1 - inside_SR + hparams.gamma)
             + _mean_of_positive(outside_S1 - hparams.alpha)
             + _mean_of_positive(hparams.beta - inside_SR)
         )
-        return losses_B.reshape(shape).mean(1) + margins_S, inside_SR.mean(1)
+        return losses_SR.mean(1) + margins_S, inside_SR.mean(1)
 
-    def _scores(self, paused: Paused, added_BTD: Tensor) -> Tensor:
-        read_BT = paused.prompt_BT if self._hparams.reads == "prompt" else paused.mask_BT
-        return scores(self._activation, paused.outputs_BTD, added_BTD, read_BT)
+    def _by_lesson(self, values_B: Tensor) -> Tensor:
+        return values_B.reshape(len(self._layout.spared.read_BT), -1)
 
+    def _scores(self, rows: Rows, added_BTD: Tensor) -> Tensor:
+        return scores(self._activation, rows.paused.outputs_BTD, added_BTD, rows.read_BT)
 
-def _added(paused: Paused, changes_SDK: Tensor) -> Tensor:
-    """What the side memories add at each token, B × T × D; the rows of a shard stand together."""
-    inputs_BTK = paused.inputs_BTK.to(changes_SDK.dtype)
-    shards, width = len(changes_SDK), inputs_BTK.shape[1]
-    added_SND = inputs_BTK.reshape(shards, -1, inputs_BTK.shape[2]) @ changes_SDK.mT
-    return added_SND.reshape(len(inputs_BTK), width, -1)
+    def _added(self, rows: Rows, changes_SDK: Tensor) -> Tensor:
+        """What the side memories add at each token, B × T × D; the rows of a lesson stand together."""
+        inputs_BTK = rows.paused.inputs_BTK.to(changes_SDK.dtype)
+        shards, width = len(changes_SDK), inputs_BTK.shape[1]
+        added_SND = inputs_BTK.reshape(shards, -1, inputs_BTK.shape[2]) @ changes_SDK.mT
+        return added_SND.reshape(len(inputs_BTK), width, -1) - self._lost_D
 
 
 def _mean_of_positive(values_SR: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES
 from tiny_rome import (
     MOMENTS,
     PREFIXES,
@@ -35,17 +34,6 @@ from methods.rome import Rome, RomeHparams, rank_one
 MODES = ("rome", "prompt", "prefix_mean")
 LONG = {"v_steps": 120, "v_clamp": 50.0, "v_weight_decay": 0.0, "kl_weight": 0.0}
 """An optimisation that converges."""
-
-
-@pytest.fixture(params=ARCHITECTURES)
-def model(request):
-    torch.set_num_threads(1)
-    return able_model(request.param)
-
-
-@pytest.fixture
-def llama():
-    return able_model("llama")
 
 
 def rome(**changes):

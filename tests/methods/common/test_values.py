@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES
-from tiny_rome import PREFIXES, VALUE, able_model, adding, easy_requests, requests, watch
+from tiny_rome import PREFIXES, VALUE, adding, easy_requests, requests, watch
 
 from harness.errors import UserError
 from methods.common.aligned import enter
@@ -12,17 +11,6 @@ from methods.common.value_hparams import ValueHparams
 from methods.common.values import optimise
 
 LAYER = 0
-
-
-@pytest.fixture(params=ARCHITECTURES)
-def model(request):
-    torch.set_num_threads(1)
-    return able_model(request.param)
-
-
-@pytest.fixture
-def llama():
-    return able_model("llama")
 
 
 def hparams(**changes):

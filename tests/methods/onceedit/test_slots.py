@@ -5,9 +5,7 @@ import torch
 from any_architecture import ANY_ARCHITECTURE, N_IDS, any_architecture, hidden_alone, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2Config
 
-from methods.onceedit.forward import sliding_window
 from methods.onceedit.slots import Slots, common_prefix
 
 ids = st.integers(0, N_IDS - 1)
@@ -94,12 +92,3 @@ def test_the_common_prefix_is_the_longest_one(shared, left, right):
     assert n >= len(shared)
     assert (shared + left)[:n] == (shared + right)[:n]
     assert (shared + left)[: n + 1] != (shared + right)[: n + 1] or n == min(len(left), len(right)) + len(shared)
-
-
-def test_one_mask_serves_all_layers_or_the_model_is_refused():
-    config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert sliding_window(config) == 4
-    assert sliding_window(Qwen2Config(num_hidden_layers=2, sliding_window=4)) is None
-    config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="some layers have a sliding window"):
-        sliding_window(config)
