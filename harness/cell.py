@@ -1,8 +1,8 @@
 """A cell: one method on one model and one data set, with everything that decides its result and the id that follows from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 from harness.canonical import digest
@@ -12,7 +12,10 @@ from harness.models import zoo
 from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef
 from harness.schedule import FirstEdits, Schedule
-from methods.base import ArtifactSpec, Editor, MethodSpec
+from methods.base import ArtifactSpec, Backend, Editor, ForeignEditor, MethodSpec
+
+SHARED = 1024
+"""Recipes that cells of one model and data set have in common are made once; so many are remembered."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,13 @@ class Cell:
         protocols: names of the evaluation protocols, which carry versions of their own.
         schedule: fitted to the data.
         eval_batch: rows per forward pass; part of the identity because rounding depends on it.
+        keep_weights: the edited weights are kept beside the results; in the identity only if they are.
     """
 
     method: MethodSpec
     label: str
     variant: str | None
-    backend: str
+    backend: Backend
     hparams: Mapping[str, Any]
     sources: Mapping[str, str]
     model: ModelRef
@@ -40,16 +44,18 @@ class Cell:
     schedule: Schedule
     seed: int
     eval_batch: int
+    keep_weights: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
-        made_from = {**self.model_artifacts(), **self.artifacts()}
+        made_from, editor = {**self.model_artifacts(), **self.artifacts()}, self.editor()
         return {
             "method": {
                 "name": self.method.name,
                 "version": self.method.version,
                 "backend": self.backend,
                 "hparams": dict(self.hparams),
+                **({"code": dict(editor.code())} if isinstance(editor, ForeignEditor) else {}),
             },
             "model": self.model.identity(),
             "data": self.data.identity(),
@@ -58,6 +64,7 @@ class Cell:
             "seed": self.seed,
             "eval_batch": self.eval_batch,
             "artifacts": {role: spec.key for role, spec in made_from.items()},
+            **({"keep_weights": True} if self.keep_weights else {}),
         }
 
     @cached_property
@@ -74,16 +81,24 @@ class Cell:
         """The method with this cell's hyper-parameters."""
         from methods.registry import get
 
-        method = get(self.method.name)
+        method = get(self.method.name, self.backend)
         return method(method.Hparams.model_validate(self.hparams))
 
     def artifacts(self) -> Mapping[str, ArtifactSpec]:
         """What the method needs before it edits, by role."""
-        return self.editor().artifacts(self.model, self.data, self.seed)
+        return self._recipes
 
     def model_artifacts(self) -> Mapping[str, ArtifactSpec]:
         """The training of the model, where it is one of the zoo; else nothing."""
-        return {"model": zoo.artifact(self.model)} if self.model.weights == "zoo" else {}
+        return {"model": _trained(self.model)} if self.model.weights == "zoo" else {}
+
+    @cached_property
+    def _recipes(self) -> Mapping[str, ArtifactSpec]:
+        return self.editor().artifacts(self.model, self.data, self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest: another process finds out for itself whether its code says the same."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def data_at(self, edits: int) -> DataRef:
         """The records that are scored after so many edits."""
@@ -91,8 +106,7 @@ class Cell:
 
     def unedited_outputs(self, edits: int) -> ArtifactSpec:
         """What the unedited model answers to the questions after so many edits; shared by all methods on the model."""
-        data = self.data_at(edits)
-        return unedited.artifact(self.model, data, self.protocols, self.eval_batch, self.model_artifacts())
+        return _unedited_outputs(self.model, self.data_at(edits), self.protocols, self.eval_batch)
 
     def all_unedited_outputs(self) -> list[ArtifactSpec]:
         """The same for each point that is scored; none for random weights, whose answers mean nothing."""
@@ -104,13 +118,25 @@ class Cell:
         """The content of cell.json: the identity, with what tables need to name it."""
         from harness.data.catalogue import DATASETS
 
-        identity = self.identity()
+        identity, editor = self.identity(), self.editor()
         identity["method"] |= {
             "title": self.method.title,
             "variant": self.variant,
             "edits": self.method.edits,
             "sources": dict(self.sources),
+            "differences": list(editor.differences) if isinstance(editor, ForeignEditor) else [],
         }
         identity["model"] |= {"title": entry(self.model.name).title}
         identity["data"] |= {"title": DATASETS[self.data.name].title}
         return {"cell_id": self.cell_id, "label": self.label, **identity}
+
+
+@lru_cache(maxsize=SHARED)
+def _trained(model: ModelRef) -> ArtifactSpec:
+    return zoo.artifact(model)
+
+
+@lru_cache(maxsize=SHARED)
+def _unedited_outputs(model: ModelRef, data: DataRef, protocols: tuple[str, ...], eval_batch: int) -> ArtifactSpec:
+    needs = {"model": _trained(model)} if model.weights == "zoo" else {}
+    return unedited.artifact(model, data, protocols, eval_batch, needs)

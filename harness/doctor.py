@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from harness.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -33,13 +35,27 @@ def findings() -> Iterator[Finding]:
     yield Finding(
         "records", Path(folder).is_dir() if folder else False, folder or "built-in world; set HARNESS_DATA or --data"
     )
-    easyedit = os.environ.get("EASYEDIT_HOME", "")
-    yield Finding("EasyEdit", bool(easyedit) and Path(easyedit, "easyeditor").is_dir(), easyedit or "set EASYEDIT_HOME")
+    yield from _easyedit()
 
 
 def _command(program: str, what: str, otherwise: str) -> Finding:
     path = shutil.which(program)
     return Finding(what, path is not None, path or otherwise)
+
+
+def _easyedit() -> Iterator[Finding]:
+    from methods.easyedit import checkout
+    from methods.easyedit.commands import described
+
+    try:
+        yield Finding("EasyEdit", True, described(checkout.find()))
+    except UserError as error:
+        yield Finding("EasyEdit", False, f"only backend: native; {error}")
+    lacking = checkout.absent()
+    detail = (
+        f"without {', '.join(lacking)}: pip install -c constraints.txt -e '.[easyedit]'" if lacking else "all there"
+    )
+    yield Finding("EasyEdit's needs", not lacking, detail)
 
 
 def _cuda() -> Finding:

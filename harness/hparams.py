@@ -18,6 +18,7 @@ from harness.errors import UserError, did_you_mean
 from harness.validation import complaint, validate
 from harness.yaml_source import Located, read_chain
 from methods import registry
+from methods.base import Backend
 
 FOLDER = Path(methods.__file__).parent / "hparams"
 
@@ -44,9 +45,10 @@ def resolve(
     where: Mapping[str, str] | None = None,
     at: str = "",
     neighbours: Collection[str] = (),
+    backend: Backend = "native",
     folder: Path = FOLDER,
 ) -> ResolvedHparams:
-    """Lay defaults of the class, file, variant and overrides over each other, in this order.
+    """Lay defaults of the class, file, what the backend has instead, variant and overrides over each other, in this order.
 
     Args:
         method, model: names; a method that is planned but not built is checked against its file only, if it has one.
@@ -55,6 +57,7 @@ def resolve(
         where: `file:line` of each override, for messages and sources.
         at: `file:line` of the entry of the suite, for messages about all else.
         neighbours: words beside which options are written, one of which a misspelt option may have meant.
+        backend: whose implementation they are for; all have the files of our own.
         folder: the parent of the methods' folders.
 
     Raises:
@@ -68,13 +71,15 @@ def resolve(
         guess = did_you_mean(variant, set(file.variants))
         there = f"{path} has: {', '.join(file.variants) or 'none'}" if path else f"no file for {model}"
         raise UserError(f"{here}method '{method}' has no variant '{variant}'{guess}; {there}")
-    named = {**file.values, **(file.variants[variant] if variant is not None else {})}
+    cls = registry.available(backend).get(method)
+    instead: Mapping[str, Any] = getattr(cls, "instead", {})
+    given = {key: _Named(value, f"backend {backend}", f"backend {backend}") for key, value in instead.items()}
+    named = {**file.values, **given, **(file.variants[variant] if variant is not None else {})}
     places = {key: value.where for key, value in named.items()} | dict(where)
     values = {key: value.value for key, value in named.items()} | dict(overrides)
     sources = {key: value.source for key, value in named.items()}
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
 
-    cls = registry.available().get(method)
     known = set(cls.Hparams.model_fields) if cls else set(named)
     for key in values:
         if key not in known and (cls or named):

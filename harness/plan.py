@@ -1,11 +1,11 @@
 """From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from harness.artifacts import closure
 from harness.cell import Cell
@@ -17,7 +17,7 @@ from harness.records import DataRef
 from harness.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from methods import registry
-from methods.base import ArtifactSpec, edits_in_sequence
+from methods.base import ArtifactSpec, Backend, edits_in_sequence
 
 CPU_FLOPS = 1e11
 """Rough throughput of a few cores in small matrices, for estimates only."""
@@ -34,24 +34,33 @@ class PlannedCell:
 
     Attributes:
         title: method, model, data set, and what else tells it apart.
+        backend: whose implementation of the method.
         cell: None where the combination cannot be a cell here, for the reasons in `missing`.
         missing: why it cannot run on this machine.
     """
 
     title: tuple[str, str, str, str]
+    backend: Backend
     cell: Cell | None
     missing: tuple[str, ...] = ()
 
 
 class Plan:
-    """Cells and artifacts of a suite, and their state in a store."""
+    """Cells and artifacts of a suite, and their state in a store.
 
-    def __init__(self, suite: Suite, store: Store) -> None:
+    Args:
+        suite: what to run.
+        store: where results are, or will be.
+        elsewhere: the device where the cells are to run, if that is not this machine.
+    """
+
+    def __init__(self, suite: Suite, store: Store, elsewhere: Literal["cpu", "cuda"] | None = None) -> None:
         self.suite = suite
         self.store = store
-        self.device = _device(suite.device)
+        self.device = elsewhere or _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
+        self._models: dict[tuple[ModelEntry, DataRef], ModelRef] = {}
         self.cells = [
             self._planned(method, model, entry, self._data[entry], template, seed)
             for entry, model, method, template, seed in product(
@@ -71,18 +80,25 @@ class Plan:
 
     def todo(self) -> list[Cell]:
         """Runnable cells that the store does not hold finished."""
-        return [cell for cell in self.runnable if self._wanted(cell) and not self.store.cell(cell.folder).is_done]
+        there = self.store.cells()
+        return [
+            cell
+            for cell in self.runnable
+            if self._wanted(cell) and not (cell.folder in there and self.store.cell(cell.folder).is_done)
+        ]
 
     def artifacts(self, cells: Sequence[Cell]) -> list[tuple[ArtifactSpec, int]]:
         """Artifacts that these cells use and the seed they are built with, each once, needs first."""
-        found = {spec.key: (spec, cell.seed) for cell in cells for root in roots(cell) for spec in closure(root)}
+        found: dict[str, tuple[ArtifactSpec, int]] = {}
+        for cell in cells:
+            for root in roots(cell):
+                if root.key not in found:
+                    found |= {spec.key: (spec, cell.seed) for spec in closure(root) if spec.key not in found}
         return list(found.values())
 
     def missing(self) -> list[str]:
         """What this machine lacks, each reason once."""
         reasons = [reason for planned in self.cells for reason in planned.missing]
-        if self.suite.launch != "local" and shutil.which("sbatch") is None:
-            reasons.append(f"launch '{self.suite.launch}': no SLURM here (sbatch is not on the path)")
         if self.suite.device == "cuda" and self.device != "cuda":
             reasons.append("device 'cuda': no NVIDIA driver here")
         return list(dict.fromkeys(reasons))
@@ -116,36 +132,41 @@ class Plan:
         missing = []
         if not method.built:
             missing.append(f"method '{method.name}' is not built yet")
-        elif self.suite.schedule.is_sequential and not edits_in_sequence(registry.get(method.name)):
+        elif self.suite.schedule.is_sequential and not edits_in_sequence(registry.get(method.name, method.backend)):
             missing.append(
                 f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
             )
-        if method.backend != "native":
-            missing.append(f"backend '{method.backend}' is not built yet")
         if isinstance(refs, str):
             missing.append(refs)
         if missing or isinstance(refs, str):
-            return PlannedCell(title, None, tuple(missing))
+            return PlannedCell(title, method.backend, None, tuple(missing))
         resolved = method.hparams[model.name]
         cell = Cell(
-            method=registry.get(method.name).spec,
+            method=registry.get(method.name, method.backend).spec,
             label=method.label,
             variant=method.variant,
             backend=method.backend,
             hparams=resolved.values,
             sources=resolved.sources,
-            model=_model(model, refs["none"]),
+            model=self._model(model, refs["none"]),
             data=refs[template],
             protocols=self.suite.protocols,
             schedule=self.suite.schedule.within(entry.edits),
             seed=seed,
             eval_batch=self.suite.eval_batch,
+            keep_weights=self.suite.keep_weights,
         )
         try:
             cell.artifacts()
         except UserError as error:
-            return PlannedCell(title, None, (str(error),))
-        return PlannedCell(title, cell)
+            return PlannedCell(title, method.backend, None, (str(error),))
+        return PlannedCell(title, method.backend, cell)
+
+    def _model(self, entry: ModelEntry, corpus: DataRef) -> ModelRef:
+        """The reference to a model, whose files are looked into once."""
+        if (entry, corpus) not in self._models:
+            self._models[entry, corpus] = _model(entry, corpus)
+        return self._models[entry, corpus]
 
 
 def roots(cell: Cell) -> list[ArtifactSpec]:

@@ -7,6 +7,7 @@ login node in a fraction of a second; it imports torch where it computes.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -36,6 +37,7 @@ class MethodSpec:
         family: `reference`, `weights`, `hypernetwork`, `memory` or `plug-in`; `lies_in_weights` follows from it.
         version: raised whenever results change; part of every cell's identity.
         edits: False for the unedited reference, which has no reliability to speak of and no cost.
+        easyedit_scoring: how EasyEdit scores it, for the protocol of that name.
     """
 
     name: str
@@ -43,6 +45,7 @@ class MethodSpec:
     family: str
     version: int
     edits: bool = True
+    easyedit_scoring: Literal["teacher_forced", "generation"] = "teacher_forced"
 
     @property
     def lies_in_weights(self) -> bool:
@@ -56,7 +59,7 @@ class Hparams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ArtifactSpec:
     """Something costly that an edit needs or that cells share, built once and kept by content.
 
@@ -77,12 +80,15 @@ class ArtifactSpec:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, "ArtifactSpec"] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content address: hash of name, identity and the keys of all needs."""
         needs = {role: need.key for role, need in self.needs.items()}
         return digest({"name": self.name, "identity": self.identity, "needs": needs}, 16)
 
+
+Backend = Literal["native", "easyedit"]
+"""Whose implementation computes a method: our own, or EasyEdit's by way of an adapter."""
 
 Phase = Literal["setup", "edit", "attach", "evaluate"]
 """Parts of a cell's time; docs/timing.md says what belongs to each."""
@@ -231,6 +237,27 @@ class ExtendingEditor(Editor, Protocol):
             requests: the further ones; with none at all, the model is what it was when `state` was taken.
             artifacts, context: as for `edit`, the seed too: who draws random numbers keeps in `state` how far it is.
         """
+        ...
+
+
+@runtime_checkable
+class ForeignEditor(Editor, Protocol):
+    """A method that is computed by code which does not belong to this project.
+
+    Attributes:
+        instead: values of hyper-parameters that it has in the place of those in the method's files.
+        differences: what is known to differ from our own implementation of the same, a sentence each.
+    """
+
+    instead: ClassVar[Mapping[str, Any]]
+    differences: ClassVar[tuple[str, ...]]
+
+    def code(self) -> Mapping[str, str]:
+        """What tells that code from any other version of it: part of the cell's identity. Called after `artifacts`."""
+        ...
+
+    def origin(self) -> Mapping[str, Any]:
+        """What the cell's provenance says of it."""
         ...
 
 

@@ -27,7 +27,7 @@ AXES: Mapping[str, str] = {
 AVERAGED = ("rel", "gen", "loc")
 """The axes whose mean is Avg."""
 
-PROTOCOLS = {"teacher_forced": "teacher-forced", "generation": "generation"}
+PROTOCOLS = {"teacher_forced": "teacher-forced", "generation": "generation", "easyedit": "EasyEdit's scoring"}
 """Protocols in the order of their tables, with their titles."""
 
 PHASES = ("setup", "edit", "attach", "evaluate")

@@ -30,11 +30,13 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     method = cell["method"]
     label, variant, backend = cell["label"], method.get("variant"), method["backend"]
     titles = {method["name"]: method["title"], f"{method['name']}.{variant}": f"{method['title']} ({variant})"}
+    titles |= {f"{written}.{backend}": title for written, title in titles.items()}
     parts: list[str] = _SWEPT.split(label)
     title = ", ".join([titles.get(parts[0], parts[0]), *parts[1:]]) + (f" [{backend}]" if backend != "native" else "")
     return {
         "label": label,
         "method": method["name"],
+        "method_title": method["title"],
         "variant": variant,
         "backend": backend,
         "row": "/".join([label, variant or "", backend]),

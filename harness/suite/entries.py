@@ -6,6 +6,7 @@ from typing import Literal
 
 from harness.hparams import ResolvedHparams
 from harness.schedule import Schedule
+from methods.base import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class MethodEntry:
     name: str
     label: str
     variant: str | None
-    backend: Literal["native", "easyedit"]
+    backend: Backend
     built: bool
     hparams: Mapping[str, ResolvedHparams]
 
@@ -72,6 +73,7 @@ class Suite:
     Attributes:
         file: the suite file, as the user named it.
         scale: `paper` for the suite as written, else the name of the scale that is laid over it.
+        keep_weights: edited weights are kept beside the results.
         schedule: as written; `Schedule.within` fits it to a data set.
     """
 
@@ -86,6 +88,7 @@ class Suite:
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     schedule: Schedule
+    keep_weights: bool
     eval_batch: int
     launch: str
     device: Literal["auto", "cpu", "cuda"]

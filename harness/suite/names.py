@@ -43,13 +43,13 @@ def check_names(document: Located, form: SuiteForm) -> None:
 
 
 def check_profile(name: str, at: Located) -> None:
-    """Whether there is a launch profile of this name.
+    """Whether there is a launch profile of this name, or a file where the name is a path (`./mine.yaml`).
 
     Raises:
         UserError: if there is none.
     """
     known = {file.stem for file in PROFILES.glob("*.yaml")}
-    if name not in known:
+    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
         guess = did_you_mean(name, known)
         raise UserError(f"{at.where}: unknown launch profile '{name}'{guess}", fix="ls slurm/profiles")
 

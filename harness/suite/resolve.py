@@ -10,11 +10,12 @@ from harness.schedule import Schedule
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_names, chosen, read_filters
 from harness.suite.scale import Scale, load_scale
-from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm
+from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm, Wanted
 from harness.suite.sweep import expand
 from harness.validation import validate
 from harness.yaml_source import Located, merge, read_chain
 from methods import registry
+from methods.base import Backend
 
 
 def load_suite(
@@ -24,6 +25,7 @@ def load_suite(
     only: Sequence[str] = (),
     data: str | None = None,
     edits: int | None = None,
+    backend: Wanted | None = None,
 ) -> Suite:
     """Read a suite and settle everything in it.
 
@@ -34,6 +36,7 @@ def load_suite(
         data: folder of upstream files for data sets that name none themselves. After it come the environment
             variable HARNESS_DATA, then the scale's source, then nothing: the plan reports such data as missing.
         edits: this many edits of every data set, whatever suite and scale say.
+        backend: of all methods whose entry names none, whatever suite and scale say.
 
     Raises:
         UserError: one line with file, line, key and a suggestion, for whatever is wrong in the files or filters.
@@ -45,6 +48,7 @@ def load_suite(
     overlay = load_scale(scale)
     laid, schedule = overlay.form.set, _schedule(form)
     wanted = read_filters(only)
+    backend = backend or laid.backend or form.backend
 
     models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
     models = chosen(models, "model", wanted, lambda entry: {entry.name, entry.asked})
@@ -66,12 +70,13 @@ def load_suite(
         file=str(path),
         scale=overlay.name,
         models=tuple(models),
-        methods=tuple(_method_entry(document, index, entry, models, overlay) for index, entry in methods),
+        methods=tuple(_method_entry(document, index, entry, models, overlay, backend) for index, entry in methods),
         datasets=tuple(dict.fromkeys(datasets)),
         protocols=tuple(form.protocols),
         prompts=tuple(laid.prompts or form.prompts),
         seeds=tuple(form.seeds),
         schedule=schedule,
+        keep_weights=form.keep_weights,
         eval_batch=laid.eval_batch or form.eval_batch,
         launch=laid.launch or form.launch,
         device=laid.device or form.device,
@@ -123,9 +128,10 @@ def _data_entry(document: Located, index: int, entry: DataForm, data: str | None
 
 
 def _method_entry(
-    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale
+    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale, wanted: Wanted
 ) -> MethodEntry:
     at = document.at(("methods", index))
+    backend = _backend(entry, wanted, at.at(("backend",)))
     twice = entry.loose.keys() & entry.hparams.keys()
     if twice:
         raise UserError(f"{at.where}: methods[{index}]: '{min(twice)}' stands beside the name and under hparams too")
@@ -142,11 +148,22 @@ def _method_entry(
             where=where,
             at=at.at(("variant",)).where,
             neighbours=MethodForm.model_fields,
+            backend=backend,
         )
         for model in models
     }
-    built = entry.backend == "native" and entry.name in registry.available()
-    return MethodEntry(entry.name, entry.shown, entry.variant, entry.backend, built, resolved)
+    built = entry.name in registry.available()
+    return MethodEntry(entry.name, entry.shown, entry.variant, backend, built, resolved)
+
+
+def _backend(entry: MethodForm, wanted: Wanted, at: Located) -> Backend:
+    """Whose implementation an entry is; one that asks for EasyEdit's itself must get it."""
+    if entry.backend == "easyedit" and entry.name not in registry.available("easyedit"):
+        there = ", ".join(registry.available("easyedit"))
+        raise UserError(
+            f"{at.where}: EasyEdit's '{entry.name}' is not used here; there is: {there}", fix="backend: native"
+        )
+    return registry.settled(entry.name, entry.backend or wanted)
 
 
 def _schedule(form: SuiteForm) -> Schedule:

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
-Protocol = Literal["teacher_forced", "generation"]
+Protocol = Literal["teacher_forced", "generation", "easyedit"]
 Template = Literal["none", "paper"]
 Table = Literal["main", "components", "ablation", "calibration", "retention", "parity"]
 Device = Literal["auto", "cpu", "cuda"]
+Wanted = Literal["auto", "native", "easyedit"]
 Split = Literal["test", "dev", "all"]
 Scalar = str | int | float | bool | None
 
@@ -51,15 +52,18 @@ class MethodForm(Entry):
 
     model_config = ConfigDict(extra="allow")
 
-    label: Label | None = Field(None, description="name in tables and for --only; default: name, or name.variant")
+    label: Label | None = Field(None, description="name in tables and for --only; default: name, name.variant, name.variant.easyedit")
     variant: str | None = Field(None, description="a named set of hyper-parameters in methods/hparams/<method>/")
-    backend: Literal["native", "easyedit"] = Field("native", description="whose implementation is measured")
+    backend: Wanted | None = Field(
+        None, description="whose implementation is measured: default is the suite's; `auto` as there"
+    )
     hparams: dict[str, Any] = Field(default_factory=dict, description="laid over methods/hparams/<method>/<model>.yaml")
 
     @property
     def shown(self) -> str:
         """The label, also where none was written."""
-        return self.label or (f"{self.name}.{self.variant}" if self.variant else self.name)
+        other = self.backend if self.backend == "easyedit" else None
+        return self.label or ".".join(filter(None, (self.name, self.variant, other)))
 
     @property
     def loose(self) -> dict[str, Any]:
@@ -123,8 +127,13 @@ class SuiteForm(Form):
     prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt, an axis")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     schedule: ScheduleForm = "batch"
+    backend: Wanted = Field(
+        "native",
+        description="of methods that EasyEdit has too; `auto` is EasyEdit where a checkout is found, --backend goes before",
+    )
+    keep_weights: bool = Field(False, description="keep the edited weights of each cell beside its results")
     eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
-    launch: str = Field("local", description="a profile of slurm/profiles/")
+    launch: str = Field("local", description="a profile of slurm/profiles/, or the path of one")
     device: Device = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads of a cell; default: what torch takes")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
@@ -161,6 +170,7 @@ class Overlay(Form):
     """What a scale sets in every suite."""
 
     prompts: list[Template] | None = Field(None, min_length=1)
+    backend: Wanted | None = None
     eval_batch: int | None = Field(None, ge=1)
     launch: str | None = None
     device: Device | None = None

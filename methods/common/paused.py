@@ -1,16 +1,20 @@
 """What training a stand-in for one feed-forward matrix repeats: the blocks above it, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query, joint_query
-from methods.common.parts import Streams, logits_at, streams
+from methods.common.parts import Streams, logits_at, streams_of
 from methods.common.routed import matrix, output_replaced
+
+Pad = Callable[[Sequence[Sequence[int]], torch.device], Padded]
+"""Makes a rectangle of rows of ids."""
 
 
 class Paused:
@@ -23,14 +27,15 @@ class Paused:
         model: the whole; its blocks up to `layer` must stay as they are for as long as this is used.
         queries: B rows, each a prompt and its target, of any lengths.
         layer: the block with the matrix.
+        pad: lays the rows out, each in consecutive columns.
 
     Attributes:
-        inputs_BTK, outputs_BTD: of the matrix; padded on the right.
+        inputs_BTK, outputs_BTD: of the matrix; padded on the right, if `pad` says nothing else.
         mask_BT: True for a token of prompt or target.
         prompt_BT: True for a token of the prompt.
     """
 
-    def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int) -> None:
+    def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int, pad: Pad = right_padded) -> None:
         seen: list[tuple[Tensor, Tensor]] = []
 
         def silence(inputs_BTK: Tensor, outputs_BTD: Tensor) -> Tensor:
@@ -39,14 +44,15 @@ class Paused:
 
         self._model, self._above = model, layer % model.n_layers + 1
         with output_replaced(matrix(model, layer), silence):
-            rows = [query.prompt_ids + query.target_ids for query in queries]
-            self._silenced = streams(model, rows, self._above)
+            batch = pad([query.prompt_ids + query.target_ids for query in queries], model.device)
+            self._silenced = streams_of(model, batch, self._above)
         ((self.inputs_BTK, self.outputs_BTD),) = seen
         self.mask_BT = self._silenced.mask_BT.bool()
         lengths_B1 = torch.tensor([len(query.prompt_ids) for query in queries], device=model.device)[:, None]
         self.prompt_BT = self.mask_BT & (self._silenced.positions_BT < lengths_B1)
         self._targets = Targets(queries, model.device)
-        starts = [len(query.prompt_ids) - 1 for query in queries]
+        firsts: list[int] = batch.mask_BT.argmax(-1).tolist()
+        starts = [first + len(query.prompt_ids) - 1 for first, query in zip(firsts, queries, strict=True)]
         self._places = [(row, starts[row] + step) for row, step in self._targets.places]
 
     def losses(self, outputs_BTD: Tensor) -> Tensor:

@@ -67,6 +67,13 @@ def load(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / FILE).read_text(encoding="utf-8"))["prefixes"])
 
 
+def load_groups(folder: Path) -> list[list[str]]:
+    """As `load`, those of each group by themselves."""
+    written = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    texts = iter(written["prefixes"])
+    return [[next(texts) for _ in range(len(WORDS) * per_word)] for _, per_word in written["groups"]]
+
+
 def sample(model: "LoadedModel", groups: Sequence[tuple[int, int]], seed: int) -> list[str]:
     """Draw the prefixes of each group, word by word within a group.
 

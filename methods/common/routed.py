@@ -19,8 +19,9 @@ Reads = Literal["prompt", "sequence", "step"]
 """Tokens that a decision may read.
 
 `prompt`: the prompt's own; decided where they are read, kept while decoding and never shown the target.
-`sequence`: as `prompt` in generation; in teacher forcing the target too, so that the answer takes part in the routing.
-`step`: as `sequence`, and each decoding step decides anew on its one token.
+`sequence`: all; in teacher forcing the target too, so that the answer takes part in the routing, and in generation the text so
+far, all of which is read and answered anew for each id, as without a key-value cache.
+`step`: as `sequence` in teacher forcing; in generation the prompt, and then each decoding step decides anew on its one token.
 """
 
 Route = TypeVar("Route")
@@ -101,8 +102,24 @@ class RoutedModel(Generic[Route]):
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has."""
+        if self._reads == "sequence":
+            return self._generated_afresh(queries)
         with self._routing([len(query.prompt_ids) for query in queries], decides_each_step=self._reads == "step"):
             return self._plain.generate(queries)
+
+    def _generated_afresh(self, queries: Sequence[Query]) -> list[list[int]]:
+        """As `generate`: the text so far is a prompt of its own, of which one id is asked."""
+        given: list[list[int]] = [[] for _ in queries]
+        for step in range(max((len(query.target_ids) for query in queries), default=0)):
+            rows = [row for row, query in enumerate(queries) if step < len(query.target_ids)]
+            asked = [
+                replace(queries[row], prompt_ids=(*queries[row].prompt_ids, *given[row]), target_ids=(0,))
+                for row in rows
+            ]
+            with self._routing([len(query.prompt_ids) for query in asked]):
+                for row, ids in zip(rows, self._plain.generate(asked), strict=True):
+                    given[row] += ids
+        return given
 
     def scope(self, queries: Sequence[Query]) -> list[float]:
         """How far each prompt, without its target, is taken for an edit; runs no block above the memory's."""

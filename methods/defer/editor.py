@@ -26,7 +26,7 @@ class Defer:
     for any prompt, and each edit opens it a little further for all that read alike.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("defer", "DEFER", family="memory", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("defer", "DEFER", family="memory", version=2)
     Hparams: ClassVar[type[Hparams]] = DeferHparams
 
     def __init__(self, hparams: DeferHparams) -> None:

@@ -14,7 +14,7 @@ class DeferHparams(Hparams):
         layer: block whose second feed-forward matrix has the gate beside it.
         query: the token that gate and value read, in training and in use: the `prompt_last`, or, as EasyEdit has it, the
             `sequence_last`. The latter is the target's own last token in training and in teacher forcing, which so tells
-            the gate the answer, and the prompt's last where the answer is to be generated.
+            the gate the answer, and the last token so far where the answer is generated, each id on a text read anew.
         threshold: the gate from which on the value answers.
         lr: of Adam, which starts afresh for each request.
         steps: optimiser steps per request.

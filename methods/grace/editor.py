@@ -25,7 +25,7 @@ class Grace:
     as ε is taken for an edit, so rephrases hardly ever are.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("grace", "GRACE", family="memory", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("grace", "GRACE", family="memory", version=1, easyedit_scoring="generation")
     Hparams: ClassVar[type[Hparams]] = GraceHparams
 
     def __init__(self, hparams: GraceHparams) -> None:

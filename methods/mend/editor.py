@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Raised whenever training learns something else from the same inputs."""
 
 ROLE = "hypernetwork"
@@ -29,7 +29,7 @@ class Mend:
     N edits of a call add up N updates that were each learned alone, so they disturb each other as N grows.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=2)
     Hparams: ClassVar[type[base.Hparams]] = MendHparams
 
     def __init__(self, hparams: MendHparams) -> None:

@@ -27,8 +27,9 @@ class HypernetworkHparams(Hparams):
         validate_every: steps between two looks at them; the best hypernetwork is kept.
         patience: training stops after as many steps without a better one.
         implementation: `corrected`: the edit loss reads a rephrase, both losses read the places that predict the answer.
-            `faithful-easyedit`: the edit loss reads the prompt that was edited; where the tokenizer adds a BOS, it is
-            scored in front of the target; the locality loss reads one place later.
+            `faithful-easyedit`: the edit loss reads the prompt that was edited; targets are tokenised alone, so that a BOS
+            or a lone `▁` is scored in front of them, and so is, with `batch_mean`, the padding of the shorter ones; the
+            locality loss reads one place later.
     """
 
     layers: tuple[int, ...] = Field(min_length=1)

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRecord
 from harness.tokens import Query, joint_query
 from methods.mend.hparams import Implementation
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +22,13 @@ class Row:
         ids: what goes in.
         places: columns whose next-token prediction counts, at least one; all count alike.
         labels: ids expected there; empty where only the distribution counts.
+        padding: how many of the first ids are padding, which no other id attends to.
     """
 
     ids: tuple[int, ...]
     places: tuple[int, ...]
     labels: tuple[int, ...] = ()
+    padding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +49,45 @@ class Example:
 def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -> Row:
     """A prompt with its target, each target id scored behind the ids before it.
 
-    EasyEdit tokenises targets alone and aligns them from the end, so that a BOS that its tokenizer puts in front is
-    expected where the prompt's last id is.
+    EasyEdit tokenises targets alone and aligns them from the end (mend_main.py:98, losses.py:65), so that a BOS or a lone
+    `▁` that its tokenizer puts in front is expected where the prompt's last id is.
     """
-    ids, start = query.prompt_ids + query.target_ids[:-1], len(query.prompt_ids) - 1
-    places, labels = tuple(range(start, len(ids))), query.target_ids
-    if implementation == "faithful-easyedit" and model.entry.adds_bos and start > 0:
-        places, labels = (start - 1, *places), (model.tokenizer.bos_token_id, *labels)
-    return Row(ids, places, labels)
+    ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids) - 1
+    if implementation == "corrected":
+        return Row(ids[:-1], tuple(range(start, len(ids) - 1)), query.target_ids)
+    labels = tuple(model.tokenizer(f" {query.target}")["input_ids"])[-(len(ids) - 1) :]
+    return Row(ids, tuple(range(len(ids) - 1 - len(labels), len(ids) - 1)), labels)
+
+
+def filled_up(rows: Sequence[Row], padding: int) -> list[Row]:
+    """The rows of a call as EasyEdit's batch has them: as long as the longest, with as many labels as it has.
+
+    It pads prompts and targets on the left with the end of the text and leaves that among the labels (mend_main.py:114),
+    so that the end of the text is expected in front of the shorter targets, even where a row has not begun.
+
+    Args:
+        rows: of one call.
+        padding: the id that fills up.
+    """
+    width, longest = max(len(row.ids) for row in rows), max(len(row.labels) for row in rows)
+    places = tuple(range(width - 1 - longest, width - 1))
+    return [
+        Row(
+            (padding,) * (width - len(row.ids)) + row.ids,
+            places,
+            (padding,) * (longest - len(row.labels)) + row.labels,
+            width - len(row.ids),
+        )
+        for row in rows
+    ]
+
+
+def padded(rows: Sequence[Row], device: "torch.device") -> Padded:
+    """Rows as one batch, padded on the right, where columns are places; padding of their own is masked too."""
+    batch = right_padded([row.ids for row in rows], device)
+    for index, row in enumerate(rows):
+        batch.mask_BT[index, : row.padding] = 0
+    return batch
 
 
 def locality_row(model: LoadedModel, query: Query, implementation: Implementation) -> Row:

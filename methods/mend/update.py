@@ -9,11 +9,11 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.models.batching import length_sorted
 from harness.models.loaded import LoadedModel
-from methods.common.parts import streams
+from methods.common.parts import streams_of
 from methods.mend.factors import edited_modules, factors_of
 from methods.mend.hparams import MendHparams
 from methods.mend.network import Hypernetwork
-from methods.mend.rows import Row
+from methods.mend.rows import Row, filled_up, padded
 
 
 class Updater:
@@ -60,13 +60,15 @@ class Updater:
         Returns:
             D × K, at least fp32, by the name of the matrix.
         """
-        labels_B = torch.tensor([len(row.labels) for row in rows], dtype=torch.float32)
         is_mean = self._hparams.inner_reduction == "batch_mean"
+        if is_mean and self._hparams.implementation == "faithful-easyedit":
+            rows = filled_up(rows, self._model.tokenizer.eos_token_id)
+        labels_B = torch.tensor([len(row.labels) for row in rows], dtype=torch.float32)
         weights_B = (labels_B / labels_B.sum() if is_mean else torch.ones_like(labels_B)).to(self._model.device)
         total: dict[str, Tensor] = {}
         for chosen in length_sorted(rows, lambda row: len(row.ids), self._hparams.micro_batch):
             part = [rows[index] for index in chosen]
-            entering = streams(self._model, [row.ids for row in part], self._layer)
+            entering = streams_of(self._model, padded(part, self._model.device), self._layer)
             seen = factors_of(self._model, self._modules, entering, self._layer, part, weights_B[chosen])
             for name, change in self._hypernetwork(seen).items():
                 update_DK = change.total()

@@ -41,5 +41,7 @@ def merged(group: Sequence[Side], hparams: WiseHparams, earlier: Side | None = N
     sides = [*group] if earlier is None else [earlier, *group]
     share = 1.0 if earlier is None else 1 - _EARLIER
     weights = [_EARLIER] * (earlier is not None) + [share / len(group)] * len(group)
-    change_DK = ties([side.change_DK for side in sides], weights, hparams.density)
+    # W' that is kept in fp32 differs from W by equal steps in many places (merge/utils.py:15)
+    is_cut = hparams.implementation == "faithful-easyedit"
+    change_DK = ties([side.change_DK for side in sides], weights, hparams.density, is_cut)
     return Side(change_DK, min(side.threshold for side in sides))

@@ -16,7 +16,7 @@ from methods.wise.hparams import WiseHparams
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
-    from methods.wise.training import Lesson
+    from methods.wise.layout import Lesson
 
 PREFIX_GROUPS = ((7, 1), (12, 1))
 """Lengths of the context prefixes, first word and BOS included: about 5 and 10 new tokens behind each of five words."""
@@ -29,7 +29,7 @@ class Wise:
     The weights stay as they are, so whatever activates no copy is answered bit for bit as before.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("wise", "WISE", family="memory", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("wise", "WISE", family="memory", version=2)
     Hparams: ClassVar[type[Hparams]] = WiseHparams
 
     def __init__(self, hparams: WiseHparams) -> None:
@@ -77,7 +77,7 @@ class Wise:
         """
         from methods.common.routed import StatefulRoutedModel
         from methods.wise.assembling import assembled
-        from methods.wise.memory import SideMemories, activation_of
+        from methods.wise.memory import memory_of
         from methods.wise.training import Shards, learn
 
         probes = loc_prompts.load(artifacts["loc_prompts"])
@@ -88,7 +88,7 @@ class Wise:
                 lessons = self._lessons(model, requests, probes, contexts, shards.edits if shards else 0)
                 shards = learn(model, lessons, self.hparams, context.seed, advance, shards)
             sides = assembled(shards.sides, shards.edits, self.hparams)
-        memory = SideMemories(activation_of(model, self.hparams.layer), sides, self.hparams.act_ratio)
+        memory = memory_of(model, sides, shards.edits, self.hparams)
         figures = {
             "memories": float(len(sides)),
             "threshold": min(side.threshold for side in sides),
@@ -112,16 +112,10 @@ class Wise:
             UserError: if there is no such prompt, or a request is longer than the model's context.
         """
         from methods.common.paused import edit_queries
-        from methods.wise.training import Lesson
+        from methods.wise.layout import Lesson
 
-        if not probes:
-            raise UserError(
-                "wise learns what to spare from locality probes, and no train record has one",
-                fix="another data set, or more train records",
-            )
         lessons = []
-        for number, request in enumerate(requests, before):
-            probe = probes[number % len(probes)]
+        for request, probe in zip(requests, loc_prompts.taken(probes, len(requests), before), strict=True):
             spared = EditRequest(f"{request.record_id} (spared)", probe.prompt, "", probe.answer, "")
             rows = [replace(request, prompt=f"{prefix}{request.prompt}") for prefix in ("", *contexts)]
             *edits, other = edit_queries(model, [*rows, spared])

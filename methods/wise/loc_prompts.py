@@ -1,8 +1,10 @@
 """Unrelated prompts that WISE trains against: what an edit must not activate, from the train records."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.records import DataRef, DataSet, Probe
 from harness.store import write_json
 from methods.base import ArtifactSpec, Context
@@ -31,6 +33,20 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 def load(folder: Path) -> list[Probe]:
     """The probes of an artifact, in the order in which edits take them."""
     return [Probe(**probe) for probe in json.loads((folder / FILE).read_text(encoding="utf-8"))]
+
+
+def taken(probes: Sequence[Probe], count: int, before: int = 0) -> list[Probe]:
+    """The probes that `count` edits take behind `before` others; where there are fewer than edits, they are taken again.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not probes:
+        raise UserError(
+            "wise learns what to spare from locality probes, and no train record has one",
+            fix="another data set, or more train records",
+        )
+    return [probes[number % len(probes)] for number in range(before, before + count)]
 
 
 def loc_probes(data: DataSet) -> list[Probe]:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from methods.common.routed import matrix
+from methods.wise.hparams import WiseHparams
+
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
@@ -32,8 +35,36 @@ def activation_of(model: "LoadedModel", layer: int) -> Activation:
     return cast(nn.Module, mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act)
 
 
+def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
+    """What side memories leave out of what the matrix gives, D: in EasyEdit its bias (WISE.py:411, 546), which GPT-J has."""
+    linear = matrix(model, hparams.layer)
+    if hparams.implementation == "corrected" or linear.bias is None:
+        return linear.weight.new_zeros(linear.out_features)
+    return linear.bias.detach()
+
+
+def memory_of(model: "LoadedModel", sides: Sequence[Side], edits: int, hparams: WiseHparams) -> "SideMemories":
+    """What answers beside the matrix after so many edits, with the memories that `assembled` gave."""
+    activation, lost_D = activation_of(model, hparams.layer), lost_bias(model, hparams)
+    if hparams.implementation == "corrected" or hparams.memory == "merge":
+        return SideMemories(activation, sides, hparams.act_ratio, lost_D)
+    if edits % hparams.save_freq == 0:
+        weight_DK = model.value_matrix(hparams.layer)[1]
+        sides = [*sides, Side(torch.zeros_like(weight_DK, dtype=sides[0].change_DK.dtype), torch.inf)]
+    return EasyEditMemories(activation, sides, hparams.act_ratio, lost_D)
+
+
 def scores(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_BT: Tensor) -> Tensor:
-    """‖φ(W x) - φ(W' x)‖₂, mean over the tokens that are read.
+    """`activity`, mean over the tokens that are read.
+
+    Returns:
+        B.
+    """
+    return activity(activation, outputs_BTD, added_BTD, read_BT).sum(-1) / read_BT.sum(-1)
+
+
+def activity(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_BT: Tensor) -> Tensor:
+    """‖φ(W x) - φ(W' x)‖₂ of each token.
 
     As in WISE's public code, whose margins belong to it; eq. 5 of the paper has no φ.
 
@@ -44,12 +75,12 @@ def scores(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_
         read_BT: True for the tokens that count, at least one per row.
 
     Returns:
-        B.
+        B × T, zero where it does not count.
     """
     outputs_BTD = outputs_BTD.to(added_BTD.dtype)
     change_BTD = activation(outputs_BTD) - activation(outputs_BTD + added_BTD)
     size_BT: Tensor = torch.linalg.vector_norm(change_BTD, dim=-1).where(read_BT, 0.0)
-    return size_BT.sum(-1) / read_BT.sum(-1)
+    return size_BT
 
 
 class SideMemories:
@@ -61,18 +92,20 @@ class SideMemories:
         activation: φ.
         sides: the memories.
         act_ratio: share of its threshold that a memory's activation must exceed. Of those that do the most active answers.
+        lost_D: what the memories leave out of what the matrix gives.
     """
 
-    def __init__(self, activation: Activation, sides: Sequence[Side], act_ratio: float) -> None:
-        self._activation, self._sides, self._act_ratio = activation, tuple(sides), act_ratio
+    def __init__(
+        self, activation: Activation, sides: Sequence[Side], act_ratio: float, lost_D: Tensor | None = None
+    ) -> None:
+        self._activation, self._sides, self._act_ratio, self._lost_D = activation, tuple(sides), act_ratio, lost_D
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
         """The most active memory of each row, B integers."""
         best_B = torch.full((len(read_BT),), -torch.inf, device=read_BT.device)
         route_B = torch.full((len(read_BT),), -1, device=read_BT.device)
         for number, side in enumerate(self._sides):
-            added_BTD = _added(inputs_BTK, side)
-            scores_B = scores(self._activation, outputs_BTD, added_BTD, read_BT)
+            scores_B = self._scores(inputs_BTK, outputs_BTD, read_BT, side)
             wins_B = (scores_B > self._act_ratio * side.threshold) & (scores_B > best_B)
             best_B, route_B = torch.where(wins_B, scores_B, best_B), torch.where(wins_B, number, route_B)
         return route_B
@@ -83,7 +116,7 @@ class SideMemories:
         for number, side in enumerate(self._sides):
             (rows_N,) = (route == number).nonzero(as_tuple=True)
             if len(rows_N):
-                added_NTD = _added(inputs_BTK[rows_N], side)
+                added_NTD = self._added(inputs_BTK[rows_N], side)
                 answer_BTD[rows_N] = (outputs_BTD[rows_N] + added_NTD).to(outputs_BTD.dtype)
         return answer_BTD
 
@@ -91,6 +124,37 @@ class SideMemories:
         """One where a memory answers, zero where the model does."""
         return (route >= 0).float()
 
+    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: Side) -> Tensor:
+        return scores(self._activation, outputs_BTD, self._added(inputs_BTK, side), read_BT)
 
-def _added(inputs_BTK: Tensor, side: Side) -> Tensor:
-    return inputs_BTK.to(side.change_DK.dtype) @ side.change_DK.mT
+    def _added(self, inputs_BTK: Tensor, side: Side) -> Tensor:
+        added_BTD = inputs_BTK.to(side.change_DK.dtype) @ side.change_DK.mT
+        return added_BTD if self._lost_D is None else added_BTD - self._lost_D
+
+
+LONG = 100
+"""Tokens of a text, beyond which EasyEdit takes its most active one for all of it (WISE.py:37)."""
+
+
+class EasyEditMemories(SideMemories):
+    """The same as EasyEdit routes to them (WISE.py:532-551); the last one is what its next edit would train.
+
+    The others must be more active than that one even where its own activation is below its threshold.
+    """
+
+    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
+        """As `SideMemories.route`."""
+        *others, current = self._sides
+        best_B = self._scores(inputs_BTK, outputs_BTD, read_BT, current)
+        is_reached_B = best_B >= self._act_ratio * current.threshold
+        route_B = torch.where(is_reached_B, len(others), -1)
+        for number, side in enumerate(others):
+            scores_B = self._scores(inputs_BTK, outputs_BTD, read_BT, side)
+            wins_B = (scores_B > best_B) & (scores_B > self._act_ratio * side.threshold)
+            best_B, route_B = torch.where(wins_B, scores_B, best_B), torch.where(wins_B, number, route_B)
+        return route_B
+
+    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: Side) -> Tensor:
+        size_BT = activity(self._activation, outputs_BTD, self._added(inputs_BTK, side), read_BT)
+        tokens_B = read_BT.sum(-1)
+        return torch.where(tokens_B > LONG, size_BT.amax(-1), size_BT.sum(-1) / tokens_B)

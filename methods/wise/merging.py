@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 
-def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float) -> Tensor:
+def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float, is_cut: bool = False) -> Tensor:
     """Trim each change to its largest entries, elect a sign per entry, average those that have it.
 
     Args:
         changes: of equal shape.
         weights: what each counts for, in the election and in the mean.
         density: share of the entries of each that is kept, by magnitude; entries as large as the smallest of these stay.
+        is_cut: of entries as large as the smallest, only as many stay as the share has room for: which ones, `topk` says.
 
     Returns:
         Zero where nothing is left. An election that ends in zero elects plus.
     """
-    trimmed = [_largest(change, density) * weight for change, weight in zip(changes, weights, strict=True)]
+    trim = _first if is_cut else _largest
+    trimmed = [trim(change, density) * weight for change, weight in zip(changes, weights, strict=True)]
     is_positive = torch.stack(trimmed).sum(0) >= 0
     total, share = torch.zeros_like(changes[0]), torch.zeros_like(changes[0])
     for change, weight in zip(trimmed, weights, strict=True):
@@ -30,6 +32,15 @@ def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float) ->
 def _largest(change: Tensor, density: float) -> Tensor:
     """The change without its smaller entries."""
     sizes = change.abs()
-    kept = max(1, int(density * change.numel()))
-    smallest = sizes.flatten().kthvalue(change.numel() - kept + 1).values
+    smallest = sizes.flatten().kthvalue(change.numel() - _kept(change, density) + 1).values
     return change * (sizes >= smallest)
+
+
+def _first(change: Tensor, density: float) -> Tensor:
+    """As `_largest`, cut at the share."""
+    chosen = change.abs().flatten().topk(_kept(change, density)).indices
+    return torch.zeros_like(change).flatten().index_copy(0, chosen, change.flatten()[chosen]).reshape(change.shape)
+
+
+def _kept(change: Tensor, density: float) -> int:
+    return max(1, int(density * change.numel()))

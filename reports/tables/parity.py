@@ -44,11 +44,11 @@ def _table(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) 
     compared = {one.method for one in found}
     sections = tuple(
         Section(
-            of_method.iloc[0]["method"],
+            of_method.iloc[0]["method_title"],
             tuple(_rows(of_method, protocols, found)),
-            tuple(_remarks(frame, str(method), found)),
+            tuple(_remarks(frame, of_method, found)),
         )
-        for method, of_method in cells[cells["method"].isin(compared)].groupby("method", sort=False)
+        for _, of_method in cells[cells["method"].isin(compared)].groupby("method", sort=False)
     )
     first = cells.iloc[0]
     caption = (
@@ -78,12 +78,13 @@ def _rows(cells: pd.DataFrame, protocols: Sequence[str], found: Sequence[Compari
         yield Row(f"{first['model_title']}: {first['title']}", (*scores, *against))
 
 
-def _remarks(frame: SuiteFrame, method: str, found: Sequence[Comparison]) -> Iterator[str]:
+def _remarks(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) -> Iterator[str]:
     """The badge of a method, and what it is known to differ in."""
-    faithful = [one for one in found if one.method == method and one.is_faithful]
+    first = cells.iloc[0]
+    faithful = [one for one in found if one.method == first["method"] and one.is_faithful]
     if faithful:
         reasons = differences(frame.store, faithful[0].reference)
-        yield f"{method}: {badge(faithful, reasons)}."
+        yield f"{first['method_title']}: {badge(faithful, reasons)}."
 
 
 def _numbers(frame: SuiteFrame, one: Comparison) -> dict[str, object]:

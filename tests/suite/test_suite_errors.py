@@ -27,10 +27,10 @@ def _refusal(path, **options) -> str:
             "prompts: [none,\n  papr]\n",
             "suite.yaml:6: prompts[1]: 'papr' is none of none, paper (did you mean 'paper'?)",
         ),
-        ("protocols: [generate]\n", "protocols[0]: 'generate' is none of teacher_forced, generation (did you mean"),
+        ("protocols: [generate]\n", "protocols[0]: 'generate' is none of teacher_forced, generation, easyedit (did you mean"),
         (
             "tables: [mian]\n",
-            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention (did you mean 'main'?)",
+            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention, parity (did you",
         ),
         ("launch: a10\n", "suite.yaml:5: unknown launch profile 'a10' (did you mean 'a100'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
@@ -82,7 +82,7 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
         (
             "ft-l",
             "{name: ft-l, backend: easyedt}",
-            "methods[1].backend: 'easyedt' is none of native, easyedit (did you",
+            "methods[1].backend: 'easyedt' is none of auto, native, easyedit (did you",
         ),
     ],
 )

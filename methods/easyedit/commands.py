@@ -1,0 +1,66 @@
+"""`harness easyedit`: bring the checkout, and say what is there and what the adapters do with it."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from harness.errors import UserError
+from methods import registry
+from methods.easyedit import checkout
+from methods.easyedit.workarounds import WORKAROUNDS
+
+PARTS = ("easyeditor", "hparams")
+"""All that is read; the rest of the repository is pictures, notebooks and data."""
+
+
+def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
+    """Clone the pinned commit, without history, to where `checkout.find` looks for it; nothing if it is there.
+
+    Args:
+        source: a URL, or the folder of a clone.
+
+    Raises:
+        UserError: if git cannot, with its complaint.
+    """
+    folder = checkout.fetched()
+    if not (folder / "easyeditor").is_dir():
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            checkout.git(partial, "init", "--quiet")
+            checkout.git(partial, "sparse-checkout", "set", *PARTS)
+            checkout.git(partial, "remote", "add", "origin", source)
+            checkout.git(partial, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", checkout.COMMIT)
+            checkout.git(partial, "checkout", "--quiet", checkout.COMMIT)
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or "").strip().splitlines() or ["git said nothing"]
+            raise UserError(
+                f"cannot fetch {checkout.COMMIT[:12]} from {source}: {said[-1]}",
+                fix="--from URL, or the folder of a clone",
+            ) from None
+        finally:
+            if not (partial / "easyeditor").is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    return checkout.at(folder)
+
+
+def described(found: checkout.Checkout) -> str:
+    """A checkout in a line."""
+    changed = f", changed ({found.changes[:12]})" if found.changes else ", clean"
+    return f"{found.folder} at {found.commit[:12]}{changed}"
+
+
+def show() -> Iterator[str]:
+    """What there is, a line each: the checkout, missing modules, adapters and their workarounds."""
+    yield described(checkout.find())
+    for name, what in checkout.EXTRAS.items():
+        is_absent = name in checkout.absent([name])
+        yield f"  {name:12s} {'missing' if is_absent else 'there':8s} for {what}"
+    for name, method in registry.available("easyedit").items():
+        own = getattr(method, "own_workarounds", ())
+        yield f"{name:12s} version {method.spec.version}, workarounds: {', '.join(own)}"
+    for name, what in WORKAROUNDS.items():
+        yield f"  {name}: {what}"

@@ -1,0 +1,74 @@
+"""DEFER by EasyEdit (easyeditor/models/defer)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.models.catalogue import ModelRef
+from methods import base
+from methods.base import MethodSpec
+from methods.defer.hparams import DeferHparams
+from methods.easyedit.editor import Without
+from methods.easyedit.inside import Bench
+from methods.easyedit.memories import MemoryEditor, MemoryInside
+from methods.registry import register_backend
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+class EasyEditDeferHparams(DeferHparams, Without):
+    """Those of DEFER."""
+
+
+@register_backend("easyedit")
+class EasyEditDefer(MemoryEditor):
+    """One call of DEFER per request, all on one gate and value."""
+
+    spec: ClassVar[MethodSpec] = MethodSpec("defer", "DEFER", family="memory", version=1)
+    Hparams: ClassVar[type[base.Hparams]] = EasyEditDeferHparams
+    inside: ClassVar[str] = "methods.easyedit.defer:DeferInside"
+    own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "one-by-one")
+    instead: ClassVar[Mapping[str, Any]] = {"query": "sequence_last"}
+
+    hparams: EasyEditDeferHparams
+
+    def check(self, target: ModelRef) -> None:
+        """Refuse what DEFER there lacks.
+
+        Raises:
+            UserError: for a gate that reads the prompt's last token.
+        """
+        if self.hparams.query != "sequence_last":
+            raise self.refused("query", "sequence_last")
+
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """As `hparams/DEFER/llama-7b.yaml` has them."""
+        return {
+            **self.memory_options(model, "DEFER"),
+            "edit_lr": self.hparams.lr,
+            "n_iter": self.hparams.steps,
+            "threshold": self.hparams.threshold,
+        }
+
+
+class DeferInside(MemoryInside):
+    """DEFER in the worker. The first call draws gate and value, right behind the seed, as our own implementation does."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        from easyeditor.models.defer import DeferHyperParams
+
+        self.hparams = DeferHyperParams(**bench.options)
+        self._losses: list[float] = []
+
+    def call(self, records: list[dict[str, str]]) -> Any:
+        """As `MemoryInside.call`."""
+        from easyeditor.models.defer import apply_defer_to_model
+
+        wrapper, _ = apply_defer_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
+        self._losses.append(float(wrapper.loss))
+        return wrapper
+
+    def figures(self) -> dict[str, float]:
+        """The mean loss before the last step of each edit."""
+        return {"final_loss": sum(self._losses) / len(self._losses)}

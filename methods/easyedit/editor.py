@@ -1,0 +1,287 @@
+"""What all adapters share: checks before anything runs, the worker with the right weights in it, and what comes of an edit."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+from harness.errors import UserError
+from harness.models import checkpoint
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef, EditRequest
+from harness.tokens import Query
+from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.easyedit import checkout, workarounds
+from methods.easyedit.process import Worker
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+class Without(BaseModel):
+    """What every adapter adds to the hyper-parameters of its method.
+
+    Attributes:
+        without: names of workarounds that are switched off.
+    """
+
+    without: tuple[str, ...] = Field((), description="names of workarounds that are switched off")
+
+
+class EasyEditEditor(ABC):
+    """A method as EasyEdit computes it, with the hyper-parameters of our own implementation.
+
+    Class attributes of an adapter:
+        spec: name, title and family as of our own; the version is the adapter's.
+        Hparams: our own class with `Without` beside it.
+        inside: `module:class` of its half in the worker, an `inside.Inside`.
+        own_workarounds: names of those that it has.
+        extras: modules that EasyEdit imports for it and that are not always installed.
+        instead: values of options that name an implementation, where EasyEdit is one of them; they take the place of the
+            values in the method's files, while a variant or suite that says otherwise stays and is refused.
+        differences: what is known to differ from the native variant `faithful-easyedit`, a sentence each with the lines
+            of either code base; the table of parity prints them.
+    """
+
+    spec: ClassVar[MethodSpec]
+    Hparams: ClassVar[type[Hparams]]
+    inside: ClassVar[str]
+    own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
+    extras: ClassVar[tuple[str, ...]] = ()
+    instead: ClassVar[Mapping[str, Any]] = {}
+    differences: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, hparams: Any) -> None:
+        self.hparams = hparams
+        self._worker: Worker | None = None
+        self._loaded: tuple[ModelRef, str] | None = None
+
+    @abstractmethod
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """EasyEdit's hyper-parameters for a model, by its names, as its own hyper-parameter files have them."""
+
+    @abstractmethod
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """As `Editor.edit`."""
+
+    @abstractmethod
+    def check(self, target: ModelRef) -> None:
+        """Refuse options that EasyEdit has no word for.
+
+        Raises:
+            UserError: best made by `refused`.
+        """
+
+    def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """What must be built before `edit`, by role."""
+        return {}
+
+    def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """As `Editor.artifacts`; whatever stands in the way is said here, when a run is planned.
+
+        Raises:
+            UserError: no checkout, a wrong one, a missing module, an unknown workaround, an option that EasyEdit lacks.
+        """
+        checkout.find()
+        checkout.require(self.extras)
+        workarounds.active(self.own_workarounds, self.hparams.without)
+        self.check(target)
+        return self.needs(target, data, seed)
+
+    def code(self) -> dict[str, str]:
+        """As `ForeignEditor.code`: the commit, and a hash of what was changed in it."""
+        return checkout.find().identity
+
+    def origin(self) -> dict[str, Any]:
+        """As `ForeignEditor.origin`."""
+        found = checkout.find()
+        return {
+            "easyedit": {
+                "folder": str(found.folder),
+                "commit": found.commit,
+                "clean": not found.changes,
+                "workarounds": list(workarounds.active(self.own_workarounds, self.hparams.without)),
+            }
+        }
+
+    def refused(self, option: str, instead: object) -> UserError:
+        """That EasyEdit cannot do what an option says, and the value with which it can."""
+        value = getattr(self.hparams, option)
+        return UserError(
+            f"{self.spec.name}: EasyEdit has nothing like {option}: {json.dumps(value)}",
+            fix=f"{option}: {json.dumps(instead)}",
+        )
+
+    def worker(self, model: "LoadedModel", context: Context) -> Worker:
+        """The worker with a model in it that equals this one."""
+        wanted = (_absolute(model.ref), str(model.device))
+        if self._worker is None or not self._worker.is_alive or self._loaded != wanted:
+            self.stop()
+            self._worker, self._loaded = started(model), wanted
+        _make_equal(self._worker, model)
+        return self._worker
+
+    def stop(self) -> None:
+        """End the worker, if there is one; the next edit starts another."""
+        if self._worker is not None:
+            self._worker.stop()
+        self._worker = None
+
+    def _begun(self, model: "LoadedModel", artifacts: Mapping[str, Path], context: Context) -> Worker:
+        """A worker for which only `apply` is left to do."""
+        worker = self.worker(model, context)
+        active = workarounds.active(self.own_workarounds, self.hparams.without)
+        folders = {role: folder.absolute() for role, folder in artifacts.items()}
+        worker.call("begin", self.inside, dict(self.options(model)), active, folders, context.seed)
+        return worker
+
+    def _apply(self, worker: Worker, requests: Sequence[EditRequest], context: Context) -> dict[str, float]:
+        """What is timed; the figures of the act."""
+        with context.progress(f"{self.spec.title} in EasyEdit", len(requests)) as advance, context.clock.phase("edit"):
+            worker.call("apply", list(requests))
+            advance(len(requests))
+        figures: dict[str, float] = worker.call("figures")
+        return figures
+
+
+class WeightEditor(EasyEditEditor):
+    """A method whose edit lies in the weights: they are handed over, and the model here is evaluated with them."""
+
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """Edit in the worker, install the weights here.
+
+        Raises:
+            UserError, WorkerError: as `Worker.call`; the model is as it was.
+        """
+        from safetensors.torch import load_file
+
+        from methods.common.plain import PlainModel
+        from methods.common.weight_state import InstalledWeights
+
+        worker = self._begun(model, artifacts, context)
+        figures = self._apply(worker, requests, context)
+        weights = load_file(worker.call("hand_over"), device=str(model.device))
+        return PlainModel(model, on_revert=InstalledWeights(model.model, weights).restore, figures=figures)
+
+
+class WrapperEditor(EasyEditEditor):
+    """A method whose edited model is a wrapper around the model, which stays in the worker and is asked there."""
+
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """Edit in the worker.
+
+        Raises:
+            UserError, WorkerError: as `Worker.call`; the model here is never changed.
+        """
+        worker = self._begun(model, artifacts, context)
+        return AskedModel(worker, self._apply(worker, requests, context))
+
+
+class AskedModel:
+    """An `EditedModel` in the worker.
+
+    Args:
+        worker: which holds it.
+        figures: what `diagnostics` reports.
+    """
+
+    def __init__(self, worker: Worker, figures: Mapping[str, float]) -> None:
+        self._worker = worker
+        self._figures = dict(figures)
+
+    def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Arg-max id at each target position, one row at a time."""
+        answers: list[list[int]] = self._worker.call("teacher_forced", list(queries))
+        return answers
+
+    def generate(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Greedy continuation of each prompt by as many ids as its target has, one row at a time."""
+        answers: list[list[int]] = self._worker.call("generate", list(queries))
+        return answers
+
+    def scope(self, queries: Sequence[Query]) -> list[float] | None:
+        """How far each prompt is taken for an edit, where the method decides by prompt."""
+        scopes: list[float] | None = self._worker.call("scope", list(queries))
+        return scopes
+
+    def diagnostics(self) -> Mapping[str, float]:
+        """The figures given at construction."""
+        return dict(self._figures)
+
+    def revert(self) -> None:
+        """Take the wrapper off the worker's model; a worker that is gone has taken it along."""
+        if self._worker.is_alive:
+            self._worker.call("revert")
+
+
+def started(model: "LoadedModel") -> Worker:
+    """A worker that has loaded the same checkpoint, also for builders of artifacts.
+
+    Raises:
+        UserError, WorkerError: as `Worker.call`.
+    """
+    import torch
+
+    worker = Worker(checkout.find().folder)
+    worker.call(
+        "load",
+        _absolute(model.ref),
+        str(model.device),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    return worker
+
+
+def common_options(model: "LoadedModel", algorithm: str) -> dict[str, Any]:
+    """EasyEdit's hyper-parameters that say which model it is and where its parts are; templates have `{}` for the layer."""
+    layout = model.layout
+    return {
+        "alg_name": algorithm,
+        "model_name": model.entry.hub_id or model.ref.name,
+        "device": str(model.device),
+        "model_parallel": False,
+        "rewrite_module_tmp": layout.value_matrix,
+        "layer_module_tmp": layout.block,
+        "mlp_module_tmp": layout.mlp,
+        "attn_module_tmp": layout.attention,
+        "ln_f_module": layout.final_norm,
+        "lm_head_module": layout.head,
+    }
+
+
+def _make_equal(worker: Worker, model: "LoadedModel") -> None:
+    """Give the worker's model the weights of this one: those that differ, after an edit or in a sequence."""
+    from safetensors.torch import save_file
+
+    from methods.common.weight_state import fingerprint
+
+    wanted = fingerprint(model.model)
+    differing = worker.call("differing", wanted)
+    if differing:
+        file = worker.folder / "given.safetensors"
+        weights = {
+            f"{path}.{leaf}": parameter.detach().cpu().clone()
+            for path in differing
+            for leaf, parameter in model.module(path).named_parameters(recurse=False)
+        }
+        save_file(weights, file)
+        worker.call("take", file)
+        if left := worker.call("differing", wanted):
+            raise RuntimeError(f"the worker's model stays different in {left[:3]}")
+
+
+def _absolute(ref: ModelRef) -> ModelRef:
+    """The same reference from whatever working directory."""
+    folder = checkpoint.local_folder(ref.source) if ref.source else None
+    return replace(ref, source=str(folder.absolute())) if folder else ref

@@ -1,0 +1,105 @@
+"""GRACE by EasyEdit (easyeditor/models/grace)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.models.catalogue import ModelRef
+from harness.records import EditRequest
+from harness.tokens import Query
+from methods import base
+from methods.base import MethodSpec
+from methods.easyedit.editor import Without
+from methods.easyedit.inside import Applied, Bench
+from methods.easyedit.memories import MemoryEditor, MemoryInside
+from methods.grace.hparams import GraceHparams
+from methods.registry import register_backend
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+class EasyEditGraceHparams(GraceHparams, Without):
+    """Those of GRACE. `batch` is not read: a value is learned by itself in EasyEdit."""
+
+
+@register_backend("easyedit")
+class EasyEditGrace(MemoryEditor):
+    """One call of GRACE per request, all on one codebook."""
+
+    spec: ClassVar[MethodSpec] = MethodSpec("grace", "GRACE", family="memory", version=1, easyedit_scoring="generation")
+    Hparams: ClassVar[type[base.Hparams]] = EasyEditGraceHparams
+    inside: ClassVar[str] = "methods.easyedit.grace:GraceInside"
+    own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "one-by-one", "given-values", "prompt-key")
+    instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
+
+    hparams: EasyEditGraceHparams
+
+    def check(self, target: ModelRef) -> None:
+        """Refuse what GRACE there lacks.
+
+        Raises:
+            UserError: for labels that are compared id by id, or another distance: it has an option, which nothing reads.
+        """
+        if self.hparams.implementation != "faithful-easyedit":
+            raise self.refused("implementation", "faithful-easyedit")
+        if self.hparams.distance != "euclidean":
+            raise self.refused("distance", "euclidean")
+
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """As `hparams/GRACE/llama-7b.yaml` has them; nothing reads `val_reg`, `reg` and `dropout`."""
+        return {
+            **self.memory_options(model, "GRACE"),
+            "edit_lr": self.hparams.lr,
+            "n_iter": self.hparams.steps,
+            "eps": self.hparams.radius,
+            "dist_fn": "euc",
+            "val_init": self.hparams.start,
+            "val_train": "sgd",
+            "val_reg": "None",
+            "reg": "early_stop",
+            "replacement": f"replace_{self.hparams.replace}",
+            "eps_expand": self.hparams.expand,
+            "num_pert": 8,
+            "dropout": 0.0,
+        }
+
+
+class GraceInside(MemoryInside):
+    """GRACE in the worker."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        from easyeditor.models.grace import GraceHyperParams
+
+        self.hparams = GraceHyperParams(**bench.options)
+        self._losses: list[float] = []
+
+    def apply(self, requests: Sequence[EditRequest]) -> Applied:
+        """As `MemoryInside.apply`; a generator of its own says where each value starts."""
+        import torch
+
+        self._starts = torch.Generator().manual_seed(self.bench.seed)
+        return super().apply(requests)
+
+    def call(self, records: list[dict[str, str]]) -> Any:
+        """As `MemoryInside.call`."""
+        import torch
+        from easyeditor.models.grace import apply_grace_to_model
+
+        if "given-values" in self.bench.workarounds:
+            torch.set_rng_state(self._starts.get_state())
+            torch.rand(self.bench.loaded.model.config.hidden_size, generator=self._starts)
+        wrapper, _ = apply_grace_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
+        self._losses.append(float(wrapper.loss))
+        return wrapper
+
+    def figures(self) -> dict[str, float]:
+        """Number of keys, and the mean loss before the last step of each edit."""
+        return {"keys": float(len(self.adapter.keys)), "final_loss": sum(self._losses) / len(self._losses)}
+
+    def before(self, query: Query, is_forced: bool) -> None:
+        """The place of the key: -1 where GRACE.generate sets it so (GRACE.py:69), to be fixed at the end of the prompt."""
+        if not is_forced:
+            self.adapter.key_id = -1
+        elif "prompt-key" in self.bench.workarounds:
+            self.adapter.key_id = len(query.prompt_ids) - 1

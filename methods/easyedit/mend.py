@@ -1,0 +1,114 @@
+"""MEND by EasyEdit (easyeditor/models/mend, easyeditor/trainer/algs/MEND.py)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from harness.models.catalogue import ModelRef, entry
+from harness.records import DataRef, EditRequest
+from methods import base
+from methods.base import ArtifactSpec, MethodSpec
+from methods.easyedit import mend_training
+from methods.easyedit.editor import WeightEditor, Without
+from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
+from methods.easyedit.mend_options import edit_options
+from methods.mend.editor import ROLE, Mend
+from methods.mend.hparams import MendHparams
+from methods.registry import register_backend
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+ARCHIVE = Path("archive")
+"""Where the worker puts a hypernetwork for EasyEdit to read."""
+
+
+class EasyEditMendHparams(MendHparams, Without):
+    """Those of MEND. `micro_batch` is not read: a call is one backward pass in EasyEdit.
+
+    Attributes:
+        archive: who trains the hypernetwork: `easyedit` its own trainer, `native` ours, whose archive our own MEND with the
+            same hyper-parameters reads too.
+    """
+
+    archive: Literal["easyedit", "native"] = "easyedit"
+
+
+@register_backend("easyedit")
+class EasyEditMend(WeightEditor):
+    """One call of MEND per `batch` requests, each on the weights that the one before has left."""
+
+    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=1)
+    Hparams: ClassVar[type[base.Hparams]] = EasyEditMendHparams
+    inside: ClassVar[str] = "methods.easyedit.mend:MendInside"
+    own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "fresh-executor", "leading-space")
+    extras: ClassVar[tuple[str, ...]] = ("higher",)
+    instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "inner_reduction": "batch_mean"}
+
+    hparams: EasyEditMendHparams
+
+    def check(self, target: ModelRef) -> None:
+        """Refuse what MEND there lacks.
+
+        Raises:
+            UserError: for our own losses, gradients of edits by themselves, or a rank above the size of a pair of factors,
+                to which EasyEdit reduces it (local_nn.py:50).
+        """
+        if self.hparams.implementation != "faithful-easyedit":
+            raise self.refused("implementation", "faithful-easyedit")
+        if self.hparams.inner_reduction != "batch_mean" and self.hparams.batch > 1:
+            raise self.refused("inner_reduction", "batch_mean")
+        size = entry(target.name).hidden + entry(target.name).ffn
+        if self.hparams.rank > size:
+            raise self.refused("rank", size)
+
+    def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The hypernetwork, trained for this model on the train records.
+
+        Raises:
+            UserError: if the data set keeps no train records.
+        """
+        ours = Mend(self.hparams).artifacts(target, data, seed)[ROLE]
+        if self.hparams.archive == "native":
+            return {ROLE: ours}
+        return {ROLE: mend_training.artifact(ours, self.code(), "leading-space" not in self.hparams.without)}
+
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """As `hparams/MEND/llama-7b.yaml` has them."""
+        return edit_options(self.hparams, self.hparams.batch, model)
+
+
+class MendInside(Inside):
+    """MEND in the worker."""
+
+    executor: ClassVar[Any] = None
+    """Of the last act, for those who go on without a fresh one."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        import torch
+        from easyeditor.models.mend import MENDHyperParams
+        from easyeditor.models.mend.mend_main import MendRewriteExecutor
+
+        from methods.easyedit.mend_archive import state_of
+        from methods.mend import archive
+
+        model, tokenizer = bench.loaded.model, bench.loaded.tokenizer
+        self._hparams = MENDHyperParams(**bench.options, archive=str(ARCHIVE))
+        if MendInside.executor is not None and "fresh-executor" not in bench.workarounds:
+            return
+        for handle in vars(model).pop("handles", ()):
+            handle.remove()
+        hypernetwork, _ = archive.load(bench.artifacts[ROLE], bench.loaded.device)
+        torch.save({"model": state_of(hypernetwork, model.config)}, ARCHIVE)
+        MendInside.executor = MendRewriteExecutor()
+        MendInside.executor.init_model(model, tokenizer, self._hparams)
+
+    def apply(self, requests: Sequence[EditRequest]) -> Applied:
+        """Call MEND as `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264)."""
+        loaded, hparams = self.bench.loaded, self._hparams
+        records = as_dicts(requests)
+        for start in range(0, len(records), hparams.batch_size):
+            call = records[start : start + hparams.batch_size]
+            MendInside.executor.apply_to_model(loaded.model, loaded.tokenizer, call, hparams)
+        return Applied(tuple(hparams.inner_params))

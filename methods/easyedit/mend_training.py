@@ -1,0 +1,140 @@
+"""MEND's hypernetwork trained by EasyEdit's own trainer, in a worker, and kept in the form of our own.
+
+What is kept is the hypernetwork of the last look at the held-out records, not the best: EasyEdit writes each, and never
+tells its stopper of any (BaseTrainer.py:211-213), so that `patience` decides nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from methods.base import ArtifactSpec, Context
+from methods.easyedit.mend_options import training_options
+from methods.mend.hparams import HypernetworkHparams
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+    from harness.records import EditRecord
+
+VERSION = 1
+"""Raised whenever training learns something else from the same inputs."""
+
+MAX_TOKENS = 40
+"""Texts are cut here: `max_length` of a data set whose options do not name it (zsre.py:30)."""
+
+
+def artifact(ours: ArtifactSpec, code: Mapping[str, str], has_leading_space: bool) -> ArtifactSpec:
+    """The archive of EasyEdit's trainer.
+
+    Args:
+        ours: the artifact of our own trainer for the same model, records, hyper-parameters and seed.
+        code: which EasyEdit it is.
+        has_leading_space: see the workaround leading-space.
+    """
+    return ArtifactSpec(
+        name="easyedit-mend-archive",
+        kind="setup",
+        identity={**ours.identity, **code, "leading_space": has_leading_space, "version": VERSION},
+        builder="methods.easyedit.mend_training:build",
+        inputs=ours.inputs,
+        needs=ours.needs,
+    )
+
+
+def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
+    """Train the hypernetwork of `spec` in a worker and write it to `folder`.
+
+    Raises:
+        UserError: if the train records do not suffice.
+        WorkerError: if the training breaks off, as EasyEdit's does on gradients that are no numbers.
+    """
+    import torch
+
+    from methods.easyedit.editor import started
+
+    model = context.load_model(spec.inputs["model"])
+    hparams = HypernetworkHparams.model_validate(spec.identity["hparams"])
+    train = context.load_data(spec.inputs["data"]).train
+    rows = [_row(record) for record in train if record.locality]
+    if len(rows) <= hparams.validation:
+        raise UserError(
+            f"mend learns from train records with a locality probe, and {len(rows)} of {len(train)} have one; "
+            f"{hparams.validation} of them are held out",
+            fix="datasets: [{train: ...}] with more, or a smaller `validation`",
+        )
+    generator = torch.Generator().manual_seed(spec.identity["seed"])
+    rows = [rows[index] for index in torch.randperm(len(rows), generator=generator).tolist()]
+    learned, held_out = rows[: -hparams.validation], rows[-hparams.validation :]
+    options = training_options(hparams, spec.identity["leading_space"], model)
+    worker = started(model)
+    with context.clock.phase("setup"):
+        arguments = (options, learned, held_out, spec.identity["seed"], folder.absolute())
+        worker.call("run", "methods.easyedit.mend_training:train", *arguments)
+    worker.stop()
+
+
+def train(
+    loaded: "LoadedModel",
+    home: Path,
+    options: Mapping[str, Any],
+    learned: Sequence[dict[str, str]],
+    held_out: Sequence[dict[str, str]],
+    seed: int,
+    folder: Path,
+) -> None:
+    """In the worker: run `EditTrainer` on our model and records, and write what it has made to `folder`."""
+    import torch
+    from easyeditor.dataset.zsre import ZsreDataset
+    from easyeditor.trainer import BaseTrainer
+    from easyeditor.trainer.EditTrainer import EditTrainer
+    from easyeditor.trainer.training_hparams.mend_training_hparams import MENDTrainingHparams
+
+    from methods.easyedit.inside import seed_all
+    from methods.easyedit.mend_archive import from_state
+    from methods.mend import archive
+    from methods.mend.network import Matrix
+
+    config = MENDTrainingHparams(**options)
+    loaded.tokenizer.pad_token_id, loaded.tokenizer.padding_side = (
+        loaded.tokenizer.eos_token_id,
+        "left",
+    )  # zsre.py:47-60
+
+    def data_set(rows: Sequence[dict[str, str]]) -> ZsreDataset:
+        made = ZsreDataset.__new__(ZsreDataset)  # which would read a file and a tokenizer by its name
+        made._data, made.config, made.tok, made.max_length = list(rows), config, loaded.tokenizer, MAX_TOKENS
+        return made
+
+    BaseTrainer.get_model = lambda _: loaded.model.requires_grad_(True)
+    seed_all(seed)
+    # one pass over copies: the number of passes is rounded, down too (BaseTrainer.py:176), and then the last look is missed
+    copies = -(-config.max_iters // len(learned))
+    trainer = EditTrainer(config, data_set(list(learned) * copies), data_set(held_out))
+    trainer.run()
+    written = torch.load(trainer.save_path, map_location="cpu", weights_only=False)  # it has just been written here
+    shapes = {name: loaded.model.get_parameter(name).shape for name in config.inner_params}
+    matrices = tuple(Matrix(name, inputs, outputs) for name, (outputs, inputs) in shapes.items())
+    hypernetwork = from_state(written["model"], matrices, config.rank)
+    report = {
+        "records": len(learned) + len(held_out),
+        "best_step": written["step"] // config.accumulate_bs,
+        "held_out": written["val_stats"]["loss/total_edit_val"],
+        "edit_lr": hypernetwork.edit_lr_M.tolist(),
+    }
+    archive.save(hypernetwork, report, folder)
+
+
+def _row(record: "EditRecord") -> dict[str, str]:
+    """A record as `ZsreDataset` keeps it; of its rephrase no loss is made (EditTrainer.py:53)."""
+    probe = record.locality[0]
+    return {
+        "case_id": record.id,
+        "prompt": record.prompt,
+        "target_new": record.target_new,
+        "ground_truth": record.ground_truth,
+        "rephrase_prompt": record.rephrases[0] if record.rephrases else record.prompt,
+        "locality_prompt": probe.prompt,
+        "locality_ground_truth": probe.answer,
+        "cond": f"{record.ground_truth} >> {record.target_new} || {record.prompt}",
+    }

@@ -1,0 +1,197 @@
+"""The process in which EasyEdit runs: `python -m methods.easyedit.worker FD HOME`, started and asked by `process.Worker`.
+
+It has a model of its own, which is made equal to the caller's before each act of editing. What EasyEdit does to environment
+variables, generators, caches, tokenizers and the working directory ends with it.
+"""
+
+import importlib
+import os
+import queue
+import resource
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
+from harness.records import EditRequest
+from harness.tokens import Query
+from methods.common.weight_state import changed, fingerprint
+from methods.easyedit import loader
+from methods.easyedit.inside import Applied, Bench, Inside, Wrapped, seed_all
+from methods.easyedit.process import Failure
+
+WEIGHTS = "weights.safetensors"
+
+
+class Host:
+    """What the caller may ask for; each public method is a verb.
+
+    Args:
+        home: folder of the checkout.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        loader.install(home)
+        self._loaded: LoadedModel | None = None
+        self._given: Mapping[str, str] = {}
+        self._act: Inside | None = None
+        self._applied = Applied()
+
+    def load(self, ref: ModelRef, device: str, threads: int, is_deterministic: bool) -> None:
+        """Load the model as the caller did, and set its tokenizer up as EasyEdit's editor does."""
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(is_deterministic)
+        loaded = load(ref, device)
+        name = loaded.entry.hub_id or ref.name  # EasyEdit tells kinds of models by their names; a folder's says nothing
+        loaded.model.config._name_or_path = loaded.model.name_or_path = name
+        loaded.tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        self._loaded = loaded
+
+    def differing(self, wanted: Mapping[str, str]) -> list[str]:
+        """Paths of the modules whose parameters are not those of a fingerprint.
+
+        Raises:
+            RuntimeError: for a fingerprint of other modules.
+        """
+        here = fingerprint(self._model.model)
+        if here.keys() != wanted.keys():
+            raise RuntimeError(f"the worker's model has other parts: {sorted(here.keys() ^ wanted.keys())[:3]}")
+        self._given = wanted
+        return [path for path, found in here.items() if found != wanted[path]]
+
+    def take(self, file: Path) -> None:
+        """Replace parameters by those of a file."""
+        from safetensors.torch import load_file
+
+        with torch.no_grad():
+            for name, value in load_file(file, device=str(self._model.device)).items():
+                self._model.model.get_parameter(name).copy_(value)
+
+    def run(self, place: str, *arguments: Any) -> Any:
+        """Call `module:function` of an adapter with the model, the checkout's folder and these arguments."""
+        return _named(place)(self._model, self._home, *arguments)
+
+    def begin(
+        self,
+        inside: str,
+        options: Mapping[str, Any],
+        workarounds: Sequence[str],
+        artifacts: Mapping[str, Path],
+        seed: int,
+    ) -> None:
+        """Everything of an act of editing that is not timed."""
+        tokenizer = self._model.tokenizer
+        tokenizer.pad_token_id, tokenizer.padding_side = tokenizer.eos_token_id, "left"  # editor.py:143-187
+        if "trainable-again" in workarounds:
+            self._model.model.requires_grad_(True)
+        seed_all(seed)
+        bench = Bench(self._model, options, frozenset(workarounds), artifacts, self._home, seed)
+        self._act = _named(inside)(bench)
+        if self._model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._model.device)
+
+    def apply(self, requests: Sequence[EditRequest]) -> None:
+        """Apply all requests of the act."""
+        assert self._act is not None
+        self._applied = self._act.apply(requests)
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+
+    def figures(self) -> dict[str, float]:
+        """What the act says of itself, with the memory that it took."""
+        on_device = self._model.device.type == "cuda"
+        peak = (
+            torch.cuda.max_memory_allocated(self._model.device)
+            if on_device
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        return {**self._applied.figures, "worker_peak_memory_bytes": float(peak)}
+
+    def hand_over(self) -> Path:
+        """A file with all parameters of the modules that the act has changed or may change."""
+        from safetensors.torch import save_file
+
+        model = self._model.model
+        touched = {
+            f"{path}.{leaf}": parameter
+            for path in {name.rpartition(".")[0] for name in self._applied.touched}
+            for leaf, parameter in model.get_submodule(path).named_parameters(recurse=False)
+        }
+        weights = {**touched, **changed(model, self._given)}
+        # each with a storage of its own, which the format asks for
+        save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, WEIGHTS)
+        return Path(WEIGHTS).absolute()
+
+    def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Ask the wrapper."""
+        return self._wrapped.teacher_forced(queries)
+
+    def generate(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Ask the wrapper."""
+        return self._wrapped.generate(queries)
+
+    def scope(self, queries: Sequence[Query]) -> list[float] | None:
+        """Ask the wrapper."""
+        return self._wrapped.scope(queries)
+
+    def revert(self) -> None:
+        """Take the wrapper off the model."""
+        self._wrapped.revert()
+        self._act = None
+
+    @property
+    def _model(self) -> LoadedModel:
+        assert self._loaded is not None
+        return self._loaded
+
+    @property
+    def _wrapped(self) -> Wrapped:
+        assert isinstance(self._act, Wrapped)
+        return self._act
+
+
+def _named(place: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def serve(connection: Connection, home: Path) -> None:
+    """Answer until the caller is gone, however it went: also in the middle of an act."""
+    calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                calls.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    host: Host | None = None
+    while True:
+        verb, arguments = calls.get()
+        try:
+            host = host or Host(home)
+            answer = getattr(host, verb)(*arguments)
+        except Exception as error:
+            is_users = isinstance(error, UserError)
+            fix = error.fix if isinstance(error, UserError) else None
+            message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            answer = Failure(message, fix, is_users, traceback.format_exc())
+        sys.stdout.flush()
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), Path(sys.argv[2]))

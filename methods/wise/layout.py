@@ -1,0 +1,113 @@
+"""How the rows of lessons are laid out for training: prompts and targets alone, or as EasyEdit has them, padding and all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from harness.models.batching import Padded, left_padded
+from harness.models.loaded import LoadedModel
+from harness.tokens import Query
+from methods.common.paused import Paused
+from methods.wise.hparams import WiseHparams
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One edit.
+
+    Attributes:
+        edits: R rows: the edit by itself and behind context prefixes, the same number for every edit.
+        spared: the unrelated prompt that it is trained against, with its answer.
+    """
+
+    edits: tuple[Query, ...]
+    spared: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that stand at the matrix, ready to go on from any output of it.
+
+    Attributes:
+        paused: the rows.
+        read_BT: True for the tokens whose activation counts.
+    """
+
+    paused: Paused
+    read_BT: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The rows of S lessons, those of a lesson together.
+
+    Attributes:
+        edits: S * R rows.
+        spared: S rows.
+        share_B: what the mean loss of each row of `edits` is multiplied by.
+    """
+
+    edits: Rows
+    spared: Rows
+    share_B: Tensor
+
+    @classmethod
+    def of(cls, model: LoadedModel, lessons: Sequence[Lesson], hparams: WiseHparams) -> "Layout":
+        """As the hyper-parameters have it."""
+        if hparams.implementation == "faithful-easyedit":
+            return cls._as_easyedit(model, lessons, hparams.layer)
+
+        def rows(queries: Sequence[Query]) -> Rows:
+            paused = Paused(model, queries, hparams.layer)
+            return Rows(paused, paused.prompt_BT if hparams.reads == "prompt" else paused.mask_BT)
+
+        edits = [query for lesson in lessons for query in lesson.edits]
+        return cls(
+            rows(edits), rows([lesson.spared for lesson in lessons]), torch.ones(len(edits), device=model.device)
+        )
+
+    @classmethod
+    def _as_easyedit(cls, model: LoadedModel, lessons: Sequence[Lesson], layer: int) -> "Layout":
+        """All rows of a lesson flush right, under one mask that is as wide as its longest prompt (wise/utils.py:110).
+
+        Padding is end-of-text, and its activation counts like that of any token (WISE.py:45). Where the unrelated row is
+        the longest, the last tokens of a prompt are trained like its target; and a mean loss counts one column more than
+        it has labels (WISE.py:275).
+        """
+        widths = [max(map(_length, (*lesson.edits, lesson.spared))) for lesson in lessons]
+        relabelled = [
+            _labelled_from(query, max(len(edit.prompt_ids) for edit in lesson.edits) - (width - _length(query)))
+            for lesson, width in zip(lessons, widths, strict=True)
+            for query in lesson.edits
+        ]
+        lay_out = partial(_flush_right, width=max(widths), filler=int(model.tokenizer.eos_token_id))
+        columns_T = torch.arange(max(widths), device=model.device)
+        read_ST = columns_T >= max(widths) - torch.tensor(widths, device=model.device)[:, None]
+        labels_B = torch.tensor([len(query.target_ids) for query in relabelled], device=model.device)
+        return cls(
+            Rows(Paused(model, relabelled, layer, lay_out), read_ST.repeat_interleave(len(lessons[0].edits), dim=0)),
+            Rows(Paused(model, [lesson.spared for lesson in lessons], layer, lay_out), read_ST),
+            labels_B / (labels_B + 1),
+        )
+
+
+def _length(query: Query) -> int:
+    return len(query.prompt_ids) + len(query.target_ids)
+
+
+def _labelled_from(query: Query, start: int) -> Query:
+    """The same text, with what stands from its place `start` on for a target."""
+    ids, start = query.prompt_ids + query.target_ids, max(start, 0)
+    return replace(query, prompt_ids=ids[:start], target_ids=ids[start:])
+
+
+def _flush_right(rows: Sequence[Sequence[int]], device: torch.device, width: int, filler: int) -> Padded:
+    """Rows that end in column `width` - 1, behind padding of a given id."""
+    batch = left_padded(rows, device)
+    more = (width - batch.ids_BT.shape[1], 0)
+    mask_BT = pad(batch.mask_BT, more)
+    return Padded(pad(batch.ids_BT, more).masked_fill(mask_BT == 0, filler), mask_BT, pad(batch.positions_BT, more))
