@@ -29,7 +29,7 @@ from benchmarks.both_ways import Comparison, Subject, compare
 from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
 from harness.errors import UserError
 from harness.evaluation.probes import probe_queries
-from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.protocols import OWN
 from harness.progress import ProgressBars
 from harness.store import write_json
 
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.subjects:
             subject = SUBJECTS[name](bench)
             found[name] = {
-                of: compare(subject, questions, protocol, options.eval_batch, options.rounds, bench.model.device)
-                for of, protocol in PROTOCOLS.items()
+                protocol.name: compare(
+                    subject, questions, protocol, options.eval_batch, options.rounds, bench.model.device
+                )
+                for protocol in OWN
             }
     per_record = len(questions) / options.records
     target_ids = statistics.fmean(len(asked.query.target_ids) for asked in questions)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.evaluation.metrics import Row, row
 from harness.evaluation.probes import AXES, LOCALITY_AXES, Axis, ProbeQuery, probe_queries, questions_of
-from harness.evaluation.protocols import Protocol
+from harness.evaluation.protocol import Protocol
 from harness.models.batching import length_sorted
 from harness.records import DataSet
 
@@ -32,7 +32,7 @@ def evaluate(
         model: after editing; it gets one batch per call.
         data: the records.
         tokenizer: of the model that was edited; all ids are its ids.
-        protocols: how to ask.
+        protocols: how to ask, in the forms that are the method's.
         batch_size: questions per batch. The batches of an axis are the same for every method and for the unedited
             model, so that rounding alone never shows as a lost locality.
         unedited: what the unedited model says to the locality questions.
@@ -43,15 +43,19 @@ def evaluate(
         ValueError: if `unedited` was made from other questions, or a scope is not in [0, 1].
 
     """
-    questions = probe_queries(data, tokenizer)
-    predictions = [predict(model, questions, protocol, batch_size, progress) for protocol in protocols]
+    ways = {Protocol.query, *(protocol.query for protocol in protocols)}
+    questions = {tokenise: probe_queries(data, tokenizer, tokenise=tokenise) for tokenise in ways}
+    predictions = [predict(model, questions[one.query], one, batch_size, progress) for one in protocols]
     # last, so that no answer can depend on whether the scope was asked for
-    scopes = ask_scope(model, questions, batch_size, progress)
+    scopes = ask_scope(model, questions[Protocol.query], batch_size, progress)
     rows: list[Row] = []
     for protocol, answers in zip(protocols, predictions, strict=True):
-        for asked, predicted, scope in zip(questions, answers, scopes, strict=True):
-            reference = unedited.ids(protocol, asked) if asked.axis in LOCALITY_AXES else None
-            rows.append(row(asked, protocol.name, predicted, tokenizer.decode(predicted), reference, scope))
+        for asked, predicted, scope in zip(questions[protocol.query], answers, scopes, strict=True):
+            compared = protocol.compared(asked.query, predicted, tokenizer)
+            reference = None
+            if asked.axis in LOCALITY_AXES:
+                reference = protocol.compared(asked.query, unedited.ids(protocol, asked), tokenizer)
+            rows.append(row(asked, protocol.name, compared, tokenizer.decode(compared), reference, scope))
     return rows
 
 

@@ -16,7 +16,7 @@ class Row:
     Attributes:
         record_id, protocol, axis, probe: which question, asked how.
         prompt, target: as asked.
-        predicted: the predicted ids as text.
+        predicted: the ids that were compared, as text.
         n_tokens: length of the target in ids, and of the prediction.
         score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
         exact: 1 if all ids are right, else 0.
@@ -73,9 +73,9 @@ def row(
     Args:
         asked: the question.
         protocol: name of the protocol.
-        predicted_ids: what the edited model said, as long as the target.
+        predicted_ids: what of the edited model's answer is compared, as long as the target.
         predicted: the same as text.
-        unedited_ids: what the unedited model said; needed for locality and for nothing else.
+        unedited_ids: the same of the unedited model's answer; needed for locality and for nothing else.
         scope: of the question; NaN where the method has none.
 
     """

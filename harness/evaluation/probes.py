@@ -1,6 +1,6 @@
 """The questions of a data set, tokenised: what is asked about each record, and under which heading it counts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -24,7 +24,7 @@ class ProbeQuery:
         record_id: the record that it is about.
         axis: the heading that it counts under.
         probe: number of the question within its record and axis, from 0.
-        query: prompt and target, tokenised together.
+        query: prompt and target in ids.
 
     """
 
@@ -34,7 +34,16 @@ class ProbeQuery:
     query: Query
 
 
-def probe_queries(data: DataSet, tokenizer: "PreTrainedTokenizerBase", axes: Iterable[Axis] = AXES) -> list[ProbeQuery]:
+Tokenise = Callable[["PreTrainedTokenizerBase", str, str], Query]
+"""Makes a question of a prompt and its answer."""
+
+
+def probe_queries(
+    data: DataSet,
+    tokenizer: "PreTrainedTokenizerBase",
+    axes: Iterable[Axis] = AXES,
+    tokenise: Tokenise = joint_query,
+) -> list[ProbeQuery]:
     """All questions of a data set, in the order of axes, records and probes.
 
     Reliability asks the edit's prompt and generality its rephrases, both for the new target; locality asks the
@@ -43,7 +52,7 @@ def probe_queries(data: DataSet, tokenizer: "PreTrainedTokenizerBase", axes: Ite
     """
     wanted = set(axes)
     return [
-        ProbeQuery(record_id, axis, number, joint_query(tokenizer, prompt, answer))
+        ProbeQuery(record_id, axis, number, tokenise(tokenizer, prompt, answer))
         for axis in AXES
         if axis in wanted
         for record_id, number, prompt, answer in questions_of(data, axis)

@@ -1,53 +1,45 @@
-"""The two ways to ask an edited model: with the answer as context, or freely. Their versions are part of every cell."""
+"""The ways to ask an edited model: with the answer as context, freely, or as EasyEdit does. A cell's id holds their versions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
-from typing import Protocol as Interface
 
 from harness.errors import UserError, did_you_mean
+from harness.evaluation.easyedit import EasyEdit
+from harness.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
     from harness.tokens import Query
     from methods.base import EditedModel
 
 
-class Protocol(Interface):
-    """A way to get, for each query, as many predicted ids as its target has."""
-
-    name: ClassVar[str]
-    version: ClassVar[int]
-
-    def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
-        """Predicted ids, one list per query, in one batch."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherForced:
+class TeacherForced(Protocol):
     """Arg-max at each target position given the prompt and the target ids before it; the paper's Table 1."""
 
     name: ClassVar[str] = "teacher_forced"
     version: ClassVar[int] = 1
+    key: ClassVar[str] = name
 
     def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
         """One forward per batch."""
         return model.teacher_forced(queries)
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Protocol):
     """Greedy continuation of the prompt alone, exactly as long as the target."""
 
     name: ClassVar[str] = "generation"
     version: ClassVar[int] = 1
+    key: ClassVar[str] = name
 
     def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
         """One decoding per batch."""
         return model.generate(queries)
 
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (TeacherForced(), Generation())}
+OWN: tuple[Protocol, ...] = (TeacherForced(), Generation())
+"""The harness's own: they share their questions, and every method is asked alike."""
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (*OWN, EasyEdit())}
 
 
 def get(name: str) -> Protocol:

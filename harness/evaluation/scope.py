@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from harness.evaluation.metrics import Row
 from harness.evaluation.probes import AXES
@@ -74,6 +73,8 @@ def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     Raises:
         ValueError: if one side has no value.
     """
+    from scipy.stats import rankdata  # most of a second, which no job of a method without scope need wait for
+
     left_N, right_M = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
     if not len(left_N) or not len(right_M):
         raise ValueError(f"AUROC of {len(left_N)} against {len(right_M)} values")

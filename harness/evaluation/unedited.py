@@ -1,14 +1,15 @@
 """What the unedited model says to the locality questions: computed once per model and data set, for all methods."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.evaluation.evaluate import predict, question_count
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries
-from harness.evaluation.protocols import Protocol, get
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.protocols import get
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 from methods.base import ArtifactSpec
@@ -35,13 +36,13 @@ class UneditedOutputs:
 
     @classmethod
     def of(
-        cls, questions: Sequence[ProbeQuery], predictions: Mapping[str, Sequence[Sequence[int]]]
+        cls, answered: Iterable[tuple[Protocol, Sequence[ProbeQuery], Sequence[Sequence[int]]]]
     ) -> "UneditedOutputs":
-        """Collect predictions, per protocol name one list of ids per question."""
+        """Collect predictions: of each protocol its questions, and one list of ids per question."""
         return cls(
             {
                 _key(protocol, asked): tuple(ids)
-                for protocol, answers in predictions.items()
+                for protocol, questions, answers in answered
                 for asked, ids in zip(questions, answers, strict=True)
             }
         )
@@ -53,7 +54,7 @@ class UneditedOutputs:
             ValueError: if it was never asked.
 
         """
-        key = _key(protocol.name, asked)
+        key = _key(protocol, asked)
         if key not in self._ids:
             raise ValueError(f"the unedited model was never asked {key}")
         return self._ids[key]
@@ -78,6 +79,8 @@ def artifact(
     needs: Mapping[str, ArtifactSpec] | None = None,
 ) -> ArtifactSpec:
     """The unedited outputs as an artifact: their identity holds all that decides them, batch size included.
+
+    They serve all methods: of each protocol all its forms are asked.
 
     Args:
         model: the unedited model.
@@ -111,17 +114,17 @@ def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
 
     model = context.load_model(spec.inputs["model"])
     data = context.load_data(spec.inputs["data"])
-    protocols = [get(name) for name in spec.identity["protocols"]]
-    questions = probe_queries(data, model.tokenizer, LOCALITY_AXES)
+    protocols = [form for name in spec.identity["protocols"] for form in get(name).forms()]
+    questions = [probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.query) for protocol in protocols]
     total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):
-        predictions = {
-            protocol.name: predict(PlainModel(model), questions, protocol, spec.identity["batch_size"], advance)
-            for protocol in protocols
-        }
-    UneditedOutputs.of(questions, predictions).save(folder)
+        answers = [
+            predict(PlainModel(model), asked, protocol, spec.identity["batch_size"], advance)
+            for protocol, asked in zip(protocols, questions, strict=True)
+        ]
+    UneditedOutputs.of(zip(protocols, questions, answers, strict=True)).save(folder)
 
 
-def _key(protocol: str, asked: ProbeQuery) -> _Key:
-    return _Key(protocol, asked.axis, asked.record_id, asked.probe)
+def _key(protocol: Protocol, asked: ProbeQuery) -> _Key:
+    return _Key(protocol.key, asked.axis, asked.record_id, asked.probe)

@@ -12,14 +12,14 @@ from harness.evaluation import unedited
 from harness.evaluation.evaluate import ask_scope, evaluate, predict, question_count
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
-from harness.evaluation.protocols import PROTOCOLS, get
+from harness.evaluation.protocols import OWN, PROTOCOLS, get
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, DataSet, EditRecord, Probe
 from methods.common.plain import PlainModel
 
 REF = DataRef("counterfact", "world", edits=3, unrelated=2, sha256="ab")
-BOTH = list(PROTOCOLS.values())
 SLOW = {"teacher_forced": slow_protocols.teacher_forced, "generation": slow_protocols.generate}
+"""The harness's own protocols, one question at a time."""
 
 
 def data_set():
@@ -100,7 +100,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
     questions = probe_queries(data_set(), model.tokenizer)
     before = {(name, asked): SLOW[name](model, asked.query) for name in SLOW for asked in questions}
     _disturb(model)
-    rows = evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, outputs)
+    rows = evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, outputs)
     assert len(rows) == 2 * len(questions)
     assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must show"
     for one, (name, asked) in zip(rows, ((name, asked) for name in SLOW for asked in questions), strict=True):
@@ -118,7 +118,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
 
 
 def test_the_unedited_model_keeps_all_its_answers(model, outputs):
-    metrics = aggregate(evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, outputs))
+    metrics = aggregate(evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, outputs))
     for protocol in PROTOCOLS:
         for axis in LOCALITY_AXES:
             assert metrics[protocol][axis]["score"] == metrics[protocol][axis]["exact"] == 1.0
@@ -144,7 +144,7 @@ def test_axes_have_the_records_that_have_probes_for_them():
 def test_an_axis_without_any_probe_is_absent_from_the_metrics(tmp_path):
     model = tiny_model("llama")
     bare = DataSet(REF, data_set().edits[2:], (), ())
-    rows = evaluate(PlainModel(model), bare, model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}))
+    rows = evaluate(PlainModel(model), bare, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
     assert {name: set(axes) for name, axes in aggregate(rows).items()} == {name: {"reliability"} for name in PROTOCOLS}
 
 
@@ -182,15 +182,15 @@ def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_c
     router = Router(model)
     data = DataSet(REF, data_set().edits[2:] * 5, (), ())
     rows = evaluate(
-        router, data, model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}), lambda count: steps.append(count)
+        router, data, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}), lambda count: steps.append(count)
     )
     assert router.calls == [("answers", 3), ("answers", 2)] * 2 + [("scope", 3), ("scope", 2)]
-    assert sum(steps) == question_count(data, len(BOTH) + 1) == 15
+    assert sum(steps) == question_count(data, len(OWN) + 1) == 15
     assert [one.scope for one in rows] == [len("東京 is") / 100] * 10
 
 
 def test_every_protocols_row_has_the_scope_of_its_own_question(outputs, model):
-    rows = evaluate(Router(model), data_set(), model.tokenizer, BOTH, 2, outputs)
+    rows = evaluate(Router(model), data_set(), model.tokenizer, OWN, 2, outputs)
     assert len({one.scope for one in rows}) > 5
     assert all(one.scope == len(one.prompt) / 100 for one in rows)
 
@@ -221,7 +221,7 @@ def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts
 def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused():
     model = tiny_model("llama")
     with pytest.raises(ValueError, match="never asked"):
-        evaluate(PlainModel(model), data_set(), model.tokenizer, BOTH, 3, unedited.UneditedOutputs({}))
+        evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
 
 
 def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_path():

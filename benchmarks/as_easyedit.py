@@ -1,0 +1,173 @@
+"""A model scored by EasyEdit's own functions and by `protocol: easyedit`: all values of both, and the seconds they take."""
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from benchmarks.timing import timed
+from harness.evaluation.easyedit import FORMS
+from harness.evaluation.evaluate import evaluate, predict
+from harness.evaluation.probes import LOCALITY_AXES, probe_queries
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.unedited import UneditedOutputs
+from harness.models.loaded import LoadedModel
+from harness.records import DataSet, EditRecord
+from methods.common.plain import PlainModel
+
+ALGORITHM = {"teacher_forced": "FT", "generation": "GRACE"}
+"""A method of EasyEdit's that is scored so."""
+
+Result = TypeVar("Result")
+
+Values = dict[tuple[str, ...], float | list[int]]
+"""By when (before or after the edit), record, axis and probe: a score, or the ids of an answer."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model under one form of scoring.
+
+    Attributes:
+        ours, theirs: all values of both sides, of records that EasyEdit can score.
+        failed: ids of those that it cannot: an answer ended so early that it compares lists of different lengths.
+        ours_s, theirs_s: seconds per record, by round.
+    """
+
+    ours: Values
+    theirs: Values
+    failed: list[str] = field(default_factory=list)
+    ours_s: list[float] = field(default_factory=list)
+    theirs_s: list[float] = field(default_factory=list)
+
+    @property
+    def differing(self) -> list[tuple[str, ...]]:
+        """What is not the same on both sides, or on one side only."""
+        return [of for of in {**self.ours, **self.theirs} if self.ours.get(of) != self.theirs.get(of)]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the harness is."""
+        return statistics.median(self.theirs_s) / statistics.median(self.ours_s)
+
+
+class EasyEditsOwn:
+    """EasyEdit's functions on a model. They are imported into this process, which should do nothing else.
+
+    Args:
+        model: to be scored, in whatever state it is.
+        scoring: the form.
+    """
+
+    def __init__(self, model: LoadedModel, scoring: str) -> None:
+        from easyeditor.editors.editor import finalize_locality_metrics
+        from easyeditor.evaluate.evaluate import compute_edit_quality, compute_rewrite_or_rephrase_quality
+
+        tokenizer = copy.deepcopy(model.tokenizer)
+        tokenizer.pad_token_id = tokenizer.eos_token_id  # editors/editor.py:148, 152, 177
+        hparams = SimpleNamespace(alg_name=ALGORITHM[scoring], max_length=40)
+        self._on = (model.model, "model", hparams, tokenizer)
+        self._device = str(model.device)
+        self._quality, self._rephrase = compute_edit_quality, compute_rewrite_or_rephrase_quality
+        self._finish: Callable[..., None] = finalize_locality_metrics
+
+    def quality(self, record: EditRecord) -> dict[str, Any]:
+        """What `compute_edit_quality` says of a record; it knows one rephrase, the others are asked one by one."""
+        metrics: dict[str, Any] = self._quality(*self._on, _request(record), self._device)
+        further = [
+            self._rephrase(*self._on, rephrase, record.target_new, self._device, test_rephrase=True)["rephrase_acc"][0]
+            for rephrase in record.rephrases[1:]
+        ]
+        return metrics | {"rephrase_acc": [*metrics.get("rephrase_acc", []), *further]}
+
+    def values(self, record: EditRecord, before: dict[str, Any], after: dict[str, Any]) -> Values:
+        """All values of a record. `finalize_locality_metrics` adds the comparison of both to `after`."""
+        _, model_name, hparams, _ = self._on
+        self._finish({"pre": before, "post": after}, _request(record), hparams, model_name)
+        found: dict[tuple[str, str], Sequence[Any]] = {("after", "locality"): after["locality"].get("probes_acc", [])}
+        found["before", "locality"] = before["locality"].get("probes_output", [])
+        for when, metrics in (("before", before), ("after", after)):
+            found[when, "reliability"] = metrics["rewrite_acc"]
+            found[when, "generality"] = metrics["rephrase_acc"]
+            found[when, "portability"] = metrics["portability"].get("probes_acc", [])
+        return {
+            (when, record.id, axis, str(probe)): value
+            for (when, axis), values in found.items()
+            for probe, value in enumerate(values)
+        }
+
+
+def compare(
+    model: LoadedModel, data: DataSet, scoring: str, batch: int, rounds: int, edit: Callable[[LoadedModel], None]
+) -> Scored:
+    """Score a model before and after an edit, both ways.
+
+    Args:
+        model: unedited.
+        data: the records, without unrelated ones.
+        scoring: the form.
+        batch: questions per batch of the harness.
+        rounds: so many shares of the records EasyEdit goes through, one per round.
+        edit: changes the model's weights.
+    """
+    protocol, own = FORMS[scoring], EasyEditsOwn(model, scoring)
+    outputs, ours = _unedited(model, data, protocol, batch)
+
+    def score() -> Values:
+        rows = evaluate(PlainModel(model), data, model.tokenizer, [protocol], batch, outputs)
+        return {(row.record_id, row.axis, str(row.probe)): row.score for row in rows}
+
+    ours |= {("before", *of): value for of, value in score().items() if of[1] not in LOCALITY_AXES}
+    before = {record.id: unless_it_fails(own.quality, record) for record in data.edits}
+    edit(model)
+    scored = Scored(ours, {})
+    for turn in range(rounds):
+        share = data.edits[turn::rounds]
+        seconds, answers = timed(score, model.device)
+        scored.ours_s.append(seconds / len(data.edits))
+        seconds, after = timed(lambda of=share: [unless_it_fails(own.quality, record) for record in of], model.device)
+        scored.theirs_s.append(seconds / len(share))
+        ours |= {("after", *of): value for of, value in answers.items()}
+        for record, metrics in zip(share, after, strict=True):
+            unedited, values = before[record.id], None
+            if unedited is not None and metrics is not None:
+                values = unless_it_fails(own.values, record, unedited, metrics)
+            if values is None:
+                scored.failed.append(record.id)
+            else:
+                scored.theirs.update(values)
+    return replace(scored, ours={of: value for of, value in ours.items() if of[1] not in scored.failed})
+
+
+def unless_it_fails(ask: Callable[..., Result], *arguments: Any) -> Result | None:
+    """What EasyEdit says; None where it compares lists of different lengths."""
+    try:
+        return ask(*arguments)
+    except ValueError as error:
+        if "could not be broadcast together" not in str(error):
+            raise
+        return None
+
+
+def _unedited(model: LoadedModel, data: DataSet, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
+    """The unedited model's answers to the locality questions, and what of them is compared."""
+    questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.query)
+    answers = predict(PlainModel(model), questions, protocol, batch)
+    compared: Values = {
+        ("before", of.record_id, of.axis, str(of.probe)): list(protocol.compared(of.query, ids, model.tokenizer))
+        for of, ids in zip(questions, answers, strict=True)
+    }
+    return UneditedOutputs.of([(protocol, questions, answers)]), compared
+
+
+def _request(record: EditRecord) -> dict[str, Any]:
+    """A record as EasyEdit's editors have it (editors/utils.py:159-266)."""
+    request: dict[str, Any] = {"prompt": record.prompt, "target_new": record.target_new, "ground_truth": None}
+    if record.rephrases:
+        request["rephrase_prompt"] = record.rephrases[0]
+    for section, probes in (("locality", record.locality), ("portability", record.portability)):
+        asked = {"prompt": [one.prompt for one in probes], "ground_truth": [one.answer for one in probes]}
+        request[section] = {"probes": asked} if probes else {}
+    return request
