@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from harness.canonical import digest
 from harness.cost import PhaseClock
@@ -42,9 +43,7 @@ class ArtifactCache:
         builder = getattr(importlib.import_module(module), function)
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, context, folder)
-            needs = {role: need.key for role, need in spec.needs.items()}
-            record = {"name": spec.name, "kind": spec.kind, "key": spec.key, "identity": spec.identity, "needs": needs}
-            write_json(folder / "artifact.json", record)
+            write_json(folder / "artifact.json", describe(spec))
             write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device})
         return self.folder(spec)
 
@@ -56,6 +55,12 @@ class ArtifactCache:
                 for phase, seconds in self._store.artifact(spec.name, spec.key).read("cost.json")["phases_s"].items():
                     total[phase] = total.get(phase, 0.0) + seconds
         return total
+
+
+def describe(spec: ArtifactSpec) -> dict[str, Any]:
+    """The content of artifact.json."""
+    needs = {role: need.key for role, need in spec.needs.items()}
+    return {"name": spec.name, "kind": spec.kind, "key": spec.key, "identity": spec.identity, "needs": needs}
 
 
 def closure(spec: ArtifactSpec) -> Iterator[ArtifactSpec]:

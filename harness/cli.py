@@ -46,14 +46,36 @@ def _parser() -> argparse.ArgumentParser:
     run = _suite_verb(verbs, "run", "run what is missing of a suite, then write its tables and MLflow runs")
     run.add_argument("--force", action="store_true", help="run finished cells again")
     _suite_verb(verbs, "plan", "print cells, artifacts, and what is done or missing; runs nothing")
-    _suite_verb(verbs, "status", "print what is done, failed and still to do")
+    status = _suite_verb(verbs, "status", "print which cells are done, failed, running and still to do")
+    status.add_argument("--json", action="store_true", help="as data, for scripts")
+    status.add_argument(
+        "--watch", nargs="?", type=float, const=5, metavar="S", help="again every S seconds (default: 5)"
+    )
+    status.add_argument("--all", action="store_true", help="of many cells, also those that wait or are done")
     retry = _suite_verb(verbs, "retry", "run the failed cells of a suite again")
+    retry.add_argument(
+        "--failed", action="store_true", help="the failed ones and no other; this is what it does anyway"
+    )
     retry.set_defaults(force=False)
     for running in (run, retry):
         running.add_argument("--no-report", action="store_true", help="leave out tables and MLflow")
+        running.add_argument(
+            "--detach",
+            action="store_true",
+            help="on a cluster: return once all is submitted; the same command follows it",
+        )
+    _suite_verb(verbs, "cancel", "cancel the jobs of a suite on a cluster; what is finished stays")
+
+    logs = _verb(verbs, "logs", "print the end of what a cell has logged, or its job if it has not ended")
+    logs.add_argument("cell", help="cell id or folder name, or the beginning of one")
+    logs.add_argument("--lines", type=int, default=100, help="at most so many of each file (default: 100)")
+    _store(logs)
 
     sync = _verb(verbs, "sync", "import finished cells into MLflow")
     sync.add_argument("suite", nargs="?", help="name of a suite; default: all suites of the store")
+    sync.add_argument(
+        "--watch", nargs="?", type=float, const=30, metavar="S", help="go on, every S seconds (default: 30)"
+    )
     sync.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, else STORE/mlflow.db)")
     _store(sync)
 
@@ -70,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument("what", choices=["methods", "models", "datasets", "suites", "scales", "protocols"])
     _verb(verbs, "schema", "print the JSON Schema of suite files")
     _verb(verbs, "doctor", "say what is installed, what is missing and how to mend it")
+
+    easyedit = _verb(verbs, "easyedit", "fetch EasyEdit's code, or show what there is of it")
+    easyedit.add_argument("action", choices=["fetch", "show"])
+    easyedit.add_argument("--from", dest="source", metavar="URL", help="repository or folder of a clone to fetch from")
 
     data = _verb(verbs, "data", "list, show or fetch records")
     data.add_argument("action", choices=["list", "show", "fetch"])
@@ -99,6 +125,11 @@ def _suite_verb(
     )
     parser.add_argument("--data", help="folder of upstream files (default: HARNESS_DATA)")
     parser.add_argument("--edits", type=int, help="number of edits per cell instead of the suite's")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "native", "easyedit"],
+        help="of methods that EasyEdit has too, instead of the suite's; auto: EasyEdit's where a checkout is found",
+    )
     parser.add_argument("--launch", help="launch profile instead of the suite's, for example local")
     _store(parser)
     return parser

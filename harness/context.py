@@ -10,7 +10,7 @@ from harness.data.load import load as load_records
 from harness.models import zoo
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
-from harness.progress import ProgressBars
+from harness.progress import Bars
 from harness.records import DataRef, DataSet
 from harness.schedule import FirstEdits
 from methods.base import Advance, ArtifactSpec
@@ -22,7 +22,7 @@ MODELS_IN_MEMORY = 2
 class RunContext:
     """The `methods.base.Context` of a process that runs cells one after the other."""
 
-    def __init__(self, artifacts: ArtifactCache, device: str, bars: ProgressBars) -> None:
+    def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars) -> None:
         self.device = device
         self.seed = 0
         self.clock = PhaseClock(device)

@@ -1,15 +1,22 @@
-"""The local launcher: artifacts, then cells, one after the other in this process, each kept once it is finished."""
+"""The local launcher: what there is to do, on this machine, in this process or in several at once."""
 
 import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
-from harness.artifacts import ArtifactCache
-from harness.cell import Cell
-from harness.plan import Plan, roots
+from harness.plan import Plan
+from harness.processes import Workers
 from harness.progress import ProgressBars
-from methods.base import ArtifactSpec
+from harness.task import Outcome, RunCell, Task
+from harness.work import Unit, reopen, run_unit, to_do, waves
+from methods.base import Advance
+
+PACKING = 8
+"""Tasks on one model that a process takes at a time, where there are several processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,75 +28,75 @@ class Summary:
     kept: tuple[str, ...]
 
 
-def launch(plan: Plan, console: Console) -> Summary:
-    """Run what a plan has to do. A failure stops nothing but what depends on it."""
-    todo = plan.todo()
-    kept = tuple(cell.folder for cell in plan.runnable if cell not in todo)
-    if not todo:
-        return Summary((), (), kept)
-    _prepare_torch(plan.suite.threads)
-    from harness.context import RunContext
-    from harness.runner import Runner
+def launch(plan: Plan, console: Console, processes: int | None = None, packing: int = PACKING) -> Summary:
+    """Run what a plan has to do. A failure stops nothing but what depends on it.
 
-    artifacts = ArtifactCache(plan.store)
-    finished: list[str] = []
-    failed: list[tuple[str, str]] = []
-    broken: dict[str, str] = {}
-    with ProgressBars(console) as bars:
-        runner = Runner(plan.store, RunContext(artifacts, plan.device, bars))
-        needed = [(spec, seed) for spec, seed in plan.artifacts(todo) if not artifacts.is_built(spec)]
-        for number, (spec, seed) in enumerate(needed, 1):
-            reason = next((broken[need.key] for need in spec.needs.values() if need.key in broken), None)
-            seconds = 0.0
-            if reason is None:
-                outcome = runner.build(spec, seed)
-                reason, seconds = outcome.reason, outcome.seconds
-            if reason is not None:
-                broken[spec.key] = reason
-            console.print(_line(number, len(needed), f"artifact {spec.name} {_name(spec)}", seconds, reason))
-        for number, cell in enumerate(todo, 1):
-            reason, seconds = _blocked(cell, broken), 0.0
-            if reason is None:
-                outcome = runner.run(cell)
-                reason, seconds = outcome.reason, outcome.seconds
-            else:
-                runner.fail(cell, reason)
-            (failed.append((cell.folder, reason)) if reason else finished.append(cell.folder))
-            title = f"{cell.label} on {cell.model.name}, {cell.data.name}"
-            console.print(_line(number, len(todo), title, seconds, reason))
-    return Summary(tuple(finished), tuple(failed), kept)
-
-
-def _blocked(cell: Cell, broken: dict[str, str]) -> str | None:
-    return next((broken[spec.key] for spec in roots(cell) if spec.key in broken), None)
-
-
-def _prepare_torch(threads: int | None) -> None:
-    """The same bits from the same cell: a fixed number of threads and deterministic kernels.
-
-    Waiting threads soon sleep instead of spinning: beside any other busy process, spinning made training eight times slower.
+    Args:
+        plan: of a store that nobody else writes to.
+        console: gets a line for each task that ends.
+        processes: units that run at once; by default one for each GPU, else one. A single one is this process itself.
+        packing: tasks of a unit, at most, where there are several processes.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import torch
-    import transformers
+    tasks = to_do(plan)
+    reopen(plan.store, tasks)
+    devices = gpus() if plan.device == "cuda" else []
+    processes = processes or max(1, len(devices))
+    with ProgressBars(console) as bars:
+        screen = Screen(console, bars, tasks, processes)
+        if processes == 1:
+            run_unit(Unit("all", plan.store.root, tuple(tasks), plan.device, plan.suite.threads), screen)
+        else:
+            with Workers(processes, devices, screen) as workers:
+                for units in waves(plan, tasks, packing):
+                    workers.run(units)
+    cells = {task.cell.folder: task.folder(plan.store) for task in tasks if isinstance(task, RunCell)}
+    return Summary(
+        finished=tuple(name for name, folder in cells.items() if folder.is_done),
+        failed=tuple((name, reason) for name, folder in cells.items() if (reason := folder.failure) is not None),
+        kept=tuple(cell.folder for cell in plan.runnable if cell.folder not in cells),
+    )
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    if threads:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # filling would take a sixth of the training time, for memory that nothing reads
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+def gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked of the kernel, not of torch."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name.strip() for name in allowed.split(",") if name.strip()]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-def _line(number: int, total: int, title: str, seconds: float, reason: str | None) -> str:
-    if reason is None:
-        return f"[green]✓[/green] {number}/{total} {title} [dim]{seconds:.1f} s[/dim]"
-    return f"[red]✗[/red] {number}/{total} {title}: {reason}"
+class Screen:
+    """A `harness.work.Watcher` that prints a line for each task that ends.
 
+    While tasks run, it shows the bars of the one in this process, or one bar for each that runs in another.
+    """
 
-def _name(spec: ArtifactSpec) -> str:
-    """What tells an artifact from others of its kind, for a line on the screen: the models and records that it is of."""
-    return " ".join(str(getattr(value, "name", value)) for value in spec.inputs.values())
+    def __init__(self, console: Console, bars: ProgressBars, tasks: Sequence[Task], processes: int = 1) -> None:
+        self._console = console
+        self._bars = bars
+        self._processes = processes
+        self._shown: dict[str, ExitStack] = {}
+        cells = sum(isinstance(task, RunCell) for task in tasks)
+        self._total = {True: cells, False: len(tasks) - cells}
+        self._ended = {True: 0, False: 0}
+
+    def bar(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        """As `Bars.bar`."""
+        return self._bars.bar(description, total)
+
+    def began(self, task: Task) -> None:
+        """As `Watcher.began`."""
+        if self._processes > 1:
+            self._shown[task.place] = ExitStack()
+            self._shown[task.place].enter_context(self._bars.bar(task.title, 1))
+
+    def ended(self, task: Task, outcome: Outcome) -> None:
+        """As `Watcher.ended`; artifacts and cells are counted apart."""
+        self._shown.pop(task.place, ExitStack()).close()
+        kind = isinstance(task, RunCell)
+        self._ended[kind] += 1
+        line = f"{self._ended[kind]}/{self._total[kind]} {task.title}"
+        if outcome.reason is None:
+            self._console.print(f"[green]✓[/green] {line} [dim]{outcome.seconds:.1f} s[/dim]")
+        else:
+            self._console.print(f"[red]✗[/red] {line}: {outcome.reason}")

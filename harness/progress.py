@@ -2,11 +2,21 @@
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from methods.base import Advance
+
+
+class Bars(Protocol):
+    """What shows, or writes down, how far a piece of work is."""
+
+    def bar(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        """A bar with `total` steps; call the value with the number of steps done."""
+        ...
 
 
 class ProgressBars:
@@ -43,3 +53,10 @@ class ProgressBars:
             yield advance
         finally:
             self._bars.remove_task(task)
+
+
+def duration(length_s: float) -> str:
+    """A length of time as people say it: `12 s`, `3 min`, `2 h 05`."""
+    minutes, rest = divmod(int(length_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d}" if hours else f"{minutes} min" if minutes else f"{rest} s"

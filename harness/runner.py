@@ -22,24 +22,18 @@ from harness.data.load import files as data_files
 from harness.errors import UserError
 from harness.evaluation.evaluate import evaluate, question_count
 from harness.evaluation.metrics import Row, aggregate
-from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.protocols import get
 from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
+from harness.kept_weights import FILE, KeptWeights
 from harness.models.loaded import LoadedModel
 from harness.records import DataSet, EditRequest
 from harness.rows import curve, write_rows
 from harness.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import Store, write_json
-from methods.base import ArtifactSpec, EditedModel, Editor
+from harness.task import BuildArtifact, Outcome, RunCell
+from methods.base import ArtifactSpec, EditedModel, Editor, ForeignEditor
 from methods.common.weights import weight_hash
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a cell or an artifact ended: `reason` is None for a finished one."""
-
-    seconds: float
-    reason: str | None = None
 
 
 class Runner:
@@ -51,12 +45,14 @@ class Runner:
         self._context = context
 
     def build(self, spec: ArtifactSpec, seed: int) -> Outcome:
-        """Build an artifact whose needs are built; an error a user can mend is its reason, a bug raises."""
+        """Build an artifact whose needs are built, or record why it is not. Raises only when the store cannot be written."""
         start = time.perf_counter()
         try:
             self._artifacts.build(spec, self._context, self._context.restart(seed))
-        except UserError as error:
-            return Outcome(time.perf_counter() - start, str(error))
+        except Exception as error:
+            self._context.forget_models()
+            BuildArtifact(spec, seed).fail(self._store, reason := _reason(error), traceback.format_exc())
+            return Outcome(time.perf_counter() - start, reason)
         return Outcome(time.perf_counter() - start)
 
     def run(self, cell: Cell) -> Outcome:
@@ -68,8 +64,8 @@ class Runner:
                 edited = self._edit_and_evaluate(cell)
         except Exception as error:
             self._context.forget_models()
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self.fail(cell, reason, log.getvalue() + traceback.format_exc())
+            reason = _reason(error)
+            RunCell(cell).fail(self._store, reason, log.getvalue() + traceback.format_exc())
             return Outcome(time.perf_counter() - start, reason)
         with self._store.cell(cell.folder).writing() as folder:
             write_rows(edited.rows, folder / "records.parquet")
@@ -83,24 +79,19 @@ class Runner:
             ):
                 write_json(folder / f"{name}.json", content)
             (folder / "log.txt").write_text(log.getvalue())
+            if edited.kept:
+                edited.kept.write(folder / FILE)
         self._store.drop_checkpoint(cell.folder)
         return Outcome(time.perf_counter() - start)
-
-    def fail(self, cell: Cell, reason: str, log: str = "") -> None:
-        """Record why a cell has no result."""
-        with self._store.cell(cell.folder).failing(reason) as folder:
-            write_json(folder / "cell.json", cell.description())
-            write_json(folder / "provenance.json", provenance.environment())
-            (folder / "log.txt").write_text(log or reason)
 
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
         context.restart(cell.seed)
         model, data = context.load_model(cell.model), context.load_data(cell.data)
-        bench = _Bench(
-            cell, cell.editor(), model, {role: self._artifacts.folder(spec) for role, spec in needed.items()}
-        )
+        folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
+        is_kept = cell.keep_weights and cell.method.edits and cell.method.lies_in_weights
+        bench = _Bench(cell, cell.editor(), model, folders, KeptWeights(model.model) if is_kept else None)
         before = weight_hash(model.model)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         warm_up = _warm_up(cell, data, bool(shared))
@@ -132,10 +123,11 @@ class Runner:
             "data_files": data_files(cell.data),
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
+            **(bench.editor.origin() if isinstance(bench.editor, ForeignEditor) else {}),
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
-        return _Result(edited.points, place, edited.diagnostics, cost, origin)
+        return _Result(edited.points, place, edited.diagnostics, cost, origin, bench.kept)
 
     def _at_once(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
         """All edits in one act, and their scores."""
@@ -143,6 +135,8 @@ class Runner:
         clock = context.restart(cell.seed)
         edited = bench.editor.edit(bench.model, requests, bench.folders, context)
         try:
+            if bench.kept:
+                bench.kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
             diagnostics = dict(edited.diagnostics())
         finally:
@@ -160,6 +154,8 @@ class Runner:
         )
         with Chain(bench.editor, bench.model, bench.folders, context) as chain:
             done = sequence.run(chain, requests, cell.schedule)
+            if bench.kept:
+                bench.kept.take()
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
@@ -176,11 +172,16 @@ class Runner:
             return []
         context = self._context
         data = context.load_data(cell.data_at(edits))
-        protocols = [PROTOCOLS[name] for name in cell.protocols]
+        protocols = [get(name).of(cell.method) for name in cell.protocols]
         unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
         total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
             return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
+
+
+def _reason(error: Exception) -> str:
+    """One line: what a user can mend, or the name of a bug, whose traceback is in the log."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _warm_up(cell: Cell, data: DataSet, is_shared: bool) -> list[EditRequest]:
@@ -192,12 +193,13 @@ def _warm_up(cell: Cell, data: DataSet, is_shared: bool) -> list[EditRequest]:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """A cell with all that its edits are made with."""
+    """A cell with all that its edits are made with; `kept` where the edited weights are to be kept."""
 
     cell: Cell
     editor: Editor
     model: LoadedModel
     folders: Mapping[str, Path]
+    kept: KeptWeights | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +222,14 @@ class _Edited:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is written of a cell; `place` is the number of each record's edit, from 1."""
+    """What is written of a cell; `place` is the number of each record's edit, from 1, `kept` its edited weights."""
 
     points: Mapping[int, Sequence[Row]]
     place: Mapping[str, int]
     diagnostics: Mapping[str, float]
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    kept: KeptWeights | None
 
     @property
     def rows(self) -> Sequence[Row]:

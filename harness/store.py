@@ -19,6 +19,7 @@ from harness.errors import UserError
 
 DONE = "DONE"
 FAILED = "FAILED"
+AGAIN = "AGAIN"
 
 CHECKPOINT = ".sequence"
 DROPPED = ".dropped"
@@ -39,8 +40,26 @@ class Folder:
     @property
     def failure(self) -> str | None:
         """The recorded reason of a failure, or None."""
-        marker = self.path / FAILED
-        return marker.read_text().strip() if marker.is_file() else None
+        try:
+            return (self.path / FAILED).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its task has ended, well or not."""
+        return self.is_done or self.failure is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its last attempt failed, or was to make up for a failure and came to no end."""
+        return self.failure is not None or (self.path / AGAIN).is_file()
+
+    def reopen(self) -> None:
+        """Make a failed folder one to do. What is known of the failure stays until the folder is replaced."""
+        with explained(self.path):
+            if (self.path / FAILED).is_file():
+                (self.path / FAILED).rename(self.path / AGAIN)
 
     def read(self, name: str) -> Any:
         """A JSON file of the folder."""
@@ -58,7 +77,8 @@ class Folder:
         """Yield an empty temporary folder; when the block ends without exception it becomes this folder, with DONE.
 
         An exception leaves no trace of the temporary folder and the old content, if any, in place. After a SIGKILL the
-        temporary folder is left over and is removed by the next writer of this folder.
+        temporary folder is left over and is removed when this folder is finished. A folder that is finished already stays
+        as it is: where a cluster runs a job twice at the same time, the first result counts, and both are the same.
 
         Raises:
             UserError: where the file system refuses to write, inside the block too.
@@ -71,7 +91,8 @@ class Folder:
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial = self._partial(f"{socket.gethostname()}-{os.getpid()}")
+        was_done = self.is_done
         try:
             with explained(self.path):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -81,12 +102,21 @@ class Folder:
                 for file in partial.rglob("*"):
                     _flush(file)
                 _flush(partial)
-                self.remove()
-                partial.rename(self.path)
-                _flush(self.path.parent)
-        except BaseException:
+                if not self.is_done:
+                    self.remove()
+                    partial.rename(self.path)
+                    _flush(self.path.parent)
+        except Exception:
+            if was_done or not self.is_done:
+                raise  # else another process has finished it meanwhile, and has cleared away what was written here
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
+        if self.is_done:
+            for left in self.path.parent.glob(self._partial("*").name):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _partial(self, writer: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.{writer}.partial")
 
 
 class Store:
@@ -98,6 +128,11 @@ class Store:
     def cell(self, folder: str) -> Folder:
         """The folder of a cell by its name."""
         return Folder(self.root / "cells" / folder)
+
+    def cells(self) -> set[str]:
+        """Names of the cells that have a folder, finished or not: one look where a sweep would need thousands."""
+        folder = self.root / "cells"
+        return {path.name for path in folder.glob("[!.]*")}
 
     def discard(self, folder: str) -> None:
         """Remove a cell and what is kept of it on the way, so that it is run again from its start."""

@@ -14,6 +14,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `easyedit` call its code; without a checkout they say what brings one."""
+    if item.get_closest_marker("easyedit"):
+        from harness.errors import UserError
+        from methods.easyedit import checkout
+
+        try:
+            checkout.find()
+        except UserError as error:
+            pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real upstream records, tokenizers and published tables that some tests measure against."""

@@ -131,6 +131,43 @@ def test_a_new_module_is_listed_and_planned_without_torch(checkout):
     assert python(checkout, "-c", "import sys, methods.last_layer; print('torch' in sys.modules)").strip() == "False"
 
 
+def from_elsewhere(names, folder):
+    """`harness list methods` where the environment names modules in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", "list", "methods"],
+        cwd=ROOT,
+        env=environment() | {"HARNESS_METHODS": names, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_module_that_lies_elsewhere_is_listed_when_the_environment_names_it(tmp_path):
+    (tmp_path / "mymethods.py").write_text(MODULE)
+    done = from_elsewhere("mymethods", tmp_path)
+    assert re.search(r"last-layer +Last layer, weights", done.stdout)
+
+
+@pytest.mark.parametrize("names", ["mymethods:nothere", "mymethods.nothere", "nothere.at_all"])
+def test_a_module_that_is_not_there_is_one_line(names, tmp_path):
+    (tmp_path / "mymethods.py").write_text(MODULE)
+    done = from_elsewhere(names, tmp_path)
+    assert done.returncode == 2
+    missing = names.rpartition(":")[2]
+    assert done.stderr == (
+        f"harness: HARNESS_METHODS: there is no module '{missing}' → put its folder into PYTHONPATH\n"
+    )
+
+
+def test_a_module_that_imports_what_is_not_there_keeps_its_traceback(tmp_path):
+    (tmp_path / "mymethods.py").write_text("import no_such_package\n")
+    done = from_elsewhere("mymethods", tmp_path)
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'no_such_package'" in done.stderr
+
+
 def test_the_example_is_in_the_style_of_the_project(tmp_path):
     install(tmp_path)
     for verb in ("check", "format --diff"):

@@ -27,6 +27,12 @@ def finished(home):
     return home / "store"
 
 
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch):
+    """These tests are about a machine without SLURM, wherever they run."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
 @pytest.fixture
 def store(finished, tmp_path):
     """A copy of that store, to be spoilt."""

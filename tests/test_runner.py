@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from support import write_home
 
 from harness.artifacts import ArtifactCache
 from harness.context import RunContext
 from harness.errors import UserError
+from harness.evaluation.easyedit import FORMS
 from harness.evaluation.metrics import Row, aggregate
 from harness.evaluation.scope import scope_metrics
+from harness.kept_weights import FILE
 from harness.plan import Plan, roots
 from harness.progress import ProgressBars
 from harness.runner import Runner
@@ -93,6 +96,41 @@ def test_metrics_follow_from_the_records(bench):
     by_hand = frame[(frame.protocol == "teacher_forced") & (frame.axis == "reliability")]
     assert len(by_hand) == metrics["teacher_forced"]["reliability"]["n"] == 8
     assert math.isclose(by_hand.score.mean(), metrics["teacher_forced"]["reliability"]["score"])
+
+
+def test_edited_weights_are_kept_where_asked_and_are_no_part_of_the_results(bench):
+    cell = bench.cell("ft-l")
+    keeping = dataclasses.replace(cell, keep_weights=True)
+    for one in (cell, keeping):
+        assert bench.runner.run(one).reason is None
+    assert not (bench.folder(cell).path / FILE).exists()
+    kept, model = load_file(bench.folder(keeping).path / FILE), bench.context.load_model(cell.model).model
+    assert list(kept) == ["model.layers.1.mlp.down_proj.weight"]
+    assert not torch.equal(*kept.values(), model.get_parameter(*kept))
+    for name in ("records.parquet", "metrics.json"):
+        assert (bench.folder(cell).path / name).read_bytes() == (bench.folder(keeping).path / name).read_bytes()
+
+
+def test_what_changes_no_weights_keeps_none(bench):
+    cell = dataclasses.replace(bench.cell("none"), keep_weights=True)
+    assert bench.runner.run(cell).reason is None
+    assert not (bench.folder(cell).path / FILE).exists()
+
+
+@pytest.mark.parametrize("scoring", ["teacher_forced", "generation"])
+def test_easyedits_scores_stand_under_its_name_in_the_form_that_the_method_has(bench, scoring):
+    cell = bench.cell("ft-l")
+    spec = dataclasses.replace(cell.method, easyedit_scoring=scoring)
+    cell = dataclasses.replace(cell, protocols=("easyedit",), method=spec)
+    assert bench.runner.build(cell.unedited_outputs(8), 0).reason is None
+    assert bench.runner.run(cell).reason is None
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert bench.folder(cell).read("metrics.json").keys() == {"easyedit", "diagnostics"}
+    tokenizer, form = bench.context.load_model(cell.model).tokenizer, FORMS[scoring]
+    ids = [form.query(tokenizer, row.prompt, row.target).target_ids for row in frame.itertuples()]
+    assert frame.n_tokens.tolist() == [len(of) for of in ids]
+    right = (frame.predicted == [tokenizer.decode(of) for of in ids]) & ~frame.axis.str.startswith("locality")
+    assert (frame.exact[right] == 1.0).all()
 
 
 def test_what_a_method_says_of_the_scope_is_in_the_records_and_in_the_metrics(bench, monkeypatch):

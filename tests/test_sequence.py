@@ -16,7 +16,7 @@ from harness.checkpoint import Checkpoint
 from harness.context import RunContext
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import Row, aggregate
-from harness.evaluation.protocols import PROTOCOLS
+from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.plan import Plan
 from harness.progress import ProgressBars
@@ -253,7 +253,7 @@ def test_the_scores_of_a_point_are_those_of_the_model_after_so_many_edits(proces
         chain.go_on(requests[:2])
         chain.go_on(requests[2:])
         unedited = UneditedOutputs.load(ArtifactCache(bench.store).folder(cell.unedited_outputs(3)))
-        wanted = evaluate(chain.edited, data, model.tokenizer, list(PROTOCOLS.values()), cell.eval_batch, unedited)
+        wanted = evaluate(chain.edited, data, model.tokenizer, OWN, cell.eval_batch, unedited)
     rows = pd.read_parquet(path / "curve.parquet").query("edits == 3").drop(columns=["edits", "edit"])
     assert [Row(**row) for row in rows.fillna(-1.0).to_dict("records")] == [
         dataclasses.replace(row, **{k: -1.0 for k in ("answer_score", "scope") if getattr(row, k) != getattr(row, k)})
@@ -269,7 +269,7 @@ def test_the_last_point_is_what_a_reader_of_batch_cells_finds(process):
     pd.testing.assert_frame_equal(rows, last.reset_index(drop=True))
     metrics = folder.read("metrics.json")
     at_end = metrics["curve"]["8"]
-    assert {name: metrics[name] for name in PROTOCOLS} == {name: at_end[name] for name in PROTOCOLS}
+    assert {of.name: metrics[of.name] for of in OWN} == {of.name: at_end[of.name] for of in OWN}
 
 
 def test_the_curve_follows_from_the_rows_and_says_what_is_left_of_the_first_edits(process):
@@ -305,8 +305,9 @@ def test_the_unedited_model_is_asked_in_the_very_batches_of_a_point(process, mon
     assert [batch for batch in asked if batch[0] in local] == [batch for batch in alone if batch[0] in local]
     assert len({len(batch) for batch in alone}) > 1
     for point in curve.values():
-        for protocol in PROTOCOLS:
-            assert point[protocol]["locality"]["score"] == point[protocol]["locality_unrelated"]["score"] == 1.0
+        for protocol in OWN:
+            scores = point[protocol.name]
+            assert scores["locality"]["score"] == scores["locality_unrelated"]["score"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from harness.errors import UserError
 from methods.common.parts import streams
 from methods.common.paused import edit_queries
 from methods.mend.factors import edited_modules, factors_of, row_means
-from methods.mend.rows import Row, edit_row, examples, locality_row
+from methods.mend.rows import Row, edit_row, examples, filled_up, locality_row, padded
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -131,3 +131,15 @@ def test_examples_judge_an_edit_by_its_rephrases_and_faithful_ones_by_the_edit_i
     assert corrected.edit not in corrected.outer
     assert {row.labels for row in corrected.outer} == {corrected.edit.labels}
     assert faithful.outer == (faithful.edit,)
+
+
+def test_a_faithful_batch_expects_the_end_of_the_text_in_front_of_shorter_targets_and_rows(model):
+    rows = [edit_row(model, query, "faithful-easyedit") for query in edit_queries(model, REQUESTS)]
+    longest, width = max(len(row.labels) for row in rows), max(len(row.ids) for row in rows)
+    assert min(len(row.ids) for row in rows) < width
+    for row, filled in zip(rows, filled_up(rows, padding=2), strict=True):
+        assert filled.padding == width - len(row.ids)
+        assert filled.ids == (2,) * filled.padding + row.ids
+        assert filled.labels == (2,) * (longest - len(row.labels)) + row.labels
+        assert filled.places == tuple(range(width - 1 - longest, width - 1))
+    assert padded(filled_up(rows, padding=2), "cpu").mask_BT.sum(1).tolist() == [len(row.ids) for row in rows]

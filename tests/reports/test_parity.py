@@ -107,7 +107,7 @@ def test_the_table_shows_both_and_the_badge(fake):
     (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
     (section,) = table.sections
     assert [row.title for row in section.rows] == ["Llama2-7B (mini): theirs [easyedit]", "Llama2-7B (mini): ours"]
-    assert section.remarks == ("ft-l: exact.",)
+    assert section.remarks == ("FT-L: exact.",)
     same = [column.title for column in table.columns].index("Same")
     assert [row.entries[same].text for row in section.rows] == ["–", "1.000"]
     assert numbers[["same", "badge"]].to_dict("records") == [{"same": 1.0, "badge": "exact"}]

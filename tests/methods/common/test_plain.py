@@ -1,18 +1,9 @@
 import pytest
 from slow_protocols import generate, teacher_forced
-from tiny_models import ARCHITECTURES, tiny_model
+from tiny_models import ARCHITECTURES, QUESTIONS, tiny_model
 
 from harness.tokens import joint_query
 from methods.common.plain import PlainModel
-
-QUESTIONS = [
-    ("The mother tongue of Danielle Darrieux is", "French"),
-    ("Paris", "is the capital of France and the home of the Eiffel Tower"),
-    ("What is the capital of Côte d'Ivoire?", "Yamoussoukro"),
-    ("東京 is the capital of", "日本"),
-    ("Björk was born in", "Reykjavík and Yamoussoukro"),
-    ("The Eiffel Tower is located in Paris, the capital of France, and the mother tongue of Björk is", "a"),
-]
 
 
 @pytest.fixture(params=ARCHITECTURES)

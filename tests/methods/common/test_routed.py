@@ -1,20 +1,12 @@
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
+from tiny_models import ARCHITECTURES, QUESTIONS, tiny_model
 
 from harness.tokens import joint_query
 from methods.common.plain import PlainModel
 from methods.common.routed import RoutedModel, last_of, matrix, output_replaced
 from methods.common.weights import weight_hash
 
-QUESTIONS = [
-    ("The mother tongue of Danielle Darrieux is", "French"),
-    ("Paris", "is the capital of France and the home of the Eiffel Tower"),
-    ("What is the capital of Côte d'Ivoire?", "Yamoussoukro"),
-    ("東京 is the capital of", "日本"),
-    ("Björk was born in", "Reykjavík and Yamoussoukro"),
-    ("The Eiffel Tower is located in Paris, the capital of France, and the mother tongue of Björk is", "a"),
-]
 LAYER = 0
 
 

@@ -1,0 +1,104 @@
+"""The verbs about launches: status, cancel, logs."""
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from harness.errors import UserError
+from harness.plan import Plan
+from harness.store import Store
+from slurm.launch import Launch, launches
+from slurm.sight import cancel as scancel
+from slurm.sight import live
+from slurm.status import last_job, status
+
+LAST_WORDS_S = 180
+"""Between a job's cancellation and its end; KillWait of most sites is 30 s."""
+
+
+def show(plan: Plan, console: Console, *, as_json: bool, watch_s: float | None, everything: bool) -> int:
+    """Print how the cells of a plan are doing, once or again and again until none is to be waited for.
+
+    Returns:
+        1 if a cell has failed, else 0.
+    """
+    seen = status(plan)
+    if as_json:
+        print(json.dumps(seen.data(), indent=1, ensure_ascii=False))
+    elif watch_s is None:
+        console.print(seen.table(everything))
+    else:
+        with Live(seen.table(everything), console=console, auto_refresh=False) as live:
+            while seen.counts.keys() & {"running", "pending", "to do"}:
+                time.sleep(watch_s)
+                seen = status(plan)
+                live.update(seen.table(everything), refresh=True)
+    return 1 if "failed" in seen.counts else 0
+
+
+def cancel(store: Store, suite: str, scale: str, console: Console) -> int:
+    """End the launches of a suite that are not over. Finished cells stay, unfinished ones are to do."""
+    chosen = [each for each in launches(store) if (each.facts["suite"], each.facts["scale"]) == (suite, scale)]
+    if not chosen:
+        raise UserError(f"{store.root}: no launch of {suite}.{scale} is under way", fix="harness status")
+    for launch in chosen:
+        launch.close("cancelled")  # its driver is to see this before it sees jobs end
+        if complaint := scancel(f"--name={launch.name}"):
+            launch.reopen()
+            raise UserError(f"{launch.name}: scancel: {complaint}", fix="try again when SLURM answers")
+        _wait_for_end(launch)
+        console.print(f"cancelled {launch.name}")
+    return 0
+
+
+def logs(store: Store, cell: Path | None, name: str, lines: int) -> int:
+    """Print the end of what a cell has logged; of one that is not settled, of what its last job has printed.
+
+    Args:
+        store: where the cell is, or will be.
+        cell: its folder, if it has one.
+        name: its folder's name, or the beginning of it or of its id, if it has none yet.
+        lines: of each file, at most.
+    """
+    log = None if cell is None else cell / "log.txt"
+    if log is not None and log.is_file():
+        files = [log]
+    else:
+        open_ones = launches(store)
+        found = {
+            folder
+            for launch in open_ones
+            for job in launch.jobs
+            for place in job.covers
+            for folder in [place.removeprefix("cells/")]
+            if folder != place and (folder.startswith(name) or folder.rpartition("-")[2].startswith(name))
+        }
+        if len(found) != 1:
+            names = ", ".join(sorted(found)[:5]) or "none"
+            raise UserError(
+                f"'{name}' fits {len(found)} cells of {store.root} and its launches: {names}", fix="name one"
+            )
+        owner = last_job(open_ones, found.pop())
+        files = owner[0].logs(owner[1]) if owner else []
+        if owner and not files:
+            print(f"job {owner[1].id or 'of this cell'} has not begun")
+    for file in files:
+        print(f"── {file}")
+        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+    return 0
+
+
+def _wait_for_end(launch: Launch) -> None:
+    """Wait until no job of a launch can write any more: SLURM gives each some seconds to end by itself.
+
+    Raises:
+        UserError: if that takes longer than it should.
+    """
+    for _ in range(LAST_WORDS_S):
+        if not any(live(launch)):
+            return
+        time.sleep(1)
+    raise UserError(f"{launch.name}: jobs were cancelled and still run", fix=f"squeue --me --name={launch.name}")

@@ -1,0 +1,142 @@
+"""Launch profiles: where a suite runs. One YAML file each in `slurm/profiles/`, checked as suites are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.errors import UserError, did_you_mean
+from harness.validation import validate
+from harness.yaml_source import read_yaml
+
+PROFILES = Path(__file__).parent / "profiles"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Flag = Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")]
+
+
+class Form(BaseModel):
+    """Base of all parts of a profile: nothing unknown, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ResourceClass(Form):
+    """What one job may use. A job that needs more is given the next class."""
+
+    name: Name
+    mem_gb: Count = Field(description="memory of the node (not of the GPU), in GiB")
+    time_min: Count = Field(description="wall-clock minutes")
+    gres: str | None = Field(None, description="instead of the profile's, as sbatch takes it: `gpu:a100:2`")
+    cpus_per_task: Count | None = Field(None, description="instead of the profile's")
+
+
+class LocalProfile(Form):
+    """This machine, without a scheduler."""
+
+    launcher: Literal["local"]
+    processes: Count | None = Field(None, description="units that run at once; default: one per GPU, one without GPU")
+    packing: Count = Field(8, description="tasks of a process that load the same model, at most")
+
+
+class SlurmProfile(Form):
+    """A SLURM cluster with a file system that all its nodes share. What is null is left to the cluster."""
+
+    launcher: Literal["slurm"]
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = Field(None, description="as sbatch takes it: `gpu:a100:1`")
+    cpus_per_task: Count = 1
+    mem_gb: Count | None = Field(None, description="with time_min: the only resource class")
+    time_min: Count | None = Field(None, description="with mem_gb: the only resource class")
+    classes: list[ResourceClass] = Field(default_factory=list, description="the smallest first")
+    array_parallelism: Count = Field(16, description="jobs of an array that run at the same time")
+    packing: Count = Field(1, description="tasks of a job that load the same model, at most")
+    signal_delay_s: Annotated[int, Field(ge=0)] = Field(120, description="between the warning signal and the end")
+    setup: list[str] = Field(default_factory=list, description="shell lines in front of the job's command")
+    python: str | None = Field(None, description="interpreter on the node; default: the one that submits")
+    max_array_size: Count | None = Field(None, description="jobs of an array; default: what the controller says")
+    poll_s: Count = Field(10, description="seconds between two looks of the driver at the queue and the disk")
+    settle_s: Annotated[int, Field(ge=0)] = Field(
+        30, description="how long the file system may hide from one node what another has written"
+    )
+    additional: dict[Flag, str | int | bool] = Field(
+        default_factory=dict, description="further parameters of sbatch, without dashes: `exclude: node[1-3]`"
+    )
+
+    @model_validator(mode="after")
+    def _resources_are_said_once(self) -> Self:
+        alone = (self.mem_gb, self.time_min)
+        if self.classes and alone != (None, None):
+            raise ValueError("mem_gb and time_min are those of the classes where there are any; leave them out here")
+        if not self.classes and None in alone:
+            raise ValueError("mem_gb and time_min are both needed where there are no classes")
+        names = [entry.name for entry in self.classes]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two classes are called '{repeated}'")
+        for smaller, larger in zip(self.classes, self.classes[1:], strict=False):
+            if larger.mem_gb < smaller.mem_gb or larger.time_min < smaller.time_min:
+                raise ValueError(
+                    f"class '{larger.name}' is smaller than '{smaller.name}' before it; the smallest is first"
+                )
+        return self
+
+    @property
+    def resources(self) -> Sequence[ResourceClass]:
+        """The classes in their order, with gres and CPUs filled in; one called `only` where the profile names none."""
+        if self.mem_gb is not None and self.time_min is not None:
+            plain = [ResourceClass(name="only", mem_gb=self.mem_gb, time_min=self.time_min)]
+        else:
+            plain = self.classes
+        return [
+            entry.model_copy(
+                update={
+                    "gres": entry.gres if entry.gres is not None else self.gres,
+                    "cpus_per_task": entry.cpus_per_task or self.cpus_per_task,
+                }
+            )
+            for entry in plain
+        ]
+
+    def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Where cells compute: as a suite says, else on a GPU where this profile asks for one."""
+        if wanted != "auto":
+            return wanted
+        return "cuda" if any("gpu" in (each.gres or "") for each in self.resources) else "cpu"
+
+
+class _AnyProfile(BaseModel):
+    """What every profile says first."""
+
+    launcher: Literal["local", "slurm"]
+
+
+Profile = LocalProfile | SlurmProfile
+
+
+def names(folder: Path = PROFILES) -> list[str]:
+    """Profiles that a suite may name."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def load_profile(name: str, folder: Path = PROFILES) -> Profile:
+    """A profile by name, or a file of one's own by its path (`./here.yaml`).
+
+    Raises:
+        UserError: for an unknown name, or one line with file, line, key and a suggestion for a mistake in the file.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        known = names(folder)
+        raise UserError(
+            f"unknown launch profile '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}",
+            fix="ls slurm/profiles, or name a file: --launch ./mine.yaml",
+        )
+    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    document = read_yaml(file)
+    launcher = validate(_AnyProfile, document).launcher
+    return validate(LocalProfile, document) if launcher == "local" else validate(SlurmProfile, document)

@@ -1,0 +1,138 @@
+"""Verbs about launches where there is no cluster to ask: what the store and the launch folders say."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, environment, harness, write_home
+
+from harness.plan import Plan
+from harness.store import Store, write_json
+from harness.suite import load_suite
+from slurm.launch import Launch
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+@pytest.fixture
+def made(home, tmp_path):
+    return Plan(load_suite(home / "small.yaml"), Store(tmp_path / "store"))
+
+
+@pytest.fixture
+def launch(made):
+    """One cell done, one failed, one running, one waiting behind it in the same job."""
+    done, failed, running, waiting = made.runnable
+    with made.store.cell(done.folder).writing() as folder:
+        (folder / "log.txt").write_text("went well\n")
+    with made.store.cell(failed.folder).failing("it rained") as folder:
+        (folder / "log.txt").write_text("drops\nmore drops\n")
+    launch = Launch.create(made.store, "small", "paper", {})
+    launch.ask("only", [("00001-cells", [f"cells/{running.folder}", f"cells/{waiting.folder}"])])
+    launch.taken({"001-00001-cells": "7_0"})
+    now = "2026-01-01T00:00:00+00:00"
+    beat = {"unit": "001-00001-cells", "host": "node5", "pid": 1, "job": "7_0", "started": now, "updated": now}
+    beat |= {"done": 0, "total": 2, "place": f"cells/{running.folder}", "title": "", "since": now}
+    write_json(launch.progress("001-00001-cells"), beat | {"step": "evaluating", "steps_done": 3, "steps_total": 9})
+    (launch.submitit / "7_0_0_log.err").write_text("a job that runs\n")
+    return launch
+
+
+def status(home, made, *options):
+    return harness("status", home / "small.yaml", "--store", made.store.root, *options)
+
+
+def test_status_says_of_each_cell_how_it_is_and_where_to_look(home, made, launch):
+    done = status(home, made, "--json")
+    assert done.returncode == 1, "a cell has failed"
+    told = json.loads(done.stdout)
+    assert told["counts"] == {"running": 1, "pending": 1, "done": 1, "failed": 1}
+    assert told["launches"] == [launch.name]
+    rows = {row["state"]: row for row in told["cells"]}
+    assert (rows["running"]["node"], rows["running"]["job"], rows["running"]["progress"]) == (
+        "node5",
+        "7_0",
+        "evaluating 3/9",
+    )
+    assert rows["pending"]["job"] == "7_0"
+    assert rows["failed"]["note"] == "it rained"
+    assert rows["failed"]["log"] == str(made.store.root / rows["failed"]["place"] / "log.txt")
+    assert rows["done"]["age_s"] >= 0
+
+
+def test_status_says_that_slurm_does_not_answer_and_takes_no_job_for_lost(home, made, launch):
+    shown = status(home, made).stdout
+    assert "SLURM does not answer: squeue: not found" in shown
+    assert "1 running, 1 pending, 1 done, 1 failed" in shown
+
+
+def test_status_without_launches_asks_nobody(home, made):
+    done = status(home, made)
+    assert done.returncode == 0
+    assert "4 to do" in done.stdout
+    assert "SLURM" not in done.stdout
+
+
+def test_status_goes_on_until_nothing_is_to_be_waited_for(home, made):
+    for cell in made.runnable:
+        with made.store.cell(cell.folder).writing():
+            pass
+    assert "4 done" in status(home, made, "--watch", "0.1").stdout
+
+
+def logs(made, name, *options):
+    return harness("logs", name, "--store", made.store.root, *options)
+
+
+def test_logs_are_those_of_the_cell_or_of_its_job(made, launch):
+    done, failed, running, waiting = made.runnable
+    assert "went well" in logs(made, done.folder).stdout
+    assert logs(made, failed.cell_id[:12], "--lines", "1").stdout.splitlines()[1:] == ["more drops"]
+    for cell in (running, waiting):
+        assert "a job that runs" in logs(made, cell.folder).stdout
+    unknown = logs(made, "nothing")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert "fits 0 cells" in unknown.stderr
+
+
+def test_cells_that_jobs_may_still_write_are_neither_run_here_nor_forgotten(home, made, launch):
+    for options in ([], ["--force"]):
+        done = harness("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "squeue: not found" in done.stderr or "are with jobs of launch" in done.stderr
+    assert made.store.cell(made.runnable[0].folder).is_done
+
+
+def test_there_must_be_something_to_cancel(home, made):
+    done = harness("cancel", home / "small.yaml", "--store", made.store.root)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no launch of small.paper is under way" in done.stderr
+
+
+@pytest.mark.slow
+def test_sync_goes_on_and_imports_what_is_finished_meanwhile(tmp_path):
+    from fake_store import FakeStore
+
+    store = FakeStore(tmp_path).write_suite(methods=["none"], models=["zoo/llama"], data=["zsre"])
+    command = [sys.executable, "-m", "harness", "sync", "--store", tmp_path, "--watch", "0.2"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert "1 runs created, 0 replaced, 0 already there" in process.stdout.readline()
+            store.write_cell("ft-l", "zoo/llama", "zsre")
+            store.write_manifest()
+            (tmp_path / "cells" / store.cells[0] / "DONE").touch()
+            assert "1 runs created, 0 replaced, 1 already there" in process.stdout.readline()
+        finally:
+            process.kill()
