@@ -74,8 +74,8 @@ def run(
 
 def lacks(plan: Plan, profile: Profile) -> list[str]:
     """Why a plan cannot run from this machine, each reason once."""
-    no_slurm = _slurm_lacks() if isinstance(profile, SlurmProfile) else ""
-    return [*plan.missing(), *([f"launch '{plan.suite.launch}': no SLURM here ({no_slurm})"] if no_slurm else [])]
+    has_slurm = not isinstance(profile, SlurmProfile) or not _slurm_lacks()
+    return [*plan.missing(), *([] if has_slurm else [f"launch '{plan.suite.launch}': no SLURM here"])]
 
 
 def described(result: "SyncResult") -> str:

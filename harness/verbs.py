@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,15 +33,16 @@ def retry(options: argparse.Namespace) -> int:
 def plan(options: argparse.Namespace) -> int:
     """Print what a run would do."""
     from harness.outlook import outlook
+    from harness.running import lacks
 
     console = _console()
     made, profile = _planned(options)
     outlook(made, console)
-    if isinstance(profile, SlurmProfile) and shutil.which("sbatch") is None:
-        console.print(
-            f"[yellow]cannot run:[/yellow] launch '{made.suite.launch}': no SLURM here (no sbatch on the path)"
-        )
-    for reason in made.missing():
+    if isinstance(profile, SlurmProfile):
+        from slurm.commands import shape
+
+        console.print(shape(made, profile), soft_wrap=True)
+    for reason in lacks(made, profile):
         console.print(f"[yellow]cannot run:[/yellow] {reason}")
     return 0
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +11,25 @@ from rich.live import Live
 from harness.errors import UserError
 from harness.plan import Plan
 from harness.store import Store
+from harness.work import to_do
+from slurm.arrays import works
 from slurm.launch import Launch, launches
+from slurm.profile import SlurmProfile
 from slurm.sight import cancel as scancel
 from slurm.sight import live
 from slurm.status import last_job, status
 
 LAST_WORDS_S = 180
 """Between a job's cancellation and its end; KillWait of most sites is 30 s."""
+
+
+def shape(plan: Plan, profile: SlurmProfile) -> str:
+    """What SLURM would be asked for, as a sentence."""
+    needed, notes = works(plan, profile, to_do(plan))
+    counts = Counter(work.resource for work in needed.values())
+    names = [each.name for each in profile.resources]
+    classes = ", ".join(f"{count} in class '{names[number]}'" for number, count in sorted(counts.items()))
+    return "; ".join(["tasks on SLURM: " + (classes or "none"), *notes[:1]])
 
 
 def show(plan: Plan, console: Console, *, as_json: bool, watch_s: float | None, everything: bool) -> int:

@@ -1,8 +1,7 @@
 """The driver of a launch: looks, decides, submits, until every task is settled. Whatever it knows lies on the disk."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -13,9 +12,9 @@ from harness.local import Summary
 from harness.plan import Plan
 from harness.store import Folder
 from harness.task import BuildArtifact, RunCell, Task
-from harness.work import Unit, reopen, to_do, waves
-from slurm import resources
-from slurm.decision import Decision, Work, decide
+from harness.work import Unit, reopen, to_do
+from slurm.arrays import arrays, works
+from slurm.decision import Decision, decide
 from slurm.launch import Job, Launch, launches
 from slurm.profile import SlurmProfile
 from slurm.queue import State, UnreachableError
@@ -46,9 +45,8 @@ def drive(plan: Plan, profile: SlurmProfile, console: Console, *, detach: bool =
         UserError: when SLURM refuses the jobs, when the launch was cancelled, or when another machine drives this store.
     """
     tasks = to_do(plan)
-    kept = tuple(
-        cell.folder for cell in plan.runnable if not any(task.place == f"cells/{cell.folder}" for task in tasks)
-    )
+    places = {task.place for task in tasks}
+    kept = tuple(cell.folder for cell in plan.runnable if f"cells/{cell.folder}" not in places)
     if not tasks:
         return Summary((), (), kept)
     with Seat(plan.store.root) as seat:
@@ -78,7 +76,10 @@ class Driver:
     def __init__(self, plan: Plan, profile: SlurmProfile, console: Console, tasks: Sequence[Task]) -> None:
         self._plan, self._profile, self._console = plan, profile, console
         self._classes = [each.name for each in profile.resources]
-        self._works = {task.place: self._work(task) for task in tasks}
+        self._works, notes = works(plan, profile, tasks)
+        for note in notes[:1]:
+            more = f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else ""
+            console.print(f"[yellow]note[/yellow] {note}{more}", soft_wrap=True)
         found = launches(plan.store)
         self.launch = self._own(found)
         self.sight = Sight(
@@ -88,9 +89,7 @@ class Driver:
             profile.settle_s,
         )
         self._total = len(tasks)
-        self._notes: set[str] = set()
-        self._said = ""
-        self._busy = ""
+        self._said: dict[str, str] = {}
 
     def follow(self, seat: Seat, detach: bool) -> bool:
         """Look, decide and submit until all is settled, or with `detach` until all is submitted.
@@ -106,14 +105,12 @@ class Driver:
                 self._collect()
                 self.sight.look()
                 self._collect()
-                self._say(
-                    self.sight.silence and f"SLURM does not answer ({self.sight.silence}); jobs go on, waiting for it"
-                )
+                self._say_silence()
                 if not self.sight.tasks:
                     break
                 if not self.sight.silence:
                     self._act(self._decide())
-                if detach and not self.sight.silence and not self._busy:
+                if detach and self._is_submitted():
                     self._console.print(f"submitted as {self.launch.name}. {_ways(self._plan)}", soft_wrap=True)
                     return False
                 if self._console.is_terminal:
@@ -138,7 +135,7 @@ class Driver:
         """Forget what failed before, but not what a job that lives has just recorded, which would not come back to it."""
         while True:
             self.sight.look()
-            self._say(self.sight.silence and f"SLURM does not answer ({self.sight.silence}); waiting for it")
+            self._say_silence()
             if not self.sight.silence:
                 break
             time.sleep(self._profile.poll_s)
@@ -189,51 +186,39 @@ class Driver:
         """Record what is given up; submit the rest, unless it is not known yet what an earlier driver has submitted."""
         if self.launch.is_over:
             return
-        for place, reason in decision.give_up.items():
-            task = self.sight.tasks[place]
-            if not task.folder(self._plan.store).is_settled:
-                task.fail(self._plan.store, reason, self._log(place, reason))
+        if decision.give_up:
+            self._give_up(decision.give_up)
         if not decision.submit or self.sight.unanswered(self.launch):
             return
-        self._busy = ""
         try:
             largest = array_size(self._profile)
-            for units, resource in self._arrays(decision.submit, largest):
-                after = self._builders(units)
-                jobs = submit(self.launch, units, self._profile.resources[resource], self._profile, after)
-                self._announce(units, jobs, resource)
+            for units, number in arrays(self._plan, self._profile, self.sight.tasks, decision.submit, largest):
+                resource = self._profile.resources[number]
+                jobs = submit(self.launch, units, resource, self._profile, self._builders(units))
+                self._announce(units, jobs, resource.name)
+            self._say("busy", "")
         except UnreachableError as silence:
-            self._say(f"SLURM does not answer ({silence}); trying again")
+            self._say("silence", f"SLURM does not answer ({silence}); waiting for it")
         except BusyError as busy:
             if next(self.sight.alive(), None) is None:
                 raise UserError(
                     f"SLURM takes no job: {busy}", fix="smaller resources in the profile, or wait"
                 ) from None
-            self._busy = str(busy)
-            self._say(f"SLURM takes no more jobs now ({busy}); the rest follows")
+            self._say("busy", f"SLURM takes no more jobs now ({busy}); the rest follows")
 
-    def _arrays(self, submitted: dict[str, int], largest: int) -> Iterator[tuple[list[Unit], int]]:
-        """Units that are one array, with the number of their resource class; those that others need come first."""
+    def _give_up(self, reasons: Mapping[str, str]) -> None:
+        """Record failures, each with the end of what the last job that had the task has printed."""
+        last = {place: (launch, job) for launch in self.sight.launches for job in launch.jobs for place in job.covers}
+        for place, reason in reasons.items():
+            task, lines = self.sight.tasks[place], [reason]
+            for file in last[place][0].logs(last[place][1]) if place in last else ():
+                lines += ["", f"── {file}", *file.read_text(errors="replace").splitlines()[-LOG_LINES:]]
+            if not task.folder(self._plan.store).is_settled:
+                task.fail(self._plan.store, reason, "\n".join(lines) + "\n")
 
-        def fits(tasks: Sequence[Task]) -> bool:
-            wanted = {submitted[task.place] for task in tasks}
-            return len(wanted) == 1 and resources.fits(tasks, self._plan.device, self._profile.resources[wanted.pop()])
-
-        tasks = [self.sight.tasks[place] for place in submitted]
-        for wave in waves(self._plan, tasks, self._profile.packing, fits):
-            for resource in sorted({submitted[unit.tasks[0].place] for unit in wave}):
-                same = [
-                    replace(
-                        unit,
-                        store=self._plan.store.root.resolve(),
-                        device=self._plan.device,
-                        patience_s=float(self._profile.settle_s),
-                    )
-                    for unit in wave
-                    if submitted[unit.tasks[0].place] == resource
-                ]
-                for start in range(0, len(same), largest):
-                    yield same[start : start + largest], resource
+    def _is_submitted(self) -> bool:
+        """Whether SLURM has all that can be submitted."""
+        return not (self.sight.silence or self.sight.unanswered(self.launch) or self._decide().submit)
 
     def _builders(self, units: Sequence[Unit]) -> set[str]:
         """Ids of the arrays and jobs that build what units need."""
@@ -244,38 +229,25 @@ class Driver:
             if seen.job.id and not needs.isdisjoint(seen.job.covers)
         }
 
-    def _work(self, task: Task) -> Work:
-        unit = Unit(task.place, self._plan.store.root, (task,), self._plan.device, None)
-        chosen, note = resources.choose(unit, self._profile)
-        needs = tuple(f"artifacts/{need.name}/{need.key}" for need in task.needs)
-        if note:
-            self._console.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
-        return Work(task.place, needs, self._classes.index(chosen.name))
-
-    def _log(self, place: str, reason: str) -> str:
-        """The reason, and the end of what the last job that had the task has printed."""
-        jobs = [(launch, job) for launch in self.sight.launches for job in launch.jobs if place in job.covers]
-        lines = [reason]
-        for launch, job in jobs[-1:]:
-            for file in launch.logs(job):
-                lines += ["", f"── {file}", *file.read_text(errors="replace").splitlines()[-LOG_LINES:]]
-        return "\n".join(lines) + "\n"
-
-    def _announce(self, units: Sequence[Unit], jobs: Sequence[Job], resource: int) -> None:
+    def _announce(self, units: Sequence[Unit], jobs: Sequence[Job], resource: str) -> None:
         count = sum(len(unit.tasks) for unit in units)
         kind = "artifacts" if isinstance(units[0].tasks[0], BuildArtifact) else "cells"
         array = jobs[0].id.partition("_")[0]
         what = f"array {array} of {len(jobs)} jobs" if len(jobs) > 1 else f"job {array}"
-        self._console.print(f"submitted {what}: {count} {kind}, class {self._classes[resource]}", highlight=False)
+        self._console.print(f"submitted {what}: {count} {kind}, class {resource}", highlight=False)
 
-    def _say(self, sentence: str) -> None:
-        """A sentence about what is being waited for, once."""
-        if sentence and sentence != self._said:
+    def _say_silence(self) -> None:
+        silence = self.sight.silence
+        self._say("silence", f"SLURM does not answer ({silence}); jobs go on, waiting for it" if silence else "")
+
+    def _say(self, topic: str, sentence: str) -> None:
+        """What is being waited for, once; nothing when it is over."""
+        if sentence and not self._said.get(topic):
             self._console.print(f"[yellow]{sentence}[/yellow]", soft_wrap=True)
-        self._said = sentence
+        self._said[topic] = sentence
 
 
 def _ways(plan: Plan) -> str:
-    file = plan.suite.file
     scale = f" --scale {plan.suite.scale}" if plan.suite.scale != "paper" else ""
-    return f"The same command follows it; `harness status {file}{scale}` looks; `harness cancel {file}{scale}` ends it."
+    suite = f"{plan.suite.file}{scale} --store {plan.store.root}"
+    return f"The same command follows it; `harness status {suite}` looks; `harness cancel {suite}` ends it."

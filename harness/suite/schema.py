@@ -52,7 +52,9 @@ class MethodForm(Entry):
 
     model_config = ConfigDict(extra="allow")
 
-    label: Label | None = Field(None, description="name in tables and for --only; default: name, name.variant, name.variant.easyedit")
+    label: Label | None = Field(
+        None, description="name in tables and for --only; default: name, name.variant, name.variant.easyedit"
+    )
     variant: str | None = Field(None, description="a named set of hyper-parameters in methods/hparams/<method>/")
     backend: Wanted | None = Field(
         None, description="whose implementation is measured: default is the suite's; `auto` as there"

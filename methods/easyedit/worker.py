@@ -8,6 +8,7 @@ import importlib
 import os
 import queue
 import resource
+import shutil
 import sys
 import threading
 import traceback
@@ -169,12 +170,14 @@ def _named(place: str) -> Any:
 def serve(connection: Connection, home: Path) -> None:
     """Answer until the caller is gone, however it went: also in the middle of an act."""
     calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+    folder = Path.cwd()
 
     def listen() -> None:
         try:
             while True:
                 calls.put(connection.recv())
         except (EOFError, OSError):
+            shutil.rmtree(folder, ignore_errors=True)  # a caller that was killed could not
             os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()

@@ -227,4 +227,5 @@ def test_a_worker_ends_when_its_caller_is_gone(editor_of, model):
     worker._connection.send(("apply", ([],)))
     time.sleep(1)
     worker._connection.close()  # as the system does with the files of a process that was killed
-    assert worker._process.wait(timeout=10) == 0
+    assert worker._process.wait(timeout=30) == 0
+    assert not worker.folder.exists()

@@ -80,7 +80,7 @@ def records(shared):
 def answerer(architecture, data, shared, folder):
     """A small model with a real tokenizer that has half learned the answers to the questions, and to end after them."""
     tokenizer = real_tokenizer(TOKENIZERS[architecture], shared, folder)
-    entry = dataclasses.replace(tiny_entry(architecture), hidden=64, ffn=96, vocab=len(tokenizer), settings={})
+    entry = dataclasses.replace(tiny_entry(architecture), hidden=64, ffn=96, vocab=len(tokenizer))
     model = random_model(entry, "float32", torch.device("cpu"))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     told = [(record.prompt, record.target_new) for record in data.edits]

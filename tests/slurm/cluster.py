@@ -1,7 +1,9 @@
 """A real SLURM cluster on this machine's loopback: its own munge, a controller, nodes, no accounting, nothing outside one folder.
 
-All daemons are children of this process and die with it. Timers are as short as SLURM allows, so that a dead node is
-noticed in seconds and a requeued job starts again in seconds.
+Timers are as short as SLURM allows, so that a dead node is noticed in seconds and a requeued job starts again in seconds.
+
+`python cluster.py FOLDER` is the guard of a cluster: once its standard input is closed, be it because the tests were killed,
+it kills every process that knows the cluster and removes the folder.
 """
 
 import contextlib
@@ -10,9 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -88,6 +91,9 @@ class Cluster:
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # the path of a socket has 107 bytes
         self.warns_of_preemption = True
+        self._guard = subprocess.Popen(
+            [sys.executable, __file__, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
+        )
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         ports = _free_ports(1 + nodes)
         user = _user()
@@ -129,11 +135,9 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         """Kill all of it, jobs too, and remove its folder."""
-        for name in ("slurmctld", *self.nodes, "munged"):
-            self._kill(name)
-        for node in self.nodes:
-            self._kill_processes(node)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.communicate(timeout=30)
+        for daemon in self._daemons.values():
+            daemon.wait()
 
     def run(self, *command: object, limit_s: float = 60) -> str:
         """The output of a command of SLURM.
@@ -212,7 +216,8 @@ class Cluster:
         """
         self._kill(node)
         if not daemon_only:
-            self._kill_processes(node)
+            for variable in (NODE, "SLURMD_NODENAME"):  # steps first, so that they cannot tell how a process ended
+                _kill_all({"SLURM_CONF": self.environment["SLURM_CONF"], variable: node})
 
     def restart_node(self, node: str) -> None:
         """Start the daemon of a node."""
@@ -243,7 +248,7 @@ class Cluster:
         log = (self.folder / f"{name}.out").open("ab")
         with log:
             self._daemons[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig=KILL", *map(str, command)],
+                list(map(str, command)),
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -255,16 +260,6 @@ class Cluster:
         if daemon := self._daemons.pop(name, None):
             daemon.send_signal(number)
             daemon.wait()
-
-    def _kill_processes(self, node: str) -> None:
-        """Kill steps and processes of jobs; steps first, so that they cannot tell how a process ended."""
-        ours = self.environment["SLURM_CONF"]
-        found = [(pid, told) for pid, told in _processes() if told.get("SLURM_CONF") == ours]
-        for variable in (NODE, "SLURMD_NODENAME"):
-            for pid, told in found:
-                if told.get(variable) == node:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
 
     def _answers(self) -> bool:
         return _succeeds(lambda: self.run("scontrol", "ping")) and "UP" in self.run("scontrol", "ping")
@@ -312,6 +307,15 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def _kill_all(mark: Mapping[str, str]) -> bool:
+    """Kill all processes that were started with these variables; whether there was one."""
+    found = [pid for pid, told in _processes() if mark.items() <= told.items()]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(found)
+
+
 def _processes() -> Iterator[tuple[int, dict[str, str]]]:
     """Processes of this machine with their first environments, as far as they may be read."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -326,3 +330,11 @@ def _user() -> str:
 
 def _host() -> str:
     return socket.gethostname().partition(".")[0]
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    folder = Path(sys.argv[1])
+    while _kill_all({"SLURM_CONF": str(folder / "slurm.conf")}):
+        time.sleep(0.05)
+    shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """What clusters do to jobs, done to real ones: every cell ends DONE or FAILED with a reason, once, with the local run's bits."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -141,19 +142,36 @@ def out(sweep):
     return "".join(file.read_text() for file in sweep.store.glob("launches/*/submitit/*_log.*"))
 
 
+@pytest.fixture(scope="module")
+def out_of_time(running_cluster, local, tmp_path_factory):
+    """Two launches side by side, because SLURM takes its time: by whether their jobs are warned before their end."""
+    sweeps = {
+        is_warned: local.start(
+            tmp_path_factory.mktemp("sequences"),
+            cells=1,
+            suite=SEQUENCE,
+            profile={"signal_delay_s": 30 if is_warned else 0, "time_min": 1},
+        )
+        for is_warned in (True, False)
+    }
+    with contextlib.ExitStack() as stack:
+        for sweep in sweeps.values():
+            sweep.hold(0, after=1)
+        drivers = {is_warned: stack.enter_context(sweep.driven()) for is_warned, sweep in sweeps.items()}
+        for is_warned, sweep in sweeps.items():
+            sweep.until_begun(0, times=2)
+            running_cluster.end_soon(sweep.begun(0)[-1].job, 40 if is_warned else 1)
+        for is_warned, sweep in sweeps.items():
+            sweep.until_begun(0, times=3)
+            sweep.release()
+            assert sweep.finish(drivers[is_warned]) == 0
+    return sweeps
+
+
 @pytest.mark.parametrize("is_warned", [True, False])
-def test_a_sequence_out_of_time_goes_on_from_its_last_block(is_warned, cluster, local, local_sequence, tmp_path):
+def test_a_sequence_out_of_time_goes_on_from_its_last_block(is_warned, out_of_time, local_sequence, cluster):
     """With the signal submitit puts it back into the queue, without it the driver submits it again."""
-    sweep = local.start(
-        tmp_path / "sweep", cells=1, suite=SEQUENCE, profile={"signal_delay_s": 30 if is_warned else 0, "time_min": 1}
-    )
-    sweep.hold(0, after=1)
-    with sweep.driven() as driver:
-        sweep.until_begun(0, times=2)
-        cluster.end_soon(sweep.begun(0)[-1].job, 40 if is_warned else 1)
-        sweep.until_begun(0, times=3)
-        sweep.release()
-        assert sweep.finish(driver) == 0
+    sweep = out_of_time[is_warned]
     assert_whole(sweep, local_sequence, times=4)
     begun = sweep.begun(0)
     assert (begun[1].job == begun[2].job) is is_warned

@@ -27,7 +27,10 @@ def _refusal(path, **options) -> str:
             "prompts: [none,\n  papr]\n",
             "suite.yaml:6: prompts[1]: 'papr' is none of none, paper (did you mean 'paper'?)",
         ),
-        ("protocols: [generate]\n", "protocols[0]: 'generate' is none of teacher_forced, generation, easyedit (did you mean"),
+        (
+            "protocols: [generate]\n",
+            "protocols[0]: 'generate' is none of teacher_forced, generation, easyedit (did you mean",
+        ),
         (
             "tables: [mian]\n",
             "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention, parity (did you",
