@@ -1,9 +1,6 @@
 """A real SLURM cluster on this machine's loopback: its own munge, a controller, nodes, no accounting, nothing outside one folder.
 
 Timers are as short as SLURM allows, so that a dead node is noticed in seconds and a requeued job starts again in seconds.
-
-`python cluster.py FOLDER` is the guard of a cluster: once its standard input is closed, be it because the tests were killed,
-it kills every process that knows the cluster and removes the folder.
 """
 
 import contextlib
@@ -15,64 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
+
+import guard
+from configuration import CONFIGURATION, PARTITIONS
 
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 DAEMONS = ("munged", "slurmctld", "slurmd")
 NODE = "TESTS_SLURM_NODE"
 """Environment variable that tells steps of one node from those of another; what a job itself runs has SLURMD_NODENAME."""
-
-CONFIGURATION = """\
-ClusterName=tests
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmUser={user}
-SlurmdUser={user}
-# a requeued job waits until its credential has expired
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool.%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-# without cgroups, a job that needs more memory than it asked for is found by asking every second
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=1
-JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-MaxArraySize={max_array_size}
-FirstJobId={first_job_id}
-ReturnToService=2
-SlurmdTimeout=3
-SlurmctldTimeout=3
-MessageTimeout=2
-BatchStartTimeout=5
-KillWait=2
-JobRequeue=1
-MpiDefault=none
-MailProg=/bin/true
-GresTypes=gpu
-SlurmdParameters=config_overrides
-"""
-
-PARTITIONS = """\
-PartitionName=main Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
-PartitionName=warned Nodes=ALL State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
-PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
-"""
-"""`urgent` preempts the others: jobs of `main` at once, jobs of `warned` after 20 seconds."""
 
 
 class NoSlurmError(Exception):
@@ -92,7 +42,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # the path of a socket has 107 bytes
         self.warns_of_preemption = True
         self._guard = subprocess.Popen(
-            [sys.executable, __file__, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, guard.__file__, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
         )
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         ports = _free_ports(1 + nodes)
@@ -217,7 +167,7 @@ class Cluster:
         self._kill(node)
         if not daemon_only:
             for variable in (NODE, "SLURMD_NODENAME"):  # steps first, so that they cannot tell how a process ended
-                _kill_all({"SLURM_CONF": self.environment["SLURM_CONF"], variable: node})
+                guard.kill_all({"SLURM_CONF": self.environment["SLURM_CONF"], variable: node})
 
     def restart_node(self, node: str) -> None:
         """Start the daemon of a node."""
@@ -307,34 +257,9 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _kill_all(mark: Mapping[str, str]) -> bool:
-    """Kill all processes that were started with these variables; whether there was one."""
-    found = [pid for pid, told in _processes() if mark.items() <= told.items()]
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(found)
-
-
-def _processes() -> Iterator[tuple[int, dict[str, str]]]:
-    """Processes of this machine with their first environments, as far as they may be read."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            entries = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            yield int(folder.name), dict(entry.split("=", 1) for entry in entries if "=" in entry)
-
-
 def _user() -> str:
     return subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _host() -> str:
     return socket.gethostname().partition(".")[0]
-
-
-if __name__ == "__main__":
-    sys.stdin.read()
-    folder = Path(sys.argv[1])
-    while _kill_all({"SLURM_CONF": str(folder / "slurm.conf")}):
-        time.sleep(0.05)
-    shutil.rmtree(folder)

@@ -1,0 +1,45 @@
+"""The benchmark of `protocol: easyedit`: it finds what differs, and runs from end to end where there is a checkout."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import ROOT, environment
+
+from benchmarks.as_easyedit import Scored, unless_it_fails
+from harness.errors import UserError
+from methods.easyedit import checkout
+
+
+def test_a_value_of_one_side_alone_differs_as_another_value_does():
+    same = {("after", "r", "reliability", "0"): 1.0}
+    left = {("before", "r", "locality", "0"): [1, 2], ("after", "s", "reliability", "0"): 0.0}
+    right = {("before", "r", "locality", "0"): [1, 3], ("after", "t", "reliability", "0"): 0.0}
+    assert not Scored(same, dict(same)).differing
+    assert set(Scored(same | left, same | right).differing) == {*left, *right}
+
+
+def test_only_lists_of_different_lengths_are_what_easyedit_cannot_score():
+    assert unless_it_fails(np.equal, [1, 2], [1, 2]).all()
+    assert unless_it_fails(np.equal, [1, 2], [1, 2, 3]) is None
+    with pytest.raises(ValueError, match="invalid literal"):
+        unless_it_fails(int, "x")
+
+
+@pytest.mark.easyedit
+def test_a_quick_run_compares_every_value_in_both_forms(tmp_path):
+    try:
+        checkout.find()
+    except UserError as error:
+        pytest.skip(str(error))
+    command = [sys.executable, "-m", "benchmarks.easyedit_scores", "--quick", "--models", "zoo/gptj", "--threads", "1"]
+    subprocess.run([*command, "--out", str(tmp_path / "figures.json")], cwd=ROOT, env=environment(), check=True)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["easyedit"]["easyedit"] == checkout.COMMIT
+    for form in ("teacher_forced", "generation"):
+        scored = figures["scored"]["zoo/gptj"][form]
+        assert scored["values"] > 50
+        assert scored["differing"] == []
+        assert len(scored["ours_s"]) == len(scored["theirs_s"]) == 2
