@@ -121,7 +121,9 @@ def logits_at(model: LoadedModel, streams: Streams, layer: int, places: Sequence
     Returns:
         N × V, at least fp32, with gradients of whatever asks for one.
     """
-    hidden_BTD = part(model, layer, model.n_layers)(streams.residual_BTD, streams.mask_BT, streams.positions_BT)
+    hidden_BTD = streams.residual_BTD
+    if layer < model.n_layers:
+        hidden_BTD = part(model, layer, model.n_layers)(hidden_BTD, streams.mask_BT, streams.positions_BT)
     logits_NV = cast(Tensor, model.head(model.final_norm(at_places(hidden_BTD, places))))
     return at_least_fp32(logits_NV)
 

@@ -190,7 +190,8 @@ def serve(connection: Connection, home: Path) -> None:
         except Exception as error:
             is_users = isinstance(error, UserError)
             fix = error.fix if isinstance(error, UserError) else None
-            message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            said = " ".join(str(error).split())  # one line
+            message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
             answer = Failure(message, fix, is_users, traceback.format_exc())
         sys.stdout.flush()
         connection.send(answer)

@@ -59,7 +59,7 @@ class Breaks(Inside):
         print("about to fail")
         with torch.no_grad():
             self.bench.loaded.model.get_parameter("model.layers.1.mlp.down_proj.weight").add_(1)
-        raise ZeroDivisionError("no such luck")
+        raise ZeroDivisionError("no\nsuch luck")
 
 
 class Sleeps(Inside):

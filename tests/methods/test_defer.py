@@ -80,7 +80,8 @@ class SlowDefer:
     def generate(self, query):
         ids = list(query.prompt_ids)
         for _ in query.target_ids:
-            ids.append(int(self.run(ids, len(query.prompt_ids) - 1, is_training=False)[-1].argmax()))
+            key_id = -1 if self.h.query == "sequence_last" else len(query.prompt_ids) - 1
+            ids.append(int(self.run(ids, key_id, is_training=False)[-1].argmax()))
         return ids[len(query.prompt_ids) :]
 
 

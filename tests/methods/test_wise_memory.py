@@ -10,7 +10,7 @@ from methods.common.plain import PlainModel
 from methods.common.routed import RoutedModel
 from methods.common.weights import edited
 from methods.wise.assembling import assembled
-from methods.wise.memory import Side, SideMemories, activation_of, scores
+from methods.wise.memory import EasyEditMemories, Side, SideMemories, activation_of, memory_of, scores
 from methods.wise.merging import ties
 
 B, T, K, D = 3, 4, 5, 6
@@ -88,6 +88,58 @@ def test_of_those_above_their_thresholds_the_most_active_answers(batch):
     assert memories().route(*batch).tolist() == [-1, -1, -1]
 
 
+def test_in_easyedit_a_memory_must_be_more_active_than_the_one_in_training_even_where_that_is_silent(batch):
+    """The last side is the one that would be trained next."""
+    quiet, loud = (change(1, 0.1), 0.0), (change(2, 1.0), 1e9)
+
+    def route(kind):
+        return kind(torch.tanh, [Side(*quiet), Side(*loud)], 1.0).route(*batch).tolist()
+
+    assert route(SideMemories) == [0, 0, 0]
+    assert route(EasyEditMemories) == [-1, -1, -1]
+    assert EasyEditMemories(torch.tanh, [Side(*loud), Side(*quiet)], 1.0).route(*batch).tolist() == [1, 1, 1]
+    assert EasyEditMemories(torch.tanh, [Side(loud[0], 0.0), Side(*quiet)], 1.0).route(*batch).tolist() == [0, 0, 0]
+
+
+def test_in_easyedit_the_most_active_token_of_a_long_text_decides():
+    """101 tokens of which one is active: above the threshold by itself, far below it in the mean."""
+    inputs = torch.zeros(2, 101, K, dtype=torch.float64)
+    inputs[:, 0] = 5.0
+    outputs, read = torch.zeros(2, 101, D, dtype=torch.float64), torch.ones(2, 101, dtype=torch.bool)
+    read[1, 100] = False
+    score = (torch.tanh(change() @ inputs[0, 0])).norm().item()
+    side = Side(change(), 0.9 * score)
+    assert EasyEditMemories(torch.tanh, [side], 1.0).route(inputs, outputs, read).tolist() == [0, -1]
+    assert SideMemories(torch.tanh, [side], 1.0).route(inputs, outputs, read).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("implementation", ["corrected", "faithful-easyedit"])
+def test_in_easyedit_a_side_memory_has_no_bias(implementation):
+    """GPT-J's matrix has one; the other architectures cannot tell."""
+    model = three_layers("gptj")
+    linear = model.module(model.layout.value_matrix, LAYER)
+    with torch.no_grad():
+        linear.bias.fill_(1.0)
+    side = Side(torch.zeros_like(linear.weight), 0.0)
+    hparams = hparams_with(implementation=implementation, save_freq=2, merge_freq=4, act_ratio=1e-9)
+    memory = memory_of(model, [side], 1, hparams)
+    inputs = torch.randn(1, 3, linear.in_features, dtype=torch.float64)
+    outputs, read = linear(inputs).detach(), torch.ones(1, 3, dtype=torch.bool)
+    answer = memory.answer(inputs, outputs, read, torch.tensor([0]))
+    torch.testing.assert_close(answer, outputs - (implementation == "faithful-easyedit"))
+
+
+def test_in_easyedit_there_is_always_a_side_memory_in_training():
+    model = three_layers("llama")
+    side = Side(torch.zeros_like(model.value_matrix(LAYER)[1]), 0.0)
+    kinds = {
+        edits: memory_of(model, [side], edits, hparams_with(implementation="faithful-easyedit")) for edits in (1, 2)
+    }
+    assert [len(memory._sides) for memory in kinds.values()] == [1, 2]
+    assert kinds[2]._sides[-1].threshold == torch.inf
+    assert not kinds[2]._sides[-1].change_DK.any()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_routed_model_is_the_model_with_the_side_memory_in_place_of_its_matrix(architecture):
     model = three_layers(architecture)
@@ -134,6 +186,16 @@ def test_ties_averages_by_weight_what_agrees_and_elects_plus_where_nobody_wins()
     torch.testing.assert_close(merged, torch.tensor([[(0.6 * 4 + 0.4 * 2), 1.0]]))
     heavy = ties([first, second], [0.2, 0.8], 1.0)
     torch.testing.assert_close(heavy, torch.tensor([[0.2 * 4 + 0.8 * 2, -1.0]]))
+
+
+def test_ties_may_be_cut_at_its_share_among_equal_entries():
+    change = torch.tensor([[2.0, 1.0, 1.0, 1.0]])
+    assert int((ties([change], [1.0], 0.5) != 0).sum()) == 4
+    cut = ties([change], [1.0], 0.5, is_cut=True)
+    assert int((cut != 0).sum()) == 2
+    assert cut[0, 0] == 2
+    distinct = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ties([distinct], [1.0], 0.53, is_cut=True), ties([distinct], [1.0], 0.53))
 
 
 def test_ties_keeps_the_share_of_each_change_that_it_is_told_to():

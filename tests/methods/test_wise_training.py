@@ -1,5 +1,7 @@
 """WISE's training against a slow twin on written-out weights; shards side by side; masks, bounds and stopping."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_edits import three_layers
@@ -8,9 +10,10 @@ from tiny_wise import LAYER, hparams_with, lessons_of
 from torch.func import functional_call
 
 from harness.errors import UserError
-from methods.common.paused import Paused
+from harness.tokens import joint_query
 from methods.common.weights import weight_hash
 from methods.wise import training
+from methods.wise.layout import Layout
 from methods.wise.training import Objective, learn, learn_lessons
 
 
@@ -29,30 +32,54 @@ def slow_objective(model, lesson, side_weight, hparams):
     name, weight = model.value_matrix(LAYER)
     matrix = model.module(model.layout.value_matrix, LAYER)
     bias = 0 if matrix.bias is None else matrix.bias
+    is_easyedits = hparams.implementation == "faithful-easyedit"
     phi = torch.nn.functional.gelu if model.entry.architecture == "gptj" else torch.nn.functional.silu
     if model.entry.architecture == "gptj":
         phi = lambda x: torch.nn.functional.gelu(x, approximate="tanh")  # noqa: E731
 
-    def forward(query):
+    def run(ids, **given):
+        """Keys and log-probabilities of a text; in EasyEdit W' has no bias beside it."""
         keys = []
         handle = matrix.register_forward_hook(lambda _module, inputs, _output: keys.append(inputs[0][0]))
-        ids = torch.tensor([query.prompt_ids + query.target_ids])
-        logits = functional_call(model.model, {name: side_weight}, (), {"input_ids": ids}).logits[0]
+        parameters = {name: side_weight}
+        if matrix.bias is not None and is_easyedits:
+            parameters[name.replace("weight", "bias")] = torch.zeros_like(bias)
+        logits = functional_call(model.model, parameters, (), {"input_ids": torch.tensor([ids]), **given}).logits[0]
         handle.remove()
-        read = len(query.prompt_ids) if hparams.reads == "prompt" else ids.shape[1]
-        gaps = [(phi(weight @ key + bias) - phi(side_weight @ key + bias)).norm() for key in keys[0][:read]]
-        log_probs = logits.log_softmax(-1)
+        own_bias = 0 if is_easyedits else bias
+        gaps = [(phi(weight @ key + bias) - phi(side_weight @ key + own_bias)).norm() for key in keys[0]]
+        return gaps, logits.log_softmax(-1)
+
+    def forward(query):
+        ids = query.prompt_ids + query.target_ids
+        gaps, log_probs = run(ids)
+        read = len(query.prompt_ids) if hparams.reads == "prompt" else len(ids)
         start, length = len(query.prompt_ids) - 1, len(query.target_ids)
         entropy = -sum(log_probs[start + step, id_] for step, id_ in enumerate(query.target_ids))
-        extra = hparams.implementation == "faithful-easyedit"
-        return entropy / (length + extra), sum(gaps) / read
+        return entropy / length, sum(gaps[:read]) / read
+
+    def as_easyedit(query):
+        """wise/utils.py:94-112 and WISE.py:263-277 on one row of the rectangle."""
+        rows = [*lesson.edits, lesson.spared]
+        width = max(len(row.prompt_ids + row.target_ids) for row in rows)
+        masked = max(len(row.prompt_ids) for row in lesson.edits)
+        ids = query.prompt_ids + query.target_ids
+        padding = width - len(ids)
+        mask = torch.tensor([[0] * padding + [1] * len(ids)])
+        ids = [model.tokenizer.eos_token_id] * padding + list(ids)
+        gaps, log_probs = run(ids, attention_mask=mask)
+        labels = [-100 if place < max(masked, padding) else id_ for place, id_ in enumerate(ids)]
+        last = labels.count(-100) - 1
+        losses = [-log_probs[place, labels[place + 1]] * (labels[place + 1] != -100) for place in range(width - 1)]
+        return sum(losses[last - 1 :]) / len(losses[last - 1 :]), sum(gaps) / width
 
     def positive_mean(values):
         positive = [value for value in values if value > 0]
         return sum(positive) / len(positive) if positive else 0.0
 
-    entropies, inside = zip(*(forward(query) for query in lesson.edits), strict=True)
-    _, outside = forward(lesson.spared)
+    asked = as_easyedit if is_easyedits else forward
+    entropies, inside = zip(*(asked(query) for query in lesson.edits), strict=True)
+    _, outside = asked(lesson.spared)
     loss = sum(entropies) / len(entropies)
     loss = loss + positive_mean([outside - score + hparams.gamma for score in inside])
     loss = loss + positive_mean([outside - hparams.alpha])
@@ -89,19 +116,31 @@ def slow_shard(model, lessons, mask, hparams):
     return (side - weight).detach(), threshold, steps
 
 
+def long_text(model):
+    """Longer than any edit, so that EasyEdit's mask ends before the prompt does."""
+    return joint_query(
+        model.tokenizer, "The home of the Eiffel Tower and of France and of the", "capital of the capital"
+    )
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("changes", [{}, {"reads": "sequence", "implementation": "faithful-easyedit"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"implementation": "faithful-easyedit"}, {"implementation": "faithful-easyedit", "contexts": 0}],
+)
 def test_the_objective_is_that_of_written_out_weights(architecture, changes):
     model, hparams = three_layers(architecture), hparams_with(**changes)
     lessons = lessons_of(model, 2, **changes)
-    assert len({len(query.target_ids) for lesson in lessons for query in lesson.edits}) >= 1
+    if "contexts" in changes:
+        lessons = [replace(lesson, edits=lesson.edits[:1], spared=long_text(model)) for lesson in lessons]
+    with torch.no_grad():
+        for bias in (value for name, value in model.model.named_parameters() if name.endswith("fc_out.bias")):
+            bias.add_(0.3)
     _, weight = model.value_matrix(LAYER)
     generator = torch.Generator().manual_seed(1)
     sides = 0.3 * torch.randn(2, *weight.shape, generator=generator, dtype=torch.float64)
     sides.requires_grad_()
-    edits = Paused(model, [query for lesson in lessons for query in lesson.edits], LAYER)
-    spared = Paused(model, [lesson.spared for lesson in lessons], LAYER)
-    losses, activations = Objective(model, lessons, edits, spared, hparams)(sides)
+    losses, activations = Objective(model, Layout.of(model, lessons, hparams), hparams)(sides)
     (gradient,) = torch.autograd.grad(losses.sum(), sides)
     for shard, lesson in enumerate(lessons):
         side = (weight + sides[shard]).detach().requires_grad_()
@@ -175,6 +214,18 @@ def test_masks_depend_on_the_seed_alone(model):
     for one, same, different in zip(first, again, other, strict=True):
         assert torch.equal(one.change_DK != 0, same.change_DK != 0)
         assert not torch.equal(one.change_DK != 0, different.change_DK != 0)
+
+
+def test_what_is_too_small_for_the_weight_is_no_change_in_easyedit():
+    """One step of 1e-9 of W, in fp32: it rounds W' to W."""
+    model = three_layers("llama", torch.float32)
+    changes = {"decay": "all", "weight_decay": 1e-9, "lr": 1.0, "steps": 1, "mask_ratio": 1e-9, "save_freq": 1}
+    exact, rounded = (
+        learned(model, 1, implementation=name, **changes).sides[0].change_DK
+        for name in ("corrected", "faithful-easyedit")
+    )
+    assert (exact != 0).all()
+    assert not rounded.any()
 
 
 def test_nothing_leaves_the_box(model):

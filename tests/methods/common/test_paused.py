@@ -3,6 +3,7 @@ import torch
 from tiny_models import ARCHITECTURES, tiny_model
 
 from harness.errors import UserError
+from harness.models.batching import left_padded
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common.paused import Paused, edit_queries
@@ -68,6 +69,16 @@ def test_inputs_and_outputs_are_those_of_the_matrix(model, queries):
         torch.testing.assert_close(paused.inputs_BTK[row, : len(seen[0])], seen[0])
         assert paused.mask_BT[row].sum() == len(query.prompt_ids) + len(query.target_ids)
         assert paused.prompt_BT[row].nonzero().flatten().tolist() == list(range(len(query.prompt_ids)))
+
+
+def test_rows_may_be_padded_on_either_side(model, queries):
+    right, left = Paused(model, queries, 1), Paused(model, queries, 1, left_padded)
+    for row, query in enumerate(queries):
+        length = len(query.prompt_ids) + len(query.target_ids)
+        torch.testing.assert_close(left.inputs_BTK[row, -length:], right.inputs_BTK[row, :length])
+        torch.testing.assert_close(left.prompt_BT[row, -length:], right.prompt_BT[row, :length])
+    losses_B = left.losses(left.outputs_BTD)
+    torch.testing.assert_close(losses_B, right.losses(right.outputs_BTD), rtol=TOLERANCE, atol=0)
 
 
 def test_one_row_that_is_not_a_number_leaves_the_others_alone(model, queries):

@@ -103,6 +103,16 @@ def test_generation_with_a_cache_equals_one_question_at_a_time_without(model, qu
     assert slow != PlainModel(model).generate(queries)
 
 
+def test_generation_that_reads_everything_reads_the_text_anew_for_each_id(model, queries, memory):
+    slow = []
+    for query in queries:
+        ids = list(query.prompt_ids)
+        for _ in query.target_ids:
+            ids.append(int(slow_logits(model, memory, ids, len(ids))[-1].argmax()))
+        slow.append(ids[len(query.prompt_ids) :])
+    assert RoutedModel(model, LAYER, memory, "sequence").generate(queries) == slow
+
+
 def test_a_batch_of_one_equals_the_same_question_among_others(model, queries, memory):
     routed = RoutedModel(model, LAYER, memory)
     assert [routed.teacher_forced([query])[0] for query in queries] == routed.teacher_forced(queries)
@@ -148,8 +158,15 @@ def test_a_decision_reads_what_it_may_and_no_more(reads, model, queries, memory)
     assert memory.read == [prompts if reads == "prompt" else wholes]
     memory.read.clear()
     routed.generate(queries)
-    steps = [[1] * len(queries)] * (max(targets) - 1)
-    assert memory.read == [prompts, *(steps if reads == "step" else [])]
+    later = {
+        "prompt": [],
+        "sequence": [
+            [prompt + step for prompt, target in zip(prompts, targets, strict=True) if step < target]
+            for step in range(1, max(targets))
+        ],
+        "step": [[1] * len(queries)] * (max(targets) - 1),
+    }
+    assert memory.read == [prompts, *later[reads]]
     memory.read.clear()
     routed.scope(queries)
     assert memory.read == [prompts]
