@@ -49,7 +49,7 @@ class Paused:
         ((self.inputs_BTK, self.outputs_BTD),) = seen
         self.mask_BT = self._silenced.mask_BT.bool()
         lengths_B1 = torch.tensor([len(query.prompt_ids) for query in queries], device=model.device)[:, None]
-        self.prompt_BT = self.mask_BT & (self._silenced.positions_BT < lengths_B1)
+        self.prompt_BT = self.mask_BT & (self.mask_BT.cumsum(-1) <= lengths_B1)
         self._targets = Targets(queries, model.device)
         firsts: list[int] = batch.mask_BT.argmax(-1).tolist()
         starts = [first + len(query.prompt_ids) - 1 for first, query in zip(firsts, queries, strict=True)]

@@ -66,7 +66,7 @@ class DeferInside(MemoryInside):
         from easyeditor.models.defer import apply_defer_to_model
 
         wrapper, _ = apply_defer_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
-        self._losses.append(float(wrapper.loss))
+        self._losses.append(float(wrapper.loss.detach()))
         return wrapper
 
     def figures(self) -> dict[str, float]:

@@ -90,7 +90,7 @@ class GraceInside(MemoryInside):
             torch.set_rng_state(self._starts.get_state())
             torch.rand(self.bench.loaded.model.config.hidden_size, generator=self._starts)
         wrapper, _ = apply_grace_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
-        self._losses.append(float(wrapper.loss))
+        self._losses.append(float(wrapper.loss.detach()))
         return wrapper
 
     def figures(self) -> dict[str, float]:

@@ -34,7 +34,7 @@ CONTEXTS = 10
 
 
 class EasyEditWiseHparams(WiseHparams, Without):
-    """Those of WISE. `parallel` is not read: there is one side memory at a time in EasyEdit."""
+    """Those of WISE."""
 
 
 @register_backend("easyedit")
@@ -52,7 +52,10 @@ class EasyEditWise(MemoryEditor):
         "given-prefixes",
         "given-masks",
     )
-    instead: ClassVar[Mapping[str, Any]] = {key: FIXED[key] for key in ("implementation", "decay", "reads")}
+    instead: ClassVar[Mapping[str, Any]] = {
+        **{key: FIXED[key] for key in ("implementation", "decay", "reads")},
+        "parallel": 1,  # read by none, but our own faithful variant has no other
+    }
 
     hparams: EasyEditWiseHparams
 

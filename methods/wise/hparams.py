@@ -31,7 +31,9 @@ class WiseHparams(Hparams):
             included, as EasyEdit's teacher forcing has it; the sequence, and each decoding `step` by itself.
         parallel: shards that are trained side by side; changes time and memory. In exact arithmetic they learn what they
             learn alone; in fp32 the jumps of the margin loss can make a difference in rounding grow until it shows.
-        implementation: `corrected`, or `faithful-easyedit`: one column more than the target counts in its mean loss.
+        implementation: `corrected`, or `faithful-easyedit`, which trains on rows as EasyEdit lays them out, padding and all,
+            whatever `reads` says (see `layout`), keeps W' in the model's precision, leaves the matrix's bias out of it, cuts
+            a merge among equal entries, and lets a memory answer only if it is more active than the one in training.
     """
 
     layer: int = Field(ge=0)
@@ -60,4 +62,12 @@ class WiseHparams(Hparams):
     def _whole_shards(self) -> Self:
         if self.merge_freq % self.save_freq:
             raise ValueError(f"merge_freq {self.merge_freq} is not a multiple of save_freq {self.save_freq}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_side_memory_at_a_time(self) -> Self:
+        if self.implementation == "faithful-easyedit" and self.parallel != 1:
+            raise ValueError(
+                f"parallel {self.parallel}: padding counts in faithful-easyedit, so shards need batches of their own"
+            )
         return self

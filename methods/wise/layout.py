@@ -59,7 +59,8 @@ class Layout:
     def of(cls, model: LoadedModel, lessons: Sequence[Lesson], hparams: WiseHparams) -> "Layout":
         """As the hyper-parameters have it."""
         if hparams.implementation == "faithful-easyedit":
-            return cls._as_easyedit(model, lessons, hparams.layer)
+            (lesson,) = lessons
+            return cls._as_easyedit(model, lesson, hparams.layer)
 
         def rows(queries: Sequence[Query]) -> Rows:
             paused = Paused(model, queries, hparams.layer)
@@ -71,28 +72,24 @@ class Layout:
         )
 
     @classmethod
-    def _as_easyedit(cls, model: LoadedModel, lessons: Sequence[Lesson], layer: int) -> "Layout":
+    def _as_easyedit(cls, model: LoadedModel, lesson: Lesson, layer: int) -> "Layout":
         """All rows of a lesson flush right, under one mask that is as wide as its longest prompt (wise/utils.py:110).
 
         Padding is end-of-text, and its activation counts like that of any token (WISE.py:45). Where the unrelated row is
         the longest, the last tokens of a prompt are trained like its target; and a mean loss counts one column more than
         it has labels (WISE.py:275).
         """
-        widths = [max(map(_length, (*lesson.edits, lesson.spared))) for lesson in lessons]
-        relabelled = [
-            _labelled_from(query, max(len(edit.prompt_ids) for edit in lesson.edits) - (width - _length(query)))
-            for lesson, width in zip(lessons, widths, strict=True)
-            for query in lesson.edits
-        ]
-        lay_out = partial(_flush_right, width=max(widths), filler=int(model.tokenizer.eos_token_id))
-        columns_T = torch.arange(max(widths), device=model.device)
-        read_ST = columns_T >= max(widths) - torch.tensor(widths, device=model.device)[:, None]
-        labels_B = torch.tensor([len(query.target_ids) for query in relabelled], device=model.device)
-        return cls(
-            Rows(Paused(model, relabelled, layer, lay_out), read_ST.repeat_interleave(len(lessons[0].edits), dim=0)),
-            Rows(Paused(model, [lesson.spared for lesson in lessons], layer, lay_out), read_ST),
-            labels_B / (labels_B + 1),
-        )
+        width = max(map(_length, (*lesson.edits, lesson.spared)))
+        masked = max(len(query.prompt_ids) for query in lesson.edits)
+        lay_out = partial(_flush_right, width=width, filler=int(model.tokenizer.eos_token_id))
+
+        def rows(queries: Sequence[Query]) -> Rows:
+            paused = Paused(model, queries, layer, lay_out)
+            return Rows(paused, torch.ones_like(paused.mask_BT))
+
+        edits = [_labelled_from(query, masked - (width - _length(query))) for query in lesson.edits]
+        labels_B = torch.tensor([len(query.target_ids) for query in edits], device=model.device)
+        return cls(rows(edits), rows([lesson.spared]), labels_B / (labels_B + 1))
 
 
 def _length(query: Query) -> int:
@@ -106,8 +103,9 @@ def _labelled_from(query: Query, start: int) -> Query:
 
 
 def _flush_right(rows: Sequence[Sequence[int]], device: torch.device, width: int, filler: int) -> Padded:
-    """Rows that end in column `width` - 1, behind padding of a given id."""
+    """Rows that end in column `width` - 1, behind padding of a given id; columns are places, as a model has them by default."""
     batch = left_padded(rows, device)
     more = (width - batch.ids_BT.shape[1], 0)
     mask_BT = pad(batch.mask_BT, more)
-    return Padded(pad(batch.ids_BT, more).masked_fill(mask_BT == 0, filler), mask_BT, pad(batch.positions_BT, more))
+    ids_BT = pad(batch.ids_BT, more).masked_fill(mask_BT == 0, filler)
+    return Padded(ids_BT, mask_BT, torch.arange(width, device=device).expand_as(ids_BT))

@@ -55,7 +55,10 @@ def test_every_value_is_easyedits_before_and_after_an_edit(architecture, home, s
         assert len(scored.failed) <= (EACH // 10 if name == "generation" else 0)
         for axis in ("reliability", "locality"):
             values = {value for of, value in scores.items() if of[0] == "after" and of[2] == axis}
-            assert {0.0, 1.0} < values, "right, wrong and half right"
+            assert 0.0 in values
+            assert any(0.0 < value < 1.0 for value in values)
+            # GPT-2's tokenizer has another first id for a target without its space
+            assert (1.0 in values) == ((architecture, name, axis) != ("gptj", "generation", "reliability"))
 
 
 def score(architecture, home, shared, folder):

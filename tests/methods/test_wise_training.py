@@ -16,6 +16,8 @@ from methods.wise import training
 from methods.wise.layout import Layout
 from methods.wise.training import Objective, learn, learn_lessons
 
+EASYEDIT = {"implementation": "faithful-easyedit", "parallel": 1}
+
 
 @pytest.fixture
 def model():
@@ -126,7 +128,7 @@ def long_text(model):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"implementation": "faithful-easyedit"}, {"implementation": "faithful-easyedit", "contexts": 0}],
+    [{}, EASYEDIT, EASYEDIT | {"contexts": 0}],
 )
 def test_the_objective_is_that_of_written_out_weights(architecture, changes):
     model, hparams = three_layers(architecture), hparams_with(**changes)
@@ -140,7 +142,13 @@ def test_the_objective_is_that_of_written_out_weights(architecture, changes):
     generator = torch.Generator().manual_seed(1)
     sides = 0.3 * torch.randn(2, *weight.shape, generator=generator, dtype=torch.float64)
     sides.requires_grad_()
-    losses, activations = Objective(model, Layout.of(model, lessons, hparams), hparams)(sides)
+    groups = [lessons] if hparams.implementation == "corrected" else [lessons[:1], lessons[1:]]
+    layouts = [Layout.of(model, group, hparams) for group in groups]
+    found = [
+        Objective(model, layout, hparams)(part)
+        for layout, part in zip(layouts, sides.split(2 // len(groups)), strict=True)
+    ]
+    losses, activations = (torch.cat(values) for values in zip(*found, strict=True))
     (gradient,) = torch.autograd.grad(losses.sum(), sides)
     for shard, lesson in enumerate(lessons):
         side = (weight + sides[shard]).detach().requires_grad_()
@@ -220,10 +228,7 @@ def test_what_is_too_small_for_the_weight_is_no_change_in_easyedit():
     """One step of 1e-9 of W, in fp32: it rounds W' to W."""
     model = three_layers("llama", torch.float32)
     changes = {"decay": "all", "weight_decay": 1e-9, "lr": 1.0, "steps": 1, "mask_ratio": 1e-9, "save_freq": 1}
-    exact, rounded = (
-        learned(model, 1, implementation=name, **changes).sides[0].change_DK
-        for name in ("corrected", "faithful-easyedit")
-    )
+    exact, rounded = (learned(model, 1, **changes, **more).sides[0].change_DK for more in ({}, EASYEDIT))
     assert (exact != 0).all()
     assert not rounded.any()
 

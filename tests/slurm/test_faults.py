@@ -150,7 +150,7 @@ def out_of_time(running_cluster, local, tmp_path_factory):
             tmp_path_factory.mktemp("sequences"),
             cells=1,
             suite=SEQUENCE,
-            profile={"signal_delay_s": 30 if is_warned else 0, "time_min": 1},
+            profile={"signal_delay_s": 30 if is_warned else 0, "time_min": 2},
         )
         for is_warned in (True, False)
     }

@@ -61,7 +61,7 @@ def test_it_answers_as_our_faithful_variant_does_act_after_act(kept, model, chan
         assert alike == 1
         assert changed_share(expected, model, questions(model)) > 0
         assert figures[0]["keys"] == figures[1]["keys"]
-        assert figures[0]["final_loss"] == pytest.approx(figures[1]["final_loss"], rel=1e-5)
+        assert figures[0]["final_loss"] == pytest.approx(figures[1]["final_loss"], rel=1e-6)
         found.revert()
         assert weights_there(editor, model)
     assert "CUDA_LAUNCH_BLOCKING" not in os.environ
@@ -75,9 +75,9 @@ def test_without_workarounds_it_is_what_easyedit_is(kept, model):
     assert share_alike(first, ours("grace", VALUES, model, REQUESTS[:1]), queries) == 1
     first.revert()
     others = theirs(kept, editor_of("grace", VALUES, without=["given-values"]), model, REQUESTS)
-    expected = ours("grace", VALUES, model, REQUESTS).diagnostics()["final_loss"]
-    assert abs(others.diagnostics()["final_loss"] / expected - 1) > 1e-4
     others.revert()
+    expected = ours("grace", VALUES, model, REQUESTS).diagnostics()["final_loss"]
+    assert others.diagnostics()["final_loss"] != pytest.approx(expected, rel=1e-6), "other values to start from"
 
 
 @pytest.mark.easyedit
