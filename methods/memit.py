@@ -48,7 +48,7 @@ class Memit:
     λ says, what the matrix answers to the keys of ordinary text.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("memit", "MEMIT", family="weights", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("memit", "MEMIT", family="weights", version=2)
     Hparams: ClassVar[type[base.Hparams]] = MemitHparams
 
     def __init__(self, hparams: MemitHparams) -> None:

@@ -42,7 +42,7 @@ class Rome:
     Edits follow one another, and so do layers: each value is optimised on the weights that all before it have left.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("rome", "ROME", family="weights", version=1)
+    spec: ClassVar[MethodSpec] = MethodSpec("rome", "ROME", family="weights", version=2)
     Hparams: ClassVar[type[base.Hparams]] = RomeHparams
 
     def __init__(self, hparams: RomeHparams) -> None:

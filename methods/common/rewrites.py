@@ -48,7 +48,9 @@ def rewrite(
         prefixes: texts in front of the prompt, besides none.
         target_tokens: `joint`: prompt and target as one text. `alone`, as in EasyEdit: the target by itself, the row
             made of its text less the last token, its ids expected in the last places whatever the row's ids are. Where
-            a target by itself begins with a lone `▁`, these places begin one too early.
+            a target by itself begins with a lone `▁`, these places begin one too early. The end of the subject is counted
+            in the ids of the text up to there (repr_tools.py:59), so that where the subject's last letters share a token
+            with what follows, another token is read.
 
     Raises:
         UserError: naming the record, if it cannot be edited: no subject in its prompt, a prompt that is too long, a
@@ -62,7 +64,7 @@ def rewrite(
             for prefix in ("", *prefixes)
         ]
         text = f"{subject} is a"
-        pivot = subject_end(tokenizer, text, subject)
+        pivot = _pivot(tokenizer, text, subject, target_tokens)
         essence = Row(tuple(tokenizer(text)["input_ids"][: pivot + 1]), pivot)
     except UserError as error:
         raise UserError(f"record {request.record_id}: {error.message}", fix=error.fix) from None
@@ -81,7 +83,7 @@ def rewrite(
 def _row(
     tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target: str, target_tokens: TargetTokens
 ) -> Row:
-    pivot = subject_end(tokenizer, prompt, subject)
+    pivot = _pivot(tokenizer, prompt, subject, target_tokens)
     if target_tokens == "joint":
         query = joint_query(tokenizer, prompt, target)
         if pivot >= len(query.prompt_ids):
@@ -91,7 +93,17 @@ def _row(
     ids = tuple(tokenizer(prompt.rstrip() + tokenizer.decode(labels[:-1]))["input_ids"])
     if len(labels) > len(ids):
         raise ValueError(f"the target {target!r} has more tokens than its prompt and itself")
+    if pivot >= len(ids):
+        raise ValueError(f"the end of the subject {subject!r} is looked for behind the end of {prompt!r}")
     return Row(ids, pivot, labels)
+
+
+def _pivot(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target_tokens: TargetTokens) -> int:
+    place = subject_end(tokenizer, prompt, subject)
+    if target_tokens == "joint":
+        return place
+    until = prompt[: prompt.rindex(subject) + len(subject)]
+    return len(tokenizer(until)["input_ids"]) - 1
 
 
 def _alone(tokenizer: "PreTrainedTokenizerBase", target: str) -> tuple[int, ...]:

@@ -27,8 +27,9 @@ class WiseHparams(Hparams):
         density: share of each memory's largest changes that takes part in a merge.
         memory: `retrieve`: merged memories stay side by side, the most active answers. `merge`: all become one.
         act_ratio: a memory answers where its activation is above this share of the smallest that its edits had.
-        reads: tokens whose mean activation decides, in training and in use: the `prompt`; the `sequence`, target
-            included, as EasyEdit's teacher forcing has it; the sequence, and each decoding `step` by itself.
+        reads: tokens whose mean activation decides, in training and in use: the `prompt`; the `sequence`, which in teacher
+            forcing is the target too and in generation the text so far, as in EasyEdit; the sequence in training and
+            teacher forcing, the prompt and then each decoding `step` by itself in generation.
         parallel: shards that are trained side by side; changes time and memory. In exact arithmetic they learn what they
             learn alone; in fp32 the jumps of the margin loss can make a difference in rounding grow until it shows.
         implementation: `corrected`, or `faithful-easyedit`, which trains on rows as EasyEdit lays them out, padding and all,

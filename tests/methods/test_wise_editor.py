@@ -186,6 +186,12 @@ def test_its_files_name_every_value_and_its_source(model, variant):
     assert resolved.values["merge_freq"] == 2 * resolved.values["save_freq"]
 
 
+def test_shards_are_not_trained_side_by_side_where_padding_counts():
+    assert hparams_with(implementation="faithful-easyedit", parallel=1).parallel == 1
+    with pytest.raises(ValidationError, match="parallel 2: padding counts in faithful-easyedit"):
+        hparams_with(implementation="faithful-easyedit", parallel=2)
+
+
 def test_a_merge_takes_whole_shards():
     with pytest.raises(ValidationError, match="not a multiple"):
         hparams_with(save_freq=3, merge_freq=4)
