@@ -96,6 +96,7 @@ def test_a_slow_file_system_delays_no_step_and_no_end(unit, file, monkeypatch):
             beat.ended(task, Outcome(0.0))
     assert time.monotonic() - start < 5
     stuck.set()
+    beat._thread.join(10)  # what it still writes would be found by the next test
 
 
 @pytest.mark.parametrize("error", [OSError("stale file handle"), UserError("cannot write: No space left")])

@@ -43,6 +43,11 @@ def requests():
     return [EditRequest(f"r{n}", prompt, subject, target, "") for n, (prompt, subject, target) in enumerate(FACTS)]
 
 
+def countable(model):
+    """Those whose subject ends where the ids of the text up to there say (see `rewrites.rewrite` on `alone`)."""
+    return [request for request in requests() if request.record_id != "r1" or model.entry.architecture == "gptj"]
+
+
 def easy_requests(model):
     """Facts that a random model can be taught: the subject ends the prompt and the target is one token."""
     prompts = [(f"{text} {subject}", subject) for text, (_, subject, _) in zip(OPENINGS, FACTS, strict=True)]

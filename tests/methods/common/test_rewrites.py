@@ -5,7 +5,7 @@ import re
 
 import pytest
 from tiny_models import ARCHITECTURES, tiny_model
-from tiny_rome import PREFIXES, requests
+from tiny_rome import PREFIXES, countable, requests
 
 from harness.errors import UserError
 from harness.tokens import joint_query
@@ -53,13 +53,28 @@ def test_the_essence_ends_with_the_subject(model):
 
 def test_a_target_alone_is_expected_in_the_last_places_of_its_own_text(model):
     """What EasyEdit does: the target's ids without the prompt, its text less the last id behind the prompt."""
-    for request in requests():
+    for request in countable(model):
         (row,) = rewrite(model, request, (), "alone").contexts
         ids = model.tokenizer(f" {request.target_new}")["input_ids"]
         ids = ids[1:] if ids[0] == model.tokenizer.bos_token_id and model.entry.adds_bos else ids
         assert row.labels == tuple(ids)
         text = request.prompt + model.tokenizer.decode(ids[:-1])
         assert row.ids == tuple(model.tokenizer(text)["input_ids"])
+
+
+def test_beside_a_target_alone_the_end_of_the_subject_is_counted_in_the_text_up_to_it(model):
+    """What EasyEdit does, also where the subject's last letters share a token with what follows."""
+    request = requests()[1]
+    request = dataclasses.replace(request, prompt=f"{request.prompt} Where is it?")
+    until = request.prompt[: request.prompt.index(request.subject)] + request.subject
+    (alone,), (joint,) = (rewrite(model, request, (), kind).contexts for kind in ("alone", "joint"))
+    assert alone.pivot == len(model.tokenizer(until)["input_ids"]) - 1
+    assert (alone.pivot != joint.pivot) == (model.entry.architecture != "gptj")
+
+
+def test_a_subject_whose_end_is_counted_behind_its_prompt_is_one_line_that_names_the_record():
+    with pytest.raises(UserError, match=r"^record r1: the end of the subject .* is looked for behind the end of"):
+        rewrite(tiny_model("llama"), requests()[1], (), "alone")
 
 
 @pytest.mark.parametrize("subject", ["Marie Curie", ""])

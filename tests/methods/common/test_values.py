@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_rome import PREFIXES, VALUE, adding, easy_requests, requests, watch
+from tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 
 from harness.errors import UserError
 from methods.common.aligned import enter
@@ -19,7 +19,7 @@ def hparams(**changes):
 
 def rewrites_of(model, target_tokens="joint"):
     """Facts as they come, and facts that the model can learn, so that some stop early."""
-    facts = [*requests(), *easy_requests(model)]
+    facts = [*(requests() if target_tokens == "joint" else countable(model)), *easy_requests(model)]
     return [rewrite(model, request, PREFIXES[:2], target_tokens) for request in facts]
 
 
