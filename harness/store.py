@@ -199,6 +199,10 @@ class Store:
             folder = kept.name.removeprefix(".").removesuffix(CHECKPOINT)
             if self.cell(folder).is_done:
                 self.drop_checkpoint(folder)
+        for partial in (*cells.glob(".*.partial"), *(self.root / "artifacts").glob("*/.*.partial")):
+            done = (Folder(other) for other in partial.parent.iterdir() if partial.name.startswith(f".{other.name}."))
+            if any(folder.is_done for folder in done):
+                _clear(partial)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -272,3 +272,16 @@ def test_json_is_written_under_a_temporary_name_with_letters_as_they_are(tmp_pat
     write_json(tmp_path / "deep" / "file.json", {"title": "Zürich"})
     assert names(tmp_path / "deep") == ["file.json"]
     assert "Zürich" in (tmp_path / "deep" / "file.json").read_text()
+
+
+def test_what_killed_writers_of_a_finished_folder_left_is_swept_away(tmp_path):
+    store = Store(tmp_path)
+    with store.artifact("statistics", "abc").writing() as folder:
+        (folder / "values").write_text("1")
+    left = tmp_path / "artifacts" / "statistics" / ".abc.elsewhere-7.partial"
+    other = tmp_path / "artifacts" / "statistics" / ".abcd.elsewhere-7.partial"
+    left.mkdir()
+    other.mkdir()
+    with store.locked():
+        assert not left.exists()
+        assert other.exists()
