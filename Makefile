@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test unit lint style layout types format hooks clean distclean
@@ -17,7 +18,7 @@ run: $(INSTALLED)  ## all methods on three small models and two data sets: table
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
 
 test: $(INSTALLED)  ## all tests that this machine can run; the others say why they were skipped
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: $(INSTALLED)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

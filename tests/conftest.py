@@ -7,11 +7,25 @@ import pytest
 
 # before torch is imported: spinning threads starve whatever runs beside the tests
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has a core
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes last."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In one process, what takes minutes comes last. Several take whole files, those with the longest tests first.
+
+    A cluster is one process's, with all tests that need it.
+    """
+    slow = {item for item in items if item.get_closest_marker("slow")}
+    if not config.getoption("loadgroup", False):
+        items.sort(key=lambda item: item in slow)
+        return
+    groups = {item: "slurm" if item.get_closest_marker("slurm") else item.path.stem for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    long = {groups[item] for item in slow}
+    items.sort(key=lambda item: (groups[item] != "slurm", groups[item] not in long, groups[item]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
