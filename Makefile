@@ -18,7 +18,7 @@ run: $(INSTALLED)  ## all methods on three small models and two data sets: table
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
 
 test: $(INSTALLED)  ## all tests that this machine can run; the others say why they were skipped
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_ARGS)
 
 unit: $(INSTALLED)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

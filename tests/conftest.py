@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,22 +11,35 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has a core
 
+CLUSTER = "tests/slurm/"
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one process, what takes minutes comes last. Several take whole files, those with the longest tests first.
-
-    A cluster is one process's, with all tests that need it.
-    """
+    """In one process, what takes minutes comes last; where several share the tests, parts that have such tests come first."""
     slow = {item for item in items if item.get_closest_marker("slow")}
-    if not config.getoption("loadgroup", False):
+    if not hasattr(config, "workerinput"):
         items.sort(key=lambda item: item in slow)
         return
-    groups = {item: "slurm" if item.get_closest_marker("slurm") else item.path.stem for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    long = {groups[item] for item in slow}
-    items.sort(key=lambda item: (groups[item] != "slurm", groups[item] not in long, groups[item]))
+    long = {_part(item.nodeid) for item in slow}
+    items.sort(key=lambda item: (_part(item.nodeid) != CLUSTER, _part(item.nodeid) not in long, item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Parts of the tests to processes, in the order above."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class PartScheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _part(nodeid)
+
+    config.option.loadscopereorder = False
+    return PartScheduling(config, log)
+
+
+def _part(nodeid: str) -> str:
+    """Tests that one process runs, because they share fixtures: a file's, or all that share the cluster."""
+    return CLUSTER if nodeid.startswith(CLUSTER) else nodeid.partition("::")[0]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
