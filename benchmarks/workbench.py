@@ -32,7 +32,7 @@ from harness.progress import ProgressBars
 from harness.records import DataRef, DataSet, EditRequest
 from harness.store import Store
 from methods import registry
-from methods.base import ArtifactSpec, EditedModel
+from methods.base import ArtifactSpec, Backend, EditedModel
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,27 @@ class MethodBench:
         bench: the model and the records.
         method: its name.
         overrides: hyper-parameters instead of those of its file.
+        variant: of its file.
+        backend: whose implementation.
 
     Raises:
         UserError: for an unknown method or option, or where something that it needs cannot be had.
     """
 
-    def __init__(self, bench: Workbench, method: str, overrides: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        bench: Workbench,
+        method: str,
+        overrides: Mapping[str, Any],
+        variant: str | None = None,
+        backend: Backend = "native",
+    ) -> None:
         self._bench = bench
-        cls = registry.get(method)
+        cls = registry.get(method, backend)
         where = dict.fromkeys(overrides, f"--set {method}")
-        self.hparams = resolve_hparams(method, bench.target.name, overrides, where=where).values
+        self.hparams = resolve_hparams(
+            method, bench.target.name, overrides, variant=variant, where=where, backend=backend
+        ).values
         self._editor = cls(cls.Hparams.model_validate(self.hparams))
         self._needed = self._editor.artifacts(bench.target, bench.data, bench.seed)
         self._shared_edits = [spec for spec in needed_for(self._needed.values()) if spec.kind == "edit"]

@@ -9,6 +9,7 @@ import pytest
 from support import ROOT, environment
 
 from benchmarks.as_easyedit import Scored, unless_it_fails
+from benchmarks.easyedit_editing import FAITHFUL, THEIRS, ratios
 from harness.errors import UserError
 from methods.easyedit import checkout
 
@@ -26,6 +27,22 @@ def test_only_lists_of_different_lengths_are_what_easyedit_cannot_score():
     assert unless_it_fails(np.equal, [1, 2], [1, 2, 3]) is None
     with pytest.raises(ValueError, match="invalid literal"):
         unless_it_fails(int, "x")
+
+
+def test_seconds_are_compared_within_a_round():
+    assert ratios({THEIRS: [8.0, 100.0], FAITHFUL: [2.0, 10.0]}, FAITHFUL) == [4.0, 10.0]
+
+
+@pytest.mark.easyedit
+def test_a_quick_run_lets_both_code_bases_edit(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.easyedit_editing", "--quick", "--weights", "random", "--threads", "1"]
+    chosen = ["--models", "zoo/gptj", "--methods", "ft-l", "grace", "--out", str(tmp_path / "figures.json")]
+    subprocess.run([*command, *chosen], cwd=ROOT, env=environment(), check=True)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [one["method"] for one in figures["editing"]] == ["ft-l", "grace"]
+    for one in figures["editing"]:
+        assert [len(seconds) for seconds in one["seconds"].values()] == [1, 1, 1]
+        assert all(value > 0 for seconds in one["seconds"].values() for value in seconds)
 
 
 @pytest.mark.easyedit

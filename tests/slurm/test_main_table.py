@@ -18,7 +18,7 @@ def stores(running_cluster, tmp_path_factory):
     """What `--launch local` and SLURM leave of the same table, each with models that it trained itself."""
     folder = tmp_path_factory.mktemp("main_table")
     profile = folder / "profile.yaml"
-    profile.write_text(yaml.safe_dump(PROFILE | {"mem_gb": 4, "time_min": 20, "cpus_per_task": 2}))
+    profile.write_text(yaml.safe_dump(PROFILE | {"mem_gb": 4, "time_min": 20, "cpus_per_task": 2, "packing": 4}))
     stores = {"local": folder / "local", str(profile): folder / "slurm"}
     axes = ("method=" + ",".join(METHODS), "model=zoo/llama", "dataset=counterfact")
     only = [word for axis in axes for word in ("--only", axis)]
@@ -50,7 +50,8 @@ def test_artifacts_equal_those_of_one_machine_bit_for_bit(stores):
 
 def test_arrays_are_submitted_at_once_and_wait_for_those_before_them(stores):
     _, slurm = stores
-    scripts = {int(file.name.partition("_")[0]): file.read_text() for file in slurm.glob("launches/*/submitit/*.sh")}
+    files = slurm.glob("launches/*/submitit/[0-9]*_submission.sh")
+    scripts = {int(file.name.partition("_")[0]): file.read_text() for file in files}
     models, artifacts, _ = sorted(scripts)
     awaited = [re.findall(r"--dependency=afterany:(\S+)", scripts[job]) for job in sorted(scripts)]
     assert awaited == [[], [f"{models}"], [f"{models}:{artifacts}"]]
