@@ -1,12 +1,15 @@
 """The local launcher: what there is to do, on this machine, in this process or in several at once."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 
 from harness.plan import Plan
 from harness.processes import Workers
@@ -21,11 +24,29 @@ PACKING = 8
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a launch did: folders of cells by how they ended."""
+    """What a launch did: folders of cells by how they ended.
+
+    Attributes:
+        finished: those that it has made.
+        failed: the others that it was to make, each with the reason.
+        kept: those of the plan that were done before.
+    """
 
     finished: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
     kept: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, tasks: Sequence[Task]) -> Self:
+        """What has become of tasks of a plan."""
+        store = plan.store
+        cells = {task.cell.folder: task.folder(store) for task in tasks if isinstance(task, RunCell)}
+        others = [cell.folder for cell in plan.runnable if cell.folder not in cells]
+        return cls(
+            finished=tuple(name for name, folder in cells.items() if folder.is_done),
+            failed=tuple((name, reason) for name, folder in cells.items() if (reason := folder.failure) is not None),
+            kept=tuple(name for name in others if store.cell(name).is_done),
+        )
 
 
 def launch(plan: Plan, console: Console, processes: int | None = None, packing: int = PACKING) -> Summary:
@@ -49,19 +70,18 @@ def launch(plan: Plan, console: Console, processes: int | None = None, packing: 
             with Workers(processes, devices, screen) as workers:
                 for units in waves(plan, tasks, packing):
                     workers.run(units)
-    cells = {task.cell.folder: task.folder(plan.store) for task in tasks if isinstance(task, RunCell)}
-    return Summary(
-        finished=tuple(name for name, folder in cells.items() if folder.is_done),
-        failed=tuple((name, reason) for name, folder in cells.items() if (reason := folder.failure) is not None),
-        kept=tuple(cell.folder for cell in plan.runnable if cell.folder not in cells),
-    )
+    return Summary.of(plan, tasks)
 
 
 def gpus() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked of the kernel, not of torch."""
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked of the kernel, not of torch.
+
+    As CUDA reads the variable: a name that is none, such as -1, hides all that come after it.
+    """
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return [name.strip() for name in allowed.split(",") if name.strip()]
+        names = (name.strip() for name in allowed.split(","))
+        return list(itertools.takewhile(lambda name: name not in {"", "-1"}, names))
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
@@ -97,6 +117,6 @@ class Screen:
         self._ended[kind] += 1
         line = f"{self._ended[kind]}/{self._total[kind]} {task.title}"
         if outcome.reason is None:
-            self._console.print(f"[green]✓[/green] {line} [dim]{outcome.seconds:.1f} s[/dim]")
+            self._console.print(f"[green]✓[/green] {escape(line)} [dim]{outcome.seconds:.1f} s[/dim]")
         else:
-            self._console.print(f"[red]✗[/red] {line}: {outcome.reason}")
+            self._console.print(f"[red]✗[/red] {escape(f'{line}: {outcome.reason}')}")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.artifacts import ArtifactCache
@@ -44,7 +45,7 @@ def outlook(plan: Plan, console: Console) -> None:
         f"{len(todo)} to do (~{total} on {plan.device}), launch {suite.launch}"
     )
     for note in plan.notes():
-        console.print(f"[dim]note[/dim] {note}")
+        console.print(f"[dim]note[/dim] {escape(note)}")
 
 
 def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
@@ -56,10 +57,10 @@ def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
 
 def _state(plan: Plan, planned: PlannedCell, there: set[str]) -> str:
     if planned.cell is None:
-        return f"[yellow]{planned.missing[0].partition(':')[0]}[/yellow]"
+        return f"[yellow]{escape(planned.missing[0].partition(':')[0])}[/yellow]"
     if planned.cell.folder not in there:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)
     if kept.is_done:
         return "[green]done[/green]"
-    return f"[red]failed[/red]: {kept.failure}" if kept.failure is not None else "to do"
+    return f"[red]failed[/red]: {escape(kept.failure)}" if kept.failure is not None else "to do"

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from harness import provenance
+from harness.cell import Cell
 from harness.errors import UserError
 from harness.plan import Plan
 from methods import registry
@@ -48,17 +50,16 @@ def run(
     """
     _refuse(plan, profile)
     for note in plan.notes():
-        console.print(f"[yellow]note[/yellow] {note}")
+        console.print(f"[yellow]note[/yellow] {escape(note)}")
     store = plan.store
     with store.locked():
-        if force or isinstance(profile, LocalProfile):
-            _refuse_what_jobs_have(plan)
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)
+        if force or isinstance(profile, LocalProfile):
+            _refuse_what_jobs_have(plan, plan.runnable if force else plan.todo())
         _write_manifest(plan)
         if force:
-            for cell in plan.runnable:
-                store.discard(cell.folder)
+            _forget(plan)
         summary = _launch(plan, profile, console, detach)
         if summary is None:
             return 0
@@ -68,7 +69,8 @@ def run(
         f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
     )
     for folder, reason in summary.failed:
-        console.print(f"[red]failed[/red] {folder}: {reason}\n  log: {store.cell(folder).path}/log.txt", soft_wrap=True)
+        log = store.cell(folder).path / "log.txt"
+        console.print(f"[red]failed[/red] {escape(f'{folder}: {reason}')}\n  log: {escape(str(log))}", soft_wrap=True)
     return 1 if summary.failed else 0
 
 
@@ -122,19 +124,30 @@ def _slurm_lacks() -> str:
     return "" if "Slurmctld" in told.stdout else "is not set up on this machine"
 
 
-def _refuse_what_jobs_have(plan: Plan) -> None:
+def _refuse_what_jobs_have(plan: Plan, cells: Sequence[Cell]) -> None:
     """Stop where a job of a cluster may still write what is to be run here or to be forgotten."""
     if not (plan.store.root / "launches").is_dir():
         return
     from slurm.sight import held
 
     names = held(plan.store)
-    with_jobs = [name for cell in plan.runnable if (name := names.get(f"cells/{cell.folder}"))]
+    with_jobs = [name for cell in cells if (name := names.get(f"cells/{cell.folder}"))]
     if with_jobs:
         raise UserError(
             f"{plan.store.root}: {len(with_jobs)} of these cells are with jobs of launch {with_jobs[0]}",
             fix=f"wait for them, or: python -m harness cancel {plan.suite.file}",
         )
+
+
+def _forget(plan: Plan) -> None:
+    """Make all cells ones to do, whatever came of them and of the jobs that had them."""
+    from slurm.launch import launches
+
+    for cell in plan.runnable:
+        plan.store.discard(cell.folder)
+    places = [f"cells/{cell.folder}" for cell in plan.runnable]
+    for launch in launches(plan.store):
+        launch.again(places)
 
 
 def _write_manifest(plan: Plan) -> None:

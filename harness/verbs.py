@@ -67,8 +67,7 @@ def logs(options: argparse.Namespace) -> int:
     """Print the end of what a cell has logged."""
     from slurm.commands import logs as show
 
-    found = _cells(options.store, options.cell)
-    return show(Store(options.store), found[0] if len(found) == 1 else None, options.cell, options.lines)
+    return show(Store(options.store), options.cell, options.lines)
 
 
 def sync(options: argparse.Namespace) -> int:

@@ -125,7 +125,7 @@ def verdict(work: Work, ended: Sequence[Job], classes: Sequence[str]) -> Again |
         elif is_own and ending.state in LOST:
             losses += 1
             if losses > LOSSES:
-                return GivenUp(f"{what}, for the {losses}th time")
+                return GivenUp(f"{what}; {losses} jobs were lost so")
         elif is_own and ending.signal is not None:
             kills += 1
             if kills > 1:

@@ -1,17 +1,19 @@
 """The driver of a launch: looks, decides, submits, until every task is settled. Whatever it knows lies on the disk."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from harness import provenance
 from harness.errors import UserError
 from harness.local import Summary
 from harness.plan import Plan
-from harness.store import Folder
-from harness.task import BuildArtifact, RunCell, Task
+from harness.store import Folder, Store
+from harness.task import BuildArtifact, Task
 from harness.work import Unit, reopen, to_do
 from slurm.arrays import arrays, works
 from slurm.decision import Decision, decide
@@ -25,6 +27,8 @@ from slurm.submit import BusyError, array_size, submit
 
 LOG_LINES = 200
 """So much of what a job printed is kept in the log of a task that it left behind."""
+BUSY_S = 300.0
+"""A SLURM that takes no more jobs is asked again when one of this store has ended, or after so long: others may have ended."""
 
 
 def drive(plan: Plan, profile: SlurmProfile, console: Console, *, detach: bool = False) -> Summary | None:
@@ -42,13 +46,13 @@ def drive(plan: Plan, profile: SlurmProfile, console: Console, *, detach: bool =
         What became of the cells; None if that is not known yet.
 
     Raises:
-        UserError: when SLURM refuses the jobs, when the launch was cancelled, or when another machine drives this store.
+        UserError: when SLURM refuses the jobs, when the launch was cancelled or its folder removed, or when another machine
+            drives this store.
     """
     tasks = to_do(plan)
-    places = {task.place for task in tasks}
-    kept = tuple(cell.folder for cell in plan.runnable if f"cells/{cell.folder}" not in places)
     if not tasks:
-        return Summary((), (), kept)
+        _close_settled(plan.store)
+        return Summary.of(plan, tasks)
     with Seat(plan.store.root) as seat:
         driver = Driver(plan, profile, console, tasks)
         try:
@@ -57,12 +61,7 @@ def drive(plan: Plan, profile: SlurmProfile, console: Console, *, detach: bool =
         except KeyboardInterrupt:
             console.print(f"{driver.launch.name} goes on without this terminal. {_ways(plan)}", soft_wrap=True)
             raise
-    cells = [(task.cell.folder, task.folder(plan.store)) for task in tasks if isinstance(task, RunCell)]
-    return Summary(
-        finished=tuple(name for name, folder in cells if folder.is_done),
-        failed=tuple((name, folder.failure) for name, folder in cells if folder.failure is not None),
-        kept=kept,
-    )
+    return Summary.of(plan, tasks)
 
 
 class Driver:
@@ -79,7 +78,7 @@ class Driver:
         self._works, notes = works(plan, profile, tasks)
         for note in notes[:1]:
             more = f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else ""
-            console.print(f"[yellow]note[/yellow] {note}{more}", soft_wrap=True)
+            console.print(f"[yellow]note[/yellow] {escape(note)}{more}", soft_wrap=True)
         found = launches(plan.store)
         self.launch = self._own(found)
         self.sight = Sight(
@@ -90,6 +89,7 @@ class Driver:
         )
         self._total = len(tasks)
         self._said: dict[str, str] = {}
+        self._busy_until, self._alive_when_busy = 0.0, 0
 
     def follow(self, seat: Seat, detach: bool) -> bool:
         """Look, decide and submit until all is settled, or with `detach` until all is submitted.
@@ -101,7 +101,7 @@ class Driver:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 seat.check()
-                self._check_cancelled()
+                self._check_open()
                 self._collect()
                 self.sight.look()
                 self._collect()
@@ -111,6 +111,7 @@ class Driver:
                 if not self.sight.silence:
                     self._act(self._decide())
                 if detach and self._is_submitted():
+                    self._check_open()
                     self._console.print(f"submitted as {self.launch.name}. {_ways(self._plan)}", soft_wrap=True)
                     return False
                 if self._console.is_terminal:
@@ -158,10 +159,16 @@ class Driver:
             if launch.name not in busy:
                 launch.close("finished")
 
-    def _check_cancelled(self) -> None:
+    def _check_open(self) -> None:
+        """Stop where the launch was cancelled, with whatever was submitted at the same moment, or its folder removed."""
+        name = self.launch.name
         if self.launch.is_over:
+            cancel(f"--name={name}")
+            raise UserError(f"{name} was cancelled; finished cells are kept", fix="the same command runs the rest")
+        if not self.launch.is_there:
             raise UserError(
-                f"{self.launch.name} was cancelled; finished cells are kept", fix="the same command runs the rest"
+                f"{self.launch.path}: somebody has removed this folder; jobs that wait or run are not followed any more",
+                fix=f"scancel --name={name}, then the same command",
             )
 
     def _collect(self) -> None:
@@ -169,9 +176,9 @@ class Driver:
         for task, reason in self.sight.settled():
             number = f"{self._total - len(self.sight.tasks)}/{self._total}"
             if reason is None:
-                self._console.print(f"[green]✓[/green] {number} {task.title}")
+                self._console.print(f"[green]✓[/green] {number} {escape(task.title)}")
             else:
-                self._console.print(f"[red]✗[/red] {number} {task.title}: {reason}", soft_wrap=True)
+                self._console.print(f"[red]✗[/red] {number} {escape(f'{task.title}: {reason}')}", soft_wrap=True)
 
     def _decide(self) -> Decision:
         return decide(
@@ -184,15 +191,17 @@ class Driver:
 
     def _act(self, decision: Decision) -> None:
         """Record what is given up; submit the rest, unless it is not known yet what an earlier driver has submitted."""
-        if self.launch.is_over:
-            return
+        self._check_open()
         if decision.give_up:
             self._give_up(decision.give_up)
-        if not decision.submit or self.sight.unanswered(self.launch):
+        lost = len(self.sight.unanswered(self.launch))
+        self._say("lost", f"SLURM did not say whether it has taken {lost} jobs; that shows soon" if lost else "")
+        if lost or not decision.submit or self._is_busy():
             return
         try:
             largest = array_size(self._profile)
             for units, number in arrays(self._plan, self._profile, self.sight.tasks, decision.submit, largest):
+                self._check_open()
                 resource = self._profile.resources[number]
                 jobs = submit(self.launch, units, resource, self._profile, self._builders(units))
                 self._announce(units, jobs, resource.name)
@@ -200,11 +209,16 @@ class Driver:
         except UnreachableError as silence:
             self._say("silence", f"SLURM does not answer ({silence}); waiting for it")
         except BusyError as busy:
-            if next(self.sight.alive(), None) is None:
+            self._busy_until, self._alive_when_busy = time.monotonic() + BUSY_S, len(list(self.sight.alive()))
+            if not self._alive_when_busy:
                 raise UserError(
-                    f"SLURM takes no job: {busy}", fix="smaller resources in the profile, or wait"
+                    f"SLURM takes no job: {busy}", fix="a smaller class or max_array_size in the profile, or wait"
                 ) from None
             self._say("busy", f"SLURM takes no more jobs now ({busy}); the rest follows")
+
+    def _is_busy(self) -> bool:
+        """Whether SLURM, which took no more jobs lately, would take none now."""
+        return time.monotonic() < self._busy_until and len(list(self.sight.alive())) >= self._alive_when_busy
 
     def _give_up(self, reasons: Mapping[str, str]) -> None:
         """Record failures, each with the end of what the last job that had the task has printed."""
@@ -243,8 +257,21 @@ class Driver:
     def _say(self, topic: str, sentence: str) -> None:
         """What is being waited for, once; nothing when it is over."""
         if sentence and not self._said.get(topic):
-            self._console.print(f"[yellow]{sentence}[/yellow]", soft_wrap=True)
+            self._console.print(f"[yellow]{escape(sentence)}[/yellow]", soft_wrap=True)
         self._said[topic] = sentence
+
+
+def _close_settled(store: Store) -> None:
+    """Close the launches of which all tasks are settled: their last driver ended before they were."""
+    found = [
+        launch
+        for launch in launches(store)
+        if all(Folder(store.root / place).is_settled for job in launch.jobs for place in job.covers)
+    ]
+    if found:
+        with contextlib.suppress(UserError), Seat(store.root):  # a driver on another machine closes its own
+            for launch in found:
+                launch.close("finished")
 
 
 def _ways(plan: Plan) -> str:

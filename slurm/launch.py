@@ -3,7 +3,7 @@
 ```text
 <store>/launches/<suite>.<scale>-<time>-<4 hex>/
   launch.json             what was launched, with which profile and command
-  jobs.jsonl              one line each: a unit is asked for, is a job, was refused, has ended; tasks are to be run again
+  jobs.jsonl              one line each: a unit is asked for, was refused, has ended; units are jobs; tasks are to be run again
   progress/<unit>.json    how far a unit is, written by its job
   submitit/               what submitit keeps: job scripts, pickles, stdout and stderr
   ended.json              how the launch ended
@@ -131,8 +131,8 @@ class Launch:
         return [self._jobs[unit] for unit in named]
 
     def taken(self, ids: Mapping[str, str]) -> None:
-        """Write down ids that SLURM has given, by unit."""
-        self._append([{"unit": unit, "id": job} for unit, job in ids.items()])
+        """Write down ids that SLURM has given, by unit; all in one line, so that it is known of all or of none."""
+        self._append([{"taken": dict(ids)}])
 
     def refused(self, units: Iterable[str], why: str) -> None:
         """Write down that units are no jobs."""
@@ -147,6 +147,11 @@ class Launch:
         forgotten = set(places) & {place for job in self._jobs.values() for place in job.covers}
         if forgotten:
             self._append([{"again": sorted(forgotten)}])
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed its folder."""
+        return (self.path / "launch.json").is_file()
 
     @property
     def is_over(self) -> bool:
@@ -174,11 +179,11 @@ class Launch:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         file = self.path / "jobs.jsonl"
-        for line in file.read_text().split("\n") if file.is_file() else ():
+        for line in file.read_text(errors="replace").split("\n") if file.is_file() else ():
             try:
                 yield json.loads(line)
             except ValueError:
-                continue  # a driver was killed while it wrote this line
+                continue  # a driver was killed, or the disk was full, while it wrote this line
 
     def _apply(self, record: Mapping[str, Any]) -> None:
         if "asked" in record:
@@ -190,15 +195,16 @@ class Launch:
             for unit, job in self._jobs.items():
                 left = tuple(place for place in job.covers if place not in forgotten)
                 self._jobs[unit] = job if left == job.covers else replace(job, covers=left)
+        elif "taken" in record:
+            for unit in record["taken"].keys() & self._jobs.keys():
+                self._jobs[unit] = replace(self._jobs[unit], id=record["taken"][unit])
+        elif (unit := record["unit"]) not in self._jobs:
+            return  # the line that asked for it was lost with a full disk
         elif "refused" in record:
-            del self._jobs[record["unit"]]
-        elif "ended" in record:
-            ending = record["ended"]
-            self._jobs[record["unit"]] = replace(
-                self._jobs[record["unit"]], ending=Ending(**{**ending, "state": State(ending["state"])})
-            )
+            del self._jobs[unit]
         else:
-            self._jobs[record["unit"]] = replace(self._jobs[record["unit"]], id=record["id"])
+            ending = record["ended"]
+            self._jobs[unit] = replace(self._jobs[unit], ending=Ending(**{**ending, "state": State(ending["state"])}))
 
 
 def launches(store: Store) -> list[Launch]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.errors import UserError, did_you_mean
 from harness.validation import validate
@@ -15,6 +15,21 @@ PROFILES = Path(__file__).parent / "profiles"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1)]
 Flag = Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")]
+
+TAKEN = {
+    "array",
+    "cpus-per-task",
+    "dependency",
+    "error",
+    "job-name",
+    "mem",
+    "open-mode",
+    "output",
+    "parsable",
+    "signal",
+}
+TAKEN |= {"test-only", "time", "wait", "wrap"}
+"""Parameters of sbatch without which a launch would not find its jobs again, or would not know what they are given."""
 
 
 class Form(BaseModel):
@@ -68,6 +83,15 @@ class SlurmProfile(Form):
         default_factory=dict, description="further parameters of sbatch, without dashes: `exclude: node[1-3]`"
     )
 
+    @field_validator("additional")
+    @classmethod
+    def _what_a_launch_says_itself_is_not_said_otherwise(
+        cls, additional: dict[str, str | int | bool]
+    ) -> dict[str, str | int | bool]:
+        if taken := sorted(TAKEN & additional.keys()):
+            raise ValueError(f"'{taken[0]}' is said by the launch itself, or by a key of the profile")
+        return additional
+
     @model_validator(mode="after")
     def _resources_are_said_once(self) -> Self:
         alone = (self.mem_gb, self.time_min)
@@ -106,7 +130,8 @@ class SlurmProfile(Form):
         """Where cells compute: as a suite says, else on a GPU where this profile asks for one."""
         if wanted != "auto":
             return wanted
-        return "cuda" if any("gpu" in (each.gres or "") for each in self.resources) else "cpu"
+        by_gres = any("gpu" in (each.gres or "") for each in self.resources)
+        return "cuda" if by_gres or any(flag.startswith("gpus") for flag in self.additional) else "cpu"
 
 
 class _AnyProfile(BaseModel):

@@ -103,7 +103,9 @@ def states(job_ids: Collection[str], name: str) -> dict[str, JobState]:
     except UnreachableError as silence:
         return {job: JobState(job, State.UNREACHABLE, name, reason=str(silence)) for job in job_ids}
     missing = [job for job in job_ids if job not in known]
-    known |= _accounted(missing, name) if missing else {}
+    told = _accounted(missing, name) if missing else {}
+    # accounting believes for ever in jobs of which it has missed the end; the controller would know one that lives
+    known |= {job: state for job, state in told.items() if not state.is_live}
     return {job: known.get(job, JobState(job, State.GONE, name)) for job in job_ids}
 
 

@@ -1,4 +1,4 @@
-"""Which resource class a unit is given: rough needs from the catalogue, and the next class after one that was too small."""
+"""Which resource class a unit is given, by rough needs from the catalogue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,13 +56,6 @@ def choose(unit: Unit, profile: SlurmProfile) -> tuple[ResourceClass, str | None
         f"class '{largest.name}' has ({largest.mem_gb} GiB, {largest.time_min} min); it is tried there"
     )
     return largest, note
-
-
-def next_class(current: str, profile: SlurmProfile) -> ResourceClass | None:
-    """The class after the one of this name; None after the last."""
-    names = [resources.name for resources in profile.resources]
-    following = names.index(current) + 1
-    return profile.resources[following] if following < len(names) else None
 
 
 def _memory_bytes(task: Task) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
@@ -50,7 +51,7 @@ class Seat:
             raise UserError(
                 f"{self._file.parent}: process {holder.pid} on {holder.host} drives the launches of this store, "
                 f"seen {age_s:.0f} s ago",
-                fix=f"follow it with `harness status`, or end it and try again after {STALE_S:.0f} s",
+                fix=f"follow it with `harness status SUITE`, or end it and try again after {STALE_S:.0f} s",
             )
         write_json(self._file, asdict(self._me))
         threading.Thread(target=self._renew, name="seat", daemon=True).start()
@@ -70,7 +71,9 @@ class Seat:
         holder = self._holder()
         if holder != self._me:
             who = f"process {holder.pid} on {holder.host}" if holder else "somebody"
-            raise UserError(f"{self._file}: {who} has taken over; this driver stops, jobs go on", fix="harness status")
+            raise UserError(
+                f"{self._file}: {who} has taken over; this driver stops, jobs go on", fix="harness status SUITE"
+            )
 
     def _renew(self) -> None:
         while not self._left.wait(RENEWED_S):
@@ -85,10 +88,13 @@ class Seat:
             return None
 
     def _age_s(self) -> float:
-        """Time since it was renewed, between two marks of one clock."""
+        """Time since it was renewed, between two marks of one clock; infinite if its driver has just left it."""
         probe = self._file.with_name(f".{self._me.host}.{self._me.pid}.{time.monotonic_ns()}")
         with explained(probe):
             probe.touch()
             now = probe.stat().st_mtime
             probe.unlink()
-        return now - self._file.stat().st_mtime
+        try:
+            return now - self._file.stat().st_mtime
+        except FileNotFoundError:
+            return math.inf

@@ -9,15 +9,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.heartbeat import Beat
 from harness.store import Store
 from harness.task import Task
 from slurm.entry import has_moved
 from slurm.launch import Ending, Job, Launch, launches
-from slurm.queue import JobState, State, UnreachableError, named, states
+from slurm.queue import TIMEOUT_S, JobState, State, UnreachableError, named, states
 
-UNSEEN_S = 10.0
-"""After so long SLURM shows a job that it has taken, even if whoever asked was killed while asking."""
+UNSEEN_S = 150.0
+"""After so long SLURM shows a job that it has taken: `sbatch` tries for two minutes, also after whoever called it was killed."""
 HELD = {"JobHeldUser", "JobHeldAdmin"}
 """Reasons of a job that waits because somebody wants it to wait."""
 
@@ -130,8 +131,7 @@ class Sight:
                 # SLURM forgets a waiting element of an array as soon as it is cancelled
                 state = replace(state, state=State.CANCELLED, reason="while it waited")
             self._active[key] = state
-            if state.never_starts and state.reason not in HELD:
-                cancel(job.id)
+            if state.never_starts and state.reason not in HELD and not cancel(job.id):
                 launch.ended(job.unit, ending(self.store, launch, job, state))
             elif state.is_live:
                 self._ended_at.pop(key, None)
@@ -186,17 +186,21 @@ def ending(store: Store, launch: Launch, job: Job, state: JobState) -> Ending:
 
 
 def held(store: Store) -> dict[str, str]:
-    """Names of launches by the places of tasks that jobs have which may still settle them."""
-    return {place: launch.name for launch in launches(store) for place in live(launch)}
+    """Names of launches by the places of tasks that jobs have which may still settle them.
 
-
-def live(launch: Launch) -> Iterator[str]:
-    """Places of tasks that jobs of a launch have and that SLURM does not know to have ended."""
-    jobs = [job for job in launch.jobs if job.ending is None]
-    told = states([job.id for job in jobs if job.id], launch.name)
-    for job in jobs:
-        if not job.id or told[job.id].is_live:
-            yield from job.covers
+    Where there is no SLURM to be asked, all jobs may that nobody has seen end.
+    """
+    found: dict[str, str] = {}
+    for launch in launches(store):
+        jobs = [job for job in launch.jobs if job.ending is None]
+        try:
+            told = states([job.id for job in jobs if job.id], launch.name) if jobs else {}
+        except UserError:
+            told = {}
+        for job in jobs:
+            if job.id not in told or told[job.id].is_live:
+                found |= dict.fromkeys(job.covers, launch.name)
+    return found
 
 
 def cancel(*arguments: str) -> str:
@@ -205,5 +209,11 @@ def cancel(*arguments: str) -> str:
     Returns:
         What it complained of, or nothing.
     """
-    done = subprocess.run(["scancel", *arguments], capture_output=True, text=True, timeout=60, check=False)
-    return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+    try:
+        done = subprocess.run(["scancel", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        return "not found; this machine is not part of a SLURM cluster"
+    except subprocess.TimeoutExpired:
+        return f"no answer within {TIMEOUT_S:.0f} s"
+    words = done.stderr.strip().rpartition("\n")[2]
+    return (words or f"ended with {done.returncode}") if done.returncode else ""

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.store import explained
 from harness.work import Unit
 from slurm.entry import Entry
 from slurm.launch import Job, Launch
@@ -19,7 +21,10 @@ from slurm.queue import UnreachableError
 TIMEOUTS = 10_000
 """Submitit counts how often a job ran out of time; `slurm.entry` decides instead, by whether it moved."""
 SILENCE = ("Unable to contact", "Socket timed out", "Connection refused", "Connection timed out", "Zero Bytes")
-LIMITS = ("limit", "LIMIT", "temporarily", "Resource temporarily")
+LIMITS = ("limit", "temporarily")
+OVERRULED = {"ARRAY_INX", "ERROR", "JOB_NAME", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE", "OPEN_MODE", "OUTPUT"}
+OVERRULED |= {"SIGNAL", "TIMELIMIT", "WAIT"}
+"""What a launch always says itself, as users may say it by `SBATCH_…`, which `sbatch` heeds before what a script says."""
 
 
 class BusyError(Exception):
@@ -41,7 +46,7 @@ def submit(
     Raises:
         UnreachableError: when the controller does not answer. Whether it has taken them shows later, in the queue.
         BusyError: when it takes no more for now.
-        UserError: when it refuses, with its words.
+        UserError: when it refuses, with its words, or when the disk is full.
     """
     import submitit
 
@@ -49,19 +54,27 @@ def submit(
     executor = submitit.AutoExecutor(
         launch.submitit, cluster="slurm", slurm_max_num_timeout=TIMEOUTS, slurm_python=profile.python
     )
-    executor.update_parameters(**parameters(launch.name, resources, profile, after))
+    told = parameters(launch.name, resources, profile, after)
+    executor.update_parameters(**told)
     limit_s = 60.0 * resources.time_min
     entries = [Entry(job.covers, launch.progress(job.unit), limit_s, profile.signal_delay_s, sys.argv) for job in asked]
     named = [unit.of(unit.tasks, job.unit) for unit, job in zip(units, asked, strict=True)]
     try:
-        with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs(), executor.batch():
+        with (
+            explained(launch.path),
+            contextlib.redirect_stderr(io.StringIO()),
+            _outside_of_jobs(),
+            _heeded(told),
+            executor.batch(),
+        ):
             jobs = [executor.submit(entry, unit) for entry, unit in zip(entries, named, strict=True)]
-    except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
+    except submitit.core.utils.FailedJobError as error:
         words = _words(error)
-        if any(word in words for word in SILENCE):
-            raise UnreachableError(words) from None
+        if not words or any(word in words for word in SILENCE):
+            raise UnreachableError(words or "sbatch said nothing") from None
         launch.refused([job.unit for job in asked], words)
-        if any(word in words for word in LIMITS):
+        _clear(launch.submitit)
+        if any(word in words.lower() for word in LIMITS):
             raise BusyError(words) from None
         raise UserError(f"SLURM refuses a job of class '{resources.name}': {words}", fix="mend the profile") from None
     launch.taken({job.unit: taken.job_id for job, taken in zip(asked, jobs, strict=True)})
@@ -85,7 +98,7 @@ def parameters(
         "slurm_array_parallelism": profile.array_parallelism,
         "slurm_signal_delay_s": profile.signal_delay_s,
         "slurm_setup": profile.setup or None,
-        "slurm_additional_parameters": dict(profile.additional) or None,
+        "slurm_additional_parameters": {key: said for key, said in profile.additional.items() if said is not False},
         "slurm_dependency": f"afterany:{':'.join(sorted(after))}" if after else None,
     }
 
@@ -120,6 +133,27 @@ def _outside_of_jobs() -> Iterator[None]:
     kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     with clean_env(), environment_variables(**kept):
         yield
+
+
+@contextlib.contextmanager
+def _heeded(told: Mapping[str, Any]) -> Iterator[None]:
+    """Hide what the user's environment says otherwise; where the profile says nothing, it may."""
+    said = {key.removeprefix("slurm_") for key, value in told.items() if value is not None}
+    said |= told["slurm_additional_parameters"].keys()
+    names = {f"SBATCH_{name.replace('-', '_').upper()}" for name in said | OVERRULED}
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what submitit wrote for jobs that were refused; the files of others have their ids in their names."""
+    pickles = (file for file in folder.glob("*.pkl") if "_" not in file.name)
+    scripts = (file for file in folder.glob(".submission_file_*.sh") if not file.is_symlink())
+    for file in (*pickles, *scripts):
+        file.unlink(missing_ok=True)
 
 
 def _words(error: Exception) -> str:

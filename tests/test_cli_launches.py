@@ -106,11 +106,36 @@ def test_logs_are_those_of_the_cell_or_of_its_job(made, launch):
     assert "fits 0 cells" in unknown.stderr
 
 
+def test_logs_of_a_cell_that_runs_again_are_those_of_its_job(made, launch):
+    running = made.runnable[2]
+    with made.store.cell(running.folder).failing("it rained") as folder:
+        (folder / "log.txt").write_text("drops\n")
+    assert "drops" in logs(made, running.folder).stdout
+    made.store.cell(running.folder).reopen()
+    shown = logs(made, running.folder).stdout
+    assert "a job that runs" in shown
+    assert "drops" not in shown
+
+
+def test_a_name_of_several_cells_is_refused_with_all_of_them(made, launch):
+    shown = logs(made, "none-")
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    assert "'none-' fits 2 cells" in shown.stderr
+    assert all(cell.folder in shown.stderr for cell in made.runnable if cell.folder.startswith("none-"))
+
+
+def test_a_retry_of_nothing_counts_only_what_is_done_as_there(home, made):
+    with made.store.cell(made.runnable[0].folder).writing():
+        pass
+    done = harness("retry", home / "small.yaml", "--failed", "--no-report", "--store", made.store.root)
+    assert done.stdout.splitlines()[-1] == "0 cells finished, 1 were there already, 0 failed"
+
+
 def test_cells_that_jobs_may_still_write_are_neither_run_here_nor_forgotten(home, made, launch):
     for options in ([], ["--force"]):
         done = harness("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert "squeue: not found" in done.stderr or "are with jobs of launch" in done.stderr
+        assert "2 of these cells are with jobs of launch" in done.stderr
     assert made.store.cell(made.runnable[0].folder).is_done
 
 

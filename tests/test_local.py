@@ -16,11 +16,13 @@ from rich.console import Console
 from support import ROOT, environment, results, write_home
 from watching import Errand, Log, copy_home
 
-from harness.local import gpus, launch
+from harness.local import Screen, gpus, launch
 from harness.plan import Plan
 from harness.processes import Workers
+from harness.progress import ProgressBars
 from harness.store import Store
 from harness.suite import load_suite
+from harness.task import Outcome
 from harness.work import Unit, to_do, waves
 
 
@@ -231,10 +233,21 @@ def test_workers_end_with_their_launcher_and_another_one_ends_the_same(how, home
     assert results(store) == alone[0]
 
 
+def test_a_reason_with_brackets_is_said_as_it_is(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    task = Errand("a", tmp_path)
+    reason = "the prompt holds [/INST] and is no [batch, tokens]"
+    Screen(console, ProgressBars(console), [task]).ended(task, Outcome(0.1, reason))
+    assert console.file.getvalue() == f"✗ 1/1 a: {reason}\n"
+
+
 def test_gpus_are_those_that_the_environment_allows(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-1f")
     assert gpus() == ["2", "GPU-1f"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus() == []
+    for hidden in ("", "-1", " "):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
+    assert gpus() == ["1"], "CUDA itself sees none behind it"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert len(gpus()) == len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -37,6 +37,7 @@ def refusal(tmp_path):
         (BASE + "signal_delay_s: 1.5\n", "site.yaml:5: signal_delay_s: expected a whole number"),
         (BASE + "setup: module load cuda\n", "site.yaml:5: setup: expected a list, found text 'module load cuda'"),
         (BASE + "additional: {--exclude: node1}\n", "site.yaml:5: additional."),
+        (BASE + "additional: {job-name: mine}\n", "site.yaml:5: additional: 'job-name' is said by the launch itself"),
         ("launcher: local\npartition: gpu\n", "site.yaml:2: unknown key 'partition' in the file"),
         ("launcher: local\nprocesses: 0\n", "site.yaml:2: processes: input should be greater than or equal to 1"),
         ("launcher: slurm\n", "mem_gb and time_min are both needed where there are no classes"),
@@ -68,6 +69,22 @@ def test_plain_memory_and_time_are_one_class_and_a_class_has_its_own_gres_and_cp
     small, big = load_profile(str(file)).resources
     assert (small.name, small.gres, small.cpus_per_task) == ("small", "gpu:1", 1)
     assert (big.name, big.gres, big.cpus_per_task) == ("big", "gpu:2", 8)
+
+
+@pytest.mark.parametrize(
+    ("said", "device"),
+    [
+        ("{}", "cpu"),
+        ("{gres: 'gpu:1'}", "cuda"),
+        ("{additional: {gpus-per-node: 1}}", "cuda"),
+        ("{additional: {exclude: 'gpu[1-3]'}}", "cpu"),
+    ],
+)
+def test_cells_compute_on_a_gpu_where_a_profile_asks_for_one_in_either_way(tmp_path, said, device):
+    file = tmp_path / "site.yaml"
+    file.write_text(BASE + yaml.safe_dump(yaml.safe_load(said)).replace("{}", ""))
+    profile = load_profile(str(file))
+    assert (profile.device("auto"), profile.device("cpu")) == (device, "cpu")
 
 
 def test_all_profiles_are_sound():

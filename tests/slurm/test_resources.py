@@ -9,7 +9,7 @@ from harness.suite import load_suite
 from harness.task import BuildArtifact
 from harness.work import to_do, waves
 from slurm.profile import SlurmProfile
-from slurm.resources import choose, fits, needs, next_class
+from slurm.resources import choose, fits, needs
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,6 @@ def test_what_fits_nowhere_is_tried_in_the_largest_and_said(plan_of):
     assert "16 GiB" in note
     assert "class 'small' has (2 GiB, 1 min)" in note
     assert choose(unit_of(plan_of()), PROFILE)[1] is None
-
-
-def test_after_the_last_class_there_is_none():
-    assert next_class("small", PROFILE).name == "long"
-    assert next_class("large", PROFILE) is None
 
 
 def test_a_second_model_counts_and_so_does_a_model_that_is_trained(tmp_path):

@@ -36,6 +36,20 @@ def test_one_that_has_not_been_seen_for_long_is_followed(tmp_path):
     assert not file.exists()
 
 
+def test_one_that_leaves_while_it_is_looked_at_is_followed(tmp_path, monkeypatch):
+    file = sits(tmp_path, "login2")
+    holder = Seat._holder
+
+    def leaves(self):
+        found = holder(self)
+        file.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Seat, "_holder", leaves)
+    with Seat(tmp_path):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
 def test_one_of_this_machine_is_dead_for_the_store_is_locked(tmp_path):
     sits(tmp_path, socket.gethostname(), pid=1)
     with Seat(tmp_path) as seat:

@@ -77,6 +77,27 @@ def test_a_line_that_a_killed_driver_did_not_finish_is_as_if_not_written(launch,
     assert Launch(launch.path).jobs == [whole[0], Job(**{**_fields(whole[1]), "ending": ENDING})]
 
 
+@pytest.mark.parametrize("left", [10, 30])
+def test_ids_are_known_of_all_jobs_of_an_array_or_of_none(launch, left):
+    """Of a half the other half would be taken for refused, and submitted again while it runs."""
+    submitted(launch)
+    file = launch.path / "jobs.jsonl"
+    file.write_bytes(file.read_bytes()[:-left])
+    assert [job.id for job in Launch(launch.path).jobs] == ["", ""]
+
+
+def test_what_a_full_disk_made_of_lines_hides_no_other(launch):
+    submitted(launch)
+    file = launch.path / "jobs.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    strange = [b"\0" * 20 + b"\n", '{"unit": "001-ä'.encode()[:-1] + b"\n", b'{"unit": "009-x", "refused": "limit"}\n']
+    file.write_bytes(b"".join([*lines[1:], *strange]))
+    after = Launch(launch.path)
+    assert [(job.unit, job.id) for job in after.jobs] == [("001-00002-c", "5_1")]
+    after.ended("001-00002-c", ENDING)
+    assert Launch(launch.path).jobs[0].ending == ENDING
+
+
 def _fields(job):
     return {name: getattr(job, name) for name in job.__slots__}
 
