@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from real_tokenizers import NAMES, real_tokenizer
 from tiny_models import tiny_tokenizer
 
-from harness.tokens import joint_query
+from harness.tokens import joint_queries, joint_query
 
 QUESTIONS = [
     ("The capital of France is", "Paris"),
@@ -40,6 +40,11 @@ def test_no_target_holds_a_bos_or_begins_with_a_lone_space(tokenizer, prompt, ta
     assert tokenizer.decode(query.target_ids).strip() == target
     if target.isascii() and target[0].isalpha():
         assert tokenizer.convert_ids_to_tokens(query.target_ids[0]) not in {"▁", "Ġ"}
+
+
+def test_many_questions_at_once_are_those_asked_one_by_one(tokenizer):
+    assert joint_queries(tokenizer, QUESTIONS) == [joint_query(tokenizer, *pair) for pair in QUESTIONS]
+    assert joint_queries(tokenizer, []) == []
 
 
 def test_a_target_alone_would_have_begun_with_bos_on_llama(shared, tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.evaluation.protocol import Protocol
-from harness.tokens import Query
+from harness.tokens import Query, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ class EasyEdit(Protocol):
         return tuple(FORMS.values())
 
     @staticmethod
-    def query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """Prompt, one space and target as they are (274), cut after as many ids as the prompt has by itself (293-295).
 
         Nothing is stripped, and where the join changes the prompt's own ids the cut stays at their number. EasyEdit
@@ -43,10 +43,14 @@ class EasyEdit(Protocol):
         Raises:
             ValueError: if nothing is left on one side of the cut, where EasyEdit fails too (307, 308).
         """
-        joint: list[int] = tokenizer(f"{prompt} {target}")["input_ids"]
         padding = end_of_text(tokenizer)
-        cut = sum(token != padding for token in tokenizer(prompt)["input_ids"]) + joint.count(padding)
-        return _query(prompt, target, joint[:cut], joint[cut:])
+        prompts = token_ids(tokenizer, [prompt for prompt, _ in pairs])
+        joints = token_ids(tokenizer, [f"{prompt} {target}" for prompt, target in pairs])
+        cuts = [
+            sum(token != padding for token in alone) + joint.count(padding)
+            for alone, joint in zip(prompts, joints, strict=True)
+        ]
+        return [_query(*pair, joint[:cut], joint[cut:]) for pair, joint, cut in zip(pairs, joints, cuts, strict=True)]
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """The arg-max before each id behind the cut, given all ids before it (297-305)."""
@@ -59,7 +63,7 @@ class EasyEditGeneration(EasyEdit):
     key: ClassVar[str] = "easyedit_generation"
 
     @staticmethod
-    def query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """The prompt (249), and the target without special ids and without the space before it (248).
 
         With a tokenizer that keeps spaces in its ids, as GPT-2's does, these are not the ids that a model says after a
@@ -68,8 +72,9 @@ class EasyEditGeneration(EasyEdit):
         Raises:
             ValueError: for a prompt or target without an id.
         """
-        alone = tokenizer(target, add_special_tokens=False)["input_ids"]
-        return _query(prompt, target, tokenizer(prompt)["input_ids"], alone)
+        prompts = token_ids(tokenizer, [prompt for prompt, _ in pairs])
+        targets = token_ids(tokenizer, [target for _, target in pairs], add_special_tokens=False)
+        return [_query(*pair, *ids) for pair, *ids in zip(pairs, prompts, targets, strict=True)]
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """The greedy continuation of each prompt by as many ids as its target has (253-260)."""

@@ -43,14 +43,14 @@ def evaluate(
         ValueError: if `unedited` was made from other questions, or a scope is not in [0, 1].
 
     """
-    ways = {Protocol.query, *(protocol.query for protocol in protocols)}
+    ways = {Protocol.queries, *(protocol.queries for protocol in protocols)}
     questions = {tokenise: probe_queries(data, tokenizer, tokenise=tokenise) for tokenise in ways}
-    predictions = [predict(model, questions[one.query], one, batch_size, progress) for one in protocols]
+    predictions = [predict(model, questions[one.queries], one, batch_size, progress) for one in protocols]
     # last, so that no answer can depend on whether the scope was asked for
-    scopes = ask_scope(model, questions[Protocol.query], batch_size, progress)
+    scopes = ask_scope(model, questions[Protocol.queries], batch_size, progress)
     rows: list[Row] = []
     for protocol, answers in zip(protocols, predictions, strict=True):
-        for asked, predicted, scope in zip(questions[protocol.query], answers, scopes, strict=True):
+        for asked, predicted, scope in zip(questions[protocol.queries], answers, scopes, strict=True):
             compared = protocol.compared(asked.query, predicted, tokenizer)
             reference = None
             if asked.axis in LOCALITY_AXES:

@@ -1,11 +1,11 @@
 """The questions of a data set, tokenised: what is asked about each record, and under which heading it counts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from harness.records import DataSet
-from harness.tokens import Query, joint_query
+from harness.tokens import Query, joint_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,15 +34,15 @@ class ProbeQuery:
     query: Query
 
 
-Tokenise = Callable[["PreTrainedTokenizerBase", str, str], Query]
-"""Makes a question of a prompt and its answer."""
+Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list[Query]]
+"""Makes questions of prompts and their answers."""
 
 
 def probe_queries(
     data: DataSet,
     tokenizer: "PreTrainedTokenizerBase",
     axes: Iterable[Axis] = AXES,
-    tokenise: Tokenise = joint_query,
+    tokenise: Tokenise = joint_queries,
 ) -> list[ProbeQuery]:
     """All questions of a data set, in the order of axes, records and probes.
 
@@ -51,11 +51,11 @@ def probe_queries(
     follows from the new fact. An unrelated record without a known answer has no question.
     """
     wanted = set(axes)
+    asked = [(axis, *question) for axis in AXES if axis in wanted for question in questions_of(data, axis)]
+    queries = tokenise(tokenizer, [(prompt, answer) for *_, prompt, answer in asked])
     return [
-        ProbeQuery(record_id, axis, number, tokenise(tokenizer, prompt, answer))
-        for axis in AXES
-        if axis in wanted
-        for record_id, number, prompt, answer in questions_of(data, axis)
+        ProbeQuery(record_id, axis, number, query)
+        for (axis, record_id, number, *_), query in zip(asked, queries, strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.tokens import Query, joint_query
+from harness.tokens import Query, joint_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,13 +34,13 @@ class Protocol(ABC):
         return (self,)
 
     @staticmethod
-    def query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
-        """A question in ids; prompt and target tokenised together unless a protocol has a way of its own.
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Questions in ids; prompt and target tokenised together unless a protocol has a way of its own.
 
         Raises:
             ValueError: if nothing of the prompt or of the target is left.
         """
-        return joint_query(tokenizer, prompt, target)
+        return joint_queries(tokenizer, pairs)
 
     @abstractmethod
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:

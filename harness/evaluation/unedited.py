@@ -115,7 +115,7 @@ def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
     model = context.load_model(spec.inputs["model"])
     data = context.load_data(spec.inputs["data"])
     protocols = [form for name in spec.identity["protocols"] for form in get(name).forms()]
-    questions = [probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.query) for protocol in protocols]
+    questions = [probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries) for protocol in protocols]
     total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):

@@ -78,8 +78,8 @@ def outputs(model, tmp_path):
 def test_what_is_scored_begins_after_as_many_ids_as_the_prompt_has_by_itself(tokenizers):
     """The space at the prompt's end joins the one that EasyEdit adds to `▁▁`, and `▁Paris` falls apart."""
     tokenizer = tokenizers("llama2")
-    assert EasyEdit.query(tokenizer, CAPITAL, "Paris").target_ids == (3681,)
-    spaced = EasyEdit.query(tokenizer, f"{CAPITAL} ", "Paris")
+    assert EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids == (3681,)
+    spaced = EasyEdit.queries(tokenizer, [(f"{CAPITAL} ", "Paris")])[0]
     assert tokenizer.convert_ids_to_tokens(spaced.prompt_ids) == [
         "<s>",
         "▁The",
@@ -90,31 +90,31 @@ def test_what_is_scored_begins_after_as_many_ids_as_the_prompt_has_by_itself(tok
         "▁▁",
     ]
     assert tokenizer.convert_ids_to_tokens(spaced.target_ids) == ["Par", "is"]
-    spaced = EasyEdit.query(tokenizer, CAPITAL, " Paris")
+    spaced = EasyEdit.queries(tokenizer, [(CAPITAL, " Paris")])[0]
     assert tokenizer.convert_ids_to_tokens(spaced.target_ids) == ["▁▁", "Par", "is"], "nothing is stripped"
 
 
 def test_an_end_of_text_in_a_text_counts_as_padding(tokenizers):
     """Of A, </s>, B, is, C, </s> (after <s>) four ids of the prompt are none, and two of all are: the cut is at six."""
     tokenizer = tokenizers("llama2")
-    query = EasyEdit.query(tokenizer, "A</s> B is", "C</s>")
+    query = EasyEdit.queries(tokenizer, [("A</s> B is", "C</s>")])[0]
     assert tokenizer.convert_ids_to_tokens(query.target_ids) == ["</s>"]
-    query = EasyEdit.query(tokenizers("gpt2"), "A<|endoftext|> B is", "C")
+    query = EasyEdit.queries(tokenizers("gpt2"), [("A<|endoftext|> B is", "C")])[0]
     assert query.target_ids == (327,), "in the prompt alone it moves nothing"
 
 
 def test_a_question_of_which_nothing_is_left_to_score_is_refused(tokenizers):
     tokenizer = tokenizers("llama2")
     with pytest.raises(ValueError, match="nothing to score"):
-        EasyEdit.query(tokenizer, f"{CAPITAL} ", "")  # `▁` becomes `▁▁`: as many ids as before
+        EasyEdit.queries(tokenizer, [(f"{CAPITAL} ", "")])  # `▁` becomes `▁▁`: as many ids as before
     with pytest.raises(ValueError, match="nothing to score"):
-        EasyEditGeneration.query(tokenizer, CAPITAL, "")
+        EasyEditGeneration.queries(tokenizer, [(CAPITAL, "")])
 
 
 def test_an_end_of_text_is_needed():
     tokenizer = tiny_tokenizer("llama").__class__(tokenizer_object=tiny_tokenizer("llama").backend_tokenizer)
     with pytest.raises(ValueError, match="end-of-text"):
-        EasyEdit.query(tokenizer, CAPITAL, "Paris")
+        EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])
 
 
 def test_generation_is_scored_against_the_target_tokenised_by_itself(tokenizers):
@@ -122,10 +122,10 @@ def test_generation_is_scored_against_the_target_tokenised_by_itself(tokenizers)
     protocol, target_ids = EasyEditGeneration(), {}
     for name in ("llama2", "mistral-v1", "gpt2"):
         tokenizer = tokenizers(name)
-        query = protocol.query(tokenizer, CAPITAL, "Paris")
+        query = protocol.queries(tokenizer, [(CAPITAL, "Paris")])[0]
         assert list(query.prompt_ids) == tokenizer(CAPITAL)["input_ids"]
         target_ids[name] = query.target_ids
-        right = EasyEdit.query(tokenizer, CAPITAL, "Paris").target_ids
+        right = EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids
         score = agreement(protocol.compared(query, right, tokenizer), query.target_ids)
         assert score == (0.0 if name == "gpt2" else 1.0)
     assert target_ids == {"llama2": (3681,), "mistral-v1": (5465,), "gpt2": (40313,)}
