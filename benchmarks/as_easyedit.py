@@ -109,7 +109,7 @@ def compare(
         data: the records, without unrelated ones.
         scoring: the form.
         batch: questions per batch of the harness.
-        rounds: so many shares of the records EasyEdit goes through, one per round.
+        rounds: so many shares of the records EasyEdit goes through, one per round; no more than there are records.
         edit: changes the model's weights.
     """
     protocol, own = FORMS[scoring], EasyEditsOwn(model, scoring)
@@ -123,6 +123,7 @@ def compare(
     before = {record.id: unless_it_fails(own.quality, record) for record in data.edits}
     edit(model)
     scored = Scored(ours, {})
+    rounds = min(rounds, len(data.edits))
     for turn in range(rounds):
         share = data.edits[turn::rounds]
         seconds, answers = timed(score, model.device)
@@ -153,7 +154,7 @@ def unless_it_fails(ask: Callable[..., Result], *arguments: Any) -> Result | Non
 
 def _unedited(model: LoadedModel, data: DataSet, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
     """The unedited model's answers to the locality questions, and what of them is compared."""
-    questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.query)
+    questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries)
     answers = predict(PlainModel(model), questions, protocol, batch)
     compared: Values = {
         ("before", of.record_id, of.axis, str(of.probe)): list(protocol.compared(of.query, ids, model.tokenizer))

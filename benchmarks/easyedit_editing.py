@@ -4,8 +4,8 @@
 
 Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Three take turns, in a random order within each
 round: EasyEdit in its worker, ours made to compute the same (variant `faithful-easyedit`), and ours as it should be (`corrected`).
-All edit the same facts from the same weights, with the same statistics, prefixes and hypernetwork. Before the first
-round each makes one edit that does not count.
+All edit the same facts from the same weights with the same prefixes, the first two also with the same statistics and hypernetwork
+(docs/parity.md says what `corrected` has instead). Before the first round each makes one edit that does not count.
 
 What is timed is the phase `edit`, all facts at once. Of EasyEdit's, that is its `apply_…_to_model` and what follows from the
 workarounds of docs/parity.md; loading the model, reading statistics and handing weights over are left out. Ratios

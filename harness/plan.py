@@ -175,8 +175,12 @@ def roots(cell: Cell) -> list[ArtifactSpec]:
 
 
 def memory_bytes(cell: Cell) -> int:
-    """Rough need of memory: weights, a fifth for activations and caches, and a gigabyte for the libraries."""
-    return int(1.2 * catalogue.entry(cell.model.name).memory_bytes(cell.model.dtype)) + 2**30
+    """Rough need of memory: weights, a fifth for activations and caches, and a gigabyte for the libraries.
+
+    All of it twice for another backend, which has the model in a process of its own beside this one.
+    """
+    one_process = int(1.2 * catalogue.entry(cell.model.name).memory_bytes(cell.model.dtype)) + 2**30
+    return one_process if cell.backend == "native" else 2 * one_process
 
 
 def seconds(cell: Cell, device: str) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
 from harness.store import Store
 from reports.frame import SuiteFrame
@@ -33,9 +32,9 @@ class Comparison:
     Attributes:
         native, reference: folders of the cells.
         variant: of the native cell; `is_faithful` where EasyEdit's cell has the same.
-        weights: ‖W − W'‖ / ‖W' − W₀‖ over all changed weights (Frobenius; W' is EasyEdit's, W₀ unedited); NaN if neither
-            changes weights, or if they were not kept.
-        same: share of probes with the same prediction, over all protocols.
+        weights: ‖W − W'‖ / ‖W' − W₀‖ over all changed weights (Frobenius; W' is EasyEdit's, W₀ unedited); NaN if either
+            has none that were kept.
+        same: share of probes with the same prediction, over all protocols; NaN without probes.
         probes: number of probes compared.
         edit_ratio: EasyEdit's seconds of editing, divided by ours; NaN across classes of device.
     """
@@ -84,6 +83,8 @@ def badge(found: Sequence[Comparison], reasons: Sequence[str]) -> str:
         found: comparisons of its faithful variant.
         reasons: what the adapter says of known differences.
     """
+    if any(np.isnan(one.weights) and np.isnan(one.same) for one in found):
+        return "not compared: neither answers nor weights"
     if all(one.is_exact for one in found):
         return "exact"
     if all(one.is_equivalent for one in found):
@@ -129,15 +130,18 @@ def _distance(native: Path, reference: Path) -> float:
     """Relative Frobenius distance of the kept weights; of a weight that only one of them changed, the change counts."""
     if not ((native / WEIGHTS).is_file() and (reference / WEIGHTS).is_file()):
         return float("nan")
-    with safe_open(native / WEIGHTS, "np") as ours, safe_open(reference / WEIGHTS, "np") as theirs:
+    from safetensors import safe_open  # with torch: numpy has no bfloat16
+
+    with safe_open(native / WEIGHTS, "pt") as ours, safe_open(reference / WEIGHTS, "pt") as theirs:
         changes, wanted = _change_norms(ours), _change_norms(theirs)
-        squares = [
-            np.square(ours.get_tensor(name).astype(np.float64) - theirs.get_tensor(name)).sum()
+        distances = [
+            float((ours.get_tensor(name).double() - theirs.get_tensor(name).double()).norm())
             if name in changes and name in wanted
-            else {**changes, **wanted}[name] ** 2
+            else {**changes, **wanted}[name]
             for name in {*changes, *wanted}
         ]
-    return float(np.sqrt(sum(squares)) / np.linalg.norm(list(wanted.values())))
+    distance, change = np.linalg.norm(distances), np.linalg.norm(list(wanted.values()))
+    return float(distance / change) if change else float("inf") if distance else 0.0
 
 
 def _change_norms(weights: Any) -> dict[str, float]:

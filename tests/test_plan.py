@@ -267,6 +267,10 @@ def test_estimates_grow_with_model_and_edits(plan_of):
     assert seconds(small, "cpu") < seconds(large, "cpu")
 
 
+def test_another_backend_has_the_model_twice(cell):
+    assert memory_bytes(dataclasses.replace(cell, backend="easyedit")) == 2 * memory_bytes(cell)
+
+
 def test_the_same_suite_read_twice_has_the_same_ids(home, plan_of):
     text = yaml.safe_load((home / "small.yaml").read_text())
     reordered = dict(reversed(text.items()))

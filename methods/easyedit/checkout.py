@@ -22,6 +22,8 @@ EXTRAS = {
     "regex": "its evaluation",
 }
 """Modules beyond this project's own needs that EasyEdit imports, with what for; `pip install .[easyedit]` brings them."""
+DIFFERENCE = ("diff-index", "--patch", "--no-ext-diff", "--full-index")
+"""Unlike `git diff`, it says the same whatever a user's settings are and however deep the clone is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Checkout:
     Attributes:
         folder: the one that holds `easyeditor`.
         commit: what is checked out.
-        changes: sha256 of the difference to that commit; empty if there is none.
+        changes: sha256 of the difference to that commit, whatever the user's settings of git; empty if there is none.
     """
 
     folder: Path
@@ -64,6 +66,9 @@ def is_present() -> bool:
 def find() -> Checkout:
     """The checkout that will be used.
 
+    It is looked at once per process, so that all cells of a run are planned, run and described with the same one; `confirmed`
+    says whether it still is.
+
     Raises:
         UserError: if there is none, or one of another commit, or one that git knows nothing of.
     """
@@ -71,19 +76,34 @@ def find() -> Checkout:
 
 
 def at(folder: Path) -> Checkout:
-    """The checkout in a folder; asked of git once per process and folder.
+    """The checkout in a folder.
 
     Raises:
         UserError: as `find`.
     """
-    if not (folder / "easyeditor").is_dir():
-        raise UserError(f"no EasyEdit at {folder}", fix=f"{FETCH}, or set EASYEDIT_HOME to a checkout")
     found = _inspect(folder)
     if found.commit != COMMIT:
         is_what = f"is at commit {found.commit[:12]}" if found.commit else "is no git checkout"
+        ways = f"rm -r {folder} && {FETCH}" if folder == fetched() else f"git -C {folder} checkout {COMMIT}"
+        raise UserError(f"EasyEdit at {folder} {is_what}, not at {COMMIT[:12]}", fix=ways)
+    return found
+
+
+def confirmed() -> Checkout:
+    """The checkout that was found, looked at again: another one would make cells that name this one as their code.
+
+    Raises:
+        UserError: if it is gone or was changed.
+    """
+    found = find()
+    try:
+        is_same = _look(found.folder) == found
+    except UserError:
+        is_same = False
+    if not is_same:
         raise UserError(
-            f"EasyEdit at {folder} {is_what}, not at {COMMIT[:12]}",
-            fix=f"git -C {folder} checkout {COMMIT}, or {FETCH}",
+            f"EasyEdit at {found.folder} is not what this process began with: changed or gone",
+            fix="python -m harness easyedit show, then run the suite again",
         )
     return found
 
@@ -121,11 +141,25 @@ def git(folder: Path, *arguments: str) -> str:
 
 @cache
 def _inspect(folder: Path) -> Checkout:
-    """A folder as git sees it; no commit where it does not, also where it only sees a repository around it."""
+    """`_look`, once per process and folder."""
+    return _look(folder)
+
+
+def _look(folder: Path) -> Checkout:
+    """A folder as git sees it; no commit where it does not, also where it only sees a repository around it.
+
+    Raises:
+        UserError: if EasyEdit is not in it.
+    """
+    if not (folder / "easyeditor").is_dir():
+        home = "set EASYEDIT_HOME to a checkout"
+        ways = f"{FETCH}, or {home}" if folder == fetched() else f"{home}, or unset it and {FETCH}"
+        raise UserError(f"no EasyEdit at {folder}", fix=ways)
     try:
         if Path(git(folder, "rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return Checkout(folder, "", "")
-        commit, difference = git(folder, "rev-parse", "HEAD"), git(folder, "diff", "HEAD", "--", "easyeditor")
+        commit = git(folder, "rev-parse", "HEAD")
+        difference = git(folder, *DIFFERENCE, "HEAD", "--", "easyeditor")
     except subprocess.CalledProcessError:
         return Checkout(folder, "", "")
     return Checkout(folder, commit, hashlib.sha256(difference.encode()).hexdigest() if difference else "")

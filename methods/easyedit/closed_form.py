@@ -29,6 +29,10 @@ class ClosedFormEditor(WeightEditor):
 
     own_workarounds: ClassVar[tuple[str, ...]] = WORKAROUNDS
     instead: ClassVar[Mapping[str, Any]] = {"target_tokens": "alone"}
+    differences: ClassVar[tuple[str, ...]] = (
+        "labels in front of the subject, which no value can change, count in the loss that stops the optimisation "
+        "(rome/compute_v.py:152, memit/compute_z.py:169; methods/common/values.py leaves them out)",
+    )
 
     hparams: Any
 

@@ -10,7 +10,7 @@ from methods.easyedit import checkout
 from methods.easyedit.workarounds import WORKAROUNDS
 
 PARTS = ("easyeditor", "hparams")
-"""All that is read; the rest of the repository is pictures, notebooks and data."""
+"""Its code, and the files of values that ours cite as sources; the rest of the repository is pictures, notebooks and data."""
 
 
 def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:

@@ -118,7 +118,7 @@ class EasyEditEditor(ABC):
             fix=f"{option}: {json.dumps(instead)}",
         )
 
-    def worker(self, model: "LoadedModel", context: Context) -> Worker:
+    def worker(self, model: "LoadedModel") -> Worker:
         """The worker with a model in it that equals this one."""
         wanted = (_absolute(model.ref), str(model.device))
         if self._worker is None or not self._worker.is_alive or self._loaded != wanted:
@@ -135,7 +135,7 @@ class EasyEditEditor(ABC):
 
     def _begun(self, model: "LoadedModel", artifacts: Mapping[str, Path], context: Context) -> Worker:
         """A worker for which only `apply` is left to do."""
-        worker = self.worker(model, context)
+        worker = self.worker(model)
         active = workarounds.active(self.own_workarounds, self.hparams.without)
         folders = {role: folder.absolute() for role, folder in artifacts.items()}
         worker.call("begin", self.inside, dict(self.options(model)), active, folders, context.seed)
@@ -228,11 +228,12 @@ def started(model: "LoadedModel") -> Worker:
     """A worker that has loaded the same checkpoint, also for builders of artifacts.
 
     Raises:
-        UserError, WorkerError: as `Worker.call`.
+        UserError: if the checkout is not the one that this process began with, and as `Worker.call`.
+        WorkerError: as `Worker.call`.
     """
     import torch
 
-    worker = Worker(checkout.find().folder)
+    worker = Worker(checkout.confirmed().folder)
     worker.call(
         "load",
         _absolute(model.ref),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 LOSS_STOP = 1e-2
-"""ft_main.py:240 and 254: it is no option there."""
+"""ft_main.py:219 and 233: it is no option there."""
 
 
 class EasyEditFtLHparams(FtLHparams, Without):

@@ -98,7 +98,7 @@ class GraceInside(MemoryInside):
         return {"keys": float(len(self.adapter.keys)), "final_loss": sum(self._losses) / len(self._losses)}
 
     def before(self, query: Query, is_forced: bool) -> None:
-        """The place of the key: -1 where GRACE.generate sets it so (GRACE.py:69), to be fixed at the end of the prompt."""
+        """The place of the key: -1 where GRACE.generate sets it so (GRACE.py:74), to be fixed at the end of the prompt."""
         if not is_forced:
             self.adapter.key_id = -1
         elif "prompt-key" in self.bench.workarounds:

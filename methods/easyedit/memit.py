@@ -31,6 +31,10 @@ class EasyEditMemit(ClosedFormEditor):
     spec: ClassVar[MethodSpec] = MethodSpec("memit", "MEMIT", family="weights", version=1)
     Hparams: ClassVar[type[base.Hparams]] = EasyEditMemitHparams
     inside: ClassVar[str] = "methods.easyedit.memit:MemitInside"
+    differences: ClassVar[tuple[str, ...]] = (
+        *ClosedFormEditor.differences,
+        "second moments are rounded to float32 (memit_main.py:285)",
+    )
 
     hparams: EasyEditMemitHparams
 

@@ -67,11 +67,8 @@ class MemoryInside(Wrapped):
         return Applied(figures=self.figures())
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-        """Requests as EasyEdit has them, without the space around prompts and targets, which it would read as text."""
-        return [
-            {**record, "prompt": record["prompt"].rstrip(), "target_new": record["target_new"].strip()}
-            for record in as_dicts(requests)
-        ]
+        """Requests as EasyEdit has them."""
+        return as_dicts(requests)
 
     def figures(self) -> dict[str, float]:
         """For the diagnostics, behind the last edit."""

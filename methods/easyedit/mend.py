@@ -44,6 +44,10 @@ class EasyEditMend(WeightEditor):
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "fresh-executor", "leading-space")
     extras: ClassVar[tuple[str, ...]] = ("higher",)
     instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "inner_reduction": "batch_mean"}
+    differences: ClassVar[tuple[str, ...]] = (
+        "with archive: easyedit its trainer keeps the hypernetwork of the last look and not of the best "
+        "(BaseTrainer.py:211-213), and cuts texts at 40 tokens (zsre.py:30)",
+    )
 
     hparams: EasyEditMendHparams
 

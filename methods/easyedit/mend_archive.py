@@ -18,11 +18,11 @@ RESIDUAL = {
     "mode_scale.weight": "scale_MS",
     "mode_shift.weight": "shift_MS",
 }
-"""Parameters of a residual layer, local_nn.py:43, by ours."""
+"""Parameters of a residual layer, local_nn.py:44, by ours."""
 
 
 def state_of(hypernetwork: Hypernetwork, config: object) -> dict[str, Any]:
-    """What `MEND.load_state_dict` reads (MEND.py:357).
+    """What `MEND.load_state_dict` reads (MEND.py:355).
 
     Args:
         hypernetwork: of ours.

@@ -30,7 +30,7 @@ FIXED = {
 }
 """What is no option there: how it lays out rows and merges, WISE.py:160, wise/utils.py:401, WISE.py:45."""
 CONTEXTS = 10
-"""What `get_context_templates` makes if it is left to it (wise_main.py:21)."""
+"""What `get_context_templates` makes if it is left to it (wise_main.py:20)."""
 
 
 class EasyEditWiseHparams(WiseHparams, Without):

@@ -14,11 +14,11 @@ WORKAROUNDS = {
         "off behind it, and MEND after ROME on one model fails"
     ),
     "right-padding": (
-        "FT-L: a batch is padded on the right, where ft_main.py:137 looks for the last prompt token; EasyEdit's editor pads "
+        "FT-L: a batch is padded on the right, where ft_main.py:115 looks for the last prompt token; EasyEdit's editor pads "
         "on the left, so that in a batch of unequal lengths a place inside the prompt or the padding is read"
     ),
     "unscored-padding": (
-        "FT-L: targets are padded with the unknown token, which is what ft_main.py:138 leaves out of the loss; EasyEdit's "
+        "FT-L: targets are padded with the unknown token, which is what ft_main.py:117 leaves out of the loss; EasyEdit's "
         "editor pads with the end-of-text token, which is then trained as a target"
     ),
     "fresh-caches": (
@@ -40,12 +40,12 @@ WORKAROUNDS = {
     ),
     "one-by-one": (
         "every request is applied, in a call of its own; EasyEdit's function takes the first of a call and drops the others "
-        "(ROME: rome_main.py:35; GRACE: grace_main.py:22; DEFER: defer_main.py:22), or takes all but the last few rows of the "
-        "call for one edit (WISE: WISE.py:262)"
+        "(ROME: rome_main.py:35; GRACE: grace_main.py:22; DEFER: defer_main.py:22), or takes all rows of the call but the "
+        "last for one edit (WISE: WISE.py:262-266)"
     ),
     "fresh-executor": (
         "MEND: each act begins with an executor and hooks of its own; EasyEdit's goes on with the first model and archive "
-        "that it has seen (mend_main.py:72)"
+        "that it has seen (mend_main.py:78-82)"
     ),
     "leading-space": (
         "MEND: trained on GPT-J, targets are tokenised with the space that they have behind a prompt; EasyEdit does so only "

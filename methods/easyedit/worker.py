@@ -52,6 +52,8 @@ class Host:
         """Load the model as the caller did, and set its tokenizer up as EasyEdit's editor does."""
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(is_deterministic)
+        # as in the caller's process: filling takes time for memory that nothing reads, and both are timed
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         loaded = load(ref, device)
         name = loaded.entry.hub_id or ref.name  # EasyEdit tells kinds of models by their names; a folder's says nothing
         loaded.model.config._name_or_path = loaded.model.name_or_path = name
@@ -92,13 +94,14 @@ class Host:
     ) -> None:
         """Everything of an act of editing that is not timed."""
         tokenizer = self._model.tokenizer
-        tokenizer.pad_token_id, tokenizer.padding_side = tokenizer.eos_token_id, "left"  # editor.py:143-187
+        tokenizer.pad_token_id, tokenizer.padding_side = tokenizer.eos_token_id, "left"  # editor.py:145-183
         if "trainable-again" in workarounds:
             self._model.model.requires_grad_(True)
         seed_all(seed)
         bench = Bench(self._model, options, frozenset(workarounds), artifacts, self._home, seed)
         self._act = _named(inside)(bench)
         if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)  # what is still under way is no part of the act
             torch.cuda.reset_peak_memory_stats(self._model.device)
 
     def apply(self, requests: Sequence[EditRequest]) -> None:

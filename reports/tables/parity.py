@@ -17,11 +17,11 @@ from reports.parity import (
     differences,
 )
 from reports.tables.captions import seeds_shown
-from reports.tables.gaps import absent_sections
+from reports.tables.gaps import absent_sections, gap_remarks
 
 NOTES = (
     "Δw: Frobenius norm of the difference between native and EasyEdit's weights, relative to the norm of EasyEdit's change; "
-    "dash: the method changes no weights.",
+    "dash: no changed weights were kept of one or both.",
     "Same: share of all probes with the same prediction as EasyEdit's. ×: EasyEdit's seconds over these.",
     f"Equivalent: Δw at most {WEIGHTS_WITHIN:.0e}, or without changed weights Same at least {PREDICTIONS_FROM:.2f}.",
 )
@@ -57,7 +57,8 @@ def _table(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) 
         f"Code: {', '.join(frame.commits())}."
     )
     title = f"Native implementations and EasyEdit's on {first['section_title']}"
-    return Table(f"parity-{first['data']}", title, caption, columns, sections, (*NOTES, *absent_sections(frame)))
+    gaps = (*gap_remarks(frame, first["section"], first["section_title"]), *absent_sections(frame))
+    return Table(f"parity-{first['data']}", title, caption, columns, sections, (*NOTES, *gaps))
 
 
 def _rows(cells: pd.DataFrame, protocols: Sequence[str], found: Sequence[Comparison]) -> Iterator[Row]:
@@ -70,8 +71,8 @@ def _rows(cells: pd.DataFrame, protocols: Sequence[str], found: Sequence[Compari
         ]
         beside = [by_native[cell] for cell in dict.fromkeys(same["cell"]) if cell in by_native]
         against = (
-            Entry(max((one.weights for one in beside), default=np.nan), notation="e", digits=0),
-            Entry(min((one.same for one in beside), default=np.nan), digits=3),
+            Entry(float(np.max([one.weights for one in beside])) if beside else np.nan, notation="e", digits=0),
+            Entry(float(np.min([one.same for one in beside])) if beside else np.nan, digits=3),
             Entry(float(same.drop_duplicates("cell")["edit_s"].mean())),
             Entry(float(np.median([one.edit_ratio for one in beside])) if beside else np.nan, digits=1),
         )
@@ -79,12 +80,14 @@ def _rows(cells: pd.DataFrame, protocols: Sequence[str], found: Sequence[Compari
 
 
 def _remarks(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) -> Iterator[str]:
-    """The badge of a method, and what it is known to differ in."""
+    """The badge of a method, what it is known to differ in, and on which models where those are not all of the suite."""
     first = cells.iloc[0]
     faithful = [one for one in found if one.method == first["method"] and one.is_faithful]
     if faithful:
         reasons = differences(frame.store, faithful[0].reference)
-        yield f"{first['method_title']}: {badge(faithful, reasons)}."
+        titles = {title: name in {one.model for one in faithful} for name, title in frame.models().items()}
+        where = "" if all(titles.values()) else f" on {', '.join(title for title, is_on in titles.items() if is_on)}"
+        yield f"{first['method_title']}{where}: {badge(faithful, reasons)}."
 
 
 def _numbers(frame: SuiteFrame, one: Comparison) -> dict[str, object]:
@@ -94,6 +97,7 @@ def _numbers(frame: SuiteFrame, one: Comparison) -> dict[str, object]:
         **{"data": native["section_title"], "method": one.method, "model": native["model_title"]},
         **{"template": native["template"], "seed": native["seed"], "variant": one.variant, "faithful": one.is_faithful},
         **{"weights": one.weights, "same": one.same, "probes": one.probes, "edit_ratio": one.edit_ratio},
-        **{"badge": badge([one], differences(frame.store, one.reference)), "backend": REFERENCE},
+        "badge": badge([one], differences(frame.store, one.reference)) if one.is_faithful else "",
+        "backend": REFERENCE,
         "cells": f"{one.native} {one.reference}",
     }

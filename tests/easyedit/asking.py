@@ -49,7 +49,7 @@ def changed_share(edited, model, queries):
 
 def weights_there(editor, model):
     """Whether the worker's model is the one here, bit for bit."""
-    there = editor.worker(model, Context()).call("run", "in_worker:weights_of")
+    there = editor.worker(model).call("run", "in_worker:weights_of")
     return there == weight_hash(model.model)
 
 

@@ -86,3 +86,11 @@ def weights_of(loaded, home):
     from methods.common.weights import weight_hash
 
     return weight_hash(loaded.model)
+
+
+def settings_of_torch(loaded, home):
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "fills": torch.utils.deterministic.fill_uninitialized_memory,
+    }

@@ -82,8 +82,8 @@ def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, 
 
     def killed(worker, verb, *arguments):
         if verb == "apply":
-            threading.Timer(0.2, os.kill, (worker.pid, signal.SIGSTOP)).start()
-            threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
+            os.kill(worker.pid, signal.SIGSTOP)  # so that it is still at it when it is killed
+            threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
         return call(worker, verb, *arguments)
 
     monkeypatch.setattr(process.Worker, "call", killed)

@@ -37,6 +37,17 @@ def test_a_changed_file_changes_the_identity_and_another_change_again(source):
     assert all(set(identity) == {"easyedit", "changes"} for identity in identities)
 
 
+def test_settings_of_git_neither_hide_a_change_nor_alter_its_name(source, monkeypatch, tmp_path):
+    (source / "easyeditor" / "util.py").write_text("# once\n")
+    found = []
+    for settings in ("", "[diff]\n external = true\n noprefix = true\n[core]\n abbrev = 20\n[color]\n ui = always\n"):
+        (tmp_path / "settings").write_text(settings)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
+        checkout._inspect.cache_clear()
+        found.append(checkout.find().changes)
+    assert found[0] == found[1] != ""
+
+
 def test_changes_outside_of_the_code_are_none(source):
     (source / "hparams" / "FT.yaml").write_text("# mine\n")
     (source / "logs").mkdir()
@@ -51,6 +62,15 @@ def test_another_commit_is_refused_with_the_command_that_goes_to_the_right_one(s
         checkout.find()
     assert f"git -C {source} checkout {checkout.COMMIT}" in caught.value.fix
     assert "\n" not in str(caught.value)
+
+
+def test_a_fetched_one_of_another_commit_is_to_be_fetched_again(home_of_fetch):
+    """`fetch` alone would find it there and refuse it again."""
+    git(commands.fetch(str(home_of_fetch)).folder, "commit", "--quiet", "--allow-empty", "-m", "second")
+    checkout._inspect.cache_clear()
+    with pytest.raises(UserError, match="is at commit") as caught:
+        commands.fetch(str(home_of_fetch))
+    assert caught.value.fix == f"rm -r {checkout.fetched()} && {checkout.FETCH}"
 
 
 def test_a_folder_without_git_is_refused_also_inside_of_another_repository(source):
@@ -71,8 +91,9 @@ def test_nothing_at_all_is_refused_with_both_remedies(home_of_fetch):
 def test_a_home_that_is_wrong_does_not_fall_back_on_what_was_fetched(home_of_fetch, monkeypatch, tmp_path):
     commands.fetch(str(home_of_fetch))
     monkeypatch.setenv("EASYEDIT_HOME", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere") as caught:
         checkout.find()
+    assert "unset it and python -m harness easyedit fetch" in caught.value.fix
 
 
 def test_fetch_brings_the_parts_that_are_read_and_verifies_the_commit(home_of_fetch):

@@ -12,6 +12,7 @@ from tiny_edits import Context, queries_of, requests_of
 
 from harness.errors import UserError
 from harness.records import EditRequest
+from harness.work import prepare_torch
 from methods.base import Hparams, MethodSpec
 from methods.common import weights
 from methods.common.plain import PlainModel
@@ -79,7 +80,7 @@ def editor_of(kept, model):
     def made(cls, **hparams):
         editor = cls(NoHparams(**hparams))
         editor._worker, editor._loaded = kept.get("worker"), kept.get("loaded")
-        editor.worker(model, Context())
+        editor.worker(model)
         kept["worker"], kept["loaded"] = editor._worker, editor._loaded
         return editor
 
@@ -104,11 +105,11 @@ def test_reverting_the_first_of_several_edits_reverts_what_later_ones_may_change
     """As in a sequence: each edit goes on from the weights as they are, and only the first is reverted."""
     before, editor = weights.weight_hash(model.model), editor_of(Adding)
     first = edit(editor, model, [])
-    pid = editor.worker(model, Context()).pid
+    pid = editor.worker(model).pid
     edit(editor, model, REQUESTS[:1])
     edit(editor, model, REQUESTS[:1])
     assert float(model.model.get_parameter(CHANGED)[0, 0]) != 0
-    assert editor.worker(model, Context()).pid == pid
+    assert editor.worker(model).pid == pid
     first.revert()
     assert weights.weight_hash(model.model) == before
 
@@ -118,7 +119,7 @@ def test_the_worker_has_the_weights_of_the_model_whatever_was_done_to_it(editor_
     with weights.edited(model.model, names), torch.no_grad():
         for name in names:
             model.model.get_parameter(name).add_(1)
-        there = editor.worker(model, Context()).call("run", "in_worker:weights_of")
+        there = editor.worker(model).call("run", "in_worker:weights_of")
         assert there == weights.weight_hash(model.model)
     assert there != weights.weight_hash(model.model)
 
@@ -144,12 +145,24 @@ def test_nothing_of_the_worker_reaches_this_process(editor_of, model, tmp_path, 
     torch.manual_seed(5)
     editor = editor_of(Adding)
     edit(editor, model).revert()
-    worker = editor.worker(model, Context())
+    worker = editor.worker(model)
     assert worker.call("run", "in_worker:environment", "LEAKED") == "yes"
     assert dict(os.environ) == environment
     assert torch.equal(torch.rand(3), expected)
     assert worker.call("run", "in_worker:working_directory") == str(worker.folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_worker_computes_with_the_settings_of_a_run(editor_of, model):
+    """Its seconds stand beside ours: neither may fill memory that nothing reads."""
+    prepare_torch(1)
+    try:
+        worker = started(model)
+        expected = {"threads": 1, "deterministic": True, "fills": torch.utils.deterministic.fill_uninitialized_memory}
+        assert worker.call("run", "in_worker:settings_of_torch") == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not expected["fills"]
 
 
 def test_a_wrapper_is_asked_in_the_worker_row_by_row(editor_of, model):
@@ -191,7 +204,7 @@ def test_after_an_exception_the_next_edit_gets_a_fresh_worker(editor_of, model):
 
 
 def test_what_a_user_can_mend_stays_so(editor_of, model):
-    worker = editor_of(Adding).worker(model, Context())
+    worker = editor_of(Adding).worker(model)
     with pytest.raises(UserError, match="nothing there → bring it"):
         worker.call("run", "in_worker:users_mistake")
     assert not worker.is_alive
@@ -199,7 +212,7 @@ def test_what_a_user_can_mend_stays_so(editor_of, model):
 
 def test_a_worker_that_is_killed_in_the_middle_fails_the_edit_at_once(editor_of, model):
     before, editor = weights.weight_hash(model.model), editor_of(Sleeping)
-    worker = editor.worker(model, Context())
+    worker = editor.worker(model)
     killer = threading.Timer(1, os.kill, (worker.pid, signal.SIGKILL))
     killer.start()
     start = time.monotonic()
@@ -212,7 +225,7 @@ def test_a_worker_that_is_killed_in_the_middle_fails_the_edit_at_once(editor_of,
 
 def test_a_worker_ends_with_its_editor_also_in_the_middle_of_something(editor_of, model):
     editor = Sleeping(NoHparams())
-    worker = editor.worker(model, Context())
+    worker = editor.worker(model)
     process, folder = worker._process, worker.folder
     worker._connection.send(("begin", (Sleeping.inside, {}, (), {}, 0)))
     worker._connection.send(("apply", ([EditRequest("0", "a", "", "b", "")],)))

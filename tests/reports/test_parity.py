@@ -1,12 +1,15 @@
 """Native cells beside EasyEdit's: weights, predictions, badges and the table."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from reports.frame import load_suite
 from reports.parity import badge, comparisons
@@ -78,6 +81,27 @@ def test_a_weight_that_one_of_them_left_alone_counts_as_its_change(fake):
     assert found.weights == pytest.approx(np.sqrt(8) / 12)
 
 
+def test_weights_of_half_precision_are_compared_with_wider_ones(fake):
+    """EasyEdit's of a bfloat16 model are bfloat16, ours may be float32. 3.0 and 4.0 are the same in both."""
+    ours, theirs = pair(fake)
+    down = UNEDITED["down.weight"]
+    keep_weights(ours, {"down.weight": down + 3})
+    for kind, change in ((torch.bfloat16, 4), (torch.float16, 4), (torch.float32, 4)):
+        edited = {"down.weight": torch.from_numpy(down + change).to(kind)}
+        save_torch(edited, theirs / "edited.safetensors", metadata={"change_norms": json.dumps({"down.weight": 16.0})})
+        (found,) = compared(fake)
+        assert found.weights == 0.25
+
+
+def test_weights_that_nobody_changed_are_the_same(fake):
+    ours, theirs = pair(fake)
+    keep_weights(theirs, {})
+    keep_weights(ours, {})
+    assert compared(fake)[0].weights == 0
+    keep_weights(ours, {"down.weight": UNEDITED["down.weight"] + 3})
+    assert compared(fake)[0].weights == np.inf
+
+
 def test_weights_decide_where_they_were_kept(fake):
     ours, theirs = pair(fake)
     keep_weights(theirs, {"down.weight": UNEDITED["down.weight"] + 3})
@@ -87,12 +111,21 @@ def test_weights_decide_where_they_were_kept(fake):
     assert badge([found], []) == "differs: for no known reason"
 
 
+def test_cells_without_answers_and_weights_are_not_said_to_differ(fake):
+    """As those of random weights are."""
+    (found,) = compared(fake) if pair(fake) else ()
+    assert badge([dataclasses.replace(found, same=np.nan, probes=0)], []).startswith("not compared")
+    assert badge([dataclasses.replace(found, same=np.nan, weights=0.0)], []).startswith("equivalent")
+
+
 def test_only_the_same_variant_is_faithful(fake):
     theirs = fake.write_cell("ft-l", LLAMA, "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit")
     fake.write_cell("ft-l", LLAMA, "zsre", variant="corrected", label="corrected")
     fake.write_manifest(["parity"])
     (found,) = compared(fake)
     assert (found.reference, found.is_faithful) == (theirs.name, False)
+    _, numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    assert numbers["badge"].tolist() == [""], "it is meant to differ"
 
 
 def test_seconds_are_compared_on_one_class_of_device_only(fake):
@@ -111,3 +144,29 @@ def test_the_table_shows_both_and_the_badge(fake):
     same = [column.title for column in table.columns].index("Same")
     assert [row.entries[same].text for row in section.rows] == ["–", "1.000"]
     assert numbers[["same", "badge"]].to_dict("records") == [{"same": 1.0, "badge": "exact"}]
+
+
+def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_badge(fake):
+    pair(fake)
+    ours = fake.write_cell("ft-l", "zoo/gptj", "zsre", variant="faithful-easyedit", label="ours")
+    failed = fake.write_cell(
+        "ft-l", "zoo/gptj", "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit"
+    )
+    (failed / "DONE").unlink()
+    (failed / "FAILED").write_text("the process of EasyEdit was killed by SIGKILL in 'apply'\n")
+    fake.write_manifest(["parity"])
+    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    (section,) = table.sections
+    assert section.remarks == ("FT-L on Llama2-7B (mini): exact.",)
+    assert any("on GPT-J-6B (mini): failed: the process of EasyEdit was killed" in note for note in table.notes)
+    same = [column.title for column in table.columns].index("Same")
+    alone = next(row for row in section.rows if row.title == "GPT-J-6B (mini): ours")
+    assert alone.entries[same].text == "–"
+    assert ours.name not in " ".join(numbers["cells"])
+
+
+def test_a_suite_without_easyedit_has_nothing_to_compare(fake, capsys):
+    fake.write_suite(models=["zoo/llama"], data=["zsre"], tables=["parity"])
+    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    assert table.sections == ()
+    assert numbers.empty
