@@ -1,6 +1,7 @@
 """What the runner lends to editors and builders: models, records and artifacts, each loaded once while they are needed."""
 
 import dataclasses
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -14,9 +15,6 @@ from harness.progress import Bars
 from harness.records import DataRef, DataSet
 from harness.schedule import FirstEdits
 from methods.base import Advance, ArtifactSpec
-
-MODELS_IN_MEMORY = 2
-"""A target model and a plug-in; a further model takes the place of the one that was used longest ago."""
 
 
 class RunContext:
@@ -41,17 +39,16 @@ class RunContext:
         """The model of a reference, unedited. The caller leaves it as it was."""
         from harness.models.loading import load
 
-        model = self._models.pop(ref, None)
-        if model is None:
-            while len(self._models) >= MODELS_IN_MEMORY:
-                del self._models[next(iter(self._models))]
+        if ref not in self._models:
+            made = ref
             if ref.weights == "zoo":
-                trained = dataclasses.replace(ref, source=str(self.artifact(zoo.artifact(ref))))
-                model = load(trained, self.device)
-            else:
-                model = load(ref, self.device)
-        self._models[ref] = model
-        return model
+                made = dataclasses.replace(ref, source=str(self.artifact(zoo.artifact(ref))))
+            self._models[ref] = load(made, self.device)
+        return self._models[ref]
+
+    def keep_models(self, refs: Collection[ModelRef]) -> None:
+        """Forget all models but these. An idle one would count in the next task's peak memory, and may leave it no room."""
+        self._models = {ref: model for ref, model in self._models.items() if ref in refs}
 
     def forget_models(self) -> None:
         """Load every model anew from now on: one of them may have been left damaged."""

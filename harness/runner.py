@@ -47,11 +47,13 @@ class Runner:
     def build(self, spec: ArtifactSpec, seed: int) -> Outcome:
         """Build an artifact whose needs are built, or record why it is not. Raises only when the store cannot be written."""
         start = time.perf_counter()
+        task = BuildArtifact(spec, seed)
         try:
+            self._context.keep_models(task.models)
             self._artifacts.build(spec, self._context, self._context.restart(seed))
         except Exception as error:
             self._context.forget_models()
-            BuildArtifact(spec, seed).fail(self._store, reason := _reason(error), traceback.format_exc())
+            task.fail(self._store, reason := _reason(error), traceback.format_exc())
             return Outcome(time.perf_counter() - start, reason)
         return Outcome(time.perf_counter() - start)
 
@@ -87,6 +89,7 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
+        context.keep_models(RunCell(cell).models)
         context.restart(cell.seed)
         model, data = context.load_model(cell.model), context.load_data(cell.data)
         folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
@@ -94,10 +97,7 @@ class Runner:
         bench = _Bench(cell, cell.editor(), model, folders, KeptWeights(model.model) if is_kept else None)
         before = weight_hash(model.model)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
-        warm_up = _warm_up(cell, data, bool(shared))
-        if warm_up:
-            bench.editor.edit(model, warm_up, bench.folders, context).revert()
-
+        is_warm = self._warm_up(bench, data, bool(shared))
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
         edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
@@ -112,7 +112,7 @@ class Runner:
             "device_class": device_class(context.device),
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_memory_bytes(context.device),
-            "warm_up": bool(warm_up),
+            "warm_up": is_warm,
             "citable": True,
             **edited.cost,
         }
@@ -128,6 +128,22 @@ class Runner:
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         return _Result(edited.points, place, edited.diagnostics, cost, origin, bench.kept)
+
+    def _warm_up(self, bench: "_Bench", data: DataSet, is_shared: bool) -> bool:
+        """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
+
+        Returns:
+            Whether it was made: not without another fact, nor where the method refuses it, which says nothing of the others.
+        """
+        records = data.edits if is_shared else data.train[:1]
+        if not bench.cell.method.edits or not records:
+            return False
+        requests = [record.request() for record in records]
+        try:
+            bench.editor.edit(bench.model, requests, bench.folders, self._context).revert()
+        except UserError:
+            return False
+        return True
 
     def _at_once(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
         """All edits in one act, and their scores."""
@@ -182,13 +198,6 @@ class Runner:
 def _reason(error: Exception) -> str:
     """One line: what a user can mend, or the name of a bug, whose traceback is in the log."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def _warm_up(cell: Cell, data: DataSet, is_shared: bool) -> list[EditRequest]:
-    """A discarded edit, so that first calls are not timed: another fact, or where the edit is an artifact, its own."""
-    if not cell.method.edits:
-        return []
-    return [record.request() for record in (data.edits if is_shared else data.train[:1])]
 
 
 @dataclass(frozen=True, slots=True)

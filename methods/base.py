@@ -205,9 +205,9 @@ class StatefulModel(EditedModel, Protocol):
 
 @runtime_checkable
 class ExtendingEditor(Editor, Protocol):
-    """A method whose edits do not lie in the weights alone, and that can go on from them.
+    """A method that keeps something beside the weights, be it only their finer digits, and that can go on from it.
 
-    A method of weights needs none of this: in a sequence its `edit` is called again on the model as it is, and only the
+    One that keeps nothing needs none of this: in a sequence its `edit` is called again on the model as it is, and only the
     `revert` of the first call at the end, which therefore gives back whatever later calls may change.
     """
 

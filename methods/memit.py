@@ -77,15 +77,15 @@ class Memit:
 
         layers = self.hparams.layers
         front = prefixes.load(artifacts["prefixes"])
-        rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
         factors = self._factors.of(artifacts["moments"], layers, model.device)
         matrices = ValueMatrices(model, layers)
         figures: dict[str, float] = {"moment_tokens": moments.tokens(artifacts["moments"])}
         with (
             matrices.restored_on_error(),
-            context.progress("MEMIT", len(rewrites)) as advance,
+            context.progress("MEMIT", len(requests)) as advance,
             context.clock.phase("edit"),
         ):
+            rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
             for start in range(0, len(rewrites), self.hparams.batch):
                 call = rewrites[start : start + self.hparams.batch]
                 figures |= self._edit_batch(model, matrices, factors, call)

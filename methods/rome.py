@@ -71,7 +71,6 @@ class Rome:
 
         layers = self.hparams.layers
         front = prefixes.load(artifacts["prefixes"])
-        rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
         factors: Mapping[int, Factor] = {}
         if "moments" in artifacts:
             factors = self._factors.of(artifacts["moments"], layers, model.device)
@@ -79,9 +78,10 @@ class Rome:
         probabilities = []
         with (
             matrices.restored_on_error(),
-            context.progress("ROME", len(rewrites)) as advance,
+            context.progress("ROME", len(requests)) as advance,
             context.clock.phase("edit"),
         ):
+            rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
             for made in rewrites:
                 probabilities.append(self._edit_one(model, matrices, factors, made))
                 advance()

@@ -127,7 +127,7 @@ def test_easyedits_scores_stand_under_its_name_in_the_form_that_the_method_has(b
     frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
     assert bench.folder(cell).read("metrics.json").keys() == {"easyedit", "diagnostics"}
     tokenizer, form = bench.context.load_model(cell.model).tokenizer, FORMS[scoring]
-    ids = [form.query(tokenizer, row.prompt, row.target).target_ids for row in frame.itertuples()]
+    ids = [form.queries(tokenizer, [(row.prompt, row.target)])[0].target_ids for row in frame.itertuples()]
     assert frame.n_tokens.tolist() == [len(of) for of in ids]
     right = (frame.predicted == [tokenizer.decode(of) for of in ids]) & ~frame.axis.str.startswith("locality")
     assert (frame.exact[right] == 1.0).all()
@@ -180,6 +180,37 @@ def test_a_warm_up_is_a_discarded_fact_and_the_clock_starts_after_it(bench, monk
     data = bench.context.load_data(cell.data)
     assert [ids for ids, _ in calls] == [[data.train[0].id], [record.id for record in data.edits]]
     assert calls[1][1] == {}, "what the warm-up took is not counted"
+
+
+def test_a_fact_that_cannot_be_edited_costs_the_warm_up_and_not_the_cell(bench, monkeypatch):
+    """As ROME cannot where the train pool comes from a table without subjects."""
+    cell = bench.cell("ft-l")
+    foreign = {record.id for record in bench.context.load_data(cell.data).train}
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        if requests[0].record_id in foreign:
+            raise UserError("no subject is named", fix="records with a subject")
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    assert bench.runner.run(cell).reason is None
+    assert bench.folder(cell).read("cost.json")["warm_up"] is False
+
+
+def test_a_cell_finds_no_model_in_memory_but_its_own(bench, monkeypatch):
+    """An idle one would count in its peak memory, and the two might not fit where each does."""
+    held = []
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        held.append([ref.name for ref in context._models])
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    for name in ("zoo/llama", "zoo/gptj"):
+        assert bench.runner.run(bench.cell("ft-l", name)).reason is None
+    assert held == [["zoo/llama"]] * 2 + [["zoo/gptj"]] * 2, "a warm-up and the edit of each"
 
 
 @pytest.mark.parametrize(

@@ -406,16 +406,16 @@ def test_a_block_that_fails_fails_the_cell_and_gives_the_model_back(block, proce
 
 def test_a_method_whose_first_edit_does_not_give_back_what_later_ones_change_is_found_out(process, monkeypatch):
     bench = process()
-    original = FtL.edit
+    original = FtL.extend
 
-    def edit(self, model, requests, artifacts, context):
+    def extend(self, model, state, requests, artifacts, context):
         with torch.no_grad():
             if len(requests) == 2 and weight_hash(model.model) != before:
                 model.value_matrix(0)[1].add_(1)
-        return original(self, model, requests, artifacts, context)
+        return original(self, model, state, requests, artifacts, context)
 
     before = weight_hash(bench.context.load_model(bench.cell("ft-l").model).model)
-    monkeypatch.setattr(FtL, "edit", edit)
+    monkeypatch.setattr(FtL, "extend", extend)
     assert "did not give the model back bit for bit" in bench.runner.run(bench.cell("ft-l")).reason
 
 

@@ -19,7 +19,6 @@ class Layout:
         attention, mlp: its two sub-modules.
         value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
         final_norm, head, embeddings: after the last block, the vocabulary projection, before the first block.
-        parallel: attention and feed-forward read the same normed input (GPT-J) instead of one after the other.
 
     """
 
@@ -30,7 +29,6 @@ class Layout:
     final_norm: str
     head: str
     embeddings: str
-    parallel: bool = False
 
 
 _LLAMA_LIKE = Layout(
@@ -54,7 +52,6 @@ LAYOUTS: dict[Architecture, Layout] = {
         final_norm="transformer.ln_f",
         head="lm_head",
         embeddings="transformer.wte",
-        parallel=True,
     ),
 }
 

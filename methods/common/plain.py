@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from harness.models.batching import left_padded, right_padded
 from harness.tokens import Query
+from methods.base import State
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,25 @@ class PlainModel:
         """The model up to and including its final norm."""
         backbone: torch.nn.Module = self._model.model.base_model
         return backbone
+
+
+class StatefulPlainModel(PlainModel):
+    """A `StatefulModel`: edited weights, and something beside them that later edits go on from.
+
+    Args:
+        state: everything that is to be kept.
+        model, on_revert, figures: as for `PlainModel`.
+    """
+
+    def __init__(
+        self, state: State, model: "LoadedModel", on_revert: Callable[[], None], figures: Mapping[str, float]
+    ) -> None:
+        super().__init__(model, on_revert, figures)
+        self._state = state
+
+    def state(self) -> State:
+        """What was given at construction."""
+        return self._state
 
 
 def _target_positions(queries: Sequence[Query]) -> tuple[list[int], list[int]]:

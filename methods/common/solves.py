@@ -1,4 +1,4 @@
-"""Closed-form updates of a linear layer, in float64: ridge regression in two forms, and MEMIT's under a second moment.
+"""Closed-form updates of a linear layer, in float64: MEMIT's ridge regression under a second moment, in two forms.
 
 Rows are examples: keys N × K are inputs of the layer, values N × V the changes of its output that are asked for, and a shift
 S is K × V, so that `keys @ S` is what the outputs change by. A layer of `nn.Linear` takes its transpose.
@@ -13,34 +13,6 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
-
-
-def ridge(keys_NK: Tensor, values_NV: Tensor, penalty: float) -> Tensor:
-    """The shift S that minimises ‖keys S − values‖² + penalty ‖S‖² (Frobenius), by the smaller system of the two.
-
-    Args:
-        keys_NK: inputs of the layer.
-        values_NV: changes of its output.
-        penalty: above 0.
-
-    Returns:
-        K × V in float64.
-    """
-    n, k = keys_NK.shape
-    solve = ridge_dual if n <= k else ridge_primal
-    return solve(keys_NK, values_NV, penalty)
-
-
-def ridge_primal(keys_NK: Tensor, values_NV: Tensor, penalty: float) -> Tensor:
-    """`ridge` as (KᵀK + λI)⁻¹ Kᵀ D: K × K, cost K³/3 + N K²."""
-    keys_NK, values_NV = keys_NK.double(), values_NV.double()
-    return _solve(keys_NK.T @ keys_NK, penalty, keys_NK.T @ values_NV)
-
-
-def ridge_dual(keys_NK: Tensor, values_NV: Tensor, penalty: float) -> Tensor:
-    """`ridge` as Kᵀ (KKᵀ + λI)⁻¹ D: N × N, cost N³/3 + N² K."""
-    keys_NK, values_NV = keys_NK.double(), values_NV.double()
-    return keys_NK.T @ _solve(keys_NK @ keys_NK.T, penalty, values_NV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +74,10 @@ def moment_ridge(keys_NK: Tensor, values_NV: Tensor, moment: Factor, weight: flo
     Returns:
         K × V in float64. With fewer edits than a key has entries, the cost beside the factor is 2 N K² + N K V.
     """
-    white_NK = moment.whiten(keys_NK)
+    white_NK, values_NV = moment.whiten(keys_NK), values_NV.double()
     if len(white_NK) > white_NK.shape[1]:
-        return moment.unwhiten(ridge_primal(white_NK, values_NV, weight).T).T
-    weights_NV = _solve(white_NK @ white_NK.T, weight, values_NV.double())
+        return moment.unwhiten(_solve(white_NK.T @ white_NK, weight, white_NK.T @ values_NV).T).T
+    weights_NV = _solve(white_NK @ white_NK.T, weight, values_NV)
     return moment.unwhiten(white_NK).T @ weights_NV
 
 

@@ -93,11 +93,10 @@ class Defer:
         from methods.common.routed import StatefulRoutedModel
         from methods.defer.training import learn
 
-        queries = edit_queries(model, requests)
         losses = []
-        with context.progress("DEFER", len(queries)) as advance, context.clock.phase("edit"):
+        with context.progress("DEFER", len(requests)) as advance, context.clock.phase("edit"):
             gate = make_gate()
-            for query in queries:
+            for query in edit_queries(model, requests):
                 losses.append(learn(model, query, gate, self.hparams))
                 advance()
         tally = tally.with_losses(losses)

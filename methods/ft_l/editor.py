@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.records import DataRef, EditRequest
-from harness.tokens import joint_query
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
+from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
 from methods.ft_l.hparams import FtLHparams
 from methods.ft_l.rows import OBJECTIVES, Row, as_easyedit
 from methods.registry import register
@@ -26,7 +25,7 @@ class FtL:
     correctly by itself.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("ft-l", "FT-L", family="weights", version=2)
+    spec: ClassVar[MethodSpec] = MethodSpec("ft-l", "FT-L", family="weights", version=3)
     Hparams: ClassVar[type[Hparams]] = FtLHparams
 
     def __init__(self, hparams: FtLHparams) -> None:
@@ -38,31 +37,50 @@ class FtL:
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
+    ) -> StatefulModel:
         """Train W on calls of `batch` requests each.
 
         Raises:
-            UserError: when the loss is no longer a number; the model is as it was.
+            UserError: for a request longer than the model's context, or when the loss is no longer a number; the model is
+                as it was.
         """
-        from methods.common.plain import PlainModel
+        return self.extend(model, {}, requests, artifacts, context)
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> StatefulModel:
+        """Train W on further calls: what `edit` gives for the calls of all blocks together, bit for bit.
+
+        Args:
+            model, requests, artifacts, context: as for `edit`.
+            state: W before it was rounded to the model's precision; nothing where that is at least fp32.
+
+        Raises:
+            UserError: as `edit`.
+        """
+        from methods.common.plain import StatefulPlainModel
         from methods.common.weights import Snapshot
         from methods.ft_l.training import Masters
 
         names = self._trained(model)
-        calls = [self._rows(model, call) for call in _chunks(requests, self.hparams.batch)]
         snapshot = Snapshot(model.model, names)
-        masters = Masters([model.model.get_parameter(name) for name in names])
+        masters = Masters([model.model.get_parameter(name) for name in names], [state[name] for name in names if state])
         ends = []
         with (
             context.progress("FT-L", len(requests)) as advance,
             snapshot.restored_on_error(),
             context.clock.phase("edit"),
         ):
-            for rows in calls:
-                ends.append(self._train(model, masters, rows))
-                advance(len(rows))
-        figures = {"final_loss": sum(ends) / len(ends), **masters.figures()}
-        return PlainModel(model, on_revert=snapshot.restore, figures=figures)
+            for call in _chunks(requests, self.hparams.batch):
+                ends.append(self._train(model, masters, self._rows(model, call)))
+                advance(len(call))
+        figures = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), **masters.figures()}
+        return StatefulPlainModel(masters.state(names), model, snapshot.restore, figures)
 
     def _trained(self, model: "LoadedModel") -> list[str]:
         """Names of what is trained."""
@@ -74,10 +92,12 @@ class FtL:
 
     def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[Row]:
         """The requests of one call as they are read."""
+        from methods.common.paused import edit_queries
+
+        queries = edit_queries(model, requests)
         if self.hparams.implementation == "faithful-easyedit":
             return as_easyedit(model.tokenizer, requests)
-        row_of = OBJECTIVES[self.hparams.objective]
-        return [row_of(joint_query(model.tokenizer, r.prompt, r.target_new)) for r in requests]
+        return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
     def _train(self, model: "LoadedModel", masters: "Masters", rows: Sequence[Row]) -> float:
         """One call; the loss at its end."""

@@ -78,18 +78,27 @@ class Masters:
 
     The model runs on its own precision, rounded from the masters after each step: what is trained is what will be
     evaluated, and a step that is too small to show in bf16 is not lost for the steps that follow.
+
+    Args:
+        parameters: of the model.
+        kept: the masters of an earlier edit, of which the parameters are what was rounded; by default the parameters.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], kept: Sequence[Tensor] = ()) -> None:
         self.parameters = tuple(parameters)
         self._unedited = [parameter.detach().clone() for parameter in self.parameters]
-        self.values = [at_least_fp32(start).clone() for start in self._unedited]
+        self.values = [at_least_fp32(start).clone() for start in kept or self._unedited]
 
     @torch.no_grad()
     def publish(self) -> None:
         """Write the masters into the model, rounded to its precision."""
         for parameter, value in zip(self.parameters, self.values, strict=True):
             parameter.copy_(value)
+
+    def state(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The masters by name; nothing where the parameters are what they are. Not copies."""
+        of = zip(names, self.parameters, self.values, strict=True)
+        return {name: value for name, parameter, value in of if value.dtype != parameter.dtype}
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:

@@ -83,9 +83,9 @@ class Grace:
         from methods.grace.codebook import Codebook, label_of
         from methods.grace.training import learn, read
 
-        queries = edit_queries(model, requests)
         n_before = 0 if kept is None else int(kept["offered"])
-        with context.progress("GRACE", len(queries)) as advance, context.clock.phase("edit"):
+        with context.progress("GRACE", len(requests)) as advance, context.clock.phase("edit"):
+            queries = edit_queries(model, requests)
             keys_NK, outputs_ND = read(model, queries, self.hparams)
             # Between eps and its root: rounding adds up over the layers, and prompts stay apart. Measured: 8 eps in fp32.
             noise = torch.finfo(model.model.dtype).eps ** 0.75

@@ -80,15 +80,15 @@ class Mend:
         from methods.mend.update import Updater
 
         hypernetwork, report = archive.load(artifacts[ROLE], model.device)
-        queries = edit_queries(model, requests)
-        rows = [edit_row(model, query, self.hparams.implementation) for query in queries]
         updater = Updater(model, hypernetwork, self.hparams)
         snapshot = Snapshot(model.model, updater.names)
         with (
-            context.progress("MEND", len(rows)) as advance,
+            context.progress("MEND", len(requests)) as advance,
             snapshot.restored_on_error(),
             context.clock.phase("edit"),
         ):
+            queries = edit_queries(model, requests)
+            rows = [edit_row(model, query, self.hparams.implementation) for query in queries]
             for start in range(0, len(rows), self.hparams.batch):
                 call = rows[start : start + self.hparams.batch]
                 updater.apply(call)

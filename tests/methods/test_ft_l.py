@@ -302,6 +302,17 @@ def test_a_loss_that_is_no_number_is_one_line_and_gives_the_model_back(steps):
     assert not any(parameter.requires_grad for parameter in model.model.parameters())
 
 
+@pytest.mark.parametrize("implementation", ["corrected", "faithful-easyedit"])
+def test_a_request_longer_than_the_context_is_one_line(implementation):
+    """GPT-J has no place for it; on a GPU that would end the process's use of the device, and with it all other cells."""
+    model = tiny_model("gptj")
+    before = weight_hash(model.model)
+    long = EditRequest("r1", "Paris " * 300 + "is", "", "France", "")
+    with pytest.raises(UserError, match=r"record r1: prompt and target have .* zoo/gptj reads 256"):
+        edit(model, [*requests_for(LONG_TARGETS), long], batch=4, implementation=implementation)
+    assert weight_hash(model.model) == before
+
+
 def test_a_second_call_that_fails_gives_back_what_the_first_has_changed(model, monkeypatch):
     before = weight_hash(model.model)
     original, calls = FtL._train, []
@@ -394,6 +405,23 @@ def test_how_much_rounding_takes_away_is_reported(half, model):
     fine = edit(model, requests_for(LONG_TARGETS)).diagnostics()
     assert fine["change_lost_in_rounding"] == 0
     assert fine["change_norm"] == pytest.approx((matrix(model) - start).norm().item(), rel=1e-5)
+
+
+def test_blocks_of_a_sequence_end_where_one_act_ends_whatever_the_precision(half, model):
+    """In bf16 most of a bounded call would be rounded away before the next one begins."""
+    requests = requests_for(LONG_TARGETS)
+    for made, kept in ((half, ["model.layers.1.mlp.down_proj.weight"]), (model, [])):
+        options = {"batch": 1, "norm_constraint": 1e-3}
+        whole = edit(made, requests, **options)
+        expected = weight_hash(made.model)
+        whole.revert()
+        state = {}
+        for request in requests:
+            state = ft_l(**options).extend(made, state, [request], {}, Context()).state()
+        assert list(state) == kept
+        assert weight_hash(made.model) == expected
+        ft_l(**options).extend(made, state, [], {}, Context())
+        assert weight_hash(made.model) == expected, "no block changes nothing"
 
 
 def test_revert_gives_a_model_in_bf16_back_bit_for_bit(half):

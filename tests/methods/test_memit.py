@@ -26,7 +26,7 @@ from harness.tokens import joint_query
 from methods.common.aligned import Row, advance, capturing, enter
 from methods.common.moments_build import key_moments
 from methods.common.rewrites import rewrite
-from methods.common.solves import Factor, moment_ridge, ridge_dual
+from methods.common.solves import Factor, moment_ridge
 from methods.common.values import optimise
 from methods.common.weights import weight_hash
 from methods.memit import Memit, MemitHparams
@@ -127,7 +127,8 @@ def test_a_thousand_edits_are_solved_alike_over_edits_and_over_entries_of_a_key(
     primal_KV = torch.linalg.solve(15000.0 * moment_KK + keys_NK.T @ keys_NK, keys_NK.T @ residual_NV)
     lower_KK = torch.linalg.cholesky(moment_KK)
     white_NK = torch.linalg.solve_triangular(lower_KK, keys_NK.T, upper=False).T
-    dual_KV = torch.linalg.solve_triangular(lower_KK.T, ridge_dual(white_NK, residual_NV, 15000.0), upper=True)
+    weights_NV = torch.linalg.solve(15000.0 * torch.eye(1000).double() + white_NK @ white_NK.T, residual_NV)
+    dual_KV = torch.linalg.solve_triangular(lower_KK.T, white_NK.T @ weights_NV, upper=True)
     errors = [((found - primal_KV).norm() / primal_KV.norm()).item() for found in (shift_KV, dual_KV)]
     print(f"{model.entry.architecture}: 1000 edits, condition {torch.linalg.cond(moment_KK):.0e}: errors {errors}")
     assert max(errors) < 1e-11
