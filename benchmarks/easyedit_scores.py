@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _on_bench(options: argparse.Namespace, scoring: str, folder: Path, bars: ProgressBars) -> Scored:
     bench = Workbench.of(options, options.records, folder, bars)
     model, undo = bench.model, []
-    if model.model.generation_config.eos_token_id is None:  # checkpoints name it, drawn models do not
+    if bench.is_drawn:  # checkpoints name it, drawn models have none or that of another vocabulary
         model.model.generation_config.eos_token_id = model.tokenizer.eos_token_id
     try:
         edit = MethodBench(bench, "ft-l", {}).edit

@@ -82,8 +82,8 @@ def test_an_empty_prompt_or_target_is_refused(prompt, target):
 
 def test_a_target_that_swallows_the_whole_prompt_is_refused():
     class Joining:
-        def __call__(self, text):
-            return {"input_ids": [len(text)]}
+        def __call__(self, texts):
+            return {"input_ids": [[len(text)] for text in texts]}
 
     with pytest.raises(ValueError, match="no id of the prompt"):
         joint_query(Joining(), "a", "b")
@@ -91,8 +91,8 @@ def test_a_target_that_swallows_the_whole_prompt_is_refused():
 
 def test_a_target_that_joins_the_prompts_last_id_moves_the_cut_before_it():
     class Joining:
-        def __call__(self, text):
-            return {"input_ids": {"New": [1, 2], "New York": [1, 3, 4]}[text]}
+        def __call__(self, texts):
+            return {"input_ids": [{"New": [1, 2], "New York": [1, 3, 4]}[text] for text in texts]}
 
     query = joint_query(Joining(), "New", "York")
     assert (query.prompt_ids, query.target_ids) == ((1,), (3, 4))

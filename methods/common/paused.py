@@ -9,7 +9,7 @@ from harness.errors import UserError
 from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
-from harness.tokens import Query, joint_query
+from harness.tokens import Query, joint_queries
 from methods.common.parts import Streams, logits_at, streams_of
 from methods.common.routed import matrix, output_replaced
 
@@ -98,14 +98,12 @@ def edit_queries(model: LoadedModel, requests: Sequence[EditRequest]) -> list[Qu
         UserError: for a request that is longer than the model's context.
     """
     limit = int(model.model.config.max_position_embeddings)
-    queries = []
-    for request in requests:
-        query = joint_query(model.tokenizer, request.prompt, request.target_new)
+    queries = joint_queries(model.tokenizer, [(request.prompt, request.target_new) for request in requests])
+    for request, query in zip(requests, queries, strict=True):
         length = len(query.prompt_ids) + len(query.target_ids)
         if length > limit:
             raise UserError(
                 f"record {request.record_id}: prompt and target have {length} tokens, {model.ref.name} reads {limit}",
                 fix="leave the record out, or choose a model with a longer context",
             )
-        queries.append(query)
     return queries

@@ -230,7 +230,7 @@ def test_a_worker_ends_with_its_editor_also_in_the_middle_of_something(editor_of
     worker._connection.send(("begin", (Sleeping.inside, {}, (), {}, 0)))
     worker._connection.send(("apply", ([EditRequest("0", "a", "", "b", "")],)))
     del worker, editor
-    assert process.wait(timeout=10) == -signal.SIGKILL
+    assert process.wait(timeout=10) in {-signal.SIGKILL, 0}  # 0: it had yet to come to it, and found nobody to answer
     assert not folder.exists()
 
 
