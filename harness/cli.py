@@ -2,11 +2,15 @@
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from harness.errors import UserError
+
+Number = TypeVar("Number", int, float)
 
 DESCRIPTION = """Compare knowledge-editing methods across language models.
 
@@ -49,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     status = _suite_verb(verbs, "status", "print which cells are done, failed, running and still to do")
     status.add_argument("--json", action="store_true", help="as data, for scripts")
     status.add_argument(
-        "--watch", nargs="?", type=float, const=5, metavar="S", help="again every S seconds (default: 5)"
+        "--watch", nargs="?", type=_seconds, const=5, metavar="S", help="again every S seconds (default: 5)"
     )
     status.add_argument("--all", action="store_true", help="of many cells, also those that wait or are done")
     retry = _suite_verb(verbs, "retry", "run the failed cells of a suite again")
@@ -68,13 +72,13 @@ def _parser() -> argparse.ArgumentParser:
 
     logs = _verb(verbs, "logs", "print the end of what a cell has logged, or its job if it has not ended")
     logs.add_argument("cell", help="cell id or folder name, or the beginning of one")
-    logs.add_argument("--lines", type=int, default=100, help="at most so many of each file (default: 100)")
+    logs.add_argument("--lines", type=_count, default=100, help="at most so many of each file (default: 100)")
     _store(logs)
 
     sync = _verb(verbs, "sync", "import finished cells into MLflow")
-    sync.add_argument("suite", nargs="?", help="name of a suite; default: all suites of the store")
+    sync.add_argument("suite", nargs="?", help="name of a suite, or its file; default: all suites of the store")
     sync.add_argument(
-        "--watch", nargs="?", type=float, const=30, metavar="S", help="go on, every S seconds (default: 30)"
+        "--watch", nargs="?", type=_seconds, const=30, metavar="S", help="go on, every S seconds (default: 30)"
     )
     sync.add_argument("--tracking-uri", help="MLflow server (default: MLFLOW_TRACKING_URI, else STORE/mlflow.db)")
     _store(sync)
@@ -137,6 +141,25 @@ def _suite_verb(
 
 def _store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, default=Path("results"), help="results folder (default: results)")
+
+
+def _seconds(text: str) -> float:
+    return _above_zero(float, text)
+
+
+def _count(text: str) -> int:
+    return _above_zero(int, text)
+
+
+def _above_zero(kind: type[Number], text: str) -> Number:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < math.inf:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {what} above 0, found '{text}'")
+    return number
 
 
 def _call(name: str, options: argparse.Namespace) -> int:

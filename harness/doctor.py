@@ -31,10 +31,7 @@ def findings() -> Iterator[Finding]:
         "pdflatex", "LaTeX", "tables are written but not compiled: apt-get install texlive-latex-recommended"
     )
     yield _cuda()
-    folder = os.environ.get("HARNESS_DATA", "")
-    yield Finding(
-        "records", Path(folder).is_dir() if folder else False, folder or "built-in world; set HARNESS_DATA or --data"
-    )
+    yield _records()
     yield from _easyedit()
 
 
@@ -58,9 +55,19 @@ def _easyedit() -> Iterator[Finding]:
     yield Finding("EasyEdit's needs", not lacking, detail)
 
 
-def _cuda() -> Finding:
-    import torch
+def _records() -> Finding:
+    folder = os.environ.get("HARNESS_DATA")
+    if not folder:
+        return Finding("records", False, "built-in world; set HARNESS_DATA or --data")
+    is_there = Path(folder).expanduser().is_dir()
+    return Finding("records", is_there, folder if is_there else f"HARNESS_DATA: no such folder: {folder}")
 
+
+def _cuda() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("CUDA", False, f"torch cannot be imported: {error}")
     if torch.cuda.is_available():
         return Finding("CUDA", True, torch.cuda.get_device_name(0))
     return Finding("CUDA", False, "no device; cells run on the CPU")

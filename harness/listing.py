@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from harness.data.catalogue import DATASETS
 from harness.evaluation.protocols import PROTOCOLS
 from harness.models.catalogue import CATALOGUE
+from harness.suite.scale import PAPER, SCALES
+from harness.yaml_source import read_yaml
 from methods import registry
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -31,9 +31,7 @@ def _models() -> dict[str, str]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    return {
-        path.stem: yaml.safe_load(path.read_text()).get("description", "") for path in sorted(folder.glob("*.yaml"))
-    }
+    return {path.stem: read_yaml(path).plain().get("description", "") for path in sorted(folder.glob("*.yaml"))}
 
 
 def _protocols() -> dict[str, str]:
@@ -45,6 +43,6 @@ LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "datasets": lambda: {name: entry.title for name, entry in DATASETS.items()},
     "suites": lambda: _files(SUITES),
-    "scales": lambda: _files(SUITES / "scales"),
+    "scales": lambda: {PAPER: "a suite as written", **_files(SCALES)},
     "protocols": _protocols,
 }

@@ -205,6 +205,12 @@ class Store:
                 _clear(partial)
 
 
+def is_called(folder: str, name: str) -> bool:
+    """Whether the folder of a cell fits a name: the beginning of the folder's, or a cell id or the beginning of one."""
+    of_id = folder.rpartition("-")[2]
+    return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file under a temporary name and rename it."""
     with explained(path):
@@ -232,6 +238,23 @@ def explained(path: Path) -> Iterator[None]:
         if mend is None or _is_elsewhere(error, path):
             raise
         raise UserError(f"{path}: cannot write: {os.strerror(number)}", fix=mend) from error
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Turn what reading finds of a file that is damaged, or of another version of the harness, into one line.
+
+    Args:
+        path: of the file, or of the folder of a cell.
+    """
+    try:
+        yield
+    except (KeyError, FileNotFoundError, ValueError) as error:  # ValueError: of JSON and of Parquet
+        found = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(
+            f"{path}: damaged, or written by another version of the harness ({found})",
+            fix=f"rm -r {path} and run the suite again",
+        ) from error
 
 
 def _is_elsewhere(error: Exception, path: Path) -> bool:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.canonical import digest, file_digest
-from harness.errors import UserError
-from harness.store import Folder, Store, explained
+from harness.errors import UserError, did_you_mean
+from harness.store import Folder, Store, explained, understood
 from harness.tracking_fields import metrics, params
 
 ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
@@ -80,7 +80,11 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
 
 
 class _Importer:
-    """One connection to MLflow; imports the suites of one store."""
+    """One connection to MLflow; imports the suites of one store.
+
+    Raises:
+        UserError: where there can be none, whatever it is that MLflow does not like or find.
+    """
 
     def __init__(self, store: Store, uri: str) -> None:
         import mlflow
@@ -88,7 +92,10 @@ class _Importer:
         if _is_server(uri):
             _knock(uri)
         self._store = store
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        try:
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
+        except Exception as error:
+            raise _refusal(uri, error) from error
         self._artifacts = None if _is_server(uri) else (store.root / "mlartifacts").resolve().as_uri()
 
     def suite(self, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +136,7 @@ class _Importer:
         return str(run.info.run_id)
 
     def _children(self, experiment: str, parent: str) -> dict[str, list[Any]]:
-        """Runs under a parent by cell id, finished or not."""
+        """Runs under a parent by the folder of their cell, finished or not."""
         known: dict[str, list[Any]] = {}
         token = None
         while True:
@@ -137,15 +144,15 @@ class _Importer:
                 [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1000, page_token=token
             )
             for run in page:
-                known.setdefault(run.data.tags.get("cell_id", ""), []).append(run)
+                known.setdefault(run.data.tags.get("cell", run.info.run_name), []).append(run)
             token = page.token
             if not token:
                 return known
 
     def _cell(self, experiment: str, parent: str, folder: Folder, known: Mapping[str, Sequence[Any]]) -> str:
-        cell = folder.read("cell.json")
-        fingerprint = _fingerprint(folder)
-        earlier = known.get(cell["cell_id"], [])
+        with understood(folder.path):
+            cell, fingerprint = folder.read("cell.json"), _fingerprint(folder)
+        earlier = known.get(folder.path.name, [])
         if [_is_whole(run, fingerprint) for run in earlier] == [True]:
             return "skipped"
         for run in earlier:
@@ -157,31 +164,28 @@ class _Importer:
         """One cell as one run, which is FINISHED only when everything is in it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-        origin = folder.read("provenance.json")
-        finished_ms = _milliseconds(origin["finished"])
-        run = self._client.create_run(
-            experiment,
-            start_time=_milliseconds(origin["started"]),
-            run_name=folder.path.name,
-            tags={
+        with understood(folder.path):
+            origin, data = folder.read("provenance.json"), cell["data"]
+            started_ms, finished_ms = _milliseconds(origin["started"]), _milliseconds(origin["finished"])
+            tags = {
                 "mlflow.parentRunId": parent,
+                "cell": folder.path.name,
                 "cell_id": cell["cell_id"],
                 "fingerprint": fingerprint,
                 "commit": str(origin["commit"]),
                 "dirty": str(origin["dirty"]),
-                "data_sha256": cell["data"]["sha256"],
-            },
-        )
+                "data_sha256": data["sha256"],
+            }
+            settings = [Param(key, value[:_PARAM_LENGTH]) for key, value in params(cell).items()]
+            numbers = [Metric(key, value, finished_ms, 0) for key, value in metrics(folder).items()]
+            source = json.dumps(origin["data_files"])
+            used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
+        run = self._client.create_run(experiment, start_time=started_ms, run_name=folder.path.name, tags=tags)
         run_id = run.info.run_id
-        settings = [Param(key, value[:_PARAM_LENGTH]) for key, value in params(cell).items()]
         for start in range(0, len(settings), _PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=settings[start : start + _PARAMS_PER_BATCH])
-        numbers = [Metric(key, value, finished_ms, 0) for key, value in metrics(folder).items()]
         for start in range(0, len(numbers), _METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=numbers[start : start + _METRICS_PER_BATCH])
-        data = cell["data"]
-        source = json.dumps(origin["data_files"])
-        used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
         self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
         for file in _artifacts(folder):
             self._client.log_artifact(run_id, str(file))
@@ -189,12 +193,19 @@ class _Importer:
 
 
 def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
-    manifests = [json.loads(path.read_text()) for path in sorted((store / "suites").glob("*.json"))]
-    chosen = [one for one in manifests if suite in (None, one["suite"], f"{one['suite']}.{one['scale']}")]
+    chosen, names = [], set()
+    for path in sorted((store / "suites").glob("*.json")):
+        with understood(path):
+            one = json.loads(path.read_text())
+            name, scale, _ = one["suite"], one["scale"], one["cells"]
+        names.add(name)
+        if suite in (None, name, f"{name}.{scale}"):
+            chosen.append(one)
     if not chosen:
-        what = f"suite '{suite}' was" if suite else "no suite was"
+        what = f"suite '{suite}' was not" if suite else "no suite was"
+        guess = did_you_mean(suite, names) if suite else ""
         run = f"python -m harness run suites/{suite or 'main_table'}.yaml --scale mini"
-        raise UserError(f"{store}: {what} {'not ' if suite else ''}run in this store", fix=run)
+        raise UserError(f"{store}: {what} run in this store{guess}", fix=run)
     return chosen
 
 
@@ -226,7 +237,7 @@ def _knock(uri: str) -> None:
     try:
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no address at all
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no MLflow server answers at {uri} ({reason})",
@@ -272,8 +283,12 @@ def _explained(uri: str) -> Iterator[None]:
         foreign = type(error).__module__.partition(".")[0] in {"mlflow", "sqlalchemy", "alembic"}
         if not foreign or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"MLflow at {uri} refused: {reason}",
-            fix="mend or remove it and run `python -m harness sync` again; the store holds everything",
-        ) from error
+        raise _refusal(uri, error) from error
+
+
+def _refusal(uri: str, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"MLflow at {uri} refused: {reason}",
+        fix="mend or remove it and run `python -m harness sync` again; the store holds everything",
+    )

@@ -5,19 +5,16 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from harness.errors import UserError
 from harness.plan import Plan
-from harness.store import DONE, FAILED, Store
+from harness.store import DONE, FAILED, Store, is_called, understood
 from harness.suite import load_suite
 from harness.suite.entries import Suite
 from slurm.profile import Profile, SlurmProfile, load_profile
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +40,7 @@ def plan(options: argparse.Namespace) -> int:
 
         console.print(shape(made, profile), soft_wrap=True)
     for reason in lacks(made, profile):
-        console.print(f"[yellow]cannot run:[/yellow] {reason}")
+        console.print(f"[yellow]cannot run:[/yellow] {escape(reason)}", soft_wrap=True)
     return 0
 
 
@@ -76,11 +73,12 @@ def sync(options: argparse.Namespace) -> int:
     from harness.tracking import sync as import_runs
 
     console, seen = _console(), None
+    suite = _name(options.suite) if options.suite else None
     while True:
         there = sorted((options.store / "cells").glob(f"[!.]*/{DONE}"))
         now = {file: file.stat().st_mtime_ns for file in there}
         if now != seen:
-            console.print(f"MLflow: {described(import_runs(options.store, options.suite, options.tracking_uri))}")
+            console.print(f"MLflow: {described(import_runs(options.store, suite, options.tracking_uri))}")
         if options.watch is None:
             return 0
         seen = now
@@ -91,10 +89,9 @@ def report(options: argparse.Namespace) -> int:
     """Write the tables of a suite."""
     from reports import write_report
 
-    name = load_suite(options.suite).name if options.suite.endswith((".yaml", ".yml")) else options.suite
     console = _console()
-    for path in write_report(options.store, name, options.scale, console):
-        console.print(f"wrote {path}")
+    for path in write_report(options.store, _name(options.suite), options.scale, console):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -102,17 +99,15 @@ def explain(options: argparse.Namespace) -> int:
     """Print where the numbers of a cell come from."""
     from rich.pretty import pprint
 
-    found = _cells(options.store, options.cell)
-    if len(found) != 1:
-        names = ", ".join(folder.name for folder in found[:5]) or "none"
-        raise UserError(f"'{options.cell}' fits {len(found)} cells of {options.store}: {names}", fix="name one of them")
+    folder = _cell(Store(options.store), options.cell)
     for name in ("cell", "metrics", "cost", "provenance"):
-        file = found[0] / f"{name}.json"
+        file = folder / f"{name}.json"
         if file.is_file():
             print(f"── {name}")
-            pprint(json.loads(file.read_text()), expand_all=True)
-    if (found[0] / FAILED).is_file():
-        print(f"── failed: {(found[0] / FAILED).read_text().strip()}")
+            with understood(folder):
+                pprint(json.loads(file.read_text()), expand_all=True)
+    if (folder / FAILED).is_file():
+        print(f"── failed: {(folder / FAILED).read_text().strip()}")
     return 0
 
 
@@ -122,7 +117,7 @@ def list_(options: argparse.Namespace) -> int:
 
     console = _console()
     for name, meaning in listing(options.what).items():
-        console.print(f"{name:24s} {meaning}", highlight=False)
+        console.print(f"{name:24s} {meaning}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -141,7 +136,7 @@ def doctor(options: argparse.Namespace) -> int:
     console = _console()
     for finding in findings():
         mark = "[green]✓[/green]" if finding.is_present else "[yellow]–[/yellow]"
-        console.print(f"{mark} {finding.what}: {finding.detail}", highlight=False)
+        console.print(f"{mark} {finding.what}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -206,15 +201,16 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, Profile]:
     return Plan(suite, Store(options.store), elsewhere), profile
 
 
-def _cells(store: Path, name: str) -> list[Path]:
-    """Folders of cells whose name or id begins so."""
-    cells = store / "cells"
-    return sorted(
-        folder
-        for folder in (cells.iterdir() if cells.is_dir() else [])
-        if not folder.name.startswith(".") and (folder.name.startswith(name) or _id(folder).startswith(name))
-    )
+def _name(suite: str) -> str:
+    """The name of a suite, of which its file may be given."""
+    return load_suite(suite).name if suite.endswith((".yaml", ".yml")) else suite
 
 
-def _id(folder: Path) -> str:
-    return folder.name.rpartition("-")[2]
+def _cell(store: Store, name: str) -> Path:
+    """The folder of the one cell that a name fits."""
+    found = sorted(folder for folder in store.cells() if is_called(folder, name))
+    if len(found) != 1:
+        there = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else ""
+        fix = "name one of them" if found else f"ls {store.root}/cells"
+        raise UserError(f"'{name}' fits {len(found)} cells of {store.root}{there}", fix=fix)
+    return store.cell(found[0]).path

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.evaluation.scope import summary
-from harness.store import Folder, Store
+from harness.store import Folder, Store, understood
 from reports.places import describe_missing, names_of, reason_of, section_of
 
 AXES: Mapping[str, str] = {
@@ -74,21 +74,26 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
 
     Raises:
         UserError: if the suite was never run at this scale, none of its cells is finished, two of its cells are the
-            same line of a table, or a cell's metrics contradict its records.
+            same line of a table, a file cannot be understood, or a cell's metrics contradict its records.
     """
-    again = f"python -m harness run suites/{suite}.yaml" + ("" if scale == "paper" else f" --scale {scale}")
     path = Store(store).manifest(suite, scale)
     if not path.is_file():
-        raise UserError(f"{path}: suite '{suite}' has not been run at scale '{scale}' in this store", fix=again)
-    manifest = json.loads(path.read_text())
-    folders = [Store(store).cell(name) for name in manifest["cells"]]
+        raise _not_run(store, suite, scale)
+    with understood(path):
+        manifest = json.loads(path.read_text())
+        again, folders = manifest["command"], [Store(store).cell(name) for name in manifest["cells"]]
     finished = [folder for folder in folders if folder.is_done]
     if not finished:
         reasons = "; ".join(dict.fromkeys(reason_of(folder) for folder in folders))
         raise UserError(f"{path}: none of its {len(folders)} cells is finished ({reasons})", fix=again)
-    cells = pd.DataFrame([row for folder in finished for row in _read_cell(folder)])
+    rows, answers = [], []
+    for folder in finished:
+        with understood(folder.path):
+            rows += _read_cell(folder)
+            answers.append(_read_answers(folder.path))
+    cells = pd.DataFrame(rows)
+    _tell_models_apart(cells)
     _refuse_twins(cells)
-    answers = [_read_answers(folder.path) for folder in finished]
     records = pd.concat([_by_record(rows) for rows in answers], ignore_index=True)
     _check_against_records(cells, records)
     of_cells = [_by_question(rows) for rows in answers]
@@ -98,6 +103,18 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
     _disambiguate(cells, "row", "title", _labels)
     missing = describe_missing([folder for folder in folders if folder not in finished], cells)
     return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
+
+
+def _not_run(store: Path, suite: str, scale: str) -> UserError:
+    """What to say of a suite without a manifest: at which scales there is one, or which suites have one."""
+    runs = [run.stem.rpartition(".")[::2] for run in sorted((store / "suites").glob("[!.]*.json"))]
+    text = f"{store}: suite '{suite}' has not been run at scale '{scale}' in this store"
+    if scales := [other for name, other in runs if name == suite]:
+        return UserError(
+            f"{text}, but at {', '.join(scales)}", fix=f"python -m harness report {suite} --scale {scales[0]}"
+        )
+    again = f"python -m harness run suites/{suite}.yaml" + ("" if scale == "paper" else f" --scale {scale}")
+    return UserError(f"{text}{did_you_mean(suite, {name for name, _ in runs})}", fix=again)
 
 
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:
@@ -194,8 +211,18 @@ def _refuse_twins(cells: pd.DataFrame) -> None:
         raise UserError(
             f"{' and '.join(same)} are the same line of a table ('{first['label']}' on {first['model']}) "
             "with different settings",
-            fix="give each method entry of the suite its own `label:`",
+            fix="give each method entry of the suite its own `label:`, and each folder of records a suite of its own",
         )
+
+
+def _tell_models_apart(cells: pd.DataFrame) -> None:
+    """Give models of one name a name and a title each, with the settings that are not the same in all."""
+    for name, same in list(cells.groupby("model_name")):
+        settings = list(dict.fromkeys(same["model_settings"]))
+        for one, what in zip(settings, _differences(settings), strict=True):
+            if what:
+                is_one = (cells["model_name"] == name) & (cells["model_settings"] == one)
+                cells.loc[is_one, ["model", "model_title"]] += f" ({what})"
 
 
 def _disambiguate(cells: pd.DataFrame, key: str, title: str, apart: Callable[[Sequence[str]], list[str]]) -> None:

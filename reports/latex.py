@@ -130,7 +130,14 @@ def compile_pdf(tex: Path) -> Path | None:
 
 def escape(text: str) -> str:
     """Text as pdflatex prints it; a character that its fonts lack is given by its number (`U+4E2D`)."""
-    return "".join(_SPECIAL.get(sign) or (sign if ord(sign) < 256 else f"U+{ord(sign):04X}") for sign in text)
+    return "".join(map(_escaped, text))
+
+
+def _escaped(sign: str) -> str:
+    if sign.isspace():
+        return " "
+    is_printed = ord(sign) < 256 and sign.isprintable()
+    return _SPECIAL.get(sign) or (sign if is_printed else f"U+{ord(sign):04X}")
 
 
 def _render_one(table: Table) -> str:

@@ -26,8 +26,12 @@ def section_of(cell: Mapping[str, Any]) -> str:
 
 
 def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cell is called in a table: `row` identifies its line, `title` is printed."""
-    method = cell["method"]
+    """What a cell is called in a table: `row` identifies its line and `model` its columns, the titles are printed.
+
+    `model_settings` is what may differ between two models of one name.
+    """
+    method, model = cell["method"], cell["model"]
+    settings = {key: str(value)[:12] for key, value in model.items() if key not in ("name", "title", "corpus")}
     label, variant, backend = cell["label"], method.get("variant"), method["backend"]
     titles = {method["name"]: method["title"], f"{method['name']}.{variant}": f"{method['title']} ({variant})"}
     titles |= {f"{written}.{backend}": title for written, title in titles.items()}
@@ -41,8 +45,10 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
         "backend": backend,
         "row": "/".join([label, variant or "", backend]),
         "title": title,
-        "model": cell["model"]["name"],
-        "model_title": cell["model"]["title"],
+        "model": model["name"],
+        "model_name": model["name"],
+        "model_settings": json.dumps(settings, sort_keys=True),
+        "model_title": model["title"],
         "is_reference": not method["edits"],
     }
 
@@ -65,13 +71,18 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
         cell = folder.read("cell.json")
         data = cell["data"]
         described = {"data": data["name"], "data_title": data["title"], "template": data["template"]}
-        return {**names_of(cell), **described, "section": section_of(cell), "seed": str(cell["seed"])}
+        names = names_of(cell)
+        is_of_model = (cells["model_name"] == names["model_name"]) & (
+            cells["model_settings"] == names["model_settings"]
+        )
+        model_names = cells.loc[is_of_model, ["model", "model_title"]].drop_duplicates().to_dict("records")
+        return {**names, **described, **dict(*model_names), "section": section_of(cell), "seed": str(cell["seed"])}
     parts = _split(folder.path.name.rpartition("-")[0], cells)
     if parts is None:
         return {"title": folder.path.name}
     label, model, data = parts
     same_row, same_data = cells[cells["label"] == label], cells[cells["data"] == data]
-    same_model = cells[cells["model"].str.replace("/", "_") == model]
+    same_model = cells[cells["model_name"].str.replace("/", "_") == model]
     return {
         "row": same_row.iloc[0]["row"] if len(same_row) else f"{label}//native",
         "title": same_row.iloc[0]["title"] if len(same_row) else label,
@@ -85,7 +96,7 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
 
 def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:
     """`<label>-<model>-<data>` into its parts, two of which some finished cell has; any of them may hold a dash."""
-    known = [list(dict.fromkeys(cells["label"])), list(dict.fromkeys(cells["model"].str.replace("/", "_")))]
+    known = [list(dict.fromkeys(cells["label"])), list(dict.fromkeys(cells["model_name"].str.replace("/", "_")))]
     known.append(list(dict.fromkeys(cells["data"])))
     for unknown in (0, 2, 1):
         options = [[".+"] if place == unknown else [re.escape(name) for name in known[place]] for place in range(3)]

@@ -136,6 +136,33 @@ def test_a_wrong_argument_is_one_line(arguments, words, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["sync", "--watch", "-1"], ["status", MAIN, "--watch", "no"], ["logs", "x", "--lines", "0"]]
+)
+def test_a_number_that_cannot_be_is_refused_at_once(arguments):
+    done = harness(*arguments)
+    assert done.returncode == 2
+    assert "above 0, found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_needs_no_torch_and_prints_its_commands_whole():
+    code = """if True:
+        import sys
+        sys.modules["torch"] = None
+        from harness.cli import main
+        from methods.easyedit import checkout
+        checkout.absent = lambda: ["einops"]
+        sys.exit(main(["doctor"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch cannot be imported" in done.stdout
+    assert "pip install -c constraints.txt -e '.[easyedit]'" in done.stdout
+
+
 def test_a_read_only_store_is_one_line_and_keeps_its_cells(home, store):
     before = state(store)
     store.chmod(0o555)
@@ -253,7 +280,8 @@ def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
 
 def test_explain_prints_where_a_number_comes_from(finished):
     folder = min(path.name for path in (finished / "cells").glob("ft-l-*"))
-    for name in (folder, folder.rpartition("-")[2]):
+    cell_id = json.loads((finished / "cells" / folder / "cell.json").read_text())["cell_id"]
+    for name in (folder, folder.rpartition("-")[2], cell_id):
         out = harness("explain", name, "--store", finished).stdout
         assert "our choice: rows per backward pass" in out
         assert "'reliability'" in out

@@ -151,9 +151,31 @@ def test_two_suites_that_share_a_cell_each_have_it(store):
     assert sync(store.root, "speed").skipped == 1
 
 
+def test_two_labels_of_one_cell_are_two_runs_and_stay(store):
+    store.write_cell("ft-l", "zoo/llama", "zsre")
+    twin = store.write_cell("ft-l", "zoo/llama", "zsre", label="mine")
+    cell = json.loads((twin / "cell.json").read_text())
+    first = next(path for path in (store.root / "cells").glob("ft-l-*"))
+    cell["cell_id"] = json.loads((first / "cell.json").read_text())["cell_id"]
+    (twin / "cell.json").write_text(json.dumps(cell))
+    store.write_manifest()
+    assert sync(store.root).created == 4
+    assert sync(store.root).skipped == 4
+
+
 def test_a_suite_that_was_not_run_is_refused(store):
     with pytest.raises(UserError, match="suite 'speed' was not run"):
         sync(store.root, "speed")
+
+
+def test_a_cell_that_cannot_be_read_is_one_line_and_leaves_no_run(store):
+    folder = store.root / "cells" / store.cells[0]
+    origin = json.loads((folder / "provenance.json").read_text())
+    del origin["data_files"]
+    (folder / "provenance.json").write_text(json.dumps(origin))
+    with pytest.raises(UserError, match=r"damaged, or written by another version .*no 'data_files' in it"):
+        sync(store.root)
+    assert runs_of(f"sqlite:///{store.root / 'mlflow.db'}")[1] == []
 
 
 def test_a_second_writer_is_refused(store):
@@ -167,6 +189,15 @@ def test_a_broken_database_is_one_line(store):
     (store.root / "mlflow.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(UserError, match=r"mlflow\.db refused") as refusal:
         sync(store.root)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("uri", ["file:///nowhere/mlruns", "foo://bar", "http://[bad", "postgresql://me@localhost/db"])
+def test_an_address_that_mlflow_cannot_open_is_one_line(store, uri):
+    """A driver for PostgreSQL is not installed here; where it is, no server answers."""
+    with pytest.raises(UserError) as refusal:
+        sync(store.root, tracking_uri=uri)
+    assert uri in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

@@ -66,7 +66,8 @@ def read_filters(only: Sequence[str]) -> dict[str, list[str]]:
         names = [name.strip() for name in rest.split(",") if name.strip()]
         if axis not in FILTERS or not names:
             expected = ", ".join(f"{known}=NAME,…" for known in FILTERS)
-            raise UserError(f"--only '{text}': expected {expected}{did_you_mean(axis, FILTERS)}")
+            guess = "" if axis in FILTERS else did_you_mean(axis, FILTERS)
+            raise UserError(f"--only '{text}': expected {expected}{guess}")
         wanted.setdefault(axis, []).extend(names)
     return wanted
 

@@ -109,7 +109,8 @@ def _folder(document: Located, axis: str, index: int) -> str:
 def _existing(name: str, origin: str) -> str:
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{origin}: no such folder: {name}", fix=f"ls {folder.parent}")
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
     return str(folder)
 
 

@@ -106,13 +106,19 @@ class Sequential(Form):
     sequential: Blocks
 
 
-def _kind_of_schedule(value: Any) -> str:
-    return "sequential" if isinstance(value, dict | Sequential) else "batch"
+def _kind_of_schedule(value: Any) -> str | None:
+    if isinstance(value, dict | Sequential):
+        return "sequential"
+    return "batch" if value == "batch" else None
 
 
 ScheduleForm = Annotated[
     Annotated[Literal["batch"], Tag("batch")] | Annotated[Sequential, Tag("sequential")],
-    Discriminator(_kind_of_schedule),
+    Discriminator(
+        _kind_of_schedule,
+        custom_error_type="schedule",
+        custom_error_message="expected batch or {sequential: {block: ..., score_at: [...]}}",
+    ),
 ]
 
 

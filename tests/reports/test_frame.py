@@ -130,11 +130,64 @@ def test_a_suite_that_was_not_run_names_the_command(fake):
     assert refusal.value.fix == "python -m harness run suites/main_table.yaml --scale mini"
 
 
-def test_a_suite_without_a_finished_cell_says_why(fake):
+def test_a_suite_that_was_run_at_another_scale_names_it(fake):
+    fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_manifest()
+    with pytest.raises(UserError, match="not been run at scale 'paper' in this store, but at mini") as refusal:
+        load_suite(fake.root, "main_table", "paper")
+    assert refusal.value.fix == "python -m harness report main_table --scale mini"
+    with pytest.raises(UserError, match=r"did you mean 'main_table'\?"):
+        load_suite(fake.root, "maintable", "mini")
+
+
+def test_a_suite_without_a_finished_cell_says_why_and_names_its_own_command(fake):
     fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
     fake.write_manifest()
-    with pytest.raises(UserError, match=r"none of its 1 cells is finished \(failed: out of memory\)"):
+    with pytest.raises(UserError, match=r"none of its 1 cells is finished \(failed: out of memory\)") as refusal:
         load(fake)
+    manifest = fake.root / "suites" / "main_table.mini.json"
+    assert refusal.value.fix == json.loads(manifest.read_text())["command"]
+
+
+@pytest.mark.parametrize("file", ["cell.json", "metrics.json", "cost.json", "provenance.json", "records.parquet"])
+def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(fake, file):
+    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_manifest()
+    with (folder / file).open("r+b") as cut:
+        cut.truncate(20)
+    with pytest.raises(UserError, match="damaged, or written by another version") as refusal:
+        load(fake)
+    assert str(folder) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_cell_of_a_version_that_wrote_less_is_one_line(fake):
+    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_manifest()
+    cost = json.loads((folder / "cost.json").read_text())
+    del cost["device_class"]
+    (folder / "cost.json").write_text(json.dumps(cost))
+    with pytest.raises(UserError, match=r"no 'device_class' in it"):
+        load(fake)
+
+
+def test_two_models_of_one_name_are_told_apart_by_their_settings(fake):
+    """As a sweep over `dtype` makes them."""
+    folders = {
+        dtype: fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"of": dtype}) for dtype in ("float32", "bfloat16")
+    }
+    failed = fake.write_failure("onceedit", "zoo/llama", "zsre", "out of memory")
+    other = fake.write_cell("ft-l", "zoo/gptj", "zsre")
+    for dtype, folder in [*folders.items(), ("bfloat16", failed), ("float32", other)]:
+        cell = json.loads((folder / "cell.json").read_text())
+        cell["model"]["dtype"] = dtype
+        (folder / "cell.json").write_text(json.dumps(cell))
+    fake.add_planned("rome", "zoo/gptj", "zsre")
+    fake.write_manifest()
+    frame = load(fake)
+    assert list(frame.models()) == ["zoo/llama (dtype float32)", "zoo/llama (dtype bfloat16)", "zoo/gptj"]
+    assert list(frame.models().values())[1] == "Llama2-7B (mini) (dtype bfloat16)"
+    assert list(frame.missing["model"]) == ["zoo/llama (dtype bfloat16)", "zoo/gptj"]
 
 
 def test_two_cells_on_one_line_are_refused(fake):

@@ -316,6 +316,7 @@ def test_special_characters_are_escaped():
     assert escape("50 % of a_b & {c} \\ ~ ^ → 中") == (
         r"50 \% of a\_b \& \{c\} \textbackslash{} \textasciitilde{} \textasciicircum{} $\rightarrow$ U+4E2D"
     )
+    assert escape("a\tb \x1b[31m é") == "a b U+001B[31m é"
 
 
 def test_a_report_writes_and_prints_its_tables(fake, monkeypatch):

@@ -38,13 +38,16 @@ def _refusal(path, **options) -> str:
         ("launch: a10\n", "suite.yaml:5: unknown launch profile 'a10' (did you mean 'a100'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
         ("eval_batch: 0\n", "suite.yaml:5: eval_batch: input should be greater than or equal to 1, found a number '0'"),
-        ("schedule: sequential\n", "suite.yaml:5: schedule: 'sequential' is none of batch"),
         (
             "schedule: {sequential: {blok: 2, score_at: [1]}}\n",
             "unknown key 'blok' in schedule.sequential (did you mean",
         ),
         ("schedule: {sequential: {block: 2, score_at: []}}\n", "schedule.sequential.score_at: is empty"),
         ("schedule: {sequential: {block: 2, score_at: [4, 2]}}\n", "score_at must ascend"),
+        (
+            "schedule: sequential\n",
+            "suite.yaml:5: schedule: expected batch or {sequential: {block: ..., score_at: [...]}}, found text",
+        ),
         ("prompts: [none, none]\n", "suite.yaml:5: prompts: 'none' stands here twice"),
         ("extends: nowhere.yaml\n", "suite.yaml:5: extends: no such file: nowhere.yaml"),
         ("extends: suite.yaml\n", "suite.yaml:5: extends: files extend each other in a circle"),
@@ -105,6 +108,7 @@ def test_an_unknown_option_is_also_compared_with_the_keys_of_the_entry(write):
             "--only 'methd=none': expected model=NAME,…, method=NAME,…, dataset=NAME,… (did you mean 'method'?)",
         ),
         ("method", "--only 'method': expected"),
+        ("method=", "method=NAME,…, dataset=NAME,…"),
         ("method=rome", "--only: the suite has no method 'rome'; it has ft-l, none"),
         ("model=gpt-j-6", "the suite has no model 'gpt-j-6' (did you mean 'gpt-j-6b'?)"),
     ],
@@ -121,6 +125,7 @@ def test_a_data_folder_that_does_not_exist_is_refused_by_its_origin(write, monke
     assert "--data: no such folder: nowhere" in _refusal(write(), data="nowhere")
     monkeypatch.setenv("HARNESS_DATA", "nowhere")
     assert "HARNESS_DATA: no such folder: nowhere" in _refusal(write())
+    assert "--data: not a folder: suite.yaml" in _refusal(write(), data="suite.yaml")
 
 
 def test_no_edits_at_all_are_refused(write):
