@@ -63,14 +63,11 @@ def run(
         summary = _launch(plan, profile, console, detach)
         if summary is None:
             return 0
-        if report:
-            _report(plan, console)
-    console.print(
-        f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
-    )
-    for folder, reason in summary.failed:
-        log = store.cell(folder).path / "log.txt"
-        console.print(f"[red]failed[/red] {escape(f'{folder}: {reason}')}\n  log: {escape(str(log))}", soft_wrap=True)
+        try:
+            if report and (summary.finished or summary.kept):
+                _report(plan, console)
+        finally:  # whatever stands in the way of a table or of MLflow
+            _tell(summary, plan, console)
     return 1 if summary.failed else 0
 
 
@@ -166,14 +163,23 @@ def _write_manifest(plan: Plan) -> None:
     )
 
 
+def _tell(summary: "Summary", plan: Plan, console: Console) -> None:
+    """What came of the cells, and where to read of those that failed."""
+    console.print(
+        f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
+    )
+    for folder, reason in summary.failed:
+        log = plan.store.cell(folder).path / "log.txt"
+        console.print(f"[red]failed[/red] {escape(f'{folder}: {reason}')}\n  log: {escape(str(log))}", soft_wrap=True)
+
+
 def _report(plan: Plan, console: Console) -> None:
     from harness.tracking import sync
     from reports import write_report
 
     suite, store = plan.suite, plan.store.root
-    paths = write_report(store, suite.name, suite.scale, console)
+    for path in write_report(store, suite.name, suite.scale, console):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     result = sync(store, f"{suite.name}.{suite.scale}", None)
     console.print(f"MLflow: {described(result)}; look at them with:")
-    console.print(f"  {result.ui_command}", highlight=False, soft_wrap=True)
-    for path in paths:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
