@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from benchmarks.timing import timed
-from harness.evaluation.easyedit import FORMS
 from harness.evaluation.evaluate import evaluate, predict
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs
+from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
-from harness.records import DataSet, EditRecord
-from methods.common.plain import PlainModel
+from harness.records import Dataset, EditRecord
+from methods.easyedit.scoring import FORMS
 
 ALGORITHM = {"teacher_forced": "FT", "generation": "GRACE"}
 """A method of EasyEdit's that is scored so."""
@@ -100,7 +100,7 @@ class EasyEditsOwn:
 
 
 def compare(
-    model: LoadedModel, data: DataSet, scoring: str, batch: int, rounds: int, edit: Callable[[LoadedModel], None]
+    model: LoadedModel, data: Dataset, scoring: str, batch: int, rounds: int, edit: Callable[[LoadedModel], None]
 ) -> Scored:
     """Score a model before and after an edit, both ways.
 
@@ -116,7 +116,7 @@ def compare(
     outputs, ours = _unedited(model, data, protocol, batch)
 
     def score() -> Values:
-        rows = evaluate(PlainModel(model), data, model.tokenizer, [protocol], batch, outputs)
+        rows = evaluate(WeightEditedModel(model), data, model.tokenizer, [protocol], batch, outputs)
         return {(row.record_id, row.axis, str(row.probe)): row.score for row in rows}
 
     ours |= {("before", *of): value for of, value in score().items() if of[1] not in LOCALITY_AXES}
@@ -152,10 +152,10 @@ def unless_it_fails(ask: Callable[..., Result], *arguments: Any) -> Result | Non
         return None
 
 
-def _unedited(model: LoadedModel, data: DataSet, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
+def _unedited(model: LoadedModel, data: Dataset, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
     """The unedited model's answers to the locality questions, and what of them is compared."""
     questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries)
-    answers = predict(PlainModel(model), questions, protocol, batch)
+    answers = predict(WeightEditedModel(model), questions, protocol, batch)
     compared: Values = {
         ("before", of.record_id, of.axis, str(of.probe)): list(protocol.compared(of.query, ids, model.tokenizer))
         for of, ids in zip(questions, answers, strict=True)

@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.one_by_one import Loop, PairLoop, PlainLoop
 from benchmarks.timing import timed
+from harness.api import EditedModel
 from harness.evaluation.evaluate import predict
 from harness.evaluation.probes import ProbeQuery
 from harness.evaluation.protocol import Protocol
+from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.base import EditedModel
-from methods.common.plain import PlainModel
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
 
@@ -52,7 +52,7 @@ class Subject:
     @classmethod
     def plain(cls, model: LoadedModel) -> "Subject":
         """A model by itself."""
-        return cls(PlainModel(model), PlainLoop(model), lambda: cls.plain(_in_float64(model)))
+        return cls(WeightEditedModel(model), PlainLoop(model), lambda: cls.plain(_in_float64(model)))
 
     @classmethod
     def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "Subject":

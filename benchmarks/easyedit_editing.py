@@ -1,6 +1,6 @@
 """Seconds of editing by our implementations beside EasyEdit's, method by method, on the same model and machine.
 
-    python -m benchmarks.easyedit_editing [--quick] [--methods grace wise] [--models zoo/llama …] [--data FOLDER] [--out FILE]
+    python -m benchmarks.easyedit_editing [--quick] [--methods grace wise] [--models tiny/llama …] [--data FOLDER] [--out FILE]
 
 Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Three take turns, in a random order within each
 round: EasyEdit in its worker, ours made to compute the same (variant `faithful-easyedit`), and ours as it should be (`corrected`).
@@ -27,10 +27,10 @@ from rich.table import Table
 from benchmarks.editing import QUICK
 from benchmarks.numbers import number
 from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
+from harness import registry
 from harness.errors import UserError
-from harness.progress import ProgressBars
-from harness.store import write_json
-from methods import registry
+from harness.files import write_json
+from harness.run.progress import ProgressBars
 from methods.easyedit import checkout
 
 Seconds = dict[str, list[float]]
@@ -73,7 +73,7 @@ def measure(bench: Workbench, method: str, rounds: int, is_quick: bool = False) 
     Raises:
         UserError: for what EasyEdit needs and has not, or for options that it lacks.
     """
-    known = registry.get(method).Hparams.model_fields
+    known = registry.find_method(method).Hparams.model_fields
     options = {key: value for key, value in QUICK.items() if is_quick and key in known}
     theirs = MethodBench(bench, method, options | SHARED.get(method, {}), OURS[FAITHFUL], "easyedit")
     sides = {THEIRS: theirs} | {name: MethodBench(bench, method, options, variant) for name, variant in OURS.items()}
@@ -108,7 +108,7 @@ def table(title: str, found: Mapping[tuple[str, str], Seconds]) -> Table:
             ratio = ratios(seconds, name)
             cells.append(number(statistics.median(seconds[name])))
             cells.append(f"{number(statistics.median(ratio))} ({number(min(ratio))} to {number(max(ratio))})")
-        made.add_row(registry.get(method).spec.title, model, *cells)
+        made.add_row(registry.find_method(method).spec.title, model, *cells)
     return made
 
 
@@ -120,15 +120,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     say = parser.add_argument
     say("--methods", nargs="+", metavar="METHOD", help="default: all that EasyEdit has too")
-    say("--models", nargs="+", default=["zoo/llama", "zoo/mistral", "zoo/gptj"], help="default: the three of the zoo")
+    say(
+        "--models", nargs="+", default=["tiny/llama", "tiny/mistral", "tiny/gptj"], help="default: the three of the zoo"
+    )
     say("--edits", type=int, default=50, help="facts to edit at once; default: 50")
     say("--repeats", type=int, default=3, help="rounds; default: 3")
     add_options(parser)
-    parser.set_defaults(weights="zoo")  # where a method stops depends on them
+    parser.set_defaults(weights="trained")  # where a method stops depends on them
     say("--quick", action="store_true", help="4 edits, one round: shows that all of it runs, measures nothing")
     options = parser.parse_args(arguments)
     options.methods = [
-        registry.get(name, "easyedit").spec.name for name in options.methods or registry.available("easyedit")
+        registry.find_method(name, "easyedit").spec.name
+        for name in options.methods or registry.implementations("easyedit").all()
     ]
     if options.quick:
         options.edits, options.repeats, options.train, options.unrelated = 4, 1, 20, 4

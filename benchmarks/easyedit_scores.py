@@ -1,6 +1,6 @@
 """Scores of `protocol: easyedit` beside those of EasyEdit's own functions: are they the same, and how long do both take?
 
-    python -m benchmarks.easyedit_scores [--quick] [--data FOLDER] [--records 200] [--models zoo/llama …] [--out FILE]
+    python -m benchmarks.easyedit_scores [--quick] [--data FOLDER] [--records 200] [--models tiny/llama …] [--out FILE]
 
 Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Each model is asked about all records before and after
 FT-L has edited it with all of them: by `compute_edit_quality`, a record after the other, and by the harness, in batches. Every
@@ -25,10 +25,10 @@ from rich.table import Table
 from benchmarks.as_easyedit import Scored, compare
 from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
 from harness.errors import UserError
-from harness.evaluation.easyedit import FORMS
-from harness.progress import ProgressBars
-from harness.store import write_json
+from harness.files import write_json
+from harness.run.progress import ProgressBars
 from methods.easyedit import checkout, loader
+from methods.easyedit.scoring import FORMS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,7 +115,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     say = parser.add_argument
-    say("--models", nargs="+", default=["zoo/llama", "zoo/mistral", "zoo/gptj"], help="default: the three of the zoo")
+    say(
+        "--models", nargs="+", default=["tiny/llama", "tiny/mistral", "tiny/gptj"], help="default: the three of the zoo"
+    )
     say("--records", type=int, default=200, help="default: 200")
     say("--rounds", type=int, default=4, help="in each EasyEdit scores its share of the records; default: 4")
     add_options(parser)

@@ -1,6 +1,6 @@
 """Time per edit of OnceEdit's edit stage, beside a plain fine-tuning loop over the same batches.
 
-    python -m benchmarks.edit_stage [--model zoo/tinyllama] [--layers N] [--precision bf16] [--out FILE]
+    python -m benchmarks.edit_stage [--model tiny/tinyllama] [--layers N] [--precision bf16] [--out FILE]
 
 The reference is a Trainer-style loop: what `transformers.Trainer` runs per step with its default settings, written out,
 because Trainer itself needs `accelerate`, which is no dependency of this project. Rows are padded on the right, the
@@ -28,18 +28,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from harness import provenance
-from harness.cost import PhaseClock, device_class
 from harness.data.load import load, resolve
-from harness.hparams import resolve as resolve_hparams
+from harness.files import write_json
 from harness.models.batching import right_padded
 from harness.models.catalogue import ModelRef, entry
-from harness.models.corpus import verbalise
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
-from harness.models.zoo_tokenizer import train_tokenizer
-from harness.progress import ProgressBars
-from harness.store import write_json
+from harness.models.tiny.corpus import verbalise
+from harness.models.tiny.tokenizer import train_tokenizer
+from harness.run.cost import PhaseClock, device_class
+from harness.run.progress import ProgressBars
+from harness.store import provenance
+from harness.suite.hparams import resolve as resolve_hparams
 from methods.onceedit.packing import packed
 from methods.onceedit.rows import Row, edit_rows, epoch_batches, negative_prompts, negatives_per_epoch, prompt_row
 from methods.onceedit.training import fine_tune
@@ -84,7 +84,7 @@ class Work:
 
 def prepared(options: argparse.Namespace) -> Work:
     """Records of the built-in world, a tokenizer trained on them, a model with random weights."""
-    data = load(resolve("counterfact", "world", options.edits, train=200))
+    data = load(resolve("counterfact", "synthetic", options.edits, train=200))
     tokenizer = train_tokenizer("metaspace", VOCABULARY, verbalise(data), boost=1)
     shape = entry(options.model)
     if options.layers:
@@ -227,7 +227,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.edit_stage", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="zoo/tinyllama", help="catalogue name; its shape gets random weights")
+    parser.add_argument("--model", default="tiny/tinyllama", help="catalogue name; its shape gets random weights")
     parser.add_argument("--layers", type=int, default=0, help="fewer blocks than the catalogue says")
     parser.add_argument("--edits", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3)

@@ -31,12 +31,12 @@ from rich.console import Console
 from benchmarks.editing_tables import ATTACH, EDIT, EVALUATE, Figures, ratios, remarks, table
 from benchmarks.timing import timed
 from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
+from harness import registry
 from harness.errors import UserError
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocols import OWN
-from harness.progress import ProgressBars
-from harness.store import write_json
-from methods import registry
+from harness.files import write_json
+from harness.run.progress import ProgressBars
 
 QUICK = {"epochs": 2, "steps": 2, "v_steps": 2, "validate_every": 2, "validation": 4}
 """Hyper-parameters of a quick run, of those methods that have them."""
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, Figures]:
     """Figures of all methods; a failure stops no other method."""
-    found = {name: Figures(registry.get(name).spec.title) for name in options.methods}
+    found = {name: Figures(registry.find_method(name).spec.title) for name in options.methods}
     unedited = bench.unedited(options.eval_batch)
     methods: dict[str, MethodBench] = {}
 
@@ -115,7 +115,7 @@ def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, Figures]
 
 def _overrides(method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Hyper-parameters that the command line gives a method."""
-    known = registry.get(method).Hparams.model_fields
+    known = registry.find_method(method).Hparams.model_fields
     quick = {key: value for key, value in QUICK.items() if options.quick and key in known}
     return {**quick, **options.set.get(method, {})}
 
@@ -132,7 +132,7 @@ def _settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         method, dot, key = name.partition(".")
         if not (equals and dot and key):
             raise UserError(f"--set {text}: not METHOD.KEY=VALUE", fix="--set memit.moments=train_prompts")
-        settings.setdefault(registry.get(method).spec.name, {})[key] = _value(value)
+        settings.setdefault(registry.find_method(method).spec.name, {})[key] = _value(value)
     return settings
 
 
@@ -163,7 +163,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser)
     say("--quick", action="store_true", help="4 edits in 2 steps: shows that all of it runs, measures nothing")
     options = parser.parse_args(arguments)
-    options.methods = [registry.get(name).spec.name for name in options.methods or registry.available()]
+    options.methods = [registry.find_method(name).spec.name for name in options.methods or registry.methods.all()]
     options.set = _settings(options.set)
     if options.quick:
         options.edits, options.repeats, options.train, options.unrelated = 4, 1, 20, 4

@@ -29,11 +29,11 @@ from benchmarks.numbers import size
 from benchmarks.pair_shapes import BuiltPair, ModelPair, built, plain_shape
 from benchmarks.synthetic import PairShape
 from benchmarks.timing import free_bytes
-from harness import provenance
-from harness.cost import device_class
 from harness.errors import UserError
+from harness.files import write_json
 from harness.models.architecture import DTYPE_BYTES
-from harness.store import write_json
+from harness.run.cost import device_class
+from harness.store import provenance
 from methods.onceedit.bounds import from_lists
 
 PARTS = ("fusion", "step")

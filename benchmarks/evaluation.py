@@ -30,8 +30,8 @@ from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, ma
 from harness.errors import UserError
 from harness.evaluation.probes import probe_queries
 from harness.evaluation.protocols import OWN
-from harness.progress import ProgressBars
-from harness.store import write_json
+from harness.files import write_json
+from harness.run.progress import ProgressBars
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

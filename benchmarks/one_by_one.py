@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.models.loaded import LoadedModel
+from harness.models.precision import at_least_fp32
 from harness.tokens import Query
-from methods.common.precision import at_least_fp32
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.sync import Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary

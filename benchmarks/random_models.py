@@ -12,16 +12,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from harness.artifacts import ArtifactCache
-from harness.context import RunContext
 from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import ModelRef, entry
-from harness.models.corpus import Fact, verbalise
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
-from harness.models.zoo_tokenizer import train_tokenizer
-from harness.progress import ProgressBars
+from harness.models.tiny.corpus import Fact, verbalise
+from harness.models.tiny.tokenizer import train_tokenizer
 from harness.records import DataRef
+from harness.run.context import RunContext
+from harness.run.progress import ProgressBars
+from harness.store.artifacts import ArtifactCache
 
 LOGIT_SPREAD = 4.0
 """Standard deviation of the logits over the vocabulary: the first of 3,000 tokens then has a third of the probability."""

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
-from methods.registry import register
+from harness.api import Context, EditedModel, Hparams, Method
+from harness.records import EditRequest
+from harness.registry import register
 
 if TYPE_CHECKING:
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
 
@@ -21,26 +20,19 @@ class SleepingHparams(Hparams):
     seconds: float
 
 
-@register
-class Sleeping:
+@register("sleeping", title="Sleeping", family="weights", version=1)
+class Sleeping(Method):
     """Changes nothing. The warm-up edit, of a single request, is not slept through."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("sleeping", "Sleeping", family="weights", version=1)
-    Hparams: ClassVar[type[Hparams]] = SleepingHparams
-
-    def __init__(self, hparams: SleepingHparams) -> None:
-        self.hparams = hparams
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """None."""
-        return {}
+    Hparams = SleepingHparams
+    hparams: SleepingHparams
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
         """Sleep."""
-        from methods.common.plain import PlainModel
+        from harness.models.edited import WeightEditedModel
 
         with context.clock.phase("edit"):
             time.sleep(self.hparams.seconds if len(requests) > 1 else 0)
-        return PlainModel(model)
+        return WeightEditedModel(model)

@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmarks.fusion_part import draws_of
 from benchmarks.pair_shapes import BuiltPair, ModelPair
 from benchmarks.timing import Candidate, taking_turns
+from harness.models.precision import at_least_fp32
 from harness.models.random_weights import byte_tokenizer, random_model
-from methods.common.precision import at_least_fp32
 from methods.onceedit.choose import Choice, TokenChooser
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
 from methods.onceedit.plugin import EditedPlugin, Reading, add_weight_entry

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.store import write_json
+from harness.files import write_json
 
 KILOBYTE = 1024
 STAMP = re.compile(r"^submitit \w+ \((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3}\)", re.MULTILINE)
@@ -91,7 +91,7 @@ def measure(folder: Path, launch: str, cells: int, seconds: float) -> Figures:
     folder.mkdir(parents=True, exist_ok=True)
     suite = {
         "name": "sweep",
-        "models": [{"name": "zoo/llama", "weights": "random"}],
+        "models": [{"name": "tiny/llama", "weights": "random"}],
         "methods": [
             {"name": "sleeping", "label": f"s{number:05d}", "number": number, "seconds": seconds}
             for number in range(cells)

@@ -13,26 +13,26 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.random_models import DrawnModels
-from harness import provenance
-from harness.artifacts import ArtifactCache, closure
-from harness.context import RunContext
-from harness.cost import add_phases, device_class
-from harness.data.corpus import WORLD
+from harness import registry
+from harness.api import ArtifactSpec, EditedModel
+from harness.data.corpus import SYNTHETIC
 from harness.data.load import resolve as resolve_records
 from harness.errors import UserError
 from harness.evaluation import unedited
 from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
-from harness.hparams import resolve as resolve_hparams
-from harness.models import zoo
 from harness.models.architecture import DTYPE_BYTES
 from harness.models.catalogue import ModelRef, reference
 from harness.models.loaded import LoadedModel
-from harness.progress import ProgressBars
-from harness.records import DataRef, DataSet, EditRequest
-from harness.store import Store
-from methods import registry
-from methods.base import ArtifactSpec, Backend, EditedModel
+from harness.models.tiny import recipe
+from harness.records import DataRef, Dataset, EditRequest
+from harness.run.context import RunContext
+from harness.run.cost import add_phases, device_class
+from harness.run.progress import ProgressBars
+from harness.store import provenance
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
+from harness.suite.hparams import resolve as resolve_hparams
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,21 @@ class Workbench:
         logging.disable_progress_bar()
         data = resolve_records(
             options.dataset,
-            str(options.data or WORLD),
+            str(options.data or SYNTHETIC),
             edits,
             train=options.train,
             unrelated=options.unrelated,
             strip_distractor=True,
         )
-        corpus = data if options.weights == "zoo" else None
+        corpus = data if options.weights == "trained" else None
         target = reference(options.model, weights=options.weights, dtype=options.dtype, corpus=corpus)
         cache, is_drawn = ArtifactCache(Store(folder)), options.weights == "random"
         context = (
             DrawnModels(cache, options.device, bars, data) if is_drawn else RunContext(cache, options.device, bars)
         )
         bench = cls(cache, context, target, data, is_drawn, options.seed)
-        if target.weights == "zoo":
-            bench.build([zoo.artifact(target)])
+        if target.weights == "trained":
+            bench.build([recipe.artifact(target)])
         return bench
 
     @property
@@ -90,7 +90,7 @@ class Workbench:
         return self.context.load_model(self.target)
 
     @property
-    def records(self) -> DataSet:
+    def records(self) -> Dataset:
         """All records."""
         return self.context.load_data(self.data)
 
@@ -113,7 +113,7 @@ class Workbench:
 
     def unedited(self, eval_batch: int) -> UneditedOutputs:
         """What the unedited model says to the locality questions."""
-        needs = {"model": zoo.artifact(self.target)} if self.target.weights == "zoo" else {}
+        needs = {"model": recipe.artifact(self.target)} if self.target.weights == "trained" else {}
         spec = unedited.artifact(self.target, self.data, [protocol.name for protocol in OWN], eval_batch, needs)
         self.build([spec])
         return UneditedOutputs.load(self.cache.folder(spec))
@@ -139,10 +139,10 @@ class MethodBench:
         method: str,
         overrides: Mapping[str, Any],
         variant: str | None = None,
-        backend: Backend = "native",
+        backend: str = "native",
     ) -> None:
         self._bench = bench
-        cls = registry.get(method, backend)
+        cls = registry.find_method(method, backend)
         where = dict.fromkeys(overrides, f"--set {method}")
         self.hparams = resolve_hparams(
             method, bench.target.name, overrides, variant=variant, where=where, backend=backend
@@ -187,7 +187,7 @@ class MethodBench:
 
 def needed_for(roots: Iterable[ArtifactSpec]) -> list[ArtifactSpec]:
     """Artifacts and all that they need, each once, needs first."""
-    return list({need.key: need for root in roots for need in closure(root)}.values())
+    return list({need.key: need for root in roots for need in root.closure()}.values())
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -198,14 +198,14 @@ def machine(device: str) -> dict[str, Any]:
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
     """All options but where the figures go, for the JSON file."""
     values = {key: value for key, value in vars(options).items() if key != "out"}
-    return values | {"data": str(options.data or WORLD)}
+    return values | {"data": str(options.data or SYNTHETIC)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What both benchmarks of methods let choose."""
     say = parser.add_argument
-    say("--model", default="zoo/llama", help="catalogue name; default: zoo/llama")
-    say("--weights", default="random", choices=["random", "zoo", "pretrained"], help="random: all models are drawn, "
+    say("--model", default="tiny/llama", help="catalogue name; default: tiny/llama")
+    say("--weights", default="random", choices=["random", "trained", "pretrained"], help="random: all models are drawn, "
         "plug-ins too, and nothing has to be there; zoo: trained on the records first; default: random")  # fmt: skip
     say("--dtype", choices=list(DTYPE_BYTES), help="precision of the target model; default: the catalogue's")
     say("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import registry
 from harness.data.catalogue import DATASETS
-from harness.evaluation.protocols import PROTOCOLS
 from harness.models.catalogue import CATALOGUE
 from harness.suite.scale import PAPER, SCALES
 from harness.yaml_source import read_yaml
-from methods import registry
 
 SUITES = Path(__file__).parents[1] / "suites"
 
@@ -19,8 +18,7 @@ def listing(what: str) -> dict[str, str]:
 
 
 def _methods() -> dict[str, str]:
-    built = {name: f"{method.spec.title}, {method.spec.family}" for name, method in registry.available().items()}
-    return built | {name: f"{title}, not built yet" for name, title in registry.PLANNED.items() if name not in built}
+    return {name: f"{method.spec.title}, {method.spec.family}" for name, method in registry.methods.all().items()}
 
 
 def _models() -> dict[str, str]:
@@ -35,7 +33,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _protocols() -> dict[str, str]:
-    return {name: (type(protocol).__doc__ or "").split("\n")[0] for name, protocol in PROTOCOLS.items()}
+    return {name: (type(protocol).__doc__ or "").split("\n")[0] for name, protocol in registry.protocols.all().items()}
 
 
 LISTINGS: dict[str, Callable[[], dict[str, str]]] = {

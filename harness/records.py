@@ -1,6 +1,7 @@
 """What an edit is, in one form for every data set: a record, the request that a method sees, and the probes that score it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ class DataRef:
 
     Attributes:
         name: data set name of the catalogue, `zsre` or `counterfact`.
-        source: a folder of upstream files, or `world` for the generated records. Not part of the identity.
+        source: a folder of upstream files, or `synthetic` for the generated records. Not part of the identity.
         edits: number of scored records.
         split: `test` or `dev`, by record id; `all` ignores the split.
         train: number of unrelated records that methods may learn from; in a resolved reference, what was found.
         unrelated: number of further unrelated records, kept from the methods, on which locality is also scored.
         strip_distractor: cut the sentence in front of CounterFact's paraphrases.
         template: prompt template around every prompt, `none` or `paper`.
-        sha256: hash of the selected records (see `DataSet.sha256`).
+        sha256: hash of the selected records (see `Dataset.sha256`).
     """
 
     name: str
@@ -96,7 +97,7 @@ class DataRef:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSet:
+class Dataset:
     """The records of one cell, in three groups that share no subject.
 
     Attributes:
@@ -109,3 +110,61 @@ class DataSet:
     edits: tuple[EditRecord, ...]
     train: tuple[EditRecord, ...]
     unrelated: tuple[EditRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as it is written to `records.parquet`.
+
+    Attributes:
+        record_id, protocol, axis, probe: which question, asked how.
+        prompt, target: as asked.
+        predicted: the ids that were compared, as text.
+        n_tokens: length of the target in ids, and of the prediction.
+        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
+        exact: 1 if all ids are right, else 0.
+        answer_score: for locality, share of ids that equal the data set's answer; NaN elsewhere.
+        scope: how far the method takes the prompt for one of its edits, in [0, 1]; NaN if it does not decide by prompt.
+
+    """
+
+    record_id: str
+    protocol: str
+    axis: str
+    probe: int
+    prompt: str
+    target: str
+    predicted: str
+    n_tokens: int
+    score: float
+    exact: float
+    answer_score: float
+    scope: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstEdits(DataRef):
+    """The records of a reference as they are scored on the way: only the first `so_far` edits, all the pools.
+
+    What is asked is then less than of the whole, and so are the batches in which the unedited model has to be asked it.
+    """
+
+    so_far: int = 0
+
+    @classmethod
+    def of(cls, whole: DataRef, so_far: int) -> Self:
+        """The first edits of a reference."""
+        return cls(**{field.name: getattr(whole, field.name) for field in fields(DataRef)}, so_far=so_far)
+
+    @property
+    def whole(self) -> DataRef:
+        """The reference to all records."""
+        return DataRef(**{field.name: getattr(self, field.name) for field in fields(DataRef)})
+
+    def identity(self) -> dict[str, object]:
+        """That of the whole, and how many of the edits."""
+        return {**self.whole.identity(), "so_far": self.so_far}
+
+    def cut(self, data: Dataset) -> Dataset:
+        """The records, out of all of them."""
+        return replace(data, ref=self, edits=data.edits[: self.so_far])

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.errors import UserError
-from harness.plan import Plan
-from harness.store import DONE, FAILED, Store, is_called, understood
+from harness.files import understood
+from harness.plan.plan import Plan
+from harness.store.store import DONE, FAILED, Store, is_called
 from harness.suite import load_suite
 from harness.suite.entries import Suite
 from slurm.profile import Profile, SlurmProfile, load_profile
@@ -29,8 +30,8 @@ def retry(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what a run would do."""
-    from harness.outlook import outlook
-    from harness.running import lacks
+    from harness.plan.describe import outlook
+    from harness.run.start import lacks
 
     console = _console()
     made, profile = _planned(options)
@@ -69,8 +70,8 @@ def logs(options: argparse.Namespace) -> int:
 
 def sync(options: argparse.Namespace) -> int:
     """Import finished cells into MLflow, once or whenever there are new ones."""
-    from harness.running import described
-    from harness.tracking import sync as import_runs
+    from harness.run.start import described
+    from harness.store.tracking import sync as import_runs
 
     console, seen = _console(), None
     suite = _name(options.suite) if options.suite else None
@@ -162,7 +163,7 @@ def data(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, retry: bool) -> int:
-    from harness.running import run as run_plan
+    from harness.run.start import run as run_plan
 
     made, profile = _planned(options)
     return run_plan(

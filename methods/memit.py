@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from harness.registry import register
 from methods.common import moments, prefixes
 from methods.common.closed_form import ClosedFormHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,19 +39,20 @@ class MemitHparams(ClosedFormHparams):
     micro_batch: int = Field(ge=1)
 
 
-@register
-class Memit:
+@register("memit", title="MEMIT", family="weights", version=2)
+class Memit(Method):
     """Finds what the residual stream behind the last edited layer should be for each fact, then moves it there layer by layer.
 
     Each layer takes an equal share of what is still missing, by the least change of its matrix that also keeps, as far as
     λ says, what the matrix answers to the keys of ordinary text.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("memit", "MEMIT", family="weights", version=2)
-    Hparams: ClassVar[type[base.Hparams]] = MemitHparams
+    Hparams = MemitHparams
+
+    hparams: MemitHparams
 
     def __init__(self, hparams: MemitHparams) -> None:
-        self.hparams = hparams
+        super().__init__(hparams)
         self._factors = moments.Factors()
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
@@ -71,8 +71,8 @@ class Memit:
         Raises:
             UserError: naming the record, if one cannot be edited; the model is as it was.
         """
+        from harness.models.edited import WeightEditedModel
         from methods.common.matrices import ValueMatrices
-        from methods.common.plain import PlainModel
         from methods.common.rewrites import rewrite
 
         layers = self.hparams.layers
@@ -90,7 +90,7 @@ class Memit:
                 call = rewrites[start : start + self.hparams.batch]
                 figures |= self._edit_batch(model, matrices, factors, call)
                 advance(len(call))
-        return PlainModel(model, on_revert=matrices.restore, figures=figures)
+        return WeightEditedModel(model, on_revert=matrices.restore, diagnostics=figures)
 
     def _edit_batch(
         self,

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
-from methods.registry import register
+from harness.api import Context, EditedModel, Hparams, Method
+from harness.records import EditRequest
+from harness.registry import register
 
 if TYPE_CHECKING:
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
 
@@ -17,19 +16,12 @@ class NoneHparams(Hparams):
     """There is nothing to choose."""
 
 
-@register
-class Unedited:
+@register("none", title="Unedited", family="reference", version=1, edits=False)
+class Unedited(Method):
     """No edit at all. Its reliability says how much of the new facts the model would have said anyway."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("none", "Unedited", "reference", version=1, edits=False)
-    Hparams: ClassVar[type[Hparams]] = NoneHparams
-
-    def __init__(self, hparams: NoneHparams) -> None:
-        self.hparams = hparams
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """It needs nothing."""
-        return {}
+    Hparams = NoneHparams
+    hparams: NoneHparams
 
     def edit(
         self,
@@ -39,6 +31,6 @@ class Unedited:
         context: Context,
     ) -> EditedModel:
         """The model as it is; no phase is timed because nothing is done."""
-        from methods.common.plain import PlainModel
+        from harness.models.edited import WeightEditedModel
 
-        return PlainModel(model)
+        return WeightEditedModel(model)

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from harness.registry import register
 from methods.common import moments, prefixes
 from methods.common.closed_form import ClosedFormHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +34,19 @@ class RomeHparams(ClosedFormHparams):
     key_mode: Literal["rome", "prompt", "prefix_mean"]
 
 
-@register
-class Rome:
+@register("rome", title="ROME", family="weights", version=2)
+class Rome(Method):
     """Finds what the output of a matrix W should be at the subject's last token, and adds the rank-one matrix that makes it so.
 
     Edits follow one another, and so do layers: each value is optimised on the weights that all before it have left.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("rome", "ROME", family="weights", version=2)
-    Hparams: ClassVar[type[base.Hparams]] = RomeHparams
+    Hparams = RomeHparams
+
+    hparams: RomeHparams
 
     def __init__(self, hparams: RomeHparams) -> None:
-        self.hparams = hparams
+        super().__init__(hparams)
         self._factors = moments.Factors()
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
@@ -65,8 +65,8 @@ class Rome:
         Raises:
             UserError: naming the record, if one cannot be edited; the model is as it was.
         """
+        from harness.models.edited import WeightEditedModel
         from methods.common.matrices import ValueMatrices
-        from methods.common.plain import PlainModel
         from methods.common.rewrites import rewrite
 
         layers = self.hparams.layers
@@ -86,7 +86,7 @@ class Rome:
                 probabilities.append(self._edit_one(model, matrices, factors, made))
                 advance()
         figures = {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
-        return PlainModel(model, on_revert=matrices.restore, figures=figures)
+        return WeightEditedModel(model, on_revert=matrices.restore, diagnostics=figures)
 
     def _edit_one(
         self, model: "LoadedModel", matrices: "ValueMatrices", factors: Mapping[int, "Factor"], made: "Rewrite"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
-from harness.store import Folder, Store
+from harness.store.store import Folder, Store
 from reports.frame import AVERAGED, AXES, SuiteFrame
 from reports.stats import Estimate, resample_means
 

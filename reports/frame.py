@@ -12,7 +12,8 @@ from pyarrow import parquet
 
 from harness.errors import UserError, did_you_mean
 from harness.evaluation.scope import summary
-from harness.store import Folder, Store, understood
+from harness.files import understood
+from harness.store.store import Folder, Store
 from reports.places import describe_missing, names_of, reason_of, section_of
 
 AXES: Mapping[str, str] = {

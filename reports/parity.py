@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.store import Store
+from harness.store.store import Store
 from reports.frame import SuiteFrame
 
 REFERENCE = "easyedit"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.store import Folder
+from harness.store.store import Folder
 
 _NOWHERE = {
     **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template", "seed"), ""),

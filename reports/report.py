@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import UserError, did_you_mean
-from harness.store import explained
+from harness.files import explained
 from reports.frame import load_suite
 from reports.latex import INSTALL_HINT, compile_pdf, render
 from reports.tables import BUILDERS

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from harness.plan import Plan
-from harness.task import Task
-from harness.work import Unit, waves
+from harness.plan.plan import Plan
+from harness.run.task import Task
+from harness.run.work import Unit, waves
 from slurm import resources
-from slurm.decision import Work
 from slurm.profile import SlurmProfile
+from slurm.retry import Work
 
 
 def works(plan: Plan, profile: SlurmProfile, tasks: Sequence[Task]) -> tuple[dict[str, Work], list[str]]:

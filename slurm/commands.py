@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.live import Live
 
 from harness.errors import UserError
-from harness.plan import Plan
-from harness.store import Store
-from harness.work import to_do
+from harness.plan.plan import Plan
+from harness.run.work import to_do
+from harness.store.store import Store
 from slurm.arrays import works
 from slurm.launch import Launch, launches
 from slurm.profile import SlurmProfile
 from slurm.queue import UnreachableError, named
-from slurm.sight import cancel as scancel
+from slurm.state import cancel as scancel
 from slurm.status import last_job, status
 
 LAST_WORDS_S = 180

@@ -8,20 +8,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from harness import provenance
 from harness.errors import UserError
-from harness.local import Summary
-from harness.plan import Plan
-from harness.store import Folder, Store
-from harness.task import BuildArtifact, Task
-from harness.work import Unit, reopen, to_do
+from harness.plan.plan import Plan
+from harness.run.local import Summary
+from harness.run.task import BuildArtifact, Task
+from harness.run.work import Unit, reopen, to_do
+from harness.store import provenance
+from harness.store.store import Folder, Store
 from slurm.arrays import arrays, works
-from slurm.decision import Decision, decide
 from slurm.launch import Job, Launch, launches
+from slurm.lease import Seat
 from slurm.profile import SlurmProfile
 from slurm.queue import State, UnreachableError
-from slurm.seat import Seat
-from slurm.sight import Sight, cancel
+from slurm.retry import Decision, decide
+from slurm.state import Sight, cancel
 from slurm.status import board
 from slurm.submit import BusyError, array_size, submit
 

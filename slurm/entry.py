@@ -12,9 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.heartbeat import Beat, Heartbeat
-from harness.store import Store
-from harness.work import Unit, run_unit
+from harness.run.heartbeat import Beat, Heartbeat
+from harness.run.work import Unit, run_unit
+from harness.store.store import Store
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission

@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from harness.store import Store, explained, write_json
+from harness.files import explained, write_json
+from harness.store.store import Store
 from slurm.queue import State
 
 

@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.errors import UserError, did_you_mean
-from harness.validation import validate
-from harness.yaml_source import read_yaml
+from harness.yaml_source import read_yaml, validate
 
 PROFILES = Path(__file__).parent / "profiles"
 

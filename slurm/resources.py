@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.models import catalogue
-from harness.plan import CPU_FLOPS, CUDA_FLOPS, TOKENS_PER_PROMPT, memory_bytes, seconds
+from harness.plan.estimate import CPU_FLOPS, CUDA_FLOPS, TOKENS_PER_PROMPT, memory_bytes, seconds
 from harness.records import DataRef
-from harness.task import BuildArtifact, RunCell, Task
-from harness.work import Unit
+from harness.run.task import BuildArtifact, RunCell, Task
+from harness.run.work import Unit
 from slurm.profile import ResourceClass, SlurmProfile
 
 IMPORTS_S = 20

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import UserError
-from harness.plan import Plan
-from harness.progress import duration
-from harness.store import DONE, FAILED
+from harness.plan.estimate import duration
+from harness.plan.plan import Plan
+from harness.store.store import DONE, FAILED
 from slurm.launch import Job, Launch, launches
 from slurm.queue import JobState, State, states
-from slurm.sight import Seen, Sight
+from slurm.state import Seen, Sight
 
 ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "cannot run": "yellow"}

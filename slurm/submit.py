@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.store import explained
-from harness.work import Unit
+from harness.files import explained
+from harness.run.work import Unit
 from slurm.entry import Entry
 from slurm.launch import Job, Launch
 from slurm.profile import ResourceClass, SlurmProfile

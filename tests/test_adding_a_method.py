@@ -9,22 +9,22 @@ import sys
 
 import pytest
 from rich.console import Console
-from support import ROOT, environment, write_home, write_suite
-from tiny_models import ARCHITECTURES, tiny_model
 
 import methods
-from harness.artifacts import ArtifactCache
-from harness.context import RunContext
+from harness import registry
 from harness.data.load import load, resolve
 from harness.errors import UserError
-from harness.hparams import resolve as resolve_hparams
-from harness.progress import ProgressBars
-from harness.store import Store
+from harness.models.edited import WeightEditedModel
+from harness.models.weights import weight_hash
+from harness.run.context import RunContext
+from harness.run.progress import ProgressBars
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
 from harness.suite import load_suite
+from harness.suite.hparams import resolve as resolve_hparams
 from harness.tokens import joint_query
-from methods import registry
-from methods.common.plain import PlainModel
-from methods.common.weights import weight_hash
+from tests.helpers.support import ROOT, environment, write_home, write_suite
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 PAGE = (ROOT / "docs" / "adding-a-method.md").read_text()
 MODULE, HPARAMS, SUITE = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -43,17 +43,17 @@ def method(tmp_path, monkeypatch):
     """The class, as the registry hands it out."""
     install(tmp_path)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_METHODS", dict(registry.available()))
+    monkeypatch.setattr(registry, "_METHODS", dict(registry.methods.all()))
     importlib.invalidate_caches()
     importlib.import_module("methods.last_layer")
-    yield registry.get("last-layer")
+    yield registry.find_method("last-layer")
     del sys.modules["methods.last_layer"], methods.last_layer
 
 
 @pytest.fixture
 def editor(method, tmp_path):
     """With the values of the page, but more steps: random weights start further away than a trained model."""
-    resolved = resolve_hparams("last-layer", "zoo/llama", {"steps": 150}, folder=tmp_path / "hparams")
+    resolved = resolve_hparams("last-layer", "tiny/llama", {"steps": 150}, folder=tmp_path / "hparams")
     return method(method.Hparams.model_validate(resolved.values))
 
 
@@ -64,7 +64,7 @@ def context(tmp_path):
 
 @pytest.fixture(scope="module")
 def requests():
-    return [record.request() for record in load(resolve("counterfact", "world", 4)).edits]
+    return [record.request() for record in load(resolve("counterfact", "synthetic", 4)).edits]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -74,7 +74,7 @@ def test_the_example_makes_a_model_say_its_targets_and_gives_it_back_bit_for_bit
     model = tiny_model(architecture)
     queries = [joint_query(model.tokenizer, request.prompt, request.target_new) for request in requests]
     wanted = [list(query.target_ids) for query in queries]
-    before, unedited = weight_hash(model.model), PlainModel(model).teacher_forced(queries)
+    before, unedited = weight_hash(model.model), WeightEditedModel(model).teacher_forced(queries)
     assert unedited != wanted
 
     edited = editor.edit(model, requests, {}, context)
@@ -84,7 +84,7 @@ def test_the_example_makes_a_model_say_its_targets_and_gives_it_back_bit_for_bit
 
     edited.revert()
     assert weight_hash(model.model) == before
-    assert PlainModel(model).teacher_forced(queries) == unedited
+    assert WeightEditedModel(model).teacher_forced(queries) == unedited
 
 
 def test_the_example_gives_the_same_bits_twice(editor, context, requests):
@@ -194,5 +194,5 @@ def test_a_whole_run_scores_the_example_above_the_unedited_model(checkout, tmp_p
         ]["score"]
         for folder in (tmp_path / "store" / "cells").iterdir()
     }
-    for model in ("zoo_llama", "zoo_gptj"):
+    for model in ("tiny_llama", "tiny_gptj"):
         assert reliability[f"last-layer-{model}"] > reliability[f"none-{model}"] + 0.5

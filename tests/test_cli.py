@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, environment, harness, results, write_home, write_suite
+
+from tests.helpers.support import ROOT, environment, harness, results, write_home, write_suite
 
 MAIN = "suites/main_table.yaml"
 
@@ -69,7 +70,7 @@ def clip_weights(home):
 
 MISTAKES = {
     "an unknown method": ({"methods": ["none", "romme"]}, None, ["unknown method 'romme'", "rome", ":"]),
-    "a typo in a key": ({"modles": ["zoo/llama"]}, None, ["modles", "models"]),
+    "a typo in a key": ({"modles": ["tiny/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
     "a method that is not built": (
         {"methods": ["none", "emsedit"]},
@@ -77,7 +78,7 @@ MISTAKES = {
         ["not built yet: emsedit", "built are: ", "ft-l"],
     ),
     "a model path that does not exist": (
-        {"models": [{"name": "zoo/llama", "weights": "pretrained", "path": "nowhere/model"}]},
+        {"models": [{"name": "tiny/llama", "weights": "pretrained", "path": "nowhere/model"}]},
         None,
         ["no such folder: nowhere/model"],
     ),
@@ -201,7 +202,7 @@ def test_a_filter_runs_its_part_and_the_rest_later(home, tmp_path):
     common = (home / "small.yaml", "--store", tmp_path / "store", "--no-report")
     assert (
         "1 cells finished, 0 were"
-        in harness("run", *common, "--only", "method=none", "--only", "model=zoo/llama").stdout
+        in harness("run", *common, "--only", "method=none", "--only", "model=tiny/llama").stdout
     )
     first = results(tmp_path / "store")
     assert "3 cells finished, 1 were" in harness("run", *common).stdout
@@ -224,7 +225,7 @@ def test_one_cell_that_fails_stops_no_other_and_is_named_at_the_end(home, tmp_pa
     assert done.returncode == 1
     assert "3 cells finished, 0 were there already, 1 failed" in done.stdout
     assert "the loss is not a number" in done.stdout
-    (failed,) = (store / "cells").glob("exploding-zoo_gptj-*")
+    (failed,) = (store / "cells").glob("exploding-tiny_gptj-*")
     assert (failed / "FAILED").is_file()
     assert not (failed / "DONE").exists()
     assert "Traceback" in (failed / "log.txt").read_text()
@@ -290,7 +291,7 @@ def test_explain_prints_where_a_number_comes_from(finished):
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("methods", "mend"), ("models", "zoo/gptj"), ("datasets", "zsre"), ("suites", "main_table"), ("scales", "mini")],
+    [("methods", "mend"), ("models", "tiny/gptj"), ("datasets", "zsre"), ("suites", "main_table"), ("scales", "mini")],
 )
 def test_names_are_listed(what, name):
     assert any(line.split()[0] == name for line in harness("list", what).stdout.splitlines())

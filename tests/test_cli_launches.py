@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, environment, harness, write_home
 
-from harness.plan import Plan
-from harness.store import Store, write_json
+from harness.files import write_json
+from harness.plan.plan import Plan
+from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.launch import Launch
+from tests.helpers.support import ROOT, environment, harness, write_home
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,15 @@ def test_there_must_be_something_to_cancel(home, made):
 
 @pytest.mark.slow
 def test_sync_goes_on_and_imports_what_is_finished_meanwhile(tmp_path):
-    from fake_store import FakeStore
+    from tests.helpers.fake_store import FakeStore
 
-    store = FakeStore(tmp_path).write_suite(methods=["none"], models=["zoo/llama"], data=["zsre"])
+    store = FakeStore(tmp_path).write_suite(methods=["none"], models=["tiny/llama"], data=["zsre"])
     command = [sys.executable, "-m", "harness", "sync", "--store", tmp_path, "--watch", "0.2"]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
             assert "1 runs created, 0 replaced, 0 already there" in process.stdout.readline()
-            store.write_cell("ft-l", "zoo/llama", "zsre")
+            store.write_cell("ft-l", "tiny/llama", "zsre")
             store.write_manifest()
             (tmp_path / "cells" / store.cells[0] / "DONE").touch()
             assert "1 runs created, 0 replaced, 1 already there" in process.stdout.readline()

@@ -1,10 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real_tokenizers import NAMES, real_tokenizer
-from tiny_models import tiny_tokenizer
 
 from harness.tokens import joint_queries, joint_query
+from tests.helpers.real_tokenizers import NAMES, real_tokenizer
+from tests.helpers.tiny_models import tiny_tokenizer
 
 QUESTIONS = [
     ("The capital of France is", "Paris"),

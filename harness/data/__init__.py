@@ -1,1 +1,1 @@
-"""Editing data: upstream files in, `DataSet` out. Start at `harness.data.load`."""
+"""Editing data: upstream files in, `Dataset` out. Start at `harness.data.load`."""

@@ -26,7 +26,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSetInfo:
+class DatasetInfo:
     """What is known of a data set before any file is read.
 
     Attributes:
@@ -52,7 +52,7 @@ class DataSetInfo:
 DATASETS = {
     info.name: info
     for info in (
-        DataSetInfo(
+        DatasetInfo(
             name="zsre",
             title="ZsRE",
             homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
@@ -63,7 +63,7 @@ DATASETS = {
                 Download(f"{_ROME}/zsre_mend_train.json", "zsre_mend_train.json", "MIT; locality CC BY-SA 3.0"),
             ),
         ),
-        DataSetInfo(
+        DatasetInfo(
             name="counterfact",
             title="CounterFact",
             homepage="https://rome.baulab.info",
@@ -76,7 +76,7 @@ DATASETS = {
 }
 
 
-def dataset_info(name: str) -> DataSetInfo:
+def dataset_info(name: str) -> DatasetInfo:
     """The catalogue entry of a data set.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.data.catalogue import DATASETS
-from harness.data.corpus import WORLD
+from harness.data.corpus import SYNTHETIC
 from harness.data.fetch import fetch
 from harness.data.show import describe, show
 from harness.errors import UserError
@@ -29,7 +29,7 @@ def run(action: str, name: str | None, source: str | None, record_id: str | None
     Raises:
         UserError: where nothing can be listed, shown or fetched.
     """
-    source = source or os.environ.get("HARNESS_DATA") or WORLD
+    source = source or os.environ.get("HARNESS_DATA") or SYNTHETIC
     if action == "fetch":
         for each in [name] if name else list(DATASETS):
             for fetched in fetch(each, to):

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data import world
+from harness.data import synthetic
 from harness.data.catalogue import dataset_info
 from harness.data.formats import Format, recognise
 from harness.data.reading import UpstreamFile, read
 from harness.errors import UserError
 
-WORLD = "world"
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Corpus:
 
 
 def find(name: str, source: str) -> Corpus:
-    """The data set's records at a source, `world` or a folder.
+    """The data set's records at a source, `synthetic` or a folder.
 
     A file with `train` in its name is edited only where no other can be. Among the rest the catalogue's preferred
     format decides, then the path.
@@ -30,8 +30,8 @@ def find(name: str, source: str) -> Corpus:
         UserError: when there is none, or when one is broken.
     """
     info = dataset_info(name)
-    if source == WORLD:
-        return Corpus(world.records(name), ())
+    if source == SYNTHETIC:
+        return Corpus(synthetic.records(name), ())
     found = {path: form for path, form in upstream_files(Path(source), name).items() if form.dataset == name}
     editable = [path for path, form in found.items() if form.name in info.edited_formats]
     if not editable:

@@ -13,10 +13,10 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.canonical import file_digest
 from harness.data.catalogue import Download, dataset_info
 from harness.data.formats import recognise
 from harness.errors import UserError
+from harness.identity import file_digest
 
 CHECKSUMS = "checksums.json"
 _BLOCK_BYTES = 1 << 20

@@ -1,17 +1,16 @@
 """From the name of a data set to the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.canonical import digest, file_digest
-from harness.data.catalogue import DataSetInfo, dataset_info
-from harness.data.corpus import WORLD, Corpus, find
-from harness.data.distractor import without_distractors
-from harness.data.pools import draw
-from harness.data.split import belongs
+from harness.data.catalogue import DatasetInfo, dataset_info
+from harness.data.corpus import SYNTHETIC, Corpus, find
+from harness.data.pools import belongs, draw
 from harness.errors import UserError, did_you_mean
-from harness.records import DataRef, DataSet, EditRecord, Probe
+from harness.identity import digest, file_digest
+from harness.records import DataRef, Dataset, EditRecord, Probe
 
 TEMPLATES = ("none", "paper")
 
@@ -34,7 +33,7 @@ def resolve(
 
     Args:
         name: `zsre` or `counterfact`.
-        source: `world`, or a folder that is searched for files of the data set.
+        source: `synthetic`, or a folder that is searched for files of the data set.
         edits: number of scored records, at least 1.
         split: `test`, `dev` or `all`.
         train: number of unrelated records that methods may learn from, at most.
@@ -50,7 +49,7 @@ def resolve(
     return replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data))
 
 
-def load(ref: DataRef) -> DataSet:
+def load(ref: DataRef) -> Dataset:
     """The records that a reference names.
 
     Raises:
@@ -69,13 +68,13 @@ def load(ref: DataRef) -> DataSet:
 def files(ref: DataRef) -> dict[str, str]:
     """The files that a selection is made from, with the sha256 of each; for the world, of its generated records."""
     corpus = find(ref.name, ref.source)
-    if ref.source == WORLD:
+    if ref.source == SYNTHETIC:
         return {corpus.edited.where: digest(corpus.edited.records)}
     used = (corpus.edited, *corpus.others) if ref.train or ref.unrelated else (corpus.edited,)
     return {file.where: file_digest(Path(file.where)) for file in used}
 
 
-def _select(ref: DataRef) -> DataSet:
+def _select(ref: DataRef) -> Dataset:
     info = dataset_info(ref.name)
     _check_numbers(ref)
     corpus = find(ref.name, ref.source)
@@ -89,7 +88,7 @@ def _select(ref: DataRef) -> DataSet:
     excluded = [record for record in corpus.edited.records if not belongs(ref.name, record.id, ref.split)]
     train, unrelated = draw(edits, _tiers(corpus, rest, excluded), ref.train, ref.unrelated)
     shape = _shape(ref, info)
-    return DataSet(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
+    return Dataset(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
 
 
 def _check_numbers(ref: DataRef) -> None:
@@ -119,7 +118,7 @@ def _tiers(corpus: Corpus, rest: list[EditRecord], excluded: list[EditRecord]) -
     return [rest, [record for record in others if record.subject], [record for record in others if not record.subject]]
 
 
-def _shape(ref: DataRef, info: DataSetInfo) -> Callable[[EditRecord], EditRecord]:
+def _shape(ref: DataRef, info: DatasetInfo) -> Callable[[EditRecord], EditRecord]:
     """What is done to every record after it was chosen: distractors cut, template laid around the prompts."""
 
     def shape(record: EditRecord) -> EditRecord:
@@ -150,5 +149,32 @@ def in_template(record: EditRecord, template: str) -> EditRecord:
     )
 
 
-def _hash(data: DataSet) -> str:
+def _hash(data: Dataset) -> str:
     return digest({"edits": data.edits, "train": data.train, "unrelated": data.unrelated})
+
+
+# The end of a sentence: its mark, what closes quotes and brackets, and space; a line break; or a mark with no space
+# behind it, where two small letters stand before and a capital after ("season.Spike", but not "NU.nl" or "U.S.").
+_BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*|(?<=[^\W\d_A-Z]{2}[.!?])(?=[A-Z])")
+
+
+def strip_distractor(paraphrase: str, subject: str) -> str:
+    """The paraphrase from the last sentence boundary before its subject on.
+
+    Only what stands before the subject's last occurrence is searched, so that periods of the subject itself
+    ("John C. Breckinridge") and of the text after it ("the twin city of Edinburgh? It is") cut nothing. Without the
+    subject, or without a boundary before it, the text stays as it is; headings that run into the sentence do too.
+    """
+    start = paraphrase.rfind(subject) if subject else -1
+    if start < 0:
+        return paraphrase
+    cut = 0
+    for boundary in _BOUNDARY.finditer(paraphrase[: start + 1]):
+        if boundary.end() <= start:
+            cut = boundary.end()
+    return paraphrase[cut:]
+
+
+def without_distractors(record: EditRecord) -> EditRecord:
+    """The record with every rephrase cut."""
+    return replace(record, rephrases=tuple(strip_distractor(text, record.subject) for text in record.rephrases))

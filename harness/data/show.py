@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.catalogue import DATASETS
-from harness.data.corpus import WORLD, Corpus, find, upstream_files
+from harness.data.corpus import SYNTHETIC, Corpus, find, upstream_files
+from harness.data.pools import is_dev
 from harness.data.reading import UpstreamFile
-from harness.data.split import is_dev
 from harness.errors import UserError, did_you_mean
 from harness.records import EditRecord, Probe
 
@@ -38,7 +38,7 @@ class FileRow:
 
 
 def describe(source: str, name: str | None = None) -> list[FileRow]:
-    """One row per file at a source (`world` or a folder), of one data set or of all, the edited file of each first.
+    """One row per file at a source (`synthetic` or a folder), of one data set or of all, the edited file of each first.
 
     Raises:
         UserError: when the folder has no file of the data set, or a broken one.
@@ -70,7 +70,7 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
 
 
 def _present(source: str) -> list[str]:
-    if source == WORLD:
+    if source == SYNTHETIC:
         return list(DATASETS)
     present = {form.dataset for form in upstream_files(Path(source)).values()}
     if not present:

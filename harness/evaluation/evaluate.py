@@ -4,28 +4,28 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.evaluation.metrics import Row, row
+from harness.evaluation.metrics import row
 from harness.evaluation.probes import AXES, LOCALITY_AXES, Axis, ProbeQuery, probe_queries, questions_of
 from harness.evaluation.protocol import Protocol
 from harness.models.batching import length_sorted
-from harness.records import DataSet
+from harness.records import Answer, Dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from harness.api import Advance, EditedModel
     from harness.evaluation.unedited import UneditedOutputs
-    from methods.base import Advance, EditedModel
 
 
 def evaluate(
     model: "EditedModel",
-    data: DataSet,
+    data: Dataset,
     tokenizer: "PreTrainedTokenizerBase",
     protocols: Sequence[Protocol],
     batch_size: int,
     unedited: "UneditedOutputs",
     progress: "Advance | None" = None,
-) -> list[Row]:
+) -> list[Answer]:
     """Ask all questions of a data set under all protocols, then how far each prompt is in the scope of the edits.
 
     Args:
@@ -48,7 +48,7 @@ def evaluate(
     predictions = [predict(model, questions[one.queries], one, batch_size, progress) for one in protocols]
     # last, so that no answer can depend on whether the scope was asked for
     scopes = ask_scope(model, questions[Protocol.queries], batch_size, progress)
-    rows: list[Row] = []
+    rows: list[Answer] = []
     for protocol, answers in zip(protocols, predictions, strict=True):
         for asked, predicted, scope in zip(questions[protocol.queries], answers, scopes, strict=True):
             compared = protocol.compared(asked.query, predicted, tokenizer)
@@ -99,7 +99,7 @@ def ask_scope(
     return scopes
 
 
-def question_count(data: DataSet, times: int, axes: Iterable[Axis] = AXES) -> int:
+def question_count(data: Dataset, times: int, axes: Iterable[Axis] = AXES) -> int:
     """Number of questions when all of a data set are asked so many times, for a progress bar."""
     return times * sum(1 for axis in axes for _ in questions_of(data, axis))
 

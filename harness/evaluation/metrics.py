@@ -3,40 +3,10 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One answer, as it is written to `records.parquet`.
-
-    Attributes:
-        record_id, protocol, axis, probe: which question, asked how.
-        prompt, target: as asked.
-        predicted: the ids that were compared, as text.
-        n_tokens: length of the target in ids, and of the prediction.
-        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
-        exact: 1 if all ids are right, else 0.
-        answer_score: for locality, share of ids that equal the data set's answer; NaN elsewhere.
-        scope: how far the method takes the prompt for one of its edits, in [0, 1]; NaN if it does not decide by prompt.
-
-    """
-
-    record_id: str
-    protocol: str
-    axis: str
-    probe: int
-    prompt: str
-    target: str
-    predicted: str
-    n_tokens: int
-    score: float
-    exact: float
-    answer_score: float
-    scope: float
+from harness.records import Answer
 
 
 class AxisMetrics(TypedDict, total=False):
@@ -67,7 +37,7 @@ def row(
     predicted: str,
     unedited_ids: Sequence[int] | None,
     scope: float,
-) -> Row:
+) -> Answer:
     """Score one answer.
 
     Args:
@@ -84,7 +54,7 @@ def row(
         raise ValueError(f"{asked.axis} of record {asked.record_id}: unedited ids {unedited_ids}")
     against_target = agreement(predicted_ids, asked.query.target_ids)
     score = against_target if unedited_ids is None else agreement(predicted_ids, unedited_ids)
-    return Row(
+    return Answer(
         record_id=asked.record_id,
         protocol=protocol,
         axis=asked.axis,
@@ -100,12 +70,12 @@ def row(
     )
 
 
-def aggregate(rows: Iterable[Row]) -> dict[str, dict[str, AxisMetrics]]:
+def aggregate(rows: Iterable[Answer]) -> dict[str, dict[str, AxisMetrics]]:
     """Metrics by protocol and axis: the mean over records of the mean over each record's probes.
 
     An axis without a question is absent. `n` counts records.
     """
-    groups: dict[str, dict[str, dict[str, list[Row]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    groups: dict[str, dict[str, dict[str, list[Answer]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for one in rows:
         groups[one.protocol][one.axis][one.record_id].append(one)
     return {
@@ -114,7 +84,7 @@ def aggregate(rows: Iterable[Row]) -> dict[str, dict[str, AxisMetrics]]:
     }
 
 
-def _axis_metrics(axis: str, records: Sequence[Sequence[Row]]) -> AxisMetrics:
+def _axis_metrics(axis: str, records: Sequence[Sequence[Answer]]) -> AxisMetrics:
     metrics = AxisMetrics(
         score=_mean(_mean(one.score for one in probes) for probes in records),
         exact=_mean(_mean(one.exact for one in probes) for probes in records),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from harness.records import DataSet
+from harness.records import Dataset
 from harness.tokens import Query, joint_queries
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list
 
 
 def probe_queries(
-    data: DataSet,
+    data: Dataset,
     tokenizer: "PreTrainedTokenizerBase",
     axes: Iterable[Axis] = AXES,
     tokenise: Tokenise = joint_queries,
@@ -59,7 +59,7 @@ def probe_queries(
     ]
 
 
-def questions_of(data: DataSet, axis: Axis) -> Iterator[tuple[str, int, str, str]]:
+def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str]]:
     """Record id, probe number, prompt and answer of every question of one axis."""
     if axis == "locality_unrelated":
         for record in data.unrelated:

@@ -9,7 +9,8 @@ from harness.tokens import Query, joint_queries
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from methods.base import EditedModel, MethodSpec
+    from harness.api import EditedModel
+    from harness.registry import MethodSpec
 
 
 class Protocol(ABC):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.evaluation.metrics import Row
 from harness.evaluation.probes import AXES
+from harness.records import Answer
 
 ABOVE, BELOW = 0.7, 0.3
 """Where a prompt counts as taken for an edit, and where as left alone."""
@@ -38,7 +38,7 @@ SHARES = {
 """Name of the share of questions on the right side of its threshold, by axis."""
 
 
-def scope_metrics(rows: Iterable[Row]) -> dict[str, Any]:
+def scope_metrics(rows: Iterable[Answer]) -> dict[str, Any]:
     """`summary` of the rows of a cell; the scope of a question is the same under every protocol."""
     scopes: dict[str, dict[tuple[str, int], float]] = {axis: {} for axis in AXES}
     for one in rows:

@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import registry
+from harness.api import ArtifactSpec
 from harness.evaluation.evaluate import predict, question_count
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries
 from harness.evaluation.protocol import Protocol
-from harness.evaluation.protocols import get
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
-from methods.base import ArtifactSpec
 
 if TYPE_CHECKING:
-    from methods.base import Context
+    from harness.api import Context
 
 FILE = "unedited.json"
 
@@ -76,7 +76,6 @@ def artifact(
     data: DataRef,
     protocols: Sequence[str],
     batch_size: int,
-    needs: Mapping[str, ArtifactSpec] | None = None,
 ) -> ArtifactSpec:
     """The unedited outputs as an artifact: their identity holds all that decides them, batch size included.
 
@@ -87,7 +86,6 @@ def artifact(
         data: the records; only their locality questions are asked.
         protocols: names of the protocols.
         batch_size: the same as in `evaluate`.
-        needs: what must be built before the model can be loaded, by role.
 
     Raises:
         UserError: for an unknown protocol.
@@ -99,28 +97,28 @@ def artifact(
         identity={
             "model": model.identity(),
             "data": data.identity(),
-            "protocols": {name: get(name).version for name in protocols},
+            "protocols": {name: registry.protocols.get(name).version for name in protocols},
             "batch_size": batch_size,
         },
         builder="harness.evaluation.unedited:build",
         inputs={"model": model, "data": data},
-        needs=dict(needs or {}),
+        needs=model.artifacts(),
     )
 
 
 def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
     """Builder of `artifact`: load the model, ask the locality questions, write the answers."""
-    from methods.common.plain import PlainModel
+    from harness.models.edited import WeightEditedModel
 
     model = context.load_model(spec.inputs["model"])
     data = context.load_data(spec.inputs["data"])
-    protocols = [form for name in spec.identity["protocols"] for form in get(name).forms()]
+    protocols = [form for name in spec.identity["protocols"] for form in registry.protocols.get(name).forms()]
     questions = [probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries) for protocol in protocols]
     total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):
         answers = [
-            predict(PlainModel(model), asked, protocol, spec.identity["batch_size"], advance)
+            predict(WeightEditedModel(model), asked, protocol, spec.identity["batch_size"], advance)
             for protocol, asked in zip(protocols, questions, strict=True)
         ]
     UneditedOutputs.of(zip(protocols, questions, answers, strict=True)).save(folder)

@@ -96,9 +96,9 @@ class CatalogueEntry:
         return LAYOUTS[self.architecture]
 
     @property
-    def is_zoo(self) -> bool:
+    def is_trained_here(self) -> bool:
         """It is trained from scratch on the facts of a data set instead of being downloaded."""
-        return self.name.startswith("zoo/")
+        return not self.hub_id
 
     @property
     def head_size(self) -> int:

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError, did_you_mean
 from harness.models import checkpoint
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
 from harness.records import DataRef
 
-Weights = Literal["pretrained", "random", "zoo"]
+if TYPE_CHECKING:
+    from harness.api import ArtifactSpec
+
+Weights = Literal["pretrained", "random", "trained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class ModelRef:
     """A model of a cell: a catalogue name and how its weights are made.
 
     Attributes:
-        name: catalogue name, `llama2-7b` or `zoo/llama`.
+        name: catalogue name, `llama2-7b` or `tiny/llama`.
         weights: `pretrained` (hub or local path), `random` (cost measurements only) or `zoo` (trained on the spot).
         source: local folder or hub id of pretrained weights; for random weights the folder of a tokenizer, or empty.
             Not part of the identity: `sha256` is.
@@ -43,6 +46,12 @@ class ModelRef:
             "sha256": self.sha256,
             "corpus": self.corpus.identity() if self.corpus else None,
         }
+
+    def artifacts(self) -> "dict[str, ArtifactSpec]":
+        """What must be built before the model can be loaded: the training of a tiny model, nothing for all others."""
+        from harness.models.tiny.recipe import artifact
+
+        return {"model": artifact(self)} if self.corpus is not None else {}
 
 
 CATALOGUE: dict[str, CatalogueEntry] = {
@@ -95,22 +104,22 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             settings={"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None},
         ),
         CatalogueEntry(
-            "zoo/llama", "zoo-Llama", "", "llama",
+            "tiny/llama", "Tiny-Llama", "", "llama",
             n_layers=4, hidden=128, ffn=384, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
             dtype="float32", adds_bos=True,
         ),
         CatalogueEntry(
-            "zoo/mistral", "zoo-Mistral", "", "mistral",
+            "tiny/mistral", "Tiny-Mistral", "", "mistral",
             n_layers=4, hidden=128, ffn=384, vocab=2550, n_heads=4, n_kv_heads=2, max_positions=256,
             dtype="float32", adds_bos=True, settings={"sliding_window": 4096},
         ),
         CatalogueEntry(
-            "zoo/gptj", "zoo-GPT-J", "", "gptj",
+            "tiny/gptj", "Tiny-GPT-J", "", "gptj",
             n_layers=4, hidden=128, ffn=512, vocab=3600, n_heads=4, n_kv_heads=4, max_positions=256,
             dtype="float32", adds_bos=False, settings={"rotary_dim": 16},
         ),
         CatalogueEntry(
-            "zoo/tinyllama", "zoo-TinyLlama", "", "llama",
+            "tiny/tinyllama", "Tiny-TinyLlama", "", "llama",
             n_layers=2, hidden=96, ffn=288, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
             dtype="float32", adds_bos=True,
         ),
@@ -149,17 +158,17 @@ def reference(
 
     Args:
         name: catalogue name.
-        weights: how the weights are made; by default `zoo` for `zoo/…` and `pretrained` for all others.
+        weights: how the weights are made; by default `zoo` for `tiny/…` and `pretrained` for all others.
         source: local folder or hub id instead of the entry's own; for random weights a tokenizer's folder.
         dtype: precision instead of the entry's own.
-        corpus: what a zoo model learns; required for the zoo and meaningless elsewhere.
+        corpus: the facts that a model trained on the spot learns; ignored for all other models.
 
     Raises:
         UserError: unknown name or precision, a folder that does not exist or is damaged, choices that contradict.
 
     """
     made = entry(name)
-    weights = weights or ("zoo" if made.is_zoo else "pretrained")
+    weights = weights or ("trained" if made.is_trained_here and not source else "pretrained")
     dtype = dtype or made.dtype
     if dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
@@ -167,21 +176,19 @@ def reference(
             f"model '{name}': unknown dtype '{dtype}'{did_you_mean(dtype, set(DTYPE_BYTES))}",
             fix=f"dtype: one of {known}",
         )
-    if weights == "zoo":
-        if not made.is_zoo:
+    if weights == "trained":
+        if not made.is_trained_here:
             raise UserError(f"model '{name}' cannot be trained on the spot", fix="weights: pretrained, or random")
         if source:
             raise UserError(
                 f"model '{name}' is trained on the spot and has no source '{source}'", fix="leave out 'source'"
             )
-        return ModelRef(name, "zoo", "", dtype, corpus)
-    if corpus is not None:
-        raise ValueError(f"{name}: {weights} weights learn no corpus")
+        return ModelRef(name, "trained", "", dtype, corpus)
     if weights == "random":
         sha256 = checkpoint.tokenizer_digest(Path(source).expanduser()) if source else ""
         return ModelRef(name, "random", source, dtype, None, sha256)
-    if made.is_zoo and not source:
-        raise UserError(f"model '{name}' has no published weights", fix="weights: zoo, or a local 'source'")
+    if made.is_trained_here and not source:
+        raise UserError(f"model '{name}' has no published weights", fix="weights: trained, or a local 'source'")
     source = source or made.hub_id
     folder = checkpoint.local_folder(source)
     sha256 = checkpoint.hub_digest(source) if folder is None else checkpoint.inspect(folder).sha256

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.canonical import digest, file_digest
 from harness.errors import UserError
+from harness.identity import digest, file_digest
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_INDEX = "model.safetensors.index.json"

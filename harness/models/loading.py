@@ -54,7 +54,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
 
 
 def _folder(ref: ModelRef) -> Path:
-    if ref.weights == "zoo":
+    if ref.weights == "trained":
         if not ref.source:
             raise ValueError(f"{ref.name} is loaded from the artifact that holds it, and none is named")
         return Path(ref.source)
@@ -72,7 +72,7 @@ def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedCo
         )
     config: PretrainedConfig = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
     shape, expected = (config.num_hidden_layers, config.hidden_size), (made.n_layers, made.hidden)
-    if not made.is_zoo and shape != expected:
+    if not made.is_trained_here and shape != expected:
         raise UserError(
             f"{found.folder} holds (layers, width) {shape}, but {made.name} has {expected}",
             fix="another source, or another name from: python -m harness list models",

@@ -1,8 +1,8 @@
 """Suites: from a YAML file to entries that are known, sized and checked."""
 
-from harness.schedule import Schedule
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
-from harness.suite.resolve import load_suite
+from harness.suite.load import load_suite
+from harness.suite.schedule import Schedule
 from harness.suite.schema import suite_json_schema
 
 __all__ = ["DataEntry", "MethodEntry", "ModelEntry", "Schedule", "Suite", "load_suite", "suite_json_schema"]

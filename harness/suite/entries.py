@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.hparams import ResolvedHparams
-from harness.schedule import Schedule
-from methods.base import Backend
+from harness.suite.hparams import ResolvedHparams
+from harness.suite.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class ModelEntry:
     name: str
     asked: str
     path: str = ""
-    weights: Literal["pretrained", "random", "zoo"] | None = None
+    weights: Literal["pretrained", "random", "trained"] | None = None
     dtype: str | None = None
 
     def is_same_as(self, other: "ModelEntry") -> bool:
@@ -37,15 +36,13 @@ class MethodEntry:
     Attributes:
         name: registry name; `label` tells apart several entries of one method.
         variant: a named set of hyper-parameters, or None.
-        built: False for a method that a suite may name but that cannot run yet.
         hparams: values and their sources by model name.
     """
 
     name: str
     label: str
     variant: str | None
-    backend: Backend
-    built: bool
+    backend: str
     hparams: Mapping[str, ResolvedHparams]
 
 
@@ -54,7 +51,7 @@ class DataEntry:
     """A data set and how much of it is used; the fields are those of `harness.records.DataRef`.
 
     Attributes:
-        source: folder of upstream files, `world`, or empty where no folder is given (the plan reports it missing).
+        source: folder of upstream files, `synthetic`, or empty where no folder is given (the plan reports it missing).
     """
 
     name: str

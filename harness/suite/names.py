@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import registry
 from harness.data import catalogue as data_catalogue
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue as model_catalogue
 from harness.suite.schema import SuiteForm
 from harness.yaml_source import Located
-from methods import registry
 
 PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
 FILTERS = ("model", "method", "dataset")
@@ -25,7 +25,7 @@ def check_names(document: Located, form: SuiteForm) -> None:
     """
     known: dict[str, set[str]] = {
         "models": set(model_catalogue.names()),
-        "methods": {*registry.available(), *registry.PLANNED},
+        "methods": set(registry.methods),
         "datasets": set(data_catalogue.DATASETS),
     }
     for axis, names in known.items():

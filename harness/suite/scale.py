@@ -9,8 +9,7 @@ from harness.models import catalogue
 from harness.suite.entries import DataEntry, ModelEntry
 from harness.suite.names import check_profile
 from harness.suite.schema import ScaleForm
-from harness.validation import validate
-from harness.yaml_source import read_yaml
+from harness.yaml_source import read_yaml, validate
 
 SCALES = Path(__file__).parents[2] / "suites" / "scales"
 PAPER = "paper"

@@ -41,7 +41,7 @@ class ModelForm(Entry):
     """A model of the catalogue."""
 
     path: str | None = Field(None, description="local folder with the weights, relative to the working directory")
-    weights: Literal["pretrained", "random", "zoo"] | None = Field(
+    weights: Literal["pretrained", "random", "trained"] | None = Field(
         None, description="`random` measures cost without a checkpoint; default: as the catalogue says"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: the catalogue's")
@@ -171,7 +171,9 @@ class DataOverlay(Form):
     train: int | None = Field(None, ge=0)
     unrelated: int | None = Field(None, ge=0)
     strip_distractor: bool | None = None
-    source: Literal["world"] | None = Field(None, description="where neither suite nor command nor HARNESS_DATA says")
+    source: Literal["synthetic"] | None = Field(
+        None, description="where neither suite nor command nor HARNESS_DATA says"
+    )
 
 
 class Overlay(Form):

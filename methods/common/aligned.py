@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.models.batching import PADDING_ID
+from harness.models.submodels import part
 from methods.common.masks import additive, sliding_window
-from methods.common.parts import part
 
 if TYPE_CHECKING:
     from torch import nn

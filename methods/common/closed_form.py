@@ -1,8 +1,8 @@
 """What ROME, MEMIT and their kin have in common as the harness sees them: hyper-parameters, and what these need. No torch."""
 
+from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
-from methods.base import ArtifactSpec
 from methods.common import moments, prefixes
 from methods.common.moments import MomentHparams
 from methods.common.value_hparams import ValueHparams

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from methods.common.routed import output_replaced
+from harness.models.routed import output_replaced
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from methods.common.weight_state import InstalledWeights
-from methods.common.weights import Restorable
+from harness.models.weights import InstalledWeights, Restorable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ class ValueMatrices(Restorable):
     """
 
     def __init__(self, model: "LoadedModel", layers: Sequence[int]) -> None:
-        from methods.common.precision import at_least_fp32
+        from harness.models.precision import at_least_fp32
 
         wide = {}
         for layer in layers:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.canonical import digest, file_digest
+from harness.api import ArtifactSpec, Hparams
 from harness.errors import UserError
-from harness.models import zoo
+from harness.identity import digest, file_digest
 from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef
-from methods.base import ArtifactSpec, Hparams
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +92,7 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
         identity=identity,
         builder="methods.common.moments_build:build",
         inputs=inputs,
-        needs={"model": zoo.artifact(target)} if target.weights == "zoo" else {},
+        needs=target.artifacts(),
     )
 
 

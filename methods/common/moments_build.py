@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
+from harness.files import write_json
 from harness.models.batching import right_padded
-from harness.records import DataSet
-from harness.store import write_json
-from methods.base import ArtifactSpec, Context
+from harness.models.precision import at_least_fp32
+from harness.models.submodels import streams_of
+from harness.records import Dataset
 from methods.common.moments import FILE, file_name, published_files
-from methods.common.parts import streams_of
-from methods.common.precision import at_least_fp32
 from methods.common.solves import Factor
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def documents(path: Path) -> list[str]:
     return [text for text in frame["text"] if isinstance(text, str) and text.strip()]
 
 
-def train_texts(data: DataSet) -> list[str]:
+def train_texts(data: Dataset) -> list[str]:
     """What unrelated records say before any edit, each once: prompt, rephrases and locality probes with their answers."""
     texts: dict[str, None] = {}
     for record in data.train:

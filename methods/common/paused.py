@@ -8,10 +8,10 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
+from harness.models.routed import matrix, output_replaced
+from harness.models.submodels import Streams, logits_at, streams_of
 from harness.records import EditRequest
 from harness.tokens import Query, joint_queries
-from methods.common.parts import Streams, logits_at, streams_of
-from methods.common.routed import matrix, output_replaced
 
 Pad = Callable[[Sequence[Sequence[int]], torch.device], Padded]
 """Makes a rectangle of rows of ids."""

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.models import zoo
+from harness.api import ArtifactSpec, Context
+from harness.files import write_json
 from harness.models.catalogue import ModelRef
-from harness.store import write_json
-from methods.base import ArtifactSpec, Context
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -49,7 +48,7 @@ def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> 
         },
         builder="methods.common.prefixes:build",
         inputs={"model": target},
-        needs={"model": zoo.artifact(target)} if target.weights == "zoo" else {},
+        needs=target.artifacts(),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.base import State
+from harness.api import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from harness.api import Hparams
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef, entry
-from methods.base import Hparams
 
 TargetTokens = Literal["joint", "alone"]
 

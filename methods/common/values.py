@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models.precision import working_dtype
 from methods.common.aligned import Stream, Suffix
-from methods.common.precision import working_dtype
 from methods.common.rewrites import Rewrite
 from methods.common.row_adam import RowAdam
 from methods.common.value_hparams import ValueHparams

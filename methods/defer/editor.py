@@ -2,43 +2,35 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from harness.api import Context, EditedModel, Method, State
 from harness.errors import UserError
-from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
+from harness.records import EditRequest
+from harness.registry import register
 from methods.defer.hparams import DeferHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
-    from methods.common.routed import Reads
+    from harness.models.routed import Reads
     from methods.common.tally import Tally
     from methods.defer.gate import Gate
 
 
-@register
-class Defer:
+@register("defer", title="DEFER", family="memory", version=2)
+class Defer(Method):
     """A gate beside one feed-forward matrix decides by one token whether a learned value answers, at every token.
 
     It learns from edits alone: nothing teaches the gate what to leave to the model. An untrained gate is about one half
     for any prompt, and each edit opens it a little further for all that read alike.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("defer", "DEFER", family="memory", version=2)
-    Hparams: ClassVar[type[Hparams]] = DeferHparams
-
-    def __init__(self, hparams: DeferHparams) -> None:
-        self.hparams = hparams
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Nothing is needed beforehand."""
-        return {}
+    Hparams = DeferHparams
+    hparams: DeferHparams
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Train on one request after the other, from a gate and a value drawn by the seed.
 
         An edit whose loss is no longer a number fails: it leaves no trace. `diagnostics` counts them.
@@ -46,7 +38,7 @@ class Defer:
         Raises:
             UserError: for a request longer than the model's context, or if all edits fail.
         """
-        from methods.common.routed import matrix
+        from harness.models.routed import matrix
         from methods.common.tally import Tally
         from methods.defer.gate import Gate
 
@@ -62,7 +54,7 @@ class Defer:
         requests: Sequence[EditRequest],
         artifacts: Mapping[str, Path],
         context: Context,
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Go on training the same gate and value: what `edit` gives for earlier and further requests, bit for bit.
 
         Args:
@@ -87,10 +79,10 @@ class Defer:
         make_gate: "Callable[[], Gate]",
         tally: "Tally",
         context: Context,
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Train what `make_gate` gives, which counts as part of the edit."""
+        from harness.models.routed import RoutedModel
         from methods.common.paused import edit_queries
-        from methods.common.routed import StatefulRoutedModel
         from methods.defer.training import learn
 
         losses = []
@@ -104,4 +96,4 @@ class Defer:
             raise UserError("defer: the loss of every edit is not a number", fix="choose a smaller `lr`")
         reads: Reads = "prompt" if self.hparams.query == "prompt_last" else "sequence"
         state = {**gate.requires_grad_(False).state(), **tally.state()}
-        return StatefulRoutedModel(state, model, self.hparams.layer, gate, reads, tally.figures())
+        return RoutedModel(model, self.hparams.layer, gate, reads, tally.figures(), state)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.base import State
-from methods.common.precision import working_dtype
-from methods.common.routed import last_of
+from harness.api import State
+from harness.models.precision import working_dtype
+from harness.models.routed import last_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Decision:
 
 
 class Gate(nn.Module):
-    """Gate and value, at least fp32 whatever the model's precision. A `methods.common.routed.Memory`.
+    """Gate and value, at least fp32 whatever the model's precision. A `harness.models.routed.Memory`.
 
     Args:
         gate: K to 1.

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from methods.base import Hparams
+from harness.api import Hparams
 
 
 class DeferHparams(Hparams):

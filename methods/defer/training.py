@@ -5,9 +5,9 @@ import copy
 import torch
 
 from harness.models.loaded import LoadedModel
+from harness.models.routed import last_of
 from harness.tokens import Query
 from methods.common.paused import Paused
-from methods.common.routed import last_of
 from methods.defer.gate import Gate
 from methods.defer.hparams import DeferHparams
 

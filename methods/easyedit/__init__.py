@@ -4,9 +4,9 @@
 hyper-parameters of our own class, with their files and sources, and translates them. One module per method has both halves
 of it and imports neither torch nor EasyEdit at the top:
 
-* The caller's half is a `WeightEditor` (the edit lies in the weights, which are handed over and evaluated here) or a
-  `WrapperEditor` (the edited model stays in the worker and is asked there), decorated with `@register_backend("easyedit")`.
-  It says what is in `editor.EasyEditEditor`: `spec`, `Hparams` (`class X(NativeHparams, Without)`), `inside`,
+* The caller's half is a `WeightMethod` (the edit lies in the weights, which are handed over and evaluated here) or a
+  `WrapperMethod` (the edited model stays in the worker and is asked there), decorated with `@register_backend("easyedit")`.
+  It says what is in `editor.EasyEditMethod`: `spec`, `Hparams` (`class X(NativeHparams, Without)`), `inside`,
   `own_workarounds`, `extras`, `instead`; `options(model)` gives EasyEdit's hyper-parameters (begin with `common_options`),
   `check(target)` refuses with `self.refused(option, instead)` what EasyEdit has no word for, `needs(…)` are its artifacts.
 * The worker's half, named by `inside`, is an `inside.Inside` or, for a wrapper, an `inside.Wrapped`. It gets a `Bench`: our

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.canonical import digest
+from harness.api import ArtifactSpec, Context, EditedModel
 from harness.errors import UserError
+from harness.identity import digest
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, EditedModel
 from methods.common import prefixes
 from methods.easyedit import statistics
-from methods.easyedit.editor import WeightEditor, common_options
+from methods.easyedit.editor import WeightMethod, common_options
 from methods.easyedit.inside import Bench
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ WORKAROUNDS = ("trainable-again", "fresh-caches", "given-prefixes", "given-stati
 """Of both."""
 
 
-class ClosedFormEditor(WeightEditor):
+class ClosedFormMethod(WeightMethod):
     """The caller's half of both."""
 
     own_workarounds: ClassVar[tuple[str, ...]] = WORKAROUNDS
-    instead: ClassVar[Mapping[str, Any]] = {"target_tokens": "alone"}
+    preset: ClassVar[Mapping[str, Any]] = {"target_tokens": "alone"}
     differences: ClassVar[tuple[str, ...]] = (
         "labels in front of the subject, which no value can change, count in the loss that stops the optimisation "
         "(rome/compute_v.py:152, memit/compute_z.py:169; methods/common/values.py leaves them out)",

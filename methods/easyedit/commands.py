@@ -4,8 +4,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
+from harness import registry
 from harness.errors import UserError
-from methods import registry
 from methods.easyedit import checkout
 from methods.easyedit.workarounds import WORKAROUNDS
 
@@ -59,7 +59,7 @@ def show() -> Iterator[str]:
     for name, what in checkout.EXTRAS.items():
         is_absent = name in checkout.absent([name])
         yield f"  {name:12s} {'missing' if is_absent else 'there':8s} for {what}"
-    for name, method in registry.available("easyedit").items():
+    for name, method in registry.implementations("easyedit").all().items():
         own = getattr(method, "own_workarounds", ())
         yield f"{name:12s} version {method.spec.version}, workarounds: {', '.join(own)}"
     for name, what in WORKAROUNDS.items():

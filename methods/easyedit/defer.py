@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
-from methods import base
-from methods.base import MethodSpec
+from harness.registry import register
 from methods.defer.hparams import DeferHparams
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Bench
-from methods.easyedit.memories import MemoryEditor, MemoryInside
-from methods.registry import register_backend
+from methods.easyedit.memories import MemoryInside, MemoryMethod
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -20,15 +18,14 @@ class EasyEditDeferHparams(DeferHparams, Without):
     """Those of DEFER."""
 
 
-@register_backend("easyedit")
-class EasyEditDefer(MemoryEditor):
+@register("defer", title="DEFER", family="memory", version=1, backend="easyedit")
+class EasyEditDefer(MemoryMethod):
     """One call of DEFER per request, all on one gate and value."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("defer", "DEFER", family="memory", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditDeferHparams
+    Hparams = EasyEditDeferHparams
     inside: ClassVar[str] = "methods.easyedit.defer:DeferInside"
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "one-by-one")
-    instead: ClassVar[Mapping[str, Any]] = {"query": "sequence_last"}
+    preset: ClassVar[Mapping[str, Any]] = {"query": "sequence_last"}
 
     hparams: EasyEditDeferHparams
 

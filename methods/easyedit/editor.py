@@ -1,7 +1,7 @@
 """What all adapters share: checks before anything runs, the worker with the right weights in it, and what comes of an edit."""
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.models import checkpoint
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.tokens import Query
-from methods.base import ArtifactSpec, Context, EditedModel, Hparams, MethodSpec
 from methods.easyedit import checkout, workarounds
 from methods.easyedit.process import Worker
 
@@ -32,7 +32,7 @@ class Without(BaseModel):
     without: tuple[str, ...] = Field((), description="names of workarounds that are switched off")
 
 
-class EasyEditEditor(ABC):
+class EasyEditMethod(Method):
     """A method as EasyEdit computes it, with the hyper-parameters of our own implementation.
 
     Class attributes of an adapter:
@@ -47,28 +47,19 @@ class EasyEditEditor(ABC):
             of either code base; the table of parity prints them.
     """
 
-    spec: ClassVar[MethodSpec]
-    Hparams: ClassVar[type[Hparams]]
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()
-    instead: ClassVar[Mapping[str, Any]] = {}
-    differences: ClassVar[tuple[str, ...]] = ()
+    memory_copies: ClassVar[int] = 2  # the worker process holds a copy of its own
 
     def __init__(self, hparams: Any) -> None:
-        self.hparams = hparams
+        super().__init__(hparams)
         self._worker: Worker | None = None
         self._loaded: tuple[ModelRef, str] | None = None
 
     @abstractmethod
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """EasyEdit's hyper-parameters for a model, by its names, as its own hyper-parameter files have them."""
-
-    @abstractmethod
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """As `Editor.edit`."""
 
     @abstractmethod
     def check(self, target: ModelRef) -> None:
@@ -94,12 +85,12 @@ class EasyEditEditor(ABC):
         self.check(target)
         return self.needs(target, data, seed)
 
-    def code(self) -> dict[str, str]:
-        """As `ForeignEditor.code`: the commit, and a hash of what was changed in it."""
+    def code_identity(self) -> dict[str, str]:
+        """As `Method.code_identity`: the commit, and a hash of what was changed in it."""
         return checkout.find().identity
 
-    def origin(self) -> dict[str, Any]:
-        """As `ForeignEditor.origin`."""
+    def provenance(self) -> dict[str, Any]:
+        """As `Method.provenance`."""
         found = checkout.find()
         return {
             "easyedit": {
@@ -150,7 +141,7 @@ class EasyEditEditor(ABC):
         return figures
 
 
-class WeightEditor(EasyEditEditor):
+class WeightMethod(EasyEditMethod):
     """A method whose edit lies in the weights: they are handed over, and the model here is evaluated with them."""
 
     def edit(
@@ -163,16 +154,16 @@ class WeightEditor(EasyEditEditor):
         """
         from safetensors.torch import load_file
 
-        from methods.common.plain import PlainModel
-        from methods.common.weight_state import InstalledWeights
+        from harness.models.edited import WeightEditedModel
+        from harness.models.weights import InstalledWeights
 
         worker = self._begun(model, artifacts, context)
         figures = self._apply(worker, requests, context)
         weights = load_file(worker.call("hand_over"), device=str(model.device))
-        return PlainModel(model, on_revert=InstalledWeights(model.model, weights).restore, figures=figures)
+        return WeightEditedModel(model, on_revert=InstalledWeights(model.model, weights).restore, diagnostics=figures)
 
 
-class WrapperEditor(EasyEditEditor):
+class WrapperMethod(EasyEditMethod):
     """A method whose edited model is a wrapper around the model, which stays in the worker and is asked there."""
 
     def edit(
@@ -187,7 +178,7 @@ class WrapperEditor(EasyEditEditor):
         return AskedModel(worker, self._apply(worker, requests, context))
 
 
-class AskedModel:
+class AskedModel(EditedModel):
     """An `EditedModel` in the worker.
 
     Args:
@@ -265,7 +256,7 @@ def _make_equal(worker: Worker, model: "LoadedModel") -> None:
     """Give the worker's model the weights of this one: those that differ, after an edit or in a sequence."""
     from safetensors.torch import save_file
 
-    from methods.common.weight_state import fingerprint
+    from harness.models.weights import fingerprint
 
     wanted = fingerprint(model.model)
     differing = worker.call("differing", wanted)

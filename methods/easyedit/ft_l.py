@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
-from methods import base
-from methods.base import MethodSpec
-from methods.easyedit.editor import WeightEditor, Without, common_options
+from harness.registry import register
+from methods.easyedit.editor import WeightMethod, Without, common_options
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
 from methods.ft_l.hparams import FtLHparams
-from methods.registry import register_backend
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -23,15 +21,14 @@ class EasyEditFtLHparams(FtLHparams, Without):
     """Those of FT-L. `micro_batch` is not read: a call is one backward pass in EasyEdit."""
 
 
-@register_backend("easyedit")
-class EasyEditFtL(WeightEditor):
+@register("ft-l", title="FT-L", family="weights", version=1, backend="easyedit")
+class EasyEditFtL(WeightMethod):
     """One call of FT per `batch` requests, each on the weights that the one before has left."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("ft-l", "FT-L", family="weights", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditFtLHparams
+    Hparams = EasyEditFtLHparams
     inside: ClassVar[str] = "methods.easyedit.ft_l:FtLInside"
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "right-padding", "unscored-padding")
-    instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
+    preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
 
     hparams: EasyEditFtLHparams
 

@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
+from harness.registry import register
 from harness.tokens import Query
-from methods import base
-from methods.base import MethodSpec
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench
-from methods.easyedit.memories import MemoryEditor, MemoryInside
+from methods.easyedit.memories import MemoryInside, MemoryMethod
 from methods.grace.hparams import GraceHparams
-from methods.registry import register_backend
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -22,15 +20,14 @@ class EasyEditGraceHparams(GraceHparams, Without):
     """Those of GRACE. `batch` is not read: a value is learned by itself in EasyEdit."""
 
 
-@register_backend("easyedit")
-class EasyEditGrace(MemoryEditor):
+@register("grace", title="GRACE", family="memory", version=1, backend="easyedit")
+class EasyEditGrace(MemoryMethod):
     """One call of GRACE per request, all on one codebook."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("grace", "GRACE", family="memory", version=1, easyedit_scoring="generation")
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditGraceHparams
+    Hparams = EasyEditGraceHparams
     inside: ClassVar[str] = "methods.easyedit.grace:GraceInside"
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "one-by-one", "given-values", "prompt-key")
-    instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
+    preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
 
     hparams: EasyEditGraceHparams
 

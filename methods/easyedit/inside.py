@@ -75,7 +75,7 @@ class Wrapped(Inside):
     wrapper: Any
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """As `methods.base.EditedModel.teacher_forced`; the wrapper sees the whole text (evaluate_utils.py:297)."""
+        """As `harness.api.EditedModel.teacher_forced`; the wrapper sees the whole text (evaluate_utils.py:297)."""
         answers = []
         for query in queries:
             self.before(query, is_forced=True)
@@ -84,7 +84,7 @@ class Wrapped(Inside):
         return answers
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """As `methods.base.EditedModel.generate`: the whole text is read again for each id (evaluate_utils.py:259)."""
+        """As `harness.api.EditedModel.generate`: the whole text is read again for each id (evaluate_utils.py:259)."""
         answers = []
         for query in queries:
             self.before(query, is_forced=False)
@@ -105,7 +105,7 @@ class Wrapped(Inside):
         return logits_TV
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
-        """As `methods.base.EditedModel.scope`."""
+        """As `harness.api.EditedModel.scope`."""
         return None
 
     def before(self, query: Query, is_forced: bool) -> None:

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
-from methods import base
-from methods.base import MethodSpec
-from methods.easyedit.closed_form import ClosedFormEditor, as_template, given_options, given_prefixes, matrices
+from harness.registry import register
+from methods.easyedit.closed_form import ClosedFormMethod, as_template, given_options, given_prefixes, matrices
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench, Inside
 from methods.memit import MemitHparams
-from methods.registry import register_backend
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -24,15 +22,14 @@ class EasyEditMemitHparams(MemitHparams, Without):
     """Those of MEMIT. `micro_batch` is not read: EasyEdit optimises one request at a time."""
 
 
-@register_backend("easyedit")
-class EasyEditMemit(ClosedFormEditor):
+@register("memit", title="MEMIT", family="weights", version=1, backend="easyedit")
+class EasyEditMemit(ClosedFormMethod):
     """One call of MEMIT per `batch` requests, each on the weights that the one before has left."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("memit", "MEMIT", family="weights", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditMemitHparams
+    Hparams = EasyEditMemitHparams
     inside: ClassVar[str] = "methods.easyedit.memit:MemitInside"
     differences: ClassVar[tuple[str, ...]] = (
-        *ClosedFormEditor.differences,
+        *ClosedFormMethod.differences,
         "second moments are rounded to float32 (memit_main.py:285)",
     )
 

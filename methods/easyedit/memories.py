@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.api import Context, EditedModel
 from harness.records import EditRequest
-from methods.base import Context, EditedModel
-from methods.easyedit.editor import WrapperEditor, common_options
+from methods.easyedit.editor import WrapperMethod, common_options
 from methods.easyedit.inside import Applied, Bench, Wrapped, as_dicts
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ COMMON = ("alg_name", "model_name", "device", "model_parallel")
 """Of `common_options`, what EasyEdit's hyper-parameters of all three have; any more, and they refuse to be made."""
 
 
-class MemoryEditor(WrapperEditor):
+class MemoryMethod(WrapperMethod):
     """The caller's half of each."""
 
     hparams: Any
@@ -28,7 +28,7 @@ class MemoryEditor(WrapperEditor):
         """Edit in the worker.
 
         Raises:
-            UserError: for a request longer than the model's context, and as `WrapperEditor.edit`.
+            UserError: for a request longer than the model's context, and as `WrapperMethod.edit`.
         """
         from methods.common.paused import edit_queries
 

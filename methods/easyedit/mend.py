@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, MethodSpec
+from harness.registry import register
 from methods.easyedit import mend_training
-from methods.easyedit.editor import WeightEditor, Without
+from methods.easyedit.editor import WeightMethod, Without
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
 from methods.easyedit.mend_options import edit_options
 from methods.mend.editor import ROLE, Mend
 from methods.mend.hparams import MendHparams
-from methods.registry import register_backend
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -34,16 +33,15 @@ class EasyEditMendHparams(MendHparams, Without):
     archive: Literal["easyedit", "native"] = "easyedit"
 
 
-@register_backend("easyedit")
-class EasyEditMend(WeightEditor):
+@register("mend", title="MEND", family="hypernetwork", version=1, backend="easyedit")
+class EasyEditMend(WeightMethod):
     """One call of MEND per `batch` requests, each on the weights that the one before has left."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditMendHparams
+    Hparams = EasyEditMendHparams
     inside: ClassVar[str] = "methods.easyedit.mend:MendInside"
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "fresh-executor", "leading-space")
     extras: ClassVar[tuple[str, ...]] = ("higher",)
-    instead: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "inner_reduction": "batch_mean"}
+    preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "inner_reduction": "batch_mean"}
     differences: ClassVar[tuple[str, ...]] = (
         "with archive: easyedit its trainer keeps the hypernetwork of the last look and not of the best "
         "(BaseTrainer.py:211-213), and cuts texts at 40 tokens (zsre.py:30)",
@@ -75,7 +73,7 @@ class EasyEditMend(WeightEditor):
         ours = Mend(self.hparams).artifacts(target, data, seed)[ROLE]
         if self.hparams.archive == "native":
             return {ROLE: ours}
-        return {ROLE: mend_training.artifact(ours, self.code(), "leading-space" not in self.hparams.without)}
+        return {ROLE: mend_training.artifact(ours, self.code_identity(), "leading-space" not in self.hparams.without)}
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """As `hparams/MEND/llama-7b.yaml` has them."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
-from methods.base import ArtifactSpec, Context
 from methods.easyedit.mend_options import training_options
 from methods.mend.hparams import HypernetworkHparams
 

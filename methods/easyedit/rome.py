@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
-from methods import base
-from methods.base import MethodSpec
+from harness.registry import register
 from methods.common.prefixes import WORDS
 from methods.easyedit.closed_form import (
     WORKAROUNDS,
-    ClosedFormEditor,
+    ClosedFormMethod,
     as_template,
     given_options,
     given_prefixes,
@@ -19,7 +18,6 @@ from methods.easyedit.closed_form import (
 )
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench, Inside
-from methods.registry import register_backend
 from methods.rome import RomeHparams
 
 if TYPE_CHECKING:
@@ -30,12 +28,11 @@ class EasyEditRomeHparams(RomeHparams, Without):
     """Those of ROME."""
 
 
-@register_backend("easyedit")
-class EasyEditRome(ClosedFormEditor):
+@register("rome", title="ROME", family="weights", version=1, backend="easyedit")
+class EasyEditRome(ClosedFormMethod):
     """ROME for one request after the other, each on the weights that those before it have left."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("rome", "ROME", family="weights", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditRomeHparams
+    Hparams = EasyEditRomeHparams
     inside: ClassVar[str] = "methods.easyedit.rome:RomeInside"
     own_workarounds: ClassVar[tuple[str, ...]] = (*WORKAROUNDS, "one-by-one")
 

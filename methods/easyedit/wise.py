@@ -4,15 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, MethodSpec
+from harness.registry import register
 from methods.common import prefixes
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench
-from methods.easyedit.memories import MemoryEditor, MemoryInside
-from methods.registry import register_backend
+from methods.easyedit.memories import MemoryInside, MemoryMethod
 from methods.wise import loc_prompts
 from methods.wise.editor import Wise
 from methods.wise.hparams import WiseHparams
@@ -37,12 +36,11 @@ class EasyEditWiseHparams(WiseHparams, Without):
     """Those of WISE."""
 
 
-@register_backend("easyedit")
-class EasyEditWise(MemoryEditor):
+@register("wise", title="WISE", family="memory", version=1, backend="easyedit")
+class EasyEditWise(MemoryMethod):
     """One call of WISE per request, all on one row of side memories."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("wise", "WISE", family="memory", version=1)
-    Hparams: ClassVar[type[base.Hparams]] = EasyEditWiseHparams
+    Hparams = EasyEditWiseHparams
     inside: ClassVar[str] = "methods.easyedit.wise:WiseInside"
     own_workarounds: ClassVar[tuple[str, ...]] = (
         "trainable-again",
@@ -52,7 +50,7 @@ class EasyEditWise(MemoryEditor):
         "given-prefixes",
         "given-masks",
     )
-    instead: ClassVar[Mapping[str, Any]] = {
+    preset: ClassVar[Mapping[str, Any]] = {
         **{key: FIXED[key] for key in ("implementation", "decay", "reads")},
         "parallel": 1,  # read by none, but our own faithful variant has no other
     }

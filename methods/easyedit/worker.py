@@ -23,9 +23,9 @@ from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.models.weights import changed, fingerprint
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.common.weight_state import changed, fingerprint
 from methods.easyedit import loader
 from methods.easyedit.inside import Applied, Bench, Inside, Wrapped, seed_all
 from methods.easyedit.process import Failure

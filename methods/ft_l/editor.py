@@ -2,22 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
+from harness.api import Context, EditedModel, Method, State
+from harness.records import EditRequest
+from harness.registry import register
 from methods.ft_l.hparams import FtLHparams
 from methods.ft_l.rows import OBJECTIVES, Row, as_easyedit
-from methods.registry import register
 
 if TYPE_CHECKING:
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from methods.ft_l.training import Masters
 
 
-@register
-class FtL:
+@register("ft-l", title="FT-L", family="weights", version=3)
+class FtL(Method):
     """Fine-tunes W so that the last prompt position predicts the target's tokens.
 
     With several target tokens the optimum of `prompt_last` spreads probability over all of them at that one position,
@@ -25,19 +24,12 @@ class FtL:
     correctly by itself.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("ft-l", "FT-L", family="weights", version=3)
-    Hparams: ClassVar[type[Hparams]] = FtLHparams
-
-    def __init__(self, hparams: FtLHparams) -> None:
-        self.hparams = hparams
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Nothing is needed beforehand."""
-        return {}
+    Hparams = FtLHparams
+    hparams: FtLHparams
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Train W on calls of `batch` requests each.
 
         Raises:
@@ -53,7 +45,7 @@ class FtL:
         requests: Sequence[EditRequest],
         artifacts: Mapping[str, Path],
         context: Context,
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Train W on further calls: what `edit` gives for the calls of all blocks together, bit for bit.
 
         Args:
@@ -63,8 +55,8 @@ class FtL:
         Raises:
             UserError: as `edit`.
         """
-        from methods.common.plain import StatefulPlainModel
-        from methods.common.weights import Snapshot
+        from harness.models.edited import WeightEditedModel
+        from harness.models.weights import Snapshot
         from methods.ft_l.training import Masters
 
         names = self._trained(model)
@@ -80,7 +72,7 @@ class FtL:
                 ends.append(self._train(model, masters, self._rows(model, call)))
                 advance(len(call))
         figures = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), **masters.figures()}
-        return StatefulPlainModel(masters.state(names), model, snapshot.restore, figures)
+        return WeightEditedModel(model, snapshot.restore, figures, masters.state(names))
 
     def _trained(self, model: "LoadedModel") -> list[str]:
         """Names of what is trained."""

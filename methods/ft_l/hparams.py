@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from methods.base import Hparams
+from harness.api import Hparams
 
 
 class FtLHparams(Hparams):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from harness.errors import UserError
 from harness.models.batching import length_sorted, right_padded
 from harness.models.loaded import LoadedModel
-from methods.common.parts import Streams, logits_at, streams_of
-from methods.common.precision import at_least_fp32
+from harness.models.precision import at_least_fp32
+from harness.models.submodels import Streams, logits_at, streams_of
 from methods.ft_l.hparams import FtLHparams
 from methods.ft_l.rows import Row
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from harness.api import State
+from harness.models.routed import last_of
 from harness.tokens import Query
-from methods.base import State
-from methods.common.routed import last_of
 from methods.grace.hparams import GraceHparams
 
 Label = tuple[float, ...]
@@ -35,7 +35,7 @@ class Lesson:
 
 
 class Codebook:
-    """The rows in the order of their insertion. A `methods.common.routed.Memory`.
+    """The rows in the order of their insertion. A `harness.models.routed.Memory`.
 
     Args:
         hparams: how it grows and answers.

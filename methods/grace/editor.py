@@ -2,42 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from harness.api import Context, EditedModel, Method, State
 from harness.errors import UserError
-from harness.records import DataRef, EditRequest
-from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
+from harness.records import EditRequest
+from harness.registry import register
 from methods.grace.hparams import GraceHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
 
-@register
-class Grace:
+@register("grace", title="GRACE", family="memory", version=1)
+class Grace(Method):
     """A codebook beside one feed-forward matrix; where a prompt's last token lies near a key, its value answers.
 
     The weights stay as they are, so whatever no key reaches is answered bit for bit as before; and only what is as near
     as ε is taken for an edit, so rephrases hardly ever are.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("grace", "GRACE", family="memory", version=1, easyedit_scoring="generation")
-    Hparams: ClassVar[type[Hparams]] = GraceHparams
-
-    def __init__(self, hparams: GraceHparams) -> None:
-        self.hparams = hparams
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Nothing is needed beforehand."""
-        return {}
+    Hparams = GraceHparams
+    hparams: GraceHparams
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Insert all requests in their order, whatever the model says to them already.
 
         An edit whose key or loss is not a number fails: its prompt is answered by the model. `diagnostics` counts them.
@@ -54,7 +46,7 @@ class Grace:
         requests: Sequence[EditRequest],
         artifacts: Mapping[str, Path],
         context: Context,
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Insert further requests into the same codebook: what `edit` gives for earlier and further ones together.
 
         It is so because no request reads what later ones do to the codebook: a row that a later one learns again was
@@ -73,12 +65,12 @@ class Grace:
 
     def _inserted(
         self, model: "LoadedModel", kept: State | None, requests: Sequence[EditRequest], context: Context
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Insert into the codebook that was kept, or into an empty one."""
         import torch
 
+        from harness.models.routed import RoutedModel
         from methods.common.paused import edit_queries
-        from methods.common.routed import StatefulRoutedModel
         from methods.common.tally import Tally
         from methods.grace.codebook import Codebook, label_of
         from methods.grace.training import learn, read
@@ -100,7 +92,7 @@ class Grace:
             raise UserError("grace: key or loss of every edit is not a number", fix="choose a smaller `lr`")
         figures = {"keys": float(len(book)), "splits": float(book.splits), **tally.figures()}
         state = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
-        return StatefulRoutedModel(state, model, self.hparams.layer, book, figures=figures)
+        return RoutedModel(model, self.hparams.layer, book, diagnostics=figures, state=state)
 
     def _fresh(self, outputs_ND: "Tensor", seed: int, n_before: int) -> "Tensor":
         """The value that each request would start from, `n_before` others having been before them."""

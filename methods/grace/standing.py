@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from harness.models.loaded import LoadedModel
+from harness.models.precision import at_least_fp32
+from harness.models.routed import matrix, output_replaced
 from harness.tokens import Query
 from methods.common.aligned import Row, Suffix, enter
 from methods.common.paused import Paused, Targets
-from methods.common.precision import at_least_fp32
-from methods.common.routed import matrix, output_replaced
 from methods.grace.codebook import placed, places
 
 

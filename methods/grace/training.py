@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from harness.api import Advance
 from harness.models.batching import length_sorted
 from harness.models.loaded import LoadedModel
+from harness.models.precision import at_least_fp32
+from harness.models.routed import last_of, matrix
 from harness.tokens import Query
-from methods.base import Advance
 from methods.common.paused import Paused
-from methods.common.precision import at_least_fp32
-from methods.common.routed import last_of, matrix
 from methods.common.row_adam import RowAdam
 from methods.grace.codebook import Codebook, Lesson
 from methods.grace.hparams import GraceHparams

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.store import write_json
+from harness.files import write_json
 from methods.mend.network import Hypernetwork, Matrix
 
 WEIGHTS = "hypernetwork.safetensors"

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
-from harness.models import zoo
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from harness.registry import register
 from methods.mend.hparams import HypernetworkHparams, MendHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
@@ -22,18 +20,15 @@ TRAINING_VERSION = 2
 ROLE = "hypernetwork"
 
 
-@register
-class Mend:
+@register("mend", title="MEND", family="hypernetwork", version=2)
+class Mend(Method):
     """Decomposes the gradient of an edit, passes its factors through a hypernetwork and adds what comes out (MEND §3).
 
     N edits of a call add up N updates that were each learned alone, so they disturb each other as N grows.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("mend", "MEND", family="hypernetwork", version=2)
-    Hparams: ClassVar[type[base.Hparams]] = MendHparams
-
-    def __init__(self, hparams: MendHparams) -> None:
-        self.hparams = hparams
+    Hparams = MendHparams
+    hparams: MendHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The hypernetwork, trained for this model on the train records.
@@ -60,7 +55,7 @@ class Mend:
                 },
                 builder="methods.mend.training:build",
                 inputs={"model": target, "data": data},
-                needs={"model": zoo.artifact(target)} if target.weights == "zoo" else {},
+                needs=target.artifacts(),
             )
         }
 
@@ -72,9 +67,9 @@ class Mend:
         Raises:
             UserError: when an update is not a number; the model is as it was.
         """
+        from harness.models.edited import WeightEditedModel
+        from harness.models.weights import Snapshot
         from methods.common.paused import edit_queries
-        from methods.common.plain import PlainModel
-        from methods.common.weights import Snapshot
         from methods.mend import archive
         from methods.mend.rows import edit_row
         from methods.mend.update import Updater
@@ -94,4 +89,4 @@ class Mend:
                 updater.apply(call)
                 advance(len(call))
         figures = {**updater.figures, "trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
-        return PlainModel(model, on_revert=snapshot.restore, figures=figures)
+        return WeightEditedModel(model, on_revert=snapshot.restore, diagnostics=figures)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from methods.common.parts import Streams, logits_at
-from methods.common.precision import working_dtype
-from methods.common.routed import output_replaced
+from harness.models.precision import working_dtype
+from harness.models.routed import output_replaced
+from harness.models.submodels import Streams, logits_at
 from methods.mend.rows import Row
 
 

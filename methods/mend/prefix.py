@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.models.loaded import LoadedModel
-from methods.common.parts import Streams, streams
+from harness.models.submodels import Streams, streams
 
 BUDGET_BYTES = 16 << 30
 """Residual streams that are kept in the memory of the host; beyond that, new sequences run again each time."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from methods.base import ArtifactSpec, Context
+from harness.models.submodels import logits_at
 from methods.common.lowrank import LowRank, fast_weights
-from methods.common.parts import logits_at
 from methods.mend import archive
 from methods.mend.factors import edited_modules, factors_of, label_losses, places_of, row_means
 from methods.mend.hparams import HypernetworkHparams

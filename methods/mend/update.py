@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.models.batching import length_sorted
 from harness.models.loaded import LoadedModel
-from methods.common.parts import streams_of
+from harness.models.submodels import streams_of
 from methods.mend.factors import edited_modules, factors_of
 from methods.mend.hparams import MendHparams
 from methods.mend.network import Hypernetwork

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from harness import registry
+from harness.api import Method
 from harness.errors import UserError, did_you_mean
-from harness.hparams import resolve
-from methods import registry
-from methods.base import Editor
+from harness.suite.hparams import resolve
 
 TRAINED = ("full", "lora")
-"""Editors that are OnceEdit's own training of the plug-in, with and without low-rank updates."""
+"""Methods that are OnceEdit's own training of the plug-in, with and without low-rank updates."""
 
 _FAMILIES = ("weights", "hypernetwork")
 
@@ -25,14 +25,12 @@ def identity(method: str, plugin: str) -> Mapping[str, Any]:
         UserError: for a method that is unknown, not built, or whose edit does not lie in the weights, so that there
             would be no edited plug-in to keep.
     """
-    known = registry.available()
+    known = registry.methods.all()
     able = [name for name, cls in known.items() if cls.spec.family in _FAMILIES]
     if method not in able:
         choices = [*TRAINED, *able]
         if method in known:
             reason = f"the edit of a {known[method].spec.family} method does not lie in the weights"
-        elif method in registry.PLANNED:
-            reason = "it is not built yet"
         else:
             reason = f"there is no such editor{did_you_mean(method, choices)}"
         raise UserError(
@@ -41,7 +39,7 @@ def identity(method: str, plugin: str) -> Mapping[str, Any]:
     return {"name": method, "version": known[method].spec.version, "hparams": resolve(method, plugin, {}).values}
 
 
-def editor(made_from: Mapping[str, Any]) -> Editor:
+def editor(made_from: Mapping[str, Any]) -> Method:
     """The method that an identity describes."""
-    cls = registry.get(made_from["name"])
+    cls = registry.find_method(made_from["name"])
     return cls(cls.Hparams.model_validate(made_from["hparams"]))

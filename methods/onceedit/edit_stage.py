@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from harness.api import ArtifactSpec, Context
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
-from methods.base import ArtifactSpec, Context
 from methods.onceedit import borrowed
 from methods.onceedit.lora import block_linears, low_rank
 from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest

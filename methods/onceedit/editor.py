@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest
-from methods import base
-from methods.base import ArtifactSpec, Context, EditedModel, MethodSpec
+from harness.registry import register
 from methods.onceedit import borrowed
 from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
-from methods.registry import register
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
@@ -25,15 +24,12 @@ STATE_VERSION = 1
 EDIT, STATE = "plugin_edit", "relative_state"
 
 
-@register
-class OnceEdit:
+@register("onceedit", title="OnceEdit", family="plug-in", version=2)
+class OnceEdit(Method):
     """OnceEdit (arXiv 2506.00817): the target model stays as it is; an edited plug-in joins it at every step."""
 
-    spec: ClassVar[MethodSpec] = MethodSpec("onceedit", "OnceEdit", "plug-in", version=2)
-    Hparams: ClassVar[type[base.Hparams]] = OnceEditHparams
-
-    def __init__(self, hparams: OnceEditHparams) -> None:
-        self.hparams = hparams
+    Hparams = OnceEditHparams
+    hparams: OnceEditHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The edited plug-in, and what its unedited self and the target model share.
@@ -47,8 +43,7 @@ class OnceEdit:
         """
         from harness.models.catalogue import reference
 
-        is_zoo = self.hparams.plugin.startswith("zoo/")
-        plugin = reference(self.hparams.plugin, corpus=(target.corpus or data) if is_zoo else None)
+        plugin = reference(self.hparams.plugin, corpus=target.corpus or data)
         return {
             EDIT: edit_artifact(plugin, data, self.hparams, seed),
             STATE: state_artifact(target, plugin, self.hparams),
@@ -81,8 +76,6 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
             f"onceedit learns alpha from unrelated records, and data set '{data.name}' keeps none for training",
             fix=f"datasets: [{{name: {data.name}, train: 200}}]",
         )
-    from harness.models import zoo
-
     identity: dict[str, Any] = {
         "plugin": plugin.identity(),
         "data": data.identity(),
@@ -90,7 +83,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         "seed": seed,
         "version": EDIT_VERSION,
     }
-    needs = {"plugin": zoo.artifact(plugin)} if plugin.weights == "zoo" else {}
+    needs = {f"plugin/{role}": spec for role, spec in plugin.artifacts().items()}
     if hparams.editor not in borrowed.TRAINED:
         identity["editor"] = borrowed.identity(hparams.editor, plugin.name)
         wanted = borrowed.editor(identity["editor"]).artifacts(plugin, data, seed)
@@ -107,8 +100,6 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
 
 def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHparams) -> ArtifactSpec:
     """The artifact that holds a pair's anchors and the target model's state; all edits of the plug-in share it."""
-    from harness.models import zoo
-
     models = {"model": target, "plugin": plugin}
     return ArtifactSpec(
         name="relative-state",
@@ -121,5 +112,5 @@ def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHpar
         },
         builder="methods.onceedit.pair:build",
         inputs=models,
-        needs={role: zoo.artifact(ref) for role, ref in models.items() if ref.weights == "zoo"},
+        needs={f"{role}/{need}": spec for role, ref in models.items() for need, spec in ref.artifacts().items()},
     )

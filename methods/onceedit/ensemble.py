@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from harness.api import EditedModel
 from harness.models.batching import left_padded
 from harness.models.loaded import LoadedModel
+from harness.models.precision import at_least_fp32
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.common.precision import at_least_fp32
 from methods.onceedit.choose import TokenChooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import logits_at
@@ -30,7 +31,7 @@ from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
 
 
-class EnsembleModel:
+class EnsembleModel(EditedModel):
     """OnceEdit's edited model (an `EditedModel`); the target model's weights are never touched."""
 
     def __init__(

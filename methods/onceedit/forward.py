@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from harness.models.batching import right_padded
+from harness.models.precision import at_least_fp32
+from harness.models.submodels import at_places
 from methods.common.masks import additive, sliding_window
-from methods.common.parts import at_places
-from methods.common.precision import at_least_fp32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

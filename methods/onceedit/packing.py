@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness.models.submodels import at_places
 from methods.common.masks import sliding_window
-from methods.common.parts import at_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

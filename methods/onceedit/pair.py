@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from methods.base import ArtifactSpec, Context
+from harness.api import ArtifactSpec, Context
 from methods.onceedit.anchors import Anchors, Rule, pair_anchors
 from methods.onceedit.relative import RelativeState
 from methods.onceedit.relative import Rule as RowRule

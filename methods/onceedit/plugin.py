@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness.canonical import digest
+from harness.identity import digest
 from harness.models.batching import length_sorted
+from harness.models.precision import at_least_fp32
 from harness.models.random_weights import ATTENTION
 from harness.records import EditRequest
-from methods.common.precision import at_least_fp32
 from methods.onceedit.forward import hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
 

@@ -14,7 +14,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from methods.common.precision import working_dtype
+from harness.models.precision import working_dtype
 
 Rule = Literal["deepen", "plain"]
 

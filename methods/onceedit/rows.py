@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.records import DataSet, EditRequest
+from harness.records import Dataset, EditRequest
 from harness.tokens import joint_query
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def prompt_row(tokenizer: "PreTrainedTokenizerBase", prompt: str, *, is_edit: bo
     return Row(ids, None, len(ids) - 1, is_edit)
 
 
-def negative_prompts(data: DataSet) -> list[str]:
+def negative_prompts(data: Dataset) -> list[str]:
     """Prompts with label z = 0: unrelated records of the train split and their neighbours, each once.
 
     Neither the probes of a scored record nor the records of `data.unrelated` are among them. A prompt that is also

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from harness.api import Advance
 from harness.errors import UserError
-from methods.base import Advance
-from methods.common.precision import at_least_fp32
+from harness.models.precision import at_least_fp32
 from methods.onceedit.packing import packed_hidden_at
 from methods.onceedit.rows import Row, epoch_batches, negatives_per_epoch
 

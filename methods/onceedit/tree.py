@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.models.batching import PADDING_ID
-from methods.common.parts import at_places
+from harness.models.submodels import at_places
 from methods.onceedit.forward import attention_mask
 from methods.onceedit.slots import common_prefix
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from harness.api import ArtifactSpec, Context, EditedModel, Method, State
 from harness.errors import UserError
 from harness.records import DataRef, EditRequest, Probe
-from methods.base import ArtifactSpec, Context, Hparams, MethodSpec, State, StatefulModel
+from harness.registry import register
 from methods.common import prefixes
-from methods.registry import register
 from methods.wise import loc_prompts
 from methods.wise.hparams import WiseHparams
 
@@ -22,18 +22,15 @@ PREFIX_GROUPS = ((7, 1), (12, 1))
 """Lengths of the context prefixes, first word and BOS included: about 5 and 10 new tokens behind each of five words."""
 
 
-@register
-class Wise:
+@register("wise", title="WISE", family="memory", version=2)
+class Wise(Method):
     """Keeps the edits in copies of one feed-forward matrix; a prompt goes to the copy that it activates, or to none.
 
     The weights stay as they are, so whatever activates no copy is answered bit for bit as before.
     """
 
-    spec: ClassVar[MethodSpec] = MethodSpec("wise", "WISE", family="memory", version=2)
-    Hparams: ClassVar[type[Hparams]] = WiseHparams
-
-    def __init__(self, hparams: WiseHparams) -> None:
-        self.hparams = hparams
+    Hparams = WiseHparams
+    hparams: WiseHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """Unrelated prompts of the train records, and the model's own context prefixes if any are used.
@@ -52,7 +49,7 @@ class Wise:
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Learn all requests in their order, in shards of `save_freq`.
 
         Each edit is trained against one unrelated prompt; where there are fewer of these than edits, they are used again.
@@ -69,13 +66,13 @@ class Wise:
         requests: Sequence[EditRequest],
         artifacts: Mapping[str, Path],
         context: Context,
-    ) -> StatefulModel:
+    ) -> EditedModel:
         """Learn further requests: the last shard of earlier ones is filled up first.
 
         Raises:
             UserError: as `edit`.
         """
-        from methods.common.routed import StatefulRoutedModel
+        from harness.models.routed import RoutedModel
         from methods.wise.assembling import assembled
         from methods.wise.memory import memory_of
         from methods.wise.training import Shards, learn
@@ -96,7 +93,7 @@ class Wise:
             "final_loss": shards.loss,
             "steps": shards.steps,
         }
-        return StatefulRoutedModel(shards.state(), model, self.hparams.layer, memory, self.hparams.reads, figures)
+        return RoutedModel(model, self.hparams.layer, memory, self.hparams.reads, figures, shards.state())
 
     def _lessons(
         self,

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
-from harness.records import DataRef, DataSet, Probe
-from harness.store import write_json
-from methods.base import ArtifactSpec, Context
+from harness.files import write_json
+from harness.records import DataRef, Dataset, Probe
 
 VERSION = 1
 FILE = "loc_prompts.json"
@@ -49,7 +49,7 @@ def taken(probes: Sequence[Probe], count: int, before: int = 0) -> list[Probe]:
     return [probes[number % len(probes)] for number in range(before, before + count)]
 
 
-def loc_probes(data: DataSet) -> list[Probe]:
+def loc_probes(data: Dataset) -> list[Probe]:
     """Locality probes of the train records: the first of each record, then the second of each, and so on.
 
     None is about a scored record, and a prompt that is edited is left out.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from methods.common.routed import matrix
+from harness.models.routed import matrix
 from methods.wise.hparams import WiseHparams
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def activity(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, rea
 
 
 class SideMemories:
-    """All side memories of a model, beside its main one. A `methods.common.routed.Memory`.
+    """All side memories of a model, beside its main one. A `harness.models.routed.Memory`.
 
     A route is the number of the memory that answers, per row; -1 for the model's own matrix.
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.api import Advance, State
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from methods.base import Advance, State
-from methods.common.precision import at_least_fp32
+from harness.models.precision import at_least_fp32
 from methods.wise.hparams import WiseHparams
 from methods.wise.layout import Layout, Lesson, Rows
 from methods.wise.memory import Activation, Side, activation_of, lost_bias, scores

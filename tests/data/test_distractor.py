@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.distractor import strip_distractor, without_distractors
+from harness.data.load import strip_distractor, without_distractors
 from harness.data.reading import read
 from tests.data.rows import COUNTERFACT, write
 

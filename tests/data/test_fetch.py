@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.canonical import file_digest
 from harness.data import catalogue, fetch
 from harness.data.catalogue import DATASETS, Download
 from harness.errors import UserError
+from harness.identity import file_digest
 from tests.data.rows import KNOWEDIT, MEND
 
 

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.canonical import file_digest
 from harness.data.load import files, load, resolve
-from harness.data.split import is_dev
+from harness.data.pools import is_dev
 from harness.errors import UserError
+from harness.identity import file_digest
 from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
 
 

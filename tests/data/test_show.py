@@ -42,9 +42,9 @@ def test_every_file_is_listed_with_its_use_and_counts(folder):
 
 
 def test_the_world_holds_both_data_sets():
-    assert [(row.dataset, row.path) for row in describe("world")] == [
-        ("zsre", "world:zsre"),
-        ("counterfact", "world:counterfact"),
+    assert [(row.dataset, row.path) for row in describe("synthetic")] == [
+        ("zsre", "synthetic:zsre"),
+        ("counterfact", "synthetic:counterfact"),
     ]
 
 
@@ -99,7 +99,7 @@ def test_the_folder_of_the_environment_is_used_where_none_is_named(folder, print
     assert "London → Philadelphia" in printed("show", "counterfact")
 
     monkeypatch.delenv("HARNESS_DATA")
-    assert "world:counterfact" in printed("show", "counterfact")
+    assert "synthetic:counterfact" in printed("show", "counterfact")
 
 
 def test_show_without_a_data_set_asks_for_one(printed):

@@ -1,6 +1,6 @@
 import pytest
 
-from harness.data.split import belongs, is_dev
+from harness.data.pools import belongs, is_dev
 from harness.errors import UserError
 
 

@@ -5,11 +5,10 @@ import sys
 
 import pytest
 
-from harness.data.distractor import strip_distractor
-from harness.data.load import load, resolve
+from harness.data.load import load, resolve, strip_distractor
+from harness.data.pools import is_dev
 from harness.data.reading import read
 from harness.data.show import describe
-from harness.data.split import is_dev
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,22 @@ import math
 from collections import Counter
 
 import pytest
-import slow_protocols
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
 
+from harness import registry
 from harness.errors import UserError
 from harness.evaluation import unedited
 from harness.evaluation.evaluate import ask_scope, evaluate, predict, question_count
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
-from harness.evaluation.protocols import OWN, PROTOCOLS, get
+from harness.evaluation.protocols import OWN
 from harness.models.catalogue import ModelRef
-from harness.records import DataRef, DataSet, EditRecord, Probe
-from methods.common.plain import PlainModel
+from harness.models.edited import WeightEditedModel
+from harness.records import DataRef, Dataset, EditRecord, Probe
+from tests.helpers import slow_protocols
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
-REF = DataRef("counterfact", "world", edits=3, unrelated=2, sha256="ab")
+REF = DataRef("counterfact", "synthetic", edits=3, unrelated=2, sha256="ab")
 SLOW = {"teacher_forced": slow_protocols.teacher_forced, "generation": slow_protocols.generate}
 """The harness's own protocols, one question at a time."""
 
@@ -49,7 +50,7 @@ def data_set():
         EditRecord("u", "Yamoussoukro is the capital of", "Yamoussoukro", "Iceland", "Côte d'Ivoire"),
         EditRecord("v", "A question without a known answer is", "question", "this", ""),
     )
-    return DataSet(REF, edits, (), unrelated)
+    return Dataset(REF, edits, (), unrelated)
 
 
 class Context:
@@ -86,7 +87,7 @@ def model(request):
 
 @pytest.fixture
 def outputs(model, tmp_path):
-    spec = unedited.artifact(model.ref, REF, list(PROTOCOLS), batch_size=3)
+    spec = unedited.artifact(model.ref, REF, list(registry.protocols), batch_size=3)
     unedited.build(spec, Context(model), tmp_path)
     return unedited.UneditedOutputs.load(tmp_path)
 
@@ -100,7 +101,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
     questions = probe_queries(data_set(), model.tokenizer)
     before = {(name, asked): SLOW[name](model, asked.query) for name in SLOW for asked in questions}
     _disturb(model)
-    rows = evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, outputs)
+    rows = evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, outputs)
     assert len(rows) == 2 * len(questions)
     assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must show"
     for one, (name, asked) in zip(rows, ((name, asked) for name in SLOW for asked in questions), strict=True):
@@ -118,7 +119,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
 
 
 def test_the_unedited_model_keeps_all_its_answers(model, outputs):
-    metrics = aggregate(evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, outputs))
+    metrics = aggregate(evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, outputs))
     for protocol in OWN:
         for axis in LOCALITY_AXES:
             scores = metrics[protocol.name][axis]
@@ -144,8 +145,8 @@ def test_axes_have_the_records_that_have_probes_for_them():
 
 def test_an_axis_without_any_probe_is_absent_from_the_metrics(tmp_path):
     model = tiny_model("llama")
-    bare = DataSet(REF, data_set().edits[2:], (), ())
-    rows = evaluate(PlainModel(model), bare, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
+    bare = Dataset(REF, data_set().edits[2:], (), ())
+    rows = evaluate(WeightEditedModel(model), bare, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
     assert {name: set(axes) for name, axes in aggregate(rows).items()} == {of.name: {"reliability"} for of in OWN}
 
 
@@ -160,7 +161,7 @@ class Recorder:
     generate = teacher_forced
 
 
-class Router(PlainModel):
+class Router(WeightEditedModel):
     """Takes a prompt for an edit the more, the longer it is; notes what it was asked."""
 
     def __init__(self, model, longest=100):
@@ -181,7 +182,7 @@ class Router(PlainModel):
 def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_counted():
     model, steps = tiny_model("llama"), []
     router = Router(model)
-    data = DataSet(REF, data_set().edits[2:] * 5, (), ())
+    data = Dataset(REF, data_set().edits[2:] * 5, (), ())
     rows = evaluate(
         router, data, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}), lambda count: steps.append(count)
     )
@@ -205,7 +206,7 @@ def test_a_scope_beyond_one_is_a_bug_of_the_method():
 def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
     """Otherwise rounding could differ between the unedited run, which asks for locality alone, and a cell."""
     tokenizer, alone, among = tiny_model("llama").tokenizer, Recorder(), Recorder()
-    protocol = get("generation")
+    protocol = registry.protocols.get("generation")
     predict(alone, probe_queries(data_set(), tokenizer, LOCALITY_AXES), protocol, 2)
     predict(among, probe_queries(data_set(), tokenizer), protocol, 2)
     assert all(batch in among.batches for batch in alone.batches)
@@ -214,7 +215,9 @@ def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
 def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts_them():
     tokenizer, steps = tiny_model("llama").tokenizer, []
     questions = probe_queries(data_set(), tokenizer)[::-1]
-    answers = predict(Recorder(), questions, get("teacher_forced"), 2, lambda count: steps.append(count))
+    answers = predict(
+        Recorder(), questions, registry.protocols.get("teacher_forced"), 2, lambda count: steps.append(count)
+    )
     assert answers == [list(asked.query.target_ids) for asked in questions]
     assert sum(steps) == len(questions) == question_count(data_set(), 1)
 
@@ -222,18 +225,18 @@ def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts
 def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused():
     model = tiny_model("llama")
     with pytest.raises(ValueError, match="never asked"):
-        evaluate(PlainModel(model), data_set(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
+        evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
 
 
 def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_path():
-    def key(model="zoo/llama", data=REF, protocols=("generation",), batch_size=8, source=""):
-        return unedited.artifact(ModelRef(model, "zoo", source), data, protocols, batch_size).key
+    def key(model="tiny/llama", data=REF, protocols=("generation",), batch_size=8, source=""):
+        return unedited.artifact(ModelRef(model, "trained", source), data, protocols, batch_size).key
 
     assert key() == key(source="elsewhere")
     assert key() == key(data=DataRef("counterfact", "elsewhere", edits=3, unrelated=2, sha256="ab"))
     others = [
-        key(model="zoo/gptj"),
-        key(data=DataRef("counterfact", "world", edits=3, unrelated=2, sha256="cd")),
+        key(model="tiny/gptj"),
+        key(data=DataRef("counterfact", "synthetic", edits=3, unrelated=2, sha256="cd")),
         key(protocols=("teacher_forced",)),
         key(batch_size=9),
     ]
@@ -241,11 +244,11 @@ def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_pat
 
 
 def test_a_protocols_version_is_part_of_the_identity_of_unedited_outputs(monkeypatch):
-    before = unedited.artifact(ModelRef("zoo/llama", "zoo"), REF, ["generation"], 8).key
-    monkeypatch.setattr(type(get("generation")), "version", 2)
-    assert unedited.artifact(ModelRef("zoo/llama", "zoo"), REF, ["generation"], 8).key != before
+    before = unedited.artifact(ModelRef("tiny/llama", "trained"), REF, ["generation"], 8).key
+    monkeypatch.setattr(type(registry.protocols.get("generation")), "version", 2)
+    assert unedited.artifact(ModelRef("tiny/llama", "trained"), REF, ["generation"], 8).key != before
 
 
 def test_an_unknown_protocol_is_refused_with_the_nearest_known_one():
     with pytest.raises(UserError, match="did you mean 'generation'"):
-        get("generations")
+        registry.protocols.get("generations")

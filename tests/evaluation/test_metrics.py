@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from harness.evaluation.metrics import Row, aggregate, agreement, row
+from harness.evaluation.metrics import aggregate, agreement, row
 from harness.evaluation.probes import ProbeQuery
+from harness.records import Answer
 from harness.tokens import Query
 
 
@@ -12,7 +13,7 @@ def asked(axis, target_ids=(1, 2, 3, 4)):
 
 
 def scored(record_id, score, axis="generality", exact=0.0, answer=math.nan):
-    return Row(record_id, "generation", axis, 0, "p", "t", "x", 4, score, exact, answer, math.nan)
+    return Answer(record_id, "generation", axis, 0, "p", "t", "x", 4, score, exact, answer, math.nan)
 
 
 def test_reliability_is_the_share_of_target_ids_at_their_places():

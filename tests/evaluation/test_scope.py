@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.evaluation.metrics import Row
 from harness.evaluation.scope import auroc, scope_metrics, summary
+from harness.records import Answer
 
 levels = st.lists(st.integers(0, 6).map(lambda level: level / 6), min_size=1, max_size=12)
 
 
 def answered(axis, scope, record="r", probe=0, protocol="generation"):
-    return Row(record, protocol, axis, probe, "p", "t", "x", 4, 1.0, 1.0, math.nan, scope)
+    return Answer(record, protocol, axis, probe, "p", "t", "x", 4, 1.0, 1.0, math.nan, scope)
 
 
 def slow_auroc(inside, outside):

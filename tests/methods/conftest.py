@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES
-from tiny_rome import able_model
+
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.helpers.tiny_rome import able_model
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -5,18 +5,18 @@ import contextlib
 import pytest
 import torch
 from rich.console import Console
-from support import ARCHITECTURES, records, small_entry, write_checkpoint, write_records
 
-from harness import hparams
-from harness.artifacts import ArtifactCache, closure
-from harness.context import RunContext
-from harness.cost import PhaseClock
+from harness import registry
 from harness.evaluation.probes import probe_queries
 from harness.models.catalogue import CATALOGUE, reference
-from harness.progress import ProgressBars
-from harness.store import Store
-from methods import registry
-from methods.common.weights import weight_hash
+from harness.models.weights import weight_hash
+from harness.run.context import RunContext
+from harness.run.cost import PhaseClock
+from harness.run.progress import ProgressBars
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
+from harness.suite import hparams
+from tests.helpers.support import ARCHITECTURES, records, small_entry, write_checkpoint, write_records
 
 OPTIONS = {
     "none": {},
@@ -62,8 +62,8 @@ OPTIONS = {
 }
 """Hyper-parameters of a contract test: enough to change a random model, little enough for seconds."""
 
-METHODS = sorted(registry.available())
-EDITING = [name for name in METHODS if registry.get(name).spec.edits]
+METHODS = sorted(registry.methods.all())
+EDITING = [name for name in METHODS if registry.find_method(name).spec.edits]
 
 
 class InjectedError(Exception):
@@ -89,14 +89,14 @@ class Bench:
     def __init__(self, folder, store, method, architecture):
         torch.set_num_threads(1)
         cache = ArtifactCache(Store(store))
-        values = hparams.resolve(method, f"zoo/{architecture}", OPTIONS[method]).values
-        cls = registry.get(method)
+        values = hparams.resolve(method, f"tiny/{architecture}", OPTIONS[method]).values
+        cls = registry.find_method(method)
         self.editor = cls(cls.Hparams.model_validate(values))
         self.context = RunContext(cache, "cpu", ProgressBars(Console(quiet=True)))
         data_ref = records(folder / "records")
         self.ref = reference(f"small-{architecture}")
         needed = self.editor.artifacts(self.ref, data_ref, 0)
-        for spec in {need.key: need for root in needed.values() for need in closure(root)}.values():
+        for spec in {need.key: need for root in needed.values() for need in root.closure()}.values():
             if not cache.is_built(spec):
                 cache.build(spec, self.context, self.context.restart(0))
         self.artifacts = {role: cache.folder(spec) for role, spec in needed.items()}
@@ -121,7 +121,7 @@ class Bench:
         return edited.teacher_forced(self.queries), edited.generate(self.queries)
 
     def unedited(self):
-        none = registry.get("none")
+        none = registry.find_method("none")
         return self.answers(none(none.Hparams()).edit(self.model, [], {}, self.context))
 
     def state(self):

@@ -1,15 +1,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
-from tiny_models import ARCHITECTURES
 
 from harness.errors import UserError
-from methods.common.plain import PlainModel
-from methods.common.routed import matrix, output_replaced
-from methods.common.weights import weight_hash
+from harness.models.edited import WeightEditedModel
+from harness.models.routed import matrix, output_replaced
+from harness.models.weights import weight_hash
 from methods.defer import Defer, DeferHparams
 from methods.defer.gate import Gate
+from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
+from tests.helpers.tiny_models import ARCHITECTURES
 
 HPARAMS = {"layer": 1, "query": "prompt_last", "threshold": 0.5, "lr": 1e-2, "steps": 5}
 
@@ -126,7 +126,7 @@ def test_below_the_threshold_a_prompt_has_the_models_own_bits(model):
         handle.remove()
         return seen[0].split([len(query.target_ids) for query in queries])
 
-    same = [torch.equal(*pair) for pair in zip(hidden(edited), hidden(PlainModel(model)), strict=True)]
+    same = [torch.equal(*pair) for pair in zip(hidden(edited), hidden(WeightEditedModel(model)), strict=True)]
     assert same == [gate < edited._memory._threshold for gate in edited.scope(queries)]
     assert sum(same) == len(queries) // 2
 

@@ -6,18 +6,18 @@ from collections import Counter
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_models import ARCHITECTURES, tiny_model
 
-from harness import hparams
 from harness.errors import UserError
 from harness.models.batching import left_padded
 from harness.models.catalogue import entry
+from harness.models.weights import weight_hash
 from harness.records import EditRequest
+from harness.suite import hparams
 from harness.tokens import joint_query
-from methods.common.weights import weight_hash
 from methods.ft_l import FtL, FtLHparams
 from methods.ft_l.rows import OBJECTIVES, as_easyedit
 from methods.ft_l.training import Masters, batches, loss, train
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 PROMPTS = (
     "The mother tongue of Danielle Darrieux is",
@@ -308,7 +308,7 @@ def test_a_request_longer_than_the_context_is_one_line(implementation):
     model = tiny_model("gptj")
     before = weight_hash(model.model)
     long = EditRequest("r1", "Paris " * 300 + "is", "", "France", "")
-    with pytest.raises(UserError, match=r"record r1: prompt and target have .* zoo/gptj reads 256"):
+    with pytest.raises(UserError, match=r"record r1: prompt and target have .* tiny/gptj reads 256"):
         edit(model, [*requests_for(LONG_TARGETS), long], batch=4, implementation=implementation)
     assert weight_hash(model.model) == before
 
@@ -465,7 +465,7 @@ def test_the_faithful_loss_and_gradient_are_easyedits(model):
         part = loss(model, batch)
         gradient += torch.autograd.grad(part, weight)[0]
         fast += part.item()
-    tolerance = 1e-6 if model.ref.name == "zoo/gptj" else 1e-12
+    tolerance = 1e-6 if model.ref.name == "tiny/gptj" else 1e-12
     assert fast == pytest.approx(slow.item(), rel=tolerance)
     assert (gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
     queries = queries_of(model, requests)
@@ -504,7 +504,7 @@ def test_the_faithful_edit_also_trains_the_bias_where_there_is_one(model):
     edited = edit(model, requests_for(LONG_TARGETS), implementation="faithful-easyedit", norm_constraint=1e-3)
     changed = [name for name, parameter in model.model.named_parameters() if not torch.equal(parameter, before[name])]
     name, _ = model.value_matrix(1)
-    has_bias = model.ref.name == "zoo/gptj"
+    has_bias = model.ref.name == "tiny/gptj"
     assert changed == ([name, name.replace("weight", "bias")] if has_bias else [name])
     for name in changed:
         assert (model.model.get_parameter(name) - before[name]).abs().max() <= 1e-3 * 1.001
@@ -524,7 +524,7 @@ VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedi
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value(name, variant):
-    models = {"zoo": "zoo/llama", "zoo_gptj": "zoo/gptj", "zoo_tinyllama": "zoo/tinyllama"}
+    models = {"trained": "tiny/llama", "tiny_gptj": "tiny/gptj", "tiny_tinyllama": "tiny/tinyllama"}
     model = models.get(name, name)
     found = hparams.resolve("ft-l", model, {}, variant=variant)
     chosen = FtLHparams.model_validate(found.values)

@@ -1,17 +1,17 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
-from tiny_models import ARCHITECTURES
 
 from harness.errors import UserError
+from harness.models.edited import WeightEditedModel
+from harness.models.routed import matrix, output_replaced
+from harness.models.weights import weight_hash
 from harness.tokens import Query
-from methods.common.plain import PlainModel
-from methods.common.routed import matrix, output_replaced
-from methods.common.weights import weight_hash
 from methods.grace import Grace, GraceHparams
 from methods.grace.codebook import Codebook, Lesson, label_of
 from methods.grace.training import turns
+from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
+from tests.helpers.tiny_models import ARCHITECTURES
 
 HPARAMS = {
     "layer": 1,
@@ -187,7 +187,7 @@ def test_an_edited_prompt_gives_its_target_and_an_unrelated_one_the_models_own_b
     assert all(len(query.target_ids) == 1 for query in queries)
     targets = [list(query.target_ids) for query in queries]
     assert edited.generate(queries) == edited.teacher_forced(queries) == targets
-    assert PlainModel(model).generate(queries) != targets
+    assert WeightEditedModel(model).generate(queries) != targets
     assert edited.scope(queries) == [1.0] * len(queries)
 
     unrelated = queries_of(model, UNRELATED)
@@ -200,7 +200,7 @@ def test_an_edited_prompt_gives_its_target_and_an_unrelated_one_the_models_own_b
         handle.remove()
         return seen[0]
 
-    assert torch.equal(hidden(edited), hidden(PlainModel(model)))
+    assert torch.equal(hidden(edited), hidden(WeightEditedModel(model)))
 
 
 def codebook(keys, **choices):
@@ -321,8 +321,8 @@ def test_a_warm_start_is_what_the_matrix_gives(model):
     queries = queries_of(model, FACTS)
     edited = edit(model, start="warm", lr=1e-12, steps=1)
     assert edited.scope(queries) == [1.0] * len(queries)
-    assert edited.generate(queries) == PlainModel(model).generate(queries)
-    assert edit(model, start="cold", lr=1e-12, steps=1).generate(queries) != PlainModel(model).generate(queries)
+    assert edited.generate(queries) == WeightEditedModel(model).generate(queries)
+    assert edit(model, start="cold", lr=1e-12, steps=1).generate(queries) != WeightEditedModel(model).generate(queries)
 
 
 def test_an_edit_that_is_no_number_is_answered_by_the_model_and_spoils_no_other(model):

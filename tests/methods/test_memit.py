@@ -5,7 +5,19 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_rome import (
+
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
+from harness.models.weights import weight_hash
+from harness.records import DataRef
+from harness.tokens import joint_query
+from methods.common.aligned import Row, advance, capturing, enter
+from methods.common.moments_build import key_moments
+from methods.common.rewrites import rewrite
+from methods.common.solves import Factor, moment_ridge
+from methods.common.values import optimise
+from methods.memit import Memit, MemitHparams
+from tests.helpers.tiny_rome import (
     MOMENTS,
     PREFIXES,
     VALUE,
@@ -18,18 +30,6 @@ from tiny_rome import (
     write_moments,
     write_prefixes,
 )
-
-from harness.errors import UserError
-from harness.models.catalogue import ModelRef
-from harness.records import DataRef
-from harness.tokens import joint_query
-from methods.common.aligned import Row, advance, capturing, enter
-from methods.common.moments_build import key_moments
-from methods.common.rewrites import rewrite
-from methods.common.solves import Factor, moment_ridge
-from methods.common.values import optimise
-from methods.common.weights import weight_hash
-from methods.memit import Memit, MemitHparams
 
 LAYERS = (0, 1)
 LONG = {"v_steps": 120, "v_clamp": 50.0, "v_weight_decay": 0.0, "kl_weight": 0.0}

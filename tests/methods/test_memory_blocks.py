@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_contract import Bench, folder, store  # noqa: F401 (fixtures)
 
-from harness.sequence import Chain
+from harness.run.sequence import Chain
 
 
 @pytest.mark.parametrize("method", ["wise"])

@@ -5,7 +5,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_rome import (
+
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
+from harness.models.weights import weight_hash
+from harness.records import DataRef
+from harness.tokens import joint_query
+from methods.common.aligned import enter
+from methods.common.rewrites import rewrite
+from methods.common.solves import Factor
+from methods.common.values import optimise
+from methods.rome import Rome, RomeHparams, rank_one
+from tests.helpers.tiny_rome import (
     MOMENTS,
     PREFIXES,
     VALUE,
@@ -19,17 +30,6 @@ from tiny_rome import (
     write_moments,
     write_prefixes,
 )
-
-from harness.errors import UserError
-from harness.models.catalogue import ModelRef
-from harness.records import DataRef
-from harness.tokens import joint_query
-from methods.common.aligned import enter
-from methods.common.rewrites import rewrite
-from methods.common.solves import Factor
-from methods.common.values import optimise
-from methods.common.weights import weight_hash
-from methods.rome import Rome, RomeHparams, rank_one
 
 MODES = ("rome", "prompt", "prefix_mean")
 LONG = {"v_steps": 120, "v_clamp": 50.0, "v_weight_decay": 0.0, "kl_weight": 0.0}

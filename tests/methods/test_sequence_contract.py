@@ -5,11 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_contract import METHODS, OPTIONS, Bench, folder, store  # noqa: F401 (fixtures)
 
-from harness.sequence import Chain
-from methods import registry
-from methods.base import edits_in_sequence
+from harness import registry
+from harness.run.sequence import Chain
 
-SEQUENTIAL = [name for name in METHODS if edits_in_sequence(registry.get(name)) and name in OPTIONS]
+SEQUENTIAL = [name for name in METHODS if registry.find_method(name).edits_in_sequence() and name in OPTIONS]
 CUT = 4
 """Edits in the first block; the others are in the second."""
 
@@ -89,4 +88,4 @@ def test_a_second_block_changes_what_the_first_one_left(method, bench_of):
         chain.go_on(bench.requests[:CUT])
         first = standing(bench, chain)
         chain.go_on(bench.requests[CUT:])
-        assert (standing(bench, chain) != first) == registry.get(method).spec.edits
+        assert (standing(bench, chain) != first) == registry.find_method(method).spec.edits

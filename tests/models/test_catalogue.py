@@ -19,7 +19,7 @@ PUBLISHED_PARAMETERS = {
     "llama3-70b": 70_553_706_496,
     "mistral-7b-v0.3": 7_248_023_552,
 }
-CORPUS = DataRef("zsre", "world", edits=5, sha256="ab")
+CORPUS = DataRef("zsre", "synthetic", edits=5, sha256="ab")
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
@@ -33,7 +33,13 @@ def test_the_parameter_formula_equals_the_modules_of_every_architecture():
 
     from harness.models.random_weights import configuration
 
-    for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *filter(lambda n: "zoo" in n, names())):
+    for name in (
+        "llama3-70b",
+        "mistral-7b-v0.3",
+        "gpt-j-6b",
+        "qwen2.5-1.5b",
+        *filter(lambda n: "trained" in n, names()),
+    ):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(configuration(entry(name)))
         assert sum(parameter.numel() for parameter in model.parameters()) == entry(name).parameters, name
@@ -59,9 +65,9 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
     ("arguments", "message"),
     [
         ({"name": "llama2-7b", "dtype": "bfloat61"}, "did you mean 'bfloat16'"),
-        ({"name": "llama2-7b", "weights": "zoo"}, "cannot be trained on the spot"),
-        ({"name": "zoo/llama", "source": "x/y"}, "has no source"),
-        ({"name": "zoo/llama", "weights": "pretrained"}, "no published weights"),
+        ({"name": "llama2-7b", "weights": "trained"}, "cannot be trained on the spot"),
+        ({"name": "tiny/llama", "source": "x/y"}, "has no source"),
+        ({"name": "tiny/llama", "weights": "pretrained"}, "no published weights"),
         ({"name": "llama2-7b", "source": "/no/such/folder"}, "no model folder at /no/such/folder"),
         ({"name": "llama2-7b", "source": "no/such/folder"}, "no model folder at no/such/folder"),
         ({"name": "llama2-7b", "weights": "random", "source": "/no/such/folder"}, "no tokenizer in /no/such/folder"),
@@ -74,7 +80,7 @@ def test_a_reference_that_cannot_be_is_refused_in_one_line(arguments, message):
 
 
 def test_a_name_decides_how_its_weights_are_made():
-    assert reference("zoo/llama", corpus=CORPUS) == ModelRef("zoo/llama", "zoo", "", "float32", CORPUS)
+    assert reference("tiny/llama", corpus=CORPUS) == ModelRef("tiny/llama", "trained", "", "float32", CORPUS)
     hub = reference("llama2-7b")
     assert (hub.weights, hub.source, hub.dtype) == ("pretrained", "meta-llama/Llama-2-7b-hf", "bfloat16")
     assert reference("llama3-70b", weights="random").weights == "random"
@@ -85,12 +91,12 @@ def test_another_source_precision_or_corpus_is_another_model_and_another_path_to
     assert reference("llama2-7b").identity() != reference("llama2-7b", dtype="float32").identity()
     assert reference("llama2-7b").identity() != reference("llama2-7b", weights="random").identity()
     elsewhere = DataRef("zsre", "elsewhere", edits=5, sha256="ab")
-    assert reference("zoo/llama", corpus=CORPUS).identity() == reference("zoo/llama", corpus=elsewhere).identity()
+    assert reference("tiny/llama", corpus=CORPUS).identity() == reference("tiny/llama", corpus=elsewhere).identity()
 
 
 def test_only_pretrained_weights_can_be_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert availability(reference("zoo/llama", corpus=CORPUS)) is None
+    assert availability(reference("tiny/llama", corpus=CORPUS)) is None
     assert availability(reference("llama3-70b", weights="random")) is None
     assert availability(reference("llama2-7b")) == "meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"
 

@@ -6,15 +6,15 @@ from collections import defaultdict
 import pytest
 
 from harness.data.load import load, resolve
-from harness.models.corpus import EDITED, Fact, verbalise
-from harness.records import DataRef, DataSet, EditRecord, Probe
+from harness.models.tiny.corpus import EDITED, Fact, verbalise
+from harness.records import DataRef, Dataset, EditRecord, Probe
 
-REF = DataRef("counterfact", "world", 1)
+REF = DataRef("counterfact", "synthetic", 1)
 
 
 @pytest.fixture(scope="module", params=["counterfact", "zsre"])
 def world(request):
-    return load(resolve(request.param, "world", 50, train=100, unrelated=50, strip_distractor=True))
+    return load(resolve(request.param, "synthetic", 50, train=100, unrelated=50, strip_distractor=True))
 
 
 @pytest.fixture(scope="module", params=["counterfact", "zsre"])
@@ -23,7 +23,7 @@ def upstream(request, shared):
 
 
 def data(*edits, train=()):
-    return DataSet(REF, tuple(edits), tuple(train), ())
+    return Dataset(REF, tuple(edits), tuple(train), ())
 
 
 def record(subject="Björk", new="Paris", truth="Reykjavík", **changes):
@@ -79,7 +79,7 @@ def test_each_prompt_of_the_world_has_one_answer_and_each_fact_is_told_once(worl
 
 
 def test_new_objects_are_taught_with_subjects_that_really_have_them():
-    records = load(resolve("counterfact", "world", 50, train=100, strip_distractor=True))
+    records = load(resolve("counterfact", "synthetic", 50, train=100, strip_distractor=True))
     answers = {fact.answer for fact in verbalise(records)}
     assert {edit.target_new for edit in records.edits} <= answers
 

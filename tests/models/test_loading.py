@@ -7,9 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from real_tokenizers import write_tokenizer
-from slow_protocols import teacher_forced
-from tiny_models import tiny_entry, tiny_model
 
 from harness.errors import UserError
 from harness.models import checkpoint, hub
@@ -18,8 +15,11 @@ from harness.models.catalogue import CATALOGUE, ModelRef, availability, referenc
 from harness.models.convert import convert, main
 from harness.models.loading import load
 from harness.models.random_weights import byte_tokenizer, random_model
+from harness.models.weights import weight_hash
 from harness.tokens import joint_query
-from methods.common.weights import weight_hash
+from tests.helpers.real_tokenizers import write_tokenizer
+from tests.helpers.slow_protocols import teacher_forced
+from tests.helpers.tiny_models import tiny_entry, tiny_model
 
 TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 
@@ -297,4 +297,4 @@ def test_a_tokenizer_larger_than_the_model_is_refused(shared, tmp_path, monkeypa
 
 def test_a_zoo_model_without_its_artifact_is_a_bug():
     with pytest.raises(ValueError, match="artifact"):
-        load(ModelRef("zoo/llama", "zoo"), "cpu")
+        load(ModelRef("tiny/llama", "trained"), "cpu")

@@ -1,7 +1,8 @@
 """Fixtures of the report tests."""
 
 import pytest
-from fake_store import FakeStore
+
+from tests.helpers.fake_store import FakeStore
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_there_is_one_row_per_finished_cell_and_protocol(fake):
 
 
 def test_records_are_means_over_their_probes(fake):
-    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
     probes = pd.read_parquet(folder / "records.parquet")
     is_wanted = (probes["axis"] == "locality") & (probes["record_id"] == "r7") & (probes["protocol"] == "generation")
@@ -39,7 +39,7 @@ def test_records_are_means_over_their_probes(fake):
 
 
 def test_a_missing_axis_makes_the_average_missing(fake):
-    fake.write_cell("ft-l", "zoo/llama", "zsre", chances={"reliability": 1.0, "generality": 0.5})
+    fake.write_cell("ft-l", "tiny/llama", "zsre", chances={"reliability": 1.0, "generality": 0.5})
     fake.write_manifest()
     cells = load(fake).cells
     assert cells["loc"].isna().all()
@@ -49,18 +49,18 @@ def test_a_missing_axis_makes_the_average_missing(fake):
 
 def test_a_cell_without_any_answer_has_no_scores(fake):
     """A model with random weights is measured for cost only."""
-    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
-    fake.write_cell("ft-l", "zoo/mistral", "zsre")
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
+    fake.write_cell("ft-l", "tiny/mistral", "zsre")
     fake.write_manifest()
     pd.read_parquet(folder / "records.parquet").iloc[:0].to_parquet(folder / "records.parquet")
     (folder / "metrics.json").write_text(json.dumps({"diagnostics": {}}))
     cells = load(fake).cells.set_index("model")
-    assert cells.loc["zoo/llama", "avg"].isna().all()
-    assert cells.loc["zoo/mistral", "avg"].notna().all()
+    assert cells.loc["tiny/llama", "avg"].isna().all()
+    assert cells.loc["tiny/mistral", "avg"].notna().all()
 
 
 def test_metrics_that_contradict_the_records_are_refused(fake):
-    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["generation"]["generality"]["score"] += 0.1
@@ -70,8 +70,8 @@ def test_metrics_that_contradict_the_records_are_refused(fake):
 
 
 def test_every_question_has_its_scope_once_and_only_where_the_method_has_one(fake):
-    fake.write_cell("ft-l", "zoo/llama", "zsre")
-    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    fake.write_cell("ft-l", "tiny/llama", "zsre")
+    folder = fake.write_cell("onceedit", "tiny/llama", "zsre")
     fake.write_manifest()
     scopes = load(fake).scopes
     probes = pd.read_parquet(folder / "records.parquet")
@@ -83,7 +83,7 @@ def test_every_question_has_its_scope_once_and_only_where_the_method_has_one(fak
 
 
 def test_a_cell_from_before_the_scope_was_recorded_is_read_without_one(fake):
-    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    folder = fake.write_cell("onceedit", "tiny/llama", "zsre")
     fake.write_manifest()
     before = load(fake)
     pd.read_parquet(folder / "records.parquet").drop(columns="scope").to_parquet(folder / "records.parquet")
@@ -97,7 +97,7 @@ def test_a_cell_from_before_the_scope_was_recorded_is_read_without_one(fake):
 
 
 def test_scopes_that_contradict_the_records_are_refused(fake):
-    folder = fake.write_cell("onceedit", "zoo/llama", "zsre")
+    folder = fake.write_cell("onceedit", "tiny/llama", "zsre")
     fake.write_manifest()
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["scope"]["reliability"]["auroc"]["both"] -= 0.1
@@ -116,7 +116,7 @@ def test_a_swept_option_is_read_as_the_method_and_its_value(fake):
         "v1.5": ("v1.5", None),
     }
     for label, (_, variant) in labels.items():
-        fake.write_cell("onceedit", "zoo/llama", "zsre", label=label, variant=variant, hparams={"label": label})
+        fake.write_cell("onceedit", "tiny/llama", "zsre", label=label, variant=variant, hparams={"label": label})
     fake.write_manifest()
     cells = load(fake).cells.drop_duplicates("cell")
     assert dict(zip(cells["label"], cells["title"], strict=True)) == {
@@ -131,7 +131,7 @@ def test_a_suite_that_was_not_run_names_the_command(fake):
 
 
 def test_a_suite_that_was_run_at_another_scale_names_it(fake):
-    fake.write_cell("ft-l", "zoo/llama", "zsre")
+    fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
     with pytest.raises(UserError, match="not been run at scale 'paper' in this store, but at mini") as refusal:
         load_suite(fake.root, "main_table", "paper")
@@ -141,7 +141,7 @@ def test_a_suite_that_was_run_at_another_scale_names_it(fake):
 
 
 def test_a_suite_without_a_finished_cell_says_why_and_names_its_own_command(fake):
-    fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
+    fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
     fake.write_manifest()
     with pytest.raises(UserError, match=r"none of its 1 cells is finished \(failed: out of memory\)") as refusal:
         load(fake)
@@ -151,7 +151,7 @@ def test_a_suite_without_a_finished_cell_says_why_and_names_its_own_command(fake
 
 @pytest.mark.parametrize("file", ["cell.json", "metrics.json", "cost.json", "provenance.json", "records.parquet"])
 def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(fake, file):
-    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
     with (folder / file).open("r+b") as cut:
         cut.truncate(20)
@@ -162,7 +162,7 @@ def test_a_cell_that_cannot_be_read_is_one_line_that_names_it(fake, file):
 
 
 def test_a_cell_of_a_version_that_wrote_less_is_one_line(fake):
-    folder = fake.write_cell("ft-l", "zoo/llama", "zsre")
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
     cost = json.loads((folder / "cost.json").read_text())
     del cost["device_class"]
@@ -174,34 +174,34 @@ def test_a_cell_of_a_version_that_wrote_less_is_one_line(fake):
 def test_two_models_of_one_name_are_told_apart_by_their_settings(fake):
     """As a sweep over `dtype` makes them."""
     folders = {
-        dtype: fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"of": dtype}) for dtype in ("float32", "bfloat16")
+        dtype: fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"of": dtype}) for dtype in ("float32", "bfloat16")
     }
-    failed = fake.write_failure("onceedit", "zoo/llama", "zsre", "out of memory")
-    other = fake.write_cell("ft-l", "zoo/gptj", "zsre")
+    failed = fake.write_failure("onceedit", "tiny/llama", "zsre", "out of memory")
+    other = fake.write_cell("ft-l", "tiny/gptj", "zsre")
     for dtype, folder in [*folders.items(), ("bfloat16", failed), ("float32", other)]:
         cell = json.loads((folder / "cell.json").read_text())
         cell["model"]["dtype"] = dtype
         (folder / "cell.json").write_text(json.dumps(cell))
-    fake.add_planned("rome", "zoo/gptj", "zsre")
+    fake.add_planned("rome", "tiny/gptj", "zsre")
     fake.write_manifest()
     frame = load(fake)
-    assert list(frame.models()) == ["zoo/llama (dtype float32)", "zoo/llama (dtype bfloat16)", "zoo/gptj"]
+    assert list(frame.models()) == ["tiny/llama (dtype float32)", "tiny/llama (dtype bfloat16)", "tiny/gptj"]
     assert list(frame.models().values())[1] == "Llama2-7B (mini) (dtype bfloat16)"
-    assert list(frame.missing["model"]) == ["zoo/llama (dtype bfloat16)", "zoo/gptj"]
+    assert list(frame.missing["model"]) == ["tiny/llama (dtype bfloat16)", "tiny/gptj"]
 
 
 def test_two_cells_on_one_line_are_refused(fake):
-    fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"lr": 1})
-    fake.write_cell("ft-l", "zoo/llama", "zsre", hparams={"lr": 2})
+    fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 1})
+    fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 2})
     fake.write_manifest()
     with pytest.raises(UserError, match="are the same line of a table"):
         load(fake)
 
 
 def test_titles_tell_variants_and_sizes_of_data_apart(fake):
-    fake.write_cell("onceedit", "zoo/llama", "zsre", variant="deepen")
-    fake.write_cell("onceedit", "zoo/llama", "zsre", label="DeePEn+DW", hparams={"lr": 1})
-    fake.write_cell("onceedit", "zoo/llama", "zsre", variant="deepen", records=20)
+    fake.write_cell("onceedit", "tiny/llama", "zsre", variant="deepen")
+    fake.write_cell("onceedit", "tiny/llama", "zsre", label="DeePEn+DW", hparams={"lr": 1})
+    fake.write_cell("onceedit", "tiny/llama", "zsre", variant="deepen", records=20)
     fake.write_manifest()
     cells = load(fake).cells
     assert set(cells["title"]) == {"OnceEdit (deepen)", "DeePEn+DW"}
@@ -209,19 +209,19 @@ def test_titles_tell_variants_and_sizes_of_data_apart(fake):
 
 
 def test_unfinished_cells_are_named_with_their_reason(fake):
-    fake.write_suite(models=("zoo/llama", "zoo/mistral"))
-    fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
-    fake.add_planned("onceedit", "zoo/mistral", "counterfact")
-    fake.add_planned("onceedit", "zoo/gptj", "counterfact")
-    fake.add_planned("ft-l", "zoo/llama", "mquake")
-    fake.add_planned("rome", "zoo/llama", "zsre")
+    fake.write_suite(models=("tiny/llama", "tiny/mistral"))
+    fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
+    fake.add_planned("onceedit", "tiny/mistral", "counterfact")
+    fake.add_planned("onceedit", "tiny/gptj", "counterfact")
+    fake.add_planned("ft-l", "tiny/llama", "mquake")
+    fake.add_planned("rome", "tiny/llama", "zsre")
     fake.write_manifest()
     missing = load(fake).missing
     told = list(zip(missing["title"], missing["model"], missing["data"], missing["reason"], strict=True))
     assert told == [
-        ("FT-L", "zoo/llama", "zsre", "failed: out of memory"),
-        ("OnceEdit", "zoo/mistral", "counterfact", "not run"),
-        ("OnceEdit", "zoo_gptj", "counterfact", "not run"),
-        ("FT-L", "zoo/llama", "mquake", "not run"),
-        ("rome", "zoo/llama", "zsre", "not run"),
+        ("FT-L", "tiny/llama", "zsre", "failed: out of memory"),
+        ("OnceEdit", "tiny/mistral", "counterfact", "not run"),
+        ("OnceEdit", "tiny_gptj", "counterfact", "not run"),
+        ("FT-L", "tiny/llama", "mquake", "not run"),
+        ("rome", "tiny/llama", "zsre", "not run"),
     ]

@@ -15,7 +15,7 @@ from reports.frame import load_suite
 from reports.parity import badge, comparisons
 from reports.tables import BUILDERS
 
-LLAMA = "zoo/llama"
+LLAMA = "tiny/llama"
 UNEDITED = {"down.weight": np.eye(4, dtype=np.float32), "up.weight": np.ones((4, 2), dtype=np.float32)}
 
 
@@ -148,9 +148,9 @@ def test_the_table_shows_both_and_the_badge(fake):
 
 def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_badge(fake):
     pair(fake)
-    ours = fake.write_cell("ft-l", "zoo/gptj", "zsre", variant="faithful-easyedit", label="ours")
+    ours = fake.write_cell("ft-l", "tiny/gptj", "zsre", variant="faithful-easyedit", label="ours")
     failed = fake.write_cell(
-        "ft-l", "zoo/gptj", "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit"
+        "ft-l", "tiny/gptj", "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit"
     )
     (failed / "DONE").unlink()
     (failed / "FAILED").write_text("the process of EasyEdit was killed by SIGKILL in 'apply'\n")
@@ -166,7 +166,7 @@ def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_b
 
 
 def test_a_suite_without_easyedit_has_nothing_to_compare(fake, capsys):
-    fake.write_suite(models=["zoo/llama"], data=["zsre"], tables=["parity"])
+    fake.write_suite(models=["tiny/llama"], data=["zsre"], tables=["parity"])
     (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
     assert table.sections == ()
     assert numbers.empty

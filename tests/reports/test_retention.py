@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from fake_store import metrics_of
 from rich.console import Console
 
 from harness.errors import UserError
@@ -14,6 +13,7 @@ from reports.curves import Figure, curve, load_curves
 from reports.frame import AXES, load_suite
 from reports.layout import DASH
 from reports.tables import BUILDERS
+from tests.helpers.fake_store import metrics_of
 
 POINTS = (10, 20, 50)
 SPANS = ((1, 10), (11, 20), (21, 50))
@@ -49,7 +49,9 @@ def _change(file, change):
 @pytest.fixture
 def sequences(fake):
     """Two methods on two models."""
-    fake.write_suite(methods=("none", "ft-l"), models=("zoo/llama", "zoo/gptj"), data=("zsre",), tables=("retention",))
+    fake.write_suite(
+        methods=("none", "ft-l"), models=("tiny/llama", "tiny/gptj"), data=("zsre",), tables=("retention",)
+    )
     for seed, name in enumerate(fake.cells):
         in_sequence(fake.root / "cells" / name, seed=seed)
     return fake
@@ -88,7 +90,7 @@ def test_figures_are_means_over_the_edits_of_each_span(sequences, frame):
 
 def test_seeds_are_averaged(fake):
     for seed in (0, 1):
-        in_sequence(fake.write_cell("ft-l", "zoo/llama", "zsre", seed=seed), seed=seed)
+        in_sequence(fake.write_cell("ft-l", "tiny/llama", "zsre", seed=seed), seed=seed)
     fake.write_manifest(["retention"])
     frame = load_suite(fake.root, "main_table", "mini")
     scores = load_curves(frame)
@@ -105,7 +107,7 @@ def test_there_is_a_table_per_protocol_and_model_with_a_column_per_point(frame):
     assert [table.name for table in tables] == [
         f"retention-{protocol}-{model}"
         for protocol in ("teacher_forced", "generation")
-        for model in ("zoo/llama", "zoo/gptj")
+        for model in ("tiny/llama", "tiny/gptj")
     ]
     assert [(column.group, column.title) for column in tables[0].columns] == [
         *(("Rel", str(point)) for point in POINTS),
@@ -116,8 +118,8 @@ def test_there_is_a_table_per_protocol_and_model_with_a_column_per_point(frame):
 
 def test_a_row_shows_all_edits_so_far_and_what_is_left_of_the_first(sequences, frame):
     tables, _ = BUILDERS["retention"](frame)
-    table = next(table for table in tables if table.name == "retention-teacher_forced-zoo/gptj")
-    name = next(name for name in sequences.cells if name.startswith("ft-l-zoo_gptj"))
+    table = next(table for table in tables if table.name == "retention-teacher_forced-tiny/gptj")
+    name = next(name for name in sequences.cells if name.startswith("ft-l-tiny_gptj"))
     rows = pd.read_parquet(sequences.root / "cells" / name / "curve.parquet")
     wanted = [by_hand(rows, "teacher_forced", point, "rel", 1, point) for point in POINTS]
     wanted += [by_hand(rows, "teacher_forced", point, "rel", 1, 10) for point in POINTS[1:]]
@@ -138,7 +140,7 @@ def test_the_last_point_is_that_of_the_table_of_quality(frame):
 
 
 def test_a_cell_that_is_not_there_is_a_dash_with_its_reason(sequences):
-    sequences.write_failure("onceedit", "zoo/llama", "zsre", "it rained")
+    sequences.write_failure("onceedit", "tiny/llama", "zsre", "it rained")
     (name,) = (name for name in sequences.cells if name.startswith("onceedit"))
     failed = sequences.root / "cells" / name / "cell.json"
     _change(failed, lambda cell: cell | {"schedule": {"kind": "sequential", "block": 10, "score_at": list(POINTS)}})
@@ -150,7 +152,7 @@ def test_a_cell_that_is_not_there_is_a_dash_with_its_reason(sequences):
 
 
 def test_a_method_without_a_cell_on_one_model_has_dashes_there(fake):
-    for method, model in (("ft-l", "zoo/llama"), ("ft-l", "zoo/gptj"), ("none", "zoo/llama")):
+    for method, model in (("ft-l", "tiny/llama"), ("ft-l", "tiny/gptj"), ("none", "tiny/llama")):
         in_sequence(fake.write_cell(method, model, "zsre"))
     fake.write_manifest(["retention"])
     tables, _ = BUILDERS["retention"](load_suite(fake.root, "main_table", "mini"))

@@ -29,13 +29,13 @@ def test_score_is_the_mean_of_avg_over_models_and_freq_counts_acts(fake):
 
 
 def test_the_better_template_is_shown_and_the_other_kept(fake):
-    for model, none, paper in (("zoo/llama", WEAK, STRONG), ("zoo/mistral", STRONG, WEAK)):
+    for model, none, paper in (("tiny/llama", WEAK, STRONG), ("tiny/mistral", STRONG, WEAK)):
         fake.write_cell("ft-l", model, "zsre", template="none", chances=none)
         fake.write_cell("ft-l", model, "zsre", template="paper", chances=paper)
     line = lines(fake)[0]["ft-l"]
     assert {name: score.template for name, score in line.by_model.items()} == {
-        "zoo/llama": "paper",
-        "zoo/mistral": "none",
+        "tiny/llama": "paper",
+        "tiny/mistral": "none",
     }
     assert [score.template for score in line.passed_over] == ["none", "paper"]
     assert line.freq == 2
@@ -43,7 +43,11 @@ def test_the_better_template_is_shown_and_the_other_kept(fake):
 
 def test_a_shared_edit_gets_one_template_for_all_models(fake):
     """Choosing per model would take two edits where the method makes one."""
-    for model, none, paper in (("zoo/llama", WEAK, STRONG), ("zoo/mistral", WEAK, STRONG), ("zoo/gptj", STRONG, WEAK)):
+    for model, none, paper in (
+        ("tiny/llama", WEAK, STRONG),
+        ("tiny/mistral", WEAK, STRONG),
+        ("tiny/gptj", STRONG, WEAK),
+    ):
         fake.write_cell("onceedit", model, "zsre", template="none", chances=none)
         fake.write_cell("onceedit", model, "zsre", template="paper", chances=paper)
     line = lines(fake)[0]["onceedit"]
@@ -52,22 +56,22 @@ def test_a_shared_edit_gets_one_template_for_all_models(fake):
 
 
 def test_the_unedited_model_has_no_choice_of_template(fake):
-    fake.write_cell("none", "zoo/llama", "zsre", template="none", chances=WEAK)
-    fake.write_cell("none", "zoo/llama", "zsre", template="paper", chances=STRONG)
-    assert lines(fake)[0]["none"].by_model["zoo/llama"].template == "none"
+    fake.write_cell("none", "tiny/llama", "zsre", template="none", chances=WEAK)
+    fake.write_cell("none", "tiny/llama", "zsre", template="paper", chances=STRONG)
+    assert lines(fake)[0]["none"].by_model["tiny/llama"].template == "none"
 
 
 def test_a_template_with_a_missing_axis_does_not_win(fake):
-    fake.write_cell("ft-l", "zoo/llama", "zsre", template="none", chances={"reliability": 1.0, "generality": 1.0})
-    fake.write_cell("ft-l", "zoo/llama", "zsre", template="paper", chances=WEAK)
-    assert lines(fake)[0]["ft-l"].by_model["zoo/llama"].template == "paper"
+    fake.write_cell("ft-l", "tiny/llama", "zsre", template="none", chances={"reliability": 1.0, "generality": 1.0})
+    fake.write_cell("ft-l", "tiny/llama", "zsre", template="paper", chances=WEAK)
+    assert lines(fake)[0]["ft-l"].by_model["tiny/llama"].template == "paper"
 
 
 def test_seeds_are_averaged_and_count_as_one_act_each(fake):
     fake.write_suite(methods=("ft-l", "onceedit"), data=("zsre",), seeds=(0, 1))
     found, _, frame = lines(fake)
-    of_llama = frame.cells[(frame.cells["model"] == "zoo/llama") & (frame.cells["protocol"] == "teacher_forced")]
-    score = found["ft-l"].by_model["zoo/llama"]
+    of_llama = frame.cells[(frame.cells["model"] == "tiny/llama") & (frame.cells["protocol"] == "teacher_forced")]
+    score = found["ft-l"].by_model["tiny/llama"]
     assert len(score.cells) == 2
     assert score.axes["rel"].value == pytest.approx(of_llama[of_llama["label"] == "ft-l"]["rel"].mean())
     assert (found["ft-l"].freq, found["onceedit"].freq) == (3, 1)
@@ -76,7 +80,7 @@ def test_seeds_are_averaged_and_count_as_one_act_each(fake):
 def test_scores_of_several_seeds_stand_by_seed_and_record(fake):
     fake.write_suite(methods=("ft-l",), data=("zsre",), seeds=(0, 1, 2))
     found, _, frame = lines(fake)
-    score = found["ft-l"].by_model["zoo/gptj"]
+    score = found["ft-l"].by_model["tiny/gptj"]
     assert score.scores_SRC.shape == (3, 50, 3)
     is_cell = (frame.records["cell"] == score.cells[1]) & (frame.records["protocol"] == "teacher_forced")
     of_cell = frame.records[is_cell & (frame.records["axis"] == "gen")].sort_values("record_id")
@@ -87,30 +91,30 @@ def test_a_method_whose_seeds_differ_has_a_wider_interval_than_one_whose_seeds_a
     for seed, (wild, calm) in enumerate([(0.2, 0.5), (0.5, 0.5), (0.8, 0.5)]):
         for label, chance in (("wild", wild), ("calm", calm)):
             chances = dict.fromkeys(("reliability", "generality", "locality"), chance)
-            fake.write_cell("ft-l", "zoo/llama", "zsre", label=label, seed=seed, chances=chances)
+            fake.write_cell("ft-l", "tiny/llama", "zsre", label=label, seed=seed, chances=chances)
     found = lines(fake)[0]
-    wild, calm = (found[label].by_model["zoo/llama"].axes["avg"] for label in ("wild", "calm"))
+    wild, calm = (found[label].by_model["tiny/llama"].axes["avg"] for label in ("wild", "calm"))
     assert wild.value == pytest.approx(calm.value, abs=0.05)
     assert wild.half_width > 3 * calm.half_width
 
 
 def test_a_seed_that_failed_on_one_model_is_left_out_there_and_nowhere_else(fake):
-    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1, 2))
-    fake.write_cell("onceedit", "zoo/gptj", "zsre", seed=0)
-    fake.write_cell("onceedit", "zoo/gptj", "zsre", seed=2)
+    fake.write_suite(methods=("onceedit",), models=("tiny/llama",), data=("zsre",), seeds=(0, 1, 2))
+    fake.write_cell("onceedit", "tiny/gptj", "zsre", seed=0)
+    fake.write_cell("onceedit", "tiny/gptj", "zsre", seed=2)
     found, _, frame = lines(fake)
     line = found["onceedit"]
     cells = frame.cells[frame.cells["protocol"] == "teacher_forced"]
-    of_models = [cells[cells["model"] == model]["avg"].mean() for model in ("zoo/llama", "zoo/gptj")]
-    assert np.isnan(line.by_model["zoo/gptj"].scores_SRC).all(axis=(1, 2)).tolist() == [False, True, False]
+    of_models = [cells[cells["model"] == model]["avg"].mean() for model in ("tiny/llama", "tiny/gptj")]
+    assert np.isnan(line.by_model["tiny/gptj"].scores_SRC).all(axis=(1, 2)).tolist() == [False, True, False]
     assert line.score.value == pytest.approx(np.mean(of_models))
     assert line.score.low < line.score.value < line.score.high
 
 
 def test_a_missing_model_leaves_score_and_freq_open(fake):
-    fake.write_suite(methods=("ft-l",), models=("zoo/llama",), data=("zsre",))
-    fake.write_cell("onceedit", "zoo/llama", "zsre")
-    fake.write_cell("onceedit", "zoo/mistral", "zsre")
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
+    fake.write_cell("onceedit", "tiny/llama", "zsre")
+    fake.write_cell("onceedit", "tiny/mistral", "zsre")
     found, board, _ = lines(fake)
     assert np.isnan(found["ft-l"].score.value)
     assert found["ft-l"].freq is None
@@ -119,10 +123,10 @@ def test_a_missing_model_leaves_score_and_freq_open(fake):
 
 
 def test_a_model_of_which_every_cell_failed_still_counts(fake):
-    fake.write_suite(models=("zoo/llama", "zoo/mistral"), data=("zsre",))
-    fake.write_failure("ft-l", "zoo/gptj", "zsre", "out of memory")
+    fake.write_suite(models=("tiny/llama", "tiny/mistral"), data=("zsre",))
+    fake.write_failure("ft-l", "tiny/gptj", "zsre", "out of memory")
     found, board, _ = lines(fake)
-    assert list(board.models) == ["zoo/llama", "zoo/mistral", "zoo/gptj"]
+    assert list(board.models) == ["tiny/llama", "tiny/mistral", "tiny/gptj"]
     assert np.isnan(found["onceedit"].score.value)
 
 

@@ -107,8 +107,8 @@ def test_every_number_can_be_traced_to_its_cells(fake):
 
 def test_a_template_that_won_is_marked_and_explained(fake):
     weak, strong = ({"reliability": p, "generality": p, "locality": p} for p in (0.2, 0.9))
-    fake.write_cell("ft-l", "zoo/llama", "zsre", template="none", chances=weak)
-    fake.write_cell("ft-l", "zoo/llama", "zsre", template="paper", chances=strong)
+    fake.write_cell("ft-l", "tiny/llama", "zsre", template="none", chances=weak)
+    fake.write_cell("ft-l", "tiny/llama", "zsre", template="paper", chances=strong)
     fake.write_manifest()
     table = build(fake)[0][0]
     assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) Avg"].note == "†"
@@ -117,8 +117,8 @@ def test_a_template_that_won_is_marked_and_explained(fake):
 
 def test_missing_cells_are_dashes_with_a_reason(fake):
     fake.write_suite(methods=("none", "onceedit"), data=("zsre",))
-    fake.write_failure("ft-l", "zoo/llama", "zsre", "out of memory")
-    fake.add_planned("onceedit", "zoo/llama", "mquake")
+    fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
+    fake.add_planned("onceedit", "tiny/llama", "mquake")
     fake.write_manifest()
     table = build(fake)[0][0]
     assert {entry.text for entry in entries_of(table, 0, "FT-L").values()} == {"–"}
@@ -127,7 +127,7 @@ def test_missing_cells_are_dashes_with_a_reason(fake):
 
 
 def test_components_are_the_methods_of_the_suite_in_their_order(fake):
-    for model in ("zoo/llama", "zoo/gptj"):
+    for model in ("tiny/llama", "tiny/gptj"):
         for label in ("DeePEn", "DeePEn+DW", "onceedit"):
             fake.write_cell("onceedit", model, "zsre", label=label, hparams={"label": label})
     fake.write_manifest(["components"])
@@ -138,7 +138,7 @@ def test_components_are_the_methods_of_the_suite_in_their_order(fake):
 def test_a_swept_option_gives_one_row_per_value(fake):
     """The shape of the paper's Table 8: values of one setting by models."""
     for value in ("0.0", "0.2", "0.4"):
-        for model in ("zoo/llama", "zoo/mistral"):
+        for model in ("tiny/llama", "tiny/mistral"):
             label = f"onceedit.lambda_weight={value}"
             fake.write_cell("onceedit", model, "zsre", label=label, hparams={"lambda_weight": float(value)})
     fake.write_manifest(["ablation"])
@@ -161,11 +161,11 @@ def test_three_seeds_are_one_line_per_method_and_the_caption_says_so(fake):
 
 
 def test_a_seed_that_failed_is_named_below_the_table(fake):
-    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1))
-    folder = fake.write_cell("onceedit", "zoo/llama", "zsre", seed=2)
+    fake.write_suite(methods=("onceedit",), models=("tiny/llama",), data=("zsre",), seeds=(0, 1))
+    folder = fake.write_cell("onceedit", "tiny/llama", "zsre", seed=2)
     (folder / "DONE").unlink()
     (folder / "FAILED").write_text("out of memory\n")
-    fake.add_planned("onceedit", "zoo/llama", "zsre")
+    fake.add_planned("onceedit", "tiny/llama", "zsre")
     fake.write_manifest()
     remarks = build(fake)[0][0].sections[0].remarks
     assert remarks == (
@@ -175,7 +175,7 @@ def test_a_seed_that_failed_is_named_below_the_table(fake):
 
 
 def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
-    fake.write_suite(seeds=(0, 1), models=("zoo/llama", "zoo/gptj"))
+    fake.write_suite(seeds=(0, 1), models=("tiny/llama", "tiny/gptj"))
     tables, numbers = build(fake, "calibration")
     table = tables[0]
     assert [section.title for section in table.sections] == ["ZsRE", "CounterFact"]
@@ -192,7 +192,7 @@ def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
 
 
 def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
-    fake.write_suite(methods=("onceedit",), models=("zoo/llama",), data=("zsre",), seeds=(0, 1, 2))
+    fake.write_suite(methods=("onceedit",), models=("tiny/llama",), data=("zsre",), seeds=(0, 1, 2))
     tables, numbers = build(fake, "calibration")
     scopes = [json.loads((fake.root / "cells" / cell / "metrics.json").read_text())["scope"] for cell in fake.cells]
     shown = entries_of(tables[0], 0, "OnceEdit on Llama2-7B (mini)")
@@ -211,10 +211,10 @@ def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
 
 
 def test_histograms_of_the_scope_have_one_table_per_model(fake):
-    fake.write_suite(models=("zoo/llama", "zoo/gptj"))
+    fake.write_suite(models=("tiny/llama", "tiny/gptj"))
     tables, _ = build(fake, "calibration")
     assert [table.name for table in tables[1:]] == [
-        *("calibration-histogram-zoo/llama", "calibration-histogram-zoo/gptj"),
+        *("calibration-histogram-tiny/llama", "calibration-histogram-tiny/gptj"),
     ]
     rows = tables[1].sections[0].rows
     assert [row.title for row in rows] == [f"OnceEdit, {axis}" for axis in ("Rel", "Gen", "Loc", "Unrel")]
@@ -224,8 +224,8 @@ def test_histograms_of_the_scope_have_one_table_per_model(fake):
 
 def test_calibration_takes_the_template_that_the_table_of_quality_shows(fake):
     weak, strong = ({"reliability": p, "generality": p, "locality": p} for p in (0.2, 0.9))
-    fake.write_cell("onceedit", "zoo/llama", "zsre", template="none", chances=weak)
-    chosen = fake.write_cell("onceedit", "zoo/llama", "zsre", template="paper", chances=strong)
+    fake.write_cell("onceedit", "tiny/llama", "zsre", template="none", chances=weak)
+    chosen = fake.write_cell("onceedit", "tiny/llama", "zsre", template="paper", chances=strong)
     fake.write_manifest()
     tables, numbers = build(fake, "calibration")
     assert tables[0].sections[0].rows[0].title == "OnceEdit (prompt 'paper') on Llama2-7B (mini)"
@@ -252,8 +252,8 @@ def test_time_counts_a_shared_edit_once_and_is_relative_to_onceedit(fake):
 
 def test_times_of_different_devices_are_not_compared(fake):
     fake.write_suite(data=("zsre",), methods=("onceedit",))
-    for model in ("zoo/llama", "zoo/mistral", "zoo/gptj"):
-        cost = {"device_class": "cuda: A100"} if model == "zoo/gptj" else None
+    for model in ("tiny/llama", "tiny/mistral", "tiny/gptj"):
+        cost = {"device_class": "cuda: A100"} if model == "tiny/gptj" else None
         fake.write_cell("ft-l", model, "zsre", cost=cost)
     fake.write_manifest()
     fine = entries_of(build(fake, "time")[0][0], 0, "FT-L")
@@ -272,7 +272,7 @@ def test_without_onceedit_seconds_stand_alone_and_the_table_says_so(fake):
 
 def test_times_that_cannot_be_cited_are_marked(fake):
     fake.write_suite(data=("zsre",), methods=("onceedit",))
-    fake.write_cell("ft-l", "zoo/llama", "zsre", cost={"citable": False})
+    fake.write_cell("ft-l", "tiny/llama", "zsre", cost={"citable": False})
     fake.write_manifest()
     table = build(fake, "time")[0][0]
     assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) seconds"].note == "*"
@@ -350,7 +350,7 @@ def pdflatex():
 @pytest.mark.usefixtures("pdflatex")
 def test_the_tables_are_typeset_and_fit_the_page(fake):
     fake.write_suite(templates=("none", "paper"), tables=("main", "calibration"))
-    fake.write_failure("onceedit", "zoo/llama", "zsre", "50% of {memory} → C:\\x_y^2 ~ 中 & #1 <a|b>")
+    fake.write_failure("onceedit", "tiny/llama", "zsre", "50% of {memory} → C:\\x_y^2 ~ 中 & #1 <a|b>")
     fake.write_manifest(["main", "calibration"])
     written = write_report(fake.root, "main_table", "mini", Console(quiet=True))
     folder = fake.root / "reports" / "main_table.mini"

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import yaml
-from support import ROOT
 
 from harness.errors import UserError
 from slurm.profile import LocalProfile, SlurmProfile, load_profile, names
+from tests.helpers.support import ROOT
 
 BASE = "launcher: slurm\ncpus_per_task: 4\nmem_gb: 16\ntime_min: 60\n"
 CLASSES = "launcher: slurm\nclasses:\n- {name: small, mem_gb: 8, time_min: 30}\n"

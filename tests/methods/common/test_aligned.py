@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
-from tiny_rome import PREFIXES, able_model, adding, requests, watch
 
 from methods.common.aligned import Row, Suffix, advance, capturing, enter
 from methods.common.rewrites import rewrite
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_rome import PREFIXES, able_model, adding, requests, watch
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 SINGLE = {"rtol": 1e-5, "atol": 1e-6}

@@ -1,13 +1,13 @@
 """Where a subject ends: real `▁` and `Ġ` tokenizers, subjects at every kind of place, against all prefixes of a prompt."""
 
 import pytest
-from real_tokenizers import NAMES, real_tokenizer
-from tiny_models import ARCHITECTURES, tiny_tokenizer
 
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.tokens import joint_query
 from methods.common.locate import subject_end
+from tests.helpers.real_tokenizers import NAMES, real_tokenizer
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_tokenizer
 
 
 @pytest.fixture(scope="module", params=NAMES)

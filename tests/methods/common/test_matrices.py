@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
 
+from harness.models.weights import weight_hash
 from methods.common.matrices import ValueMatrices
-from methods.common.weights import weight_hash
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, SENTENCES, tiny_model
-from tiny_rome import TinyContext, random_moment
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
-from harness.records import DataRef, DataSet, EditRecord, Probe
+from harness.records import DataRef, Dataset, EditRecord, Probe
 from methods.common import moments, moments_build
 from methods.common.moments import MomentHparams
+from tests.helpers.tiny_models import ARCHITECTURES, SENTENCES, tiny_model
+from tests.helpers.tiny_rome import TinyContext, random_moment
 
 TARGET = ModelRef("llama2-7b", "pretrained", sha256="weights")
 DATA = DataRef("counterfact", "", 1, train=2, sha256="records")
@@ -113,7 +113,7 @@ def test_a_seed_decides_which_documents_are_read(model, corpus, tmp_path):
 
 
 def test_train_prompts_are_read_with_their_answers(model, tmp_path):
-    data = DataSet(DATA, (dataclasses.replace(TRAIN[0], prompt="never read"),), TRAIN, ())
+    data = Dataset(DATA, (dataclasses.replace(TRAIN[0], prompt="never read"),), TRAIN, ())
     spec = moments.artifact(TARGET, DATA, [1], hparams(moments="train_prompts"), 0)
     found = built(model, spec, tmp_path / "a", data)
     texts = ["Björk was born in Reykjavík", "Björk is from Reykjavík", "Paris is in France"]

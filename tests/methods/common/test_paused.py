@@ -1,13 +1,13 @@
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
 
 from harness.errors import UserError
 from harness.models.batching import left_padded
+from harness.models.routed import matrix, output_replaced
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common.paused import Paused, edit_queries
-from methods.common.routed import matrix, output_replaced
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 QUESTIONS = [
     ("The mother tongue of Danielle Darrieux is", "French"),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_model
-from tiny_rome import TinyContext
 
 from harness.models.catalogue import ModelRef
 from methods.common import prefixes
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_rome import TinyContext
 
 ROME = [(5, 2), (10, 2)]
 

@@ -4,12 +4,12 @@ import dataclasses
 import re
 
 import pytest
-from tiny_models import ARCHITECTURES, tiny_model
-from tiny_rome import PREFIXES, countable, requests
 
 from harness.errors import UserError
 from harness.tokens import joint_query
 from methods.common.rewrites import rewrite
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_rome import PREFIXES, countable, requests
 
 
 @pytest.fixture(params=ARCHITECTURES)

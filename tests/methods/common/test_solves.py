@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_rome import random_moment
 
 from harness.errors import UserError
 from methods.common.solves import Factor, moment_ridge
+from tests.helpers.tiny_rome import random_moment
 
 SHAPES = [(1, 40, 7), (30, 40, 7), (40, 40, 40), (90, 40, 7)]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 
 from harness.errors import UserError
 from methods.common.aligned import enter
 from methods.common.rewrites import rewrite
 from methods.common.value_hparams import ValueHparams
 from methods.common.values import optimise
+from tests.helpers.tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 
 LAYER = 0
 

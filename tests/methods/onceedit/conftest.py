@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_onceedit import EDITS, UNRELATED, FakeContext, hparams_with
 
 from harness.models.catalogue import ModelRef
-from harness.records import DataRef, DataSet, EditRecord, Probe
+from harness.records import DataRef, Dataset, EditRecord, Probe
 from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import edit_artifact
 from methods.onceedit.plugin import EditedPlugin
+from tests.helpers.tiny_onceedit import EDITS, UNRELATED, FakeContext, hparams_with
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def data():
         for n, (prompt, neighbour) in enumerate(UNRELATED)
     )
     unrelated = (EditRecord("u", "a prompt that is kept from methods", "", "x", ""),)
-    return DataSet(DataRef("tiny", "world", 4, train=4, unrelated=1, sha256="0"), edits, train, unrelated)
+    return Dataset(DataRef("tiny", "synthetic", 4, train=4, unrelated=1, sha256="0"), edits, train, unrelated)
 
 
 @pytest.fixture

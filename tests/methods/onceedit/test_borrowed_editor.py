@@ -4,21 +4,21 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_onceedit import FakeContext, hparams_with
 
+from harness import registry
+from harness.api import ArtifactSpec
 from harness.errors import UserError
-from harness.hparams import resolve
 from harness.models.catalogue import ModelRef, reference
+from harness.models.weights import weight_hash
+from harness.suite.hparams import resolve
 from harness.tokens import joint_query
-from methods import registry
-from methods.base import ArtifactSpec
-from methods.common.weights import weight_hash
 from methods.ft_l import FtL
 from methods.onceedit import borrowed
 from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import OnceEdit, edit_artifact
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.rows import negative_prompts
+from tests.helpers.tiny_onceedit import FakeContext, hparams_with
 
 
 class Lending(FakeContext):
@@ -30,17 +30,17 @@ class Lending(FakeContext):
 
 @pytest.fixture(autouse=True, scope="module")
 def _values_for_two_layers():
-    """FT-L as its file has it for `zoo/llama`, on the last of two layers and at a rate that suits random weights."""
+    """FT-L as its file has it for `tiny/llama`, on the last of two layers and at a rate that suits random weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            borrowed, "resolve", lambda method, plugin, _: resolve(method, "zoo/llama", {"layer": 1, "lr": 0.1})
+            borrowed, "resolve", lambda method, plugin, _: resolve(method, "tiny/llama", {"layer": 1, "lr": 0.1})
         )
         yield
 
 
 def artifact(data, **changes):
     hparams = hparams_with(**{"editor": "ft-l", "stop_bce": 0.02, **changes})
-    return edit_artifact(reference("zoo/llama", corpus=data.ref), data.ref, hparams, seed=0)
+    return edit_artifact(reference("tiny/llama", corpus=data.ref), data.ref, hparams, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
     monkeypatch.setattr(FtL, "edit", editing)
     spec = artifact(data)
     assert spec.needs["editor/moments"] == needed
-    assert spec.needs["plugin"].name == "zoo-model"
+    assert spec.needs["plugin"].name == "tiny-model"
     build(spec, Lending(data), tmp_path)
     assert given == {"moments": "moments"}
 
@@ -130,7 +130,7 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
 )
 def test_an_editor_whose_edit_is_not_in_the_weights_is_refused_when_it_is_planned(editor, reason, data):
     with pytest.raises(UserError, match=reason) as caught:
-        OnceEdit(hparams_with(editor=editor)).artifacts(ModelRef("zoo/llama", "zoo", corpus=data.ref), data.ref, 0)
+        OnceEdit(hparams_with(editor=editor)).artifacts(ModelRef("tiny/llama", "trained", corpus=data.ref), data.ref, 0)
     assert {"full", "lora", "ft-l"} <= set(caught.value.fix.removeprefix("editor: one of ").split(", "))
 
 
@@ -142,6 +142,6 @@ def test_a_method_that_is_planned_but_not_built_is_refused_with_that_reason(data
 
 def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
     monkeypatch.setattr(borrowed, "resolve", resolve)
-    assert artifact(data).identity["editor"]["hparams"] == resolve("ft-l", "zoo/llama", {}).values
+    assert artifact(data).identity["editor"]["hparams"] == resolve("ft-l", "tiny/llama", {}).values
     with pytest.raises(UserError, match=r"write methods/hparams/ft-l/qwen2.5-1.5b.yaml"):
         edit_artifact(ModelRef("qwen2.5-1.5b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)

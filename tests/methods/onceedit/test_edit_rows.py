@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_models import tiny_model
-from tiny_onceedit import hparams_with
 
 from methods.onceedit.rows import Row, edit_rows, epoch_batches, negatives_per_epoch
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_onceedit import hparams_with
 
 
 @pytest.mark.parametrize(("ratio", "batch", "edits_per_batch"), [(1, 8, {4}), (4, 5, {1}), (20, 7, {0, 1})])

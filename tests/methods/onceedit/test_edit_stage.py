@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from tiny_onceedit import FakeContext, hparams_with
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
@@ -13,6 +12,7 @@ from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import edit_artifact
 from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest
 from methods.onceedit.rows import negative_prompts
+from tests.helpers.tiny_onceedit import FakeContext, hparams_with
 
 
 def plugin_artifact(data, **changes):

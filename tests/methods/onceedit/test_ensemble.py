@@ -4,17 +4,17 @@ from functools import cache
 
 import pytest
 import torch
-from slow_protocols import generate as own_generation
-from slow_protocols import teacher_forced as own_teacher_forced
-from tiny_models import ARCHITECTURES, tiny_model
-from tiny_onceedit import hparams_with
 
+from harness.models.edited import WeightEditedModel
 from harness.tokens import Query, joint_query
-from methods.common.plain import PlainModel
 from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.vocabulary import Vocabulary
+from tests.helpers.slow_protocols import generate as own_generation
+from tests.helpers.slow_protocols import teacher_forced as own_teacher_forced
+from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_onceedit import hparams_with
 
 QUESTIONS = (
     ("The mother tongue of Danielle Darrieux is", "Iceland"),
@@ -230,7 +230,7 @@ def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, 
     queries = [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
     seen = []
     hook = target.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    for model in (PlainModel(target), pair):
+    for model in (WeightEditedModel(target), pair):
         model.teacher_forced(queries)
         model.generate(queries)
     hook.remove()

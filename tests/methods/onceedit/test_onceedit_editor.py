@@ -6,23 +6,25 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tiny_models import tiny_model
-from tiny_onceedit import hparams_with
 
-from harness.hparams import resolve
+from harness import registry
 from harness.models.catalogue import ModelRef, reference
+from harness.suite.hparams import resolve
 from harness.tokens import joint_query
-from methods import registry
 from methods.onceedit.editor import EDIT, STATE, OnceEdit, state_artifact
 from methods.onceedit.pair import PairState, build
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_onceedit import hparams_with
 
 
 def test_the_registry_knows_it_without_importing_torch():
-    code = "import sys; from methods import registry; registry.get('onceedit'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from harness import registry; registry.find_method('onceedit'); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(registry.__file__).parents[1]).returncode == 0
 
 
-@pytest.mark.parametrize("model", ["llama2-7b", "zoo/llama"])
+@pytest.mark.parametrize("model", ["llama2-7b", "tiny/llama"])
 @pytest.mark.parametrize(
     "variant", [None, "deepen", "deepen+dw", "dw+zero-init", "dw+one-hot", "onceedit+gate", "onceedit+keep"]
 )
@@ -39,26 +41,26 @@ def test_decoders_refuse_what_they_cannot_do(changes):
 
 
 def test_one_edit_serves_every_target_model(data):
-    editor = OnceEdit(hparams_with(plugin="zoo/tinyllama"))
-    specs = [editor.artifacts(reference(name, corpus=data.ref), data.ref, 0) for name in ("zoo/llama", "zoo/gptj")]
+    editor = OnceEdit(hparams_with(plugin="tiny/tinyllama"))
+    specs = [editor.artifacts(reference(name, corpus=data.ref), data.ref, 0) for name in ("tiny/llama", "tiny/gptj")]
     assert specs[0][EDIT].key == specs[1][EDIT].key
     assert specs[0][EDIT].kind == "edit"
     assert specs[0][EDIT].needs["plugin"].inputs["corpus"] == data.ref
-    assert editor.artifacts(reference("zoo/llama", corpus=data.ref), data.ref, 1)[EDIT].key != specs[0][EDIT].key
+    assert editor.artifacts(reference("tiny/llama", corpus=data.ref), data.ref, 1)[EDIT].key != specs[0][EDIT].key
 
 
 def test_all_edits_of_a_pair_share_its_state(data):
-    editor = OnceEdit(hparams_with(plugin="zoo/tinyllama"))
-    llama, gptj = (reference(name, corpus=data.ref) for name in ("zoo/llama", "zoo/gptj"))
+    editor = OnceEdit(hparams_with(plugin="tiny/tinyllama"))
+    llama, gptj = (reference(name, corpus=data.ref) for name in ("tiny/llama", "tiny/gptj"))
     state = editor.artifacts(llama, data.ref, 0)[STATE]
     assert state.key == editor.artifacts(llama, data.ref, 1)[STATE].key
     assert state.key != editor.artifacts(gptj, data.ref, 0)[STATE].key
-    plain = OnceEdit(hparams_with(plugin="zoo/tinyllama", relative="plain"))
+    plain = OnceEdit(hparams_with(plugin="tiny/tinyllama", relative="plain"))
     assert state.key != plain.artifacts(llama, data.ref, 0)[STATE].key
 
 
 def test_a_published_plugin_needs_no_training_of_its_own(data):
-    specs = OnceEdit(hparams_with()).artifacts(reference("zoo/llama", corpus=data.ref), data.ref, 0)
+    specs = OnceEdit(hparams_with()).artifacts(reference("tiny/llama", corpus=data.ref), data.ref, 0)
     assert not specs[EDIT].needs
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
 
 from methods.onceedit import packing
 from methods.onceedit.packing import packed, packed_hidden_at
+from tests.helpers.tiny_models import tiny_model
 
 LENGTHS = (7, 1, 12, 3, 3, 9, 2, 5)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, SENTENCES, tiny_model
 
 from methods.onceedit.plugin import EditedPlugin, add_weight_entry
 from methods.onceedit.vocabulary import readable
+from tests.helpers.tiny_models import ARCHITECTURES, SENTENCES, tiny_model
 
 
 def with_weight_entry(architecture, dtype):

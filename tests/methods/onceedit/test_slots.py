@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from any_architecture import ANY_ARCHITECTURE, N_IDS, any_architecture, hidden_alone, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.onceedit.slots import Slots, common_prefix
+from tests.helpers.any_architecture import ANY_ARCHITECTURE, N_IDS, any_architecture, hidden_alone, tolerance
 
 ids = st.integers(0, N_IDS - 1)
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, SENTENCES, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
@@ -12,6 +11,7 @@ from harness.tokens import Query, joint_query
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
+from tests.helpers.tiny_models import ARCHITECTURES, SENTENCES, tiny_model, tiny_tokenizer
 
 PROMPTS = ("The mother tongue of Danielle Darrieux is", "東京 is the capital of", "Björk was born in")
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
-from tiny_onceedit import hparams_with
 
 from methods.onceedit.rows import Row
 from methods.onceedit.training import Progress, _checkpointed, losses, measured
 from methods.onceedit.weight_entry import append_entry, new_entry
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_onceedit import hparams_with
 
 ROWS = [
     Row((1, 40, 41, 42, 43), 3, 2, True),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from any_architecture import ANY_ARCHITECTURE, N_IDS, any_architecture, hidden_alone, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.onceedit.tree import Tree, hidden_at_ends
+from tests.helpers.any_architecture import ANY_ARCHITECTURE, N_IDS, any_architecture, hidden_alone, tolerance
 
 few = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import sentencepiece
-from real_tokenizers import NAMES, real_tokenizer
-from tiny_models import ARCHITECTURES, SENTENCES, tiny_tokenizer
 
 from methods.onceedit.vocabulary import Vocabulary, readable
+from tests.helpers.real_tokenizers import NAMES, real_tokenizer
+from tests.helpers.tiny_models import ARCHITECTURES, SENTENCES, tiny_tokenizer
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

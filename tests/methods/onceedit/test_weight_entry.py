@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
-from tiny_onceedit import hparams_with
 from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
 from methods.onceedit.forward import hidden_at
 from methods.onceedit.rows import Row
 from methods.onceedit.weight_entry import append_entry, fit_entry, learn_entry, new_entry
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_onceedit import hparams_with
 
 
 def tied(model):

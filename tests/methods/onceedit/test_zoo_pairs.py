@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 
-from harness import hparams
-from harness.artifacts import ArtifactCache, closure
-from harness.context import RunContext
 from harness.data.load import load, resolve
 from harness.models.catalogue import reference
-from harness.progress import ProgressBars
-from harness.store import Store
+from harness.run.context import RunContext
+from harness.run.progress import ProgressBars
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
+from harness.suite import hparams
 from harness.tokens import Query, joint_query
 from methods.onceedit import OnceEdit, OnceEditHparams
 from methods.onceedit.certify import TIE
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
 
 STEPS = 12
-MODELS = ("zoo/llama", "zoo/mistral", "zoo/gptj")
+MODELS = ("tiny/llama", "tiny/mistral", "tiny/gptj")
 
 
 @dataclass
@@ -47,21 +47,23 @@ class Comparing:
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
-    return RunContext(ArtifactCache(Store(tmp_path_factory.mktemp("zoo"))), "cpu", ProgressBars(Console(quiet=True)))
+    return RunContext(
+        ArtifactCache(Store(tmp_path_factory.mktemp("trained"))), "cpu", ProgressBars(Console(quiet=True))
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["plain", "deepen"])
 def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_search(context, rule, capsys):
-    data_ref = resolve("counterfact", "world", 24, train=60, unrelated=20, strip_distractor=True)
+    data_ref = resolve("counterfact", "synthetic", 24, train=60, unrelated=20, strip_distractor=True)
     data = load(data_ref)
-    values = hparams.resolve("onceedit", "zoo/llama", {"relative": rule}).values
+    values = hparams.resolve("onceedit", "tiny/llama", {"relative": rule}).values
     editor = OnceEdit(OnceEditHparams.model_validate(values))
     total = Counter()
     for name in MODELS:
         ref = reference(name, corpus=data_ref)
         needed = editor.artifacts(ref, data_ref, 0)
-        for spec in (spec for root in needed.values() for spec in closure(root)):
+        for spec in (spec for root in needed.values() for spec in root.closure()):
             if not context._artifacts.is_built(spec):
                 context._artifacts.build(spec, context, context.restart(0))
         model = context.load_model(ref)

@@ -1,0 +1,201 @@
+"""A model with a memory beside one of its matrices: each row of a batch is answered by the memory or by the model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import EditedModel, State
+from harness.models.batching import right_padded
+from harness.models.edited import WeightEditedModel
+from harness.models.loaded import LoadedModel
+from harness.models.submodels import part
+from harness.tokens import Query
+
+Reads = Literal["prompt", "sequence", "step"]
+"""Tokens that a decision may read.
+
+`prompt`: the prompt's own; decided where they are read, kept while decoding and never shown the target.
+`sequence`: all; in teacher forcing the target too, so that the answer takes part in the routing, and in generation the text so
+far, all of which is read and answered anew for each id, as without a key-value cache.
+`step`: as `sequence` in teacher forcing; in generation the prompt, and then each decoding step decides anew on its one token.
+"""
+
+Route = TypeVar("Route")
+
+
+class Memory(Protocol[Route]):
+    """What is remembered beside a second feed-forward matrix, and when it answers in the matrix's place.
+
+    Both methods see the matrix at work: its input B × T × K and its output B × T × D. Rows must not depend on each
+    other, nor a row on its padding.
+    """
+
+    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Route:
+        """Decide for each row.
+
+        Args:
+            inputs_BTK, outputs_BTD: of the matrix.
+            read_BT: the tokens that the decision may read, at least one per row.
+
+        Returns:
+            Whatever `answer` and `scope` need to know.
+        """
+        ...
+
+    def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Route) -> Tensor:
+        """What the matrix gives instead.
+
+        Args:
+            inputs_BTK, outputs_BTD: of the matrix.
+            read_BT: the tokens that were decided on just now; none at all while an earlier decision is kept.
+            route: the decision.
+
+        Returns:
+            B × T × D; rows that are not routed to the memory are those of `outputs_BTD`, bit for bit.
+        """
+        ...
+
+    def scope(self, route: Route) -> Tensor:
+        """How far each row is taken for an edit, B values in [0, 1]."""
+        ...
+
+
+class RoutedModel(EditedModel, Generic[Route]):
+    """An `EditedModel` over a loaded model with a memory. Hooks exist only while it answers; weights never change.
+
+    Args:
+        model: the unedited model.
+        layer: the block with the matrix.
+        memory: what is remembered.
+        reads: what decisions may read.
+        diagnostics: what `diagnostics` returns.
+        state: what `state` returns.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        layer: int,
+        memory: Memory[Route],
+        reads: Reads = "prompt",
+        diagnostics: Mapping[str, float] | None = None,
+        state: State | None = None,
+    ) -> None:
+        self._model = model
+        self._plain = WeightEditedModel(model)
+        self._layer = layer % model.n_layers
+        self._memory = memory
+        self._reads = reads
+        self._diagnostics = dict(diagnostics or {})
+        self._state = state or {}
+
+    def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Arg-max id at each target position; the routing reads the target only if `reads` says so."""
+        if self._reads == "prompt":
+            with self._routing([len(query.prompt_ids) for query in queries]):
+                return self._plain.teacher_forced(queries)
+        # The last id of a target is nothing's context, but it is part of the sequence: one place more, to be dropped.
+        longer = [replace(query, target_ids=(*query.target_ids, query.target_ids[-1])) for query in queries]
+        with self._routing([len(query.prompt_ids) + len(query.target_ids) for query in queries]):
+            return [ids[:-1] for ids in self._plain.teacher_forced(longer)]
+
+    def generate(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Greedy continuation of each prompt by as many ids as its target has."""
+        if self._reads == "sequence":
+            return self._generated_afresh(queries)
+        with self._routing([len(query.prompt_ids) for query in queries], decides_each_step=self._reads == "step"):
+            return self._plain.generate(queries)
+
+    def _generated_afresh(self, queries: Sequence[Query]) -> list[list[int]]:
+        """As `generate`: the text so far is a prompt of its own, of which one id is asked."""
+        given: list[list[int]] = [[] for _ in queries]
+        for step in range(max((len(query.target_ids) for query in queries), default=0)):
+            rows = [row for row, query in enumerate(queries) if step < len(query.target_ids)]
+            asked = [
+                replace(queries[row], prompt_ids=(*queries[row].prompt_ids, *given[row]), target_ids=(0,))
+                for row in rows
+            ]
+            with self._routing([len(query.prompt_ids) for query in asked]):
+                for row, ids in zip(rows, self._plain.generate(asked), strict=True):
+                    given[row] += ids
+        return given
+
+    def scope(self, queries: Sequence[Query]) -> list[float]:
+        """How far each prompt, without its target, is taken for an edit; runs no block above the memory's."""
+        if not queries:
+            return []
+        batch = right_padded([query.prompt_ids for query in queries], self._model.device)
+        with self._routing([len(query.prompt_ids) for query in queries]) as decided, torch.no_grad():
+            below = part(self._model, 0, self._layer + 1)
+            below(self._model.embeddings(batch.ids_BT), attention_mask=batch.mask_BT, position_ids=batch.positions_BT)
+        scopes: list[float] = self._memory.scope(decided[-1]).tolist()
+        return scopes
+
+    def diagnostics(self) -> Mapping[str, float]:
+        """The numbers given at construction."""
+        return dict(self._diagnostics)
+
+    def state(self) -> State:
+        """The state given at construction."""
+        return self._state
+
+    @contextmanager
+    def _routing(self, lengths: Sequence[int], decides_each_step: bool = False) -> Iterator[list[Route]]:
+        """Answer with the memory inside the body.
+
+        Args:
+            lengths: for each row, how many of its first tokens a decision reads.
+            decides_each_step: tokens after these are decided on too, each by itself.
+
+        Yields:
+            The decisions, in order.
+        """
+        lengths_B1 = torch.tensor(lengths, device=self._model.device)[:, None]
+        read_BT = torch.empty(0, dtype=torch.bool)
+        decided: list[Route] = []
+
+        def before(_module: nn.Module, _args: tuple[Any, ...], given: dict[str, Any]) -> None:
+            """Which tokens of this forward pass may be read: told by their places, on whichever side the padding is."""
+            nonlocal read_BT
+            positions_BT: Tensor = given["position_ids"]
+            read_BT = given["attention_mask"][:, -positions_BT.shape[1] :].bool()
+            if not (decides_each_step and decided):
+                read_BT = read_BT & (positions_BT < lengths_B1)
+
+        def answer(inputs_BTK: Tensor, outputs_BTD: Tensor) -> Tensor:
+            if not decided or decides_each_step:
+                decided.append(self._memory.route(inputs_BTK, outputs_BTD, read_BT))
+            return self._memory.answer(inputs_BTK, outputs_BTD, read_BT, decided[-1])
+
+        backbone: nn.Module = self._model.model.base_model
+        handle = backbone.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            with output_replaced(matrix(self._model, self._layer), answer):
+                yield decided
+        finally:
+            handle.remove()
+
+
+def matrix(model: LoadedModel, layer: int) -> nn.Linear:
+    """The second feed-forward matrix of a layer: K = d_ff in, D = d_model out."""
+    return cast(nn.Linear, model.module(model.layout.value_matrix, layer))
+
+
+@contextmanager
+def output_replaced(module: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Inside the body `module` gives `answer(input, output)` for its output; afterwards it is as before."""
+    handle = module.register_forward_hook(lambda _module, args, output: answer(args[0], output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def last_of(read_BT: Tensor) -> Tensor:
+    """Column of the last token of each row that is read, B; 0 in a row without any."""
+    columns_T = torch.arange(1, read_BT.shape[1] + 1, device=read_BT.device)
+    return (read_BT * columns_T).argmax(-1)

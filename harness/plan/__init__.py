@@ -1,0 +1,1 @@
+"""From a suite to its cells, artifacts and jobs. Pure: nothing here imports torch or runs anything."""

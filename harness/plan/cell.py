@@ -1,0 +1,128 @@
+"""A cell: one method on one model and one data set, with everything that decides its result and the id that follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
+
+from harness import registry
+from harness.api import ArtifactSpec, Method
+from harness.evaluation import unedited
+from harness.identity import digest
+from harness.models.catalogue import ModelRef, entry
+from harness.records import DataRef, FirstEdits
+from harness.registry import MethodSpec
+from harness.suite.schedule import Schedule
+
+SHARED = 1024
+"""Recipes that cells of one model and data set have in common are made once; so many are remembered."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a suite's axes.
+
+    Attributes:
+        method: the method's spec.
+        label: its name in tables, apart from other entries of the same method.
+        hparams: resolved values; `sources` says where each comes from and is not part of the identity.
+        protocols: names of the evaluation protocols, which carry versions of their own.
+        schedule: fitted to the data.
+        eval_batch: rows per forward pass; part of the identity because rounding depends on it.
+        keep_weights: the edited weights are kept beside the results; in the identity only if they are.
+    """
+
+    method: MethodSpec
+    label: str
+    variant: str | None
+    backend: str
+    hparams: Mapping[str, Any]
+    sources: Mapping[str, str]
+    model: ModelRef
+    data: DataRef
+    protocols: tuple[str, ...]
+    schedule: Schedule
+    seed: int
+    eval_batch: int
+    keep_weights: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
+        artifacts, method = {**self.model.artifacts(), **self.artifacts()}, self.instance()
+        return {
+            "method": {
+                "name": self.method.name,
+                "version": self.method.version,
+                "backend": self.backend,
+                "hparams": dict(self.hparams),
+                **({"code": dict(code)} if (code := method.code_identity()) else {}),
+            },
+            "model": self.model.identity(),
+            "data": self.data.identity(),
+            "protocols": {name: registry.protocols.get(name).version for name in self.protocols},
+            "schedule": self.schedule.identity(),
+            "seed": self.seed,
+            "eval_batch": self.eval_batch,
+            "artifacts": {role: spec.key for role, spec in artifacts.items()},
+            **({"keep_weights": True} if self.keep_weights else {}),
+        }
+
+    @cached_property
+    def cell_id(self) -> str:
+        """sha256 of the identity."""
+        return digest(self.identity())
+
+    @property
+    def folder(self) -> str:
+        """Readable and unique name of the cell's folder."""
+        return f"{self.label}-{self.model.name.replace('/', '_')}-{self.data.name}-{self.cell_id[:12]}"
+
+    def instance(self) -> Method:
+        """The method with this cell's hyper-parameters."""
+        method = registry.find_method(self.method.name, self.backend)
+        return method(method.Hparams.model_validate(self.hparams))
+
+    def artifacts(self) -> Mapping[str, ArtifactSpec]:
+        """What the method needs before it edits, by role."""
+        return self._recipes
+
+    @cached_property
+    def _recipes(self) -> Mapping[str, ArtifactSpec]:
+        return self.instance().artifacts(self.model, self.data, self.seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest: another process finds out for itself whether its code says the same."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def data_at(self, edits: int) -> DataRef:
+        """The records that are scored after so many edits."""
+        return self.data if edits == self.data.edits else FirstEdits.of(self.data, edits)
+
+    def unedited_outputs(self, edits: int) -> ArtifactSpec:
+        """What the unedited model answers to the questions after so many edits; shared by all methods on the model."""
+        return _unedited_outputs(self.model, self.data_at(edits), self.protocols, self.eval_batch)
+
+    def all_unedited_outputs(self) -> list[ArtifactSpec]:
+        """The same for each point that is scored; none for random weights, whose answers mean nothing."""
+        if self.model.weights == "random":
+            return []
+        return [self.unedited_outputs(edits) for edits in self.schedule.points(self.data.edits)]
+
+    def description(self) -> dict[str, Any]:
+        """The content of cell.json: the identity, with what tables need to name it."""
+        identity, method = self.identity(), self.instance()
+        identity["method"] |= {
+            "title": self.method.title,
+            "variant": self.variant,
+            "edits": self.method.edits,
+            "sources": dict(self.sources),
+            "differences": list(method.differences),
+        }
+        identity["model"] |= {"title": entry(self.model.name).title}
+        identity["data"] |= {"title": registry.datasets.get(self.data.name).title}
+        return {"cell_id": self.cell_id, "label": self.label, **identity}
+
+
+@lru_cache(maxsize=SHARED)
+def _unedited_outputs(model: ModelRef, data: DataRef, protocols: tuple[str, ...], eval_batch: int) -> ArtifactSpec:
+    return unedited.artifact(model, data, protocols, eval_batch)

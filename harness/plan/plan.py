@@ -1,0 +1,191 @@
+"""From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from harness import registry
+from harness.api import ArtifactSpec
+from harness.data.load import resolve
+from harness.errors import UserError
+from harness.models import catalogue
+from harness.models.catalogue import ModelRef
+from harness.plan.cell import Cell
+from harness.records import DataRef
+from harness.store.store import Store
+from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A combination of a suite's axes.
+
+    Attributes:
+        title: method, model, data set, and what else tells it apart.
+        backend: whose implementation of the method.
+        cell: None where the combination cannot be a cell here, for the reasons in `missing`.
+        missing: why it cannot run on this machine.
+    """
+
+    title: tuple[str, str, str, str]
+    backend: str
+    cell: Cell | None
+    missing: tuple[str, ...] = ()
+
+
+class Plan:
+    """Cells and artifacts of a suite, and their state in a store.
+
+    Args:
+        suite: what to run.
+        store: where results are, or will be.
+        elsewhere: the device where the cells are to run, if that is not this machine.
+    """
+
+    def __init__(self, suite: Suite, store: Store, elsewhere: Literal["cpu", "cuda"] | None = None) -> None:
+        self.suite = suite
+        self.store = store
+        self.device = elsewhere or _device(suite.device)
+        self._wanted: Callable[[Cell], bool] = lambda cell: True
+        self._data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
+        self._models: dict[tuple[ModelEntry, DataRef], ModelRef] = {}
+        self.cells = [
+            self._planned(method, model, entry, self._data[entry], template, seed)
+            for entry, model, method, template, seed in product(
+                suite.datasets, suite.models, suite.methods, suite.prompts, suite.seeds
+            )
+        ]
+
+    def keep(self, wanted: Callable[[Cell], bool]) -> None:
+        """Leave only these cells to do."""
+        self._wanted = wanted
+
+    @cached_property
+    def runnable(self) -> list[Cell]:
+        """The cells that can run here, each once, ordered so that a model is loaded once for all its methods."""
+        unique = {planned.cell.folder: planned.cell for planned in self.cells if planned.cell and not planned.missing}
+        return list(unique.values())
+
+    def todo(self) -> list[Cell]:
+        """Runnable cells that the store does not hold finished."""
+        there = self.store.cells()
+        return [
+            cell
+            for cell in self.runnable
+            if self._wanted(cell) and not (cell.folder in there and self.store.cell(cell.folder).is_done)
+        ]
+
+    def artifacts(self, cells: Sequence[Cell]) -> list[tuple[ArtifactSpec, int]]:
+        """Artifacts that these cells use and the seed they are built with, each once, needs first."""
+        found: dict[str, tuple[ArtifactSpec, int]] = {}
+        for cell in cells:
+            for root in roots(cell):
+                if root.key not in found:
+                    found |= {spec.key: (spec, cell.seed) for spec in root.closure() if spec.key not in found}
+        return list(found.values())
+
+    def missing(self) -> list[str]:
+        """What this machine lacks, each reason once."""
+        reasons = [reason for planned in self.cells for reason in planned.missing]
+        if self.suite.device == "cuda" and self.device != "cuda":
+            reasons.append("device 'cuda': no NVIDIA driver here")
+        return list(dict.fromkeys(reasons))
+
+    def notes(self) -> list[str]:
+        """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
+        cells = [planned.cell for planned in self.cells if planned.cell]
+        models = dict.fromkeys(cell.model for cell in cells)
+        late = [
+            f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
+            for entry in self.suite.datasets
+            if (beyond := [point for point in self.suite.schedule.score_at if point > entry.edits])
+        ]
+        short = [
+            f"{entry.name}: {there} of {asked} records for '{pool}'"
+            for entry, refs in self._data.items()
+            if not isinstance(refs, str)
+            for ref in [refs["none"]]
+            for pool, asked, there in (("train", entry.train, ref.train), ("unrelated", entry.unrelated, ref.unrelated))
+            if there < asked
+        ]
+        return [*short, *late, *(reason for model in models if (reason := catalogue.availability(model)))]
+
+    def _planned(
+        self, method: MethodEntry, model: ModelEntry, entry: DataEntry, refs: "_Data", template: str, seed: int
+    ) -> PlannedCell:
+        extra = ", ".join(
+            [*([f"prompt {template}"] if template != "none" else []), *([f"seed {seed}"] if seed else [])]
+        )
+        title = (method.label, model.name, entry.name, extra)
+        missing = []
+        if (
+            self.suite.schedule.is_sequential
+            and not registry.find_method(method.name, method.backend).edits_in_sequence()
+        ):
+            missing.append(
+                f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
+            )
+        if isinstance(refs, str):
+            missing.append(refs)
+        if missing or isinstance(refs, str):
+            return PlannedCell(title, method.backend, None, tuple(missing))
+        resolved = method.hparams[model.name]
+        cell = Cell(
+            method=registry.find_method(method.name, method.backend).spec,
+            label=method.label,
+            variant=method.variant,
+            backend=method.backend,
+            hparams=resolved.values,
+            sources=resolved.sources,
+            model=self._model(model, refs["none"]),
+            data=refs[template],
+            protocols=self.suite.protocols,
+            schedule=self.suite.schedule.within(entry.edits),
+            seed=seed,
+            eval_batch=self.suite.eval_batch,
+            keep_weights=self.suite.keep_weights,
+        )
+        try:
+            cell.artifacts()
+        except UserError as error:
+            return PlannedCell(title, method.backend, None, (str(error),))
+        return PlannedCell(title, method.backend, cell)
+
+    def _model(self, entry: ModelEntry, corpus: DataRef) -> ModelRef:
+        """The reference to a model, whose files are looked into once."""
+        if (entry, corpus) not in self._models:
+            self._models[entry, corpus] = _model(entry, corpus)
+        return self._models[entry, corpus]
+
+
+def roots(cell: Cell) -> list[ArtifactSpec]:
+    """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
+    return [*cell.model.artifacts().values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
+
+
+_Data = dict[str, DataRef] | str
+
+
+def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data:
+    """The records under each template (and under none, for the zoo's corpus), or why they are not at hand."""
+    if not entry.source:
+        ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
+        return f"no records of '{entry.name}': no folder given ({ways})"
+    options = {field: getattr(entry, field) for field in ("edits", "split", "train", "unrelated", "strip_distractor")}
+    return {
+        template: resolve(entry.name, entry.source, **options, template=template)
+        for template in dict.fromkeys(["none", *templates])
+    }
+
+
+def _model(entry: ModelEntry, corpus: DataRef) -> ModelRef:
+    return catalogue.reference(entry.name, weights=entry.weights, source=entry.path, dtype=entry.dtype, corpus=corpus)
+
+
+def _device(wanted: str) -> str:
+    """`auto` is CUDA where the driver is loaded; asked of the kernel because torch is slow to import."""
+    has_driver = Path("/proc/driver/nvidia/version").exists()
+    return "cuda" if has_driver and wanted != "cpu" else "cpu"

@@ -1,0 +1,147 @@
+"""What a sequence of edits has done so far: kept after each block, so that a killed run goes on from there.
+
+It lies in a hidden folder beside the cell's: one folder with the state of the edit after the last block, and one with the
+rows of each point that was scored. Each of them appears whole. How far a sequence is stands in the first, and is never
+told from scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.files import write_json
+from harness.identity import file_digest
+from harness.records import Answer
+from harness.store.rows import read_rows, write_rows
+from harness.store.store import Folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = ("weights.safetensors", "state.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What it took to apply a block.
+
+    Attributes:
+        edits: number of edits so far at its end.
+        phases_s: seconds by phase.
+        citable: False for the first block after an interruption: an earlier run may have begun it.
+    """
+
+    edits: int
+    phases_s: dict[str, float]
+    citable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The scores of all edits so far.
+
+    Attributes:
+        rows: one per answer; none for random weights.
+        phases_s: seconds by phase.
+    """
+
+    rows: Sequence[Answer]
+    phases_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a sequence is.
+
+    Attributes:
+        unedited, weights: hash of all weights before the first edit and after the last one.
+        blocks: those that were applied.
+        diagnostics: of the edited model after the last block.
+        resumed: where and when a later run went on, in order.
+    """
+
+    unedited: str
+    weights: str
+    blocks: tuple[Block, ...] = ()
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    resumed: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def edits(self) -> int:
+        """Number of edits so far."""
+        return self.blocks[-1].edits if self.blocks else 0
+
+
+class Checkpoint:
+    """The hidden folder of one sequence.
+
+    Args:
+        root: where it is, or will be.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def progress(self) -> Progress | None:
+        """How far the sequence was when it was last kept; None if it never was."""
+        kept = self._kept()
+        if not kept:
+            return None
+        content = kept[-1].read("progress.json")["progress"]
+        blocks = tuple(Block(**block) for block in content.pop("blocks"))
+        return Progress(**{**content, "blocks": blocks, "resumed": tuple(content["resumed"])})
+
+    def tensors(self, device: str) -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
+        """The changed weights and the state beside them, as they were last kept.
+
+        Raises:
+            UserError: when somebody has changed the files.
+        """
+        from safetensors.torch import load_file
+
+        folder = self._kept()[-1]
+        for name, written in folder.read("progress.json")["files"].items():
+            if file_digest(folder.path / name) != written:
+                raise self.unusable(f"{name} is not what was written")
+        weights, state = (load_file(folder.path / name, device=device) for name in FILES)
+        return weights, state
+
+    def keep(self, progress: Progress, weights: "Mapping[str, Tensor]", state: "Mapping[str, Tensor]") -> None:
+        """Keep the state after a block; what was kept before goes once this one is whole."""
+        from safetensors.torch import save_file
+
+        with Folder(self.root / f"edits-{progress.edits:07d}").writing() as folder:
+            for name, tensors in zip(FILES, (weights, state), strict=True):
+                # each with a storage of its own, which the format asks for
+                save_file({key: value.cpu().clone() for key, value in tensors.items()}, folder / name)
+            files = {name: file_digest(folder / name) for name in FILES}
+            write_json(folder / "progress.json", {"progress": asdict(progress), "files": files})
+        for older in self._kept()[:-1]:
+            older.remove()
+
+    def points(self) -> dict[int, Point]:
+        """What was scored, by the number of edits so far, in order."""
+        folders = [Folder(path) for path in sorted(self.root.glob("point-*"))]
+        return {
+            int(folder.path.name.removeprefix("point-")): Point(
+                read_rows(folder.path / "records.parquet"), folder.read("cost.json")["phases_s"]
+            )
+            for folder in folders
+            if folder.is_done
+        }
+
+    def keep_point(self, edits: int, point: Point) -> None:
+        """Keep the scores after so many edits."""
+        with Folder(self.root / f"point-{edits:07d}").writing() as folder:
+            write_rows(point.rows, folder / "records.parquet")
+            write_json(folder / "cost.json", {"phases_s": point.phases_s})
+
+    def unusable(self, reason: str) -> UserError:
+        """The error that says why a sequence cannot go on, and how to begin it again."""
+        return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root}")
+
+    def _kept(self) -> list[Folder]:
+        folders = [Folder(path) for path in sorted(self.root.glob("edits-*"))]
+        return [folder for folder in folders if folder.is_done]

@@ -1,0 +1,69 @@
+"""What the runner lends to editors and builders: models, records and artifacts, each loaded once while they are needed."""
+
+import dataclasses
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from harness.api import Advance, ArtifactSpec
+from harness.data.load import load as load_records
+from harness.models.catalogue import ModelRef
+from harness.models.loaded import LoadedModel
+from harness.records import DataRef, Dataset, FirstEdits
+from harness.run.cost import PhaseClock
+from harness.run.progress import Bars
+from harness.store.artifacts import ArtifactCache
+
+
+class RunContext:
+    """The `harness.api.Context` of a process that runs cells one after the other."""
+
+    def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars) -> None:
+        self.device = device
+        self.seed = 0
+        self.clock = PhaseClock(device)
+        self._artifacts = artifacts
+        self._bars = bars
+        self._models: dict[ModelRef, LoadedModel] = {}
+        self._data: dict[DataRef, Dataset] = {}
+
+    def restart(self, seed: int) -> PhaseClock:
+        """A fresh clock for the next cell or artifact, and its seed."""
+        self.seed = seed
+        self.clock = PhaseClock(self.device)
+        return self.clock
+
+    def load_model(self, ref: ModelRef) -> LoadedModel:
+        """The model of a reference, unedited. The caller leaves it as it was."""
+        from harness.models.loading import load
+
+        if ref not in self._models:
+            found = ref
+            if trained := ref.artifacts():
+                found = dataclasses.replace(ref, source=str(self.artifact(trained["model"])))
+            self._models[ref] = load(found, self.device)
+        return self._models[ref]
+
+    def keep_models(self, refs: Collection[ModelRef]) -> None:
+        """Forget all models but these. An idle one would count in the next task's peak memory, and may leave it no room."""
+        self._models = {ref: model for ref, model in self._models.items() if ref in refs}
+
+    def forget_models(self) -> None:
+        """Load every model anew from now on: one of them may have been left damaged."""
+        self._models.clear()
+
+    def load_data(self, ref: DataRef) -> Dataset:
+        """The records of a reference."""
+        if isinstance(ref, FirstEdits):
+            return ref.cut(self.load_data(ref.whole))
+        if ref not in self._data:
+            self._data[ref] = load_records(ref)
+        return self._data[ref]
+
+    def artifact(self, spec: ArtifactSpec) -> Path:
+        """The finished folder of an artifact."""
+        return self._artifacts.folder(spec)
+
+    def progress(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        """A progress bar of the run."""
+        return self._bars.bar(description, total)

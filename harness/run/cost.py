@@ -1,0 +1,89 @@
+"""Time and memory of a cell: a synchronised clock over named phases, and the class of device that makes times comparable."""
+
+import contextlib
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from harness.api import Phase
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+class PhaseClock:
+    """Adds up wall-clock seconds per phase; waits for the device at both ends, so that no kernel is charged elsewhere."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._running: Phase | None = None
+
+    @contextlib.contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Count what runs inside towards `name`.
+
+        Raises:
+            RuntimeError: when phases nest: a second would be charged twice.
+        """
+        if self._running:
+            raise RuntimeError(f"phase '{name}' inside phase '{self._running}'")
+        self._running = name
+        self._synchronise()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self._running = None
+
+    def _synchronise(self) -> None:
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+
+def device_class(device: str) -> str:
+    """What a time was measured on: times are only compared within one class."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    import torch
+
+    return f"cpu: {_processor()} × {torch.get_num_threads()} threads"
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Highest memory use so far: of the device where there is one, else of the process."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new measurement where the device allows it; a process's own peak cannot be reset."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def add_phases(*costs: dict[str, Any]) -> dict[str, float]:
+    """Sum of the seconds of several phase tables."""
+    return {name: sum(cost.get(name, 0.0) for cost in costs) for name in PHASES}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

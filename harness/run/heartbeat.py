@@ -1,0 +1,144 @@
+"""A file that says how far a job is, for whoever watches from another machine. Nothing is decided by it alone."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from harness.api import Advance
+from harness.errors import UserError
+from harness.files import write_json
+from harness.run.task import Outcome, Task
+from harness.run.work import Unit
+
+INTERVAL_S = 1.0
+"""The file is written at most so often while tasks run."""
+IDLE_S = 30.0
+"""And at least so often, as a sign of life."""
+PATIENCE_S = 5.0
+"""How long the end of a job waits for a slow file system to take the last beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a job says of itself. Times are UTC, as `datetime.isoformat` writes them.
+
+    Attributes:
+        unit: its name.
+        job: `SLURM_JOB_ID`, or for a job of an array `<array>_<task>`; None elsewhere.
+        done, total: tasks of the unit that have ended, and all.
+        place, title: the task that is running; empty between tasks.
+        since: when it began.
+        step, steps_done, steps_total: progress inside the task; an empty `step` where it shows none.
+    """
+
+    unit: str
+    host: str
+    pid: int
+    job: str | None
+    started: str
+    updated: str
+    done: int
+    total: int
+    place: str = ""
+    title: str = ""
+    since: str = ""
+    step: str = ""
+    steps_done: int = 0
+    steps_total: int = 0
+
+    @classmethod
+    def read(cls, file: Path) -> Self | None:
+        """The last beat; None where there is none, or none that can be read now."""
+        try:
+            return cls(**json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class Heartbeat:
+    """A `harness.run.work.Watcher` that writes beats to a file, from a thread of its own, so that no phase waits for a disk.
+
+    A task may have begun up to `INTERVAL_S` before the file says so. A beat that cannot be written is said once on
+    stderr and changes nothing else.
+    """
+
+    def __init__(self, file: Path, unit: Unit) -> None:
+        self._file = file
+        self._number = {task.place: number for number, task in enumerate(unit.tasks)}
+        now = _now()
+        self._beat = Beat(unit.name, socket.gethostname(), os.getpid(), job_id(), now, now, 0, len(unit.tasks))
+        self._changed, self._ending = threading.Event(), threading.Event()
+        self._has_complained = False
+        self._thread = threading.Thread(target=self._write_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._changed.set()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._changed.set()
+        self._thread.join(PATIENCE_S)
+
+    def began(self, task: Task) -> None:
+        """As `Watcher.began`. Tasks before it have ended, now or in an earlier job."""
+        self._set(done=self._number[task.place], place=task.place, title=task.title, since=_now())
+
+    def ended(self, task: Task, outcome: Outcome) -> None:
+        """As `Watcher.ended`."""
+        self._set(done=self._number[task.place] + 1, place="", title="", since="")
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """As `Bars.bar`; of bars inside each other the inner one is shown."""
+        outer = self._beat
+
+        def advance(steps: int = 1) -> None:
+            self._set(steps_done=self._beat.steps_done + steps)
+
+        self._set(step=description, steps_done=0, steps_total=total)
+        try:
+            yield advance
+        finally:
+            self._set(step=outer.step, steps_done=outer.steps_done, steps_total=outer.steps_total)
+
+    def _set(self, **changes: Any) -> None:
+        self._beat = replace(self._beat, **changes)
+        self._changed.set()
+
+    def _write_on(self) -> None:
+        while not self._ending.is_set():
+            self._changed.wait(IDLE_S)
+            self._changed.clear()
+            self._write()
+            self._ending.wait(INTERVAL_S)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write_json(self._file, asdict(replace(self._beat, updated=_now())))
+        except (OSError, UserError) as error:
+            if not self._has_complained:
+                print(f"{self._file}: progress is not written: {error}", file=sys.stderr)
+            self._has_complained = True
+
+
+def job_id() -> str | None:
+    """The SLURM job that this process belongs to, if it does."""
+    environment = os.environ
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,264 @@
+"""One cell from start to end: load, edit, evaluate, revert, write. Knows no method by name, no launcher, no MLflow."""
+
+import importlib
+import io
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.api import ArtifactSpec, EditedModel, Method
+from harness.data.load import files as data_files
+from harness.errors import UserError
+from harness.evaluation.evaluate import evaluate, question_count
+from harness.evaluation.metrics import aggregate
+from harness.evaluation.scope import scope_metrics
+from harness.evaluation.unedited import UneditedOutputs
+from harness.files import write_json
+from harness.models.loaded import LoadedModel
+from harness.models.weights import FILE, KeptWeights, weight_hash
+from harness.plan.cell import Cell
+from harness.records import Answer, Dataset, EditRequest
+from harness.run.checkpoint import Checkpoint
+from harness.run.context import RunContext
+from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.sequence import Chain, SequenceRun, curve_metrics
+from harness.run.task import BuildArtifact, Outcome, RunCell
+from harness.store import provenance
+from harness.store.artifacts import ArtifactCache
+from harness.store.rows import curve, write_rows
+from harness.store.store import Store
+
+
+class Runner:
+    """Runs the cells and builds the artifacts of one process."""
+
+    def __init__(self, store: Store, context: RunContext) -> None:
+        self._store = store
+        self._artifacts = ArtifactCache(store)
+        self._context = context
+
+    def build(self, spec: ArtifactSpec, seed: int) -> Outcome:
+        """Build an artifact whose needs are built, or record why it is not. Raises only when the store cannot be written."""
+        start = time.perf_counter()
+        task = BuildArtifact(spec, seed)
+        try:
+            self._context.keep_models(task.models)
+            self._build(spec, self._context.restart(seed))
+        except Exception as error:
+            self._context.forget_models()
+            task.fail(self._store, reason := _reason(error), traceback.format_exc())
+            return Outcome(time.perf_counter() - start, reason)
+        return Outcome(time.perf_counter() - start)
+
+    def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
+        module, _, function = spec.builder.partition(":")
+        builder = getattr(importlib.import_module(module), function)
+        with self._store.artifact(spec.name, spec.key).writing() as folder:
+            builder(spec, self._context, folder)
+            write_json(folder / "artifact.json", spec.description())
+            write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device})
+
+    def run(self, cell: Cell) -> Outcome:
+        """Run one cell and write its folder, finished or failed. Raises only when the store cannot be written."""
+        start = time.perf_counter()
+        log = io.StringIO()
+        try:
+            with redirect_stderr(log):
+                edited = self._edit_and_evaluate(cell)
+        except Exception as error:
+            self._context.forget_models()
+            reason = _reason(error)
+            RunCell(cell).fail(self._store, reason, log.getvalue() + traceback.format_exc())
+            return Outcome(time.perf_counter() - start, reason)
+        with self._store.cell(cell.folder).writing() as folder:
+            write_rows(edited.rows, folder / "records.parquet")
+            if cell.schedule.is_sequential:
+                curve(edited.points, edited.place).to_parquet(folder / "curve.parquet", index=False)
+            for name, content in (
+                ("cell", cell.description()),
+                ("metrics", edited.metrics(cell.schedule.is_sequential)),
+                ("cost", edited.cost),
+                ("provenance", edited.provenance),
+            ):
+                write_json(folder / f"{name}.json", content)
+            (folder / "log.txt").write_text(log.getvalue())
+            if edited.kept:
+                edited.kept.write(folder / FILE)
+        self._store.drop_checkpoint(cell.folder)
+        return Outcome(time.perf_counter() - start)
+
+    def _edit_and_evaluate(self, cell: Cell) -> "_Result":
+        started = datetime.now(UTC)
+        context, needed = self._context, cell.artifacts()
+        context.keep_models(RunCell(cell).models)
+        context.restart(cell.seed)
+        model, data = context.load_model(cell.model), context.load_data(cell.data)
+        folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
+        is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
+        bench = _Bench(cell, cell.instance(), model, folders, KeptWeights(model.model) if is_kept else None)
+        before = weight_hash(model.model)
+        shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
+        is_warm = self._warm_up(bench, data, bool(shared))
+        reset_peak_memory(context.device)
+        requests = [record.request() for record in data.edits]
+        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
+        if weight_hash(model.model) != before:
+            raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
+
+        cost = {
+            "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),
+            "edits": len(data.edits),
+            "edit_actions": (shared or edited.acts) if cell.method.edits else [],
+            "device": context.device,
+            "device_class": device_class(context.device),
+            "threads": torch.get_num_threads(),
+            "peak_memory_bytes": peak_memory_bytes(context.device),
+            "warm_up": is_warm,
+            "citable": True,
+            **edited.cost,
+        }
+        origin = {
+            **provenance.environment(),
+            "started": started.isoformat(),
+            "finished": datetime.now(UTC).isoformat(),
+            "data_files": data_files(cell.data),
+            "artifacts": {role: spec.key for role, spec in needed.items()},
+            "weights": before,
+            **bench.method.provenance(),
+            **edited.origin,
+        }
+        place = {record.id: number for number, record in enumerate(data.edits, 1)}
+        return _Result(edited.points, place, edited.diagnostics, cost, origin, bench.kept)
+
+    def _warm_up(self, bench: "_Bench", data: Dataset, is_shared: bool) -> bool:
+        """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
+
+        Returns:
+            Whether it was made: not without another fact, nor where the method refuses it, which says nothing of the others.
+        """
+        records = data.edits if is_shared else data.train[:1]
+        if not bench.cell.method.edits or not records:
+            return False
+        requests = [record.request() for record in records]
+        try:
+            bench.method.edit(bench.model, requests, bench.folders, self._context).revert()
+        except UserError:
+            return False
+        return True
+
+    def _at_once(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+        """All edits in one act, and their scores."""
+        cell, context = bench.cell, self._context
+        clock = context.restart(cell.seed)
+        edited = bench.method.edit(bench.model, requests, bench.folders, context)
+        try:
+            if bench.kept:
+                bench.kept.take()
+            rows = self._evaluate(cell, edited, bench.model, len(requests))
+            diagnostics = dict(edited.diagnostics())
+        finally:
+            edited.revert()
+        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id])
+
+    def _in_sequence(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+        """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
+        cell, context = bench.cell, self._context
+        sequence = SequenceRun(
+            Checkpoint(self._store.checkpoint(cell.folder)),
+            context,
+            cell.seed,
+            lambda edited, edits: self._evaluate(cell, edited, bench.model, edits),
+        )
+        with Chain(bench.method, bench.model, bench.folders, context) as chain:
+            done = sequence.run(chain, requests, cell.schedule)
+            if bench.kept:
+                bench.kept.take()
+        blocks, points = done.progress.blocks, done.points
+        return _Edited(
+            {edits: point.rows for edits, point in points.items()},
+            done.progress.diagnostics,
+            add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
+            [f"{cell.cell_id}:{block.edits}" for block in blocks],
+            {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
+            {"resumed": list(done.progress.resumed)},
+        )
+
+    def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel, edits: int) -> list[Answer]:
+        """All rows of a cell after so many edits; none for random weights, whose answers mean nothing."""
+        if cell.model.weights == "random":
+            return []
+        context = self._context
+        data = context.load_data(cell.data_at(edits))
+        protocols = [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
+        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
+        total = question_count(data, len(protocols) + 1)  # once more for the scope
+        with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
+            return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
+
+
+def _reason(error: Exception) -> str:
+    """One line: what a user can mend, or the name of a bug, whose traceback is in the log."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A cell with all that its edits are made with; `kept` where the edited weights are to be kept."""
+
+    cell: Cell
+    method: Method
+    model: LoadedModel
+    folders: Mapping[str, Path]
+    kept: KeptWeights | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Edited:
+    """What came of the edits of a cell.
+
+    Attributes:
+        points: answers by the number of edits so far; only those after the last edit, if all were one act.
+        acts: ids of the acts of editing.
+        cost, origin: what else is to be said of cost and provenance.
+    """
+
+    points: Mapping[int, Sequence[Answer]]
+    diagnostics: Mapping[str, float]
+    phases_s: dict[str, float]
+    acts: list[str]
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What is written of a cell; `place` is the number of each record's edit, from 1, `kept` its edited weights."""
+
+    points: Mapping[int, Sequence[Answer]]
+    place: Mapping[str, int]
+    diagnostics: Mapping[str, float]
+    cost: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    kept: KeptWeights | None
+
+    @property
+    def rows(self) -> Sequence[Answer]:
+        """Answers after the last edit."""
+        return self.points[max(self.points)]
+
+    def metrics(self, is_sequential: bool) -> dict[str, Any]:
+        """The content of metrics.json: after the last edit, and along a sequence."""
+        metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
+        if scope := scope_metrics(self.rows):
+            metrics["scope"] = scope
+        if is_sequential and self.rows:
+            metrics["curve"] = curve_metrics(self.points, self.place)
+        return metrics

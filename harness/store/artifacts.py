@@ -1,0 +1,44 @@
+"""The content-addressed cache of what is expensive: built once, charged to all cells that use it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.api import ArtifactSpec
+from harness.errors import UserError
+from harness.identity import digest
+from harness.store.store import Store
+
+
+class ArtifactCache:
+    """Artifacts of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def is_built(self, spec: ArtifactSpec) -> bool:
+        """Whether the finished artifact lies in the store."""
+        return self._store.artifact(spec.name, spec.key).is_done
+
+    def folder(self, spec: ArtifactSpec) -> Path:
+        """The finished artifact's folder.
+
+        Raises:
+            UserError: when the folder's content was not made by this identity (somebody edited it).
+            FileNotFoundError: when it is not built.
+        """
+        folder = self._store.artifact(spec.name, spec.key)
+        if not folder.is_done:
+            raise FileNotFoundError(f"artifact {spec.name}/{spec.key} is not built")
+        kept = folder.read("artifact.json")
+        if digest([kept["name"], kept["identity"]]) != digest([spec.name, spec.identity]):
+            raise UserError(f"{folder.path}: its content does not match its key", fix=f"rm -r {folder.path}")
+        return folder.path
+
+    def phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
+        """Seconds per phase that these artifacts and all they need have cost; stand-in models cost nothing."""
+        total: dict[str, float] = {}
+        for spec in {need.key: need for root in specs for need in root.closure()}.values():
+            if spec.kind != "model":
+                for phase, seconds in self._store.artifact(spec.name, spec.key).read("cost.json")["phases_s"].items():
+                    total[phase] = total.get(phase, 0.0) + seconds
+        return total

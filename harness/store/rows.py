@@ -1,0 +1,46 @@
+"""Scored answers as tables on the disk, and back without a bit lost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pandas as pd
+
+from harness.records import Answer
+
+COLUMNS = [field.name for field in fields(Answer)]
+
+
+def frame(rows: Sequence[Answer]) -> pd.DataFrame:
+    """One line per answer."""
+    return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
+
+
+def write_rows(rows: Sequence[Answer], file: Path) -> None:
+    """Write answers as Parquet."""
+    frame(rows).to_parquet(file, index=False)
+
+
+def read_rows(file: Path) -> list[Answer]:
+    """The answers that `write_rows` wrote."""
+    return [
+        Answer(**{str(name): value for name, value in row.items()}) for row in pd.read_parquet(file).to_dict("records")
+    ]
+
+
+def curve(points: Mapping[int, Sequence[Answer]], place: Mapping[str, int]) -> pd.DataFrame:
+    """The answers at all points of a sequence.
+
+    Args:
+        points: answers by the number of edits so far.
+        place: number of each record's edit, from 1.
+
+    Returns:
+        As `frame`, with `edits`, the number of edits so far, and `edit`, that of the record's own; 0 for a record that is
+        not edited.
+    """
+    parts = [frame(rows) for rows in points.values()]
+    for part, edits in zip(parts, points, strict=True):
+        part.insert(0, "edits", edits)
+        part.insert(1, "edit", [place.get(record, 0) for record in part["record_id"]])
+    return pd.concat(parts, ignore_index=True)

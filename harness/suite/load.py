@@ -1,0 +1,170 @@
+"""From a suite file to a `Suite`: bases merged, sweep multiplied out, names checked, scale laid over, options set."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import registry
+from harness.errors import UserError
+from harness.suite import hparams
+from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
+from harness.suite.names import check_names, chosen, read_filters
+from harness.suite.scale import Scale, load_scale
+from harness.suite.schedule import Schedule
+from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm, Wanted
+from harness.suite.sweep import expand
+from harness.yaml_source import Located, merge, read_chain, validate
+
+
+def load_suite(
+    path: Path | str,
+    *,
+    scale: str | None = None,
+    only: Sequence[str] = (),
+    data: str | None = None,
+    edits: int | None = None,
+    backend: Wanted | None = None,
+) -> Suite:
+    """Read a suite and settle everything in it.
+
+    Args:
+        path: the suite file.
+        scale: a file of `suites/scales/` by name; None or `paper` runs the suite as written.
+        only: filters like `method=none,ft-l`; of `model`, `method` (name or label) and `dataset`.
+        data: folder of upstream files for data sets that name none themselves. After it come the environment
+            variable HARNESS_DATA, then the scale's source, then nothing: the plan reports such data as missing.
+        edits: this many edits of every data set, whatever suite and scale say.
+        backend: of all methods whose entry names none, whatever suite and scale say.
+
+    Raises:
+        UserError: one line with file, line, key and a suggestion, for whatever is wrong in the files or filters.
+    """
+    if edits is not None and edits < 1:
+        raise UserError(f"--edits {edits}: at least one edit is needed")
+    document, form = _read(Path(path))
+    check_names(document, form)
+    overlay = load_scale(scale)
+    laid, schedule = overlay.form.set, _schedule(form)
+    wanted = read_filters(only)
+    backend = backend or laid.backend or form.backend
+
+    models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
+    models = chosen(models, "model", wanted, lambda entry: {entry.name, entry.asked})
+    models = [entry for index, entry in enumerate(models) if not any(map(entry.is_same_as, models[:index]))]
+    methods = chosen(list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown})
+    datasets = [
+        overlay.data(
+            _data_entry(document, index, entry, data),
+            edits,
+            has_split="split" in entry.model_fields_set,
+            is_sequential=schedule.is_sequential,
+        )
+        for index, entry in enumerate(form.datasets)
+    ]
+    datasets = chosen(datasets, "dataset", wanted, lambda entry: {entry.name})
+    return Suite(
+        name=form.name,
+        description=form.description,
+        file=str(path),
+        scale=overlay.name,
+        models=tuple(models),
+        methods=tuple(_method_entry(document, index, entry, models, overlay, backend) for index, entry in methods),
+        datasets=tuple(dict.fromkeys(datasets)),
+        protocols=tuple(form.protocols),
+        prompts=tuple(laid.prompts or form.prompts),
+        seeds=tuple(form.seeds),
+        schedule=schedule,
+        keep_weights=form.keep_weights,
+        eval_batch=laid.eval_batch or form.eval_batch,
+        launch=laid.launch or form.launch,
+        device=laid.device or form.device,
+        threads=laid.threads or form.threads,
+        tables=tuple(form.tables),
+    )
+
+
+def _read(path: Path) -> tuple[Located, SuiteForm]:
+    chain = read_chain(path)
+    document = chain[0]
+    for over in chain[1:]:
+        document = merge(document, over)
+    if "name" in document.value and "name" not in chain[-1].value:
+        raise UserError(f"{path}:1: a suite that extends another needs a name of its own, or it would take its results")
+    schema_command = "python -m harness schema"
+    form = validate(SuiteForm, document, fix=schema_command)
+    expanded = expand(document, form)
+    return expanded, validate(SuiteForm, expanded, fix=schema_command)
+
+
+def _folder(document: Located, axis: str, index: int) -> str:
+    """The `path` of an entry, which must be a folder; empty where none is written."""
+    entry = document.at((axis, index)).value
+    if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
+        return ""
+    return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path")
+
+
+def _existing(name: str, origin: str) -> str:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
+    return str(folder)
+
+
+def _model_entry(document: Located, index: int, entry: ModelForm) -> ModelEntry:
+    return ModelEntry(entry.name, entry.name, _folder(document, "models", index), entry.weights, entry.dtype)
+
+
+def _data_entry(document: Located, index: int, entry: DataForm, data: str | None) -> DataEntry:
+    source = _folder(document, "datasets", index)
+    environment = os.environ.get("HARNESS_DATA")
+    if not source and data:
+        source = _existing(data, "--data")
+    elif not source and environment:
+        source = _existing(environment, "HARNESS_DATA")
+    return DataEntry(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor)
+
+
+def _method_entry(
+    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale, wanted: Wanted
+) -> MethodEntry:
+    at = document.at(("methods", index))
+    backend = _backend(entry, wanted, at.at(("backend",)))
+    twice = entry.loose.keys() & entry.hparams.keys()
+    if twice:
+        raise UserError(f"{at.where}: methods[{index}]: '{min(twice)}' stands beside the name and under hparams too")
+    written = {**entry.loose, **entry.hparams}
+    where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
+    options = {key: overlay.option(value) for key, value in written.items()}
+    where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
+    resolved = {
+        model.name: hparams.resolve(
+            entry.name,
+            model.name,
+            options,
+            variant=entry.variant,
+            where=where,
+            at=at.at(("variant",)).where,
+            neighbours=MethodForm.model_fields,
+            backend=backend,
+        )
+        for model in models
+    }
+    return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved)
+
+
+def _backend(entry: MethodForm, wanted: Wanted, at: Located) -> str:
+    """Whose implementation an entry is; one that asks for EasyEdit's itself must get it."""
+    if entry.backend == "easyedit" and entry.name not in registry.implementations("easyedit").all():
+        there = ", ".join(registry.implementations("easyedit").all())
+        raise UserError(
+            f"{at.where}: EasyEdit's '{entry.name}' is not used here; there is: {there}", fix="backend: native"
+        )
+    return registry.choose_backend(entry.name, entry.backend or wanted)
+
+
+def _schedule(form: SuiteForm) -> Schedule:
+    if isinstance(form.schedule, Sequential):
+        return Schedule("sequential", form.schedule.sequential.block, tuple(form.schedule.sequential.score_at))
+    return Schedule()

@@ -1,0 +1,39 @@
+"""Small checkpoints that a worker can load by their reference, and modules for it to find."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.models.catalogue import ModelRef
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
+from tests.helpers.support import write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    """A folder with a two-layer checkpoint for each architecture."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for architecture in ("llama", "mistral", "gptj"):
+        write_checkpoint(folder / architecture, architecture)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(checkpoints):
+    """Loads one of them, in float32 unless told."""
+
+    def loaded(architecture: str, dtype: str = "float32") -> LoadedModel:
+        torch.set_num_threads(1)
+        reference = ModelRef(f"tiny/{architecture}", "pretrained", source=str(checkpoints / architecture), dtype=dtype)
+        return load(reference, "cpu")
+
+    return loaded
+
+
+@pytest.fixture(autouse=True)
+def _tests_are_importable_in_the_worker(monkeypatch):
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

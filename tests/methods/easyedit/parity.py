@@ -1,0 +1,81 @@
+"""Facts in the words of small tokenizers, and how far apart two implementations move the same weights."""
+
+import dataclasses
+import json
+
+import torch
+from safetensors.torch import save_file
+
+from harness.data.load import load as load_data
+from harness.data.load import resolve
+from harness.models.catalogue import ModelRef
+from harness.models.loading import load
+from harness.models.random_weights import random_model
+from methods.common import moments, prefixes
+from tests.helpers.support import small_entry, small_tokenizer
+from tests.helpers.tiny_rome import TinyContext, random_moment
+
+CONTEXT = TinyContext()
+GROUPS = [[5, 1], [10, 1]]
+TEXTS = [f"{word} of {end}. " for end in ("the city", "all that was said") for word in prefixes.WORDS]
+
+
+def three_layers(folder, architecture):
+    """A checkpoint with a block behind two that are edited: in the last one, most answers cannot depend on an edit."""
+    model = random_model(dataclasses.replace(small_entry(architecture), n_layers=3), "float32", torch.device("cpu"), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder / architecture)
+    small_tokenizer(architecture).save_pretrained(folder / architecture)
+    torch.set_num_threads(1)
+    return load(
+        ModelRef(f"tiny/{architecture}", "pretrained", source=str(folder / architecture), dtype="float32"), "cpu"
+    )
+
+
+def facts(count=4):
+    """Requests of the built-in world, whose answers have several tokens."""
+    return [record.request() for record in load_data(resolve("counterfact", "synthetic", 8, train=8)).edits[:count]]
+
+
+def write_prefixes(folder, texts=TEXTS, groups=GROUPS):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / prefixes.FILE).write_text(json.dumps({"groups": groups, "prefixes": texts}))
+    return folder
+
+
+def write_moments(folder, model, layers, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer in layers:
+        lower_KK = torch.linalg.cholesky(random_moment(model.value_matrix(layer)[1].shape[1], seed + layer)).float()
+        save_file({"lower": lower_KK.contiguous()}, folder / moments.file_name(layer))
+    (folder / moments.FILE).write_text(json.dumps({"tokens": 123}))
+    return folder
+
+
+def artifacts_of(model, folder, layers, seed=0):
+    """Prefixes and statistics for ROME and MEMIT, written by hand, others for each seed."""
+    return {
+        "prefixes": write_prefixes(folder / "prefixes", TEXTS[seed:] + TEXTS[:seed]),
+        "moments": write_moments(folder / "moments", model, layers, 7 * seed),
+    }
+
+
+def changes(editor, model, requests, artifacts):
+    """What an edit adds to each parameter that it changes; the model is as it was."""
+    before = {name: value.detach().clone() for name, value in model.model.named_parameters()}
+    edited = editor.edit(model, requests, artifacts, CONTEXT)
+    moved = {name: value.detach() - before[name] for name, value in model.model.named_parameters()}
+    edited.revert()
+    assert all(torch.equal(value, before[name]) for name, value in model.model.named_parameters())
+    return {name: value for name, value in moved.items() if value.any()}
+
+
+def apart(first, second):
+    """‖first - second‖ / ‖second‖ over all parameters (Frobenius)."""
+    assert first.keys() == second.keys()
+    assert second
+    difference = sum((first[name] - second[name]).double().square().sum() for name in second)
+    return float((difference / sum(value.double().square().sum() for value in second.values())).sqrt())

@@ -1,0 +1,68 @@
+"""A checkout that is gone or another one by the time a cell runs. None of EasyEdit's code is needed."""
+
+import shutil
+
+import pytest
+from rich.console import Console
+
+from harness.plan.plan import Plan
+from harness.run.context import RunContext
+from harness.run.progress import ProgressBars
+from harness.run.runner import Runner
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
+from harness.suite import load_suite
+from methods.easyedit import checkout
+from tests.helpers.fake_checkout import pinned, write_checkout
+from tests.helpers.support import write_home, write_suite
+
+FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    return pinned(write_checkout(tmp_path / "checkout"), monkeypatch)
+
+
+@pytest.fixture
+def plan(source, tmp_path):
+    """One cell by EasyEdit, with all that it needs but EasyEdit."""
+    (home := tmp_path / "home").mkdir()
+    write_home(home)
+    suite = write_suite(
+        home / "one.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        methods=[FT_L | {"backend": "easyedit"}],
+    )
+    made = Plan(load_suite(suite), Store(tmp_path / "store"))
+    assert made.missing() == []
+    return made
+
+
+def remove(source):
+    shutil.rmtree(source)
+
+
+def change(source):
+    (source / "easyeditor" / "util.py").write_text("# changed meanwhile\n")
+
+
+@pytest.mark.parametrize("happens", [remove, change])
+def test_a_checkout_that_is_not_the_planned_one_any_more_fails_the_cell_in_one_line(plan, source, happens):
+    """Its name says which code has made a cell, so that no other may."""
+    (cell,) = plan.runnable
+    runner = Runner(plan.store, RunContext(ArtifactCache(plan.store), "cpu", ProgressBars(Console(quiet=True))))
+    for spec, seed in plan.artifacts([cell]):
+        assert runner.build(spec, seed).reason is None
+    folder = cell.folder
+    happens(source)
+    reason = runner.run(cell).reason
+    assert "is not what this process began with" in reason
+    assert "\n" not in reason
+    assert plan.store.cell(folder).failure == reason
+
+
+def test_what_was_found_stays_the_answer_of_a_process(source):
+    found = checkout.find()
+    remove(source)
+    assert checkout.find() == found

@@ -1,0 +1,283 @@
+"""From a suite to cells: what makes an identity, what is shared, what is done, what is missing."""
+
+import dataclasses
+import shutil
+
+import pytest
+import yaml
+
+from harness import registry
+from harness.api import ArtifactSpec
+from harness.plan.cell import Cell
+from harness.plan.estimate import memory_bytes, seconds
+from harness.plan.plan import Plan, roots
+from harness.store.store import Store
+from harness.suite import load_suite
+from harness.suite.schedule import Schedule
+from tests.helpers.support import write_home, write_suite
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+@pytest.fixture
+def plan_of(home, tmp_path):
+    """The plan of a suite that lies beside the checkpoints."""
+
+    def made(file="small.yaml", **changes) -> Plan:
+        suite = write_suite(home / "other.yaml", **changes) if changes else home / file
+        return Plan(load_suite(suite), Store(tmp_path / "store"))
+
+    return made
+
+
+@pytest.fixture
+def cell(plan_of):
+    return next(cell for cell in plan_of().runnable if cell.label == "ft-l")
+
+
+CHANGES = {
+    "the method's version": lambda cell: {"method": dataclasses.replace(cell.method, version=cell.method.version + 1)},
+    "the method": lambda cell: {"method": dataclasses.replace(cell.method, name="none"), "hparams": {}},
+    "a hyper-parameter": lambda cell: {"hparams": {**cell.hparams, "lr": 0.02}},
+    "the weights of the model": lambda cell: {"model": dataclasses.replace(cell.model, sha256="0")},
+    "the kind of weights": lambda cell: {"model": dataclasses.replace(cell.model, weights="random")},
+    "the precision": lambda cell: {"model": dataclasses.replace(cell.model, dtype="bfloat16")},
+    "what a zoo model learns": lambda cell: {"model": dataclasses.replace(cell.model, corpus=cell.data)},
+    "the records": lambda cell: {"data": dataclasses.replace(cell.data, sha256="0")},
+    "the number of edits": lambda cell: {"data": dataclasses.replace(cell.data, edits=7)},
+    "the prompt template": lambda cell: {"data": dataclasses.replace(cell.data, template="paper")},
+    "the protocols": lambda cell: {"protocols": cell.protocols[:1]},
+    "the schedule": lambda cell: {"schedule": Schedule("sequential", 4, (8,))},
+    "the size of a block": lambda cell: {"schedule": Schedule("sequential", 2, (8,))},
+    "the points that are scored": lambda cell: {"schedule": Schedule("sequential", 4, (4, 8))},
+    "the seed": lambda cell: {"seed": 1},
+    "rows per forward pass": lambda cell: {"eval_batch": 17},
+    "that the weights are kept": lambda cell: {"keep_weights": True},
+}
+
+NO_CHANGES = {
+    "the label": lambda cell: {"label": "again"},
+    "the name of a variant": lambda cell: {"variant": "same values"},
+    "where values come from": lambda cell: {"sources": {}},
+    "where the model lies": lambda cell: {"model": dataclasses.replace(cell.model, source="/elsewhere")},
+    "where the records lie": lambda cell: {"data": dataclasses.replace(cell.data, source="/elsewhere")},
+    "a name in a table": lambda cell: {"method": dataclasses.replace(cell.method, title="FT-L!", family="other")},
+    "the order of hyper-parameters": lambda cell: {"hparams": dict(reversed(cell.hparams.items()))},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changes_results_changes_the_id(what, cell):
+    assert dataclasses.replace(cell, **CHANGES[what](cell)).cell_id != cell.cell_id
+
+
+def test_no_two_changes_make_one_id(cell):
+    assert len({dataclasses.replace(cell, **change(cell)).cell_id for change in CHANGES.values()}) == len(CHANGES)
+
+
+@pytest.mark.parametrize("what", NO_CHANGES)
+def test_what_changes_no_result_leaves_the_id(what, cell):
+    assert dataclasses.replace(cell, **NO_CHANGES[what](cell)).cell_id == cell.cell_id
+
+
+def test_every_field_of_a_cell_is_either_in_the_id_or_known_to_change_nothing(cell):
+    """A field that is added later is named here, on purpose."""
+    in_id = {"method", "backend", "hparams", "model", "data", "protocols", "schedule", "seed", "eval_batch"}
+    in_id |= {"keep_weights"}
+    assert {field.name for field in dataclasses.fields(cell)} == in_id | {"label", "variant", "sources"}
+
+
+def test_the_version_of_a_protocol_is_in_the_id(cell, monkeypatch):
+    name = cell.protocols[0]
+    newer = type("Newer", (), {"version": registry.protocols.get(name).version + 1})()
+    fresh = dataclasses.replace(cell)
+    monkeypatch.setitem(registry.protocols._items, name, newer)
+    assert fresh.cell_id != cell.cell_id
+
+
+def test_another_recipe_of_an_artifact_makes_another_cell(cell, monkeypatch):
+    def artifacts_of(recipe):
+        return lambda self: {"net": ArtifactSpec("net", "setup", {"recipe": recipe}, "nowhere:build")}
+
+    ids = []
+    for recipe in (1, 2):
+        monkeypatch.setattr(Cell, "artifacts", artifacts_of(recipe))
+        ids.append(dataclasses.replace(cell).cell_id)
+    assert ids[0] != ids[1]
+
+
+def test_device_threads_and_launcher_are_not_in_the_id(plan_of):
+    ids = {cell.cell_id for cell in plan_of().runnable}
+    assert {cell.cell_id for cell in plan_of(threads=2, device="auto").runnable} == ids
+    assert {cell.cell_id for cell in plan_of(launch="a100").runnable} == ids
+
+
+def test_a_copy_of_records_and_models_makes_the_same_cells(home, plan_of, tmp_path):
+    for name in ("llama", "gptj", "records"):
+        shutil.copytree(home / name, tmp_path / name)
+    moved = write_suite(tmp_path / "small.yaml")
+    there = Plan(load_suite(moved), Store(tmp_path / "store")).runnable
+    assert [cell.folder for cell in there] == [cell.folder for cell in plan_of().runnable]
+
+
+def test_the_records_decide_the_id_and_not_the_rest_of_their_file(home, plan_of, tmp_path):
+    import json
+
+    folder = tmp_path / "records"
+    shutil.copytree(home / "records", folder)
+    file = folder / "counterfact.json"
+    rows = json.loads(file.read_text())
+    ids = {cell.cell_id for cell in plan_of().runnable}
+    data = {"name": "counterfact", "path": str(folder), "edits": 8, "train": 8, "unrelated": 4}
+    rows[0]["requested_rewrite"]["target_new"]["str"] = "Atlantis"
+    file.write_text(json.dumps(rows))
+    changed = {cell.cell_id for cell in plan_of(datasets=[data]).runnable}
+    assert not changed & ids
+
+
+def test_cells_are_the_product_of_the_axes_one_model_after_the_other(plan_of):
+    made = plan_of(prompts=["none", "paper"], seeds=[0, 1])
+    assert len(made.cells) == len(made.runnable) == 2 * 2 * 2 * 2
+    models = [cell.model.name for cell in made.runnable]
+    assert models == ["tiny/llama"] * 8 + ["tiny/gptj"] * 8
+    assert len({cell.folder for cell in made.runnable}) == 16
+    assert {planned.title[3] for planned in made.cells} == {"", "seed 1", "prompt paper", "prompt paper, seed 1"}
+
+
+def test_one_method_under_two_labels_is_two_folders(plan_of):
+    """The manifest names both, so both must come to be."""
+    made = plan_of(methods=["none", {"name": "none", "label": "again"}])
+    assert [cell.label for cell in made.runnable] == ["none", "again"] * 2
+    assert len({cell.cell_id for cell in made.runnable}) == 2
+
+
+def test_methods_on_one_model_share_the_unedited_answers_and_each_need_is_built_before_its_user(plan_of):
+    made = plan_of()
+    assert [spec.name for spec, _ in made.artifacts(made.runnable)] == ["unedited-outputs"] * 2
+    seen = set()
+    for spec, _ in made.artifacts(made.runnable):
+        assert all(need.key in seen for need in spec.needs.values())
+        seen.add(spec.key)
+
+
+def test_one_edit_of_the_plug_in_serves_all_target_models_of_a_data_set(tmp_path):
+    suite = load_suite("suites/main_table.yaml", scale="mini", only=["method=onceedit"], edits=5)
+    made = Plan(suite, Store(tmp_path))
+    edits = {spec.key for cell in made.runnable for spec in cell.artifacts().values() if spec.kind == "edit"}
+    assert (len(made.runnable), len(edits)) == (6, 2)
+    order = [spec.key for spec, _ in made.artifacts(made.runnable)]
+    for cell in made.runnable:
+        for root in roots(cell):
+            places = [order.index(spec.key) for spec in root.closure()]
+            assert places[-1] == max(places)
+    models = [spec for spec, _ in made.artifacts(made.runnable) if spec.kind == "model"]
+    assert len(models) == 2 * 4, "three target models and one plug-in, each trained once per data set"
+
+
+def test_random_weights_need_no_unedited_answers(plan_of):
+    made = plan_of(models=[{"name": "llama2-7b", "weights": "random"}])
+    assert [root.name for cell in made.runnable for root in roots(cell)] == []
+
+
+def test_a_finished_cell_is_not_to_do_and_a_failed_one_is(plan_of):
+    made = plan_of()
+    first, second, *rest = made.runnable
+    with made.store.cell(first.folder).writing():
+        pass
+    with made.store.cell(second.folder).failing("it rained"):
+        pass
+    assert made.todo() == [second, *rest]
+    made.keep(lambda cell: made.store.cell(cell.folder).failure is not None)
+    assert made.todo() == [second]
+
+
+def test_what_is_missing_is_said_once_and_keeps_its_place_in_the_list(home, tmp_path, monkeypatch):
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    made = Plan(load_suite("suites/main_table.yaml"), Store(tmp_path))
+    methods = [entry.label for entry in made.suite.methods]
+    assert {planned.title[:3] for planned in made.cells} == {
+        (method, model, data)
+        for method in methods
+        for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b")
+        for data in ("zsre", "counterfact")
+    }
+    assert len(methods) >= 7
+    assert made.runnable == []
+    reasons = made.missing()
+    assert len(reasons) == len(set(reasons))
+    assert sum("no folder given" in reason for reason in reasons) == 2
+
+
+def test_a_weight_file_that_must_be_downloaded_is_a_note_and_not_an_obstacle(home, plan_of, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    made = plan_of(models=["llama2-7b"])
+    assert made.runnable
+    assert made.notes() == ["meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"]
+
+
+SEQUENCE = {"sequential": {"block": 2, "score_at": [2, 5]}}
+
+
+def test_a_sequential_cell_needs_the_unedited_answers_at_each_of_its_points(plan_of):
+    cell = plan_of(schedule=SEQUENCE).runnable[0]
+    assert cell.schedule == Schedule("sequential", 2, (2, 5, 8))
+    answers = [root for root in roots(cell) if root.name == "unedited-outputs"]
+    assert [answer.identity["data"].get("so_far") for answer in answers] == [2, 5, None]
+    batch = plan_of().runnable[0]
+    assert answers[-1].key == batch.unedited_outputs(8).key, "those at the end are the same as of a batch"
+
+
+def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_one_line(plan_of, home):
+    plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
+    made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", plug_in])
+    assert made.missing() == ["method 'onceedit' makes all its edits in one act and cannot go on from them in sequence"]
+    assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
+    assert not plan_of(methods=["none", plug_in], models=["tiny/llama"]).missing()
+
+
+def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):
+    made = plan_of(schedule={"sequential": {"block": 4, "score_at": [4, 10, 20]}})
+    assert made.notes() == ["counterfact: score_at 10, 20 is beyond its 8 edits; the last point is there"]
+    assert {cell.schedule for cell in made.runnable} == {Schedule("sequential", 4, (4, 8))}
+
+
+def test_every_method_of_the_sequential_suite_can_go_on_from_its_edits(tmp_path):
+    made = Plan(load_suite("suites/sequential.yaml", scale="mini"), Store(tmp_path))
+    assert not [reason for reason in made.missing() if "in sequence" in reason]
+    assert {planned.cell.data.edits for planned in made.cells if planned.cell} == {100}
+    assert {planned.cell.schedule.score_at for planned in made.cells if planned.cell} == {(10, 20, 50, 100)}
+
+
+def test_each_point_adds_to_the_estimate(plan_of):
+    batch, sequence = (plan_of(**more).runnable[0] for more in ({"eval_batch": 16}, {"schedule": SEQUENCE}))
+    assert seconds(sequence, "cpu") > seconds(batch, "cpu")
+
+
+def test_estimates_grow_with_model_and_edits(plan_of):
+    small = plan_of().runnable[0]
+    large = plan_of(models=[{"name": "llama2-7b", "weights": "random"}]).runnable[0]
+    assert 13 * 2**30 < memory_bytes(large) < 20 * 2**30
+    assert memory_bytes(small) < 2 * 2**30
+    assert seconds(large, "cuda") < seconds(large, "cpu")
+    assert seconds(small, "cpu") < seconds(large, "cpu")
+
+
+def test_another_backend_has_the_model_twice(cell):
+    assert memory_bytes(dataclasses.replace(cell, backend="easyedit")) == 2 * memory_bytes(cell)
+
+
+def test_the_same_suite_read_twice_has_the_same_ids(home, plan_of):
+    text = yaml.safe_load((home / "small.yaml").read_text())
+    reordered = dict(reversed(text.items()))
+    (home / "reordered.yaml").write_text(yaml.safe_dump(reordered, sort_keys=False))
+    assert [c.cell_id for c in plan_of("reordered.yaml").runnable] == [c.cell_id for c in plan_of().runnable]
+
+
+def test_a_gpu_that_is_elsewhere_is_not_missed_here(home, tmp_path):
+    suite = load_suite(write_suite(home / "other.yaml", device="cuda"))
+    assert Plan(suite, Store(tmp_path), elsewhere="cuda").missing() == []

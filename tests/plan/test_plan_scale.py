@@ -1,0 +1,69 @@
+"""Ten thousand cells: the work per cell is counted, not timed."""
+
+import pickle
+
+import pytest
+
+from harness import identity as canonical
+from harness.plan.describe import FEW
+from harness.plan.plan import Plan
+from harness.run.work import to_do, waves
+from harness.store.store import Store
+from harness.suite import load_suite
+from tests.helpers.support import write_home, write_suite
+
+SEEDS = 200
+HASHES_PER_CELL = 2
+"""Its own id; the recipes of ft-l and none are shared, and so are hashes of shared ones."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+@pytest.fixture
+def suite(home):
+    return write_suite(home / "many.yaml", seeds=list(range(SEEDS)))
+
+
+def test_a_cell_is_hashed_once_from_plan_to_units_and_looked_up_only_where_there_is_something(
+    suite, tmp_path, monkeypatch
+):
+    hashes, looks = [], []
+    real_json, real_cell = canonical.canonical_json, Store.cell
+    monkeypatch.setattr(canonical, "canonical_json", lambda value: hashes.append(1) or real_json(value))
+    monkeypatch.setattr(Store, "cell", lambda self, folder: looks.append(folder) or real_cell(self, folder))
+    made = Plan(load_suite(suite), Store(tmp_path))
+    tasks = to_do(made)
+    units = [unit for wave in waves(made, tasks, packing=8) for unit in wave]
+    cells = 2 * 2 * SEEDS
+    assert sum(len(unit.tasks) for unit in units) == len(tasks) == cells + 2
+    assert len({task.place for task in tasks}) == len(tasks)
+    assert len(hashes) < HASHES_PER_CELL * cells
+    assert looks == []
+
+
+def test_a_unit_travels_as_its_cells_and_not_with_what_follows_from_them(suite, tmp_path):
+    made = Plan(load_suite(suite), Store(tmp_path))
+    tasks = to_do(made)
+    cell = next(task.cell for task in reversed(tasks) if task.cell.label == "ft-l")
+    again = pickle.loads(pickle.dumps(cell))
+    assert set(vars(again)) < set(vars(cell))
+    assert again == cell
+    assert again.cell_id == cell.cell_id
+    [unit] = waves(made, tasks[-8:], packing=8)[-1]
+    assert len(pickle.dumps(unit)) < 16_000
+
+
+def test_many_cells_share_lines_of_the_plan(suite, tmp_path, capsys):
+    from harness.cli import main
+
+    assert 4 * SEEDS > FEW
+    assert main(["plan", str(suite), "--store", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert len(rows) == 4
+    assert all("200 cells" in row and "200 to do" in row for row in rows)

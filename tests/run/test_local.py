@@ -1,0 +1,253 @@
+"""The local launcher: the same results and the same lines from one process and from several, whatever happens to them."""
+
+import io
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from harness.plan.plan import Plan
+from harness.run.local import Screen, gpus, launch
+from harness.run.processes import Workers
+from harness.run.progress import ProgressBars
+from harness.run.task import Outcome
+from harness.run.work import Unit, to_do, waves
+from harness.store.store import Store
+from harness.suite import load_suite
+from tests.helpers.support import ROOT, environment, results, write_home
+from tests.helpers.watching import Errand, Log, copy_home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+def plan_of(home, store):
+    return Plan(load_suite(home / "small.yaml"), Store(store))
+
+
+def launched(plan, **options):
+    """What a launch says and does: its summary, and its lines without times."""
+    out = io.StringIO()
+    summary = launch(plan, Console(file=out, width=500), **options)
+    lines = [re.sub(r" \d+\.\d s$", "", line) for line in out.getvalue().splitlines()]
+    return summary, lines
+
+
+@pytest.fixture(scope="module")
+def alone(home, tmp_path_factory):
+    """What one process makes of the suite."""
+    store = tmp_path_factory.mktemp("alone")
+    summary, lines = launched(plan_of(home, store))
+    assert (len(summary.finished), summary.failed, summary.kept) == (4, (), ())
+    return results(store), lines
+
+
+def without_numbers(lines):
+    return sorted(re.sub(r"\d+/", "", line) for line in lines)
+
+
+def test_a_line_for_each_task_in_their_order(alone):
+    assert alone[1] == [
+        "✓ 1/2 artifact unedited-outputs tiny/llama counterfact",
+        "✓ 2/2 artifact unedited-outputs tiny/gptj counterfact",
+        "✓ 1/4 none on tiny/llama, counterfact",
+        "✓ 2/4 ft-l on tiny/llama, counterfact",
+        "✓ 3/4 none on tiny/gptj, counterfact",
+        "✓ 4/4 ft-l on tiny/gptj, counterfact",
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_bits_and_say_the_same(home, alone, tmp_path):
+    summary, lines = launched(plan_of(home, tmp_path), processes=2)
+    assert results(tmp_path) == alone[0]
+    assert without_numbers(lines) == without_numbers(alone[1])
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2", "1/4", "2/4", "3/4", "4/4"]
+    assert (len(summary.finished), summary.failed, summary.kept) == (4, (), ())
+    again, nothing = launched(plan_of(home, tmp_path), processes=2)
+    assert (again.finished, len(again.kept), nothing) == ((), 4, [])
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_artifact_that_cannot_be_built_fails_its_cells_and_no_other(home, alone, tmp_path, processes):
+    spoilt = copy_home(home, tmp_path / "home")
+    plan = plan_of(spoilt, tmp_path / "store")
+    damaged = spoilt / "llama" / "model.safetensors"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-100])
+    summary, lines = launched(plan, processes=processes)
+    assert len(summary.finished) == 2
+    assert {reason.partition(" is damaged")[0] for _, reason in summary.failed} == {str(damaged)}
+    assert {folder.partition("-zoo_")[0] for folder, _ in summary.failed} == {"none", "ft-l"}
+    failed = [line for line in lines if line.startswith("✗")]
+    assert len(failed) == 3
+    assert all("damaged" in line for line in failed)
+
+    damaged.write_bytes(whole)
+    summary, _ = launched(plan_of(spoilt, tmp_path / "store"), processes=processes)
+    assert (len(summary.finished), len(summary.kept), summary.failed) == (2, 2, ())
+    for name, content in results(tmp_path / "store").items():
+        assert name.endswith("cell.json") or content == alone[0][name], "cell.json names the suite's file"
+
+
+class Killer(Log):
+    """Kills a worker when it begins a task."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+    def began(self, task):
+        super().began(task)
+        if task.place == self.place:
+            self.place = None
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_running_cell_and_the_rest_is_done(home, alone, tmp_path):
+    plan = plan_of(home, tmp_path)
+    tasks = to_do(plan)
+    *builds, cells = waves(plan, tasks, packing=100)
+    (of_llama, _) = cells
+    victim = of_llama.tasks[0]
+    log = Killer(victim.place)
+    with Workers(1, [], log) as workers:
+        for units in [*builds, cells]:
+            workers.run(units)
+    failure = victim.folder(plan.store).failure
+    assert failure == "its process was killed by SIGKILL (often the system itself, when memory runs out)"
+    assert [outcome.reason for outcome in log.outcomes if outcome.reason] == [failure]
+    assert log.events.count(("ended", victim.place)) == 1
+    assert [task.folder(plan.store).is_done for task in tasks] == [task != victim for task in tasks]
+    summary, _ = launched(plan_of(home, tmp_path))
+    assert (summary.finished, len(summary.kept)) == ((victim.cell.folder,), 3)
+    assert results(tmp_path) == alone[0]
+
+
+def errands(root, *tasks):
+    return [Unit(f"{number}", root, (task,), "cpu", 1) for number, task in enumerate(tasks)]
+
+
+@pytest.mark.slow
+def test_each_process_sees_one_gpu_and_no_process_is_this_one(tmp_path):
+    tasks = [Errand(name, tmp_path) for name in "abc"]
+    with Workers(2, ["4", "7"], Log()) as workers:
+        workers.run(errands(tmp_path, *tasks))
+    seen = {tuple((tmp_path / "cells" / name / file).read_text() for file in ("gpu", "pid")) for name in "abc"}
+    assert sorted(gpu for gpu, _ in seen) == ["4", "7"], "the process that was ready first has taken the third"
+    assert str(os.getpid()) not in {pid for _, pid in seen}
+
+
+@pytest.mark.slow
+def test_a_bug_in_a_worker_ends_the_launch_with_its_traceback_and_leaves_no_process(tmp_path):
+    tasks = [Errand("broken", tmp_path, raises=True), Errand("other", tmp_path)]
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the harness"), Workers(2, [], Log()) as workers:
+        workers.run(errands(tmp_path, *tasks))
+    assert multiprocessing.active_children() == []
+
+
+class Deadly(Errand):
+    """Whoever is handed it ends at once."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_dies_before_its_first_task_is_not_begun_for_ever(tmp_path):
+    tasks = [Deadly(name, tmp_path) for name in "ab"]
+    log = Log()
+    with Workers(1, [], log) as workers:
+        workers.run([Unit("deadly", tmp_path, tuple(tasks), "cpu", 1)])
+    assert log.events == [("ended", "cells/a"), ("ended", "cells/b")]
+    for task in tasks:
+        assert task.folder(Store(tmp_path)).failure == "its process ended with exit code 3"
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from harness.local import launch
+from harness.plan import Plan
+from harness.store import Store
+from harness.suite import load_suite
+
+store = Store(Path(sys.argv[2]))
+with store.locked():
+    launch(Plan(load_suite(sys.argv[1]), store), Console(), processes=2, packing=1)
+"""
+
+
+def children(pid):
+    """Processes that a process has started, by what the kernel says."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def until(condition, limit_s=300):
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < limit_s
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["the launcher is killed", "the terminal is interrupted"])
+def test_workers_end_with_their_launcher_and_another_one_ends_the_same(how, home, alone, tmp_path):
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", LAUNCH, home / "small.yaml", store]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **quiet) as process:
+        until(lambda: list(store.glob("artifacts/*/*/DONE")))
+        until(lambda: len(children(process.pid)) >= 2)
+        workers = children(process.pid)
+        if how == "the launcher is killed":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+    until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers), limit_s=60)
+    summary, _ = launched(plan_of(home, store), processes=2)
+    assert summary.failed == ()
+    assert results(store) == alone[0]
+
+
+def test_a_reason_with_brackets_is_said_as_it_is(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    task = Errand("a", tmp_path)
+    reason = "the prompt holds [/INST] and is no [batch, tokens]"
+    Screen(console, ProgressBars(console), [task]).ended(task, Outcome(0.1, reason))
+    assert console.file.getvalue() == f"✗ 1/1 a: {reason}\n"
+
+
+def test_gpus_are_those_that_the_environment_allows(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-1f")
+    assert gpus() == ["2", "GPU-1f"]
+    for hidden in ("", "-1", " "):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,0")
+    assert gpus() == ["1"], "CUDA itself sees none behind it"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert len(gpus()) == len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -1,0 +1,102 @@
+"""A sequence that is really killed, in the middle, and started again from the command line."""
+
+import json
+import random
+import signal
+
+import pytest
+
+from tests.helpers.support import harness, results, run_killed, write_home, write_suite
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    write_suite(
+        folder / "sequence.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(folder / "llama")}],
+        schedule={"sequential": {"block": 2, "score_at": [2, 3, 8]}},
+    )
+    return folder
+
+
+def told(store):
+    """What a store says, and the rows of its curves; `results` fits any cell."""
+    curves = {f"{file.parent.name}/curve": file.read_bytes() for file in store.glob("cells/[!.]*/curve.parquet")}
+    return results(store) | curves
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home):
+    """What an uninterrupted run says, and in how many changes of files."""
+    store = home / "store"
+    done = run_killed(home / "sequence.yaml", store, 0)
+    assert done.returncode == 0, done.stderr
+    found = told(store)
+    assert len(found) == 2 * 4
+    return found, int(done.stdout.rpartition("changes ")[2])
+
+
+def checkpoints(store):
+    return sorted(store.glob("cells/.*.sequence/edits-*/progress.json"))
+
+
+def finish(home, store, expected):
+    done = harness("run", home / "sequence.yaml", "--store", store, "--no-report")
+    assert done.returncode == 0, done.stderr
+    assert told(store) == expected
+    assert [path for path in store.rglob(".*") if path.name != ".lock"] == []
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.6, 0.75, 0.9, 0.98])
+def test_killed_at_a_change_of_files_it_goes_on_from_its_last_block(share, home, uninterrupted, tmp_path):
+    expected, changes = uninterrupted
+    store = tmp_path / "store"
+    killed = run_killed(home / "sequence.yaml", store, round(share * changes))
+    assert killed.returncode == -signal.SIGKILL
+    kept = {file.parents[1].name: json.loads(file.read_text())["progress"]["blocks"] for file in checkpoints(store)}
+    finish(home, store, expected)
+    for name, blocks in kept.items():
+        folder = store / "cells" / name.removeprefix(".").removesuffix(".sequence")
+        cost = json.loads((folder / "cost.json").read_text())
+        origin = json.loads((folder / "provenance.json").read_text())
+        if origin["resumed"]:  # else it was killed when all was done but the cleaning up
+            assert origin["resumed"][0]["edits"] == blocks[-1]["edits"]
+            assert cost["blocks"][: len(blocks)] == blocks, "what was kept was not done again"
+            assert cost["citable"] is False
+
+
+def test_killed_after_every_few_changes_it_ends_the_same(home, uninterrupted, tmp_path):
+    expected, _ = uninterrupted
+    store, generator, resumed = tmp_path / "store", random.Random(0), 0
+    for _ in range(8):
+        killed = run_killed(home / "sequence.yaml", store, generator.randint(20, 45))
+        if killed.returncode == 0:
+            break
+        assert killed.returncode == -signal.SIGKILL
+        resumed += bool(checkpoints(store))
+    assert resumed >= 2
+    finish(home, store, expected)
+
+
+def test_a_run_of_another_schedule_does_not_take_the_checkpoint(home, uninterrupted, tmp_path):
+    """A checkpoint belongs to one cell and to no other."""
+    expected, changes = uninterrupted
+    store = tmp_path / "store"
+    assert run_killed(home / "sequence.yaml", store, round(0.8 * changes)).returncode == -signal.SIGKILL
+    before = checkpoints(store)
+    assert before
+    other = write_suite(
+        home / "other.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        schedule={"sequential": {"block": 4, "score_at": [2, 3, 8]}},
+    )
+    assert harness("run", other, "--store", store, "--no-report").returncode == 0
+    assert checkpoints(store) == before
+    assert not any(json.loads(file.read_text())["resumed"] for file in store.glob("cells/[!.]*/provenance.json"))
+    done = harness("run", home / "sequence.yaml", "--store", store, "--no-report")
+    assert done.returncode == 0
+    assert told(store).items() >= expected.items()

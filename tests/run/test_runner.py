@@ -1,0 +1,271 @@
+"""One cell from start to end, in this process, on a two-layer checkpoint."""
+
+import dataclasses
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from harness.errors import UserError
+from harness.evaluation.metrics import aggregate
+from harness.evaluation.scope import scope_metrics
+from harness.models.edited import WeightEditedModel
+from harness.models.weights import FILE, weight_hash
+from harness.plan.plan import Plan, roots
+from harness.records import Answer
+from harness.run.context import RunContext
+from harness.run.progress import ProgressBars
+from harness.run.runner import Runner
+from harness.store.artifacts import ArtifactCache
+from harness.store.store import Store
+from harness.suite import load_suite
+from methods.easyedit.scoring import FORMS
+from methods.ft_l import FtL
+from tests.helpers.support import write_home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
+
+
+class Bench:
+    """A runner with the artifacts of all cells built."""
+
+    def __init__(self, home, store):
+        torch.set_num_threads(1)
+        self.plan = Plan(load_suite(home / "small.yaml"), Store(store))
+        self.store = self.plan.store
+        self.context = RunContext(ArtifactCache(self.store), "cpu", ProgressBars(Console(quiet=True)))
+        self.runner = Runner(self.store, self.context)
+        for spec, seed in self.plan.artifacts(self.plan.runnable):
+            assert self.runner.build(spec, seed).reason is None
+
+    def cell(self, label, model="tiny/llama"):
+        return next(c for c in self.plan.runnable if (c.label, c.model.name) == (label, model))
+
+    def folder(self, cell):
+        return self.store.cell(cell.folder)
+
+
+@pytest.fixture
+def bench(home, tmp_path):
+    return Bench(home, tmp_path / "store")
+
+
+def test_a_finished_cell_holds_everything_that_tables_need(bench):
+    cell = bench.cell("ft-l")
+    assert bench.runner.run(cell).reason is None
+    folder = bench.folder(cell)
+    assert folder.is_done
+    assert {path.name for path in folder.path.iterdir()} == {
+        *("cell.json", "records.parquet", "metrics.json", "cost.json", "provenance.json", "log.txt", "DONE")
+    }
+    described, cost, origin = folder.read("cell.json"), folder.read("cost.json"), folder.read("provenance.json")
+    assert described["cell_id"] == cell.cell_id
+    assert described["method"]["sources"].keys() == described["method"]["hparams"].keys()
+    assert (described["label"], described["model"]["title"], described["data"]["title"]) == (
+        *("ft-l", "Tiny-Llama", "CounterFact"),
+    )
+    assert cost["edits"] == 8
+    assert cost["edit_actions"] == [cell.cell_id]
+    assert cost["warm_up"] is True
+    assert cost["phases_s"]["edit"] > 0
+    assert cost["phases_s"]["evaluate"] > 0
+    assert cost["phases_s"]["attach"] == 0
+    assert next(iter(origin["data_files"])).endswith("counterfact.json")
+    assert origin["weights"] == weight_hash(bench.context.load_model(cell.model).model)
+
+
+def test_metrics_follow_from_the_records(bench):
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert list(frame.columns) == [field.name for field in dataclasses.fields(Answer)]
+    rows = [Answer(**row) for row in frame.to_dict("records")]
+    metrics = bench.folder(cell).read("metrics.json")
+    metrics.pop("diagnostics")
+    assert metrics == aggregate(rows), "and no scope, because edited weights do not decide by prompt"
+    assert frame.scope.isna().all()
+    by_hand = frame[(frame.protocol == "teacher_forced") & (frame.axis == "reliability")]
+    assert len(by_hand) == metrics["teacher_forced"]["reliability"]["n"] == 8
+    assert math.isclose(by_hand.score.mean(), metrics["teacher_forced"]["reliability"]["score"])
+
+
+def test_edited_weights_are_kept_where_asked_and_are_no_part_of_the_results(bench):
+    cell = bench.cell("ft-l")
+    keeping = dataclasses.replace(cell, keep_weights=True)
+    for one in (cell, keeping):
+        assert bench.runner.run(one).reason is None
+    assert not (bench.folder(cell).path / FILE).exists()
+    kept, model = load_file(bench.folder(keeping).path / FILE), bench.context.load_model(cell.model).model
+    assert list(kept) == ["model.layers.1.mlp.down_proj.weight"]
+    assert not torch.equal(*kept.values(), model.get_parameter(*kept))
+    for name in ("records.parquet", "metrics.json"):
+        assert (bench.folder(cell).path / name).read_bytes() == (bench.folder(keeping).path / name).read_bytes()
+
+
+def test_what_changes_no_weights_keeps_none(bench):
+    cell = dataclasses.replace(bench.cell("none"), keep_weights=True)
+    assert bench.runner.run(cell).reason is None
+    assert not (bench.folder(cell).path / FILE).exists()
+
+
+@pytest.mark.parametrize("scoring", ["teacher_forced", "generation"])
+def test_easyedits_scores_stand_under_its_name_in_the_form_that_the_method_has(bench, scoring):
+    cell = bench.cell("ft-l")
+    spec = dataclasses.replace(cell.method, easyedit_scoring=scoring)
+    cell = dataclasses.replace(cell, protocols=("easyedit",), method=spec)
+    assert bench.runner.build(cell.unedited_outputs(8), 0).reason is None
+    assert bench.runner.run(cell).reason is None
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert bench.folder(cell).read("metrics.json").keys() == {"easyedit", "diagnostics"}
+    tokenizer, form = bench.context.load_model(cell.model).tokenizer, FORMS[scoring]
+    ids = [form.queries(tokenizer, [(row.prompt, row.target)])[0].target_ids for row in frame.itertuples()]
+    assert frame.n_tokens.tolist() == [len(of) for of in ids]
+    right = (frame.predicted == [tokenizer.decode(of) for of in ids]) & ~frame.axis.str.startswith("locality")
+    assert (frame.exact[right] == 1.0).all()
+
+
+def test_what_a_method_says_of_the_scope_is_in_the_records_and_in_the_metrics(bench, monkeypatch):
+    monkeypatch.setattr(
+        WeightEditedModel, "scope", lambda self, queries: [len(query.prompt) / 500 for query in queries]
+    )
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
+    assert (frame.scope == frame.prompt.str.len() / 500).all()
+    scope = bench.folder(cell).read("metrics.json")["scope"]
+    assert scope == scope_metrics([Answer(**row) for row in frame.to_dict("records")])
+    once = frame[(frame.protocol == "generation") & (frame.axis == "locality")]
+    assert math.isclose(scope["locality"]["mean"], once.scope.mean())
+
+
+def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
+    cell = bench.cell("none")
+    bench.runner.run(cell)
+    metrics, cost = bench.folder(cell).read("metrics.json"), bench.folder(cell).read("cost.json")
+    for protocol in ("teacher_forced", "generation"):
+        for axis in ("locality", "locality_unrelated"):
+            assert metrics[protocol][axis]["score"] == 1.0
+    assert (cost["edit_actions"], cost["warm_up"], cost["phases_s"]["edit"]) == ([], False, 0.0)
+
+
+def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
+    for cell in bench.plan.runnable:
+        bench.runner.run(cell)
+    alone = Bench(home, tmp_path / "alone")
+    for cell in reversed(alone.plan.runnable):
+        alone.runner.run(cell)
+        for name in ("records.parquet", "metrics.json"):
+            kept = [one.folder(cell).path / name for one in (bench, alone)]
+            assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+def test_a_warm_up_is_a_discarded_fact_and_the_clock_starts_after_it(bench, monkeypatch):
+    calls = []
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        calls.append(([request.record_id for request in requests], dict(context.clock.seconds)))
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    cell = bench.cell("ft-l")
+    bench.runner.run(cell)
+    data = bench.context.load_data(cell.data)
+    assert [ids for ids, _ in calls] == [[data.train[0].id], [record.id for record in data.edits]]
+    assert calls[1][1] == {}, "what the warm-up took is not counted"
+
+
+def test_a_fact_that_cannot_be_edited_costs_the_warm_up_and_not_the_cell(bench, monkeypatch):
+    """As ROME cannot where the train pool comes from a table without subjects."""
+    cell = bench.cell("ft-l")
+    foreign = {record.id for record in bench.context.load_data(cell.data).train}
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        if requests[0].record_id in foreign:
+            raise UserError("no subject is named", fix="records with a subject")
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    assert bench.runner.run(cell).reason is None
+    assert bench.folder(cell).read("cost.json")["warm_up"] is False
+
+
+def test_a_cell_finds_no_model_in_memory_but_its_own(bench, monkeypatch):
+    """An idle one would count in its peak memory, and the two might not fit where each does."""
+    held = []
+    original = FtL.edit
+
+    def edit(self, model, requests, artifacts, context):
+        held.append([ref.name for ref in context._models])
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "edit", edit)
+    for name in ("tiny/llama", "tiny/gptj"):
+        assert bench.runner.run(bench.cell("ft-l", name)).reason is None
+    assert held == [["tiny/llama"]] * 2 + [["tiny/gptj"]] * 2, "a warm-up and the edit of each"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("the rate is too high", fix="choose a smaller one"), "the rate is too high → choose a smaller one"),
+        (KeyError("bug"), "KeyError: 'bug'"),
+    ],
+)
+def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(error, reason, bench, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    cell = bench.cell("ft-l")
+    with monkeypatch.context() as patch:
+        patch.setattr(FtL, "_train", fail)
+        assert bench.runner.run(cell).reason == reason
+    folder = bench.folder(cell)
+    assert (folder.is_done, folder.failure) == (False, reason)
+    assert "Traceback" in (folder.path / "log.txt").read_text()
+    assert bench.runner.run(cell).reason is None
+    assert (folder.is_done, folder.failure) == (True, None)
+
+
+def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypatch):
+    cell, other = bench.cell("ft-l"), bench.cell("none")
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.models.weights.Snapshot.restore", lambda self: None)
+        assert "did not give the model back bit for bit" in bench.runner.run(cell).reason
+    assert bench.runner.run(other).reason is None
+    metrics = bench.folder(other).read("metrics.json")
+    assert metrics["generation"]["locality"]["score"] == 1.0, "the damaged model must not serve the next cell"
+
+
+def test_random_weights_are_timed_and_never_scored(bench):
+    cell = bench.cell("ft-l")
+    random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="tiny/mistral", weights="random"))
+    assert bench.runner.run(random).reason is None
+    folder = bench.folder(random)
+    assert set(folder.read("metrics.json")) == {"diagnostics"}
+    assert len(pd.read_parquet(folder.path / "records.parquet")) == 0
+    assert folder.read("cost.json")["phases_s"]["edit"] > 0
+    assert [root.name for root in roots(random)] == []
+
+
+def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(home, bench):
+    file = home / "records" / "counterfact.json"
+    text = file.read_text()
+    rows = json.loads(text)
+    rows[0]["requested_rewrite"]["target_new"]["str"] = "Atlantis"
+    try:
+        file.write_text(json.dumps(rows))
+        bench.context._data.clear()
+        assert "have changed since they were planned" in bench.runner.run(bench.cell("ft-l")).reason
+    finally:
+        file.write_text(text)

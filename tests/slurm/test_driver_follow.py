@@ -1,0 +1,230 @@
+"""A driver from its first look to its end, on a SLURM that refuses, forgets or is told to cancel."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from harness.errors import UserError
+from harness.plan.plan import Plan
+from harness.run.start import run
+from harness.run.work import to_do
+from harness.store.store import Store
+from harness.suite import load_suite
+from slurm import commands, driver
+from slurm.launch import Ending, Launch, launches
+from slurm.profile import SlurmProfile
+from slurm.queue import State
+
+PROFILE = SlurmProfile(launcher="slurm", mem_gb=64, time_min=600, settle_s=0)
+ONLY = ["method=none,ft-l", "model=llama2-7b", "dataset=zsre"]
+
+
+class StopError(Exception):
+    """What a test ends a driver with."""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Two cells, the model that they need and its answers."""
+    return Plan(load_suite("suites/main_table.yaml", scale="mini", only=ONLY, edits=4), Store(tmp_path / "store"))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The driver's clock: its pauses take no time, and `steps` are done in them, one in each, until there are none."""
+    made = SimpleNamespace(now=1000.0, steps=[])
+
+    def sleep(length_s):
+        made.now += length_s
+        if not made.steps:
+            raise StopError
+        made.steps.pop(0)()
+
+    monkeypatch.setattr(driver, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: made.now))
+    return made
+
+
+def nothing():
+    """A pause in which nothing happens."""
+
+
+def follow(plan, profile=PROFILE, **options):
+    """A driver's summary and what it has said."""
+    out = io.StringIO()
+    try:
+        summary = driver.drive(plan, profile, Console(file=out, width=300), **options)
+    except StopError:
+        summary = None
+    return summary, out.getvalue()
+
+
+def settle(plan, *, reason=None):
+    """What jobs would do: all artifacts are built, and all cells are done or have failed."""
+    for task in to_do(plan):
+        if reason and task.place.startswith("cells/"):
+            task.fail(plan.store, reason)
+        else:
+            with task.folder(plan.store).writing():
+                pass
+
+
+def test_artifacts_come_first_and_cells_after_them(plan, slurm, clock):
+    summary, said = follow(plan, detach=True)
+    assert summary is None
+    assert "2 cells, class only" in said
+    assert len(slurm.lines("asked")) >= 2
+    assert "#SBATCH --dependency=afterany:" in (slurm.folder / "script").read_text()
+
+
+def test_it_follows_its_jobs_to_the_end_and_closes_the_launch(plan, slurm, clock):
+    clock.steps = [nothing, lambda: settle(plan)]
+    summary, _ = follow(plan)
+    assert (len(summary.finished), summary.failed, summary.kept) == (2, (), ())
+    assert launches(plan.store) == []
+    assert slurm.lines("cancelled"), "jobs that wait with nothing left to do"
+
+
+def test_arrays_are_cut_at_the_largest_that_slurm_takes(plan, slurm, clock):
+    follow(plan, detach=True)
+    whole = [line.partition("|")[0] for line in slurm.lines("queue")]
+    assert whole[-1].endswith("_[0-1%2]"), "the cells"
+    plan = Plan(plan.suite, Store(plan.store.root / "other"))
+    follow(plan, PROFILE.model_copy(update={"max_array_size": 1}), detach=True)
+    cut = [line.partition("|")[0] for line in slurm.lines("queue")][len(whole) :]
+    assert len(cut) == len(to_do(plan))
+    assert not any("_" in job for job in cut)
+
+
+def test_with_another_profile_the_jobs_of_the_first_are_followed_and_none_is_asked_for_twice(plan, slurm, clock):
+    follow(plan, detach=True)
+    before = slurm.lines("asked")
+    clock.steps = [nothing, lambda: settle(plan)]
+    summary, _ = follow(plan, PROFILE.model_copy(update={"time_min": 60}))
+    assert len(summary.finished) == 2
+    assert slurm.lines("asked") == before
+    assert launches(plan.store) == []
+
+
+def test_a_reason_with_brackets_is_said_as_it_is_and_ends_no_driver(plan, slurm, clock):
+    reason = "the prompt holds [/INST] and is no [batch, tokens]"
+    clock.steps = [lambda: settle(plan, reason=reason)]
+    summary, said = follow(plan)
+    assert [why for _, why in summary.failed] == [reason, reason]
+    assert said.count(reason) == 2
+
+
+LIMIT = (
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size)\n"
+)
+
+
+def test_a_slurm_that_takes_no_more_jobs_is_asked_again_when_one_has_ended_and_now_and_then(plan, slurm, clock):
+    """A launch of thousands would else fill its folder while it waits for days."""
+    profile = PROFILE.model_copy(update={"poll_s": int(driver.BUSY_S / 3)})
+    follow(plan, profile, detach=True)
+    *others, last = slurm.lines("queue")
+    slurm.says(refusal=LIMIT, queue="\n".join([*others, last.replace("PENDING", "NODE_FAIL"), ""]))
+    asked = []
+    clock.steps = [lambda: asked.append(len(slurm.lines("asked")))] * 11
+    _, said = follow(plan, profile)
+    assert said.count("SLURM takes no more jobs now") == 1
+    assert [count - asked[0] for count in asked] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+    lost = slurm.lines("queue")[0].replace("PENDING", "NODE_FAIL")
+    clock.steps = [lambda: slurm.says(queue="\n".join([lost, *slurm.lines("queue")[1:], ""])), nothing]
+    before = len(slurm.lines("asked"))
+    follow(plan, profile)
+    assert len(slurm.lines("asked")) == before + 2, "at once, as it is another driver, and when a job has ended"
+
+
+def test_a_slurm_that_takes_no_job_at_all_ends_the_driver_with_its_words(plan, slurm, clock):
+    slurm.says(refusal=LIMIT)
+    with pytest.raises(UserError, match=r"SLURM takes no job: .*job submit limit.* → .*max_array_size"):
+        follow(plan)
+    [launch] = launches(plan.store)
+    assert launch.jobs == []
+    assert [file.name for file in launch.submitit.iterdir()] == [], "nothing is left of what was refused"
+
+
+def cancelled(plan):
+    commands.cancel(plan.store, plan.suite.name, plan.suite.scale, Console(file=io.StringIO()))
+
+
+def test_what_is_submitted_while_the_launch_is_cancelled_is_cancelled_too(plan, slurm, clock, monkeypatch):
+    """`sbatch` may try for two minutes; `harness cancel` has long returned then."""
+    submit = driver.submit
+
+    def late(*arguments):
+        monkeypatch.setattr(driver, "submit", submit)
+        cancelled(plan)
+        return submit(*arguments)
+
+    monkeypatch.setattr(driver, "submit", late)
+    with pytest.raises(UserError, match="was cancelled"):
+        follow(plan)
+    assert len(slurm.lines("asked")) == 1, "nothing is asked for after it"
+    assert "PENDING" not in (slurm.folder / "queue").read_text()
+
+
+def test_a_launch_that_died_while_it_asked_is_cancelled_at_once(plan, slurm):
+    launch = Launch.create(plan.store, plan.suite.name, plan.suite.scale, {})
+    launch.ask("only", [("00001-a", ["cells/a-1"])])
+    cancelled(plan)
+    assert launches(plan.store) == []
+    assert launch.is_over
+
+
+@pytest.mark.parametrize("way", ["silent", "no SLURM here"])
+def test_a_launch_that_cannot_be_cancelled_goes_on(plan, slurm, monkeypatch, way):
+    launch = Launch.create(plan.store, plan.suite.name, plan.suite.scale, {})
+    if way == "silent":
+        slurm.says(silence="scancel: error: Unable to contact slurm controller\n")
+    else:
+        monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=f"{launch.name}: scancel: .* → try again"):
+        cancelled(plan)
+    assert not launch.is_over
+
+
+def test_a_launch_folder_that_somebody_removes_ends_its_driver_in_one_line(plan, slurm, clock):
+    def remove():
+        [launch] = launches(plan.store)
+        launch.path.rename(plan.store.root / "elsewhere")
+
+    clock.steps = [remove]
+    with pytest.raises(UserError, match=r"somebody has removed this folder.* → scancel --name="):
+        follow(plan)
+
+
+def test_jobs_of_which_nobody_knows_are_waited_for_before_more_are_asked_for(plan, slurm, clock):
+    slurm.says(refusal="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n")
+    clock.steps = [nothing] * 5
+    _, said = follow(plan)
+    assert "did not say whether it has taken" in said
+    assert len(slurm.lines("asked")) == 1
+
+
+def test_what_is_run_by_force_is_run_whatever_came_of_earlier_jobs(plan, slurm, clock):
+    """A driver that is killed leaves endings of which it has not made failures yet."""
+    for task in (tasks := to_do(plan)):
+        if task.place.startswith("artifacts/"):
+            with task.folder(plan.store).writing():
+                pass
+    follow(plan, detach=True)
+    [launch] = launches(plan.store)
+    for job in launch.jobs:
+        launch.ended(job.unit, Ending(State.CANCELLED, "cancelled", has_begun=False))
+    with pytest.raises(StopError):
+        run(plan, PROFILE, Console(file=io.StringIO()), force=True, report=False)
+    assert [task.title for task in tasks if task.folder(plan.store).failure] == []
+    assert len(slurm.lines("asked")) == 2, "once more"
+
+
+def test_a_launch_that_was_finished_without_a_driver_is_closed_by_the_next_command(plan, slurm, clock):
+    follow(plan, detach=True)
+    settle(plan)
+    assert len(launches(plan.store)) == 1
+    summary, _ = follow(plan)
+    assert (summary.finished, len(summary.kept)) == ((), 2)
+    assert launches(plan.store) == []

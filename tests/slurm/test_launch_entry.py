@@ -1,0 +1,44 @@
+"""What a job runs: it refuses cells that its code does not know, and can tell whether it has moved."""
+
+import dataclasses
+import os
+import pickle
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from harness.errors import UserError
+from harness.run.heartbeat import Beat
+from harness.run.work import Unit
+from harness.store.store import Store
+from slurm.entry import Entry, has_moved
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BEAT = Beat("001", "node1", 1, "7_0", NOW.isoformat(), NOW.isoformat(), 0, 1, "cells/a-1", "a", NOW.isoformat())
+
+
+@pytest.mark.parametrize(("minutes", "moved"), [(-1, False), (1, True)])
+def test_a_sequence_has_moved_if_it_kept_a_block_since_it_began_in_this_job(tmp_path, minutes, moved):
+    store = Store(tmp_path)
+    assert not has_moved(store, BEAT)
+    kept = store.checkpoint("a-1")
+    kept.mkdir(parents=True)
+    then = (NOW + timedelta(minutes=minutes)).timestamp()
+    os.utime(kept, (then, then))
+    assert has_moved(store, BEAT) is moved
+
+
+@pytest.mark.parametrize("place", ["", "artifacts/a/a-1"])
+def test_nothing_else_moves_in_blocks(tmp_path, place):
+    store = Store(tmp_path)
+    store.checkpoint("a-1").mkdir(parents=True)
+    assert not has_moved(store, dataclasses.replace(BEAT, place=place))
+
+
+def test_cells_that_were_planned_with_other_code_are_refused(tmp_path):
+    unit = Unit("001", tmp_path, (SimpleNamespace(place="cells/a-2"),), "cpu", 1)
+    entry = pickle.loads(pickle.dumps(Entry(["cells/a-1"], tmp_path / "001.json", 60, 0, ["harness"])))
+    with pytest.raises(UserError, match="cells/a-1 is now cells/a-2"):
+        entry(unit)
+    assert list(tmp_path.iterdir()) == []

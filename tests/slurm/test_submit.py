@@ -1,0 +1,93 @@
+"""What sbatch is told, and what is made of what it says."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.run.work import Unit
+from harness.store.store import Store
+from slurm import submit as submitting
+from slurm.launch import Launch
+from slurm.profile import SlurmProfile
+from slurm.queue import UnreachableError
+from slurm.submit import BusyError, parameters, submit
+from tests.helpers.watching import Errand
+
+PROFILE = SlurmProfile(launcher="slurm", mem_gb=4, time_min=60, partition="gpu", additional={"exclude": "node[1-3]"})
+
+
+@pytest.fixture
+def launch(tmp_path):
+    return Launch.create(Store(tmp_path / "store"), "small", "mini", {})
+
+
+def asked(launch, count=2, profile=PROFILE):
+    units = [Unit(f"{n}", launch.path, (Errand(f"{n}", launch.path),), "cpu", 1) for n in range(count)]
+    return submit(launch, units, profile.resources[0], profile, after=())
+
+
+def test_jobs_have_ids_and_files_of_their_own(launch, slurm):
+    assert [job.id for job in asked(launch)] == ["1_0", "1_1"]
+    assert {file.name for file in launch.submitit.glob("*.pkl")} == {"1_0_submitted.pkl", "1_1_submitted.pkl"}
+    assert [job.id for job in asked(launch, 1)] == ["2"]
+
+
+def test_what_the_environment_says_otherwise_is_hidden_from_sbatch_and_comes_back(launch, slurm, monkeypatch):
+    """`sbatch` heeds it before the script; under another name a launch would take its own jobs for lost."""
+    mine = {"JOB_NAME": "mine", "PARTITION": "debug", "TIMELIMIT": "1", "EXCLUDE": "node9", "ACCOUNT": "lab"}
+    for name, value in mine.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    asked(launch)
+    assert {line for line in slurm.lines("environment") if line.startswith("SBATCH_")} == {"SBATCH_ACCOUNT=lab"}
+    assert {name: os.environ[f"SBATCH_{name}"] for name in mine} == mine
+
+
+def test_a_parameter_that_is_false_is_none():
+    profile = PROFILE.model_copy(update={"additional": {"exclusive": False, "requeue": True, "nice": 0}})
+    told = parameters("name", profile.resources[0], profile)["slurm_additional_parameters"]
+    assert told == {"requeue": True, "nice": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size)", BusyError),
+        ("Batch job submission failed: Resource temporarily unavailable", BusyError),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", UnreachableError),
+        ("Batch job submission failed: Invalid account or account/partition combination specified", UserError),
+    ],
+)
+def test_a_refusal_is_told_from_a_limit_and_from_silence(launch, slurm, said, error):
+    slurm.says(refusal=f"sbatch: error: {said}\n")
+    with pytest.raises(error, match=r"Batch job submission failed|refuses a job of class 'only'"):
+        asked(launch)
+    known = Launch(launch.path).jobs
+    assert [job.id for job in known] == (["", ""] if error is UnreachableError else []), "it may have taken them"
+
+
+def test_an_sbatch_that_ends_without_a_word_may_have_been_heard(launch, slurm):
+    (slurm.folder / "bin" / "sbatch").write_text("#!/bin/sh\nkill -KILL $$\n")
+    with pytest.raises(UnreachableError, match="sbatch said nothing"):
+        asked(launch)
+    assert len(launch.jobs) == 2
+
+
+def test_a_full_disk_is_no_refusal(launch, slurm, monkeypatch):
+    """SLURM has the jobs already when submitit gives their files their names."""
+
+    def full(self, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(UserError, match="No space left on device → free some space"):
+        asked(launch)
+    assert [job.id for job in Launch(launch.path).jobs] == ["", ""]
+    assert len(slurm.lines("queue")) == 1
+
+
+def test_the_size_of_arrays_is_the_controllers_or_the_profiles(slurm):
+    assert submitting.array_size(PROFILE) == 11
+    assert submitting.array_size(PROFILE.model_copy(update={"max_array_size": 3})) == 3

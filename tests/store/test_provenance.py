@@ -1,0 +1,50 @@
+"""Where a number comes from: the command is the one that was typed, however the program was started."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.support import ROOT, environment
+
+SAYS = "from harness.provenance import command\n\n\ndef say():\n    print(command())\n"
+STARTS = """
+import multiprocessing, sys
+from tool.says import say
+if __name__ == "__main__":
+    if "--spawn" in sys.argv:
+        child = multiprocessing.get_context("spawn").Process(target=say)
+        child.start()
+        child.join()
+    else:
+        say()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A program that can be started as a package, as a module of it, and as a script."""
+    home = tmp_path_factory.mktemp("programs")
+    (home / "tool").mkdir()
+    (home / "tool" / "says.py").write_text(SAYS)
+    for path in ("tool/__main__.py", "tool/part.py", "script"):
+        (home / path).write_text(STARTS)
+    return home
+
+
+@pytest.mark.parametrize("how", ["--plain", "--spawn"])
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [(["-m", "tool"], "python -m tool"), (["-m", "tool.part"], "python -m tool.part"), (["script"], "script")],
+    ids=["package", "module", "script"],
+)
+def test_the_command_is_what_was_typed(folder, started, expected, how):
+    done = subprocess.run(
+        [sys.executable, *started, how, "two words"],
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{expected} {how} 'two words'"

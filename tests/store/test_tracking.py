@@ -1,0 +1,271 @@
+"""Import of finished cells into MLflow, with real databases and a real server."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.store.tracking import sync
+from tests.helpers.fake_store import FakeStore
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_environment(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A database with all its tables and no run: migrations take seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def fresh_store(tmp_path):
+    """Two cells that share one act of editing."""
+    return FakeStore(tmp_path / "results").write_suite(
+        methods=("onceedit",), models=("tiny/llama", "tiny/gptj"), data=("zsre",)
+    )
+
+
+@pytest.fixture
+def store(fresh_store, migrated):
+    """The same with a database that has all its tables."""
+    shutil.copy(migrated, fresh_store.root / "mlflow.db")
+    return fresh_store
+
+
+def runs_of(uri):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = list(client.search_runs(experiments))
+    return client, [r for r in runs if "cell_id" in r.data.tags], [r for r in runs if "cell_id" not in r.data.tags]
+
+
+def test_a_cell_becomes_a_child_run_with_params_metrics_data_and_artifacts(store):
+    result = sync(store.root)
+    assert (result.created, result.replaced, result.skipped) == (2, 0, 0)
+    client, children, parents = runs_of(result.uri)
+    assert [parent.info.run_name for parent in parents] == ["main_table.mini"]
+    assert parents[0].info.status == "FINISHED"
+    assert len(children) == 2
+    run = next(child for child in children if child.data.params["model"] == "tiny/llama")
+    folder = store.root / "cells" / run.info.run_name
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert run.data.tags["commit"].startswith("01234567")
+    assert run.data.metrics["teacher_forced/reliability/score"] == metrics["teacher_forced"]["reliability"]["score"]
+    scope = {key: value for key, value in run.data.metrics.items() if key.startswith("scope/")}
+    assert scope["scope/generality/auroc/both"] == metrics["scope"]["generality"]["auroc"]["both"]
+    assert scope["scope/locality/share_below_0.3"] == metrics["scope"]["locality"]["share_below_0.3"]
+    assert not any("histogram" in key for key in scope)
+    assert run.data.metrics["cost/phases_s/edit"] == 2.0
+    assert run.data.params["hparams.optimiser.lr"] == "0.0005"
+    assert run.data.params["schedule.kind"] == "batch"
+    used = run.inputs.dataset_inputs[0].dataset
+    assert (used.name, used.digest) == ("zsre", run.data.tags["data_sha256"][:36])
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert kept == {"records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt"}
+    assert (store.root / "mlartifacts").is_dir()
+    assert (run.info.end_time - run.info.start_time) == 10_000
+
+
+def test_a_second_sync_creates_nothing_and_an_unfinished_cell_is_left_out(store):
+    store.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
+    store.write_manifest()
+    uri = sync(store.root).uri
+    again = sync(store.root)
+    assert (again.created, again.replaced, again.skipped) == (0, 0, 2)
+    assert len(runs_of(uri)[1]) == 2
+
+
+def test_a_cell_that_was_computed_again_replaces_its_run(store):
+    uri = sync(store.root).uri
+    folder = store.root / "cells" / store.cells[0]
+    cost = json.loads((folder / "cost.json").read_text())
+    cost["phases_s"]["edit"] = 77.0
+    (folder / "cost.json").write_text(json.dumps(cost))
+    again = sync(store.root)
+    assert (again.created, again.replaced, again.skipped) == (0, 1, 1)
+    children = runs_of(uri)[1]
+    assert sorted(child.data.metrics["cost/phases_s/edit"] for child in children) == [2.0, 77.0]
+
+
+def test_an_import_that_was_cut_off_is_done_again(store, monkeypatch):
+    from mlflow import MlflowClient
+
+    log_inputs = MlflowClient.log_inputs
+    calls = []
+
+    def cut_off_the_second(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return log_inputs(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", cut_off_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        sync(store.root)
+    monkeypatch.undo()
+    again = sync(store.root)
+    assert (again.created, again.replaced, again.skipped) == (0, 1, 1)
+    _, children, parents = runs_of(again.uri)
+    assert [run.info.status for run in [*children, *parents]] == ["FINISHED"] * 3
+
+
+def test_a_run_id_in_the_environment_does_not_redirect_cells(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    _, children, _ = runs_of(sync(store.root).uri)
+    assert len({child.info.run_id for child in children}) == 2
+
+
+def test_the_environment_names_another_database(fresh_store, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    sync(fresh_store.root)
+    assert (tmp_path / "elsewhere.db").is_file()
+    assert not (fresh_store.root / "mlflow.db").exists()
+
+
+def test_two_suites_that_share_a_cell_each_have_it(store):
+    manifest = store.root / "suites" / "main_table.mini.json"
+    other = json.loads(manifest.read_text()) | {"suite": "speed", "cells": store.cells[:1]}
+    (store.root / "suites" / "speed.mini.json").write_text(json.dumps(other))
+    assert sync(store.root).created == 3
+    assert sync(store.root, "speed").skipped == 1
+
+
+def test_two_labels_of_one_cell_are_two_runs_and_stay(store):
+    store.write_cell("ft-l", "tiny/llama", "zsre")
+    twin = store.write_cell("ft-l", "tiny/llama", "zsre", label="mine")
+    cell = json.loads((twin / "cell.json").read_text())
+    first = next(path for path in (store.root / "cells").glob("ft-l-*"))
+    cell["cell_id"] = json.loads((first / "cell.json").read_text())["cell_id"]
+    (twin / "cell.json").write_text(json.dumps(cell))
+    store.write_manifest()
+    assert sync(store.root).created == 4
+    assert sync(store.root).skipped == 4
+
+
+def test_a_suite_that_was_not_run_is_refused(store):
+    with pytest.raises(UserError, match="suite 'speed' was not run"):
+        sync(store.root, "speed")
+
+
+def test_a_cell_that_cannot_be_read_is_one_line_and_leaves_no_run(store):
+    folder = store.root / "cells" / store.cells[0]
+    origin = json.loads((folder / "provenance.json").read_text())
+    del origin["data_files"]
+    (folder / "provenance.json").write_text(json.dumps(origin))
+    with pytest.raises(UserError, match=r"damaged, or written by another version .*no 'data_files' in it"):
+        sync(store.root)
+    assert runs_of(f"sqlite:///{store.root / 'mlflow.db'}")[1] == []
+
+
+def test_a_second_writer_is_refused(store):
+    with (store.root / ".mlflow.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another sync is writing"):
+            sync(store.root)
+
+
+def test_a_broken_database_is_one_line(store):
+    (store.root / "mlflow.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(UserError, match=r"mlflow\.db refused") as refusal:
+        sync(store.root)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("uri", ["file:///nowhere/mlruns", "foo://bar", "http://[bad", "postgresql://me@localhost/db"])
+def test_an_address_that_mlflow_cannot_open_is_one_line(store, uri):
+    """A driver for PostgreSQL is not installed here; where it is, no server answers."""
+    with pytest.raises(UserError) as refusal:
+        sync(store.root, tracking_uri=uri)
+    assert uri in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_server_that_does_not_answer_is_one_line_at_once(store):
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no MLflow server answers"):
+        sync(store.root, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    assert time.monotonic() - started < 20
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = "import sys, harness.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_a_fresh_database_is_made_without_a_word_in_the_terminal(fresh_store):
+    code = f"from pathlib import Path; from harness.tracking import sync; sync(Path({str(fresh_store.root)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_the_curve_of_a_sequence_is_an_artifact_too(store):
+    folder = store.root / "cells" / store.cells[0]
+    shutil.copy(folder / "records.parquet", folder / "curve.parquet")
+    client, children, _ = runs_of(sync(store.root).uri)
+    kept = [{one.path for one in client.list_artifacts(run.info.run_id)} for run in children]
+    assert sum("curve.parquet" in paths for paths in kept) == 1
+
+
+@pytest.mark.slow
+def test_a_real_server_receives_cells_and_their_artifacts(store, tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/art"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    uri = f"http://127.0.0.1:{port}"
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
+    try:
+        wait_until_healthy(uri, server)
+        assert sync(store.root, tracking_uri=uri).created == 2
+        assert sync(store.root, tracking_uri=uri).skipped == 2
+        client, children, _ = runs_of(uri)
+        assert "records.parquet" in {artifact.path for artifact in client.list_artifacts(children[0].info.run_id)}
+        assert list((tmp_path / "art").rglob("records.parquet"))
+        assert not (store.root / "mlartifacts").exists()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_healthy(uri, server):
+    for _ in range(120):
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError("the server did not start within a minute")

@@ -1,0 +1,145 @@
+"""Whose implementation a suite measures: by entry, command line, scale and suite, in this order."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from harness.plan.plan import Plan
+from harness.store.store import Store
+from harness.suite import load_suite
+from methods.easyedit import checkout
+from tests.helpers.fake_checkout import git, pinned, write_checkout
+from tests.suite.conftest import BASE
+
+ENTRY = BASE.replace("ft-l", "{name: ft-l, backend: native}")
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """A checkout."""
+    return pinned(write_checkout(tmp_path / "checkout"), monkeypatch)
+
+
+@pytest.fixture
+def nothing(tmp_path, monkeypatch):
+    """No checkout anywhere."""
+    monkeypatch.delenv("EASYEDIT_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def backends(suite):
+    return {entry.label: entry.backend for entry in suite.methods}
+
+
+def test_a_suite_that_says_nothing_measures_our_own(write, found):
+    assert backends(load_suite(write())) == {"none": "native", "ft-l": "native"}
+
+
+def test_auto_is_easyedit_where_there_is_an_adapter_and_a_checkout(write, found):
+    assert backends(load_suite(write("backend: auto\n"))) == {"none": "native", "ft-l": "easyedit"}
+
+
+def test_auto_without_a_checkout_is_our_own(write, nothing):
+    assert backends(load_suite(write("backend: auto\n"))) == {"none": "native", "ft-l": "native"}
+
+
+def test_the_command_line_goes_before_the_suite_and_the_scale(write, found):
+    path = write("backend: auto\n")
+    assert backends(load_suite(path, backend="native"))["ft-l"] == "native"
+    assert backends(load_suite(path, scale="mini"))["ft-l"] == "native"
+    assert backends(load_suite(path, scale="mini", backend="easyedit"))["ft-l"] == "easyedit"
+
+
+def test_an_entry_goes_before_everything(write, found):
+    path = write("backend: easyedit\n", base=ENTRY)
+    assert backends(load_suite(path, backend="easyedit"))["ft-l"] == "native"
+
+
+def test_an_entry_of_a_method_that_has_no_adapter_is_refused_with_its_place(write, found):
+    with pytest.raises(UserError, match=r"suite.yaml:3: EasyEdit's 'none' is not used here; there is: .*ft-l"):
+        load_suite(write(base=BASE.replace("none", "{name: none, backend: easyedit}")))
+
+
+def test_the_implementation_is_easyedit_s_and_says_so_while_all_else_is_as_for_ours(write, found):
+    suite = load_suite(write("backend: easyedit\n"))
+    values, sources = (suite.methods[1].hparams["llama2-7b"].values, suite.methods[1].hparams["llama2-7b"].sources)
+    ours = load_suite(write()).methods[1].hparams["llama2-7b"].values
+    assert values == {**ours, "implementation": "faithful-easyedit", "without": []}
+    assert sources["implementation"] == "backend easyedit"
+    assert sources["lr"].startswith("OnceEdit")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (", variant: corrected", 'ft-l: EasyEdit has nothing like implementation: "corrected"'),
+        (", loss_stop: 0.5", "ft-l: EasyEdit has nothing like loss_stop: 0.5 → loss_stop: 0.01"),
+        (", without: [padding]", "no workaround 'padding'"),
+    ],
+)
+def test_what_easyedit_cannot_do_is_said_by_the_plan(write, found, options, reason, tmp_path):
+    base = BASE.replace("ft-l", f"{{name: ft-l{options}}}").replace("zsre, edits: 100", "zsre, edits: 5")
+    made = Plan(load_suite(write("backend: easyedit\n", base=base), scale="mini", backend="easyedit"), Store(tmp_path))
+    assert any(line.startswith(reason) for line in made.missing())
+    assert all("\n" not in line for line in made.missing())
+
+
+def test_a_missing_checkout_is_a_line_of_the_plan(write, nothing, tmp_path):
+    made = Plan(load_suite(write(), scale="mini", backend="easyedit", edits=5), Store(tmp_path))
+    (line,) = made.missing()
+    assert line.startswith("no EasyEdit at")
+    assert "python -m harness easyedit fetch" in line
+    assert [planned.backend for planned in made.cells] == ["native", "easyedit"] * 2
+
+
+@pytest.fixture
+def cell(write, found, tmp_path):
+    """FT-L by EasyEdit on a small model."""
+    made = Plan(load_suite(write(), scale="mini", backend="easyedit", edits=5), Store(tmp_path / "store"))
+    return next(cell for cell in made.runnable if cell.backend == "easyedit")
+
+
+def test_backend_and_code_are_in_the_identity_of_a_cell(cell, found):
+    ours = dataclasses.replace(
+        cell, backend="native", hparams={k: v for k, v in cell.hparams.items() if k != "without"}
+    )
+    assert cell.identity()["method"]["code"] == {"easyedit": checkout.COMMIT}
+    assert "code" not in ours.identity()["method"]
+    assert cell.cell_id != ours.cell_id
+    (found / "easyeditor" / "util.py").write_text("# changed\n")
+    checkout._inspect.cache_clear()
+    assert dataclasses.replace(cell).cell_id != cell.cell_id
+
+
+def test_a_workaround_that_is_off_is_in_the_identity_and_those_that_are_on_in_the_provenance(cell, found):
+    off = dataclasses.replace(cell, hparams={**cell.hparams, "without": ["right-padding"]})
+    assert off.cell_id != cell.cell_id
+    origin = off.editor().origin()["easyedit"]
+    assert origin == {
+        "folder": str(found),
+        "commit": git(found, "rev-parse", "HEAD"),
+        "clean": True,
+        "workarounds": ["trainable-again", "unscored-padding"],
+    }
+
+
+def test_an_adapter_has_the_name_and_family_of_our_own():
+    for name, adapter in registry.implementations("easyedit").all().items():
+        ours = registry.find_method(name).spec
+        assert dataclasses.replace(adapter.spec, version=ours.version) == ours
+        assert issubclass(adapter.Hparams, registry.find_method(name).Hparams)
+
+
+def test_planning_with_easyedit_imports_no_torch(found):
+    code = (
+        "import sys; from harness.plan import Plan; from harness.store import Store; from harness.suite import load_suite; "
+        "made = Plan(load_suite('suites/main_table.yaml', scale='mini', backend='easyedit'), Store('/nowhere')); "
+        "made.missing(); sys.exit('torch' in sys.modules)"
+    )
+    from tests.helpers.support import ROOT
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

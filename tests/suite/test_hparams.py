@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from harness.suite import hparams
+from harness.yaml_source import read_chain
+
+FULL = """\
+layer: {value: 1, source: "book"}
+lr: {value: 0.1, source: "book"}
+steps: {value: 2, source: "book"}
+batch: {value: 3, source: "book"}
+micro_batch: {value: 3, source: "book"}
+norm_constraint: {value: null, source: "book"}
+objective: {value: prompt_last, source: "book"}
+weight_decay: {value: 0.0, source: "book"}
+loss_stop: {value: 0.01, source: "book"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "ft-l").mkdir()
+    (tmp_path / "ft-l/default.yaml").write_text(FULL)
+    return tmp_path
+
+
+def test_the_most_specific_file_is_read(folder):
+    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "default.yaml"
+    (folder / "ft-l/tiny.yaml").write_text(FULL)
+    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "tiny.yaml"
+    assert hparams.find_file("ft-l", "llama2-7b", folder).name == "default.yaml"
+    (folder / "ft-l/tiny_llama.yaml").write_text(FULL)
+    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "tiny_llama.yaml"
+    assert hparams.find_file("none", "tiny/llama", folder) is None
+
+
+def test_overrides_go_above_the_file_and_say_so(folder):
+    resolved = hparams.resolve("ft-l", "llama2-7b", {"lr": 0.5, "steps": 9}, where={"lr": "s.yaml:3"}, folder=folder)
+    assert (resolved.values["lr"], resolved.values["steps"], resolved.values["batch"]) == (0.5, 9, 3)
+    assert (resolved.sources["lr"], resolved.sources["steps"]) == ("suite s.yaml:3", "suite")
+    assert resolved.sources["batch"] == "book"
+
+
+def test_a_variant_lies_between_file_and_overrides_and_variants_of_a_base_are_extended(folder):
+    (folder / "ft-l/default.yaml").write_text(
+        FULL + "variants:\n  v: {lr: {value: 1.0, source: a}, steps: {value: 7, source: a}}\n"
+    )
+    (folder / "ft-l/llama2-7b.yaml").write_text(
+        "extends: default.yaml\nvariants:\n  v: {lr: {value: 2.0, source: b}}\n"
+    )
+    resolved = hparams.resolve("ft-l", "llama2-7b", {"steps": 8}, variant="v", folder=folder)
+    assert (resolved.values["lr"], resolved.values["steps"]) == (2.0, 8)
+    assert resolved.sources["lr"] == "b"
+
+
+def test_a_value_never_inherits_the_source_of_another(folder):
+    (folder / "ft-l/llama2-7b.yaml").write_text("extends: default.yaml\nlr: {value: 2.0}\n")
+    with pytest.raises(UserError, match=r"llama2-7b\.yaml:2: the key 'source' is missing"):
+        hparams.resolve("ft-l", "llama2-7b", {}, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            FULL + "layr: {value: 1, source: x}\n",
+            "default.yaml:10: unknown option 'layr' of method 'ft-l' (did you mean",
+        ),
+        (FULL.replace("value: 2,", "value: two,"), "default.yaml:3: steps: expected a whole number, found text 'two'"),
+        (FULL.replace("value: 2,", "value: 0,"), "default.yaml:3: steps: input should be greater than or equal to 1"),
+        (FULL.replace("prompt_last", "prompt_lst"), "default.yaml:7: objective: 'prompt_lst' is none of prompt_last"),
+        (FULL + "extra: 3\n", "default.yaml:10: extra: expected {value: ..., source: ...}"),
+        (FULL + "variants: [a]\n", "default.yaml:10: variants: expected a mapping"),
+        (FULL.split("\n", 1)[1], "s.yaml:2: method 'ft-l' has no value of 'layer' for tiny/llama"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_place(folder, text, message):
+    (folder / "ft-l/default.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        hparams.resolve("ft-l", "tiny/llama", {}, at="s.yaml:2", folder=folder)
+    assert message in str(caught.value)
+
+
+def test_a_method_without_a_file_has_no_variants(folder):
+    with pytest.raises(UserError, match=r"s\.yaml:2: method 'none' has no variant 'v'; no file for llama2-7b"):
+        hparams.resolve("none", "llama2-7b", {}, variant="v", at="s.yaml:2", folder=folder)
+
+
+def test_a_file_that_is_missing_leaves_the_defaults_of_the_class(folder):
+    assert hparams.resolve("none", "llama2-7b", {}, folder=folder).values == {}
+
+
+@pytest.mark.parametrize(
+    "file", sorted(hparams.FOLDER.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
+)
+def test_every_shipped_file_and_variant_is_complete_and_accepted(file):
+    model = "tiny/llama" if file.stem == "trained" else file.stem
+    method = file.parent.name
+    assert method in registry.methods.all()
+    variants = {name for document in read_chain(file) for name in document.plain().get("variants", {})}
+    for variant in (None, *variants):
+        resolved = hparams.resolve(method, model, {}, variant=variant)
+        assert "default" not in resolved.sources.values()

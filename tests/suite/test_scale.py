@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.models import catalogue
+from harness.suite import load_suite, scale
+from tests.suite.conftest import BASE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_without_a_scale_a_suite_runs_as_written(write):
+    path = write()
+    assert load_suite(path) == load_suite(path, scale="paper")
+    assert load_suite(path).scale == "paper"
+
+
+def test_the_mini_scale_replaces_models_caps_edits_and_stays_on_this_machine(write):
+    suite = load_suite(write("prompts: [none, paper]\nlaunch: a100\n"), scale="mini")
+    assert [(model.name, model.asked) for model in suite.models] == [
+        ("tiny/llama", "llama2-7b"),
+        ("tiny/gptj", "gpt-j-6b"),
+    ]
+    data = suite.datasets[0]
+    assert (data.edits, data.split, data.source, data.strip_distractor) == (50, "test", "synthetic", True)
+    assert (suite.prompts, suite.launch, suite.device) == (("none",), "local", "cpu")
+
+
+def test_a_cap_never_raises_the_number_of_edits(write):
+    assert load_suite(write(base=BASE.replace("100", "7")), scale="mini").datasets[0].edits == 7
+
+
+SEQUENCE = "schedule: {sequential: {block: 20, score_at: [100]}}\n"
+
+
+def test_a_sequence_has_a_cap_of_its_own(write):
+    assert load_suite(write(SEQUENCE, base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 100
+    assert load_suite(write(base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 50
+
+
+def test_without_one_a_sequence_has_that_of_a_batch(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "SCALES", tmp_path)
+    (tmp_path / "short.yaml").write_text("cap: {edits: 3}\n")
+    (tmp_path / "long.yaml").write_text("cap: {edits_in_sequence: 30}\n")
+    assert load_suite(write(SEQUENCE), scale="short").datasets[0].edits == 3
+    assert load_suite(write(SEQUENCE), scale="long").datasets[0].edits == 30
+    assert load_suite(write(), scale="long").datasets[0].edits == 100
+
+
+def test_edits_from_the_command_line_go_above_the_cap(write):
+    assert load_suite(write(), scale="mini", edits=80).datasets[0].edits == 80
+
+
+def test_a_given_data_folder_comes_before_the_generated_world(write, tmp_path):
+    (tmp_path / "records").mkdir()
+    assert load_suite(write(), scale="mini", data="records").datasets[0].source == "records"
+
+
+def test_models_that_share_a_stand_in_become_one(write):
+    suite = load_suite(write(base=BASE.replace("gpt-j-6b", "llama3-8b, tiny/llama")), scale="mini")
+    assert [model.name for model in suite.models] == ["tiny/llama"]
+
+
+def test_a_filter_may_name_a_model_or_its_stand_in(write):
+    path = write()
+    by_name = load_suite(path, scale="mini", only=["model=gpt-j-6b"])
+    assert by_name.models == load_suite(path, scale="mini", only=["model=tiny/gptj"]).models
+
+
+def test_precision_and_path_of_a_large_model_do_not_pass_to_its_stand_in(write, tmp_path):
+    (tmp_path / "weights").mkdir()
+    entry = "{name: llama2-7b, path: weights, dtype: bfloat16, weights: random}"
+    model = load_suite(write(base=BASE.replace("llama2-7b", entry)), scale="mini").models[0]
+    assert (model.path, model.dtype, model.weights) == ("", None, None)
+
+
+def test_hyper_parameters_of_the_zoo_are_used_for_stand_ins(write):
+    values = load_suite(write(), scale="mini").methods[1].hparams["tiny/llama"].values
+    assert (values["layer"], values["lr"]) == (3, 5e-3)
+
+
+def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
+    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: qwen2.5-1.5b, lr: 0.5}"))
+    hparams = load_suite(path, scale="mini").methods[1].hparams["tiny/llama"]
+    assert (hparams.values["plugin"], hparams.values["lr"]) == ("tiny/tinyllama", 0.5)
+    assert hparams.sources["plugin"].startswith("suite suite.yaml:3 (")
+    assert "mini.yaml" in hparams.sources["plugin"]
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
+def test_every_model_of_the_catalogue_has_a_stand_in(name):
+    assert scale.load_scale("mini").form.model_map[name].startswith("tiny/")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cap: {edit: 5}\n", "odd.yaml:1: unknown key 'edit' in cap (did you mean 'edits'?)"),
+        ("model_map: {llama2-7b: tiny/lama}\n", "odd.yaml:1: unknown model 'tiny/lama' (did you mean 'tiny/llama'?)"),
+        ("set: {launch: locale}\n", "odd.yaml:1: unknown launch profile 'locale' (did you mean 'local'?)"),
+        ("set: {prompts: []}\n", "odd.yaml:1: set.prompts: is empty"),
+        (
+            "set: {datasets: {split: tets}}\n",
+            "set.datasets.split: 'tets' is none of test, dev, all (did you mean 'test'?)",
+        ),
+        ("model_map: {gpt-j-6b: tiny/gptj}\n", "scale 'odd' has no stand-in for 'llama2-7b'"),
+    ],
+)
+def test_a_mistake_in_a_scale_is_one_line_with_its_place(write, tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(scale, "SCALES", tmp_path)
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_suite(write(), scale="odd")
+    assert message in str(caught.value)
+
+
+def test_a_scale_without_stand_ins_leaves_models_alone(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "SCALES", tmp_path)
+    (tmp_path / "short.yaml").write_text("cap: {edits: 3}\n")
+    suite = load_suite(write(), scale="short")
+    assert [model.name for model in suite.models] == ["llama2-7b", "gpt-j-6b"]
+    assert suite.datasets[0].edits == 3
+
+
+@pytest.mark.parametrize("scale_name", ["paper", "mini"])
+@pytest.mark.parametrize("file", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_suite_loads_at_every_scale(file, scale_name):
+    suite = load_suite(file, scale=scale_name)
+    assert suite.name == file.stem
+    assert suite.tables
