@@ -23,7 +23,8 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from harness.suite.hparams import resolve as resolve_hparams
 from harness.tokens import joint_query
-from tests.helpers.support import ROOT, environment, write_home, write_suite
+from tests.helpers.commands import ROOT, environment
+from tests.helpers.small_suites import write_home, write_suite
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 PAGE = (ROOT / "docs" / "adding-a-method.md").read_text()

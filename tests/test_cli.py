@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.helpers.support import ROOT, environment, harness, results, write_home, write_suite
+from tests.helpers.commands import ROOT, environment, harness, results
+from tests.helpers.small_suites import write_home, write_suite
 
 MAIN = "suites/main_table.yaml"
 

@@ -11,7 +11,8 @@ from harness.plan.plan import Plan
 from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.launch import Launch
-from tests.helpers.support import ROOT, environment, harness, write_home
+from tests.helpers.commands import ROOT, environment, harness
+from tests.helpers.small_suites import write_home
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from benchmarks.as_easyedit import Scored, unless_it_fails
 from benchmarks.easyedit_editing import FAITHFUL, THEIRS, ratios
 from harness.errors import UserError
 from methods.easyedit import checkout
-from tests.helpers.support import ROOT, environment
+from tests.helpers.commands import ROOT, environment
 
 
 def test_a_value_of_one_side_alone_differs_as_another_value_does():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.run.task import Outcome
-from tests.helpers.support import write_suite
+from tests.helpers.small_suites import write_suite
 
 
 class Log:

@@ -16,7 +16,7 @@ from harness.run.progress import ProgressBars
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import hparams
-from tests.helpers.support import ARCHITECTURES, records, small_entry, write_checkpoint, write_records
+from tests.helpers.small_suites import ARCHITECTURES, records, small_entry, write_checkpoint, write_records
 
 OPTIONS = {
     "none": {},

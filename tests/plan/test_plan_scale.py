@@ -10,7 +10,7 @@ from harness.plan.plan import Plan
 from harness.run.work import to_do, waves
 from harness.store.store import Store
 from harness.suite import load_suite
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 
 SEEDS = 200
 HASHES_PER_CELL = 2

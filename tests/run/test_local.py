@@ -22,7 +22,8 @@ from harness.run.task import Outcome
 from harness.run.work import Unit, to_do, waves
 from harness.store.store import Store
 from harness.suite import load_suite
-from tests.helpers.support import ROOT, environment, results, write_home
+from tests.helpers.commands import ROOT, environment, results
+from tests.helpers.small_suites import write_home
 from tests.helpers.watching import Errand, Log, copy_home
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.helpers.support import ROOT, environment, harness, results, run_killed, write_home
+from tests.helpers.commands import ROOT, environment, harness, results, run_killed
+from tests.helpers.small_suites import write_home
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.helpers.support import harness, results, run_killed, write_home, write_suite
+from tests.helpers.commands import harness, results, run_killed
+from tests.helpers.small_suites import write_home, write_suite
 
 pytestmark = pytest.mark.slow
 

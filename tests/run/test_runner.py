@@ -25,7 +25,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
-from tests.helpers.support import write_home
+from tests.helpers.small_suites import write_home
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.ft_l import FtL
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 
 EDITS, BLOCKS = 8, [(0, 2), (2, 3), (3, 4), (4, 6), (6, 8)]
 SCHEDULE = {"sequential": {"block": 2, "score_at": [2, 3, 8]}}

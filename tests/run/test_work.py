@@ -10,7 +10,7 @@ from harness.run.task import BuildArtifact, Outcome, RunCell
 from harness.run.work import Unit, reopen, run_unit, to_do, waves
 from harness.store.store import DONE, Store
 from harness.suite import load_suite
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 from tests.helpers.watching import Log, copy_home
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from harness.errors import UserError
 from slurm.profile import LocalProfile, SlurmProfile, load_profile, names
-from tests.helpers.support import ROOT
+from tests.helpers.commands import ROOT
 
 BASE = "launcher: slurm\ncpus_per_task: 4\nmem_gb: 16\ntime_min: 60\n"
 CLASSES = "launcher: slurm\nclasses:\n- {name: small, mem_gb: 8, time_min: 30}\n"

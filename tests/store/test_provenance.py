@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.helpers.support import ROOT, environment
+from tests.helpers.commands import ROOT, environment
 
 SAYS = "from harness.provenance import command\n\n\ndef say():\n    print(command())\n"
 STARTS = """

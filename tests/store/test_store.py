@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UserError
 from harness.files import explained, write_json
 from harness.store.store import DONE, FAILED, Folder, Store
-from tests.helpers.support import ROOT
+from tests.helpers.commands import ROOT
 
 
 @pytest.fixture

@@ -140,6 +140,6 @@ def test_planning_with_easyedit_imports_no_torch(found):
         "made = Plan(load_suite('suites/main_table.yaml', scale='mini', backend='easyedit'), Store('/nowhere')); "
         "made.missing(); sys.exit('torch' in sys.modules)"
     )
-    from tests.helpers.support import ROOT
+    from tests.helpers.commands import ROOT
 
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from harness.data.load import load
 from harness.records import DataRef, FirstEdits
 from harness.suite.schedule import Schedule
-from tests.helpers.support import records, write_records
+from tests.helpers.small_suites import records, write_records
 
 
 def sequences():

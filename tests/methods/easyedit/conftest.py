@@ -9,7 +9,7 @@ import torch
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from tests.helpers.support import write_checkpoint
+from tests.helpers.small_suites import write_checkpoint
 
 
 @pytest.fixture(scope="session")

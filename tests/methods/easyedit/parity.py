@@ -12,7 +12,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.loading import load
 from harness.models.random_weights import random_model
 from methods.common import moments, prefixes
-from tests.helpers.support import small_entry, small_tokenizer
+from tests.helpers.small_suites import small_entry, small_tokenizer
 from tests.helpers.tiny_rome import TinyContext, random_moment
 
 CONTEXT = TinyContext()

@@ -19,7 +19,7 @@ from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout, process
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 
 pytestmark = pytest.mark.easyedit
 

@@ -14,7 +14,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout
 from tests.helpers.fake_checkout import pinned, write_checkout
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 
 FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.support import write_checkpoint, write_records
+from tests.helpers.small_suites import write_checkpoint, write_records
 from tests.slurm.cluster.cluster import Cluster, NoSlurmError
 from tests.slurm.cluster.sweep import Sweep
 

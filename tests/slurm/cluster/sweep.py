@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from tests.helpers.support import environment, results, write_suite
+from tests.helpers.commands import environment, results
+from tests.helpers.small_suites import write_suite
 from tests.slurm.cluster.cluster import Cluster
 
 PROFILE = {

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from tests.helpers.support import harness, results
+from tests.helpers.commands import harness, results
 from tests.slurm.cluster.sweep import PROFILE
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

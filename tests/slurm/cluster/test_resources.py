@@ -9,7 +9,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.profile import SlurmProfile
 from slurm.resources import choose, fits, needs
-from tests.helpers.support import write_home, write_suite
+from tests.helpers.small_suites import write_home, write_suite
 
 
 @pytest.fixture(scope="module")
