@@ -7,14 +7,14 @@ INSTALLED := $(VENV)/.installed
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test unit lint style layout types format hooks clean distclean
+.PHONY: help install run test unit lint style layout types imports format hooks clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(INSTALLED)  ## make the environment in .venv (2 GB)
 
-run: $(INSTALLED)  ## all methods on three small models and two data sets: tables, MLflow runs, a summary
+run: $(INSTALLED)  ## all methods on three small models and two datasets: tables, MLflow runs, a summary
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
 
 test: $(INSTALLED)  ## all tests that this machine can run; the others say why they were skipped
@@ -23,15 +23,17 @@ test: $(INSTALLED)  ## all tests that this machine can run; the others say why t
 unit: $(INSTALLED)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-lint: style layout types  ## style, format and types; changes nothing
+lint: style layout types imports  ## style, format, types and import contracts; changes nothing
 style: $(INSTALLED)
 	$(BIN)/ruff check .
 layout: $(INSTALLED)
 	$(BIN)/ruff format --check .
 types: $(INSTALLED)
 	$(BIN)/mypy
+imports: $(INSTALLED)
+	$(BIN)/lint-imports --no-cache
 
-format: $(INSTALLED)  ## mend what can be mended of style and format
+format: $(INSTALLED)  ## fix what ruff can fix of style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

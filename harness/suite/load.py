@@ -5,15 +5,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import registry
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_names, chosen, read_filters
-from harness.suite.scale import Scale, load_scale
+from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
 from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm, Wanted
 from harness.suite.sweep import expand
 from harness.yaml_source import Located, merge, read_chain, validate
+
+
+def suite_files() -> dict[str, Path]:
+    """Suites by the names of their files: those in `suites/` of the current folder, then the installed ones."""
+    return by_name(Path("suites"), INSTALLED)
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite.
+
+    Args:
+        name: a path, taken as it is, or a name: of `suites/NAME.yaml` or `NAME.yaml` in the current folder, or of an
+            installed suite, whichever is found first.
+
+    Raises:
+        UserError: if there is no such file, with the nearest known name.
+    """
+    path, known = Path(name), suite_files()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        hint = f" (the installed suite is called '{path.stem}')" if path.stem in known else ""
+        raise UserError(f"{path}: no such file{hint}", fix="python -m harness list suites")
+    here = Path(f"{name}.yaml")
+    mine = Path("suites", f"{name}.yaml")
+    if found := next((file for file in (mine, here) if file.is_file()), known.get(name)):
+        return found
+    raise UserError(f"no suite '{name}'{did_you_mean(name, set(known))}", fix="python -m harness list suites")
 
 
 def load_suite(

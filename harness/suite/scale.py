@@ -11,7 +11,9 @@ from harness.suite.names import check_profile
 from harness.suite.schema import ScaleForm
 from harness.yaml_source import read_yaml, validate
 
-SCALES = Path(__file__).parents[2] / "suites" / "scales"
+INSTALLED = Path(__file__).parents[2] / "suites"
+"""Suites that come with the harness: the package `suites`, which lies next to `harness` wherever both are installed."""
+SCALES = INSTALLED / "scales"
 PAPER = "paper"
 
 
@@ -51,22 +53,36 @@ class Scale:
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 
 
+def scale_files() -> dict[str, Path]:
+    """Scales by name: those in `suites/scales/` of the current folder, then the installed ones."""
+    return by_name(Path("suites", "scales"), SCALES)
+
+
+def by_name(*folders: Path) -> dict[str, Path]:
+    """YAML files by their stem; of two with the same one, that of the first folder."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return found
+
+
 def load_scale(name: str | None) -> Scale:
-    """A scale by the name of its file in `suites/scales/`; None and `paper` change nothing.
+    """A scale by its name (see `scale_files`); None and `paper` change nothing.
 
     Raises:
         UserError: for an unknown scale, or one with a mistake in it.
     """
     if name is None or name == PAPER:
         return Scale(PAPER, SCALES, ScaleForm())
-    known = {PAPER, *(file.stem for file in SCALES.glob("*.yaml"))}
+    files = scale_files()
+    known = {PAPER, *files}
     if name not in known:
         raise UserError(
             f"unknown scale '{name}'{did_you_mean(name, known)}; there are {', '.join(sorted(known))}",
-            fix="ls suites/scales",
+            fix="python -m harness list scales",
         )
-    file = SCALES / f"{name}.yaml"
-    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    file = files[name]
     document = read_yaml(file)
     form = validate(ScaleForm, document)
     for asked, stand_in in form.model_map.items():

@@ -1,0 +1,1 @@
+"""The suites and scales that are installed with the harness, as package data."""
