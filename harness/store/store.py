@@ -128,6 +128,10 @@ class Store:
         """The folder of a cell by its name."""
         return Folder(self.root / "cells" / folder)
 
+    def folder(self, place: str) -> Folder:
+        """The folder of a job by its place, `cells/…` or `artifacts/<name>/<key>`."""
+        return Folder(self.root / place)
+
     def cells(self) -> set[str]:
         """Names of the cells that have a folder, finished or not: one look where a sweep would need thousands."""
         folder = self.root / "cells"

@@ -72,6 +72,7 @@ class Suite:
         scale: `paper` for the suite as written, else the name of the scale that is laid over it.
         keep_weights: edited weights are kept beside the results.
         schedule: as written; `Schedule.within` fits it to a data set.
+        launch: name of a launch profile, or the path of one; `launch_at` is where it was written, `file:line`.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Suite:
     keep_weights: bool
     eval_batch: int
     launch: str
+    launch_at: str
     device: Literal["auto", "cpu", "cuda"]
     threads: int | None
     tables: tuple[str, ...]

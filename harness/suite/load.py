@@ -105,6 +105,7 @@ def load_suite(
         keep_weights=form.keep_weights,
         eval_batch=laid.eval_batch or form.eval_batch,
         launch=laid.launch or form.launch,
+        launch_at=overlay.launch_at if laid.launch else document.at(("launch",)).where,
         device=laid.device or form.device,
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),

@@ -1,7 +1,6 @@
 """Names in a suite: each must be known, none may stand in an axis twice, and `--only` picks among them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import registry
@@ -11,7 +10,6 @@ from harness.models import catalogue as model_catalogue
 from harness.suite.schema import SuiteForm
 from harness.yaml_source import Located
 
-PROFILES = Path(__file__).parents[2] / "slurm" / "profiles"
 FILTERS = ("model", "method", "dataset")
 
 Item = TypeVar("Item")
@@ -36,22 +34,9 @@ def check_names(document: Located, form: SuiteForm) -> None:
                 guess = did_you_mean(entry.name, names)
                 command = "data list" if axis == "datasets" else f"list {axis}"
                 raise UserError(f"{at}: unknown {kind} '{entry.name}'{guess}", fix=f"python -m harness {command}")
-    check_profile(form.launch, document.at(("launch",)))
     _refuse_repeats(document, "methods", [entry.shown for entry in form.methods])
     for axis in ("models", "datasets", "protocols", "prompts", "seeds", "tables"):
         _refuse_repeats(document, axis, getattr(form, axis))
-
-
-def check_profile(name: str, at: Located) -> None:
-    """Whether there is a launch profile of this name, or a file where the name is a path (`./mine.yaml`).
-
-    Raises:
-        UserError: if there is none.
-    """
-    known = {file.stem for file in PROFILES.glob("*.yaml")}
-    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
-        guess = did_you_mean(name, known)
-        raise UserError(f"{at.where}: unknown launch profile '{name}'{guess}", fix="ls slurm/profiles")
 
 
 def read_filters(only: Sequence[str]) -> dict[str, list[str]]:

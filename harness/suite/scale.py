@@ -7,7 +7,6 @@ from typing import Any
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.entries import DataEntry, ModelEntry
-from harness.suite.names import check_profile
 from harness.suite.schema import ScaleForm
 from harness.yaml_source import read_yaml, validate
 
@@ -19,11 +18,12 @@ PAPER = "paper"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A scale with its name and the file it comes from."""
+    """A scale with its name and the file it comes from; `launch_at` is where in it a launch profile is named."""
 
     name: str
     file: Path
     form: ScaleForm
+    launch_at: str = ""
 
     def model(self, model: ModelEntry) -> ModelEntry:
         """The stand-in of a model. It brings its own weights and precision; what stands for nothing must be small.
@@ -91,6 +91,4 @@ def load_scale(name: str | None) -> Scale:
             if model not in catalogue.names():
                 guess = did_you_mean(model, set(catalogue.names()))
                 raise UserError(f"{at}: unknown model '{model}'{guess}", fix="python -m harness list models")
-    if form.set.launch is not None:
-        check_profile(form.set.launch, document.at(("set", "launch")))
-    return Scale(name, file, form)
+    return Scale(name, file, form, launch_at=document.at(("set", "launch")).where)

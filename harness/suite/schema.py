@@ -141,7 +141,7 @@ class SuiteForm(Form):
     )
     keep_weights: bool = Field(False, description="keep the edited weights of each cell beside its results")
     eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
-    launch: str = Field("local", description="a profile of slurm/profiles/, or the path of one")
+    launch: str = Field("local", description="name of a launch profile (`harness list profiles`), or the path of one")
     device: Device = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads of a cell; default: what torch takes")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")

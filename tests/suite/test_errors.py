@@ -35,7 +35,6 @@ def _refusal(path, **options) -> str:
             "tables: [mian]\n",
             "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention, parity (did you",
         ),
-        ("launch: a10\n", "suite.yaml:5: unknown launch profile 'a10' (did you mean 'a100'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
         ("eval_batch: 0\n", "suite.yaml:5: eval_batch: input should be greater than or equal to 1, found a number '0'"),
         (

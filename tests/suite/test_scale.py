@@ -98,7 +98,6 @@ def test_every_model_of_the_catalogue_has_a_stand_in(name):
     [
         ("cap: {edit: 5}\n", "odd.yaml:1: unknown key 'edit' in cap (did you mean 'edits'?)"),
         ("model_map: {llama2-7b: tiny/lama}\n", "odd.yaml:1: unknown model 'tiny/lama' (did you mean 'tiny/llama'?)"),
-        ("set: {launch: locale}\n", "odd.yaml:1: unknown launch profile 'locale' (did you mean 'local'?)"),
         ("set: {prompts: []}\n", "odd.yaml:1: set.prompts: is empty"),
         (
             "set: {datasets: {split: tets}}\n",
