@@ -19,6 +19,7 @@ A workaround has a name and a sentence in `workarounds.WORKAROUNDS`, is listed i
 below, so that it is registered.
 """
 
+from methods.easyedit.backend import EasyEdit
 from methods.easyedit.defer import EasyEditDefer
 from methods.easyedit.ft_l import EasyEditFtL
 from methods.easyedit.grace import EasyEditGrace
@@ -28,6 +29,7 @@ from methods.easyedit.rome import EasyEditRome
 from methods.easyedit.wise import EasyEditWise
 
 __all__ = [
+    "EasyEdit",
     "EasyEditDefer",
     "EasyEditFtL",
     "EasyEditGrace",

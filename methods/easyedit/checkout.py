@@ -15,13 +15,14 @@ COMMIT = "14cea8245f06715684592ab55184939b99d70784"
 """Of zjunlp/EasyEdit, 2026-07-14. Another one makes other results; every file and line that is cited is of this one."""
 REPOSITORY = "https://github.com/zjunlp/EasyEdit"
 FETCH = "python -m harness easyedit fetch"
+INSTALL = "python -m pip install 'editing-harness[easyedit]'"
 EXTRAS = {
     "higher": "MEND",
     "sklearn": "its evaluation",
     "nltk": "its evaluation",
     "regex": "its evaluation",
 }
-"""Modules beyond this project's own needs that EasyEdit imports, with what for; `pip install .[easyedit]` brings them."""
+"""Modules beyond this project's own needs that EasyEdit imports, with what for; `INSTALL` brings them."""
 DIFFERENCE = ("diff-index", "--patch", "--no-ext-diff", "--full-index")
 """Unlike `git diff`, it says the same whatever a user's settings are and however deep the clone is."""
 
@@ -120,9 +121,7 @@ def require(extras: Sequence[str]) -> None:
         UserError: naming those that are not.
     """
     if lacking := absent(extras):
-        raise UserError(
-            f"EasyEdit needs {', '.join(lacking)} here", fix="pip install -c constraints.txt -e '.[easyedit]'"
-        )
+        raise UserError(f"EasyEdit needs {', '.join(lacking)} here", fix=INSTALL)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -1,16 +1,39 @@
-"""`harness easyedit`: bring the checkout, and say what is there and what the adapters do with it."""
+"""`harness easyedit`: fetch the checkout, and say what is there and what the adapters do with it."""
 
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Annotated
+
+import typer
 
 from harness import registry
 from harness.errors import UserError
 from methods.easyedit import checkout
 from methods.easyedit.workarounds import WORKAROUNDS
 
+app = typer.Typer(help="Fetch EasyEdit's code, or show which there is.", no_args_is_help=True)
+"""The commands; `harness` adds them under the backend's name."""
+
 PARTS = ("easyeditor", "hparams")
 """Its code, and the files of values that ours cite as sources; the rest of the repository is pictures, notebooks and data."""
+
+
+@app.command("fetch")
+def fetch_command(
+    source: Annotated[
+        str, typer.Option("--from", metavar="URL", help="Repository, or the folder of a clone, to fetch from.")
+    ] = checkout.REPOSITORY,
+) -> None:
+    """Fetch EasyEdit's code at the commit that the adapters were written for."""
+    print(described(fetch(source)))
+
+
+@app.command("show")
+def show_command() -> None:
+    """Show the checkout, missing modules, adapters and their workarounds."""
+    for line in show():
+        print(line)
 
 
 def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
@@ -37,7 +60,7 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
             said = (error.stderr or "").strip().splitlines() or ["git said nothing"]
             raise UserError(
                 f"cannot fetch {checkout.COMMIT[:12]} from {source}: {said[-1]}",
-                fix="--from URL, or the folder of a clone",
+                fix=f"{checkout.FETCH} --from URL_OR_FOLDER",
             ) from None
         finally:
             if not (partial / "easyeditor").is_dir():
@@ -48,17 +71,17 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
 
 
 def described(found: checkout.Checkout) -> str:
-    """A checkout in a line."""
+    """A checkout in one line."""
     changed = f", changed ({found.changes[:12]})" if found.changes else ", clean"
     return f"{found.folder} at {found.commit[:12]}{changed}"
 
 
 def show() -> Iterator[str]:
-    """What there is, a line each: the checkout, missing modules, adapters and their workarounds."""
+    """One line each: the checkout, missing modules, adapters and their workarounds."""
     yield described(checkout.find())
     for name, what in checkout.EXTRAS.items():
         is_absent = name in checkout.absent([name])
-        yield f"  {name:12s} {'missing' if is_absent else 'there':8s} for {what}"
+        yield f"  {name:12s} {'missing' if is_absent else 'found':8s} for {what}"
     for name, method in registry.implementations("easyedit").all().items():
         own = getattr(method, "own_workarounds", ())
         yield f"{name:12s} version {method.spec.version}, workarounds: {', '.join(own)}"

@@ -125,7 +125,7 @@ def test_a_missing_module_is_named_with_the_command_that_brings_it():
     assert checkout.absent(["json", "no_such_module"]) == ["no_such_module"]
     with pytest.raises(UserError, match="needs no_such_module") as caught:
         checkout.require(["json", "no_such_module"])
-    assert ".[easyedit]" in caught.value.fix
+    assert "harness[easyedit]" in caught.value.fix
 
 
 def test_what_is_shown_names_the_checkout_the_adapters_and_every_workaround(source):
