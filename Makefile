@@ -31,7 +31,7 @@ layout: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 imports: $(INSTALLED)
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-logo --no-cache
 
 format: $(INSTALLED)  ## fix what ruff can fix of style and format
 	$(BIN)/ruff check --fix .
