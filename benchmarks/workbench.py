@@ -1,35 +1,34 @@
-"""One model and one data set with all that the harness lends to a method, in a store of its own: what a cell has, no suite.
+"""One model and one dataset in a temporary store, so that methods run as in a cell of a suite.
 
-Methods run as in a cell: their hyper-parameters, their artifacts, the phases of their clock are the harness's.
+Methods get the hyper-parameters, the artifacts and the clock that the harness would give them.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks.random_models import DrawnModels
+from benchmarks.random_models import RandomModels
 from harness import registry
 from harness.api import ArtifactSpec, EditedModel
-from harness.data.corpus import SYNTHETIC
+from harness.data.sources import SYNTHETIC
 from harness.data.load import resolve as resolve_records
-from harness.errors import UserError
 from harness.evaluation import unedited
 from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.architecture import DTYPE_BYTES
 from harness.models.catalogue import ModelRef, reference
 from harness.models.loaded import LoadedModel
-from harness.models.tiny import recipe
 from harness.records import DataRef, Dataset, EditRequest
 from harness.run.context import RunContext
-from harness.run.cost import add_phases, device_class
+from harness.run.cost import add_phases
 from harness.run.progress import ProgressBars
-from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite.hparams import resolve as resolve_hparams
@@ -37,37 +36,40 @@ from harness.suite.hparams import resolve as resolve_hparams
 
 @dataclass(frozen=True)
 class Workbench:
-    """What methods work with.
+    """A model, records and everything the harness provides to a method.
 
     Attributes:
         target: the model that is edited.
-        is_drawn: whether all models are drawn; then none is trained or loaded.
+        is_random: whether all models have random weights; then none is trained or loaded.
         seed: of every edit.
-        seconds: by phase, of each artifact when it was built last, by its key.
+        seconds: phases of each artifact's last build, by its key.
     """
 
     cache: ArtifactCache
     context: RunContext
     target: ModelRef
     data: DataRef
-    is_drawn: bool
+    is_random: bool
     seed: int
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, options: argparse.Namespace, edits: int, folder: Path, bars: ProgressBars) -> Self:
-        """What `add_options` describes, with artifacts in a folder.
+    @contextlib.contextmanager
+    def opened(cls, options: argparse.Namespace, edits: int, console: Console) -> Iterator[Self]:
+        """The model and the records that the options name, with artifacts in a temporary folder.
+
+        Args:
+            options: of `add_options`.
+            edits: number of records to edit.
+            console: shows the progress.
 
         Raises:
-            UserError: for names, records or a device that are not there.
+            UserError: for an unknown name, missing records or missing weights.
         """
-        device = torch.device(options.device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device '{options.device}': torch sees no GPU here", fix="--device cpu")
         logging.disable_progress_bar()
         data = resolve_records(
             options.dataset,
-            str(options.data or SYNTHETIC),
+            options.data,
             edits,
             train=options.train,
             unrelated=options.unrelated,
@@ -75,14 +77,17 @@ class Workbench:
         )
         corpus = data if options.weights == "trained" else None
         target = reference(options.model, weights=options.weights, dtype=options.dtype, corpus=corpus)
-        cache, is_drawn = ArtifactCache(Store(folder)), options.weights == "random"
-        context = (
-            DrawnModels(cache, options.device, bars, data) if is_drawn else RunContext(cache, options.device, bars)
-        )
-        bench = cls(cache, context, target, data, is_drawn, options.seed)
-        if target.weights == "trained":
-            bench.build([recipe.artifact(target)])
-        return bench
+        is_random = options.weights == "random"
+        with tempfile.TemporaryDirectory() as folder, ProgressBars(console) as bars:
+            cache = ArtifactCache(Store(Path(folder)))
+            context = (
+                RandomModels(cache, options.device, bars, data)
+                if is_random
+                else RunContext(cache, options.device, bars)
+            )
+            bench = cls(cache, context, target, data, is_random, options.seed)
+            bench.build(target.artifacts().values())
+            yield bench
 
     @property
     def model(self) -> LoadedModel:
@@ -100,37 +105,36 @@ class Workbench:
         return [record.request() for record in self.records.edits]
 
     def build(self, roots: Iterable[ArtifactSpec]) -> None:
-        """Build what is missing of some artifacts and all that they need."""
+        """Build what is missing of these artifacts and of everything they need."""
         for spec in needed_for(roots):
-            if not self.cache.is_built(spec) and not (spec.kind == "model" and self.is_drawn):
+            if not self.cache.is_built(spec) and not (spec.kind == "model" and self.is_random):
                 self.rebuild(spec)
 
     def rebuild(self, spec: ArtifactSpec) -> None:
-        """Build one artifact, anew if it is there."""
+        """Build one artifact, again if it already exists."""
         clock = self.context.restart(self.seed)
         self.cache.build(spec, self.context, clock)
         self.seconds[spec.key] = clock.seconds
 
     def unedited(self, eval_batch: int) -> UneditedOutputs:
-        """What the unedited model says to the locality questions."""
-        needs = {"model": recipe.artifact(self.target)} if self.target.weights == "trained" else {}
-        spec = unedited.artifact(self.target, self.data, [protocol.name for protocol in OWN], eval_batch, needs)
+        """The unedited model's answers to the locality questions."""
+        spec = unedited.artifact(self.target, self.data, [protocol.name for protocol in OWN], eval_batch)
         self.build([spec])
         return UneditedOutputs.load(self.cache.folder(spec))
 
 
 class MethodBench:
-    """A method on a workbench, with all hyper-parameters.
+    """A method on a workbench.
 
     Args:
         bench: the model and the records.
         method: its name.
-        overrides: hyper-parameters instead of those of its file.
-        variant: of its file.
-        backend: whose implementation.
+        overrides: hyper-parameters that replace those of its files.
+        variant: of its files.
+        backend: whose implementation it is.
 
     Raises:
-        UserError: for an unknown method or option, or where something that it needs cannot be had.
+        UserError: for an unknown method or option, or if something that the method needs is missing.
     """
 
     def __init__(
@@ -156,21 +160,21 @@ class MethodBench:
         self._bench.build(self._needed.values())
 
     def warm_up(self) -> None:
-        """One edit that does not count, so that first calls are not timed."""
+        """Edit once, untimed, so that the costs of first calls are not measured."""
         bench = self._bench
-        # an artifact that holds the edits fits no others
+        # an artifact that holds the edits can be used with these edits only
         requests = bench.requests if self._shared_edits else [record.request() for record in bench.records.train[:1]]
         if requests:
             self._apply(requests).revert()
 
     def artifact_seconds(self) -> dict[str, dict[str, float]]:
-        """Seconds by phase of each artifact that is no edit, by its name and key; what was not timed is left out."""
+        """Seconds by phase of each artifact that is not an edit, by its name and key; untimed ones are left out."""
         specs = [spec for spec in needed_for(self._needed.values()) if spec.kind == "setup"]
         found = {f"{spec.name} {spec.key}": self._bench.seconds[spec.key] for spec in specs}
         return {name: seconds for name, seconds in found.items() if seconds}
 
     def edit(self) -> tuple[EditedModel, dict[str, float]]:
-        """Make all edits, those in artifacts too; the edited model, and seconds by phase."""
+        """Make all edits, including those that are artifacts; the edited model, and seconds by phase."""
         for spec in self._shared_edits:
             self._bench.rebuild(spec)
         edited = self._apply(self._bench.requests)
@@ -186,34 +190,20 @@ class MethodBench:
 
 
 def needed_for(roots: Iterable[ArtifactSpec]) -> list[ArtifactSpec]:
-    """Artifacts and all that they need, each once, needs first."""
+    """Artifacts and everything they need, each once, needs first."""
     return list({need.key: need for root in roots for need in root.closure()}.values())
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Where figures come from."""
-    return {"device_class": device_class(device), "environment": provenance.environment()}
-
-
-def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """All options but where the figures go, for the JSON file."""
-    values = {key: value for key, value in vars(options).items() if key != "out"}
-    return values | {"data": str(options.data or SYNTHETIC)}
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What both benchmarks of methods let choose."""
-    say = parser.add_argument
-    say("--model", default="tiny/llama", help="catalogue name; default: tiny/llama")
-    say("--weights", default="random", choices=["random", "trained", "pretrained"], help="random: all models are drawn, "
-        "plug-ins too, and nothing has to be there; zoo: trained on the records first; default: random")  # fmt: skip
-    say("--dtype", choices=list(DTYPE_BYTES), help="precision of the target model; default: the catalogue's")
-    say("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    say("--threads", type=int, help="of torch on the CPU; default: torch's own choice")
-    say("--dataset", default="counterfact", help="zsre or counterfact; default: counterfact")
-    say("--data", type=Path, metavar="FOLDER", help="upstream files; default: the generated world")
-    say("--train", type=int, default=200, help="unrelated records that methods may learn from; default: 200")
-    say("--unrelated", type=int, default=50, help="further ones that locality is asked about; default: 50")
-    say("--eval-batch", type=int, default=64, help="questions per batch; default: 64")
-    say("--seed", type=int, default=0, help="of the edits; default: 0")
-    say("--out", type=Path, metavar="FILE", help="write all figures, options and the machine as JSON")
+    """What all benchmarks of a workbench let choose."""
+    add = parser.add_argument
+    add("--model", default="tiny/llama", help="catalogue name; default: tiny/llama")
+    add("--weights", default="random", choices=["random", "trained", "pretrained"], help="random: all models get random "
+        "weights, plug-ins too, and no checkpoint is needed; trained: tiny models, trained on the records first; default: "
+        "random")  # fmt: skip
+    add("--dtype", choices=list(DTYPE_BYTES), help="precision of the target model; default: the catalogue's")
+    add("--dataset", default="counterfact", help="zsre or counterfact; default: counterfact")
+    add("--data", default=SYNTHETIC, metavar="FOLDER", help="upstream files; default: synthetic records")
+    add("--train", type=int, default=200, help="unrelated records that methods may learn from; default: 200")
+    add("--unrelated", type=int, default=50, help="further records, for locality questions; default: 50")
+    add("--eval-batch", type=int, default=64, help="questions per batch; default: 64")

@@ -1,8 +1,10 @@
-"""The one exception for what a user can mend; everything else is a bug and keeps its traceback."""
+"""The one exception for what a user can fix; everything else is a bug and keeps its traceback."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A sentence that says what is wrong and where, with the command that mends it.
+    """A sentence that says what is wrong and where, with the command that fixes it.
 
     The command line prints it as one line and exits with code 2.
     """
@@ -16,9 +18,9 @@ class UserError(Exception):
         return f"{self.message} → {self.fix}" if self.fix else self.message
 
 
-def did_you_mean(word: str, known: "list[str] | tuple[str, ...] | set[str]") -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The parenthesis that follows an unknown name: the nearest known one, or nothing."""
-    import difflib
+    import difflib  # slower than most commands that never need it
 
     nearest = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""

@@ -1,12 +1,17 @@
-"""What an edit is, in one form for every data set: a record, the request that a method sees, and the probes that score it."""
+"""An edit in the same form for every dataset: the record, the request that a method sees, the probes and their answers."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Literal, Self
+
+Split = Literal["test", "dev", "all"]
+"""Which records of a file are used, by their ids; `all` ignores the division."""
+Template = Literal["none", "paper"]
+"""What is written around every prompt; `paper` is OnceEdit's prompt for base models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt with the answer that the data set expects from the unedited model."""
+    """A prompt with the answer that the dataset expects from the unedited model."""
 
     prompt: str
     answer: str
@@ -14,7 +19,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """All that a method may see of a record that it has to edit: never a rephrase, never a locality probe."""
+    """All that a method sees of a record that it has to edit: never a rephrase, never a locality probe."""
 
     record_id: str
     prompt: str
@@ -61,7 +66,7 @@ class DataRef:
     """Which records a cell uses: enough to load them again anywhere, and the hash that proves they are the same.
 
     Attributes:
-        name: data set name of the catalogue, `zsre` or `counterfact`.
+        name: name of a registered dataset, such as `zsre`.
         source: a folder of upstream files, or `synthetic` for the generated records. Not part of the identity.
         edits: number of scored records.
         split: `test` or `dev`, by record id; `all` ignores the split.
@@ -113,40 +118,10 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer, as it is written to `records.parquet`.
-
-    Attributes:
-        record_id, protocol, axis, probe: which question, asked how.
-        prompt, target: as asked.
-        predicted: the ids that were compared, as text.
-        n_tokens: length of the target in ids, and of the prediction.
-        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
-        exact: 1 if all ids are right, else 0.
-        answer_score: for locality, share of ids that equal the data set's answer; NaN elsewhere.
-        scope: how far the method takes the prompt for one of its edits, in [0, 1]; NaN if it does not decide by prompt.
-
-    """
-
-    record_id: str
-    protocol: str
-    axis: str
-    probe: int
-    prompt: str
-    target: str
-    predicted: str
-    n_tokens: int
-    score: float
-    exact: float
-    answer_score: float
-    scope: float
-
-
-@dataclass(frozen=True, slots=True)
 class FirstEdits(DataRef):
-    """The records of a reference as they are scored on the way: only the first `so_far` edits, all the pools.
+    """The records of a reference as they are scored during a sequence: only the first `so_far` edits, all the pools.
 
-    What is asked is then less than of the whole, and so are the batches in which the unedited model has to be asked it.
+    Fewer questions mean other batches, in which the unedited model has to be asked too.
     """
 
     so_far: int = 0
@@ -168,3 +143,32 @@ class FirstEdits(DataRef):
     def cut(self, data: Dataset) -> Dataset:
         """The records, out of all of them."""
         return replace(data, ref=self, edits=data.edits[: self.so_far])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as it is written to `records.parquet`.
+
+    Attributes:
+        record_id, protocol, axis, probe: which question, asked how.
+        prompt, target: as asked.
+        predicted: the ids that were compared, as text.
+        n_tokens: length of the target in ids, and of the prediction.
+        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
+        exact: 1 if all ids are right, else 0.
+        answer_score: for locality, share of ids that equal the dataset's answer; NaN elsewhere.
+        scope: routing score of the prompt in [0, 1], 1 if it is treated as one of the edits; NaN if the method has none.
+    """
+
+    record_id: str
+    protocol: str
+    axis: str
+    probe: int
+    prompt: str
+    target: str
+    predicted: str
+    n_tokens: int
+    score: float
+    exact: float
+    answer_score: float
+    scope: float

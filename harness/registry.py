@@ -1,15 +1,17 @@
-"""Everything a suite can name: methods, backends, data formats, protocols, tables, figures and launchers.
+"""Everything a suite can name: methods, backends, datasets, their formats, protocols, tables, figures and launchers.
 
 One decorator adds one of them, from any module. Modules are found in three places: the packages of this project, packages
 that declare an entry point in the group `editing_harness.<kind>` (`editing_harness.methods`, …), and modules or single
 files named by `--plugin` or by the environment variable `HARNESS_PLUGINS`, separated by colons.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ class Registry(Generic[Item]):
     Args:
         kind: what one of them is called in messages, `data format`.
         group: entry-point group and name for `harness list`, `formats`.
-        builtin: modules of this project that register some; of a package all submodules are imported.
+        builtin: modules of this project that register some, imported in this order; of a package all submodules are.
     """
 
     def __init__(self, kind: str, group: str, builtin: Sequence[str]) -> None:
@@ -65,9 +67,9 @@ class Registry(Generic[Item]):
         Raises:
             ValueError: if another module has already registered the name.
         """
-        if self._origin.get(name, origin) != origin:
-            raise ValueError(f"two {self.kind}s are called '{name}': {self._origin[name]} and {origin}")
-        self._items[name], self._origin[name] = item, origin
+        if (first := self._origin.setdefault(name, origin)) != origin:
+            raise ValueError(f"two {self.kind}s are called '{name}': one in {first}, one in {origin}")
+        self._items[name] = item
         return item
 
     def discard(self, name: str) -> None:
@@ -81,25 +83,34 @@ class Registry(Generic[Item]):
         Raises:
             UserError: for an unknown name, with the nearest known one.
         """
-        items = self.all()
-        if name not in items:
-            raise UserError(
-                f"unknown {self.kind} '{name}'{did_you_mean(name, set(items))}; known: {', '.join(items) or 'none'}",
-                fix=f"python -m harness list {self.group}",
-            )
-        return items[name]
+        if name not in self:
+            raise self.unknown(name)
+        return self._items[name]
+
+    def unknown(self, name: str, where: str = "") -> UserError:
+        """The error about an unknown name, with the nearest known one.
+
+        Args:
+            name: as written.
+            where: `file:line` of it, if it was written in a file.
+        """
+        known = self.names()
+        hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
+        place = f"{where}: " if where else ""
+        return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=f"python -m harness list {self.group}")
 
     def all(self) -> dict[str, Item]:
-        """All objects by name, in the order of their registration."""
+        """All objects by name: those of this project first, then as they were registered."""
         self._load()
-        return dict(self._items)
+        return {name: self._items[name] for name in sorted(self._items, key=self._rank)}
 
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self.all())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.all()
+        self._load()
+        return name in self._items
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.all())
@@ -108,11 +119,20 @@ class Registry(Generic[Item]):
         if self._is_loaded:
             return
         self._is_loaded = True  # first, because the modules imported here may look something up themselves
-        for name in self._builtin:
-            _import_tree(importlib.import_module(name))
-        for entry in metadata.entry_points(group=f"editing_harness.{self.group}"):
-            entry.load()
-        load_plugins()
+        try:
+            for name in self._builtin:
+                _import_tree(importlib.import_module(name))
+            for entry in _entry_points().select(group=f"editing_harness.{self.group}"):
+                entry.load()
+            load_plugins()
+        except BaseException:
+            self._is_loaded = False  # the next look-up must fail too, not miss a part
+            raise
+
+    def _rank(self, name: str) -> int:
+        """Place in `all`, which must not depend on which module happened to be imported first."""
+        origin = f"{self._origin[name]}."
+        return next((i for i, each in enumerate(self._builtin) if origin.startswith(f"{each}.")), len(self._builtin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +162,7 @@ class MethodSpec:
 methods: "Registry[type[Method]]" = Registry("method", "methods", ["methods"])
 """Methods of the native backend by name; `find_method` also knows those of other backends."""
 backends: "Registry[Backend]" = Registry("backend", "backends", ["methods"])
-formats: "Registry[Format]" = Registry("data format", "formats", ["harness.data.formats"])
+formats: "Registry[Format]" = Registry("data format", "formats", ["harness.data.schemas"])
 datasets: "Registry[DatasetInfo]" = Registry("dataset", "datasets", ["harness.data.catalogue"])
 protocols: "Registry[Protocol]" = Registry("protocol", "protocols", ["harness.evaluation.protocols", "methods"])
 tables: "Registry[Any]" = Registry("table", "tables", ["reports.tables"])
@@ -262,6 +282,11 @@ def source_file(item: Any) -> Path | None:
 
 
 @cache
+def _entry_points() -> metadata.EntryPoints:
+    return metadata.entry_points()  # reads the metadata of every installed package: once is slow enough
+
+
+@cache
 def _import_plugin(name: str) -> ModuleType:
     if name.endswith(".py"):
         return _import_file(Path(name).expanduser().resolve())
@@ -277,14 +302,24 @@ def _import_plugin(name: str) -> ModuleType:
 
 
 def _import_file(file: Path) -> ModuleType:
+    """Import a file as a module of its own name, under which other processes find what it defines too."""
     if not file.is_file():
         raise UserError(f"{PLUGINS}: no such file: {file}", fix=f"ls {file.parent}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = re.sub(r"\W", "_", file.stem)
+    if (taken := importlib.util.find_spec(name)) is not None:
+        if taken.origin == str(file):
+            return importlib.import_module(name)
+        name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{PLUGINS}: not a Python file: {file}", fix="--plugin FILE.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -1,8 +1,11 @@
-"""The data sets by name: titles, where they come from, which file is edited, and the paper's prompt templates."""
+"""The datasets by name: titles, where they come from, which file is edited, and the paper's prompt templates."""
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from harness.errors import UserError, did_you_mean
+from harness import registry
 
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
 _ROME = "https://rome.baulab.info/data/dsets"
@@ -16,7 +19,7 @@ class Download:
         url: where it is.
         filename: what it is called here.
         licence: of its contents.
-        sha256: checksum that upstream publishes; None where it publishes none.
+        sha256: checksum that upstream publishes; None if it publishes none.
     """
 
     url: str
@@ -27,63 +30,76 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What is known of a data set before any file is read.
+    """What is known about a dataset before any file is read.
 
     Attributes:
         name: as written in a suite.
         title: as printed in a table.
         homepage: where people read about it.
-        edited_formats: formats whose records can be edits, the preferred one first; the data set's other formats
-            only serve as unrelated facts.
-        paper_template: prompt around a base model's input, `{Input}` in it (OnceEdit, Appendix A).
+        edited_formats: formats whose records can be edits, the preferred one first; the dataset's other formats only
+            serve as unrelated facts.
+        paper_template: prompt around a base model's input, with `{Input}` in it (OnceEdit, Appendix A); None if the
+            paper has none for this dataset.
         downloads: the upstream files.
         has_distractors: whether rephrases may begin with an unrelated sentence.
+        synthetic: makes records in the first of `edited_formats`, for `source: synthetic`; None if there are none.
     """
 
     name: str
     title: str
     homepage: str
     edited_formats: tuple[str, ...]
-    paper_template: str
-    downloads: tuple[Download, ...]
+    paper_template: str | None = None
+    downloads: tuple[Download, ...] = ()
     has_distractors: bool = False
+    synthetic: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+
+    @property
+    def remedy(self) -> str:
+        """The command that brings its files, or what to do if none can."""
+        if self.downloads:
+            return f"python -m harness data fetch {self.name}"
+        return f"get it from {self.homepage} and name its folder with --data"
 
 
-DATASETS = {
-    info.name: info
-    for info in (
-        DatasetInfo(
-            name="zsre",
-            title="ZsRE",
-            homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
-            edited_formats=("knowedit", "mend"),
-            paper_template="Answer this question:\n[Question]: {Input}\n[Answer]:",
-            downloads=(
-                Download(f"{_KNOWEDIT}/ZsRE/ZsRE-test-all.json", "ZsRE-test-all.json", "MIT"),
-                Download(f"{_ROME}/zsre_mend_train.json", "zsre_mend_train.json", "MIT; locality CC BY-SA 3.0"),
-            ),
-        ),
-        DatasetInfo(
-            name="counterfact",
-            title="CounterFact",
-            homepage="https://rome.baulab.info",
-            edited_formats=("counterfact", "counterfact-flat"),
-            paper_template="Complete this half sentence.\n [Half Sentence]: {Input}\n[Answer]:",
-            downloads=(Download(f"{_ROME}/counterfact.json", "counterfact.json", "MIT"),),
-            has_distractors=True,
-        ),
-    )
-}
-
-
-def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue entry of a data set.
+def register_dataset(info: DatasetInfo) -> DatasetInfo:
+    """Add a dataset, so that suites can name it; its formats are added with `harness.data.formats.register_format`.
 
     Raises:
-        UserError: when there is none.
+        ValueError: if another module has already registered the name.
     """
-    if name not in DATASETS:
-        raise UserError(
-            f"unknown data set '{name}'{did_you_mean(name, set(DATASETS))}", fix="python -m harness data list"
-        )
-    return DATASETS[name]
+    return registry.datasets.add(info.name, info, sys._getframe(1).f_globals["__name__"])
+
+
+def _generated(name: str) -> Sequence[Mapping[str, Any]]:
+    from harness.data.synthetic import upstream_rows
+
+    return upstream_rows(name)
+
+
+register_dataset(
+    DatasetInfo(
+        name="zsre",
+        title="ZsRE",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("knowedit", "mend"),
+        paper_template="Answer this question:\n[Question]: {Input}\n[Answer]:",
+        downloads=(
+            Download(f"{_KNOWEDIT}/ZsRE/ZsRE-test-all.json", "ZsRE-test-all.json", "MIT"),
+            Download(f"{_ROME}/zsre_mend_train.json", "zsre_mend_train.json", "MIT; locality CC BY-SA 3.0"),
+        ),
+        synthetic=lambda: _generated("zsre"),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="counterfact",
+        title="CounterFact",
+        homepage="https://rome.baulab.info",
+        edited_formats=("counterfact", "counterfact-flat"),
+        paper_template="Complete this half sentence.\n [Half Sentence]: {Input}\n[Answer]:",
+        downloads=(Download(f"{_ROME}/counterfact.json", "counterfact.json", "MIT"),),
+        has_distractors=True,
+        synthetic=lambda: _generated("counterfact"),
+    )
+)

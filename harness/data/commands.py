@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.data.catalogue import DATASETS
-from harness.data.corpus import SYNTHETIC
+from harness import registry
 from harness.data.fetch import fetch
 from harness.data.show import describe, show
+from harness.data.sources import SYNTHETIC
 from harness.errors import UserError
 
 
@@ -31,13 +31,15 @@ def run(action: str, name: str | None, source: str | None, record_id: str | None
     """
     source = source or os.environ.get("HARNESS_DATA") or SYNTHETIC
     if action == "fetch":
-        for each in [name] if name else list(DATASETS):
+        for each in [name] if name else list(registry.datasets):
             for fetched in fetch(each, to):
                 _say(console, str(fetched))
         _say(console, f"use them: python -m harness data list --data {to}")
     elif action == "show":
         if name is None:
-            raise UserError("data show: of which data set?", fix=f"python -m harness data show {next(iter(DATASETS))}")
+            raise UserError(
+                "data show: of which data set?", fix=f"python -m harness data show {next(iter(registry.datasets))}"
+            )
         _say(console, show(name, source, record_id))
     else:
         _say(console, _listing(source, name))

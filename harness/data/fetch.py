@@ -1,7 +1,7 @@
-"""Downloading the upstream files, each whole and verified or not at all.
+"""Download the upstream files, each complete and verified or not at all.
 
-Where upstream publishes no checksum, the first fetch records what it got in `checksums.json` beside the files, and
-every later fetch is held to that.
+If upstream publishes no checksum, the first download records its own in `checksums.json` next to the files, and every
+later one must match it.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.catalogue import Download, dataset_info
+from harness import registry
+from harness.data.catalogue import Download
 from harness.data.formats import recognise
 from harness.errors import UserError
 from harness.identity import file_digest
@@ -28,10 +29,10 @@ class Fetched:
     """What became of one file.
 
     Attributes:
-        path: where it lies.
+        path: where it is.
         sha256: of its contents.
-        is_new: False when it was there already, whole.
-        is_first: True when nothing was known to verify it against; its checksum is on record from now on.
+        is_new: False if it was already there and complete.
+        is_first: True if there was no checksum to verify it against; it is recorded from now on.
     """
 
     path: Path
@@ -40,22 +41,24 @@ class Fetched:
     is_first: bool
 
     def __str__(self) -> str:
-        state = "fetched" if self.is_new else "there already"
-        checked = "first fetch, checksum recorded in " + CHECKSUMS if self.is_first else "verified"
+        state = "fetched" if self.is_new else "already there"
+        checked = "first download, checksum recorded in " + CHECKSUMS if self.is_first else "verified"
         return f"{self.path}: {state}, {checked} (sha256 {self.sha256[:12]})"
 
 
 def fetch(name: str, folder: Path) -> list[Fetched]:
-    """Bring a data set's upstream files into `folder/name`.
+    """Download a dataset's upstream files to `folder/name`.
 
-    A file that is there and matches its checksum stays; one that does not match is fetched anew. A download goes to a
-    temporary name and takes its place only when it is complete, verified, and of a format of the data set.
+    A file that is there and matches its checksum stays; one that does not match is downloaded again. A download goes to
+    a temporary name and is renamed only when it is complete, verified, and of a format of the dataset.
 
     Raises:
-        UserError: for an unknown data set, an address that does not answer, an incomplete or wrong file, a full disk,
-            or a file of the same name that does not come from here; nothing is left behind then.
+        UserError: for an unknown dataset or one that cannot be downloaded, an address that does not answer, an incomplete
+            or wrong file, a full disk, or a file of the same name that was not downloaded here; nothing is left behind.
     """
-    info = dataset_info(name)
+    info = registry.datasets.get(name)
+    if not info.downloads:
+        raise UserError(f"dataset '{name}' has no files to download", fix=info.remedy)
     place = folder / name
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,9 @@ def _bring(download: Download, place: Path, name: str) -> Fetched:
     known = download.sha256 or recorded.get(download.filename)
     if path.exists():
         if known is None:
-            raise UserError(f"{path}: is in the way, and was not fetched by this command", fix=f"mv {path} {path}.mine")
+            raise UserError(
+                f"{path}: already exists and was not downloaded by this command", fix=f"mv {path} {path}.mine"
+            )
         if file_digest(path) == known:
             return Fetched(path, known, is_new=False, is_first=False)
     partial = place / f".{download.filename}.{os.getpid()}.part"
@@ -79,7 +84,7 @@ def _bring(download: Download, place: Path, name: str) -> Fetched:
         if known not in (None, found):
             raise UserError(
                 f"{download.url}: sha256 is {found[:12]}, not {str(known)[:12]} as "
-                + ("published" if download.sha256 else f"recorded in {place / CHECKSUMS} by the first fetch"),
+                + ("published" if download.sha256 else f"recorded in {place / CHECKSUMS} by the first download"),
                 fix=f"python -m harness data fetch {name}" if download.sha256 else f"rm {place / CHECKSUMS}",
             )
         form = recognise(partial)
@@ -97,7 +102,7 @@ def _bring(download: Download, place: Path, name: str) -> Fetched:
 
 
 def _stream(url: str, partial: Path) -> str:
-    """Download to a file; the sha256 of what came."""
+    """Download to a file and return its sha256."""
     request = urllib.request.Request(url, headers={"User-Agent": "editing-harness"})
     sha256, received = hashlib.sha256(), 0
     try:

@@ -1,4 +1,4 @@
-"""The words of the built-in world: kinds of things, their relations, objects and sentence templates, all data.
+"""The vocabulary of the synthetic data: kinds of things, their relations, objects and sentence templates, all data.
 
 Objects are single real words, shared by all subjects of a relation. `{}` stands for the subject; the object follows a
 template directly. Relation ids are Wikidata's, where there is one.

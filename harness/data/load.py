@@ -1,18 +1,23 @@
-"""From the name of a data set to the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
+"""From the name of a dataset to the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from harness.data.catalogue import DatasetInfo, dataset_info
-from harness.data.corpus import SYNTHETIC, Corpus, find
+from harness import registry
 from harness.data.pools import belongs, draw
+from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest, file_digest
-from harness.records import DataRef, Dataset, EditRecord, Probe
+from harness.records import DataRef, Dataset, EditRecord, Probe, Template
 
-TEMPLATES = ("none", "paper")
+TEMPLATES: tuple[str, ...] = get_args(Template)
+
+# The end of a sentence: its mark, what closes quotes and brackets, and space; a line break; or a mark with no space
+# behind it, where two small letters stand before and a capital after ("season.Spike", but not "NU.nl" or "U.S.").
+_BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*|(?<=[^\W\d_A-Z]{2}[.!?])(?=[A-Z])")
 
 
 def resolve(
@@ -28,12 +33,12 @@ def resolve(
     """The reference to a selection of records, with its hash and the numbers of unrelated records that were found.
 
     The edits are the first `edits` records of the split in the order of the edited file. The pools come from records
-    of the edited file that are not edited, then from the data set's other files (records that name a subject first);
+    of the edited file that are not edited, then from the dataset's other files (records that name a subject first);
     never from the part of the edited file that `split` excludes.
 
     Args:
-        name: `zsre` or `counterfact`.
-        source: `synthetic`, or a folder that is searched for files of the data set.
+        name: of a registered dataset, such as `zsre`.
+        source: `synthetic`, or a folder that is searched for files of the dataset.
         edits: number of scored records, at least 1.
         split: `test`, `dev` or `all`.
         train: number of unrelated records that methods may learn from, at most.
@@ -66,71 +71,16 @@ def load(ref: DataRef) -> Dataset:
 
 
 def files(ref: DataRef) -> dict[str, str]:
-    """The files that a selection is made from, with the sha256 of each; for the world, of its generated records."""
-    corpus = find(ref.name, ref.source)
+    """The files that a selection is made from, with the sha256 of each; synthetic records count as one file."""
+    found = find_files(ref.name, ref.source)
     if ref.source == SYNTHETIC:
-        return {corpus.edited.where: digest(corpus.edited.records)}
-    used = (corpus.edited, *corpus.others) if ref.train or ref.unrelated else (corpus.edited,)
+        return {found.edited.where: digest(found.edited.records)}
+    used = (found.edited, *found.others) if ref.train or ref.unrelated else (found.edited,)
     return {file.where: file_digest(Path(file.where)) for file in used}
 
 
-def _select(ref: DataRef) -> Dataset:
-    info = dataset_info(ref.name)
-    _check_numbers(ref)
-    corpus = find(ref.name, ref.source)
-    inside = [record for record in corpus.edited.records if belongs(ref.name, record.id, ref.split)]
-    if len(inside) < ref.edits:
-        of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
-        raise UserError(
-            f"{corpus.edited.where}: {len(inside)} {of_split}, {ref.edits} asked for", fix=f"edits: {len(inside)}"
-        )
-    edits, rest = inside[: ref.edits], inside[ref.edits :]
-    excluded = [record for record in corpus.edited.records if not belongs(ref.name, record.id, ref.split)]
-    train, unrelated = draw(edits, _tiers(corpus, rest, excluded), ref.train, ref.unrelated)
-    shape = _shape(ref, info)
-    return Dataset(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
-
-
-def _check_numbers(ref: DataRef) -> None:
-    for option, value, least in (("edits", ref.edits, 1), ("train", ref.train, 0), ("unrelated", ref.unrelated, 0)):
-        if value < least:
-            raise UserError(f"{ref.name}: {option} is {value}, less than {least}", fix=f"{option}: {least}")
-    if ref.template not in TEMPLATES:
-        raise UserError(
-            f"unknown template '{ref.template}'{did_you_mean(ref.template, TEMPLATES)}", fix="template: none"
-        )
-
-
-def _tiers(corpus: Corpus, rest: list[EditRecord], excluded: list[EditRecord]) -> list[list[EditRecord]]:
-    """Pool candidates: what is left of the edited file, then other files' records with a subject, then those without.
-
-    The unscored records of the edited file come first because they alone have its form: flat CounterFact has neither
-    paraphrases nor more than one neighbour, and MEND's ZsRE no probe about the subject.
-    """
-    prompts = {record.prompt for record in excluded}
-    ids = {record.id for record in excluded}
-    others = [
-        record
-        for file in corpus.others
-        for record in file.records
-        if record.prompt not in prompts and record.id not in ids
-    ]
-    return [rest, [record for record in others if record.subject], [record for record in others if not record.subject]]
-
-
-def _shape(ref: DataRef, info: DatasetInfo) -> Callable[[EditRecord], EditRecord]:
-    """What is done to every record after it was chosen: distractors cut, template laid around the prompts."""
-
-    def shape(record: EditRecord) -> EditRecord:
-        if ref.strip_distractor and info.has_distractors:
-            record = without_distractors(record)
-        return in_template(record, info.paper_template) if ref.template == "paper" else record
-
-    return shape
-
-
 def in_template(record: EditRecord, template: str) -> EditRecord:
-    """The record with every prompt in place of `{Input}` of a template; the subject stays within the prompt."""
+    """The record with a template around every prompt, which takes the place of `{Input}`."""
 
     def wrap(prompt: str) -> str:
         return template.replace("{Input}", prompt)
@@ -147,15 +97,6 @@ def in_template(record: EditRecord, template: str) -> EditRecord:
         attributes=wrap_all(record.attributes),
         generation_prompts=tuple(map(wrap, record.generation_prompts)),
     )
-
-
-def _hash(data: Dataset) -> str:
-    return digest({"edits": data.edits, "train": data.train, "unrelated": data.unrelated})
-
-
-# The end of a sentence: its mark, what closes quotes and brackets, and space; a line break; or a mark with no space
-# behind it, where two small letters stand before and a capital after ("season.Spike", but not "NU.nl" or "U.S.").
-_BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*|(?<=[^\W\d_A-Z]{2}[.!?])(?=[A-Z])")
 
 
 def strip_distractor(paraphrase: str, subject: str) -> str:
@@ -178,3 +119,66 @@ def strip_distractor(paraphrase: str, subject: str) -> str:
 def without_distractors(record: EditRecord) -> EditRecord:
     """The record with every rephrase cut."""
     return replace(record, rephrases=tuple(strip_distractor(text, record.subject) for text in record.rephrases))
+
+
+def _select(ref: DataRef) -> Dataset:
+    _check_options(ref)
+    found = find_files(ref.name, ref.source)
+    inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
+    if len(inside) < ref.edits:
+        of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
+        raise UserError(
+            f"{found.edited.where}: {len(inside)} {of_split}, {ref.edits} asked for", fix=f"edits: {len(inside)}"
+        )
+    edits, rest = inside[: ref.edits], inside[ref.edits :]
+    excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
+    train, unrelated = draw(edits, _tiers(found, rest, excluded), ref.train, ref.unrelated)
+    shape = _shape(ref)
+    return Dataset(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
+
+
+def _check_options(ref: DataRef) -> None:
+    info = registry.datasets.get(ref.name)
+    for option, value, least in (("edits", ref.edits, 1), ("train", ref.train, 0), ("unrelated", ref.unrelated, 0)):
+        if value < least:
+            raise UserError(f"{ref.name}: {option} is {value}, less than {least}", fix=f"{option}: {least}")
+    if ref.template not in TEMPLATES:
+        raise UserError(
+            f"unknown template '{ref.template}'{did_you_mean(ref.template, TEMPLATES)}", fix="template: none"
+        )
+    if ref.template == "paper" and info.paper_template is None:
+        raise UserError(f"the paper has no prompt template for dataset '{ref.name}'", fix="prompts: [none]")
+
+
+def _tiers(found: DatasetFiles, rest: list[EditRecord], excluded: list[EditRecord]) -> list[list[EditRecord]]:
+    """Pool candidates: the rest of the edited file, then other files' records with a subject, then those without.
+
+    The unscored records of the edited file come first because only they have its form: flat CounterFact has neither
+    paraphrases nor more than one neighbour, and MEND's ZsRE has no probe about the subject.
+    """
+    prompts = {record.prompt for record in excluded}
+    ids = {record.id for record in excluded}
+    others = [
+        record
+        for file in found.others
+        for record in file.records
+        if record.prompt not in prompts and record.id not in ids
+    ]
+    return [rest, [record for record in others if record.subject], [record for record in others if not record.subject]]
+
+
+def _shape(ref: DataRef) -> Callable[[EditRecord], EditRecord]:
+    """What is done to every chosen record: distractors cut, the template put around its prompts."""
+    info = registry.datasets.get(ref.name)
+    template = info.paper_template if ref.template == "paper" else None
+
+    def shape(record: EditRecord) -> EditRecord:
+        if ref.strip_distractor and info.has_distractors:
+            record = without_distractors(record)
+        return in_template(record, template) if template is not None else record
+
+    return shape
+
+
+def _hash(data: Dataset) -> str:
+    return digest({"edits": data.edits, "train": data.train, "unrelated": data.unrelated})

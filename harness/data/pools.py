@@ -1,20 +1,62 @@
-"""Unrelated facts for a cell: records that share neither subject nor prompt with anything that is scored.
+"""Which records a cell may use: the test and dev split of a file, and pools of unrelated facts.
 
-Two pools are drawn: `train`, from which methods learn what not to touch, and `unrelated`, which no method sees. Which
-records come first is decided by a hash of their ids, from one end of that order for each pool, so that neither the
-order of a file nor the size of the other pool matters; more edits only remove those that come to collide with them.
+The pools hold records that share neither subject nor prompt with anything that is scored: `train`, from which methods
+learn what not to touch, and `unrelated`, which no method sees. A hash of the ids decides which records come first, and the
+two pools are drawn from opposite ends of that order. So neither the order of a file nor the size of the other pool matters,
+and more edits only remove the records that now collide with them.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 from harness.errors import UserError, did_you_mean
-from harness.records import EditRecord, Probe
+from harness.records import EditRecord, Probe, Split
+
+SPLITS: tuple[str, ...] = get_args(Split)
 
 _WORD = re.compile(r"\w+")
+
+
+def is_dev(dataset: str, record_id: str) -> bool:
+    """True for one record in four. Hyper-parameters are tuned on these and on no other record."""
+    return hashlib.sha256(f"{dataset}:{record_id}".encode()).digest()[0] % 4 == 0
+
+
+def belongs(dataset: str, record_id: str, split: str) -> bool:
+    """Whether a record is in the split; `all` ignores the division.
+
+    Raises:
+        UserError: for a split that does not exist.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}'{did_you_mean(split, SPLITS)}", fix="split: test")
+    return split == "all" or is_dev(dataset, record_id) == (split == "dev")
+
+
+def draw(
+    edits: Sequence[EditRecord], tiers: Sequence[Sequence[EditRecord]], n_train: int, n_unrelated: int
+) -> tuple[tuple[EditRecord, ...], tuple[EditRecord, ...]]:
+    """The train and the unrelated pool, each from the first tier that still has records.
+
+    Args:
+        edits: the scored records.
+        tiers: candidates, the preferred ones first.
+        n_train: number of train records wanted.
+        n_unrelated: number of unrelated records wanted.
+
+    Returns:
+        (train, unrelated): no two of edits, train and unrelated share a subject or a prompt. A pool is shorter than
+        asked for where the candidates do not suffice.
+    """
+    if not n_train and not n_unrelated:
+        return (), ()
+    ordered = [sorted(tier, key=_order) for tier in tiers]
+    unrelated = _take([tier[::-1] for tier in ordered], n_unrelated, Guard(edits))
+    train = _take(ordered, n_train, Guard((*edits, *unrelated)))
+    return train, unrelated
 
 
 class Guard:
@@ -67,29 +109,6 @@ class Guard:
         )
 
 
-def draw(
-    edits: Sequence[EditRecord], tiers: Sequence[Sequence[EditRecord]], n_train: int, n_unrelated: int
-) -> tuple[tuple[EditRecord, ...], tuple[EditRecord, ...]]:
-    """The train and the unrelated pool, each from the first tier that still has records.
-
-    Args:
-        edits: the scored records.
-        tiers: candidates, the preferred ones first.
-        n_train: number of train records wanted.
-        n_unrelated: number of unrelated records wanted.
-
-    Returns:
-        (train, unrelated): no two of edits, train and unrelated share a subject or a prompt. A pool is shorter than
-        asked for where the candidates do not suffice.
-    """
-    if not n_train and not n_unrelated:
-        return (), ()
-    ordered = [sorted(tier, key=_order) for tier in tiers]
-    unrelated = _take([tier[::-1] for tier in ordered], n_unrelated, Guard(edits))
-    train = _take(ordered, n_train, Guard((*edits, *unrelated)))
-    return train, unrelated
-
-
 def scored_prompts(record: EditRecord) -> list[str]:
     """Every text whose answer by the edited model is scored."""
     return [record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality + record.portability)]
@@ -112,23 +131,3 @@ def _order(record: EditRecord) -> bytes:
 
 def _words(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold()))
-
-
-Split = Literal["test", "dev", "all"]
-SPLITS: tuple[str, ...] = get_args(Split)
-
-
-def is_dev(dataset: str, record_id: str) -> bool:
-    """True for one record in four. Hyper-parameters are tuned on these and on no other record."""
-    return hashlib.sha256(f"{dataset}:{record_id}".encode()).digest()[0] % 4 == 0
-
-
-def belongs(dataset: str, record_id: str, split: str) -> bool:
-    """Whether a record is in the split; `all` ignores the division.
-
-    Raises:
-        UserError: for a split that does not exist.
-    """
-    if split not in SPLITS:
-        raise UserError(f"unknown split '{split}'{did_you_mean(split, SPLITS)}", fix="split: test")
-    return split == "all" or is_dev(dataset, record_id) == (split == "dev")

@@ -3,25 +3,25 @@
 import gc
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from harness.data.formats import FORMATS, Format, contents, recognise
-from harness.data.schemas import flaw
+from harness import registry
+from harness.data.formats import Format, Row, contents, recognise
 from harness.errors import UserError
 from harness.records import EditRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A record that its official file holds and nobody can edit: its number in the file, and what it lacks."""
+    """A record of an official file that cannot be an edit: its number in the file, and what is wrong with it."""
 
     number: int
     reason: str
@@ -37,7 +37,7 @@ class UpstreamFile:
         rows: number of upstream records.
         records: in file order, without flawed ones and without repeated prompts (the first stays).
         numbers: number in the file, from 1, of each of `records`.
-        flaws: what was left out because it cannot be used.
+        flaws: records that were left out because they cannot be used.
     """
 
     where: str
@@ -62,14 +62,14 @@ def read(path: Path) -> UpstreamFile:
     """
     form = recognise(path)
     if form is None:
-        known = ", ".join(known.title for known in FORMATS.values())
+        known = ", ".join(known.title for known in registry.formats.all().values())
         raise UserError(f"{path}: not an editing data file (known formats: {known})", fix="python -m harness data list")
     stat = path.stat()
     return _read(path, form.name, stat.st_mtime_ns, stat.st_size)
 
 
-def from_rows(rows: Sequence[object], form: Format, where: str) -> UpstreamFile:
-    """Records that are at hand as upstream's own dictionaries; checked as those of a file are.
+def from_rows(rows: Sequence[Mapping[str, Any]], form: Format, where: str) -> UpstreamFile:
+    """Records given as upstream's own dictionaries, checked like those of a file.
 
     Raises:
         UserError: as `read`.
@@ -79,10 +79,10 @@ def from_rows(rows: Sequence[object], form: Format, where: str) -> UpstreamFile:
 
 @lru_cache(maxsize=32)
 def _read(path: Path, form_name: str, _mtime_ns: int, _size_bytes: int) -> UpstreamFile:
-    form = FORMATS[form_name]
+    form = registry.formats.get(form_name)
     content = contents(path)
-    if form.is_of is None:
-        return from_rows(_table_rows(content, form, path), form, str(path))
+    if form.parse_line is not None:
+        return from_rows(_parse_lines(content, form, form.parse_line, path), form, str(path))
     return _parse(content, form, str(path))
 
 
@@ -100,7 +100,7 @@ def _parse(content: bytes, form: Format, where: str) -> UpstreamFile:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Records hold no cycles: the collector, woken by every few hundred of them, costs a third of the reading."""
+    """Pause the garbage collector: records hold no cycles, and it would cost a third of the reading time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -110,7 +110,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _collect(rows: Iterable["_Row"], form: Format, where: str) -> UpstreamFile:
+def _collect(rows: Iterable[Row], form: Format, where: str) -> UpstreamFile:
     records: list[EditRecord] = []
     numbers: list[int] = []
     flaws: list[Flaw] = []
@@ -119,13 +119,13 @@ def _collect(rows: Iterable["_Row"], form: Format, where: str) -> UpstreamFile:
     number = 0
     for number, row in enumerate(rows, start=1):
         record = row.record()
-        if reason := flaw(record):
+        if reason := _flaw(record):
             if not form.tolerates_flaws:
                 raise _broken(f"{where}: record {number}: {reason}", form)
             flaws.append(Flaw(number, reason))
         elif record.prompt not in prompts:
             if (earlier := ids.setdefault(record.id, number)) != number:
-                raise _broken(f"{where}: record {number}: case_id {record.id} is also that of record {earlier}", form)
+                raise _broken(f"{where}: record {number}: id {record.id} is also that of record {earlier}", form)
             prompts.add(record.prompt)
             records.append(record)
             numbers.append(number)
@@ -134,8 +134,13 @@ def _collect(rows: Iterable["_Row"], form: Format, where: str) -> UpstreamFile:
     return UpstreamFile(where, form, number, tuple(records), tuple(numbers), tuple(flaws))
 
 
-class _Row(Protocol):
-    def record(self) -> EditRecord: ...
+def _flaw(record: EditRecord) -> str | None:
+    """Why a record whose fields are all there cannot be an edit, or None."""
+    if not record.target_new:
+        return "has an empty target"
+    if record.subject not in record.prompt:
+        return f"has a subject, {record.subject!r}, that does not occur in its prompt"
+    return None
 
 
 _SENTENCES = {
@@ -147,12 +152,11 @@ _SENTENCES = {
     "list_type": "is not a list",
     "dict_type": "is not a mapping",
     "dataclass_type": "is not a mapping",
-    "string_pattern_mismatch": "does not hold {} exactly once",
 }
 
 
 def _complaint(error: ErrorDetails, form: Format, where: str) -> UserError:
-    sentence = _SENTENCES.get(error["type"], error["msg"])
+    sentence = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return _broken(f"{where}: {sentence}", form)
     number, *field = error["loc"]
@@ -161,7 +165,7 @@ def _complaint(error: ErrorDetails, form: Format, where: str) -> UserError:
 
 
 def _broken(sentence: str, form: Format) -> UserError:
-    return UserError(sentence, fix=f"python -m harness data fetch {form.dataset}")
+    return UserError(sentence, fix=registry.datasets.get(form.dataset).remedy)
 
 
 def _complete_records(content: bytes) -> int:
@@ -177,13 +181,13 @@ def _complete_records(content: bytes) -> int:
         count += 1
 
 
-def _table_rows(content: bytes, form: Format, path: Path) -> list[dict[str, str]]:
+def _parse_lines(
+    content: bytes, form: Format, parse_line: Callable[[str], Mapping[str, Any]], path: Path
+) -> list[Mapping[str, Any]]:
     rows = []
     for number, line in enumerate(content.decode(errors="replace").rstrip("\r\n").split("\n"), start=1):
-        cells = line.rstrip("\r").split("\t")
-        if len(cells) != 2:
-            raise _broken(
-                f"{path}: record {number}: a line of {len(cells)} columns, not of a question and an answer", form
-            )
-        rows.append({"src": cells[0], "alt": cells[1]})
+        try:
+            rows.append(parse_line(line.rstrip("\r")))
+        except ValueError as error:
+            raise _broken(f"{path}: record {number}: {error}", form) from None
     return rows

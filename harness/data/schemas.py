@@ -1,16 +1,20 @@
-"""The upstream formats as schemas, one model per format, each with its mapping to an `EditRecord`.
+"""The upstream formats as schemas, one class per format, each with its mapping to an `EditRecord`.
 
-A schema names only what the harness uses; further keys of a record are allowed. Surrounding space is cut, because a
-target is always appended to its prompt with one space. `flaw` is what makes a well-formed record useless as an edit.
+A schema names only what the harness uses; further keys of a record are allowed. Surrounding space is stripped, because a
+target is always appended to its prompt with one space.
 """
 
 import hashlib
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from harness.data.formats import register_format
 from harness.records import EditRecord, Probe
+
+STRICT = ConfigDict(strict=True, str_strip_whitespace=True)
+"""Configuration of a schema: nothing is converted, no space around a text."""
 
 
 def _first(value: Any) -> Any:
@@ -18,15 +22,24 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
+def _holds_one_place(template: str) -> str:
+    if template.count("{}") != 1 or template.count("{") + template.count("}") != 2:
+        raise ValueError("does not contain {} exactly once")
+    return template
+
+
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 Answer = Annotated[Text, BeforeValidator(_first)]
-Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
-
-_STRICT = ConfigDict(strict=True, str_strip_whitespace=True)
+Template = Annotated[str, AfterValidator(_holds_one_place)]
 
 
-@dataclass(config=_STRICT, slots=True)
+def content_id(prompt: str, target: str) -> str:
+    """Identity of a record that upstream gives none: what is asked and what shall be answered."""
+    return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
+
+
+@dataclass(config=STRICT, slots=True)
 class _PromptAndAnswer:
     prompt: Text
     ground_truth: Answer
@@ -35,7 +48,7 @@ class _PromptAndAnswer:
         return Probe(self.prompt, self.ground_truth)
 
 
-@dataclass(config=_STRICT, slots=True)
+@dataclass(config=STRICT, slots=True)
 class _OneHop:
     """The portability question that EasyEdit's authors added to MEND's and ROME's records."""
 
@@ -46,77 +59,12 @@ class _OneHop:
         return Probe(self.question, self.answer)
 
 
-@dataclass(config=_STRICT, slots=True)
-class KnowEdit:
-    """ZsRE as in KnowEdit, the form that OnceEdit uses. Any key is allowed under `locality` and `portability`."""
-
-    subject: Text
-    target_new: Text
-    prompt: Text
-    ground_truth: Texts
-    rephrase_prompt: Text
-    locality: dict[str, list[_PromptAndAnswer]]
-    portability: dict[str, list[_PromptAndAnswer]]
-
-    def record(self) -> EditRecord:
-        """The edit is `target_new`; the fact before it is the first of `ground_truth`."""
-        return EditRecord(
-            id=content_id(self.prompt, self.target_new),
-            prompt=self.prompt,
-            subject=self.subject,
-            target_new=self.target_new,
-            ground_truth=self.ground_truth[0],
-            rephrases=(self.rephrase_prompt,),
-            locality=tuple(probe.probe() for probes in self.locality.values() for probe in probes),
-            portability=tuple(probe.probe() for probes in self.portability.values() for probe in probes),
-        )
-
-
-@dataclass(config=_STRICT, slots=True)
-class Mend:
-    """ZsRE as MEND published it, with or without the portability question. A few official records have no `alt`."""
-
-    subject: Text
-    src: Text
-    rephrase: Text
-    alt: str
-    answers: Texts
-    loc: Text
-    loc_ans: Text
-    portability: _OneHop | None = None
-
-    def record(self) -> EditRecord:
-        """The edit is `alt`, never one of `answers`; `loc` gets the question mark that it lacks."""
-        return EditRecord(
-            id=content_id(self.src, self.alt),
-            prompt=self.src,
-            subject=self.subject,
-            target_new=self.alt,
-            ground_truth=self.answers[0],
-            rephrases=(self.rephrase,),
-            locality=(Probe(self.loc if self.loc.endswith("?") else self.loc + "?", self.loc_ans),),
-            portability=(self.portability.probe(),) if self.portability else (),
-        )
-
-
-@dataclass(config=_STRICT, slots=True)
-class MendRow:
-    """A line of MEND's training table: a question and an answer. It names no subject and no earlier answer."""
-
-    src: Text
-    alt: str
-
-    def record(self) -> EditRecord:
-        """A plain fact: the answer is what the model should go on saying."""
-        return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)
-
-
-@dataclass(config=_STRICT, slots=True)
+@dataclass(config=STRICT, slots=True)
 class _Object:
     str_: Text = Field(alias="str")
 
 
-@dataclass(config=_STRICT, slots=True)
+@dataclass(config=STRICT, slots=True)
 class _Rewrite:
     prompt: Template
     relation_id: Text
@@ -125,7 +73,13 @@ class _Rewrite:
     target_true: _Object
 
 
-@dataclass(config=_STRICT, slots=True)
+@register_format(
+    "counterfact",
+    dataset="counterfact",
+    title="CounterFact (ROME)",
+    recognise=lambda keys: "requested_rewrite" in keys and bool(keys & {"paraphrase_prompts", "neighborhood_prompts"}),
+)
+@dataclass(config=STRICT, slots=True)
 class CounterFact:
     """CounterFact as ROME published it, with or without the portability question."""
 
@@ -156,7 +110,13 @@ class CounterFact:
         )
 
 
-@dataclass(config=_STRICT, slots=True)
+@register_format(
+    "counterfact-flat",
+    dataset="counterfact",
+    title="CounterFact (EasyEdit, flat)",
+    recognise=lambda keys: bool(keys & {"locality_prompt", "locality_ground_truth"}),
+)
+@dataclass(config=STRICT, slots=True)
 class CounterFactFlat:
     """CounterFact as EasyEdit flattened it."""
 
@@ -182,15 +142,100 @@ class CounterFactFlat:
         )
 
 
-def content_id(prompt: str, target: str) -> str:
-    """Identity of a record that upstream gives none: what is asked and what shall be answered."""
-    return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
+@register_format(
+    "knowedit",
+    dataset="zsre",
+    title="ZsRE (KnowEdit)",
+    recognise=lambda keys: "rephrase_prompt" in keys and bool(keys & {"locality", "portability"}),
+)
+@dataclass(config=STRICT, slots=True)
+class KnowEdit:
+    """ZsRE as in KnowEdit, the form that OnceEdit uses. Any key is allowed under `locality` and `portability`."""
+
+    subject: Text
+    target_new: Text
+    prompt: Text
+    ground_truth: Texts
+    rephrase_prompt: Text
+    locality: dict[str, list[_PromptAndAnswer]]
+    portability: dict[str, list[_PromptAndAnswer]]
+
+    def record(self) -> EditRecord:
+        """The edit is `target_new`; the fact before it is the first of `ground_truth`."""
+        return EditRecord(
+            id=content_id(self.prompt, self.target_new),
+            prompt=self.prompt,
+            subject=self.subject,
+            target_new=self.target_new,
+            ground_truth=self.ground_truth[0],
+            rephrases=(self.rephrase_prompt,),
+            locality=tuple(probe.probe() for probes in self.locality.values() for probe in probes),
+            portability=tuple(probe.probe() for probes in self.portability.values() for probe in probes),
+        )
 
 
-def flaw(record: EditRecord) -> str | None:
-    """Why a record cannot be an edit though its fields are all there, or None."""
-    if not record.target_new:
-        return "has an empty target"
-    if record.subject not in record.prompt:
-        return f"has a subject, {record.subject!r}, that does not occur in its prompt"
-    return None
+@register_format(
+    "mend",
+    dataset="zsre",
+    title="ZsRE (MEND)",
+    recognise=lambda keys: len(keys & {"src", "alt", "rephrase", "loc", "loc_ans", "pred"}) >= 3,
+    tolerates_flaws=True,
+)
+@dataclass(config=STRICT, slots=True)
+class Mend:
+    """ZsRE as MEND published it, with or without the portability question. A few official records have no `alt`."""
+
+    subject: Text
+    src: Text
+    rephrase: Text
+    alt: str
+    answers: Texts
+    loc: Text
+    loc_ans: Text
+    portability: _OneHop | None = None
+
+    def record(self) -> EditRecord:
+        """The edit is `alt`, never one of `answers`; `loc` gets the question mark that it lacks."""
+        return EditRecord(
+            id=content_id(self.src, self.alt),
+            prompt=self.src,
+            subject=self.subject,
+            target_new=self.alt,
+            ground_truth=self.answers[0],
+            rephrases=(self.rephrase,),
+            locality=(Probe(self.loc if self.loc.endswith("?") else self.loc + "?", self.loc_ans),),
+            portability=(self.portability.probe(),) if self.portability else (),
+        )
+
+
+def _is_question_table(lines: list[str]) -> bool:
+    """Most lines are a question, a tab, an answer."""
+    questions = sum(line.split("\t")[0].rstrip().endswith("?") and "\t" in line for line in lines)
+    return questions > 0 and questions >= 0.8 * len(lines)
+
+
+def _question_and_answer(line: str) -> dict[str, str]:
+    cells = line.split("\t")
+    if len(cells) != 2:
+        raise ValueError(f"a line of {len(cells)} columns, not of a question and an answer")
+    return {"src": cells[0], "alt": cells[1]}
+
+
+@register_format(
+    "mend-tsv",
+    dataset="zsre",
+    title="ZsRE (MEND, table)",
+    recognise=_is_question_table,
+    parse_line=_question_and_answer,
+    tolerates_flaws=True,
+)
+@dataclass(config=STRICT, slots=True)
+class MendRow:
+    """A line of MEND's training table: a question and an answer. It names no subject and no earlier answer."""
+
+    src: Text
+    alt: str
+
+    def record(self) -> EditRecord:
+        """A plain fact: the answer is what the model should go on saying."""
+        return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)

@@ -1,27 +1,27 @@
-"""What the command line prints about data: which files there are, and a record in readable form."""
+"""Data as people read it: which files there are, and a record as text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.catalogue import DATASETS
-from harness.data.corpus import SYNTHETIC, Corpus, find, upstream_files
+from harness import registry
 from harness.data.pools import is_dev
 from harness.data.reading import UpstreamFile
+from harness.data.sources import SYNTHETIC, find_files, upstream_files
 from harness.errors import UserError, did_you_mean
 from harness.records import EditRecord, Probe
 
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """One file of a data set.
+    """One file of a dataset.
 
     Attributes:
-        dataset: name in the catalogue.
-        role: `edits` for the file whose records are edited, `pool` for those that only give unrelated facts.
+        dataset: name of the dataset.
+        role: `edits` for the file whose records are edited, `pool` for those that only provide unrelated facts.
         format: title of the upstream format.
         rows: records in the file.
-        usable: records without repeated prompts and without flawed ones.
+        usable: records without flaws and without repeated prompts.
         test: how many of them are in the test split.
         dev: how many are in the dev split.
         path: of the file.
@@ -38,17 +38,17 @@ class FileRow:
 
 
 def describe(source: str, name: str | None = None) -> list[FileRow]:
-    """One row per file at a source (`synthetic` or a folder), of one data set or of all, the edited file of each first.
+    """One row per file at a source (`synthetic` or a folder), of one dataset or of all, the edited file of each first.
 
     Raises:
-        UserError: when the folder has no file of the data set, or a broken one.
+        UserError: when the folder has no file of the dataset, or a broken one.
     """
     names = [name] if name else _present(source)
     rows = []
     for each in names:
-        corpus = find(each, source)
-        rows.append(_row(each, "edits", corpus.edited))
-        rows += [_row(each, "pool", file) for file in corpus.others]
+        found = find_files(each, source)
+        rows.append(_row(each, "edits", found.edited))
+        rows += [_row(each, "pool", file) for file in found.others]
     return rows
 
 
@@ -56,37 +56,33 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
     """A record in readable form: the one with the id, or the first of the edited file.
 
     Raises:
-        UserError: when no file of the data set has the id.
+        UserError: when no file of the dataset has the id.
     """
-    corpus = find(name, source)
+    found = find_files(name, source)
     if record_id is None:
-        return _readable(name, corpus.edited, 0)
-    for file in _all_files(corpus):
+        return _readable(name, found.edited, 0)
+    for file in (found.edited, *found.others):
         for position, record in enumerate(file.records):
             if record.id == record_id:
                 return _readable(name, file, position)
-    near = did_you_mean(record_id, {record.id for record in corpus.edited.records})
+    near = did_you_mean(record_id, {record.id for record in found.edited.records})
     raise UserError(f"{source}: no record '{record_id}' of {name}{near}", fix=f"python -m harness data show {name}")
 
 
 def _present(source: str) -> list[str]:
+    datasets = registry.datasets.all()
     if source == SYNTHETIC:
-        return list(DATASETS)
+        return [name for name, info in datasets.items() if info.synthetic is not None]
     present = {form.dataset for form in upstream_files(Path(source)).values()}
     if not present:
         raise UserError(f"{source}: no editing data in this folder", fix="python -m harness data fetch")
-    return [name for name in DATASETS if name in present]
+    return [name for name in datasets if name in present]
 
 
 def _row(name: str, role: str, file: UpstreamFile) -> FileRow:
     dev = sum(is_dev(name, record.id) for record in file.records)
     usable = len(file.records)
     return FileRow(name, role, file.format.title, file.rows, usable, usable - dev, dev, file.where)
-
-
-def _all_files(corpus: Corpus) -> Iterator[UpstreamFile]:
-    yield corpus.edited
-    yield from corpus.others
 
 
 def _readable(name: str, file: UpstreamFile, position: int) -> str:

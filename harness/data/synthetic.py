@@ -1,20 +1,16 @@
-"""The built-in world: invented people, companies, films and towns, so that everything runs without a download.
+"""Synthetic data: invented people, companies, films and towns, so that everything runs without a download.
 
-One set of facts, one true object per subject and relation, told in the forms of the upstream files: ZsRE as KnowEdit
-has it (questions), CounterFact as ROME has it (half sentences, half of the paraphrases behind an unrelated sentence).
-They pass through the same readers as files do. Neighbours and attributes are facts of other things than those that
-are edited, so edits, pools and their probes can be kept apart.
+One set of facts, with one true object per subject and relation, is written in the forms of the upstream files: ZsRE as in
+KnowEdit (questions), CounterFact as in ROME (half sentences, half of the paraphrases behind an unrelated sentence). The
+records pass through the same readers as files do. Neighbours and attributes are facts about other things than the edited
+ones, so that edits, pools and their probes can be kept apart.
 """
 
 import random
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-from harness.data.catalogue import dataset_info
-from harness.data.formats import FORMATS
 from harness.data.lexicon import DISTRACTORS, GENERATION_PROMPTS, RELATIONS, Relation
-from harness.data.reading import UpstreamFile, from_rows
 
 SEED = 20250817
 RECORDS_PER_RELATION = 64
@@ -25,30 +21,19 @@ _VOWELS = ("a", "e", "i", "o", "u", "ai", "ei", "ou")
 _CODAS = ("", "", "l", "m", "n", "r", "s", "th")
 
 
-@cache
-def records(name: str) -> UpstreamFile:
-    """The world's records of a data set, read from upstream's form.
-
-    Raises:
-        UserError: for an unknown data set.
-    """
-    form = FORMATS[dataset_info(name).edited_formats[0]]
-    return from_rows(upstream_rows(name), form, f"synthetic:{name}")
-
-
 def upstream_rows(name: str) -> list[dict[str, Any]]:
-    """The records as upstream's own dictionaries, the same on every machine."""
-    world = _World()
+    """The records of `zsre` or `counterfact` as upstream's own dictionaries, the same on every machine."""
+    facts = _Facts()
     if name == "zsre":
-        return [world.knowedit(subject, relation) for subject, relation in world.edited("zsre")]
+        return [facts.knowedit(subject, relation) for subject, relation in facts.edited("zsre")]
     return [
-        world.counterfact(number, subject, relation)
-        for number, (subject, relation) in enumerate(world.edited("counterfact"))
+        facts.counterfact(number, subject, relation)
+        for number, (subject, relation) in enumerate(facts.edited("counterfact"))
     ]
 
 
-class _World:
-    """Names, facts, and the two ways to tell them. Everything is drawn from one seeded generator, in one order."""
+class _Facts:
+    """Names, facts and the two ways to write them. Everything is drawn from one seeded generator, in one order."""
 
     def __init__(self) -> None:
         self._random = random.Random(SEED)
@@ -68,7 +53,7 @@ class _World:
             self._random.shuffle(rows)
 
     def edited(self, dataset: str) -> list[tuple[str, Relation]]:
-        """Which relation of which subject each record of a data set edits."""
+        """Which relation of which subject each record of a dataset edits."""
         return self._edited[dataset]
 
     def knowedit(self, subject: str, relation: Relation) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import catalogue, fetch
-from harness.data.catalogue import DATASETS, Download
+from harness import registry
+from harness.data import fetch
+from harness.data.catalogue import Download
 from harness.errors import UserError
 from harness.identity import file_digest
 from tests.data.rows import KNOWEDIT, MEND
@@ -34,6 +35,12 @@ class Upstream(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+def with_downloads(downloads, monkeypatch):
+    """ZsRE with other upstream files."""
+    zsre = registry.datasets.get("zsre")
+    monkeypatch.setitem(registry.datasets._items, "zsre", replace(zsre, downloads=downloads))
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ def offered(upstream, monkeypatch):
             Download(f"{upstream.url}/a.json", "a.json", "MIT", sha256),
             Download(f"{upstream.url}/b.json", "b.json", "MIT"),
         )
-        monkeypatch.setitem(catalogue.DATASETS, "zsre", replace(DATASETS["zsre"], downloads=downloads))
+        with_downloads(downloads, monkeypatch)
 
     offer()
     return offer
@@ -79,7 +86,7 @@ def test_every_file_arrives_whole_and_its_checksum_is_recorded(upstream, offered
     assert json.loads((tmp_path / "zsre" / "checksums.json").read_text()) == {
         result.path.name: file_digest(result.path) for result in results
     }
-    assert "first fetch, checksum recorded in checksums.json" in str(results[0])
+    assert "first download, checksum recorded in checksums.json" in str(results[0])
 
 
 def test_what_is_there_and_whole_is_not_fetched_again(upstream, offered, tmp_path):
@@ -89,7 +96,7 @@ def test_what_is_there_and_whole_is_not_fetched_again(upstream, offered, tmp_pat
     results = fetch.fetch("zsre", tmp_path)
 
     assert not any(result.is_new or result.is_first for result in results)
-    assert "there already, verified" in str(results[0])
+    assert "already there, verified" in str(results[0])
 
 
 def test_a_damaged_file_is_fetched_anew(upstream, offered, tmp_path):
@@ -116,7 +123,7 @@ def test_a_file_that_changed_upstream_since_the_first_fetch_is_refused(upstream,
     (tmp_path / "zsre" / "a.json").unlink()
     upstream.bodies["a.json"] = json.dumps([KNOWEDIT, MEND]).encode()
 
-    with pytest.raises(UserError, match=r"as recorded in .*checksums\.json by the first fetch"):
+    with pytest.raises(UserError, match=r"as recorded in .*checksums\.json by the first download"):
         fetch.fetch("zsre", tmp_path)
 
     assert names(tmp_path) == {"b.json", "checksums.json"}
@@ -153,7 +160,7 @@ def test_a_page_in_place_of_the_file_is_refused(upstream, offered, tmp_path):
 
 def test_a_server_that_is_away_is_one_line(upstream, offered, tmp_path, monkeypatch):
     gone = Download("http://127.0.0.1:9/a.json", "a.json", "MIT")
-    monkeypatch.setitem(catalogue.DATASETS, "zsre", replace(DATASETS["zsre"], downloads=(gone,)))
+    with_downloads((gone,), monkeypatch)
 
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/a\.json: .*refused"):
         fetch.fetch("zsre", tmp_path)
@@ -182,7 +189,7 @@ def test_a_users_own_file_of_the_same_name_is_never_overwritten(offered, tmp_pat
     mine.parent.mkdir()
     mine.write_text("mine")
 
-    with pytest.raises(UserError, match="is in the way, and was not fetched by this command"):
+    with pytest.raises(UserError, match="already exists and was not downloaded by this command"):
         fetch.fetch("zsre", tmp_path)
 
     assert mine.read_text() == "mine"
@@ -203,13 +210,13 @@ def test_a_folder_that_cannot_be_made_is_reported(offered, tmp_path):
         fetch.fetch("zsre", tmp_path / "file")
 
 
-def test_an_unknown_data_set_is_reported(tmp_path):
-    with pytest.raises(UserError, match="unknown data set 'zsrr' \\(did you mean 'zsre'"):
+def test_an_unknown_dataset_is_reported(tmp_path):
+    with pytest.raises(UserError, match="unknown dataset 'zsrr' \\(did you mean 'zsre'"):
         fetch.fetch("zsrr", tmp_path)
 
 
-@pytest.mark.parametrize("info", DATASETS.values(), ids=list(DATASETS))
-def test_every_data_set_has_https_addresses_and_licences(info):
+@pytest.mark.parametrize("info", registry.datasets.all().values(), ids=list(registry.datasets))
+def test_every_dataset_has_https_addresses_and_licences(info):
     assert info.downloads
     assert all(download.url.startswith("https://") and download.licence for download in info.downloads)
     assert info.paper_template.count("{Input}") == 1

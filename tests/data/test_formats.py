@@ -2,20 +2,21 @@ import json
 
 import pytest
 
-from harness.data.formats import FORMATS, recognise
+from harness import registry
+from harness.data.formats import recognise
 from tests.data.rows import COUNTERFACT, EXAMPLES, KNOWEDIT, MEND, TABLE, without, write
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_file_is_recognised_by_its_content_under_a_misleading_name(tmp_path, name):
-    assert recognise(write(tmp_path / "mquake-train.txt", [EXAMPLES[name]])) is FORMATS[name]
+    assert recognise(write(tmp_path / "mquake-train.txt", [EXAMPLES[name]])) is registry.formats.get(name)
 
 
 def test_a_table_of_questions_is_recognised_whatever_it_is_called(tmp_path):
     path = tmp_path / "readme.json"
     path.write_text(TABLE)
 
-    assert recognise(path) is FORMATS["mend-tsv"]
+    assert recognise(path) is registry.formats.get("mend-tsv")
 
 
 @pytest.mark.parametrize(
@@ -56,4 +57,4 @@ def test_a_byte_order_mark_does_not_hide_a_format(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps([MEND]).encode())
 
-    assert recognise(path) is FORMATS["mend"]
+    assert recognise(path) is registry.formats.get("mend")

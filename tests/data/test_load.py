@@ -1,9 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from harness.data.load import files, load, resolve
+from harness.data.load import files, load, resolve, strip_distractor, without_distractors
 from harness.data.pools import is_dev
+from harness.data.reading import read
 from harness.errors import UserError
 from harness.identity import file_digest
 from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
@@ -175,8 +178,8 @@ def test_an_option_that_makes_no_sense_is_refused(folder, options, complaint):
         resolve("counterfact", str(folder), **options)
 
 
-def test_an_unknown_data_set_is_refused_with_the_nearest(folder):
-    with pytest.raises(UserError, match="unknown data set 'counterfacts' \\(did you mean 'counterfact'"):
+def test_an_unknown_dataset_is_refused_with_the_nearest(folder):
+    with pytest.raises(UserError, match="unknown dataset 'counterfacts' \\(did you mean 'counterfact'"):
         resolve("counterfacts", str(folder), 1)
 
 
@@ -187,14 +190,14 @@ def test_a_missing_folder_says_how_to_fetch(tmp_path):
     assert caught.value.fix == "python -m harness data fetch zsre"
 
 
-def test_a_folder_without_the_data_set_says_how_to_fetch(folder):
-    with pytest.raises(UserError, match="no file of data set 'zsre'") as caught:
+def test_a_folder_without_the_dataset_says_how_to_fetch(folder):
+    with pytest.raises(UserError, match="no file of dataset 'zsre'") as caught:
         resolve("zsre", str(folder), 1)
 
     assert caught.value.fix == "python -m harness data fetch zsre"
 
 
-def test_a_broken_file_of_the_data_set_is_never_passed_over(folder):
+def test_a_broken_file_of_the_dataset_is_never_passed_over(folder):
     (folder / "more.json").write_text('[{"case_id": 3, "prompt": "x", "locality_prompt": ')
 
     with pytest.raises(UserError, match=r"more\.json: record 1: broken or cut off"):
@@ -241,3 +244,66 @@ def test_the_files_of_a_selection_are_named_with_their_checksums(folder):
 
     assert files(ref) == {str(path): file_digest(path) for path in paths}
     assert files(replace(ref, train=0)) == {str(paths[0]): file_digest(paths[0])}
+
+
+CUT = [
+    ("The mayor ran again. Spike Hughes is native to", "Spike Hughes", "Spike Hughes is native to"),
+    ("Year\n! Georgie Fame, the", "Georgie Fame", "Georgie Fame, the"),
+    ("Ever Cross Your Mind? Dent Island Light, in", "Dent Island Light", "Dent Island Light, in"),
+    ("Conway Notation\nGallery\n\nSkype is developed by", "Skype", "Skype is developed by"),
+    ('"Change in the corn belt." Detroit Express, in', "Detroit Express", "Detroit Express, in"),
+    ("(As of 2017, they are up to 1975.) The Fratellis, from", "The Fratellis", "The Fratellis, from"),
+    (
+        "Retrieved May 10, 2011. The language of Mariana Pineda was",
+        "Mariana Pineda",
+        "The language of Mariana Pineda was",
+    ),
+    ("It was the last season.Spike Hughes is native to", "Spike Hughes", "Spike Hughes is native to"),
+    ("First one. Second one. In Sambir, they speak", "Sambir", "In Sambir, they speak"),
+    ("Ann met Bo. Then Bo left. Bo lives in", "Bo", "Bo lives in"),
+]
+KEPT = [
+    ("John C. Breckinridge succumbed at", "John C. Breckinridge"),
+    ("NU.nl was written in", "NU.nl"),
+    ("What is the twin city of Edinburgh? It is", "Edinburgh"),
+    ("The St.Gallen office of W. T. Cosgrave is in", "nobody"),
+    ("Nothing here names it. At all", "Spike Hughes"),
+    ("REDIRECT Webster Parish, Louisiana Keith Emerson plays", "Keith Emerson"),
+    ("The mayor ran again. It stays", ""),
+]
+
+
+@pytest.mark.parametrize(("paraphrase", "subject", "expected"), CUT)
+def test_the_sentence_before_the_one_of_the_subject_is_cut(paraphrase, subject, expected):
+    assert strip_distractor(paraphrase, subject) == expected
+
+
+@pytest.mark.parametrize(("paraphrase", "subject"), KEPT)
+def test_nothing_is_cut_without_a_boundary_before_the_subject(paraphrase, subject):
+    assert strip_distractor(paraphrase, subject) == paraphrase
+
+
+def test_a_subject_with_periods_keeps_them_behind_a_distractor():
+    text = "It closed. I.R.S. Records Presents aired on"
+
+    assert strip_distractor(text, "I.R.S. Records Presents") == "I.R.S. Records Presents aired on"
+
+
+@given(st.text(max_size=60), st.text(min_size=1, max_size=12), st.text(max_size=20))
+def test_a_cut_leaves_the_subject_and_all_that_follows(before, subject, after):
+    text = before + subject + after
+
+    stripped = strip_distractor(text, subject)
+
+    assert text.endswith(stripped)
+    assert subject in stripped
+    assert strip_distractor(stripped, subject) == stripped
+
+
+def test_only_the_rephrases_of_a_record_are_cut(tmp_path):
+    record = read(write(tmp_path / "a.json", [COUNTERFACT])).records[0]
+
+    stripped = without_distractors(record)
+
+    assert stripped.rephrases == ("Spike Hughes is native to", "Spike Hughes was born in")
+    assert stripped.generation_prompts == record.generation_prompts

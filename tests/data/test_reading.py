@@ -164,7 +164,7 @@ def test_no_needed_field_may_be_missing(tmp_path, name, field):
 def test_a_template_must_have_one_place_for_the_subject(tmp_path):
     row = COUNTERFACT | {"requested_rewrite": COUNTERFACT["requested_rewrite"] | {"prompt": "He originates from"}}
 
-    with pytest.raises(UserError, match=r"record 1: field 'requested_rewrite.prompt' does not hold {} exactly once"):
+    with pytest.raises(UserError, match=r"record 1: field 'requested_rewrite.prompt' does not contain {} exactly once"):
         read(write(tmp_path / "data.json", [row]))
 
 
@@ -189,7 +189,7 @@ def test_a_record_that_is_not_a_mapping_is_reported(tmp_path):
 
 
 def test_two_records_of_one_id_are_reported(tmp_path):
-    with pytest.raises(UserError, match=r"record 2: case_id 7 is also that of record 1"):
+    with pytest.raises(UserError, match=r"record 2: id 7 is also that of record 1"):
         read(write(tmp_path / "data.json", [flat(7), flat(7, subject="Other")]))
 
 

@@ -2,10 +2,18 @@ from collections import Counter
 
 import pytest
 
+from harness import registry
 from harness.data import synthetic
-from harness.data.catalogue import DATASETS
 from harness.data.lexicon import RELATIONS
 from harness.data.load import files, load, resolve
+from harness.data.sources import SYNTHETIC, find_files
+
+DATASETS = list(registry.datasets)
+
+
+def generated(name: str):
+    """The synthetic records of a dataset."""
+    return find_files(name, SYNTHETIC).edited.records
 
 
 def told(text: str, templates, relations=RELATIONS) -> tuple[str, str] | None:
@@ -48,19 +56,19 @@ def test_every_target_is_a_false_object_of_the_same_relation():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_record_has_its_own_subject(name):
-    records = synthetic.records(name).records
+    records = generated(name)
 
     assert len({record.subject for record in records}) == len(records) >= 600
 
 
-def test_the_two_data_sets_edit_different_subjects():
-    zsre, counterfact = ({record.subject for record in synthetic.records(name).records} for name in DATASETS)
+def test_the_two_datasets_edit_different_subjects():
+    zsre, counterfact = ({record.subject for record in generated(name)} for name in DATASETS)
 
     assert not zsre & counterfact
 
 
 def test_counterfact_has_ten_neighbours_ten_attributes_and_two_rephrases():
-    for record in synthetic.records("counterfact").records:
+    for record in generated("counterfact"):
         assert len({probe.prompt for probe in record.locality}) == len({probe.prompt for probe in record.attributes})
         assert (len(record.locality), len(record.rephrases)) == (10, 2)
         assert record.prompt not in record.rephrases
@@ -84,7 +92,7 @@ def test_about_half_of_the_paraphrases_have_a_distractor_and_lose_it_when_stripp
 
 def test_zsre_asks_questions_and_its_locality_asks_of_the_subject_and_of_others():
     forms = Counter()
-    for record in synthetic.records("zsre").records:
+    for record in generated("zsre"):
         assert record.prompt.endswith("?")
         assert record.rephrases[0].endswith("?")
         assert record.rephrases[0] != record.prompt
@@ -95,7 +103,7 @@ def test_zsre_asks_questions_and_its_locality_asks_of_the_subject_and_of_others(
 
 def test_portability_follows_from_the_new_object():
     answers = {relation.hop[0]: relation.hop[1] for relation in RELATIONS if relation.hop}
-    hops = [(record, probe) for record in synthetic.records("zsre").records for probe in record.portability]
+    hops = [(record, probe) for record in generated("zsre") for probe in record.portability]
 
     assert len(hops) > 300
     for record, probe in hops:
@@ -135,6 +143,6 @@ HASHES = {
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_world_is_the_same_everywhere(name):
-    """A changed world changes every cell's identity: change these hashes only with intent."""
+def test_the_synthetic_records_are_the_same_everywhere(name):
+    """Changed records change every cell's identity: change these hashes only with intent."""
     assert files(resolve(name, "synthetic", 1)) == {f"synthetic:{name}": HASHES[name]}
