@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from harness import __version__
+from harness.cli import main
+from harness.run import status
+from harness.suite.load import find_suite
 from tests.helpers.commands import ROOT, environment, harness, results
 from tests.helpers.small_suites import write_home, write_suite
 
@@ -121,7 +125,11 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(mistake, home, store, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "suites/mian_table.yaml"], ["suites/mian_table.yaml"]),
+        (["run", "suites/mian_table.yaml"], ["suites/mian_table.yaml: no such file", "list suites"]),
+        (["run", "elsewhere/main_table.yaml"], ["elsewhere/main_table.yaml", "'main_table'"]),
+        (["run", "mian_table"], ["no suite 'mian_table'", "did you mean 'main_table'?"]),
+        (["plan", MAIN, "--backend", "easyedti"], ["unknown backend 'easyedti'", "did you mean 'easyedit'?"]),
+        (["plan", MAIN, "--plugin", "nowhere.py"], ["no such file", "nowhere.py"]),
         (["run", MAIN, "--scale", "minni"], ["unknown scale 'minni'", "did you mean 'mini'?"]),
         (["run", MAIN, "--scale", "mini", "--only", "method=onceedti"], ["onceedti", "onceedit"]),
         (["run", MAIN, "--scale", "mini", "--only", "methods=none"], ["methods"]),
@@ -148,6 +156,101 @@ def test_a_number_that_cannot_be_is_refused_at_once(arguments):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["rnu", MAIN], ["run"], ["list", "method"], ["run", MAIN, "--modle", "x"], ["data", "show"]]
+)
+def test_a_mistake_in_the_usage_is_explained_and_nothing_runs(arguments):
+    done = harness(*arguments)
+    assert done.returncode == 2
+    assert "Usage: harness" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("rest", "expected"), [([], 5.0), (["--all"], 5.0), (["0.5", "--all"], 0.5)])
+def test_the_seconds_of_watch_may_be_left_out(rest, expected, monkeypatch, home, tmp_path):
+    watched = []
+    monkeypatch.setattr(status, "show", lambda plan, console, **options: watched.append(options["watch_s"]) or 0)
+    assert main(["status", str(home / "small.yaml"), "--store", str(tmp_path), "--watch", *rest]) == 0
+    assert watched == [expected]
+
+
+def test_an_interrupt_is_one_line_and_130(monkeypatch, capsys, home, tmp_path):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "show", interrupted)
+    assert main(["status", str(home / "small.yaml"), "--store", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly_with_141():
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness", "schema"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_the_version_is_that_of_the_package():
+    assert harness("--version").stdout == f"harness {__version__}\n"
+
+
+def test_a_plugin_file_adds_to_what_can_be_named_here_and_in_other_processes(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from harness.registry import register\n"
+        "from methods.none import Unedited\n"
+        "@register('mine', title='Mine', family='weights', version=1)\n"
+        "class Mine(Unedited):\n    pass\n"
+    )
+    code = (
+        "import os, sys; from harness.cli import main\n"
+        "main(['--plugin', 'mine.py', 'list', 'methods']); main(['list', 'methods', '--plugin', 'mine.py'])\n"
+        "print(os.environ['HARNESS_PLUGINS'])"
+    )
+    env = environment() | {"PYTHONPATH": str(ROOT), "HARNESS_PLUGINS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert sum(line.split()[:2] == ["mine", "Mine"] for line in done.stdout.splitlines()) == 2
+    assert done.stdout.splitlines()[-1] == str(plugin)
+
+
+def test_a_suite_is_found_by_name_the_users_own_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_suite("main_table") == ROOT / MAIN
+    here = tmp_path / "main_table.yaml"
+    here.touch()
+    assert find_suite("main_table").resolve() == here
+    mine = tmp_path / "suites" / "main_table.yaml"
+    mine.parent.mkdir()
+    mine.touch()
+    assert find_suite("main_table").resolve() == mine
+    assert find_suite("main_table.yaml").resolve() == here
+
+
+def test_the_users_own_suites_and_scales_are_listed_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind, folder in (("suites", "suites"), ("scales", "suites/scales")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "zzz.yaml").write_text("description: mine [first]\n")
+        (tmp_path / folder / "broken.yaml").write_text("a: b: c\n")
+        assert main(["list", kind]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        names = [words[0] for words in lines[1:] if words[0] != "paper"]
+        assert names[:2] == ["broken", "zzz"]
+        assert {"suites": "main_table", "scales": "mini"}[kind] in names[2:]
+        assert ["zzz", "mine", "[first]", f"{folder}/zzz.yaml"] in lines
+
+
 def test_doctor_needs_no_torch_and_prints_its_commands_whole():
     code = """if True:
         import sys
@@ -162,7 +265,7 @@ def test_doctor_needs_no_torch_and_prints_its_commands_whole():
     )
     assert done.returncode == 0, done.stderr
     assert "torch cannot be imported" in done.stdout
-    assert "pip install -c constraints.txt -e '.[easyedit]'" in done.stdout
+    assert "python -m pip install 'editing-harness[easyedit]'" in done.stdout
 
 
 def test_a_read_only_store_is_one_line_and_keeps_its_cells(home, store):
@@ -260,7 +363,8 @@ def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_wha
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["plan", MAIN], ["plan", MAIN, "--scale", "mini"]]
+    "arguments",
+    [["--help"], ["run", "--help"], ["list", "suites"], ["plan", MAIN], ["plan", MAIN, "--scale", "mini"]],
 )
 def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
     code = (
@@ -268,7 +372,7 @@ def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
         "try:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print('heavy:', sorted({'torch', 'transformers', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)))"
     )
-    store = [] if "--help" in arguments else ["--store", str(tmp_path)]
+    store = ["--store", str(tmp_path)] if "plan" in arguments else []
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, *store],
         cwd=ROOT,
@@ -292,7 +396,19 @@ def test_explain_prints_where_a_number_comes_from(finished):
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("methods", "mend"), ("models", "tiny/gptj"), ("datasets", "zsre"), ("suites", "main_table"), ("scales", "mini")],
+    [
+        ("methods", "mend"),
+        ("models", "tiny/gptj"),
+        ("datasets", "zsre"),
+        ("formats", "knowedit"),
+        ("protocols", "generation"),
+        ("tables", "main"),
+        ("figures", "curves"),
+        ("suites", "main_table"),
+        ("scales", "mini"),
+        ("profiles", "local"),
+        ("backends", "easyedit"),
+    ],
 )
 def test_names_are_listed(what, name):
     assert any(line.split()[0] == name for line in harness("list", what).stdout.splitlines())

@@ -1,9 +1,6 @@
-import io
-
 import pytest
-from rich.console import Console
 
-from harness.data import commands
+from harness.cli import main
 from harness.data.show import describe, show
 from harness.errors import UserError
 from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, flat, write
@@ -19,11 +16,11 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def printed(tmp_path):
-    def run(action, name=None, source=None, record_id=None):
-        out = io.StringIO()
-        assert commands.run(action, name, source, record_id, tmp_path, Console(file=out, width=40)) == 0
-        return out.getvalue()
+def printed(capsys):
+    def run(action, name=None, source=None):
+        arguments = ["data", action, *([name] if name else []), *(["--data", source] if source else [])]
+        assert main(arguments) == 0
+        return capsys.readouterr().out
 
     return run
 
@@ -80,11 +77,12 @@ def test_a_line_break_in_a_record_stays_on_its_line(tmp_path):
     assert "Year⏎! Spike Hughes is" in show("counterfact", str(tmp_path))
 
 
-def test_the_listing_is_one_line_per_file_whatever_the_width(folder, printed):
+def test_the_listing_is_one_line_per_file_whatever_the_width(folder, printed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     lines = printed("list", source=str(folder)).splitlines()
 
     assert len(lines) == 5
-    assert lines[0].split()[:3] == ["data", "set", "used"]
+    assert lines[0].split()[:3] == ["dataset", "used", "for"]
     assert printed("list", "zsre", str(folder)).count("\n") == 3
 
 
@@ -102,6 +100,6 @@ def test_the_folder_of_the_environment_is_used_where_none_is_named(folder, print
     assert "synthetic:counterfact" in printed("show", "counterfact")
 
 
-def test_show_without_a_data_set_asks_for_one(printed):
-    with pytest.raises(UserError, match="of which data set"):
-        printed("show")
+def test_show_without_a_dataset_asks_for_one(capsys):
+    assert main(["data", "show"]) == 2
+    assert "Missing argument 'DATASET'" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""What suites and the command line can name, and what this machine has: the content of `harness list` and `harness doctor`."""
+
+import inspect
+import itertools
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import registry
+from harness.api import Finding
+from harness.errors import UserError
+
+Kind = Literal[
+    "methods", "models", "datasets", "formats", "protocols", "tables", "figures", "suites", "scales", "profiles", "backends"
+]  # fmt: skip
+Rows = Iterator[tuple[str, ...]]
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that decides which suites can run here and which outputs are written."""
+    from harness.run.profiles import load_profile, profile_names
+
+    yield Finding("editing-harness", True, f"{metadata.version('editing-harness')}, Python {platform.python_version()}")
+    for package in ("torch", "transformers", "mlflow", "submitit", "pandas", "scipy"):
+        try:
+            yield Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, False, "python -m pip install editing-harness")
+    yield _cuda()
+    yield _records()
+    for name in profile_names():
+        obstacle = load_profile(name).obstacle()
+        yield Finding(f"launch profile {name}", not obstacle, obstacle or "can be used here")
+    pdflatex = shutil.which("pdflatex")
+    otherwise = "tables are written but not compiled: apt-get install texlive-latex-recommended"
+    yield Finding("LaTeX", pdflatex is not None, pdflatex or otherwise)
+    for backend in registry.backends.all().values():
+        yield from backend.findings()
+
+
+def _cuda() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("CUDA", False, f"torch cannot be imported: {error}")
+    if torch.cuda.is_available():
+        return Finding("CUDA", True, torch.cuda.get_device_name(0))
+    return Finding("CUDA", False, "no device; cells run on the CPU")
+
+
+def _records() -> Finding:
+    folder = os.environ.get("HARNESS_DATA")
+    if not folder:
+        return Finding("records", False, "only synthetic ones; set HARNESS_DATA, or use --data")
+    is_there = Path(folder).expanduser().is_dir()
+    return Finding("records", is_there, folder if is_there else f"HARNESS_DATA: no such folder: {folder}")
+
+
+def _methods() -> Rows:
+    known = {backend: registry.implementations(backend).all() for backend in (registry.NATIVE, *registry.backends)}
+    for name in dict.fromkeys(itertools.chain.from_iterable(known.values())):
+        of = [backend for backend, methods in known.items() if name in methods]
+        spec = known[of[0]][name].spec
+        yield name, spec.title, spec.family, ", ".join(of)
+
+
+def _models() -> Rows:
+    from harness.models.catalogue import CATALOGUE
+
+    for name, entry in CATALOGUE.items():
+        yield name, entry.title, f"{entry.parameters / 1e6:,.1f} M", entry.hub_id or "trained on the spot"
+
+
+def _datasets() -> Rows:
+    for name, info in registry.datasets.all().items():
+        yield name, info.title, ", ".join(info.edited_formats), info.homepage
+
+
+def _formats() -> Rows:
+    for name, form in registry.formats.all().items():
+        yield name, form.dataset, form.title
+
+
+def _described(kind: "registry.Registry[Any]") -> Callable[[], Rows]:
+    """Rows of a registry whose objects say in their docstrings what they are."""
+
+    def rows() -> Rows:
+        for name, item in kind.all().items():
+            documented = item if inspect.isroutine(item) or inspect.isclass(item) else type(item)
+            yield name, (inspect.getdoc(documented) or "").partition("\n")[0]
+
+    return rows
+
+
+def _suites() -> Rows:
+    from harness.suite.load import suite_files
+
+    for name, file in suite_files().items():
+        yield name, _description(file), str(file)
+
+
+def _scales() -> Rows:
+    from harness.suite.scale import PAPER, scale_files
+
+    yield PAPER, "a suite as it is written", ""
+    for name, file in scale_files().items():
+        yield name, _description(file), str(file)
+
+
+def _description(file: Path) -> str:
+    """The description in a suite or scale, or what is wrong with it."""
+    from harness.yaml_source import read_yaml
+
+    try:
+        return str(read_yaml(file).plain().get("description", ""))
+    except UserError as error:
+        return error.message
+
+
+def _profiles() -> Rows:
+    from harness.run.profiles import load_profile, profile_names
+
+    for name in profile_names():
+        launcher = load_profile(name)
+        yield name, (type(launcher).__doc__ or "").partition("\n")[0], launcher.obstacle() or "yes"
+
+
+def _backends() -> Rows:
+    yield registry.NATIVE, "this project's own implementations", "yes"
+    for name, backend in registry.backends.all().items():
+        yield name, (type(backend).__doc__ or "").partition("\n")[0], "yes" if backend.is_available() else "no"
+
+
+LISTINGS: dict[Kind, tuple[tuple[str, ...], Callable[[], Rows]]] = {
+    "methods": (("method", "title", "family", "backends"), _methods),
+    "models": (("model", "title", "parameters", "weights"), _models),
+    "datasets": (("dataset", "title", "formats of its edits", "homepage"), _datasets),
+    "formats": (("format", "dataset", "title"), _formats),
+    "protocols": (("protocol", "what it asks"), _described(registry.protocols)),
+    "tables": (("table", "what it shows"), _described(registry.tables)),
+    "figures": (("figure", "what it shows"), _described(registry.figures)),
+    "suites": (("suite", "description", "file"), _suites),
+    "scales": (("scale", "description", "file"), _scales),
+    "profiles": (("profile", "where", "usable here"), _profiles),
+    "backends": (("backend", "whose code", "usable here"), _backends),
+}
