@@ -167,9 +167,6 @@ PluginOption = Annotated[
     ),
 ]
 ScaleOption = Annotated[str, typer.Option(help="Scale that it was run at.", autocompletion=lambda: _scale_names())]
-WatchOption = Annotated[
-    float | None, typer.Option("--watch", parser=_seconds, metavar="[S]", help="Again every S seconds.")
-]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Leave out tables and MLflow.")]
 DetachOption = Annotated[
     bool, typer.Option("--detach", help="On a cluster: return once all is submitted; run again to follow.")
@@ -177,7 +174,7 @@ DetachOption = Annotated[
 DataOption = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="DIR", envvar="HARNESS_DATA", help="Folder of upstream files.  [default: synthetic]"
+        "--data", metavar="DIR", envvar="HARNESS_DATA", help="Folder of upstream files (default: synthetic data)."
     ),
 ]
 
@@ -296,7 +293,9 @@ def status(
     options: SuiteOptions,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As data, for scripts.")] = False,
-    watch: WatchOption = None,
+    watch: Annotated[
+        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Again every S seconds (default: 5).")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Of many cells, also those that wait or are done.")] = False,
 ) -> int:
     """Print which cells are done, failed, running and still to do; exit with 1 if one failed."""
@@ -355,7 +354,9 @@ def sync(
     suite: Annotated[
         str | None, typer.Argument(metavar="SUITE", help="Name of a suite, or its file; default: all of the store.")
     ] = None,
-    watch: WatchOption = None,
+    watch: Annotated[
+        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Again every S seconds (default: 30).")
+    ] = None,
     tracking_uri: Annotated[
         str | None,
         typer.Option(metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else STORE/mlflow.db)."),
