@@ -287,11 +287,12 @@ class JobStatus:
     """One cell or artifact as a user sees it.
 
     Attributes:
-        place: its folder below the store, `cells/…`.
+        place: its folder below the store, `cells/…`; empty for a combination that cannot be a cell here.
         title: method, model and dataset.
-        state: `running`, `failed`, `pending`, `to do`, `done` or `cannot run`.
+        state: `running`, `pending`, `to do`, `done`, `failed` or `cannot run`.
         age_s: how long it has been in that state; None if unknown.
         node, job: where it runs, and the scheduler's id of it.
+        launch: name of the launch that has it.
         progress: how far it is, for people.
         note: why it failed, waits or cannot run.
         log: file that says more about a failure.
@@ -303,9 +304,15 @@ class JobStatus:
     age_s: float | None = None
     node: str = ""
     job: str = ""
+    launch: str = ""
     progress: str = ""
     note: str = ""
     log: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a launcher may still write its result: nobody else may run or forget it."""
+        return self.state in ("running", "pending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +321,8 @@ class LaunchState:
 
     Attributes:
         launches: their names.
-        jobs: by place, what has a job and is not settled yet.
-        silence: what the scheduler said instead of an answer, or empty.
+        jobs: by place, what was submitted, as the last job that has it tells; the store says which of them are settled.
+        silence: a sentence about a scheduler that does not answer, or empty. Its jobs may well be running.
     """
 
     launches: tuple[str, ...] = ()
@@ -324,12 +331,16 @@ class LaunchState:
 
 
 class Launcher(ABC):
-    """Runs the jobs of a plan somewhere. `harness.registry.register_launcher` adds a subclass.
+    """Runs the jobs of a plan somewhere. `harness.registry.register_launcher` adds a subclass under a name.
 
-    What outlives the process that launched it is found in the store again by the class methods, whatever profile was used.
+    A launch profile is a YAML file whose key `launcher` is that name; `Profile` checks the rest. Profiles that come with a
+    launcher are in the folder `profiles` next to its module.
+
+    `run` is all that a launcher must define. One whose jobs outlive the process that submitted them also defines the class
+    methods, which find these jobs in the store again, whatever profile they were launched with and on whichever machine.
 
     Class attributes:
-        Profile: pydantic model of the launch profiles that name this launcher.
+        Profile: pydantic model of the launch profiles that name this launcher, a `harness.run.profiles.LaunchProfile`.
     """
 
     Profile: ClassVar[type[BaseModel]]
@@ -338,11 +349,15 @@ class Launcher(ABC):
         self.profile = profile
 
     def obstacle(self) -> str:
-        """Why nothing can be launched from this machine; empty if it can."""
+        """Why nothing can be launched from this machine, as in `needs SLURM, which …`; empty if it can."""
         return ""
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"] | None:
-        """Where cells compute, if that is decided by the profile and not by this machine."""
+        """Where cells compute, if the profile decides that and not this machine.
+
+        Args:
+            wanted: what the suite says.
+        """
         return None
 
     def describe(self, plan: "Plan") -> list[str]:
@@ -351,7 +366,9 @@ class Launcher(ABC):
 
     @abstractmethod
     def run(self, plan: "Plan", display: "Display", *, detach: bool = False) -> Summary | None:
-        """Run everything the plan has to do.
+        """Run everything the plan has to do (`harness.plan.job.jobs`); a failure stops nothing but what needs it.
+
+        Jobs of its own earlier launches that wait or run are waited for, not run again.
 
         Args:
             plan: of a store that no other process of this machine writes to.
@@ -360,17 +377,26 @@ class Launcher(ABC):
 
         Returns:
             What became of the cells; None if the run continues without this process.
+
+        Raises:
+            UserError: for what ends the whole run and can be fixed by the user.
         """
 
     @classmethod
     def state(cls, store: "Store") -> LaunchState:
-        """What its unfinished launches of a store are doing."""
+        """What its unfinished launches of a store are doing; changes nothing."""
         return LaunchState()
 
     @classmethod
-    def cancel(cls, store: "Store", suite: str, scale: str) -> list[str]:
-        """End the unfinished launches of a suite; their names. Finished cells stay."""
-        return []
+    def cancel(cls, store: "Store", suite: str, scale: str) -> Iterator[str]:
+        """End the unfinished launches of a suite, and yield the name of each once none of its jobs can write any more.
+
+        Finished cells stay, unfinished ones are to do.
+
+        Raises:
+            UserError: if the scheduler cannot be told, or if a job does not end.
+        """
+        yield from ()
 
     @classmethod
     def forget(cls, store: "Store", places: Sequence[str]) -> None:
@@ -378,6 +404,6 @@ class Launcher(ABC):
         return
 
     @classmethod
-    def logs(cls, store: "Store", place: str) -> list[Path]:
-        """What the last job of an unsettled cell or artifact has printed so far."""
-        return []
+    def logs(cls, store: "Store") -> Mapping[str, Sequence[Path]]:
+        """The files in which the last job of each place of its unfinished launches prints; they exist once it begins."""
+        return {}

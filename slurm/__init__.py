@@ -1,1 +1,1 @@
-"""Sweeps on SLURM: launch profiles, resource classes, and the jobs of a launch from submission to their end."""
+"""The SLURM launcher: profiles, arrays, the retry policy, and the driver that follows a launch to its end."""

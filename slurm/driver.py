@@ -1,215 +1,213 @@
-"""The driver of a launch: looks, decides, submits, until every task is settled. Whatever it knows lies on the disk."""
+"""The driver of a launch: looks, decides and submits until every job is settled. All that it knows is on the disk."""
 
 import contextlib
+import json
+import math
+import os
+import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
 
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-
+from harness.api import Summary
 from harness.errors import UserError
+from harness.files import explained, write_json
+from harness.plan.job import Job, jobs
 from harness.plan.plan import Plan
-from harness.run.local import Summary
-from harness.run.task import BuildArtifact, Task
-from harness.run.work import Unit, reopen, to_do
+from harness.run.jobs import Batch, reopen, summarize
+from harness.run.outcome import Outcome, record_failure
+from harness.run.progress import Display, Elsewhere
 from harness.store import provenance
-from harness.store.store import Folder, Store
-from slurm.arrays import arrays, works
-from slurm.launch import Job, Launch, launches
-from slurm.lease import Seat
+from harness.store.store import Store
+from slurm.launch import Launch, Submission, launches
 from slurm.profile import SlurmProfile
 from slurm.queue import State, UnreachableError
 from slurm.retry import Decision, decide
-from slurm.state import Sight, cancel
-from slurm.status import board
-from slurm.submit import BusyError, array_size, submit
+from slurm.state import ClusterState, Observed, cancel
+from slurm.submit import BusyError, array_size, arrays, submit, too_large
 
 LOG_LINES = 200
-"""So much of what a job printed is kept in the log of a task that it left behind."""
+"""How much of what a SLURM job printed is kept in the log of a job that it left behind."""
 BUSY_S = 300.0
-"""A SLURM that takes no more jobs is asked again when one of this store has ended, or after so long: others may have ended."""
+"""A SLURM that takes no more jobs is asked again when one of this store has ended, or after this time: others may have ended."""
+RENEWED_S = 20.0
+"""A driver renews its lease this often, whatever else it does."""
+STALE_S = 90.0
+"""A driver that has not renewed its lease for this long is taken for dead."""
 
 
-def drive(plan: Plan, profile: SlurmProfile, console: Console, *, detach: bool = False) -> Summary | None:
+def drive(plan: Plan, profile: SlurmProfile, display: Display, *, detach: bool = False) -> Summary | None:
     """Have SLURM settle what a plan has to do, and wait for it.
 
-    Jobs of earlier launches of this store that still wait or run are waited for, not submitted again.
+    SLURM jobs of earlier launches of this store that still wait or run are waited for, not submitted again.
 
     Args:
         plan: of a store that no other process of this machine drives.
         profile: where and with which resources.
-        console: gets a line for each task that ends, and on a terminal a live table.
+        display: gets every event.
         detach: return once everything is submitted; the same command follows it later.
 
     Returns:
         What became of the cells; None if that is not known yet.
 
     Raises:
-        UserError: when SLURM refuses the jobs, when the launch was cancelled or its folder removed, or when another machine
-            drives this store.
+        UserError: if SLURM refuses the jobs, if the launch was cancelled or its folder removed, or if a driver on another
+            machine has this store.
     """
-    tasks = to_do(plan)
-    if not tasks:
+    todo = jobs(plan)
+    if not todo:
         _close_settled(plan.store)
-        return Summary.of(plan, tasks)
-    with Seat(plan.store.root) as seat:
-        driver = Driver(plan, profile, console, tasks)
+        return summarize(plan, todo)
+    display.expect(todo)
+    with Lease(plan.store.root) as lease:
+        driver = Driver(plan, profile, display, todo)
         try:
-            if not driver.follow(seat, detach):
+            if not driver.follow(lease, detach):
                 return None
         except KeyboardInterrupt:
-            console.print(f"{driver.launch.name} goes on without this terminal. {_ways(plan)}", soft_wrap=True)
+            display.say(f"{driver.launch.name} continues without this terminal. {_ways(plan)}")
             raise
-    return Summary.of(plan, tasks)
+    return summarize(plan, todo)
 
 
 class Driver:
-    """One launch, new or gone on with.
+    """Drives one launch, a new one or one that an earlier driver left.
 
     Attributes:
         launch: gets what is submitted from now on.
-        sight: what is known of it and of other launches of the store that are not over.
+        state: what is known about it and about other unfinished launches of the store.
     """
 
-    def __init__(self, plan: Plan, profile: SlurmProfile, console: Console, tasks: Sequence[Task]) -> None:
-        self._plan, self._profile, self._console = plan, profile, console
-        self._classes = [each.name for each in profile.resources]
-        self._works, notes = works(plan, profile, tasks)
-        for note in notes[:1]:
-            more = f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else ""
-            console.print(f"[yellow]note[/yellow] {escape(note)}{more}", soft_wrap=True)
+    def __init__(self, plan: Plan, profile: SlurmProfile, display: Display, todo: Sequence[Job]) -> None:
+        self._plan, self._profile, self._display = plan, profile, display
+        self._classes = profile.resources
+        notes = too_large(todo, profile)
+        if notes:
+            display.note(notes[0] + (f" (and {len(notes) - 1} more like it)" if len(notes) > 1 else ""))
         found = launches(plan.store)
         self.launch = self._own(found)
-        self.sight = Sight(
+        self.state = ClusterState(
             plan.store,
-            {task.place: task for task in tasks},
+            {job.place: job for job in todo},
             [*(one for one in found if one.name != self.launch.name), self.launch],
             profile.settle_s,
         )
-        self._total = len(tasks)
+        self._total = len(todo)
         self._said: dict[str, str] = {}
         self._busy_until, self._alive_when_busy = 0.0, 0
 
-    def follow(self, seat: Seat, detach: bool) -> bool:
+    def follow(self, lease: "Lease", detach: bool) -> bool:
         """Look, decide and submit until all is settled, or with `detach` until all is submitted.
 
         Returns:
             Whether all is settled.
         """
         self._begin()
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            while True:
-                seat.check()
+        while True:
+            lease.check()
+            self._check_open()
+            self._collect()
+            self.state.look()
+            self._collect()
+            self._say_silence()
+            if not self.state.jobs:
+                break
+            if not self.state.silence:
+                self._act(self._decide())
+            if detach and self._is_submitted():
                 self._check_open()
-                self._collect()
-                self.sight.look()
-                self._collect()
-                self._say_silence()
-                if not self.sight.tasks:
-                    break
-                if not self.sight.silence:
-                    self._act(self._decide())
-                if detach and self._is_submitted():
-                    self._check_open()
-                    self._console.print(f"submitted as {self.launch.name}. {_ways(self._plan)}", soft_wrap=True)
-                    return False
-                if self._console.is_terminal:
-                    live.update(board(self.sight, self._total), refresh=True)
-                time.sleep(self._profile.poll_s)
+                self._display.say(f"submitted as {self.launch.name}. {_ways(self._plan)}")
+                return False
+            self._show()
+            time.sleep(self._profile.poll_s)
         self._end()
         return True
 
     def _own(self, found: Sequence[Launch]) -> Launch:
-        """The last launch of this suite with this profile that is not over, else a new one."""
+        """The last unfinished launch of this suite with this profile, else a new one."""
         suite = self._plan.suite
         profile = self._profile.model_dump(mode="json")
         for launch in reversed(found):
             facts = launch.facts
             if (facts["suite"], facts["scale"], facts["profile"]) == (suite.name, suite.scale, profile):
-                self._console.print(f"going on with {launch.name}")
+                self._display.say(f"continuing with {launch.name}")
                 return launch
         facts = {"launch": suite.launch, "profile": profile, "command": provenance.command()}
         return Launch.create(self._plan.store, suite.name, suite.scale, facts)
 
     def _begin(self) -> None:
-        """Forget what failed before, but not what a job that lives has just recorded, which would not come back to it."""
+        """Forget earlier failures, except those that a live SLURM job has just recorded: it would not come back to them."""
         while True:
-            self.sight.look()
+            self.state.look()
             self._say_silence()
-            if not self.sight.silence:
+            if not self.state.silence:
                 break
             time.sleep(self._profile.poll_s)
-        held = {place for seen in self.sight.alive() for place in seen.job.covers}
-        failed = [task for task in self.sight.tasks.values() if task.place not in held]
-        failed = [task for task in failed if task.folder(self._plan.store).failure is not None]
-        for launch in self.sight.launches:
-            launch.again(task.place for task in failed)
-        reopen(self._plan.store, failed)
+        held = {place for observed in self.state.alive() for place in observed.submission.covers}
+        store = self._plan.store
+        failed = [job for place, job in self.state.jobs.items() if place not in held]
+        failed = [job for job in failed if store.folder(job.place).failure is not None]
+        for launch in self.state.launches:
+            launch.again(job.place for job in failed)
+        reopen(store, failed)
 
     def _end(self) -> None:
-        """Close the launches that have nothing to do any more; those go on whose jobs have cells that are not in this plan."""
+        """Close the launches that have nothing more to do, but not those whose SLURM jobs have cells that are not in this plan."""
         busy = set()
-        for seen in self.sight.alive():
-            if any(not Folder(self._plan.store.root / place).is_settled for place in seen.job.covers):
-                busy.add(seen.launch.name)
-            elif seen.state.state is State.PENDING:
-                cancel(seen.job.id)
-        for launch in self.sight.launches:
+        for observed in self.state.alive():
+            if any(not self._plan.store.folder(place).is_settled for place in observed.submission.covers):
+                busy.add(observed.launch.name)
+            elif observed.job.state is State.PENDING:
+                cancel(observed.submission.id)
+        for launch in self.state.launches:
             if launch.name not in busy:
                 launch.close("finished")
 
     def _check_open(self) -> None:
-        """Stop where the launch was cancelled, with whatever was submitted at the same moment, or its folder removed."""
+        """Stop if the launch was cancelled, with whatever was submitted at the same moment, or if its folder was removed."""
         name = self.launch.name
         if self.launch.is_over:
             cancel(f"--name={name}")
             raise UserError(f"{name} was cancelled; finished cells are kept", fix="the same command runs the rest")
         if not self.launch.is_there:
             raise UserError(
-                f"{self.launch.path}: somebody has removed this folder; jobs that wait or run are not followed any more",
+                f"{self.launch.path}: somebody has removed this folder; its SLURM jobs are no longer followed",
                 fix=f"scancel --name={name}, then the same command",
             )
 
     def _collect(self) -> None:
-        """Say what was settled since the last time."""
-        for task, reason in self.sight.settled():
-            number = f"{self._total - len(self.sight.tasks)}/{self._total}"
-            if reason is None:
-                self._console.print(f"[green]✓[/green] {number} {escape(task.title)}")
-            else:
-                self._console.print(f"[red]✗[/red] {number} {escape(f'{task.title}: {reason}')}", soft_wrap=True)
+        """Report what was settled since the last time."""
+        for job, reason in self.state.settled():
+            self._display.ended(job, Outcome(None, reason))
 
     def _decide(self) -> Decision:
-        return decide(
-            [self._works[place] for place in self.sight.tasks],
-            self.sight.failed,
-            self.sight.covered(),
-            self.sight.ended(),
-            self._classes,
-        )
+        state = self.state
+        return decide(list(state.jobs.values()), state.failed, state.covered(), state.ended(), self._classes)
 
     def _act(self, decision: Decision) -> None:
         """Record what is given up; submit the rest, unless it is not known yet what an earlier driver has submitted."""
         self._check_open()
         if decision.give_up:
             self._give_up(decision.give_up)
-        lost = len(self.sight.unanswered(self.launch))
+        lost = len(self.state.unanswered(self.launch))
         self._say("lost", f"SLURM did not say whether it has taken {lost} jobs; that shows soon" if lost else "")
         if lost or not decision.submit or self._is_busy():
             return
         try:
             largest = array_size(self._profile)
-            for units, number in arrays(self._plan, self._profile, self.sight.tasks, decision.submit, largest):
+            for batches, number in arrays(self._plan, self._profile, self.state.jobs, decision.submit, largest):
                 self._check_open()
-                resource = self._profile.resources[number]
-                jobs = submit(self.launch, units, resource, self._profile, self._builders(units))
-                self._announce(units, jobs, resource.name)
+                resources = self._classes[number]
+                submitted = submit(self.launch, batches, resources, self._profile, self._builders(batches))
+                self._announce(batches, submitted, resources.name)
             self._say("busy", "")
         except UnreachableError as silence:
             self._say("silence", f"SLURM does not answer ({silence}); waiting for it")
         except BusyError as busy:
-            self._busy_until, self._alive_when_busy = time.monotonic() + BUSY_S, len(list(self.sight.alive()))
+            self._busy_until, self._alive_when_busy = time.monotonic() + BUSY_S, len(list(self.state.alive()))
             if not self._alive_when_busy:
                 raise UserError(
                     f"SLURM takes no job: {busy}", fix="a smaller class or max_array_size in the profile, or wait"
@@ -217,64 +215,173 @@ class Driver:
             self._say("busy", f"SLURM takes no more jobs now ({busy}); the rest follows")
 
     def _is_busy(self) -> bool:
-        """Whether SLURM, which took no more jobs lately, would take none now."""
-        return time.monotonic() < self._busy_until and len(list(self.sight.alive())) >= self._alive_when_busy
+        """Whether SLURM, which recently took no more jobs, would take none now."""
+        return time.monotonic() < self._busy_until and len(list(self.state.alive())) >= self._alive_when_busy
 
     def _give_up(self, reasons: Mapping[str, str]) -> None:
-        """Record failures, each with the end of what the last job that had the task has printed."""
-        last = {place: (launch, job) for launch in self.sight.launches for job in launch.jobs for place in job.covers}
+        """Record failures, each with the end of what the last SLURM job that had the job has printed."""
+        last = {
+            place: (launch, one) for launch in self.state.launches for one in launch.submissions for place in one.covers
+        }
         for place, reason in reasons.items():
-            task, lines = self.sight.tasks[place], [reason]
+            job, lines = self.state.jobs[place], [reason]
             for file in last[place][0].logs(last[place][1]) if place in last else ():
-                lines += ["", f"── {file}", *file.read_text(errors="replace").splitlines()[-LOG_LINES:]]
-            if not task.folder(self._plan.store).is_settled:
-                task.fail(self._plan.store, reason, "\n".join(lines) + "\n")
+                if file.is_file():
+                    lines += ["", f"── {file}", *file.read_text(errors="replace").splitlines()[-LOG_LINES:]]
+            if not self._plan.store.folder(place).is_settled:
+                record_failure(self._plan.store, job, reason, "\n".join(lines) + "\n")
 
     def _is_submitted(self) -> bool:
         """Whether SLURM has all that can be submitted."""
-        return not (self.sight.silence or self.sight.unanswered(self.launch) or self._decide().submit)
+        return not (self.state.silence or self.state.unanswered(self.launch) or self._decide().submit)
 
-    def _builders(self, units: Sequence[Unit]) -> set[str]:
-        """Ids of the arrays and jobs that build what units need."""
-        needs = {need for unit in units for task in unit.tasks for need in self._works[task.place].needs}
+    def _builders(self, batches: Sequence[Batch]) -> set[str]:
+        """Ids of the arrays and jobs that build what batches need."""
+        needs = {need for batch in batches for job in batch.jobs for need in job.needs}
         return {
-            seen.job.id.partition("_")[0]
-            for seen in self.sight.alive()
-            if seen.job.id and not needs.isdisjoint(seen.job.covers)
+            observed.submission.id.partition("_")[0]
+            for observed in self.state.alive()
+            if observed.submission.id and not needs.isdisjoint(observed.submission.covers)
         }
 
-    def _announce(self, units: Sequence[Unit], jobs: Sequence[Job], resource: str) -> None:
-        count = sum(len(unit.tasks) for unit in units)
-        kind = "artifacts" if isinstance(units[0].tasks[0], BuildArtifact) else "cells"
-        array = jobs[0].id.partition("_")[0]
-        what = f"array {array} of {len(jobs)} jobs" if len(jobs) > 1 else f"job {array}"
-        self._console.print(f"submitted {what}: {count} {kind}, class {resource}", highlight=False)
+    def _announce(self, batches: Sequence[Batch], submitted: Sequence[Submission], resources: str) -> None:
+        count = sum(len(batch.jobs) for batch in batches)
+        kind = "cells" if batches[0].jobs[0].is_cell else "artifacts"
+        array = submitted[0].id.partition("_")[0]
+        what = f"array {array} of {len(submitted)} jobs" if len(submitted) > 1 else f"job {array}"
+        self._display.say(f"submitted {what}: {count} {kind}, class {resources}")
+
+    def _show(self) -> None:
+        """On a terminal, bars of what runs and a count of the rest."""
+        if not self._display.console.is_terminal:
+            return
+        running: dict[str, Elsewhere] = {}
+        waiting = 0
+        for observed in self.state.alive():
+            for place in observed.submission.covers:
+                if place in self.state.jobs:
+                    shown = _elsewhere(observed, self.state.jobs[place])
+                    running |= {place: shown} if shown else {}
+                    waiting += shown is None
+        settled = self._total - len(self.state.jobs)
+        self._display.follow(
+            running,
+            f"{len(running)} running, {waiting} pending, {settled} of {self._total} settled, {len(self.state.failed)} failed",
+        )
 
     def _say_silence(self) -> None:
-        silence = self.sight.silence
-        self._say("silence", f"SLURM does not answer ({silence}); jobs go on, waiting for it" if silence else "")
+        silence = self.state.silence
+        self._say("silence", f"SLURM does not answer ({silence}); jobs continue, waiting for it" if silence else "")
 
     def _say(self, topic: str, sentence: str) -> None:
-        """What is being waited for, once; nothing when it is over."""
+        """Say once what is being waited for; nothing when it is over."""
         if sentence and not self._said.get(topic):
-            self._console.print(f"[yellow]{escape(sentence)}[/yellow]", soft_wrap=True)
+            self._display.note(sentence)
         self._said[topic] = sentence
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Which driver holds a lease."""
+
+    host: str
+    pid: int
+
+
+class Lease:
+    """The right to submit jobs for a store; `with Lease(root) as lease`, then `lease.check()` now and again.
+
+    One driver per store, on whichever machine: a file that it renews, because the store's lock cannot be seen from other
+    machines. It is meant for a process that holds the store's lock, so any other driver of this machine is dead. Ages are
+    measured by the clock of the file system, which is the same for all machines.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._file = root.resolve() / "launches" / "driver.json"
+        self._me = Holder(socket.gethostname(), os.getpid())
+        self._left = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Take it.
+
+        Raises:
+            UserError: if a live driver on another machine has it.
+        """
+        holder = self._holder()
+        if holder is not None and holder.host != self._me.host and (age_s := self._age_s()) < STALE_S:
+            raise UserError(
+                f"{self._file.parent}: process {holder.pid} on {holder.host} drives the launches of this store, "
+                f"seen {age_s:.0f} s ago",
+                fix=f"follow it with `harness status SUITE`, or end it and try again after {STALE_S:.0f} s",
+            )
+        write_json(self._file, asdict(self._me))
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        if self._holder() == self._me:
+            self._file.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Make sure that this driver still has it.
+
+        Raises:
+            UserError: if another driver has taken it, because this one slept for too long.
+        """
+        holder = self._holder()
+        if holder != self._me:
+            who = f"process {holder.pid} on {holder.host}" if holder else "somebody"
+            raise UserError(
+                f"{self._file}: {who} has taken over; this driver stops, jobs continue", fix="harness status SUITE"
+            )
+
+    def _renew(self) -> None:
+        while not self._left.wait(RENEWED_S):
+            with contextlib.suppress(OSError):  # a file system that is away for a moment; `check` sees a lasting loss
+                if self._holder() == self._me:
+                    self._file.touch()
+
+    def _holder(self) -> Holder | None:
+        try:
+            return Holder(**json.loads(self._file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _age_s(self) -> float:
+        """Time since it was renewed, between two marks of one clock; infinite if its driver has just left it."""
+        probe = self._file.with_name(f".{self._me.host}.{self._me.pid}.{time.monotonic_ns()}")
+        with explained(probe):
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink()
+        try:
+            return now - self._file.stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
+
+
+def _elsewhere(observed: Observed, job: Job) -> Elsewhere | None:
+    """What is shown for a job if it is the one that its SLURM job is running."""
+    status = observed.status(job.place, job.title)
+    if status.state != "running" or (beat := observed.beat) is None:
+        return None
+    words = " · ".join(word for word in (job.title, status.node, f"job {status.job}", beat.step) if word)
+    return Elsewhere(words, beat.steps_done, beat.steps_total if beat.step else None)
+
+
 def _close_settled(store: Store) -> None:
-    """Close the launches of which all tasks are settled: their last driver ended before they were."""
+    """Close the launches of which all jobs are settled: their last driver ended before they were."""
     found = [
         launch
         for launch in launches(store)
-        if all(Folder(store.root / place).is_settled for job in launch.jobs for place in job.covers)
+        if all(store.folder(place).is_settled for one in launch.submissions for place in one.covers)
     ]
     if found:
-        with contextlib.suppress(UserError), Seat(store.root):  # a driver on another machine closes its own
+        with contextlib.suppress(UserError), Lease(store.root):  # a driver on another machine closes its own
             for launch in found:
                 launch.close("finished")
 
 
 def _ways(plan: Plan) -> str:
-    scale = f" --scale {plan.suite.scale}" if plan.suite.scale != "paper" else ""
-    suite = f"{plan.suite.file}{scale} --store {plan.store.root}"
-    return f"The same command follows it; `harness status {suite}` looks; `harness cancel {suite}` ends it."
+    return f"The same command follows it; `harness status {plan.arguments}` looks; `harness cancel {plan.arguments}` ends it."

@@ -1,19 +1,20 @@
-"""What a job runs: one unit, with a sign of life beside it, and what it does when SLURM warns it."""
+"""What a SLURM job runs: one batch, with a heartbeat next to it, and what it does when SLURM warns it of its end."""
 
 import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.run.heartbeat import Beat, Heartbeat
-from harness.run.work import Unit, run_unit
+from harness.plan.job import place_of
+from harness.run.heartbeat import JOB, Beat, Heartbeat
+from harness.run.jobs import Batch, run_batch
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -22,73 +23,73 @@ if TYPE_CHECKING:
 EARLY_S = 90.0
 """A warning of the end comes so much before its time at most: SLURM's own minute, and the time until Python has started."""
 IDLE_RESTARTS = 3
-"""A job that has not moved is put back into the queue no more often than this."""
+"""A SLURM job that has not moved is put back into the queue no more often than this."""
 
 
-class Entry:
-    """A function of one unit, for submitit; all that it has done lies on the disk, so that it may be called again.
+class BatchEntry:
+    """A function of one batch, for submitit; all that it has done is on the disk, so it may be called again.
 
     Args:
-        places: of the unit's tasks, as they were planned.
-        progress: file in which the unit says how far it is.
-        limit_s: time limit of the job.
+        progress: file in which the batch says how far it is.
+        limit_s: time limit of the SLURM job.
         warned_s: time between SLURM's warning and the end.
         command: `sys.argv` of the launch, for the provenance of cells.
     """
 
-    def __init__(
-        self, places: Sequence[str], progress: Path, limit_s: float, warned_s: float, command: list[str]
-    ) -> None:
-        self.places = list(places)
+    def __init__(self, progress: Path, limit_s: float, warned_s: float, command: list[str]) -> None:
         self.progress = progress
         self.limit_s = limit_s
         self.warned_s = warned_s
         self.command = command
 
-    def __call__(self, unit: Unit) -> None:
-        """Settle the tasks of the unit that are not settled.
+    def __call__(self, batch: Batch) -> None:
+        """Settle the jobs of the batch that are not settled.
 
         Raises:
-            UserError: when this code makes other cells of them than the code that they were planned with.
+            UserError: if this code makes another cell of a job than the code that planned it.
         """
-        if (places := [task.place for task in unit.tasks]) != self.places:
-            raise UserError(
-                f"the code was changed after these jobs were submitted: {self.places[0]} is now {places[0]}",
-                fix="harness cancel, then run the suite again",
-            )
+        for job in batch.jobs:
+            if (place := place_of(job.work)) != job.place:
+                raise UserError(
+                    f"the code was changed after these jobs were submitted: {job.place} is now {place}",
+                    fix="harness cancel, then run the suite again",
+                )
         sys.argv = self.command
-        with self._heeding_warnings(unit), Heartbeat(self.progress, unit) as beat:
-            run_unit(unit, beat)
+        if name := slurm_job():
+            os.environ[JOB] = name
+        with self._heeding_warnings(batch), Heartbeat(self.progress, batch) as beat:
+            run_batch(batch, beat)
 
-    def checkpoint(self, unit: Unit) -> "DelayedSubmission":
-        """What submitit puts back into the queue: the same again, for it goes on from the disk."""
+    def checkpoint(self, batch: Batch) -> "DelayedSubmission":
+        """What submitit puts back into the queue: the same again, because it continues from the disk."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, unit)
+        return DelayedSubmission(self, batch)
 
     @contextlib.contextmanager
-    def _heeding_warnings(self, unit: Unit) -> Iterator[None]:
-        """Let submitit put the job back into the queue when it is warned, but only where that helps.
+    def _heeding_warnings(self, batch: Batch) -> Iterator[None]:
+        """Let submitit put the SLURM job back into the queue when it is warned, but only where that helps.
 
-        A job at the end of its time that has settled nothing and kept no block would only run out of time again. It goes on for
-        what is left of it, and SLURM's word TIMEOUT tells the driver to give it more. So it does when SLURM cannot be asked.
+        One at the end of its time that has settled nothing and kept no block would only run out of time again. It continues
+        for the time that is left, and SLURM's state TIMEOUT tells the driver to give it more. The same if SLURM cannot be
+        asked.
         """
         from submitit.core.job_environment import JobEnvironment
 
         warning = JobEnvironment._usr_sig()
         requeue = signal.getsignal(warning)
         if not callable(requeue):
-            raise RuntimeError("a unit is run as a job of submitit only")
-        start, unsettled = time.monotonic(), len(unit.unsettled())
+            raise RuntimeError("a batch entry runs only as a job of submitit")
+        start, unsettled = time.monotonic(), len(batch.unsettled())
 
         def heed(signum: int, frame: FrameType | None) -> None:
             ends = time.monotonic() - start >= self.limit_s - self.warned_s - EARLY_S
-            if (ends or restarts() >= IDLE_RESTARTS) and not self._has_moved(unit, unsettled):
+            if (ends or restarts() >= IDLE_RESTARTS) and not self._has_moved(batch, unsettled):
                 _say("warned of the end; there is nothing that another job could go on from")
                 return
             try:
                 requeue(signum, frame)
-            except Exception as error:  # would else be taken for an error of the task that it interrupts
+            except Exception as error:  # would otherwise look like an error of the job that it interrupts
                 _say(f"warned of the end; not put back into the queue: {error}")
 
         signal.signal(warning, heed)
@@ -97,17 +98,25 @@ class Entry:
         finally:
             signal.signal(warning, requeue)
 
-    def _has_moved(self, unit: Unit, unsettled: int) -> bool:
-        """Whether this job has done something that need not be done again."""
+    def _has_moved(self, batch: Batch, unsettled: int) -> bool:
+        """Whether this SLURM job has done something that need not be done again."""
         beat = Beat.read(self.progress)
-        return len(unit.unsettled()) < unsettled or (beat is not None and has_moved(Store(unit.store), beat))
+        return len(batch.unsettled()) < unsettled or (beat is not None and has_moved(Store(batch.store), beat))
 
 
 def has_moved(store: Store, beat: Beat) -> bool:
-    """Whether the task of a beat, a sequence, has kept a block since it began in that job."""
+    """Whether the job of a beat, a sequence, has kept a block since it began in that SLURM job."""
     parent, _, folder = beat.place.partition("/")
     kept = store.checkpoint(folder)
     return parent == "cells" and kept.is_dir() and kept.stat().st_mtime > datetime.fromisoformat(beat.since).timestamp()
+
+
+def slurm_job() -> str:
+    """Id of the SLURM job that this process belongs to, `12` or `10_2` for an element of an array; empty outside of one."""
+    environment = os.environ
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID", "")
 
 
 def restarts() -> int:
@@ -116,5 +125,5 @@ def restarts() -> int:
 
 
 def _say(sentence: str) -> None:
-    """Into the job's own log, also while a cell collects what is printed."""
+    """Print into the SLURM job's own log, also while a cell collects what is printed."""
     print(sentence, file=sys.__stderr__, flush=True)

@@ -1,15 +1,15 @@
-"""A launch: the folder that says what was submitted and how it ended, so that a driver that dies is followed by another.
+"""A launch: the folder that records what was submitted and how it ended, so that another driver can take over from a dead one.
 
 ```text
 <store>/launches/<suite>.<scale>-<time>-<4 hex>/
   launch.json             what was launched, with which profile and command
-  jobs.jsonl              one line each: a unit is asked for, was refused, has ended; units are jobs; tasks are to be run again
-  progress/<unit>.json    how far a unit is, written by its job
+  jobs.jsonl              one line each: a batch is asked for, was refused, has ended; ids of batches; jobs are to be run again
+  progress/<batch>.json   how far a batch is, written by its SLURM job
   submitit/               what submitit keeps: job scripts, pickles, stdout and stderr
   ended.json              how the launch ended
 ```
 
-SLURM's jobs have the name of the folder, because a cluster that is set up anew gives its ids away again. One driver writes,
+All SLURM jobs have the name of the folder, because a cluster that is set up anew gives its ids away again. One driver writes,
 by appending whole lines; a line that a killed driver did not finish counts as not written.
 """
 
@@ -29,15 +29,15 @@ from slurm.queue import State
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended, as far as it matters for the tasks that it has not settled.
+    """How a SLURM job ended, as far as it matters for the jobs of its batch that are not settled.
 
     Attributes:
         state: none of those that may still go on.
         words: the same for people, with node and time.
-        has_begun: whether it came to any task, behind the profile's setup and the start of Python.
-        place: of the task that was running then; empty between tasks.
-        has_moved: whether that task, a sequence, kept a block in this job, so that another job goes on from there.
-        signal: that killed the job, if one did.
+        has_begun: whether it reached any job of its batch, after the profile's setup and the start of Python.
+        place: of the job that was running then; empty between jobs.
+        has_moved: whether that job, a sequence, kept a block in this SLURM job, so that another one continues from there.
+        signal: that killed the SLURM job, if one did.
     """
 
     state: State
@@ -49,19 +49,19 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One unit and the job that runs it.
+class Submission:
+    """A batch, and the SLURM job that runs it.
 
     Attributes:
-        unit: name, unique in its launch.
+        batch: name of the batch, unique in its launch.
         resource: name of its resource class.
-        covers: places of its tasks, but for those that were given up and are to be run again since.
+        covers: places of its jobs, except those that were given up and are to be run again since.
         asked: when SLURM was asked to run it; UTC, ISO.
-        id: `123_4`, or empty as long as nobody knows whether SLURM has taken it.
-        ending: None while it may still write results.
+        id: of the SLURM job, `123_4`; empty as long as nobody knows whether SLURM has taken it.
+        ending: None while the SLURM job may still write results.
     """
 
-    unit: str
+    batch: str
     resource: str
     covers: tuple[str, ...]
     asked: str
@@ -74,8 +74,8 @@ class Launch:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._jobs: dict[str, Job] = {}
-        self._batches = 0
+        self._submissions: dict[str, Submission] = {}
+        self._arrays = 0
         for record in self._records():
             self._apply(record)
 
@@ -92,7 +92,7 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Name of the folder and of all its jobs."""
+        """Name of the folder and of all its SLURM jobs."""
         return self.path.name
 
     @property
@@ -102,50 +102,48 @@ class Launch:
         return content
 
     @property
-    def jobs(self) -> list[Job]:
-        """All its jobs in the order in which they were asked for."""
-        return list(self._jobs.values())
+    def submissions(self) -> list[Submission]:
+        """All its submissions, in the order in which SLURM was asked for them."""
+        return list(self._submissions.values())
 
     @property
     def submitit(self) -> Path:
         """The folder that submitit writes to."""
         return self.path / "submitit"
 
-    def progress(self, unit: str) -> Path:
-        """The file in which a unit says how far it is."""
-        return self.path / "progress" / f"{unit}.json"
+    def progress(self, batch: str) -> Path:
+        """The file in which a batch says how far it is."""
+        return self.path / "progress" / f"{batch}.json"
 
-    def logs(self, job: Job) -> list[Path]:
-        """What a job has printed, stderr last; submitit names the files."""
-        return [
-            file for end in ("out", "err") if job.id and (file := self.submitit / f"{job.id}_0_log.{end}").is_file()
-        ]
+    def logs(self, submission: Submission) -> list[Path]:
+        """Where a SLURM job prints, stderr last; submitit names the files, which exist once the job begins."""
+        return [self.submitit / f"{submission.id}_0_log.{end}" for end in ("out", "err")] if submission.id else []
 
-    def ask(self, resource: str, units: Iterable[tuple[str, Sequence[str]]]) -> list[Job]:
-        """Write down that SLURM is about to be asked for jobs, by stem of their names and places of their tasks."""
-        self._batches += 1
+    def ask(self, resource: str, batches: Iterable[tuple[str, Sequence[str]]]) -> list[Submission]:
+        """Record that SLURM is about to be asked for batches, given by the stem of their names and the places of their jobs."""
+        self._arrays += 1
         now = datetime.now(UTC).isoformat()
-        named = {f"{self._batches:03d}-{stem}": list(covers) for stem, covers in units}
+        named = {f"{self._arrays:03d}-{stem}": list(covers) for stem, covers in batches}
         self._append(
-            [{"asked": unit, "resource": resource, "covers": covers, "time": now} for unit, covers in named.items()]
+            [{"asked": batch, "resource": resource, "covers": covers, "time": now} for batch, covers in named.items()]
         )
-        return [self._jobs[unit] for unit in named]
+        return [self._submissions[batch] for batch in named]
 
     def taken(self, ids: Mapping[str, str]) -> None:
-        """Write down ids that SLURM has given, by unit; all in one line, so that it is known of all or of none."""
+        """Record the ids that SLURM has given, by batch; in one line, so that either all of them are known or none."""
         self._append([{"taken": dict(ids)}])
 
-    def refused(self, units: Iterable[str], why: str) -> None:
-        """Write down that units are no jobs."""
-        self._append([{"unit": unit, "refused": why} for unit in units])
+    def refused(self, batches: Iterable[str], why: str) -> None:
+        """Record that SLURM has not taken these batches."""
+        self._append([{"batch": batch, "refused": why} for batch in batches])
 
-    def ended(self, unit: str, ending: Ending) -> None:
-        """Write down how a job ended that has left tasks unsettled."""
-        self._append([{"unit": unit, "ended": asdict(ending)}])
+    def ended(self, batch: str, ending: Ending) -> None:
+        """Record how a SLURM job ended that has left jobs unsettled."""
+        self._append([{"batch": batch, "ended": asdict(ending)}])
 
     def again(self, places: Iterable[str]) -> None:
-        """Write down that what came of tasks so far no longer counts."""
-        forgotten = set(places) & {place for job in self._jobs.values() for place in job.covers}
+        """Record that what became of these jobs so far no longer counts."""
+        forgotten = set(places) & {place for each in self._submissions.values() for place in each.covers}
         if forgotten:
             self._append([{"again": sorted(forgotten)}])
 
@@ -188,24 +186,25 @@ class Launch:
 
     def _apply(self, record: Mapping[str, Any]) -> None:
         if "asked" in record:
-            unit = record["asked"]
-            self._jobs[unit] = Job(unit, record["resource"], tuple(record["covers"]), record["time"])
-            self._batches = int(unit.partition("-")[0])
+            batch = record["asked"]
+            self._submissions[batch] = Submission(batch, record["resource"], tuple(record["covers"]), record["time"])
+            self._arrays = int(batch.partition("-")[0])
         elif "again" in record:
             forgotten = set(record["again"])
-            for unit, job in self._jobs.items():
-                left = tuple(place for place in job.covers if place not in forgotten)
-                self._jobs[unit] = job if left == job.covers else replace(job, covers=left)
+            for batch, submission in self._submissions.items():
+                left = tuple(place for place in submission.covers if place not in forgotten)
+                if left != submission.covers:
+                    self._submissions[batch] = replace(submission, covers=left)
         elif "taken" in record:
-            for unit in record["taken"].keys() & self._jobs.keys():
-                self._jobs[unit] = replace(self._jobs[unit], id=record["taken"][unit])
-        elif (unit := record["unit"]) not in self._jobs:
+            for batch in record["taken"].keys() & self._submissions.keys():
+                self._submissions[batch] = replace(self._submissions[batch], id=record["taken"][batch])
+        elif (batch := record.get("batch")) not in self._submissions:
             return  # the line that asked for it was lost with a full disk
         elif "refused" in record:
-            del self._jobs[unit]
+            del self._submissions[batch]
         else:
-            ending = record["ended"]
-            self._jobs[unit] = replace(self._jobs[unit], ending=Ending(**{**ending, "state": State(ending["state"])}))
+            ending = Ending(**{**record["ended"], "state": State(record["ended"]["state"])})
+            self._submissions[batch] = replace(self._submissions[batch], ending=ending)
 
 
 def launches(store: Store) -> list[Launch]:

@@ -1,15 +1,12 @@
-"""Launch profiles: where a suite runs. One YAML file each in `slurm/profiles/`, checked as suites are."""
+"""The launch profile of a SLURM cluster: what is asked of it, and the resource classes that jobs are sorted into."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import UserError, did_you_mean
-from harness.yaml_source import read_yaml, validate
-
-PROFILES = Path(__file__).parent / "profiles"
+from harness.plan.estimate import Resources
+from harness.run.profiles import Form, LaunchProfile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Count = Annotated[int, Field(ge=1)]
@@ -31,12 +28,6 @@ TAKEN |= {"test-only", "time", "wait", "wrap"}
 """Parameters of sbatch without which a launch would not find its jobs again, or would not know what they are given."""
 
 
-class Form(BaseModel):
-    """Base of all parts of a profile: nothing unknown, nothing converted, nothing changed later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class ResourceClass(Form):
     """What one job may use. A job that needs more is given the next class."""
 
@@ -46,19 +37,14 @@ class ResourceClass(Form):
     gres: str | None = Field(None, description="instead of the profile's, as sbatch takes it: `gpu:a100:2`")
     cpus_per_task: Count | None = Field(None, description="instead of the profile's")
 
-
-class LocalProfile(Form):
-    """This machine, without a scheduler."""
-
-    launcher: Literal["local"]
-    processes: Count | None = Field(None, description="units that run at once; default: one per GPU, one without GPU")
-    packing: Count = Field(8, description="tasks of a process that load the same model, at most")
+    def holds(self, needed: Resources) -> bool:
+        """Whether a job of this class has the memory and the time."""
+        return needed.memory_bytes <= self.mem_gb * 2**30 and needed.seconds <= self.time_min * 60
 
 
-class SlurmProfile(Form):
+class SlurmProfile(LaunchProfile):
     """A SLURM cluster with a file system that all its nodes share. What is null is left to the cluster."""
 
-    launcher: Literal["slurm"]
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -69,7 +55,7 @@ class SlurmProfile(Form):
     time_min: Count | None = Field(None, description="with mem_gb: the only resource class")
     classes: list[ResourceClass] = Field(default_factory=list, description="the smallest first")
     array_parallelism: Count = Field(16, description="jobs of an array that run at the same time")
-    packing: Count = Field(1, description="tasks of a job that load the same model, at most")
+    packing: Count = Field(1, description="cells of a job that load the same model, at most")
     signal_delay_s: Annotated[int, Field(ge=0)] = Field(120, description="between the warning signal and the end")
     setup: list[str] = Field(default_factory=list, description="shell lines in front of the job's command")
     python: str | None = Field(None, description="interpreter on the node; default: the one that submits")
@@ -131,36 +117,3 @@ class SlurmProfile(Form):
             return wanted
         by_gres = any("gpu" in (each.gres or "") for each in self.resources)
         return "cuda" if by_gres or any(flag.startswith("gpus") for flag in self.additional) else "cpu"
-
-
-class _AnyProfile(BaseModel):
-    """What every profile says first."""
-
-    launcher: Literal["local", "slurm"]
-
-
-Profile = LocalProfile | SlurmProfile
-
-
-def names(folder: Path = PROFILES) -> list[str]:
-    """Profiles that a suite may name."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
-
-
-def load_profile(name: str, folder: Path = PROFILES) -> Profile:
-    """A profile by name, or a file of one's own by its path (`./here.yaml`).
-
-    Raises:
-        UserError: for an unknown name, or one line with file, line, key and a suggestion for a mistake in the file.
-    """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not file.is_file():
-        known = names(folder)
-        raise UserError(
-            f"unknown launch profile '{name}'{did_you_mean(name, known)}; there are {', '.join(known)}",
-            fix="ls slurm/profiles, or name a file: --launch ./mine.yaml",
-        )
-    file = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    document = read_yaml(file)
-    launcher = validate(_AnyProfile, document).launcher
-    return validate(LocalProfile, document) if launcher == "local" else validate(SlurmProfile, document)

@@ -1,26 +1,30 @@
-"""What is to be done next, decided from what lies on the disk and how jobs ended; nothing is asked or done here.
+"""The retry policy: what to submit next, from what is on the disk and how SLURM jobs ended. Nothing is asked or done here.
 
-What is settled (DONE or FAILED on the disk) stays. What a live job covers is waited for. Everything else is submitted, again if
-need be, or given up with a reason, by how the jobs ended that had it:
+What is settled (DONE or FAILED on the disk) stays. What a live SLURM job covers is waited for. Everything else is submitted, a
+second time if need be, or given up with a reason, by how the SLURM jobs ended that had it:
 
-* It was running when its job had too little memory or time: once more, with the next resource class. A sequence that kept a
-  block in the time it had goes on from there, as often as it does so.
-* It was running when its job lost its node or its place: again, `LOSSES` times. When a signal killed its process: again, once.
-* It was running, or its job had yet to begin, when somebody cancelled the job: given up.
-* It was running when its process ended by itself without settling it: given up, for it would end so again.
-* Its job never came to it: again. After `FALSE_STARTS` jobs that never came to any task, it is given up.
+* It was running when its SLURM job ran out of memory or time: once more, in the next resource class. A sequence that kept a
+  block in its time continues from there, as often as it keeps one.
+* It was running when its SLURM job lost its node or its place: again, `LOSSES` times. When a signal killed its process: again,
+  once.
+* It was running, or its SLURM job had yet to begin, when somebody cancelled that: given up.
+* It was running when its process ended by itself without settling it: given up, because it would end so again.
+* Its SLURM job never reached it: again. After `FALSE_STARTS` that never reached any job, it is given up.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slurm.launch import Job
+from harness.plan import estimate
+from harness.plan.job import Job
+from slurm.launch import Submission
+from slurm.profile import ResourceClass
 from slurm.queue import State
 
 LOSSES = 2
 FALSE_STARTS = 3
 PASSED_OVER = 10
-"""Jobs that ended well without coming to a task, because what it needs was not there, before it is given up."""
+"""SLURM jobs that ended well without reaching a job, because what it needs was missing, before it is given up."""
 
 TOO_SMALL = {State.OUT_OF_MEMORY, State.TIMEOUT}
 LOST = {State.NODE_FAIL, State.PREEMPTED, State.GONE}
@@ -41,23 +45,8 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A task as far as it matters here.
-
-    Attributes:
-        place: of its folder.
-        needs: places of the artifacts that must be built before.
-        resource: number of the resource class that it is given first.
-    """
-
-    place: str
-    needs: tuple[str, ...]
-    resource: int
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done.
+    """What to do.
 
     Attributes:
         submit: number of the resource class by place, needs before what needs them.
@@ -69,50 +58,51 @@ class Decision:
 
 
 def decide(
-    works: Sequence[Work],
+    jobs: Sequence[Job],
     failed: Mapping[str, str],
     covered: Collection[str],
-    ended: Mapping[str, Sequence[Job]],
-    classes: Sequence[str],
+    ended: Mapping[str, Sequence[Submission]],
+    classes: Sequence[ResourceClass],
 ) -> Decision:
     """What to submit and what to give up.
 
     Args:
-        works: tasks that are not settled, needs before what needs them. A need that is not among them is built, or in `failed`.
-        failed: reasons of tasks that have failed in this launch, by place.
-        covered: places of tasks that a job has which may still settle them, or which ended so lately that its results may
-            not be seen yet.
-        ended: jobs that have ended, by place of the tasks that they left unsettled, in the order of their submission.
-        classes: names of the resource classes, the smallest first.
+        jobs: those that are not settled, needs before what needs them. A need that is not among them is built, or in `failed`.
+        failed: reasons of jobs that have failed in this launch, by place.
+        covered: places of jobs that a SLURM job may still settle, or one that ended so recently that its results may not be
+            visible yet.
+        ended: submissions whose SLURM jobs have ended, by place of the jobs that they left unsettled, in order.
+        classes: the resource classes, the smallest first.
     """
     made = Decision()
     broken = dict(failed)
-    open_ = {work.place for work in works}
-    for work in works:
-        if work.place in covered:
+    unsettled = {job.place for job in jobs}
+    for job in jobs:
+        if job.place in covered:
             continue
-        fate = verdict(work, ended.get(work.place, ()), classes)
-        if (need := next((need for need in work.needs if need in broken), None)) is not None:
+        fate = verdict(job, ended.get(job.place, ()), classes)
+        if (need := next((need for need in job.needs if need in broken), None)) is not None:
             fate = GivenUp(broken[need])
         if isinstance(fate, GivenUp):
-            made.give_up[work.place] = broken[work.place] = fate.reason
-        elif all(need not in open_ or need in covered or need in made.submit for need in work.needs):
-            made.submit[work.place] = fate.resource
+            made.give_up[job.place] = broken[job.place] = fate.reason
+        elif all(need not in unsettled or need in covered or need in made.submit for need in job.needs):
+            made.submit[job.place] = fate.resource
     return made
 
 
-def verdict(work: Work, ended: Sequence[Job], classes: Sequence[str]) -> Again | GivenUp:
-    """What becomes of a task after all jobs that had it have ended without settling it."""
-    resource = work.resource
+def verdict(job: Job, ended: Sequence[Submission], classes: Sequence[ResourceClass]) -> Again | GivenUp:
+    """What to do with a job after all submissions that covered it have ended without settling it."""
+    resource = first_class(job, classes)
+    names = [each.name for each in classes]
     promoted = losses = kills = false_starts = passed_over = 0
-    for job in ended:
-        ending = job.ending
+    for submission in ended:
+        ending = submission.ending
         if ending is None:
-            raise ValueError(f"{job.unit} has not ended")
-        used = classes.index(job.resource) if job.resource in classes else resource
+            raise ValueError(f"{submission.batch} has not ended")
+        used = names.index(submission.resource) if submission.resource in names else resource
         resource = max(resource, used)
-        what = f"{ending.words} (job {job.id}, class {job.resource})"
-        is_own = ending.place == work.place
+        what = f"{ending.words} (job {submission.id}, class {submission.resource})"
+        is_own = ending.place == job.place
         if ending.state is State.CANCELLED and (is_own or not ending.has_begun):
             return GivenUp(what)
         if is_own and ending.state in TOO_SMALL:
@@ -135,9 +125,15 @@ def verdict(work: Work, ended: Sequence[Job], classes: Sequence[str]) -> Again |
         elif ending.state is State.COMPLETED:
             passed_over += 1
             if passed_over >= PASSED_OVER:
-                return GivenUp(f"{passed_over} jobs found that what it needs was not there, the last was {job.id}")
+                return GivenUp(f"{passed_over} jobs found that what it needs was missing, the last was {submission.id}")
         elif not ending.has_begun:
             false_starts += 1
             if false_starts >= FALSE_STARTS:
-                return GivenUp(f"{what} before it came to any task, as {false_starts - 1} jobs before it")
+                return GivenUp(f"{what} before it began any work, as {false_starts - 1} jobs before it")
     return Again(resource)
+
+
+def first_class(job: Job, classes: Sequence[ResourceClass]) -> int:
+    """Number of the first class that is large enough for a job, else of the largest."""
+    needed = estimate.together([job])
+    return next((number for number, each in enumerate(classes) if each.holds(needed)), len(classes) - 1)

@@ -1,4 +1,4 @@
-"""What a driver sees: which tasks are settled on the disk, and what SLURM says of the jobs that have the others."""
+"""The state of a cluster's launches: which jobs are settled on the disk, and what SLURM says about those that have the others."""
 
 import re
 import subprocess
@@ -9,47 +9,68 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from harness.api import JobStatus, LaunchState
 from harness.errors import UserError
+from harness.plan.job import Job
 from harness.run.heartbeat import Beat
-from harness.run.task import Task
 from harness.store.store import Store
 from slurm.entry import has_moved
-from slurm.launch import Ending, Job, Launch, launches
+from slurm.launch import Ending, Launch, Submission, launches
 from slurm.queue import TIMEOUT_S, JobState, State, UnreachableError, named, states
 
 UNSEEN_S = 150.0
-"""After so long SLURM shows a job that it has taken: `sbatch` tries for two minutes, also after whoever called it was killed."""
+"""After this long SLURM shows a job that it has taken: `sbatch` tries for two minutes, even after its caller was killed."""
 HELD = {"JobHeldUser", "JobHeldAdmin"}
 """Reasons of a job that waits because somebody wants it to wait."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A job and SLURM's word about it."""
+class Observed:
+    """A submission and what SLURM says about its job."""
 
     launch: Launch
-    job: Job
-    state: JobState
+    submission: Submission
+    job: JobState
 
     @cached_property
     def beat(self) -> Beat | None:
-        """What it says of itself; None before it begins."""
-        return Beat.read(self.launch.progress(self.job.unit))
+        """What the batch says about itself; None before it begins."""
+        return Beat.read(self.launch.progress(self.submission.batch))
+
+    def status(self, place: str, title: str) -> JobStatus:
+        """How one of its jobs that is not settled is doing.
+
+        Args:
+            place: of the job.
+            title: to be shown for it.
+        """
+        submission, job, name = self.submission, self.job, self.launch.name
+        if not job.is_live:
+            words = submission.ending.words if submission.ending else str(job)
+            note = f"its SLURM job ended ({words}); the next `harness run` decides what to do"
+            return JobStatus(place, title, "to do", job=submission.id, launch=name, note=note)
+        beat = self.beat
+        if job.state is not State.PENDING and beat is not None and beat.place == place:
+            progress = f"{beat.step} {beat.steps_done}/{beat.steps_total}" if beat.step else ""
+            node, age_s = job.node or beat.host, _age_s(beat.since)
+            return JobStatus(place, title, "running", age_s, node, submission.id, name, progress)
+        note = job.reason if job.state is State.PENDING else "its batch is running another job"
+        return JobStatus(place, title, "pending", _age_s(submission.asked), job.node, submission.id, name, note=note)
 
 
 @dataclass
-class Sight:
-    """The tasks that are not settled and the jobs that have them, as of the last `look`.
+class ClusterState:
+    """The jobs that are not settled and the SLURM jobs that have them, as of the last `look`.
 
     Attributes:
-        tasks: those that are not settled, by place, needs before what needs them.
-        settle_s: how long after the end of a job its results may not be seen yet.
+        jobs: those that are not settled, by place, needs before what needs them.
+        settle_s: how long after the end of a SLURM job its results may not be visible yet.
         failed: reasons by place.
-        silence: what was said instead of an answer when SLURM did not answer, or empty.
+        silence: what was said in place of an answer when SLURM did not answer, or empty.
     """
 
     store: Store
-    tasks: dict[str, Task]
+    jobs: dict[str, Job]
     launches: Sequence[Launch]
     settle_s: float
     failed: dict[str, str] = field(default_factory=dict)
@@ -58,98 +79,98 @@ class Sight:
     _over: set[tuple[str, str]] = field(default_factory=set)
     _ended_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def settled(self) -> Iterator[tuple[Task, str | None]]:
-        """Tasks that have been settled since the last call, with the reason of a failure; they are then no longer in `tasks`.
+    def settled(self) -> Iterator[tuple[Job, str | None]]:
+        """Jobs that have been settled since the last call, with the reason of a failure; they leave `jobs`.
 
-        A task's folder appears with its end, so that one listing of each parent tells which of thousands to look into.
+        A job's folder appears when it ends, so one listing of each parent tells which of thousands to look into.
         """
-        there: dict[Path, set[str]] = {}
-        for place, task in list(self.tasks.items()):
-            folder = task.folder(self.store)
+        existing: dict[Path, set[str]] = {}
+        for place, job in list(self.jobs.items()):
+            folder = self.store.folder(place)
             parent = folder.path.parent
-            if parent not in there:
-                there[parent] = {path.name for path in parent.glob("*")}
-            if folder.path.name in there[parent] and folder.is_settled:
-                del self.tasks[place]
+            if parent not in existing:
+                existing[parent] = {path.name for path in parent.glob("*")}
+            if folder.path.name in existing[parent] and folder.is_settled:
+                del self.jobs[place]
                 reason = None if folder.is_done else folder.failure or "failed without a reason"
                 if reason is not None:
                     self.failed[place] = reason
-                yield task, reason
+                yield job, reason
 
     def look(self) -> None:
-        """Ask SLURM about all jobs that may still settle something, and write down how others ended."""
+        """Ask SLURM about all jobs that may still settle something, and record how others ended."""
         self.silence = ""
         for launch in self.launches:
             self._find_lost(launch)
-            waiting = [job for job in self._unended(launch) if job.id]
+            waiting = [each for each in self._unended(launch) if each.id]
             if waiting:
                 self._ask(launch, waiting)
 
     def covered(self) -> set[str]:
-        """Places of tasks that a job has which may still settle them, or may have done so unseen."""
-        return {place for launch in self.launches for job in self._unended(launch) for place in job.covers}
+        """Places of jobs that a SLURM job may still settle, or may have settled unseen."""
+        return {place for launch in self.launches for each in self._unended(launch) for place in each.covers}
 
-    def alive(self) -> Iterator[Seen]:
-        """Jobs that wait or run, or may do so while SLURM does not answer."""
+    def alive(self) -> Iterator[Observed]:
+        """Submissions whose SLURM jobs wait or run, or may do so while SLURM does not answer."""
         for launch in self.launches:
-            for job in self._unended(launch):
-                state = self._active.get((launch.name, job.unit), JobState(job.id, State.PENDING, launch.name))
+            for each in self._unended(launch):
+                state = self._active.get((launch.name, each.batch), JobState(each.id, State.PENDING, launch.name))
                 if state.is_live:
-                    yield Seen(launch, job, state)
+                    yield Observed(launch, each, state)
 
-    def ended(self) -> Mapping[str, list[Job]]:
-        """Jobs that ended and left tasks unsettled, by their places, in the order of submission."""
-        found: dict[str, list[Job]] = {}
+    def ended(self) -> Mapping[str, list[Submission]]:
+        """Submissions whose SLURM jobs ended and left jobs unsettled, by the places of these, in the order of submission."""
+        found: dict[str, list[Submission]] = {}
         for launch in self.launches:
-            for job in launch.jobs:
-                if job.ending is not None:
-                    for place in job.covers:
-                        found.setdefault(place, []).append(job)
+            for each in launch.submissions:
+                if each.ending is not None:
+                    for place in each.covers:
+                        found.setdefault(place, []).append(each)
         return found
 
-    def unanswered(self, launch: Launch) -> list[Job]:
-        """Units of which nobody knows yet whether SLURM has taken them."""
-        return [job for job in launch.jobs if not job.id]
+    def unanswered(self, launch: Launch) -> list[Submission]:
+        """Submissions of which nobody knows yet whether SLURM has taken them."""
+        return [each for each in launch.submissions if not each.id]
 
-    def _unended(self, launch: Launch) -> Iterator[Job]:
-        for job in launch.jobs:
-            if job.ending is None and (launch.name, job.unit) not in self._over:
-                yield job
+    def _unended(self, launch: Launch) -> Iterator[Submission]:
+        for each in launch.submissions:
+            if each.ending is None and (launch.name, each.batch) not in self._over:
+                yield each
 
-    def _ask(self, launch: Launch, jobs: Sequence[Job]) -> None:
-        told = states([job.id for job in jobs], launch.name)
+    def _ask(self, launch: Launch, submissions: Sequence[Submission]) -> None:
+        told = states([each.id for each in submissions], launch.name)
         known = {job.partition("_")[0] for job, state in told.items() if state.state is not State.GONE}
-        for job in jobs:
-            key, state = (launch.name, job.unit), told[job.id]
+        for each in submissions:
+            key, state = (launch.name, each.batch), told[each.id]
             if state.state is State.UNREACHABLE:
                 self.silence = state.reason or "no answer"
                 self._active.setdefault(key, state)
                 continue
             before = self._active.get(key, state)
             waited = before.state in {State.PENDING, State.CANCELLED}  # the latter as found out here at the last look
-            if state.state is State.GONE and waited and job.id.partition("_")[0] in known:
+            if state.state is State.GONE and waited and each.id.partition("_")[0] in known:
                 # SLURM forgets a waiting element of an array as soon as it is cancelled
                 state = replace(state, state=State.CANCELLED, reason="while it waited")
             self._active[key] = state
-            if state.never_starts and state.reason not in HELD and not cancel(job.id):
-                launch.ended(job.unit, ending(self.store, launch, job, state))
+            if state.never_starts and state.reason not in HELD and not cancel(each.id):
+                launch.ended(each.batch, ending(self.store, launch, each, state))
             elif state.is_live:
                 self._ended_at.pop(key, None)
             else:
-                self._end(launch, job, state)
+                self._end(launch, each, state)
 
-    def _end(self, launch: Launch, job: Job, state: JobState) -> None:
-        """Write down how a job ended, once what it has left is certain."""
-        key = (launch.name, job.unit)
-        left = [place for place in job.covers if place in self.tasks]
+    def _end(self, launch: Launch, submission: Submission, state: JobState) -> None:
+        """Record how a SLURM job ended, once it is certain what it has left unsettled."""
+        key = (launch.name, submission.batch)
+        left = [place for place in submission.covers if place in self.jobs]
         since = self._ended_at.setdefault(key, time.monotonic())
         if not left:
             self._over.add(key)
         elif time.monotonic() - since >= self.settle_s:
-            launch.ended(job.unit, ending(self.store, launch, job, state))
+            launch.ended(submission.batch, ending(self.store, launch, submission, state))
 
     def _find_lost(self, launch: Launch) -> None:
-        """Find out about jobs that an earlier driver asked for without living to hear the answer."""
+        """Find out about SLURM jobs that an earlier driver asked for without living to hear the answer."""
         lost = self.unanswered(launch)
         if not lost:
             return
@@ -158,20 +179,20 @@ class Sight:
         except UnreachableError as silence:
             self.silence = str(silence)
             return
-        mine = {job.id.partition("_")[0] for job in launch.jobs if job.id}
+        mine = {each.id.partition("_")[0] for each in launch.submissions if each.id}
         strange = {job.partition("_")[0] for job in known} - mine
         asked = datetime.fromisoformat(lost[0].asked)
         if strange:  # a driver hears of one array before it asks for the next
             array = min(strange, key=int)
             is_array = f"{array}_0" in known or len(lost) > 1
-            launch.taken({job.unit: f"{array}_{n}" if is_array else array for n, job in enumerate(lost)})
+            launch.taken({each.batch: f"{array}_{n}" if is_array else array for n, each in enumerate(lost)})
         elif (datetime.now(UTC) - asked).total_seconds() > UNSEEN_S:
-            launch.refused([job.unit for job in lost], "SLURM does not know it")
+            launch.refused([each.batch for each in lost], "SLURM does not know it")
 
 
-def ending(store: Store, launch: Launch, job: Job, state: JobState) -> Ending:
-    """How a job ended, from SLURM's word and the job's own last one."""
-    beat = Beat.read(launch.progress(job.unit))
+def ending(store: Store, launch: Launch, submission: Submission, state: JobState) -> Ending:
+    """How a SLURM job ended, from what SLURM says and from its own last heartbeat."""
+    beat = Beat.read(launch.progress(submission.batch))
     what, words = state.state, str(state)
     if state.never_starts:
         what = State.CANCELLED if re.search("Limit|Constraints|Never", state.reason) else State.NODE_FAIL
@@ -185,22 +206,27 @@ def ending(store: Store, launch: Launch, job: Job, state: JobState) -> Ending:
     )
 
 
-def held(store: Store) -> dict[str, str]:
-    """Names of launches by the places of tasks that jobs have which may still settle them.
+def launch_state(store: Store) -> LaunchState:
+    """What the unfinished launches of a store are doing.
 
-    Where there is no SLURM to be asked, all jobs may that nobody has seen end.
+    Where there is no SLURM to be asked, all SLURM jobs whose end nobody has seen may still be running.
     """
-    found: dict[str, str] = {}
-    for launch in launches(store):
-        jobs = [job for job in launch.jobs if job.ending is None]
+    found: dict[str, JobStatus] = {}
+    unfinished, silence = launches(store), ""
+    for launch in unfinished:
+        ids = [each.id for each in launch.submissions if each.id and each.ending is None]
         try:
-            told = states([job.id for job in jobs if job.id], launch.name) if jobs else {}
-        except UserError:
-            told = {}
-        for job in jobs:
-            if job.id not in told or told[job.id].is_live:
-                found |= dict.fromkeys(job.covers, launch.name)
-    return found
+            told = states(ids, launch.name) if ids else {}
+        except UserError as error:
+            told = {job: JobState(job, State.UNREACHABLE, launch.name, reason=error.message) for job in ids}
+        for each in launch.submissions:
+            unknown = JobState(each.id, each.ending.state if each.ending else State.PENDING, launch.name)
+            state = told.get(each.id, unknown)
+            if state.state is State.UNREACHABLE:
+                silence = f"SLURM does not answer: {state.reason or 'no answer'}"
+            observed = Observed(launch, each, state)
+            found |= {place: observed.status(place, place) for place in each.covers}
+    return LaunchState(tuple(launch.name for launch in unfinished), found, silence)
 
 
 def cancel(*arguments: str) -> str:
@@ -217,3 +243,7 @@ def cancel(*arguments: str) -> str:
         return f"no answer within {TIMEOUT_S:.0f} s"
     words = done.stderr.strip().rpartition("\n")[2]
     return (words or f"ended with {done.returncode}") if done.returncode else ""
+
+
+def _age_s(moment: str) -> float:
+    return max(0.0, time.time() - datetime.fromisoformat(moment).timestamp())

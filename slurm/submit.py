@@ -1,4 +1,4 @@
-"""Units to SLURM, through submitit: arrays of one resource class, after those that build what they need."""
+"""Batches to SLURM, through submitit: arrays of one resource class, after those that build what they need."""
 
 import contextlib
 import io
@@ -7,58 +7,101 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.files import explained
-from harness.run.work import Unit
-from slurm.entry import Entry
-from slurm.launch import Job, Launch
+from harness.plan import estimate
+from harness.plan.job import Job
+from harness.plan.plan import Plan
+from harness.run.jobs import Batch, waves
+from slurm.entry import BatchEntry
+from slurm.launch import Launch, Submission
 from slurm.profile import ResourceClass, SlurmProfile
 from slurm.queue import UnreachableError
 
 TIMEOUTS = 10_000
-"""Submitit counts how often a job ran out of time; `slurm.entry` decides instead, by whether it moved."""
+"""Submitit counts how often a SLURM job ran out of time; `slurm.entry` decides instead, by whether it has moved."""
 SILENCE = ("Unable to contact", "Socket timed out", "Connection refused", "Connection timed out", "Zero Bytes")
 LIMITS = ("limit", "temporarily")
 OVERRULED = {"ARRAY_INX", "ERROR", "JOB_NAME", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE", "OPEN_MODE", "OUTPUT"}
 OVERRULED |= {"SIGNAL", "TIMELIMIT", "WAIT"}
-"""What a launch always says itself, as users may say it by `SBATCH_…`, which `sbatch` heeds before what a script says."""
+"""What a launch always sets itself, as users may set it by `SBATCH_…`, which `sbatch` prefers to what a script says."""
 
 
 class BusyError(Exception):
     """SLURM takes no further jobs now, because this user has as many as are allowed."""
 
 
+def arrays(
+    plan: Plan, profile: SlurmProfile, jobs: Mapping[str, Job], submitted: Mapping[str, int], largest: int
+) -> Iterator[tuple[list[Batch], int]]:
+    """Batches that form one array, with the number of their resource class.
+
+    Args:
+        plan: that the jobs belong to.
+        profile: how many of them share a batch.
+        jobs: by place.
+        submitted: number of the resource class by place, needs before what needs them.
+        largest: batches of an array, at most.
+    """
+    root, patience_s = plan.store.root.resolve(), float(profile.settle_s)
+
+    def fits(pack: Sequence[Job]) -> bool:
+        wanted = {submitted[job.place] for job in pack}
+        return len(wanted) == 1 and profile.resources[wanted.pop()].holds(estimate.together(pack))
+
+    for wave in waves(plan, [jobs[place] for place in submitted], profile.packing, fits):
+        by_class: dict[int, list[Batch]] = {}
+        for batch in wave:
+            fitted = replace(batch, store=root, patience_s=patience_s)
+            by_class.setdefault(submitted[batch.jobs[0].place], []).append(fitted)
+        for number, batches in sorted(by_class.items()):
+            for start in range(0, len(batches), largest):
+                yield batches[start : start + largest], number
+
+
+def too_large(jobs: Sequence[Job], profile: SlurmProfile) -> list[str]:
+    """Notes about jobs that are thought to need more than the largest resource class has."""
+    largest, notes = profile.resources[-1], []
+    for job in jobs:
+        needed = estimate.together([job])
+        if not any(each.holds(needed) for each in profile.resources):
+            notes.append(
+                f"{job.title}: about {needed.memory_bytes / 2**30:.0f} GiB and {needed.seconds / 60:.0f} min are more than "
+                f"class '{largest.name}' has ({largest.mem_gb} GiB, {largest.time_min} min); it is tried there"
+            )
+    return notes
+
+
 def submit(
-    launch: Launch, units: Sequence[Unit], resources: ResourceClass, profile: SlurmProfile, after: Collection[str]
-) -> list[Job]:
-    """Submit units as one array, or a single one as a job.
+    launch: Launch, batches: Sequence[Batch], resources: ResourceClass, profile: SlurmProfile, after: Collection[str]
+) -> list[Submission]:
+    """Submit batches as one array, or a single one as a job.
 
     Args:
         launch: gets a line for each before SLURM is asked, and one with its id after.
-        units: no more than an array may have.
+        batches: no more than an array may have.
         resources: what each of them is given.
         profile: where.
-        after: ids of arrays and jobs that must have ended before any of these begins, well or not.
+        after: ids of arrays and jobs that must have ended, well or not, before any of these begins.
 
     Raises:
-        UnreachableError: when the controller does not answer. Whether it has taken them shows later, in the queue.
-        BusyError: when it takes no more for now.
-        UserError: when it refuses, with its words, or when the disk is full.
+        UnreachableError: if the controller does not answer. Whether it has taken them shows later, in the queue.
+        BusyError: if it takes no more for now.
+        UserError: if it refuses, with its words, or if the disk is full.
     """
     import submitit
 
-    asked = launch.ask(resources.name, [(unit.name, [task.place for task in unit.tasks]) for unit in units])
+    asked = launch.ask(resources.name, [(batch.name, [job.place for job in batch.jobs]) for batch in batches])
     executor = submitit.AutoExecutor(
         launch.submitit, cluster="slurm", slurm_max_num_timeout=TIMEOUTS, slurm_python=profile.python
     )
     told = parameters(launch.name, resources, profile, after)
     executor.update_parameters(**told)
     limit_s = 60.0 * resources.time_min
-    entries = [Entry(job.covers, launch.progress(job.unit), limit_s, profile.signal_delay_s, sys.argv) for job in asked]
-    named = [unit.of(unit.tasks, job.unit) for unit, job in zip(units, asked, strict=True)]
     try:
         with (
             explained(launch.path),
@@ -67,24 +110,31 @@ def submit(
             _heeded(told),
             executor.batch(),
         ):
-            jobs = [executor.submit(entry, unit) for entry, unit in zip(entries, named, strict=True)]
+            jobs = [
+                executor.submit(
+                    BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, sys.argv),
+                    batch.renamed(each.batch),
+                )
+                for each, batch in zip(asked, batches, strict=True)
+            ]
     except submitit.core.utils.FailedJobError as error:
         words = _words(error)
         if not words or any(word in words for word in SILENCE):
             raise UnreachableError(words or "sbatch said nothing") from None
-        launch.refused([job.unit for job in asked], words)
+        launch.refused([each.batch for each in asked], words)
         _clear(launch.submitit)
         if any(word in words.lower() for word in LIMITS):
             raise BusyError(words) from None
-        raise UserError(f"SLURM refuses a job of class '{resources.name}': {words}", fix="mend the profile") from None
-    launch.taken({job.unit: taken.job_id for job, taken in zip(asked, jobs, strict=True)})
-    return [job for job in launch.jobs if job.unit in {one.unit for one in asked}]
+        raise UserError(f"SLURM refuses a job of class '{resources.name}': {words}", fix="fix the profile") from None
+    launch.taken({each.batch: taken.job_id for each, taken in zip(asked, jobs, strict=True)})
+    names = {each.batch for each in asked}
+    return [each for each in launch.submissions if each.batch in names]
 
 
 def parameters(
     name: str, resources: ResourceClass, profile: SlurmProfile, after: Collection[str] = ()
 ) -> dict[str, Any]:
-    """What submitit is told of a job; what is None is left to the cluster."""
+    """What submitit is told about a SLURM job; what is None is left to the cluster."""
     return {
         "name": name,
         "timeout_min": resources.time_min,
@@ -123,7 +173,7 @@ def array_size(profile: SlurmProfile) -> int:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job that this process itself belongs to, if it does: jobs that it submits would take after it."""
+    """Hide the SLURM job that this process itself belongs to, if it does: jobs that it submits would inherit from it."""
     from submitit.core.utils import environment_variables
     from submitit.helpers import clean_env
 
@@ -137,7 +187,7 @@ def _outside_of_jobs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heeded(told: Mapping[str, Any]) -> Iterator[None]:
-    """Hide what the user's environment says otherwise; where the profile says nothing, it may."""
+    """Hide what the user's environment sets differently; where the profile sets nothing, it counts."""
     said = {key.removeprefix("slurm_") for key, value in told.items() if value is not None}
     said |= told["slurm_additional_parameters"].keys()
     names = {f"SBATCH_{name.replace('-', '_').upper()}" for name in said | OVERRULED}
@@ -149,7 +199,7 @@ def _heeded(told: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Take away what submitit wrote for jobs that were refused; the files of others have their ids in their names."""
+    """Remove what submitit wrote for jobs that were refused; the files of others have their ids in their names."""
     pickles = (file for file in folder.glob("*.pkl") if "_" not in file.name)
     scripts = (file for file in folder.glob(".submission_file_*.sh") if not file.is_symlink())
     for file in (*pickles, *scripts):

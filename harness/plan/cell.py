@@ -123,6 +123,14 @@ class Cell:
         return {"cell_id": self.cell_id, "label": self.label, **identity}
 
 
+def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:
+    """The models that a cell or the builder of an artifact loads, each once; of a cell its own comes first."""
+    own = [work.model] if isinstance(work, Cell) else []
+    specs = work.artifacts().values() if isinstance(work, Cell) else [work]
+    loaded = (value for spec in specs for value in spec.inputs.values() if isinstance(value, ModelRef))
+    return tuple(dict.fromkeys([*own, *loaded]))
+
+
 @lru_cache(maxsize=SHARED)
 def _unedited_outputs(model: ModelRef, data: DataRef, protocols: tuple[str, ...], eval_batch: int) -> ArtifactSpec:
     return unedited.artifact(model, data, protocols, eval_batch)

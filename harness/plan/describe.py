@@ -1,4 +1,4 @@
-"""What a run of a plan would do, printed: cells, artifacts, what is done, what is missing, and roughly how much it takes."""
+"""Describe a plan: its cells and artifacts, what is done, what is missing, and roughly what the rest takes."""
 
 import itertools
 from collections import Counter
@@ -8,28 +8,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.plan.estimate import duration, memory_bytes, seconds
+from harness.plan.estimate import duration, of_cell
 from harness.plan.plan import Plan, PlannedCell
 from harness.store.artifacts import ArtifactCache
 
 FEW = 500
-"""Cells that have a line each; more of them share one by method, model and data set."""
+"""Cells that have a line each; more of them share one by method, model and dataset."""
 
 
-def outlook(plan: Plan, console: Console) -> None:
-    """Print it."""
+def describe(plan: Plan, console: Console) -> None:
+    """Print what a run of a plan would do."""
     table = Table(title=f"{plan.suite.name}, scale {plan.suite.scale}", title_justify="left")
-    for column in ("method", "model", "data set", "", "backend", "state"):
+    for column in ("method", "model", "dataset", "", "backend", "state"):
         table.add_column(column)
     table.add_column("~time", justify="right")
     table.add_column("~memory", justify="right")
-    there = plan.store.cells()
+    existing = plan.store.cells()
     for same in _lines(plan.cells):
-        states = Counter(_state(plan, planned, there) for planned in same)
+        states = Counter(_state(plan, planned, existing) for planned in same)
         shown = [state if len(same) == 1 else f"{count} {state}" for state, count in states.items()]
-        cells = [planned.cell for planned in same if planned.cell]
-        time = duration(sum(seconds(cell, plan.device) for cell in cells)) if cells else ""
-        memory = f"{max(map(memory_bytes, cells)) / 2**30:.0f} GiB" if cells else ""
+        needs = [of_cell(planned.cell, plan.device) for planned in same if planned.cell]
+        time = duration(sum(each.seconds for each in needs)) if needs else ""
+        memory = f"{max(each.memory_bytes for each in needs) / 2**30:.0f} GiB" if needs else ""
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
         table.add_row(*same[0].title[:3], extra, same[0].backend, ", ".join(shown), time, memory)
     console.print(table)
@@ -38,9 +38,9 @@ def outlook(plan: Plan, console: Console) -> None:
     for (name, is_built), count in sorted(artifacts.items()):
         console.print(f"artifact {name}: {count} {'built' if is_built else 'to build'}")
     suite, todo = plan.suite, plan.todo()
-    total = duration(sum(seconds(cell, plan.device) for cell in todo))
+    total = duration(sum(of_cell(cell, plan.device).seconds for cell in todo))
     console.print(
-        f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} data sets: "
+        f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
         f"{len(plan.cells)} cells, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
         f"{len(todo)} to do (~{total} on {plan.device}), launch {suite.launch}"
     )
@@ -55,10 +55,10 @@ def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     return [list(same) for _, same in itertools.groupby(cells, lambda planned: (planned.title[:3], planned.backend))]
 
 
-def _state(plan: Plan, planned: PlannedCell, there: set[str]) -> str:
+def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:
     if planned.cell is None:
         return f"[yellow]{escape(planned.missing[0].partition(':')[0])}[/yellow]"
-    if planned.cell.folder not in there:
+    if planned.cell.folder not in existing:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)
     if kept.is_done:

@@ -87,6 +87,12 @@ class Plan:
                     found |= {spec.key: (spec, cell.seed) for spec in root.closure() if spec.key not in found}
         return list(found.values())
 
+    @property
+    def arguments(self) -> str:
+        """Suite, scale and store as a user names them on the command line."""
+        scale = f" --scale {self.suite.scale}" if self.suite.scale != "paper" else ""
+        return f"{self.suite.file}{scale} --store {self.store.root}"
+
     def missing(self) -> list[str]:
         """What this machine lacks, each reason once."""
         reasons = [reason for planned in self.cells for reason in planned.missing]

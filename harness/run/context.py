@@ -45,7 +45,7 @@ class RunContext:
         return self._models[ref]
 
     def keep_models(self, refs: Collection[ModelRef]) -> None:
-        """Forget all models but these. An idle one would count in the next task's peak memory, and may leave it no room."""
+        """Forget all models but these. An idle one would count in the next job's peak memory, and may leave it no room."""
         self._models = {ref: model for ref, model in self._models.items() if ref in refs}
 
     def forget_models(self) -> None:

@@ -1,4 +1,4 @@
-"""A file that says how far a job is, for whoever watches from another machine. Nothing is decided by it alone."""
+"""A file that says how far a batch is, for whoever watches from another machine. Nothing is decided by it alone."""
 
 import contextlib
 import json
@@ -15,31 +15,34 @@ from typing import Any, Self
 from harness.api import Advance
 from harness.errors import UserError
 from harness.files import write_json
-from harness.run.task import Outcome, Task
-from harness.run.work import Unit
+from harness.plan.job import Job
+from harness.run.jobs import Batch
+from harness.run.outcome import Outcome
 
+JOB = "HARNESS_JOB"
+"""Environment variable: the scheduler's id of the job that this process belongs to. A launcher's own entry point sets it."""
 INTERVAL_S = 1.0
-"""The file is written at most so often while tasks run."""
+"""The file is written at most so often while jobs run."""
 IDLE_S = 30.0
 """And at least so often, as a sign of life."""
 PATIENCE_S = 5.0
-"""How long the end of a job waits for a slow file system to take the last beat."""
+"""How long the end of a batch waits for a slow file system to take the last beat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a job says of itself. Times are UTC, as `datetime.isoformat` writes them.
+    """What the process that runs a batch says about itself. Times are UTC, as `datetime.isoformat` writes them.
 
     Attributes:
-        unit: its name.
-        job: `SLURM_JOB_ID`, or for a job of an array `<array>_<task>`; None elsewhere.
-        done, total: tasks of the unit that have ended, and all.
-        place, title: the task that is running; empty between tasks.
+        batch: its name.
+        job: the scheduler's id of the job that runs the batch; None where there is no scheduler.
+        done, total: jobs of the batch that have ended, and all.
+        place, title: the job that is running; empty between jobs.
         since: when it began.
-        step, steps_done, steps_total: progress inside the task; an empty `step` where it shows none.
+        step, steps_done, steps_total: progress inside it; an empty `step` where it shows none.
     """
 
-    unit: str
+    batch: str
     host: str
     pid: int
     job: str | None
@@ -64,17 +67,17 @@ class Beat:
 
 
 class Heartbeat:
-    """A `harness.run.work.Watcher` that writes beats to a file, from a thread of its own, so that no phase waits for a disk.
+    """A `harness.run.progress.Watcher` that writes beats to a file, from a thread of its own: no phase waits for a disk.
 
-    A task may have begun up to `INTERVAL_S` before the file says so. A beat that cannot be written is said once on
+    A job may have begun up to `INTERVAL_S` before the file says so. A beat that cannot be written is said once on
     stderr and changes nothing else.
     """
 
-    def __init__(self, file: Path, unit: Unit) -> None:
+    def __init__(self, file: Path, batch: Batch) -> None:
         self._file = file
-        self._number = {task.place: number for number, task in enumerate(unit.tasks)}
+        self._number = {job.place: number for number, job in enumerate(batch.jobs)}
         now = _now()
-        self._beat = Beat(unit.name, socket.gethostname(), os.getpid(), job_id(), now, now, 0, len(unit.tasks))
+        self._beat = Beat(batch.name, socket.gethostname(), os.getpid(), job_id(), now, now, 0, len(batch.jobs))
         self._changed, self._ending = threading.Event(), threading.Event()
         self._has_complained = False
         self._thread = threading.Thread(target=self._write_on, name="heartbeat", daemon=True)
@@ -89,13 +92,13 @@ class Heartbeat:
         self._changed.set()
         self._thread.join(PATIENCE_S)
 
-    def began(self, task: Task) -> None:
-        """As `Watcher.began`. Tasks before it have ended, now or in an earlier job."""
-        self._set(done=self._number[task.place], place=task.place, title=task.title, since=_now())
+    def began(self, job: Job) -> None:
+        """As `Watcher.began`. Jobs before it have ended, in this process or an earlier one."""
+        self._set(done=self._number[job.place], place=job.place, title=job.title, since=_now())
 
-    def ended(self, task: Task, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: Outcome) -> None:
         """As `Watcher.ended`."""
-        self._set(done=self._number[task.place] + 1, place="", title="", since="")
+        self._set(done=self._number[job.place] + 1, place="", title="", since="")
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int) -> Iterator[Advance]:
@@ -133,11 +136,8 @@ class Heartbeat:
 
 
 def job_id() -> str | None:
-    """The SLURM job that this process belongs to, if it does."""
-    environment = os.environ
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment.get("SLURM_JOB_ID")
+    """The scheduler's id of the job that this process belongs to, if it does."""
+    return os.environ.get(JOB)
 
 
 def _now() -> str:

@@ -1,82 +1,79 @@
-"""The local launcher: what there is to do, on this machine, in this process or in several at once."""
+"""The local launcher: jobs on this machine, in this process or in several. A killed one costs only the job that it was running."""
 
+import contextlib
 import itertools
+import multiprocessing
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Self, TypeAlias
 
-from rich.console import Console
-from rich.markup import escape
+from pydantic import Field
 
-from harness.api import Advance
+from harness.api import Advance, Launcher, Summary
+from harness.errors import UserError
+from harness.plan.job import Job, jobs
 from harness.plan.plan import Plan
-from harness.run.processes import Workers
-from harness.run.progress import ProgressBars
-from harness.run.task import Outcome, RunCell, Task
-from harness.run.work import Unit, reopen, run_unit, to_do, waves
+from harness.registry import register_launcher
+from harness.run.jobs import Batch, reopen, run_batch, summarize, waves
+from harness.run.outcome import Outcome, record_failure
+from harness.run.profiles import LaunchProfile
+from harness.run.progress import Display, Watcher
+from harness.store.store import Store
 
-PACKING = 8
-"""Tasks on one model that a process takes at a time, where there are several processes."""
+PATIENCE_S = 10.0
+"""How long a process that has nothing more to do may take to end."""
 
+Count = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a launch did: folders of cells by how they ended.
+Message: TypeAlias = tuple[str, Outcome | None] | Exception | None
+"""From a worker: the place of a job that begins, or ends with an outcome; what ends the worker; None after a batch."""
 
-    Attributes:
-        finished: those that it has made.
-        failed: the others that it was to make, each with the reason.
-        kept: those of the plan that were done before.
-    """
-
-    finished: tuple[str, ...]
-    failed: tuple[tuple[str, str], ...]
-    kept: tuple[str, ...]
-
-    @classmethod
-    def of(cls, plan: Plan, tasks: Sequence[Task]) -> Self:
-        """What has become of tasks of a plan."""
-        store = plan.store
-        cells = {task.cell.folder: task.folder(store) for task in tasks if isinstance(task, RunCell)}
-        others = [cell.folder for cell in plan.runnable if cell.folder not in cells]
-        return cls(
-            finished=tuple(name for name, folder in cells.items() if folder.is_done),
-            failed=tuple((name, reason) for name, folder in cells.items() if (reason := folder.failure) is not None),
-            kept=tuple(name for name in others if store.cell(name).is_done),
-        )
+_SPAWN = multiprocessing.get_context("spawn")
+"""A fork would share threads and CUDA with its parent."""
 
 
-def launch(plan: Plan, console: Console, processes: int | None = None, packing: int = PACKING) -> Summary:
-    """Run what a plan has to do. A failure stops nothing but what depends on it.
+class LocalProfile(LaunchProfile):
+    """This machine, without a scheduler."""
 
-    Args:
-        plan: of a store that nobody else writes to.
-        console: gets a line for each task that ends.
-        processes: units that run at once; by default one for each GPU, else one. A single one is this process itself.
-        packing: tasks of a unit, at most, where there are several processes.
-    """
-    tasks = to_do(plan)
-    reopen(plan.store, tasks)
-    devices = gpus() if plan.device == "cuda" else []
-    processes = processes or max(1, len(devices))
-    with ProgressBars(console) as bars:
-        screen = Screen(console, bars, tasks, processes)
+    processes: Count | None = Field(None, description="batches that run at once; default: one per GPU, one without GPU")
+    packing: Count = Field(8, description="jobs of a batch, which all load the same model, at most")
+
+
+@register_launcher("local")
+class LocalLauncher(Launcher):
+    """Runs jobs on this machine: a single process is the command's own; of several each sees one GPU, where there are some."""
+
+    Profile: ClassVar[type[LocalProfile]] = LocalProfile
+    profile: LocalProfile
+
+    def run(self, plan: Plan, display: Display, *, detach: bool = False) -> Summary:
+        """As `Launcher.run`. It cannot be detached from: the run ends with this process."""
+        todo = jobs(plan)
+        reopen(plan.store, todo)
+        display.expect(todo)
+        devices = gpus() if plan.device == "cuda" else []
+        processes = self.profile.processes or max(1, len(devices))
         if processes == 1:
-            run_unit(Unit("all", plan.store.root, tuple(tasks), plan.device, plan.suite.threads), screen)
+            run_batch(Batch("all", plan.store.root, tuple(todo), plan.device, plan.suite.threads), display)
         else:
-            with Workers(processes, devices, screen) as workers:
-                for units in waves(plan, tasks, packing):
-                    workers.run(units)
-    return Summary.of(plan, tasks)
+            with Workers(processes, devices, display) as workers:
+                for batches in waves(plan, todo, self.profile.packing):
+                    workers.run(batches)
+        return summarize(plan, todo)
 
 
 def gpus() -> list[str]:
     """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asked of the kernel, not of torch.
 
-    As CUDA reads the variable: a name that is none, such as -1, hides all that come after it.
+    The variable is read as CUDA reads it: a name that is none, such as -1, hides all that come after it.
     """
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
@@ -85,38 +82,175 @@ def gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-class Screen:
-    """A `harness.run.work.Watcher` that prints a line for each task that ends.
+class Workers:
+    """Processes that take batches, each started when it has something to do and kept for the next batch.
 
-    While tasks run, it shows the bars of the one in this process, or one bar for each that runs in another.
+    Args:
+        processes: how many there are.
+        gpus: names for CUDA_VISIBLE_DEVICES, given out in turn, so that each process sees one; empty without GPU.
+        watcher: is told, in this process, what all of them do.
     """
 
-    def __init__(self, console: Console, bars: ProgressBars, tasks: Sequence[Task], processes: int = 1) -> None:
-        self._console = console
-        self._bars = bars
-        self._processes = processes
-        self._shown: dict[str, ExitStack] = {}
-        cells = sum(isinstance(task, RunCell) for task in tasks)
-        self._total = {True: cells, False: len(tasks) - cells}
-        self._ended = {True: 0, False: 0}
+    def __init__(self, processes: int, gpus: Sequence[str], watcher: Watcher) -> None:
+        self._workers = [_Worker(gpus[n % len(gpus)] if gpus else None, watcher) for n in range(processes)]
 
-    def bar(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """As `Bars.bar`."""
-        return self._bars.bar(description, total)
+    def __enter__(self) -> Self:
+        return self
 
-    def began(self, task: Task) -> None:
-        """As `Watcher.began`."""
-        if self._processes > 1:
-            self._shown[task.place] = ExitStack()
-            self._shown[task.place].enter_context(self._bars.bar(task.title, 1))
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for worker in self._workers:
+            worker.dismiss(PATIENCE_S if kind is None else 0)
 
-    def ended(self, task: Task, outcome: Outcome) -> None:
-        """As `Watcher.ended`; artifacts and cells are counted apart."""
-        self._shown.pop(task.place, ExitStack()).close()
-        kind = isinstance(task, RunCell)
-        self._ended[kind] += 1
-        line = f"{self._ended[kind]}/{self._total[kind]} {task.title}"
-        if outcome.reason is None:
-            self._console.print(f"[green]✓[/green] {escape(line)} [dim]{outcome.seconds:.1f} s[/dim]")
+    def run(self, batches: Sequence[Batch]) -> None:
+        """Settle the jobs of all batches, none of which needs what another builds.
+
+        Raises:
+            UserError: if the store cannot be written.
+            RuntimeError: for a bug of the harness in a worker, with the worker's traceback.
+        """
+        waiting = deque(batches)
+        while waiting or any(worker.batch for worker in self._workers):
+            for worker in self._workers:
+                if waiting and worker.batch is None:
+                    worker.begin(waiting.popleft())
+            busy = {worker.connection: worker for worker in self._workers if worker.batch}
+            for connection in wait(list(busy)):
+                if left := busy[connection].hear():  # type: ignore[index]
+                    waiting.appendleft(left)
+
+
+class _Worker:
+    """A process, as its parent sees it; a fresh one after its end."""
+
+    def __init__(self, gpu: str | None, watcher: Watcher) -> None:
+        self.batch: Batch | None = None
+        self.connection: Connection
+        self._gpu = gpu
+        self._watcher = watcher
+        self._process: BaseProcess | None = None
+        self._running: Job | None = None
+        self._since = 0.0
+
+    def begin(self, batch: Batch) -> None:
+        """Hand a batch to the process."""
+        if self._process is None or not self._process.is_alive():
+            self.connection, theirs = _SPAWN.Pipe()
+            self._process = _SPAWN.Process(target=_work, args=(theirs, self._gpu))
+            self._process.start()
+            theirs.close()
+        self.batch, self._since = batch, time.perf_counter()
+        with contextlib.suppress(BrokenPipeError):  # it has just died; `hear` finds out as for any other
+            self.connection.send(batch)
+
+    def hear(self) -> Batch | None:
+        """Take one message; the batch if it has to be continued in a fresh process."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, OSError):
+            return self._bury()
+        if isinstance(message, Exception):
+            raise message
+        if message is None:
+            self._end(self._batch)
+            return None
+        place, outcome = message
+        job = next(job for job in self._batch.jobs if job.place == place)
+        if outcome is None:
+            self._running, self._since = job, time.perf_counter()
+            self._watcher.began(job)
         else:
-            self._console.print(f"[red]✗[/red] {escape(f'{line}: {outcome.reason}')}")
+            self._running = None
+            self._watcher.ended(job, outcome)
+        return None
+
+    def dismiss(self, patience_s: float) -> None:
+        """End the process: whatever it has not finished is done again by the next run."""
+        if self._process is not None:
+            self.connection.close()
+            self._process.join(patience_s)
+            self._process.kill()
+            self._process.join()
+
+    @property
+    def _batch(self) -> Batch:
+        if self.batch is None:
+            raise RuntimeError("a process without a batch has sent a message")
+        return self.batch
+
+    def _end(self, batch: Batch) -> None:
+        self.batch = None
+        if left := batch.unsettled():
+            raise RuntimeError(f"batch {batch.name} ended, but a need of {left[0].place} was built by no earlier wave")
+
+    def _bury(self) -> Batch | None:
+        """Record how the process died, for the job that was running, or for the first if none was yet."""
+        batch, process = self._batch, self._process
+        if process is None:
+            raise RuntimeError(f"batch {batch.name} has no process")
+        process.join()
+        self.connection.close()
+        store, left = Store(batch.store), batch.unsettled()
+        if victim := self._running or next(iter(left), None):
+            folder = store.folder(victim.place)
+            if not folder.is_settled:
+                record_failure(store, victim, f"its process {_ending(process.exitcode)}")
+            self._watcher.ended(victim, Outcome(time.perf_counter() - self._since, folder.failure))
+        self.batch = self._process = self._running = None
+        return batch if batch.unsettled() else None
+
+
+class _Wire:
+    """A `harness.run.progress.Watcher` that tells the parent. It has no bars; those of several processes would overlap."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        yield lambda steps=1: None
+
+    def began(self, job: Job) -> None:
+        self._connection.send((job.place, None))
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        self._connection.send((job.place, outcome))
+
+
+def _work(connection: Connection, gpu: str | None) -> None:
+    """What a worker does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        while True:
+            _answer(connection.recv(), connection)
+    except EOFError:
+        return
+
+
+def _answer(batch: Batch, connection: Connection) -> None:
+    try:
+        run_batch(batch, _Wire(connection))
+    except UserError as error:
+        connection.send(error)
+    except Exception:
+        connection.send(RuntimeError(traceback.format_exc()))
+    else:
+        connection.send(None)
+
+
+def _end_with_parent() -> None:
+    """Leave no worker behind that writes to a store which nobody locks any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended that did not end well."""
+    if code is not None and code < 0:
+        hint = " (often the system itself, when memory runs out)" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{hint}"
+    return f"ended with exit code {code}"

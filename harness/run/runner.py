@@ -1,4 +1,4 @@
-"""One cell from start to end: load, edit, evaluate, revert, write. Knows no method by name, no launcher, no MLflow."""
+"""One job from start to end; of a cell: load, edit, evaluate, revert, write. Method-agnostic, launcher-agnostic."""
 
 import importlib
 import io
@@ -25,12 +25,13 @@ from harness.files import write_json
 from harness.models.loaded import LoadedModel
 from harness.models.weights import FILE, KeptWeights, weight_hash
 from harness.plan.cell import Cell
+from harness.plan.job import Job
 from harness.records import Answer, Dataset, EditRequest
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
 from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.outcome import Outcome, record_failure
 from harness.run.sequence import Chain, SequenceRun, curve_metrics
-from harness.run.task import BuildArtifact, Outcome, RunCell
 from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
 from harness.store.rows import curve, write_rows
@@ -38,24 +39,36 @@ from harness.store.store import Store
 
 
 class Runner:
-    """Runs the cells and builds the artifacts of one process."""
+    """Runs the jobs of one process."""
 
     def __init__(self, store: Store, context: RunContext) -> None:
         self._store = store
         self._artifacts = ArtifactCache(store)
         self._context = context
 
-    def build(self, spec: ArtifactSpec, seed: int) -> Outcome:
-        """Build an artifact whose needs are built, or record why it is not. Raises only when the store cannot be written."""
+    def run(self, job: Job) -> Outcome:
+        """Run a job whose needs are built, and write its folder, finished or failed.
+
+        Raises:
+            UserError: if the store cannot be written.
+        """
         start = time.perf_counter()
-        task = BuildArtifact(spec, seed)
+        log, result = io.StringIO(), None
+        self._context.keep_models(job.models)
+        clock = self._context.restart(job.seed)
         try:
-            self._context.keep_models(task.models)
-            self._build(spec, self._context.restart(seed))
+            if isinstance(job.work, Cell):
+                with redirect_stderr(log):
+                    result = self._edit_and_evaluate(job.work)
+            else:
+                self._build(job.work, clock)
         except Exception as error:
             self._context.forget_models()
-            task.fail(self._store, reason := _reason(error), traceback.format_exc())
+            reason = _reason(error)
+            record_failure(self._store, job, reason, log.getvalue() + traceback.format_exc())
             return Outcome(time.perf_counter() - start, reason)
+        if result is not None:
+            self._write(result, log.getvalue())
         return Outcome(time.perf_counter() - start)
 
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
@@ -66,40 +79,27 @@ class Runner:
             write_json(folder / "artifact.json", spec.description())
             write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device})
 
-    def run(self, cell: Cell) -> Outcome:
-        """Run one cell and write its folder, finished or failed. Raises only when the store cannot be written."""
-        start = time.perf_counter()
-        log = io.StringIO()
-        try:
-            with redirect_stderr(log):
-                edited = self._edit_and_evaluate(cell)
-        except Exception as error:
-            self._context.forget_models()
-            reason = _reason(error)
-            RunCell(cell).fail(self._store, reason, log.getvalue() + traceback.format_exc())
-            return Outcome(time.perf_counter() - start, reason)
+    def _write(self, result: "_Result", log: str) -> None:
+        cell = result.cell
         with self._store.cell(cell.folder).writing() as folder:
-            write_rows(edited.rows, folder / "records.parquet")
+            write_rows(result.rows, folder / "records.parquet")
             if cell.schedule.is_sequential:
-                curve(edited.points, edited.place).to_parquet(folder / "curve.parquet", index=False)
+                curve(result.points, result.place).to_parquet(folder / "curve.parquet", index=False)
             for name, content in (
                 ("cell", cell.description()),
-                ("metrics", edited.metrics(cell.schedule.is_sequential)),
-                ("cost", edited.cost),
-                ("provenance", edited.provenance),
+                ("metrics", result.metrics()),
+                ("cost", result.cost),
+                ("provenance", result.provenance),
             ):
                 write_json(folder / f"{name}.json", content)
-            (folder / "log.txt").write_text(log.getvalue())
-            if edited.kept:
-                edited.kept.write(folder / FILE)
+            (folder / "log.txt").write_text(log)
+            if result.kept:
+                result.kept.write(folder / FILE)
         self._store.drop_checkpoint(cell.folder)
-        return Outcome(time.perf_counter() - start)
 
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
-        context.keep_models(RunCell(cell).models)
-        context.restart(cell.seed)
         model, data = context.load_model(cell.model), context.load_data(cell.data)
         folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
@@ -136,7 +136,7 @@ class Runner:
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
-        return _Result(edited.points, place, edited.diagnostics, cost, origin, bench.kept)
+        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, bench.kept)
 
     def _warm_up(self, bench: "_Bench", data: Dataset, is_shared: bool) -> bool:
         """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
@@ -240,8 +240,9 @@ class _Edited:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is written of a cell; `place` is the number of each record's edit, from 1, `kept` its edited weights."""
+    """What is written for a cell; `place` is the number of each record's edit, from 1, `kept` its edited weights."""
 
+    cell: Cell
     points: Mapping[int, Sequence[Answer]]
     place: Mapping[str, int]
     diagnostics: Mapping[str, float]
@@ -254,11 +255,11 @@ class _Result:
         """Answers after the last edit."""
         return self.points[max(self.points)]
 
-    def metrics(self, is_sequential: bool) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: after the last edit, and along a sequence."""
         metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
         if scope := scope_metrics(self.rows):
             metrics["scope"] = scope
-        if is_sequential and self.rows:
+        if self.cell.schedule.is_sequential and self.rows:
             metrics["curve"] = curve_metrics(self.points, self.place)
         return metrics

@@ -10,12 +10,14 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from harness import registry
+
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
 
 
 @cache
 def environment() -> dict[str, object]:
-    """What every cell of this process shares."""
+    """What every cell of this process shares; `job` is the scheduler's id of the job, where there is a scheduler."""
     return {
         "command": command(),
         "commit": _git("rev-parse", "HEAD"),
@@ -24,8 +26,8 @@ def environment() -> dict[str, object]:
         "packages": {name: _version(name) for name in PACKAGES},
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
-        "methods_from_elsewhere": os.environ.get("HARNESS_METHODS", ""),
+        "job": os.environ.get("HARNESS_JOB", ""),
+        "plugins": registry.plugin_names(),
     }
 
 

@@ -1,0 +1,76 @@
+"""A job: the unit of execution. An artifact to build or a cell to run, with what must exist before and what it takes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from harness.api import ArtifactSpec
+from harness.models.catalogue import ModelRef
+from harness.plan import estimate
+from harness.plan.cell import Cell, models_of
+from harness.plan.estimate import Resources
+from harness.plan.plan import Plan, roots
+from harness.store.artifacts import ArtifactCache
+
+Work: TypeAlias = Cell | ArtifactSpec
+"""What a job does: run a cell, or build an artifact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Plain data; another process can be sent it. It is settled once its folder in the store holds DONE or FAILED.
+
+    Attributes:
+        work: the cell or the artifact.
+        seed: all its randomness follows from it.
+        place: its folder below the store, `cells/…` or `artifacts/<name>/<key>`; its name everywhere.
+        title: for a line on the screen.
+        needs: places of the artifacts that must be built before.
+        models: those it loads, the one it is about first; none where it loads none.
+        resources: rough memory and time on the plan's device.
+    """
+
+    work: Work
+    seed: int
+    place: str
+    title: str
+    needs: tuple[str, ...]
+    models: tuple[ModelRef, ...]
+    resources: Resources
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it runs a cell; otherwise it builds an artifact."""
+        return isinstance(self.work, Cell)
+
+
+def jobs(plan: Plan) -> list[Job]:
+    """Everything a plan has to do: artifacts that are not built, needs first, then the cells that are not done."""
+    cells = plan.todo()
+    cache = ArtifactCache(plan.store)
+    builds = [job_of(spec, seed, plan.device) for spec, seed in plan.artifacts(cells) if not cache.is_built(spec)]
+    return [*builds, *(job_of(cell, cell.seed, plan.device) for cell in cells)]
+
+
+def job_of(work: Work, seed: int, device: str) -> Job:
+    """The job that does a piece of work.
+
+    Args:
+        work: a cell or an artifact.
+        seed: of a cell its own, of an artifact that of the first cell that uses it.
+        device: `cpu` or `cuda`, for the estimate.
+    """
+    needs: Iterable[ArtifactSpec]
+    if isinstance(work, Cell):
+        title = f"{work.label} on {work.model.name}, {work.data.name}"
+        needs, resources = roots(work), estimate.of_cell(work, device)
+    else:
+        inputs = " ".join(str(getattr(value, "name", value)) for value in work.inputs.values())
+        title = f"artifact {work.name} {inputs}"
+        needs, resources = work.needs.values(), estimate.of_artifact(work, device)
+    return Job(work, seed, place_of(work), title, tuple(map(place_of, needs)), models_of(work), resources)
+
+
+def place_of(work: Work) -> str:
+    """The folder of a cell or an artifact below the store. It follows from the work and from the code that reads it."""
+    return f"cells/{work.folder}" if isinstance(work, Cell) else f"artifacts/{work.name}/{work.key}"

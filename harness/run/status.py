@@ -1,0 +1,211 @@
+"""Status, cancellation and logs of a suite, from the store and from what every launcher knows; nothing here changes a result."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness import registry
+from harness.api import JobStatus
+from harness.errors import UserError
+from harness.plan.estimate import duration
+from harness.plan.job import place_of
+from harness.plan.plan import Plan, PlannedCell
+from harness.store.store import DONE, FAILED, Store, is_called
+
+ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
+COLOURS = {"running": "cyan", "done": "green", "failed": "red", "cannot run": "yellow"}
+FEW = 60
+"""Up to so many cells are all listed; of more, only those that run or have failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All cells of a suite, and the artifacts that are being built for it.
+
+    Attributes:
+        cells: in the order of the suite.
+        artifacts: those that run.
+        launches: names of unfinished launches.
+        silence: sentences about schedulers that do not answer.
+    """
+
+    cells: Sequence[JobStatus]
+    artifacts: Sequence[JobStatus] = ()
+    launches: Sequence[str] = ()
+    silence: Sequence[str] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of cells by state, in the order of `ORDER`."""
+        found = Counter(cell.state for cell in self.cells)
+        return {state: found[state] for state in ORDER if found[state]}
+
+    @property
+    def sentence(self) -> str:
+        """`3 running, 5 done`."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "no cells"
+
+    def data(self) -> dict[str, Any]:
+        """The content of `harness status --json`."""
+        return {
+            "counts": self.counts,
+            "launches": list(self.launches),
+            "silence": list(self.silence),
+            "cells": [asdict(cell) for cell in self.cells],
+            "artifacts": [asdict(artifact) for artifact in self.artifacts],
+        }
+
+    def table(self, everything: bool = False) -> RenderableType:
+        """The same for people; of many cells only those that run or have failed, unless `everything` is wanted."""
+        rows = [*self.cells, *self.artifacts]
+        shown = [row for row in rows if everything or len(rows) <= FEW or row.state in ("running", "failed")]
+        lines: list[RenderableType] = [_table(shown)] if shown else []
+        lines += [Text(sentence, style="yellow") for sentence in self.silence]
+        return Group(*lines, Text(self.sentence))
+
+
+def status(plan: Plan) -> Status:
+    """How the cells of a plan are doing now."""
+    states = [launcher.state(plan.store) for launcher in registry.launchers.all().values()]
+    jobs = {place: job for state in states for place, job in state.jobs.items()}
+    cells = [_of_cell(planned, plan.store, jobs) for planned in plan.cells]
+    builds = [job for place, job in jobs.items() if place.startswith("artifacts/") and job.state == "running"]
+    return Status(
+        cells,
+        [job for job in builds if not plan.store.folder(job.place).is_settled],
+        [name for state in states for name in state.launches],
+        [state.silence for state in states if state.silence],
+    )
+
+
+def show(
+    plan: Plan, console: Console, *, as_json: bool = False, watch_s: float | None = None, everything: bool = False
+) -> int:
+    """Print how the cells of a plan are doing, once, or again and again until there is none to wait for.
+
+    Args:
+        plan: its cells.
+        console: for tables; JSON goes to stdout.
+        as_json: as data, for scripts.
+        watch_s: seconds between two looks; None for only one.
+        everything: of many cells, also list those that wait or are done.
+
+    Returns:
+        1 if a cell has failed, else 0.
+    """
+    seen = status(plan)
+    if as_json:
+        print(json.dumps(seen.data(), indent=1, ensure_ascii=False))
+    elif watch_s is None:
+        console.print(seen.table(everything))
+    else:
+        with Live(seen.table(everything), console=console, auto_refresh=False) as live:
+            while seen.counts.keys() & {"running", "pending", "to do"}:
+                time.sleep(watch_s)
+                seen = status(plan)
+                live.update(seen.table(everything), refresh=True)
+    return 1 if "failed" in seen.counts else 0
+
+
+def cancel(store: Store, suite: str, scale: str, console: Console) -> int:
+    """End the unfinished launches of a suite. Finished cells stay, unfinished ones are to do.
+
+    Raises:
+        UserError: if there is none, if a scheduler cannot be told, or if a job does not end.
+    """
+    count = 0
+    for launcher in registry.launchers.all().values():
+        for name in launcher.cancel(store, suite, scale):
+            console.print(f"cancelled {name}")
+            count += 1
+    if not count:
+        raise UserError(
+            f"{store.root}: no launch of {suite}.{scale} is under way",
+            fix=f"ls {store.root}/launches, and name the scale that was launched with --scale",
+        )
+    return 0
+
+
+def logs(store: Store, name: str, lines: int) -> int:
+    """Print the end of what a cell has logged, or if it is not settled, of what its last job has printed.
+
+    Args:
+        store: where the cell is, or will be.
+        name: of its folder, or the beginning of that or of its id.
+        lines: of each file, at most.
+
+    Raises:
+        UserError: if the name is not that of exactly one cell.
+    """
+    unsettled = dict(_logs_of_jobs(store))
+    folder = _only(store, unsettled, name)
+    files = [store.cell(folder).path / "log.txt"]
+    has_job = folder in unsettled and not store.cell(folder).is_settled
+    if has_job:
+        files = list(unsettled[folder])
+    existing = [file for file in files if file.is_file()]
+    if has_job and not existing:
+        print("the job of this cell has not begun")
+    for file in existing:
+        print(f"── {file}")
+        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+    return 0
+
+
+def _of_cell(planned: PlannedCell, store: Store, jobs: Mapping[str, JobStatus]) -> JobStatus:
+    title = " ".join(part for part in planned.title if part)
+    if planned.cell is None:
+        return JobStatus("", title, "cannot run", note=planned.missing[0])
+    place = place_of(planned.cell)
+    folder = store.folder(place)
+    if folder.is_done:
+        return JobStatus(place, title, "done", _age_s(folder.path / DONE))
+    if (reason := folder.failure) is not None:
+        age_s, log = _age_s(folder.path / FAILED), str(folder.path / "log.txt")
+        return JobStatus(place, title, "failed", age_s, note=reason, log=log)
+    return replace(jobs[place], title=title) if place in jobs else JobStatus(place, title, "to do")
+
+
+def _logs_of_jobs(store: Store) -> Iterator[tuple[str, Sequence[Path]]]:
+    """Log files of the jobs of unfinished launches, by the folder of the cell."""
+    for launcher in registry.launchers.all().values():
+        for place, files in launcher.logs(store).items():
+            if place.startswith("cells/"):
+                yield place.removeprefix("cells/"), files
+
+
+def _only(store: Store, unsettled: Mapping[str, Sequence[Path]], name: str) -> str:
+    """The folder of the one cell, in the store or with a job, that a name fits."""
+    found = sorted(folder for folder in store.cells() | unsettled.keys() if is_called(folder, name))
+    if len(found) != 1:
+        names = ", ".join(found[:5]) or "none"
+        raise UserError(
+            f"'{name}' fits {len(found)} cells of {store.root} and its launches: {names}",
+            fix=f"name one of them, as in: ls {store.root}/cells",
+        )
+    return found[0]
+
+
+def _table(rows: Sequence[JobStatus]) -> Table:
+    table = Table(title_justify="left")
+    for column in ("cell", "state", "age", "node", "job", "progress"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        said = "\n".join(part for part in (row.progress, row.note, row.log) if part)
+        age = "" if row.age_s is None else duration(row.age_s)
+        colour = COLOURS.get(row.state, "default")
+        table.add_row(row.title, Text(row.state, style=colour), age, row.node, row.job, Text(said))
+    return table
+
+
+def _age_s(file: Path) -> float:
+    return max(0.0, time.time() - file.stat().st_mtime)
