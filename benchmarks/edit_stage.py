@@ -1,16 +1,15 @@
-"""Time per edit of OnceEdit's edit stage, beside a plain fine-tuning loop over the same batches.
+"""Time per edit of OnceEdit's edit stage, next to a plain fine-tuning loop over the same batches.
 
-    python -m benchmarks.edit_stage [--model tiny/tinyllama] [--layers N] [--precision bf16] [--out FILE]
+    python -m benchmarks.edit_stage [--model tiny/tinyllama] [--layers N] [--precision bf16] [--quick] [--out FILE]
 
 The reference is a Trainer-style loop: what `transformers.Trainer` runs per step with its default settings, written out,
-because Trainer itself needs `accelerate`, which is no dependency of this project. Rows are padded on the right, the
+because Trainer itself needs `accelerate`, which this project does not depend on. Rows are padded on the right, the
 model's own loss takes the logits of the whole vocabulary at all positions, labels are -100 where nothing is learned (the
-whole row of an unrelated prompt), gradients are clipped at norm 1, AdamW is the fused one, its rate falls linearly. It
+whole row of an unrelated prompt), gradients are clipped at norm 1, AdamW is the fused one, its learning rate falls linearly. It
 does less than Trainer does (no data-loader, no accumulation, no check for NaN, no logs, no checkpoints) and less than the
-edit stage (no `[WEIGHT]` loss), so the ratio is rather too small than too large.
+edit stage (no `[WEIGHT]` loss), so the ratio is too small rather than too large.
 
-Both run in this process in turn, on models with the same random weights. Weights say nothing about quality here; the
-final losses only show that both loops learn.
+Both run in this process in turn, on models with the same random weights. The final losses only show that both loops learn.
 """
 
 import argparse
@@ -20,25 +19,22 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel
 
+from benchmarks import command
 from harness.data.load import load, resolve
-from harness.files import write_json
 from harness.models.batching import right_padded
 from harness.models.catalogue import ModelRef, entry
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
 from harness.models.tiny.corpus import verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
-from harness.run.cost import PhaseClock, device_class
-from harness.run.progress import ProgressBars
-from harness.store import provenance
+from harness.run.cost import PhaseClock
+from harness.run.progress import Display
 from harness.suite.hparams import resolve as resolve_hparams
 from methods.onceedit.packing import packed
 from methods.onceedit.rows import Row, edit_rows, epoch_batches, negative_prompts, negatives_per_epoch, prompt_row
@@ -54,7 +50,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Work:
-    """What both loops have to do.
+    """The training that both loops do.
 
     Attributes:
         plugin: the model, in fp32, and a tokenizer.
@@ -83,13 +79,13 @@ class Work:
 
 
 def prepared(options: argparse.Namespace) -> Work:
-    """Records of the built-in world, a tokenizer trained on them, a model with random weights."""
+    """Synthetic records, a tokenizer trained on them, a model with random weights."""
     data = load(resolve("counterfact", "synthetic", options.edits, train=200))
     tokenizer = train_tokenizer("metaspace", VOCABULARY, verbalise(data), boost=1)
     shape = entry(options.model)
     if options.layers:
         shape = dataclasses.replace(shape, n_layers=options.layers)
-    model = random_model(shape, "float32", torch.device(options.device)).eval()
+    model = random_model(shape, "float32", torch.device(options.device), options.seed).eval()
     values = {"epochs": options.epochs, "stop_bce": 0.0, "precision": options.precision}
     return Work(
         LoadedModel(ModelRef(options.model, "random"), model, tokenizer),
@@ -102,7 +98,7 @@ def prepared(options: argparse.Namespace) -> Work:
 def run_edit_stage(work: Work, clock: PhaseClock) -> float:
     """Train a copy as the edit stage does; the cross entropy per target token in the last epoch."""
     plugin = work.copy()
-    silent = ProgressBars(Console(quiet=True)).bar
+    silent = Display(Console(quiet=True)).bar
     with clock.phase("edit"):
         trained = list(plugin.model.parameters())
         history = fine_tune(
@@ -177,66 +173,63 @@ def measured(work: Work, repeats: int) -> tuple[dict[str, list[float]], dict[str
     return seconds, final
 
 
-def main() -> None:
-    """Measure, print a table, write the figures."""
-    options = _options()
-    console = Console()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the results."""
+    options = _options(arguments)
+    console = command.start(options)
     work = prepared(options)
     shares = token_shares(work)
     with console.status("measuring"):
         seconds, final = measured(work, options.repeats)
-    ratios = [slow / fast for slow, fast in zip(seconds["reference"], seconds["edit stage"], strict=True)]
-
+    ratios = command.ratios(seconds["reference"], seconds["edit stage"])
     parameters = sum(parameter.numel() for parameter in work.plugin.model.parameters())
-    table = Table(
-        title=f"{options.model}, {parameters / 1e6:.1f} M parameters, {options.precision}, {options.edits} edits"
-    )
-    for column in ("loop", "ms per edit", "range", "not padding", "final loss"):
-        table.add_column(column, justify="left" if column == "loop" else "right")
+    title = f"{options.model}, {parameters / 1e6:.1f} M parameters, {options.precision}, {options.edits} edits"
+    table = command.new_table(title, ["loop"], ["ms per edit", "range", "not padding", "final loss"])
     for name in LOOPS:
         milliseconds = [1e3 * value for value in seconds[name]]
         table.add_row(
             name,
             f"{statistics.median(milliseconds):.2f}",
-            f"{min(milliseconds):.2f} to {max(milliseconds):.2f}",
+            command.spread(milliseconds, "{:.2f}".format),
             f"{shares[name]:.0%}",
             f"{final[name]:.3f}",
         )
     console.print(table)
     console.print(
         f"the edit stage is {statistics.median(ratios):.2f} times as fast "
-        f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs), {device_class(options.device)}"
+        f"({command.spread(ratios, '{:.2f}'.format)} in {len(ratios)} pairs)"
     )
-    if options.out:
-        write_json(
-            options.out,
-            {
-                "benchmark": "edit_stage",
-                "options": {key: value for key, value in vars(options).items() if key != "out"},
-                "hparams": work.hparams,
-                "parameters": parameters,
-                "device_class": device_class(options.device),
-                "environment": provenance.environment(),
-                "not_padding": shares,
-                "seconds_per_edit": seconds,
-                "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-                "final_loss": final,
-            },
-        )
+    command.write_results(
+        options,
+        {
+            "hparams": work.hparams,
+            "parameters": parameters,
+            "not_padding": shares,
+            "seconds_per_edit": seconds,
+            "ratio": command.summary(ratios),
+            "final_loss": final,
+        },
+    )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.edit_stage", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny/tinyllama", help="catalogue name; its shape gets random weights")
-    parser.add_argument("--layers", type=int, default=0, help="fewer blocks than the catalogue says")
-    parser.add_argument("--edits", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--out", type=Path, help="write all figures as JSON")
-    return parser.parse_args()
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.new_parser("edit_stage", __doc__, "8 edits, one repeat of one epoch")
+    add = parser.add_argument
+    add(
+        "--model",
+        default="tiny/tinyllama",
+        help="catalogue name; its shape gets random weights; default: tiny/tinyllama",
+    )
+    add("--layers", type=int, default=0, help="fewer blocks than the catalogue says")
+    add("--edits", type=int, default=64, help="default: 64")
+    add("--epochs", type=int, default=3, help="default: 3")
+    add("--repeats", type=int, default=9, help="default: 9")
+    add("--precision", default="fp32", choices=["fp32", "bf16"], help="default: fp32")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.edits, options.epochs, options.repeats = 8, 1, 1
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

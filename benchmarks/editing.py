@@ -1,107 +1,118 @@
-"""Seconds per edit of every method, and seconds per record to evaluate what it made, as multiples of OnceEdit's.
+"""Seconds per edit of every method, and seconds per record to evaluate its edits, as multiples of OnceEdit's.
 
     python -m benchmarks.editing [--quick] [--methods rome memit onceedit] [--out FILE]
     python -m benchmarks.editing --model llama2-7b --device cuda --dtype bfloat16 --set memit.moments=train_prompts
 
 All methods edit the same facts with the hyper-parameters that a suite would give them. They take turns in one process, in a
-random order within each round; before the first, each makes one edit that does not count. What is timed:
-    edit      the phase of that name, divided by the number of edits. An edit that is kept as an artifact (OnceEdit's, which
-              serves every target model) is made anew in each round and counts in full
+random order within each round; before the first round each makes one edit that does not count. What is timed:
+    edit      the phase of that name, divided by the number of edits. An edit that is an artifact (OnceEdit's, which serves
+              every target model) is made again in each round and counts in full
     attach    what follows once per target model
-    evaluate  all questions under both protocols and for their scope, divided by the number of records
-    artifacts what is built before any edit, once (second moments, a hypernetwork, a pair's relative state): listed apart
-docs/timing.md says what is in a phase. Ratios are taken within a round. A method that fails is listed with its reason.
+    evaluate  all questions under both protocols and for their routing score, divided by the number of records
+    artifacts what is built once before any edit (covariance, a hypernetwork, a pair's relative state): listed separately
+docs/timing.md says what a phase contains. Ratios are taken within a round. A method that fails is listed with its reason.
 
-Random weights cost per step what trained ones cost, but a method that stops when its loss is low may take another number of
-steps on them. `--weights zoo` trains the models first.
+A step costs the same with random weights as with trained ones, but a method that stops when its loss is low may take another
+number of steps. `--weights trained` trains the tiny models first.
 """
 
 import argparse
 import json
 import random
-import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from rich.console import Console
+from rich.table import Table
 
-from benchmarks.editing_tables import ATTACH, EDIT, EVALUATE, Figures, ratios, remarks, table
+from benchmarks import command
+from benchmarks.command import number
 from benchmarks.timing import timed
-from benchmarks.workbench import MethodBench, Workbench, add_options, chosen, machine
+from benchmarks.workbench import MethodBench, Workbench, add_options
 from harness import registry
 from harness.errors import UserError
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocols import OWN
-from harness.files import write_json
-from harness.run.progress import ProgressBars
 
 QUICK = {"epochs": 2, "steps": 2, "v_steps": 2, "validate_every": 2, "validation": 4}
-"""Hyper-parameters of a quick run, of those methods that have them."""
+"""Hyper-parameters of a quick run, for those methods that have them."""
+
+REFERENCE = "onceedit"
+"""The method whose times the others are multiples of."""
+
+EDIT, ATTACH, EVALUATE = "edit_s", "attach_s", "evaluate_s"
+
+
+@dataclass
+class MethodTimes:
+    """What was measured of a method.
+
+    Attributes:
+        seconds: one value per round: per edit, per target model and per record.
+        artifacts_s: by phase, of each artifact that is not an edit.
+        diagnostics: of the last edit.
+        reason: why the method failed; None if it did not.
+    """
+
+    title: str
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {EDIT: [], ATTACH: [], EVALUATE: []})
+    artifacts_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print tables, write the figures."""
+    """Measure, print the table, write the results."""
     options = _options(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-    with tempfile.TemporaryDirectory() as folder, ProgressBars(console) as bars:
-        bench = Workbench.of(options, options.edits, Path(folder), bars)
+    console = command.start(options)
+    with Workbench.opened(options, options.edits, console) as bench:
         found = measure(bench, options)
-    against = ratios(found)
-    origin = machine(options.device)
+    against = relative(found)
     title = f"{options.model}, {options.weights} weights, {options.edits} edits of {options.dataset}"
-    console.print(f"{origin['device_class']}, torch {torch.__version__}")
     console.print(table(title, found, against))
     for line in remarks(found):
         console.print(line)
     if options.weights == "random":
-        console.print(
-            "Random weights: a step costs what it costs on trained ones; a method that stops when its loss is low may take "
-            "another number of them."
-        )
-    if options.quick:
-        console.print("A quick run with too few steps: these figures measure nothing.")
-    if options.out:
-        figures = {name: {**vars(of), "ratio": against.get(name, {})} for name, of in found.items()}
-        write_json(options.out, {"benchmark": "editing", "options": chosen(options), **origin, "methods": figures})
+        console.print("Random weights: a method that stops when its loss is low may take another number of steps.")
+    methods = {name: {**vars(of), "ratio": against.get(name, {})} for name, of in found.items()}
+    command.write_results(options, {"methods": methods})
 
 
-def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, Figures]:
-    """Figures of all methods; a failure stops no other method."""
-    found = {name: Figures(registry.find_method(name).spec.title) for name in options.methods}
+def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, MethodTimes]:
+    """Times of all methods; a failure stops no other method."""
+    found = {name: MethodTimes(registry.find_method(name).spec.title) for name in options.methods}
     unedited = bench.unedited(options.eval_batch)
     methods: dict[str, MethodBench] = {}
 
     def prepare(name: str) -> None:
-        methods[name] = method = MethodBench(bench, name, _overrides(name, options))
+        overrides = quick_hparams(name, options.quick) | options.set.get(name, {})
+        methods[name] = method = MethodBench(bench, name, overrides)
         found[name].hparams = method.hparams
         method.build()
         method.warm_up()
         found[name].artifacts_s = method.artifact_seconds()
 
     def take_turn(name: str) -> None:
-        figures, records = found[name], bench.records
+        times, records = found[name], bench.records
         edited, phases = methods[name].edit()
         try:
             seconds, _ = timed(
                 lambda: evaluate(edited, records, bench.model.tokenizer, OWN, options.eval_batch, unedited),
                 bench.model.device,
             )
-            figures.diagnostics = dict(edited.diagnostics())
+            times.diagnostics = dict(edited.diagnostics())
         finally:
             edited.revert()
-        figures.seconds[EDIT].append(phases["edit"] / len(records.edits))
-        figures.seconds[ATTACH].append(phases["attach"])
-        figures.seconds[EVALUATE].append(seconds / len(records.edits))
+        times.seconds[EDIT].append(phases["edit"] / len(records.edits))
+        times.seconds[ATTACH].append(phases["attach"])
+        times.seconds[EVALUATE].append(seconds / len(records.edits))
 
     order = random.Random(0)
     with bench.context.progress("editing", len(found) * (options.repeats + 1)) as advance:
         for step in [prepare, *[take_turn] * options.repeats]:
-            names = [name for name, figures in found.items() if figures.reason is None]
+            names = [name for name, times in found.items() if times.reason is None]
             for name in order.sample(names, len(names)):
                 try:
                     step(name)
@@ -113,15 +124,63 @@ def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, Figures]
     return found
 
 
-def _overrides(method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Hyper-parameters that the command line gives a method."""
+def relative(found: Mapping[str, MethodTimes]) -> dict[str, dict[str, dict[str, float]]]:
+    """Seconds per edit and per record as multiples of the reference's in the same round."""
+    if REFERENCE not in found or found[REFERENCE].reason is not None:
+        return {}
+    base = found[REFERENCE].seconds
+    return {
+        name: {
+            key: command.summary(command.ratios(of.seconds[key], base[key]))
+            for key in (EDIT, EVALUATE)
+            if any(of.seconds[key])
+        }
+        for name, of in found.items()
+        if of.reason is None
+    }
+
+
+def table(title: str, found: Mapping[str, MethodTimes], against: Mapping[str, Any]) -> Table:
+    """One row per method."""
+    made = command.new_table(title, ["method"], ["ms per edit", "range", "× OnceEdit", "attach s", "artifacts s",
+        "evaluation, ms per record", "range", "× OnceEdit"])  # fmt: skip
+    for name, of in found.items():
+        if of.reason is not None:
+            made.add_row(of.title, "failed, see below")
+            continue
+        cells = []
+        for key in (EDIT, EVALUATE):
+            if not any(of.seconds[key]):
+                cells.append(["–"] * 3)
+                continue
+            values = [1e3 * value for value in of.seconds[key]]
+            multiple = f"{against[name][key]['median']:.2f}" if against else "–"
+            cells.append([number(statistics.median(values)), command.spread(values, number), multiple])
+        built = sum(sum(phases.values()) for phases in of.artifacts_s.values())
+        attach = statistics.median(of.seconds[ATTACH])
+        made.add_row(of.title, *cells[0], *(number(value) if value else "–" for value in (attach, built)), *cells[1])
+    return made
+
+
+def remarks(found: Mapping[str, MethodTimes]) -> list[str]:
+    """What failed, and what the artifacts took: to be printed below the table."""
+    lines = [f"{of.title}: {of.reason}" for of in found.values() if of.reason is not None]
+    artifacts = {name: phases for of in found.values() for name, phases in of.artifacts_s.items()}
+    for name, phases in artifacts.items():
+        users = ", ".join(of.title for of in found.values() if name in of.artifacts_s)
+        seconds = ", ".join(f"{phase} {number(value)} s" for phase, value in phases.items())
+        lines.append(f"artifact {name.split()[0]} of {users}: {seconds}")
+    return lines
+
+
+def quick_hparams(method: str, is_quick: bool) -> dict[str, Any]:
+    """Hyper-parameters with which a method takes a few steps only, if that is asked for."""
     known = registry.find_method(method).Hparams.model_fields
-    quick = {key: value for key, value in QUICK.items() if options.quick and key in known}
-    return {**quick, **options.set.get(method, {})}
+    return {key: value for key, value in QUICK.items() if is_quick and key in known}
 
 
 def _settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`METHOD.KEY=VALUE` of each text; a value that is no JSON is a word.
+    """`METHOD.KEY=VALUE` of each text; a value that is not JSON is a string.
 
     Raises:
         UserError: for a text of another form.
@@ -144,24 +203,14 @@ def _value(text: str) -> Any:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.editing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    say = parser.add_argument
-    say("--methods", nargs="+", metavar="METHOD", help="default: all")
-    say("--edits", type=int, default=50, help="facts to edit; default: 50")
-    say("--repeats", type=int, default=3, help="rounds; default: 3")
-    say(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="METHOD.KEY=VALUE",
-        help="hyper-parameters instead of the files', values as JSON",
-    )
+    parser = command.new_parser("editing", __doc__, "4 edits in 2 steps")
+    add = parser.add_argument
+    add("--methods", nargs="+", metavar="METHOD", help="default: all")
+    add("--edits", type=int, default=50, help="facts to edit; default: 50")
+    add("--repeats", type=int, default=3, help="rounds; default: 3")
+    add("--set", nargs="+", default=[], metavar="METHOD.KEY=VALUE", help="hyper-parameters that replace those of the "
+        "files, values as JSON")  # fmt: skip
     add_options(parser)
-    say("--quick", action="store_true", help="4 edits in 2 steps: shows that all of it runs, measures nothing")
     options = parser.parse_args(arguments)
     options.methods = [registry.find_method(name).spec.name for name in options.methods or registry.methods.all()]
     options.set = _settings(options.set)
@@ -171,7 +220,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    command.run(main)

@@ -1,12 +1,12 @@
-"""Models of any catalogue shape that are drawn instead of loaded, with tokenizers that split the records as large models do.
+"""Models of any catalogue shape with random weights, and tokenizers that split the records as large models' do.
 
-The usual initialisation makes next-token distributions all but flat. Then rounding decides an arg-max, and a proof of one
-(OnceEdit's) costs more than on any trained model. So the rows of the head are drawn longer: logits get the standard
-deviation of a trained model's.
+The usual initialisation makes next-token distributions nearly flat. Then rounding decides an arg-max, and certifying one
+(OnceEdit) costs more than on any trained model. So the rows of the head are scaled: logits get the standard deviation of a
+trained model's.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -20,48 +20,55 @@ from harness.models.tiny.corpus import Fact, verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.records import DataRef
 from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
+from harness.run.progress import Bars
 from harness.store.artifacts import ArtifactCache
 
 LOGIT_SPREAD = 4.0
 """Standard deviation of the logits over the vocabulary: the first of 3,000 tokens then has a third of the probability."""
 
 PIECES = 850
-"""Tokens that occur in texts. The world's CounterFact prompts and targets then have 11.7 and 1.5 ids on average; Llama-2's own
-tokenizer makes 11.1 and 1.4 of them. All other ids only fill the vocabulary, so that two models share as many as real ones do."""
+"""Tokens that occur in texts. Synthetic CounterFact prompts and targets then have 11.7 and 1.5 ids on average; with Llama-2's
+own tokenizer, 11.1 and 1.4. All other ids only fill the vocabulary, so that two models share as many as real ones do."""
 
 
-class DrawnModels(RunContext):
-    """A context whose models have random weights, plug-ins too, whatever their references say. The same seed every time."""
+class BenchContext(RunContext):
+    """A context that keeps every model it has loaded: methods take turns on them."""
 
-    def __init__(self, artifacts: ArtifactCache, device: str, bars: ProgressBars, data: DataRef) -> None:
+    def keep_models(self, refs: Collection[ModelRef]) -> None:
+        """Keep all."""
+
+
+class RandomModels(BenchContext):
+    """A context whose models all have random weights, plug-ins too, whatever their references say."""
+
+    def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars, data: DataRef) -> None:
         super().__init__(artifacts, device, bars)
         self._facts = verbalise(self.load_data(data))
-        self._drawn: dict[ModelRef, LoadedModel] = {}
+        self._made: dict[ModelRef, LoadedModel] = {}
 
     def load_model(self, ref: ModelRef) -> LoadedModel:
-        """A model of the shape that a reference names."""
-        if ref not in self._drawn:
-            self._drawn[ref] = draw_model(ref, self._facts, torch.device(self.device))
-        return self._drawn[ref]
+        """A model of the shape that a reference names; the same weights every time."""
+        if ref not in self._made:
+            self._made[ref] = realistic_model(ref, self._facts, torch.device(self.device))
+        return self._made[ref]
 
     def forget_models(self) -> None:
-        """Draw every model anew from now on."""
-        self._drawn.clear()
+        """Make every model again from now on."""
+        self._made.clear()
 
 
-def draw_model(ref: ModelRef, facts: Sequence[Fact], device: torch.device) -> LoadedModel:
-    """A frozen model at full size, and a tokenizer that is trained on facts."""
+def realistic_model(ref: ModelRef, facts: Sequence[Fact], device: torch.device) -> LoadedModel:
+    """A frozen model at full size, with a tokenizer that is trained on facts."""
     shape = entry(ref.name)
     model = random_model(shape, ref.dtype, device).eval().requires_grad_(False)
     head_VD = model.get_output_embeddings().weight
-    # behind the final norm a hidden state has length √D, so logits spread as head entries do, times √D
+    # after the final norm a hidden state has length √D: the logits' deviation is that of the head's entries times √D
     head_VD.mul_(LOGIT_SPREAD / (float(head_VD.float().std()) * shape.hidden**0.5))
-    return LoadedModel(ref, model, draw_tokenizer(shape, facts))
+    return LoadedModel(ref, model, realistic_tokenizer(shape, facts))
 
 
-def draw_tokenizer(shape: CatalogueEntry, facts: Sequence[Fact]) -> PreTrainedTokenizerFast:
-    """A tokenizer with as many ids as the model has, of which `PIECES` at most occur in texts."""
+def realistic_tokenizer(shape: CatalogueEntry, facts: Sequence[Fact]) -> PreTrainedTokenizerFast:
+    """A tokenizer with as many ids as the model has, of which at most `PIECES` occur in texts."""
     kind = "metaspace" if shape.adds_bos else "bytes"
     trained = train_tokenizer(kind, min(shape.vocab, PIECES), facts, boost=1)
     state = json.loads(trained.backend_tokenizer.to_str())

@@ -1,12 +1,12 @@
-"""What the harness adds to the work of a sweep: many cells that only sleep, submitted, run and collected.
+"""Overhead of the harness in a sweep: many cells that only sleep are submitted, run and collected.
 
     python -m benchmarks.sweep --launch mysite [--cells 1000] [--seconds 0] [--folder FOLDER] [--out FILE]
     python -m benchmarks.sweep --launch ./mine.yaml --cells 40 --seconds 10
 
-With cells of no length it shows what a cell costs the driver: its CPU time with that of every squeue and sbatch, and its peak
-memory. With cells of some seconds it shows what is added to their work in a job: from submitit's first line in its log to its
-last, divided by the sleep between, so that the start is shared by as many cells as the profile packs together. The model has
-small random weights. The store stays in FOLDER, with everything in it.
+Cells of zero seconds show what a cell costs the driver: its CPU time, including every squeue and sbatch, and its peak memory.
+Cells of some seconds show what a job adds to their work: the time from submitit's first line in its log to its last, compared
+with the sleep in between, so that the start is shared by as many cells as the profile packs together. The model is small and
+has random weights. The store stays in FOLDER.
 """
 
 import argparse
@@ -25,22 +25,24 @@ from pathlib import Path
 import yaml
 
 from harness.files import write_json
+from harness.registry import PLUGINS
 
+SLEEPING = Path(__file__).with_name("sweep_method.py")
 KILOBYTE = 1024
 STAMP = re.compile(r"^submitit \w+ \((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3}\)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What came of a sweep.
+class Overhead:
+    """Cost of a sweep.
 
     Attributes:
-        cells, jobs: how many cells were finished, in how many jobs.
-        wall_s: from the command to its last table.
-        driver_cpu_s: of the driver and all it has called, per cell.
+        cells, jobs: number of finished cells, and of the jobs that ran them.
+        wall_s: from start to end of the command.
+        driver_cpu_s: of the driver and everything it called.
         driver_peak_bytes: of the largest process among them.
         work_s: sleep in all cells.
-        job_s: sum over jobs, from the first line of their logs to the last.
+        job_s: summed over jobs, from the first line of the log to the last.
     """
 
     cells: int
@@ -52,25 +54,23 @@ class Figures:
     job_s: float
 
     @property
-    def overhead(self) -> float:
-        """Time of jobs beside the work in them, relative to it."""
+    def share(self) -> float:
+        """Time that jobs add to the work in them, relative to it."""
         return self.job_s / self.work_s - 1 if self.work_s else float("nan")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the sweep, print and write its figures.
+    """Run the sweep, print and write its cost.
 
     Returns:
-        0, or 1 if a cell has not been finished.
+        0, or 1 if a cell was not finished.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--launch", required=True, help="launch profile, or a file of one")
-    parser.add_argument("--cells", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=0.0, help="length of each cell")
-    parser.add_argument(
-        "--folder", type=Path, help="on a file system that all nodes see; default: a new one under TMPDIR"
-    )
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--launch", required=True, help="launch profile, or the file of one")
+    parser.add_argument("--cells", type=int, default=1000, help="default: 1000")
+    parser.add_argument("--seconds", type=float, default=0.0, help="length of each cell; default: 0")
+    parser.add_argument("--folder", type=Path, help="on a file system that all nodes see; default: a new one in TMPDIR")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="sweep-"))
     found = measure(folder.absolute(), options.launch, options.cells, options.seconds)
@@ -80,14 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{found.driver_peak_bytes / 2**20:.0f} MiB at most"
     )
     if found.work_s:
-        print(f"jobs: {found.job_s:.0f} s for {found.work_s:.0f} s of work, overhead {found.overhead:.1%}")
+        print(f"jobs: {found.job_s:.0f} s for {found.work_s:.0f} s of work, overhead {found.share:.1%}")
     if options.out:
-        write_json(options.out, {"benchmark": "sweep", **asdict(found), "overhead": found.overhead})
+        write_json(options.out, {"benchmark": "sweep", **asdict(found), "overhead": found.share})
     return int(found.cells < options.cells)
 
 
-def measure(folder: Path, launch: str, cells: int, seconds: float) -> Figures:
-    """Run so many cells in a store below a folder."""
+def measure(folder: Path, launch: str, cells: int, seconds: float) -> Overhead:
+    """Run this many cells in a store in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = {
         "name": "sweep",
@@ -101,18 +101,12 @@ def measure(folder: Path, launch: str, cells: int, seconds: float) -> Figures:
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
     command = [sys.executable, "-m", "harness", "run", str(folder / "suite.yaml"), "--scale", "mini"]
     command += ["--store", str(folder / "store"), "--launch", launch, "--no-report"]
-    root = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        command,
-        env={**os.environ, "HARNESS_METHODS": "benchmarks.sleeping", "PYTHONPATH": path},
-        check=False,
-    )
+    subprocess.run(command, env={**os.environ, PLUGINS: str(SLEEPING)}, check=False)
     wall_s, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     done = list((folder / "store" / "cells").glob("*/DONE"))
     spans = _spans(folder / "store")
-    return Figures(
+    return Overhead(
         cells=len(done),
         jobs=len(spans),
         wall_s=wall_s,

@@ -1,4 +1,4 @@
-"""Times and memory of things that are compared: they take turns in one process, so that a busy machine disturbs all alike."""
+"""Times and memory of candidates that take turns in one process, so that other work on the machine slows all of them alike."""
 
 import math
 import os
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own chatter; read when it first starts
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # no log lines of the profiler; read when it first starts
 
 Result = TypeVar("Result")
 
 WARM_UPS = 3
-"""Rounds that are run before any is timed, on the CPU under the tracker of memory; what is slow has one."""
+"""Rounds that run before any is timed, with memory tracked; slow candidates have one."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         name: what the table calls it.
         run: one repetition, given the number of the round; all candidates of a round work on the same input.
-        every: it takes part in every so-manieth round; for what is slow.
+        every: it takes part in every n-th round, if it is slow.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a candidate.
+    """Times and results of a candidate.
 
     Attributes:
         seconds: of each repetition, by round.
         results: what each returned, by round.
-        peak_bytes: most memory that a warm-up took beyond what was there before; None if it was not tracked.
+        peak_bytes: the most memory that a warm-up round took on top of what was in use; None if it was not tracked.
     """
 
     seconds: dict[int, float]
@@ -59,11 +59,11 @@ class Measured:
 
     @property
     def mean(self) -> float:
-        """Seconds; unlike the median it counts what happens rarely."""
+        """Seconds; unlike the median it includes rare slow rounds."""
         return statistics.fmean(self.seconds.values())
 
-    def figures(self) -> dict[str, Any]:
-        """For the JSON file."""
+    def summary(self) -> dict[str, Any]:
+        """Times and memory, for the JSON file."""
         ordered = sorted(self.seconds.values())
         return {
             "median_s": self.median,
@@ -109,9 +109,9 @@ def timed(run: Callable[[], Result], device: torch.device) -> tuple[float, Resul
 
 
 def peak_bytes(run: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
-    """The result of a run, and the most memory it took at once beyond what was there before, to the byte.
+    """The result of a run, and the most memory it took on top of what was in use, to the byte.
 
-    On the CPU the allocator's own reports are added up, kernels' buffers included, which makes the run slower.
+    On the CPU the allocator's own reports are added up, including kernels' buffers, which makes the run slower.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -128,7 +128,7 @@ def peak_bytes(run: Callable[[], Result], device: torch.device) -> tuple[Result,
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that could be taken now; infinite where the system does not say."""
+    """Memory that is available now; infinite if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")

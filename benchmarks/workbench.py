@@ -7,28 +7,30 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks.random_models import RandomModels
+from benchmarks.random_models import BenchContext, RandomModels
 from harness import registry
 from harness.api import ArtifactSpec, EditedModel
-from harness.data.sources import SYNTHETIC
 from harness.data.load import resolve as resolve_records
+from harness.data.sources import SYNTHETIC
+from harness.errors import UserError
 from harness.evaluation import unedited
 from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.architecture import DTYPE_BYTES
 from harness.models.catalogue import ModelRef, reference
 from harness.models.loaded import LoadedModel
+from harness.plan.job import job_of
 from harness.records import DataRef, Dataset, EditRequest
-from harness.run.context import RunContext
 from harness.run.cost import add_phases
-from harness.run.progress import ProgressBars
+from harness.run.progress import Display
+from harness.run.runner import Runner
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite.hparams import resolve as resolve_hparams
@@ -42,16 +44,14 @@ class Workbench:
         target: the model that is edited.
         is_random: whether all models have random weights; then none is trained or loaded.
         seed: of every edit.
-        seconds: phases of each artifact's last build, by its key.
     """
 
-    cache: ArtifactCache
-    context: RunContext
+    store: Store
+    context: BenchContext
     target: ModelRef
     data: DataRef
     is_random: bool
     seed: int
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -78,14 +78,15 @@ class Workbench:
         corpus = data if options.weights == "trained" else None
         target = reference(options.model, weights=options.weights, dtype=options.dtype, corpus=corpus)
         is_random = options.weights == "random"
-        with tempfile.TemporaryDirectory() as folder, ProgressBars(console) as bars:
-            cache = ArtifactCache(Store(Path(folder)))
+        with tempfile.TemporaryDirectory() as folder, Display(console) as bars:
+            store = Store(Path(folder))
+            cache = ArtifactCache(store)
             context = (
                 RandomModels(cache, options.device, bars, data)
                 if is_random
-                else RunContext(cache, options.device, bars)
+                else BenchContext(cache, options.device, bars)
             )
-            bench = cls(cache, context, target, data, is_random, options.seed)
+            bench = cls(store, context, target, data, is_random, options.seed)
             bench.build(target.artifacts().values())
             yield bench
 
@@ -107,20 +108,29 @@ class Workbench:
     def build(self, roots: Iterable[ArtifactSpec]) -> None:
         """Build what is missing of these artifacts and of everything they need."""
         for spec in needed_for(roots):
-            if not self.cache.is_built(spec) and not (spec.kind == "model" and self.is_random):
+            if not ArtifactCache(self.store).is_built(spec) and not (spec.kind == "model" and self.is_random):
                 self.rebuild(spec)
 
     def rebuild(self, spec: ArtifactSpec) -> None:
-        """Build one artifact, again if it already exists."""
-        clock = self.context.restart(self.seed)
-        self.cache.build(spec, self.context, clock)
-        self.seconds[spec.key] = clock.seconds
+        """Build one artifact, again if it already exists.
+
+        Raises:
+            UserError: if it cannot be built, with the reason.
+        """
+        outcome = Runner(self.store, self.context).run(job_of(spec, self.seed, self.context.device))
+        if outcome.reason is not None:
+            raise UserError(outcome.reason)
+
+    def seconds(self, spec: ArtifactSpec) -> dict[str, float]:
+        """Seconds by phase of an artifact's last build."""
+        phases_s: dict[str, float] = self.store.artifact(spec.name, spec.key).read("cost.json")["phases_s"]
+        return phases_s
 
     def unedited(self, eval_batch: int) -> UneditedOutputs:
         """The unedited model's answers to the locality questions."""
         spec = unedited.artifact(self.target, self.data, [protocol.name for protocol in OWN], eval_batch)
         self.build([spec])
-        return UneditedOutputs.load(self.cache.folder(spec))
+        return UneditedOutputs.load(self.context.artifact(spec))
 
 
 class MethodBench:
@@ -170,7 +180,7 @@ class MethodBench:
     def artifact_seconds(self) -> dict[str, dict[str, float]]:
         """Seconds by phase of each artifact that is not an edit, by its name and key; untimed ones are left out."""
         specs = [spec for spec in needed_for(self._needed.values()) if spec.kind == "setup"]
-        found = {f"{spec.name} {spec.key}": self._bench.seconds[spec.key] for spec in specs}
+        found = {f"{spec.name} {spec.key}": self._bench.seconds(spec) for spec in specs}
         return {name: seconds for name, seconds in found.items() if seconds}
 
     def edit(self) -> tuple[EditedModel, dict[str, float]]:
@@ -178,12 +188,12 @@ class MethodBench:
         for spec in self._shared_edits:
             self._bench.rebuild(spec)
         edited = self._apply(self._bench.requests)
-        shared = [self._bench.seconds[spec.key] for spec in self._shared_edits]
+        shared = [self._bench.seconds(spec) for spec in self._shared_edits]
         return edited, add_phases(self._bench.context.clock.seconds, *shared)
 
     def _apply(self, requests: list[EditRequest]) -> EditedModel:
         bench = self._bench
-        folders = {role: bench.cache.folder(spec) for role, spec in self._needed.items()}
+        folders = {role: bench.context.artifact(spec) for role, spec in self._needed.items()}
         model = bench.model
         bench.context.restart(bench.seed)
         return self._editor.edit(model, requests, folders, bench.context)

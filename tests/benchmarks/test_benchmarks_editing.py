@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks import editing, evaluation
-from benchmarks.both_ways import Subject, compare, parts
-from benchmarks.editing_tables import Figures, ratios
-from benchmarks.one_by_one import PlainLoop
-from benchmarks.random_models import LOGIT_SPREAD, draw_model
+from benchmarks.editing import MethodTimes, relative
+from benchmarks.evaluation_comparison import TwoWays, compare, parts
+from benchmarks.evaluation_loops import PlainLoop
+from benchmarks.random_models import LOGIT_SPREAD, realistic_model
 from harness import registry
 from harness.data.load import load, resolve
 from harness.errors import UserError
@@ -43,21 +43,21 @@ def small_7b(monkeypatch):
     monkeypatch.delenv("HARNESS_CORPUS", raising=False)
 
 
-def figures_of(main, tmp_path, *arguments):
-    main([*arguments, "--out", str(tmp_path / "figures.json")])
-    return json.loads((tmp_path / "figures.json").read_text())
+def results_of(main, tmp_path, *arguments):
+    main([*arguments, "--out", str(tmp_path / "results.json")])
+    return json.loads((tmp_path / "results.json").read_text())
 
 
 def test_a_quick_run_of_editing_measures_every_method(tmp_path):
-    found = figures_of(editing.main, tmp_path, "--quick")
+    found = results_of(editing.main, tmp_path, "--quick")
     assert found["environment"]["packages"]["torch"]
     assert found["device_class"]
     assert sorted(found["methods"]) == sorted(registry.methods.all())
-    for name, figures in found["methods"].items():
-        assert figures["reason"] is None, name
-        assert [len(values) for values in figures["seconds"].values()] == [1, 1, 1]
-        assert (figures["seconds"]["edit_s"][0] > 0) == registry.find_method(name).spec.edits
-        assert figures["seconds"]["evaluate_s"][0] > 0
+    for name, times in found["methods"].items():
+        assert times["reason"] is None, name
+        assert [len(values) for values in times["seconds"].values()] == [1, 1, 1]
+        assert (times["seconds"]["edit_s"][0] > 0) == registry.find_method(name).spec.edits
+        assert times["seconds"]["evaluate_s"][0] > 0
     assert found["methods"]["onceedit"]["ratio"]["edit_s"] == {"median": 1, "low": 1, "high": 1}
     assert found["methods"]["onceedit"]["seconds"]["attach_s"][0] > 0
     assert [name.split()[0] for name in found["methods"]["mend"]["artifacts_s"]] == ["mend-hypernetwork"]
@@ -72,7 +72,7 @@ def test_what_large_models_lack_is_said_and_stops_no_other_method(small_7b, tmp_
         "ft-l": "RuntimeError: ",
     }
     arguments = ["--model", "llama2-7b", "--methods", *expected, "onceedit", "--set", *settings]
-    found = figures_of(editing.main, tmp_path, "--quick", *arguments)["methods"]
+    found = results_of(editing.main, tmp_path, "--quick", *arguments)["methods"]
     shown = capsys.readouterr().out
     for name, reason in expected.items():
         assert found[name]["reason"].startswith(reason)
@@ -83,15 +83,15 @@ def test_what_large_models_lack_is_said_and_stops_no_other_method(small_7b, tmp_
 
 
 def test_ratios_are_taken_within_a_round():
-    found = {name: Figures(name) for name in ("onceedit", "slow", "broken")}
+    found = {name: MethodTimes(name) for name in ("onceedit", "slow", "broken")}
     found["onceedit"].seconds |= {"edit_s": [1.0, 10.0, 2.0], "evaluate_s": [1.0, 1.0, 1.0]}
     found["slow"].seconds |= {"edit_s": [2.0, 30.0, 8.0], "evaluate_s": [1.0, 2.0, 5.0]}
     found["broken"].reason = "it broke"
-    against = ratios(found)
+    against = relative(found)
     assert against["slow"]["edit_s"] == {"median": 3, "low": 2, "high": 4}
     assert against["slow"]["evaluate_s"] == {"median": 2, "low": 1, "high": 5}
     assert "broken" not in against
-    assert ratios({"slow": found["slow"]}) == {}
+    assert relative({"slow": found["slow"]}) == {}
 
 
 @pytest.mark.parametrize("text", ["memit", "memit=3", "memit.batch", "memmit.batch=3"])
@@ -101,7 +101,7 @@ def test_a_setting_that_cannot_be_read_is_refused_in_one_line(text):
 
 
 def test_a_quick_run_of_evaluation_finds_the_same_answers_both_ways(tmp_path):
-    found = figures_of(evaluation.main, tmp_path, "--quick")
+    found = results_of(evaluation.main, tmp_path, "--quick")
     assert found["environment"]["packages"]["torch"]
     assert set(found["compared"]) == {"plain", "pair"}
     for protocols in found["compared"].values():
@@ -127,7 +127,7 @@ class Lying:
 def test_answers_that_differ_are_counted_and_asked_again_in_float64(lies_in_float64, records):
     model = tiny_model("llama")
     questions = probe_queries(records, model.tokenizer)
-    honest = Subject.plain(model)
+    honest = TwoWays.plain(model)
     exact = honest.in_float64()
     assert exact.loop._model.model.dtype == torch.float64
     assert model.model.dtype == torch.float32
@@ -136,7 +136,7 @@ def test_answers_that_differ_are_counted_and_asked_again_in_float64(lies_in_floa
         loop = Lying(exact.loop._model, lies_in_float64)
         return dataclasses.replace(exact, loop=loop)
 
-    subject = Subject(honest.batched, Lying(model, lies=True), in_float64)
+    subject = TwoWays(honest.batched, Lying(model, lies=True), in_float64)
     found = compare(subject, questions, registry.protocols.get("teacher_forced"), 8, 3, CPU)
     assert found.differ in (len(questions) // 5, len(questions) // 5 + 1)
     assert found.differ_in_float64 == (found.differ // 5 if lies_in_float64 else 0)
@@ -144,15 +144,15 @@ def test_answers_that_differ_are_counted_and_asked_again_in_float64(lies_in_floa
 
 def test_more_than_rounding_ends_the_run_with_an_error(monkeypatch, tmp_path):
     def lying(bench):
-        honest = Subject.plain(bench.model)
-        return Subject(honest.batched, Lying(bench.model, lies=True), lambda: Subject(honest.batched, Lying(
+        honest = TwoWays.plain(bench.model)
+        return TwoWays(honest.batched, Lying(bench.model, lies=True), lambda: TwoWays(honest.batched, Lying(
             bench.model, lies=True), honest.in_float64))  # fmt: skip
 
-    monkeypatch.setitem(evaluation.SUBJECTS, "plain", lying)
+    monkeypatch.setitem(evaluation.KINDS, "plain", lying)
     monkeypatch.setattr(evaluation, "OWN", [registry.protocols.get("teacher_forced")])
     with pytest.raises(SystemExit, match="more than rounding"):
-        evaluation.main(["--quick", "--subjects", "plain", "--out", str(tmp_path / "figures.json")])
-    assert (tmp_path / "figures.json").is_file()
+        evaluation.main(["--quick", "--kinds", "plain", "--out", str(tmp_path / "results.json")])
+    assert (tmp_path / "results.json").is_file()
 
 
 def test_the_loop_asks_every_question_once_and_records_as_a_whole(records):
@@ -165,8 +165,8 @@ def test_the_loop_asks_every_question_once_and_records_as_a_whole(records):
 
 
 @pytest.mark.parametrize("name", ["tiny/llama", "tiny/gptj"])
-def test_a_drawn_model_has_logits_and_texts_of_the_usual_size(name, records):
-    model = draw_model(reference(name, weights="random"), verbalise(records), CPU)
+def test_a_random_model_has_logits_and_texts_of_the_usual_size(name, records):
+    model = realistic_model(reference(name, weights="random"), verbalise(records), CPU)
     assert len(model.tokenizer) == model.entry.vocab
     texts = [record.prompt for record in records.edits]
     ids = [model.tokenizer(text)["input_ids"] for text in texts]

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import ensemble, fusion_part
-from benchmarks.pair_shapes import ModelPair, built, plain_shape
-from benchmarks.synthetic import draw_steps, draw_tables
+from benchmarks import ensemble, ensemble_fusion
+from benchmarks.ensemble_data import draw_steps, draw_tables
+from benchmarks.ensemble_pairs import ModelPair, built, plain_shape
 from benchmarks.timing import Candidate, Measured, peak_bytes, taking_turns
 from harness.errors import UserError
 
@@ -24,9 +24,9 @@ def small_pair():
     return built(plain_shape(300, (16, 8), 0.05), "deepen", torch.float32, CPU, 0)
 
 
-def test_a_quick_run_writes_all_its_figures(tmp_path):
-    ensemble.main(["--quick", "--out", str(tmp_path / "figures.json")])
-    found = json.loads((tmp_path / "figures.json").read_text())
+def test_a_quick_run_writes_all_results(tmp_path):
+    ensemble.main(["--quick", "--out", str(tmp_path / "results.json")])
+    found = json.loads((tmp_path / "results.json").read_text())
     assert found["options"]["pair"] == "tiny"
     assert found["environment"]["packages"]["torch"]
     assert [record["batch"] for record in found["fusion"]] == [1, 4]
@@ -44,8 +44,8 @@ def test_a_quick_run_writes_all_its_figures(tmp_path):
 
 def test_the_reference_is_left_out_where_it_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "ROOM", 1e12)
-    ensemble.main(["--quick", "--parts", "fusion", "--out", str(tmp_path / "figures.json")])
-    found = json.loads((tmp_path / "figures.json").read_text())
+    ensemble.main(["--quick", "--parts", "fusion", "--out", str(tmp_path / "results.json")])
+    found = json.loads((tmp_path / "results.json").read_text())
     assert "R in memory is left out" in found["left_out"][0]["reason"]
     assert set(found["fusion"][0]["candidates"]) == {"owner", "column"}
 
@@ -79,18 +79,18 @@ def test_candidates_take_turns_on_the_input_of_the_round():
 
 def test_a_wrong_anchor_is_counted():
     pair = small_pair()
-    draws = fusion_part.draws_of(pair, 4, 2, seed=1)
-    whole = fusion_part.InMemory.of(pair.llm.state), fusion_part.InMemory.of(pair.plugin.state)
+    draws = ensemble_fusion.draws_of(pair, 4, 2, seed=1)
+    whole = ensemble_fusion.InMemory.of(pair.llm.state), ensemble_fusion.InMemory.of(pair.plugin.state)
     decoders = {
-        fusion_part.OWNER: fusion_part.decoding(pair.llm, pair.plugin, fusion_part.OwnerDecoder(), draws),
-        fusion_part.COLUMN: fusion_part.decoding(pair.llm, pair.plugin, fusion_part.ColumnDecoder(), draws),
-        fusion_part.WHOLE_SEARCH: fusion_part.decoding(*whole, fusion_part.WholeOwnerDecoder(), draws),
+        ensemble_fusion.OWNER: ensemble_fusion.decoding(pair.llm, pair.plugin, ensemble_fusion.OwnerDecoder(), draws),
+        ensemble_fusion.COLUMN: ensemble_fusion.decoding(pair.llm, pair.plugin, ensemble_fusion.ColumnDecoder(), draws),
+        ensemble_fusion.WHOLE_SEARCH: ensemble_fusion.decoding(*whole, ensemble_fusion.WholeOwnerDecoder(), draws),
     }
     found = {name: Measured({}, {turn: decode(turn) for turn in range(2)}, None) for name, decode in decoders.items()}
-    assert fusion_part.agreement(pair, found, draws)["wrong"] == 0
-    right = found[fusion_part.OWNER].results[1]
-    found[fusion_part.OWNER].results[1] = dataclasses.replace(right, anchors_B=(right.anchors_B + 1) % 225)
-    assert fusion_part.agreement(pair, found, draws)["wrong"] == 4
+    assert ensemble_fusion.agreement(pair, found, draws)["wrong"] == 0
+    right = found[ensemble_fusion.OWNER].results[1]
+    found[ensemble_fusion.OWNER].results[1] = dataclasses.replace(right, anchors_B=(right.anchors_B + 1) % 225)
+    assert ensemble_fusion.agreement(pair, found, draws)["wrong"] == 4
 
 
 def test_embeddings_have_the_cosines_that_are_asked_for():

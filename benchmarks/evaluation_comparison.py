@@ -1,4 +1,4 @@
-"""The same questions asked in batches and one at a time: seconds of both, and whether the answers are the same."""
+"""Ask the same questions in batches and one at a time: seconds of both, and whether the answers are the same."""
 
 import copy
 import dataclasses
@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from benchmarks.one_by_one import Loop, PairLoop, PlainLoop
+from benchmarks import command
+from benchmarks.evaluation_loops import Loop, PairLoop, PlainLoop
 from benchmarks.timing import timed
 from harness.api import EditedModel
 from harness.evaluation.evaluate import predict
@@ -26,7 +27,7 @@ from methods.onceedit.plugin import EditedPlugin
 Holder = TypeVar("Holder", LoadedModel, EditedPlugin)
 
 WARM_UPS = 3
-"""Questions that the loop is asked before any is timed."""
+"""Questions that the loop answers before any is timed."""
 
 ASK: dict[str, Callable[[Loop, Query], list[int]]] = {
     "teacher_forced": lambda loop, query: loop.teacher_forced(query),
@@ -36,31 +37,31 @@ ASK: dict[str, Callable[[Loop, Query], list[int]]] = {
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to evaluate in two ways.
+class TwoWays:
+    """A model that is evaluated in two ways.
 
     Attributes:
-        batched: what the harness evaluates.
+        batched: as the harness evaluates it.
         loop: the same model, one question at a time.
-        in_float64: the same once more, in float64.
+        in_float64: makes the same of a float64 copy.
     """
 
     batched: EditedModel
     loop: Loop
-    in_float64: Callable[[], "Subject"]
+    in_float64: Callable[[], "TwoWays"]
 
     @classmethod
-    def plain(cls, model: LoadedModel) -> "Subject":
+    def plain(cls, model: LoadedModel) -> "TwoWays":
         """A model by itself."""
         return cls(WeightEditedModel(model), PlainLoop(model), lambda: cls.plain(_in_float64(model)))
 
     @classmethod
-    def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "Subject":
-        """What OnceEdit made of a model with some edits."""
+    def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "TwoWays":
+        """A model that OnceEdit has edited, next to its plug-in."""
         if not isinstance(pair, EnsembleModel):
-            raise TypeError(f"a {type(pair).__name__} is no pair")
+            raise TypeError(f"a {type(pair).__name__} is not a pair of models")
 
-        def exact() -> Subject:
+        def exact() -> TwoWays:
             target, plugin = _in_float64(pair.target), _in_float64(pair.plugin)
             return cls.pair(EnsembleModel(target, plugin, pair.chooser, requests, pair.hparams), requests)
 
@@ -69,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ways to ask the same questions under one protocol.
+    """Both ways compared under one protocol.
 
     Attributes:
         batched_s, loop_s: seconds per question, one value per round.
@@ -87,11 +88,11 @@ class Comparison:
     @property
     def ratios(self) -> list[float]:
         """How many times as fast the batched side is, by round."""
-        return [slow / fast for slow, fast in zip(self.loop_s, self.batched_s, strict=True)]
+        return command.ratios(self.loop_s, self.batched_s)
 
 
 def compare(
-    subject: Subject,
+    model: TwoWays,
     questions: Sequence[ProbeQuery],
     protocol: Protocol,
     batch: int,
@@ -101,11 +102,11 @@ def compare(
     """Ask all questions both ways, in turns, and compare the answers.
 
     Args:
-        subject: the model.
+        model: the model, both ways.
         questions: all of them are asked in batches in each round.
         protocol: how they are asked.
         batch: questions per batch.
-        rounds: so many shares of the records the loop goes through, one per round.
+        rounds: the loop answers one share of the records in each.
         device: of the model.
     """
     ask = ASK[protocol.name]
@@ -115,18 +116,18 @@ def compare(
     loop_s: list[float] = []
 
     def run_batched() -> None:
-        seconds, answers = timed(lambda: predict(subject.batched, questions, protocol, batch), device)
+        seconds, answers = timed(lambda: predict(model.batched, questions, protocol, batch), device)
         batched[:] = answers
         batched_s.append(seconds / len(questions))
 
     def run_loop(part: Sequence[int]) -> None:
-        seconds, answers = timed(lambda: [ask(subject.loop, questions[index].query) for index in part], device)
+        seconds, answers = timed(lambda: [ask(model.loop, questions[index].query) for index in part], device)
         one_by_one.update(zip(part, answers, strict=True))
         loop_s.append(seconds / len(part))
 
-    predict(subject.batched, questions[:batch], protocol, batch)  # first calls are not timed
+    predict(model.batched, questions[:batch], protocol, batch)  # first calls are not timed
     for asked in questions[:WARM_UPS]:
-        ask(subject.loop, asked.query)
+        ask(model.loop, asked.query)
     order = random.Random(0)
     for part in parts(questions, rounds):
         sides: list[Callable[[], None]] = [run_batched, partial(run_loop, part)]
@@ -135,14 +136,14 @@ def compare(
     differ = [asked for index, asked in enumerate(questions) if batched[index] != one_by_one[index]]
     still = 0
     if differ:
-        exact = subject.in_float64()
+        exact = model.in_float64()
         answers = predict(exact.batched, differ, protocol, batch)
         still = sum(ask(exact.loop, asked.query) != ids for asked, ids in zip(differ, answers, strict=True))
     return Comparison(batched_s, loop_s, len(questions), len(differ), still)
 
 
 def parts(questions: Sequence[ProbeQuery], rounds: int) -> list[list[int]]:
-    """Indices of the questions of each round: whole records, every so-manieth; no more rounds than records."""
+    """Indices of each round's questions, all questions of a record in one round; at most as many rounds as records."""
     number = {record: place for place, record in enumerate(dict.fromkeys(asked.record_id for asked in questions))}
     return [
         [index for index, asked in enumerate(questions) if number[asked.record_id] % rounds == turn]

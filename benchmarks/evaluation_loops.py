@@ -1,6 +1,6 @@
-"""Both protocols written down without a thought of speed: one question at a time, no cache, the head at every position.
+"""Both protocols in their simplest form: one question at a time, no cache, the head at every position.
 
-So is evaluation often done. The answers are those of the batched evaluation, but for rounding.
+Evaluation is often done like this. The answers are those of the batched evaluation, except for rounding.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Loop(Protocol):
-    """What answers a single question."""
+    """Answers single questions."""
 
     def teacher_forced(self, query: Query) -> list[int]:
         """The arg-max before each target id."""
@@ -53,10 +53,10 @@ class PlainLoop:
 
 
 class PairLoop:
-    """A target model beside OnceEdit's plug-in with the method's defaults: retokenised text, one learned alpha per prompt.
+    """A target model next to OnceEdit's plug-in with the method's defaults: retokenised text, one learned alpha per prompt.
 
-    The plug-in reads the whole text anew at every step. What turns two distributions into a token is the pair's own
-    chooser, for one row: `benchmarks.ensemble` measures that.
+    The plug-in reads the whole text again at every step. Two distributions become a token by the pair's own chooser, for
+    one row: `benchmarks.ensemble` measures that.
     """
 
     def __init__(self, pair: EnsembleModel) -> None:
@@ -64,7 +64,7 @@ class PairLoop:
         self._vocabulary = Vocabulary.of(pair.target.tokenizer)
 
     def teacher_forced(self, query: Query) -> list[int]:
-        """One forward pass of the target model over prompt and target, one of the plug-in for each target id."""
+        """One forward pass of the target model over prompt and target, and one of the plug-in for each target id."""
         logits_TV = all_logits(self._pair.target.model, query.prompt_ids + query.target_ids)
         logits_SV = logits_TV[len(query.prompt_ids) - 1 : -1]
         transcript, alpha = self._begin(query)
@@ -90,7 +90,7 @@ class PairLoop:
 
     @torch.no_grad()
     def _token(self, written: Written, alpha: Tensor, logits_V: Tensor) -> int:
-        """What follows a text, given the target model's logits there."""
+        """The next id after a text, given the target model's logits there."""
         logits_U = self._plugin_logits(written.text)
         logits_U[self._pair.plugin.weight_id] = -torch.inf
         alpha_1 = torch.zeros_like(alpha)[None] if written.is_inside_character else alpha[None]
@@ -98,7 +98,7 @@ class PairLoop:
         return int(self._pair.chooser.choose(at_least_fp32(logits_V)[None], probs_1U, alpha_1).tokens_B)
 
     def _plugin_logits(self, text: str) -> Tensor:
-        """Of the plug-in, after a text."""
+        """The plug-in's logits after a text."""
         plugin = self._pair.plugin
         return at_least_fp32(all_logits(plugin.model, plugin.tokenizer(text)["input_ids"])[-1])
 

@@ -1,4 +1,4 @@
-"""The pairs that `benchmarks.ensemble` knows: architectures, how many anchors they share, and their relative states."""
+"""Pairs of models for `benchmarks.ensemble`: architectures, how many anchors they share, and their relative states."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.synthetic import PairShape, Tables, draw_tables
+from benchmarks.ensemble_data import PairShape, Tables, draw_tables
 from benchmarks.timing import peak_bytes, timed
 from harness.errors import UserError
 from harness.models.architecture import CatalogueEntry
@@ -16,7 +16,7 @@ from methods.onceedit.fusion import Projection
 from methods.onceedit.relative import RelativeState, Rule
 
 ANCHOR_SHARE = 0.75
-"""Anchors of a pair that nobody has counted, as a share of the smaller vocabulary; Mistral-7B shares as many."""
+"""Anchors of a pair whose number is unknown, as a share of the smaller vocabulary; Mistral-7B shares as many."""
 
 _ANCHORS = {
     ("llama2-7b", "tinyllama-1.1b"): 31999,
@@ -25,7 +25,7 @@ _ANCHORS = {
 }  # OnceEdit, Table 9
 
 
-def _made_up(name: str, n_layers: int, hidden: int, vocab: int) -> CatalogueEntry:
+def _shape(name: str, n_layers: int, hidden: int, vocab: int) -> CatalogueEntry:
     heads = max(1, hidden // 64)
     return CatalogueEntry(
         name, name, "", "llama",
@@ -34,18 +34,18 @@ def _made_up(name: str, n_layers: int, hidden: int, vocab: int) -> CatalogueEntr
     )  # fmt: skip
 
 
-MADE_UP = {
-    "small": (_made_up("small", 4, 512, 32000), _made_up("small plug-in", 2, 256, 32000)),
-    "tiny": (_made_up("tiny", 2, 64, 600), _made_up("tiny plug-in", 1, 32, 600)),
+OWN_PAIRS = {
+    "small": (_shape("small", 4, 512, 32000), _shape("small plug-in", 2, 256, 32000)),
+    "tiny": (_shape("tiny", 2, 64, 600), _shape("tiny plug-in", 1, 32, 600)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPair:
-    """A target model and a plug-in by architecture alone.
+    """The architectures of a target model and a plug-in.
 
     Attributes:
-        llm, plugin: their shapes; the plug-in's vocabulary is without `[WEIGHT]`.
+        llm, plugin: their shapes; the plug-in's vocabulary without `[WEIGHT]`.
         anchors: tokens that they share.
     """
 
@@ -58,41 +58,41 @@ class ModelPair:
         """A pair by name: `small`, `tiny`, or two catalogue names joined by `+`.
 
         Raises:
-            UserError: for a name that is none of these.
+            UserError: for any other name.
         """
-        if name in MADE_UP:
-            llm, plugin = MADE_UP[name]
+        if name in OWN_PAIRS:
+            llm, plugin = OWN_PAIRS[name]
         else:
             first, plus, second = name.partition("+")
             if not plus:
-                raise UserError(f"unknown pair '{name}'", fix=f"--pair {', '.join(MADE_UP)} or MODEL+PLUGIN")
+                raise UserError(f"unknown pair '{name}'", fix=f"--pair {', '.join(OWN_PAIRS)} or MODEL+PLUGIN")
             llm, plugin = entry(first), entry(second)
         share = round(ANCHOR_SHARE * min(llm.vocab, plugin.vocab))
         return cls(llm, plugin, _ANCHORS.get((llm.name, plugin.name), share))
 
     def shape(self, common: float) -> PairShape:
-        """Its tables."""
+        """The shape of its embedding tables."""
         return PairShape(
             self.llm.vocab, self.plugin.vocab + 1, self.anchors, self.llm.hidden, self.plugin.hidden, common
         )
 
 
 def plain_shape(tokens: int, widths: tuple[int, int], common: float) -> PairShape:
-    """The tables of two models with vocabularies of one size."""
+    """The shape of two models' tables with vocabularies of one size."""
     return PairShape(tokens, tokens + 1, round(ANCHOR_SHARE * tokens), *widths, common)
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltPair:
-    """Embeddings of a pair, its relative states, and what they cost.
+    """Embeddings of a pair, its relative states, and their cost.
 
     Attributes:
         shape: of the tables.
         tables: the embeddings.
         llm, plugin: projections onto the anchors.
-        build_s: seconds to build both states and what is derived from them; on the CPU some per cent too many, for the
-            tracker of memory.
-        build_bytes: peak memory of building, embeddings not counted.
+        build_s: seconds to build both states and what is derived from them; on the CPU a few per cent too many, because
+            memory is tracked.
+        build_bytes: peak memory while building, without the embeddings.
         state_bytes: memory of what is kept.
     """
 
@@ -104,8 +104,8 @@ class BuiltPair:
     build_bytes: int
     state_bytes: int
 
-    def figures(self) -> dict[str, Any]:
-        """For the JSON file."""
+    def results(self) -> dict[str, Any]:
+        """Shape and cost, for the JSON file."""
         return {
             **dataclasses.asdict(self.shape),
             "build_s": self.build_s,
@@ -117,7 +117,7 @@ class BuiltPair:
 
 @cache
 def built(shape: PairShape, rule: Rule, dtype: torch.dtype, device: torch.device, seed: int) -> BuiltPair:
-    """Draw the embeddings of a pair and build its relative states; the same pair is built once."""
+    """Draw the embeddings of a pair and build its relative states; cached."""
     tables = draw_tables(shape, dtype, device, seed)
 
     def build() -> tuple[Projection, Projection]:

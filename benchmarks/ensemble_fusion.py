@@ -1,4 +1,4 @@
-"""Fusion and decoding alone: the certified arg-max beside the same with both relative transfer matrices in memory."""
+"""Fusion and decoding alone: the certified arg-max, and the same with both relative transfer matrices in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import torch
 
-from benchmarks.pair_shapes import BuiltPair
-from benchmarks.synthetic import Draw, draw_steps
+from benchmarks.ensemble_data import Draw, draw_steps
+from benchmarks.ensemble_pairs import BuiltPair
 from benchmarks.timing import Candidate, Measured, taking_turns
 from methods.onceedit.bounds import exactly, from_lists
 from methods.onceedit.certify import LISTED_L0, TIE
@@ -23,13 +23,13 @@ L0, L0_COMPILED = "L0", "L0 compiled"
 
 @dataclass(frozen=True, eq=False)
 class InMemory(Projection):
-    """A projection whose whole R is in memory as one tile, whatever its size."""
+    """A projection with the whole of R in memory as one tile, whatever its size."""
 
     matrix: TransferMatrix
 
     @classmethod
     def of(cls, state: RelativeState) -> Self:
-        """R written in place, so that there is never more than one copy."""
+        """Write R in place, so that there is never more than one copy."""
         tiled = TransferMatrix.of(state, materialise_below_bytes=0)
         matrix_VA = state.rows(0, 1).new_empty(state.n_tokens, state.n_anchors)
         for start, stop in tiled.tiles():
@@ -66,7 +66,7 @@ def measure(
         whole: the same with both R in memory; None leaves the reference out.
         draws: one decoding step per round.
         reference_repeats: rounds in which the reference takes part.
-        compiled: `bounds.from_lists` as the compiler made it, to be timed beside itself; None leaves both out.
+        compiled: `bounds.from_lists` compiled, to be timed next to the original; None leaves both out.
     """
     candidates = [
         Candidate(OWNER, decoding(pair.llm, pair.plugin, OwnerDecoder(), draws)),
@@ -84,13 +84,13 @@ def measure(
             Candidate(L0_COMPILED, _first_level(pair, draws, compiled)),
         ]
     found = taking_turns(candidates, len(draws), pair.tables.llm_VD.device)
-    figures = {name: measured.figures() for name, measured in found.items()}
+    results = {name: measured.summary() for name, measured in found.items()}
     if whole is not None:
         for name, measured in found.items():
-            figures[name]["speed_up"] = found[WHOLE_SEARCH].median / measured.median
-            figures[name]["speed_up_mean"] = found[WHOLE_SEARCH].mean / measured.mean
+            results[name]["speed_up"] = found[WHOLE_SEARCH].median / measured.median
+            results[name]["speed_up_mean"] = found[WHOLE_SEARCH].mean / measured.mean
     return {
-        "candidates": figures,
+        "candidates": results,
         "levels": _levels(found[OWNER]),
         "agreement": agreement(pair, found, draws),
     }

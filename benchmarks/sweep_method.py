@@ -1,4 +1,4 @@
-"""A method whose edit is a pause: cells of a known length. Found by `HARNESS_METHODS=benchmarks.sleeping`."""
+"""A plug-in with a method whose edit is a pause, for cells of a known length."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SleepingHparams(Hparams):
-    """Which of many like cells this is, and how long it takes."""
+    """Which of many equal cells this is, and how long it takes."""
 
     number: int
     seconds: float
@@ -22,7 +22,7 @@ class SleepingHparams(Hparams):
 
 @register("sleeping", title="Sleeping", family="weights", version=1)
 class Sleeping(Method):
-    """Changes nothing. The warm-up edit, of a single request, is not slept through."""
+    """Changes nothing. The warm-up edit, of a single request, takes no time."""
 
     Hparams = SleepingHparams
     hparams: SleepingHparams

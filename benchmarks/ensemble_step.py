@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.fusion_part import draws_of
-from benchmarks.pair_shapes import BuiltPair, ModelPair
+from benchmarks.ensemble_fusion import draws_of
+from benchmarks.ensemble_pairs import BuiltPair, ModelPair
 from benchmarks.timing import Candidate, taking_turns
 from harness.models.precision import at_least_fp32
 from harness.models.random_weights import byte_tokenizer, random_model
@@ -21,9 +21,9 @@ WHOLE = "whole step, owner"
 
 
 class RunningPair:
-    """Two models in the middle of a batch of texts, each step one more id, as OnceEdit's ensemble runs them.
+    """Two models in the middle of a batch of texts, as OnceEdit's ensemble runs them: one more id per step.
 
-    Texts are random ids, so that neither tokenizer has a part in it.
+    Texts are random ids, so neither tokenizer is used.
     """
 
     def __init__(self, models: tuple[Any, EditedPlugin], batch: int, context: int, seed: int) -> None:
@@ -77,9 +77,9 @@ def random_models(
 def measure(
     built: BuiltPair, models: tuple[Any, EditedPlugin], batch: int, context: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Times of both models alone, of fusion and decoding alone, and of all of it in one.
+    """Times of both models alone, of fusion and decoding alone, and of the whole step.
 
-    Logits of random weights are nearly flat. What is fused is therefore drawn, whatever the models say.
+    Logits of random weights are nearly flat. The distributions to fuse are therefore drawn and not taken from the models.
     """
     running = RunningPair(models, batch, context, seed)
     draws = draws_of(built, batch, repeats, seed)
@@ -93,7 +93,7 @@ def measure(
         return choosers[name].choose(draw.logits_l_BV, draw.probs_s_BU, draw.alpha_B)
 
     def forwards(*steps: Callable[[], Tensor]) -> None:
-        """Steps whose outputs, large as they are, nobody keeps."""
+        """Run steps without keeping their large outputs."""
         for step in steps:
             step()
 
@@ -113,7 +113,7 @@ def measure(
     forwards_mean = found[LLM].mean + found[PLUGIN].mean
     return {
         "candidates": {
-            name: {**measured.figures(), "of_forwards": measured.median / forwards_median}
+            name: {**measured.summary(), "of_forwards": measured.median / forwards_median}
             for name, measured in found.items()
         },
         "ratio": {"median": found[WHOLE].median / forwards_median, "mean": found[WHOLE].mean / forwards_mean},

@@ -1,6 +1,6 @@
-"""Embeddings and next-token distributions that are drawn, but shaped like those of trained models.
+"""Random embeddings and next-token distributions, shaped like those of trained models.
 
-What a certified arg-max costs depends on both: on how far a row of R spreads over the anchors, and on how far the most
+The cost of a certified arg-max depends on both: on how far a row of R spreads over the anchors, and on how far the most
 probable anchor leads. Isotropic embeddings and the flat logits of random weights would say nothing about either.
 
 **Embeddings.** A unit row is √c · common direction + √.25 · centre of its cluster + √(.75 - c) · a direction of its own: the
@@ -27,7 +27,7 @@ _TAIL_OFFSET, _TAIL_EXPONENT = 2.7, 1.5
 
 @dataclass(frozen=True, slots=True)
 class PairShape:
-    """What matters of a pair in anchor space.
+    """Sizes of a pair in anchor space.
 
     Attributes:
         tokens_llm, tokens_plugin: rows of the embedding tables, `[WEIGHT]` included.
@@ -111,14 +111,14 @@ def _embeddings(cluster_V: Tensor, centres: int, width: int, common: float, gene
 
 
 def _distributions(first_B: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """Rows that sum to 1, sharp or flat, `first_B` in front."""
+    """Rows that sum to 1, sharp or flat, with `first_B` the most probable."""
     rows = len(first_B)
     peak_B = torch.rand(rows, generator=generator)
     is_sharp_B = torch.rand(rows, generator=generator) < 0.5
     peak_B = torch.where(is_sharp_B, 0.6 + 0.39 * peak_B, 0.15 + 0.25 * peak_B)
     rank_V = torch.randperm(tokens, generator=generator)
     start_B = torch.randint(tokens, (rows,), generator=generator)
-    rank_BV = (rank_V + start_B[:, None]) % tokens  # one random order, begun at another place in each row
+    rank_BV = (rank_V + start_B[:, None]) % tokens  # one random order, started elsewhere in each row
     tail_BV = (rank_BV + 1.0 + _TAIL_OFFSET).pow_(-_TAIL_EXPONENT).scatter_(1, first_B[:, None], 0.0)
     tail_BV *= ((1 - peak_B) / tail_BV.sum(dim=-1))[:, None]
     return tail_BV.scatter_(1, first_B[:, None], peak_B[:, None])

@@ -1,12 +1,13 @@
-"""A model scored by EasyEdit's own functions and by `protocol: easyedit`: all values of both, and the seconds they take."""
+"""Score a model with EasyEdit's own functions and with `protocol: easyedit`: all values of both, and the seconds they take."""
 
 import copy
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from benchmarks import command
 from benchmarks.timing import timed
 from harness.evaluation.evaluate import evaluate, predict
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
@@ -18,21 +19,21 @@ from harness.records import Dataset, EditRecord
 from methods.easyedit.scoring import FORMS
 
 ALGORITHM = {"teacher_forced": "FT", "generation": "GRACE"}
-"""A method of EasyEdit's that is scored so."""
+"""A method that EasyEdit scores in this form."""
 
 Result = TypeVar("Result")
 
 Values = dict[tuple[str, ...], float | list[int]]
-"""By when (before or after the edit), record, axis and probe: a score, or the ids of an answer."""
+"""A score, or the ids of an answer, by when it was asked (before or after the edit), record, axis and probe."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model under one form of scoring.
+    """Both sides' values for one model in one form of scoring.
 
     Attributes:
-        ours, theirs: all values of both sides, of records that EasyEdit can score.
-        failed: ids of those that it cannot: an answer ended so early that it compares lists of different lengths.
+        ours, theirs: all values of both sides, for the records that EasyEdit can score.
+        failed: ids of the records that it cannot score: an answer ended so early that it compares lists of different lengths.
         ours_s, theirs_s: seconds per record, by round.
     """
 
@@ -44,17 +45,17 @@ class Scored:
 
     @property
     def differing(self) -> list[tuple[str, ...]]:
-        """What is not the same on both sides, or on one side only."""
+        """Values that are not the same on both sides, or exist on one side only."""
         return [of for of in {**self.ours, **self.theirs} if self.ours.get(of) != self.theirs.get(of)]
 
     @property
-    def ratio(self) -> float:
-        """How many times as fast the harness is; the median over the rounds, each of which meets the same load."""
-        return statistics.median(slow / fast for slow, fast in zip(self.theirs_s, self.ours_s, strict=True))
+    def speed_ups(self) -> list[float]:
+        """How many times as fast the harness was, in each round."""
+        return command.ratios(self.theirs_s, self.ours_s)
 
 
-class EasyEditsOwn:
-    """EasyEdit's functions on a model. They are imported into this process, which should do nothing else.
+class EasyEditScoring:
+    """EasyEdit's functions applied to a model. They are imported into this process, which should do nothing else.
 
     Args:
         model: to be scored, in whatever state it is.
@@ -74,7 +75,7 @@ class EasyEditsOwn:
         self._finish: Callable[..., None] = finalize_locality_metrics
 
     def quality(self, record: EditRecord) -> dict[str, Any]:
-        """What `compute_edit_quality` says of a record; it knows one rephrase, the others are asked one by one."""
+        """What `compute_edit_quality` returns for a record; it takes one rephrase, so the others are asked one by one."""
         metrics: dict[str, Any] = self._quality(*self._on, _request(record), self._device)
         further = [
             self._rephrase(*self._on, rephrase, record.target_new, self._device, test_rephrase=True)["rephrase_acc"][0]
@@ -83,7 +84,7 @@ class EasyEditsOwn:
         return metrics | {"rephrase_acc": [*metrics.get("rephrase_acc", []), *further]}
 
     def values(self, record: EditRecord, before: dict[str, Any], after: dict[str, Any]) -> Values:
-        """All values of a record. `finalize_locality_metrics` adds the comparison of both to `after`."""
+        """All values of a record. `finalize_locality_metrics` adds to `after` how it compares with `before`."""
         _, model_name, hparams, _ = self._on
         self._finish({"pre": before, "post": after}, _request(record), hparams, model_name)
         found: dict[tuple[str, str], Sequence[Any]] = {("after", "locality"): after["locality"].get("probes_acc", [])}
@@ -102,25 +103,28 @@ class EasyEditsOwn:
 def compare(
     model: LoadedModel, data: Dataset, scoring: str, batch: int, rounds: int, edit: Callable[[LoadedModel], None]
 ) -> Scored:
-    """Score a model before and after an edit, both ways.
+    """Score a model before and after an edit, with both sides.
 
     Args:
         model: unedited.
         data: the records, without unrelated ones.
         scoring: the form.
         batch: questions per batch of the harness.
-        rounds: so many shares of the records EasyEdit goes through, one per round; no more than there are records.
+        rounds: EasyEdit scores one share of the records in each; at most as many as there are records.
         edit: changes the model's weights.
     """
-    protocol, own = FORMS[scoring], EasyEditsOwn(model, scoring)
+    protocol, own = FORMS[scoring], EasyEditScoring(model, scoring)
     outputs, ours = _unedited(model, data, protocol, batch)
+
+    def own_scores(records: Sequence[EditRecord]) -> list[dict[str, Any] | None]:
+        return [if_it_can(own.quality, record) for record in records]
 
     def score() -> Values:
         rows = evaluate(WeightEditedModel(model), data, model.tokenizer, [protocol], batch, outputs)
         return {(row.record_id, row.axis, str(row.probe)): row.score for row in rows}
 
     ours |= {("before", *of): value for of, value in score().items() if of[1] not in LOCALITY_AXES}
-    before = {record.id: unless_it_fails(own.quality, record) for record in data.edits}
+    before = {record.id: scores for record, scores in zip(data.edits, own_scores(data.edits), strict=True)}
     edit(model)
     scored = Scored(ours, {})
     rounds = min(rounds, len(data.edits))
@@ -128,13 +132,13 @@ def compare(
         share = data.edits[turn::rounds]
         seconds, answers = timed(score, model.device)
         scored.ours_s.append(seconds / len(data.edits))
-        seconds, after = timed(lambda of=share: [unless_it_fails(own.quality, record) for record in of], model.device)
+        seconds, after = timed(partial(own_scores, share), model.device)
         scored.theirs_s.append(seconds / len(share))
         ours |= {("after", *of): value for of, value in answers.items()}
         for record, metrics in zip(share, after, strict=True):
             unedited, values = before[record.id], None
             if unedited is not None and metrics is not None:
-                values = unless_it_fails(own.values, record, unedited, metrics)
+                values = if_it_can(own.values, record, unedited, metrics)
             if values is None:
                 scored.failed.append(record.id)
             else:
@@ -142,8 +146,8 @@ def compare(
     return replace(scored, ours={of: value for of, value in ours.items() if of[1] not in scored.failed})
 
 
-def unless_it_fails(ask: Callable[..., Result], *arguments: Any) -> Result | None:
-    """What EasyEdit says; None where it compares lists of different lengths."""
+def if_it_can(ask: Callable[..., Result], *arguments: Any) -> Result | None:
+    """What EasyEdit returns; None if it compares lists of different lengths."""
     try:
         return ask(*arguments)
     except ValueError as error:
@@ -153,7 +157,7 @@ def unless_it_fails(ask: Callable[..., Result], *arguments: Any) -> Result | Non
 
 
 def _unedited(model: LoadedModel, data: Dataset, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
-    """The unedited model's answers to the locality questions, and what of them is compared."""
+    """The unedited model's answers to the locality questions, and what is compared of them."""
     questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries)
     answers = predict(WeightEditedModel(model), questions, protocol, batch)
     compared: Values = {
