@@ -87,14 +87,15 @@ class Registry(Generic[Item]):
             raise self.unknown(name)
         return self._items[name]
 
-    def unknown(self, name: str, where: str = "") -> UserError:
+    def unknown(self, name: str, where: str = "", others: Sequence[str] = ()) -> UserError:
         """The error about an unknown name, with the nearest known one.
 
         Args:
             name: as written.
             where: `file:line` of it, if it was written in a file.
+            others: what may be written besides the names.
         """
-        known = self.names()
+        known = [*others, *self.names()]
         hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
         place = f"{where}: " if where else ""
         return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=f"python -m harness list {self.group}")
@@ -282,7 +283,7 @@ def source_file(item: Any) -> Path | None:
 
 
 @cache
-def _entry_points() -> metadata.EntryPoints:
+def _entry_points() -> Any:
     return metadata.entry_points()  # reads the metadata of every installed package: once is slow enough
 
 

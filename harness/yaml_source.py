@@ -1,4 +1,7 @@
-"""YAML in which every value knows its file and line, so that an error about it can say where it stands."""
+"""YAML files whose values know their file and line, and schemas that report a mistake in them in one line.
+
+Read with `read_yaml` or `read_chain`, lay one over the other with `merge`, check with `validate`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import UserError, did_you_mean
 
 Keys: TypeAlias = tuple[str | int, ...]
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Located:
         return self.value
 
     def at(self, keys: Keys) -> "Located":
-        """The deepest value on the way along `keys`; keys that do not lead anywhere are passed over."""
+        """The deepest value along `keys`; keys that do not exist are skipped."""
         node = self
         for key in keys:
             is_key = isinstance(node.value, dict) and key in node.value
@@ -53,10 +57,10 @@ class Located:
         return node
 
     def replaced(self, keys: Keys, leaf: "Located") -> "Located":
-        """A copy in which `leaf` stands at `keys`; mappings on the way are made where they are missing.
+        """A copy with `leaf` at `keys`; missing mappings on the way are created.
 
         Raises:
-            UserError: if something other than a mapping is in the way.
+            UserError: if there is something other than a mapping on the way.
         """
         if not keys:
             return leaf
@@ -65,6 +69,12 @@ class Located:
             raise UserError(f"{leaf.where}: there is no key '{head}' in '{self.plain()}' ({self.where})")
         child = self.value.get(head, Located({}, leaf.file, leaf.line))
         return Located({**self.value, head: child.replaced(rest, leaf)}, self.file, self.line)
+
+
+class StrictModel(BaseModel):
+    """Base of whatever is read from a YAML file: no unknown key, no conversion, no change after validation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def read_yaml(path: Path) -> Located:
@@ -95,10 +105,10 @@ def read_yaml(path: Path) -> Located:
 
 
 def read_chain(path: Path) -> list[Located]:
-    """A file and all that it extends, the base first; the key `extends` itself is taken out of each.
+    """A file and everything that it extends, the base first, each without the key `extends`.
 
     Raises:
-        UserError: for a base that is missing, for a circle, and as `read_yaml`.
+        UserError: for a missing base, for a circle, and as `read_yaml`.
     """
     chain: list[Located] = []
     seen: list[Path] = []
@@ -115,20 +125,50 @@ def read_chain(path: Path) -> list[Located]:
             return chain
         if not isinstance(base.value, str):
             raise UserError(f"{base.where}: extends: expected the name of one file, found {kind_of(base.value)}")
-        current, asked_by = _beside(current, base.value), base.where
+        current, asked_by = _relative_to(current, base.value), base.where
         if current.resolve() in seen:
             circle = " → ".join(file.name for file in [*seen, current])
             raise UserError(f"{base.where}: extends: files extend each other in a circle: {circle}")
 
 
 def merge(base: Located, over: Located) -> Located:
-    """`over` laid on `base`: mappings are merged key by key, everything else, lists too, is replaced."""
+    """`over` laid over `base`: mappings are merged key by key, everything else is replaced, lists too."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     merged = dict(base.value)
     for key, item in over.value.items():
         merged[key] = merge(merged[key], item) if key in merged else item
     return Located(merged, over.file, over.line)
+
+
+def validate(schema: type[Schema], document: Located, *, fix: str | None = None) -> Schema:
+    """The document as an instance of `schema`.
+
+    Raises:
+        UserError: one line about the first mistake; a misspelt key comes before the key that is missing because of it.
+    """
+    try:
+        return schema.model_validate(document.plain())
+    except ValidationError as error:
+        findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        text = f"{_where(document, findings[0])}: {_sentence(schema, document, findings[0])}{more}"
+        raise UserError(text, fix=fix) from None
+
+
+def complaint(finding: ErrorDetails) -> str:
+    """What is wrong with a value, without its key."""
+    kind, found = finding["type"], finding["input"]
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(finding["ctx"]["expected"]))
+        return f"'{found}' is none of {', '.join(choices)}{did_you_mean(str(found), set(choices))}"
+    if kind == "too_short":
+        return "is empty; it needs at least one entry"
+    shown = f"{kind_of(found)} '{found}'" if isinstance(found, str | int | float) else kind_of(found)
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, found {shown}"
+    message = finding["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{message[0].lower()}{message[1:]}" + ("" if kind == "value_error" else f", found {shown}")
 
 
 def kind_of(value: Any) -> str:
@@ -165,7 +205,7 @@ def _located(loader: _Loader, node: yaml.Node, file: Path, line: int, parents: t
                 raise UserError(f"{file}:{at}: a key must be text, found '{getattr(key_node, 'value', key_node.tag)}'")
             key = key_node.value
             if key in mapping:
-                raise UserError(f"{file}:{at}: key '{key}' stands here twice, first in line {mapping[key].line}")
+                raise UserError(f"{file}:{at}: duplicate key '{key}', first in line {mapping[key].line}")
             mapping[key] = _located(loader, item, file, at, inside)
         return Located(mapping, file, line)
     if isinstance(node, yaml.SequenceNode):
@@ -174,14 +214,13 @@ def _located(loader: _Loader, node: yaml.Node, file: Path, line: int, parents: t
     return Located(loader.construct_object(node), file, line)
 
 
-def _beside(file: Path, name: str) -> Path:
+def _relative_to(file: Path, name: str) -> Path:
+    """A file named from the folder of another, without `..` in its path as far as possible, for messages."""
     folder = file.parent
     while name.startswith("../") and folder.name not in {"", ".."}:
         folder, name = folder.parent, name.removeprefix("../")
     return folder / name
 
-
-Schema = TypeVar("Schema", bound=BaseModel)
 
 _EXPECTED = {
     "string_type": "text",
@@ -196,50 +235,20 @@ _EXPECTED = {
 }
 
 
-def validate(schema: type[Schema], document: Located, *, fix: str | None = None) -> Schema:
-    """The document as an instance of `schema`.
-
-    Raises:
-        UserError: one line about the first finding; a misspelt key is told before the key that is missing for it.
-    """
-    try:
-        return schema.model_validate(document.plain())
-    except ValidationError as error:
-        findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        text = f"{_where(document, findings[0])}: {sentence(schema, document, findings[0])}{more}"
-        raise UserError(text, fix=fix) from None
-
-
-def sentence(schema: type[BaseModel], document: Located, finding: ErrorDetails) -> str:
+def _sentence(schema: type[BaseModel], document: Located, finding: ErrorDetails) -> str:
     """What is wrong with which key, with a suggestion, without the position."""
     keys = finding["loc"]
     inside = _real(document, keys[:-1])
     if finding["type"] == "extra_forbidden":
         guess = did_you_mean(str(keys[-1]), _known_keys(schema, inside))
-        return f"unknown key '{keys[-1]}' in {dotted(inside) or 'the file'}{guess}"
+        return f"unknown key '{keys[-1]}' in {_dotted(inside) or 'the file'}{guess}"
     if finding["type"] == "missing":
-        return f"the key '{keys[-1]}' is missing in {dotted(inside) or 'the file'}"
-    key = dotted(_real(document, keys))
+        return f"the key '{keys[-1]}' is missing in {_dotted(inside) or 'the file'}"
+    key = _dotted(_real(document, keys))
     return f"{key}: {complaint(finding)}" if key else complaint(finding)
 
 
-def complaint(finding: ErrorDetails) -> str:
-    """What is wrong with a value, without its key."""
-    kind, found = finding["type"], finding["input"]
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(finding["ctx"]["expected"]))
-        return f"'{found}' is none of {', '.join(choices)}{did_you_mean(str(found), set(choices))}"
-    if kind == "too_short":
-        return "is empty; it needs at least one entry"
-    shown = f"{kind_of(found)} '{found}'" if isinstance(found, str | int | float) else kind_of(found)
-    if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, found {shown}"
-    message = finding["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{message[0].lower()}{message[1:]}" + ("" if kind == "value_error" else f", found {shown}")
-
-
-def dotted(keys: Iterable[str | int]) -> str:
+def _dotted(keys: Iterable[str | int]) -> str:
     """`('methods', 2, 'hparams', 'lr')` as `methods[2].hparams.lr`."""
     text = ""
     for key in keys:
@@ -253,7 +262,7 @@ def _where(document: Located, finding: ErrorDetails) -> str:
 
 
 def _real(document: Located, keys: Keys) -> Keys:
-    """`keys` without those that pydantic put in for the members of a union."""
+    """`keys` without those that pydantic adds for the members of a union."""
     node, real = document, []
     for key in keys:
         below = node.at((key,))
@@ -264,7 +273,7 @@ def _real(document: Located, keys: Keys) -> Keys:
 
 
 def _known_keys(schema: type[BaseModel], keys: Keys) -> set[str]:
-    """Names of the fields of the model that is reached from `schema` along `keys`."""
+    """Field names of the model that `keys` lead to from `schema`."""
     current: type[BaseModel] = schema
     for key in keys:
         if isinstance(key, str) and key in current.model_fields:

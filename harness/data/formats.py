@@ -28,7 +28,7 @@ class Row(Protocol):
         ...
 
 
-Schema = TypeVar("Schema", bound=type[Row])
+Schema = TypeVar("Schema", bound=type)
 
 
 @dataclass(frozen=True)

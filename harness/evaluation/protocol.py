@@ -1,4 +1,4 @@
-"""What an evaluation protocol is: how a question is tokenised, how it is asked, and which ids are scored."""
+"""The contract of an evaluation protocol: how a question is tokenised, how it is asked, and which ids are scored."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,27 +16,32 @@ if TYPE_CHECKING:
 class Protocol(ABC):
     """A way to get, for each question, as many ids as its target has.
 
-    Attributes:
-        name: as written in a suite; the entry of its scores in metrics.json.
-        version: raised whenever it asks or scores otherwise; part of every cell.
-        key: sets a protocol's forms apart, where methods are not all asked alike.
+    `harness.registry.register_protocol` adds a subclass, so that suites can name it. One that asks some methods in another
+    way than others has several forms: `of` picks one for a method, and the unedited model is asked in all of them.
+
+    Class attributes:
+        name: as written in a suite; key of its scores in metrics.json.
+        title: as printed in a table.
+        version: raised whenever it asks or scores differently; part of every cell's identity.
+        key: tells the forms of a protocol apart; the name if there is only one.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     version: ClassVar[int]
     key: ClassVar[str]
 
     def of(self, method: "MethodSpec") -> "Protocol":
-        """The form in which a method is asked."""
+        """The form in which a method is asked; by default the protocol itself."""
         return self
 
     def forms(self) -> "tuple[Protocol, ...]":
-        """All that `of` may give."""
+        """Every form that `of` may return."""
         return (self,)
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Questions in ids; prompt and target tokenised together unless a protocol has a way of its own.
+        """Tokenise pairs of prompt and target; by default both as one text (see `harness.tokens.joint_queries`).
 
         Raises:
             ValueError: if nothing of the prompt or of the target is left.
@@ -48,5 +53,5 @@ class Protocol(ABC):
         """Predicted ids, one list per query and as long as its target, in one batch."""
 
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
-        """What of a prediction is compared with the target or, for locality, with the unedited model's."""
+        """The ids of a prediction that are compared with the target or, for locality, with the unedited model's."""
         return predicted

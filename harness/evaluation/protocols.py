@@ -16,6 +16,7 @@ class TeacherForced(Protocol):
     """Arg-max at each target position given the prompt and the target ids before it; the paper's Table 1."""
 
     name: ClassVar[str] = "teacher_forced"
+    title: ClassVar[str] = "teacher-forced"
     version: ClassVar[int] = 1
     key: ClassVar[str] = name
 
@@ -29,6 +30,7 @@ class Generation(Protocol):
     """Greedy continuation of the prompt alone, exactly as long as the target."""
 
     name: ClassVar[str] = "generation"
+    title: ClassVar[str] = "generation"
     version: ClassVar[int] = 1
     key: ClassVar[str] = name
 
@@ -38,4 +40,4 @@ class Generation(Protocol):
 
 
 OWN: tuple[Protocol, ...] = (TeacherForced(), Generation())
-"""The protocols of this module: they share their questions, and every method is asked alike."""
+"""The protocols of this module: they share their questions and ask every method in the same way."""

@@ -48,7 +48,7 @@ class MethodEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataEntry:
-    """A data set and how much of it is used; the fields are those of `harness.records.DataRef`.
+    """A dataset and how much of it is used; the fields are those of `harness.records.DataRef`.
 
     Attributes:
         source: folder of upstream files, `synthetic`, or empty where no folder is given (the plan reports it missing).
@@ -70,8 +70,8 @@ class Suite:
     Attributes:
         file: the suite file, as the user named it.
         scale: `paper` for the suite as written, else the name of the scale that is laid over it.
-        keep_weights: edited weights are kept beside the results.
-        schedule: as written; `Schedule.within` fits it to a data set.
+        keep_weights: edited weights are kept next to the results.
+        schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name of a launch profile, or the path of one; `launch_at` is where it was written, `file:line`.
     """
 

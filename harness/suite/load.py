@@ -8,10 +8,10 @@ from harness import registry
 from harness.errors import UserError, did_you_mean
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
-from harness.suite.names import check_names, chosen, read_filters
+from harness.suite.names import check_backend, check_names, chosen, read_filters
 from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
-from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm, Wanted
+from harness.suite.schema import AUTO, DataForm, MethodForm, ModelForm, Sequential, SuiteForm
 from harness.suite.sweep import expand
 from harness.yaml_source import Located, merge, read_chain, validate
 
@@ -51,7 +51,7 @@ def load_suite(
     only: Sequence[str] = (),
     data: str | None = None,
     edits: int | None = None,
-    backend: Wanted | None = None,
+    backend: str | None = None,
 ) -> Suite:
     """Read a suite and settle everything in it.
 
@@ -59,9 +59,9 @@ def load_suite(
         path: the suite file.
         scale: a file of `suites/scales/` by name; None or `paper` runs the suite as written.
         only: filters like `method=none,ft-l`; of `model`, `method` (name or label) and `dataset`.
-        data: folder of upstream files for data sets that name none themselves. After it come the environment
+        data: folder of upstream files for datasets that name none themselves. After it come the environment
             variable HARNESS_DATA, then the scale's source, then nothing: the plan reports such data as missing.
-        edits: this many edits of every data set, whatever suite and scale say.
+        edits: this many edits of every dataset, whatever suite and scale say.
         backend: of all methods whose entry names none, whatever suite and scale say.
 
     Raises:
@@ -74,6 +74,7 @@ def load_suite(
     overlay = load_scale(scale)
     laid, schedule = overlay.form.set, _schedule(form)
     wanted = read_filters(only)
+    check_backend(backend, "--backend")
     backend = backend or laid.backend or form.backend
 
     models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
@@ -156,13 +157,15 @@ def _data_entry(document: Located, index: int, entry: DataForm, data: str | None
 
 
 def _method_entry(
-    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale, wanted: Wanted
+    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale, wanted: str
 ) -> MethodEntry:
     at = document.at(("methods", index))
     backend = _backend(entry, wanted, at.at(("backend",)))
     twice = entry.loose.keys() & entry.hparams.keys()
     if twice:
-        raise UserError(f"{at.where}: methods[{index}]: '{min(twice)}' stands beside the name and under hparams too")
+        raise UserError(
+            f"{at.where}: methods[{index}]: '{min(twice)}' is written both next to the name and under hparams"
+        )
     written = {**entry.loose, **entry.hparams}
     where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
     options = {key: overlay.option(value) for key, value in written.items()}
@@ -183,14 +186,17 @@ def _method_entry(
     return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved)
 
 
-def _backend(entry: MethodForm, wanted: Wanted, at: Located) -> str:
-    """Whose implementation an entry is; one that asks for EasyEdit's itself must get it."""
-    if entry.backend == "easyedit" and entry.name not in registry.implementations("easyedit").all():
-        there = ", ".join(registry.implementations("easyedit").all())
+def _backend(entry: MethodForm, wanted: str, at: Located) -> str:
+    """Whose implementation runs an entry; an entry that names a backend itself must get that one."""
+    if entry.backend in (None, AUTO):
+        return registry.choose_backend(entry.name, entry.backend or wanted)
+    if entry.name not in registry.implementations(entry.backend):
+        there = ", ".join(registry.implementations(entry.backend).names()) or "none"
         raise UserError(
-            f"{at.where}: EasyEdit's '{entry.name}' is not used here; there is: {there}", fix="backend: native"
+            f"{at.where}: backend '{entry.backend}' has no method '{entry.name}'; it has: {there}",
+            fix=f"backend: {registry.NATIVE}",
         )
-    return registry.choose_backend(entry.name, entry.backend or wanted)
+    return entry.backend
 
 
 def _schedule(form: SuiteForm) -> Schedule:

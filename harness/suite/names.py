@@ -1,13 +1,12 @@
-"""Names in a suite: each must be known, none may stand in an axis twice, and `--only` picks among them."""
+"""Names in a suite: each must be known, none may be listed twice, and `--only` picks among them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from harness import registry
-from harness.data import catalogue as data_catalogue
 from harness.errors import UserError, did_you_mean
-from harness.models import catalogue as model_catalogue
-from harness.suite.schema import SuiteForm
+from harness.models import catalogue
+from harness.suite.schema import AUTO, SuiteForm
 from harness.yaml_source import Located
 
 FILTERS = ("model", "method", "dataset")
@@ -16,27 +15,40 @@ Item = TypeVar("Item")
 
 
 def check_names(document: Located, form: SuiteForm) -> None:
-    """Compare every name with its catalogue. Methods that are planned but not built are known.
+    """Compare every name in a suite with its registry.
 
     Raises:
         UserError: for the first name that is unknown or repeated.
     """
-    known: dict[str, set[str]] = {
-        "models": set(model_catalogue.names()),
-        "methods": set(registry.methods),
-        "datasets": set(data_catalogue.DATASETS),
+    for index, model in enumerate(form.models):
+        if model.name not in (known := catalogue.names()):
+            where, guess = document.at(("models", index, "name")).where, did_you_mean(model.name, known)
+            raise UserError(f"{where}: unknown model '{model.name}'{guess}", fix="python -m harness list models")
+    names: Mapping[str, tuple[registry.Registry[Any], Sequence[str]]] = {
+        "methods": (registry.methods, [entry.name for entry in form.methods]),
+        "datasets": (registry.datasets, [entry.name for entry in form.datasets]),
+        "protocols": (registry.protocols, form.protocols),
     }
-    for axis, names in known.items():
-        for index, entry in enumerate(getattr(form, axis)):
-            if entry.name not in names:
-                at = document.at((axis, index, "name")).where
-                kind = "data set" if axis == "datasets" else axis.removesuffix("s")
-                guess = did_you_mean(entry.name, names)
-                command = "data list" if axis == "datasets" else f"list {axis}"
-                raise UserError(f"{at}: unknown {kind} '{entry.name}'{guess}", fix=f"python -m harness {command}")
+    for axis, (kind, written) in names.items():
+        for index, name in enumerate(written):
+            if name not in kind:
+                raise kind.unknown(name, document.at((axis, index, "name")).where)
+    check_backend(form.backend, document.at(("backend",)).where)
+    for index, method in enumerate(form.methods):
+        check_backend(method.backend, document.at(("methods", index, "backend")).where)
     _refuse_repeats(document, "methods", [entry.shown for entry in form.methods])
     for axis in ("models", "datasets", "protocols", "prompts", "seeds", "tables"):
         _refuse_repeats(document, axis, getattr(form, axis))
+
+
+def check_backend(name: str | None, where: str) -> None:
+    """Whether there is a backend of this name, written at `where`; None, `auto` and `native` always are.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in (None, AUTO, registry.NATIVE) and name not in registry.backends:
+        raise registry.backends.unknown(str(name), where, others=(AUTO, registry.NATIVE))
 
 
 def read_filters(only: Sequence[str]) -> dict[str, list[str]]:
@@ -80,4 +92,4 @@ def _refuse_repeats(document: Located, axis: str, values: Sequence[Any]) -> None
         if value in values[:index]:
             shown = getattr(value, "name", value)
             advice = "; give one of them a label" if axis == "methods" else ""
-            raise UserError(f"{document.at((axis, index)).where}: {axis}: '{shown}' stands here twice{advice}")
+            raise UserError(f"{document.at((axis, index)).where}: {axis}: '{shown}' is listed twice{advice}")

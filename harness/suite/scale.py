@@ -7,6 +7,7 @@ from typing import Any
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.entries import DataEntry, ModelEntry
+from harness.suite.names import check_backend
 from harness.suite.schema import ScaleForm
 from harness.yaml_source import read_yaml, validate
 
@@ -42,7 +43,7 @@ class Scale:
         return self.form.model_map.get(value, value) if isinstance(value, str) else value
 
     def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
-        """A data set as this scale uses it; `edits` from the command line is above the cap.
+        """A dataset as this scale uses it; `edits` from the command line is above the cap.
 
         A split that the suite wrote (`has_split`) stays, so that a suite of dev records is one at every scale.
         """
@@ -91,4 +92,5 @@ def load_scale(name: str | None) -> Scale:
             if model not in catalogue.names():
                 guess = did_you_mean(model, set(catalogue.names()))
                 raise UserError(f"{at}: unknown model '{model}'{guess}", fix="python -m harness list models")
+    check_backend(form.set.backend, document.at(("set", "backend")).where)
     return Scale(name, file, form, launch_at=document.at(("set", "launch")).where)

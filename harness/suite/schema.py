@@ -1,27 +1,41 @@
-"""What may stand in a suite file. Names are checked later, in `harness.suite.resolve`; here only form."""
+"""What a suite file and a scale may contain. Here the form is checked; the names are checked in `harness.suite.names`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from harness import registry
+from harness.records import Split, Template
+from harness.yaml_source import StrictModel
+
+AUTO = "auto"
+"""Written in place of a backend: the first one that has the method and is available."""
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """Marks a text as a name in a registry, so that editors complete it; nothing is looked up while a file is read."""
+
+    known: registry.Registry[Any]
+    others: tuple[str, ...] = ()
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(core), "enum": [*self.others, *self.known.names()]}
+
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
-Protocol = Literal["teacher_forced", "generation", "easyedit"]
-Template = Literal["none", "paper"]
-Table = Literal["main", "components", "ablation", "calibration", "retention", "parity"]
+Method = Annotated[str, NameIn(registry.methods)]
+Backend = Annotated[str, NameIn(registry.backends, (AUTO, registry.NATIVE))]
+Dataset = Annotated[str, NameIn(registry.datasets)]
+Protocol = Annotated[str, NameIn(registry.protocols)]
+Table = Annotated[str, NameIn(registry.tables)]
 Device = Literal["auto", "cpu", "cuda"]
-Wanted = Literal["auto", "native", "easyedit"]
-Split = Literal["test", "dev", "all"]
 Scalar = str | int | float | bool | None
 
 
-class Form(BaseModel):
-    """Base of all parts of a file: nothing unknown, nothing converted, nothing changed later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Entry(Form):
+class Entry(StrictModel):
     """One value of an axis: a bare name, or a mapping with a name and options."""
 
     name: str
@@ -34,7 +48,9 @@ class Entry(Form):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Both spellings, for editors that check while one types."""
-        return {"anyOf": [{"type": "string"}, handler(core)]}
+        entry = handler(core)
+        name = {key: value for key, value in entry["properties"]["name"].items() if key in ("type", "enum")}
+        return {"anyOf": [name, entry]}
 
 
 class ModelForm(Entry):
@@ -52,11 +68,12 @@ class MethodForm(Entry):
 
     model_config = ConfigDict(extra="allow")
 
+    name: Method
     label: Label | None = Field(
-        None, description="name in tables and for --only; default: name, name.variant, name.variant.easyedit"
+        None, description="name in tables and for --only; default: name, name.variant, name.variant.backend"
     )
     variant: str | None = Field(None, description="a named set of hyper-parameters in methods/hparams/<method>/")
-    backend: Wanted | None = Field(
+    backend: Backend | None = Field(
         None, description="whose implementation is measured: default is the suite's; `auto` as there"
     )
     hparams: dict[str, Any] = Field(default_factory=dict, description="laid over methods/hparams/<method>/<model>.yaml")
@@ -64,18 +81,19 @@ class MethodForm(Entry):
     @property
     def shown(self) -> str:
         """The label, also where none was written."""
-        other = self.backend if self.backend == "easyedit" else None
+        other = self.backend if self.backend not in (AUTO, registry.NATIVE) else None
         return self.label or ".".join(filter(None, (self.name, self.variant, other)))
 
     @property
     def loose(self) -> dict[str, Any]:
-        """Hyper-parameters that were written beside `name` instead of under `hparams`."""
+        """Hyper-parameters that were written next to `name` instead of under `hparams`."""
         return self.model_extra or {}
 
 
 class DataForm(Entry):
-    """A data set of the catalogue and how much of it is used."""
+    """A dataset and how much of it is used."""
 
+    name: Dataset
     edits: int = Field(1000, ge=1, description="records that are edited and scored")
     split: Split = Field("all", description="by record id; settings are tuned on `dev` and reported on `test`")
     path: str | None = Field(None, description="folder of upstream files, relative to the working directory")
@@ -84,7 +102,7 @@ class DataForm(Entry):
     strip_distractor: bool = Field(False, description="cut the sentence in front of CounterFact's paraphrases")
 
 
-class Blocks(Form):
+class Blocks(StrictModel):
     """Edits in sequence."""
 
     block: int = Field(ge=1, description="edits that are applied together")
@@ -100,7 +118,7 @@ class Blocks(Form):
         return self
 
 
-class Sequential(Form):
+class Sequential(StrictModel):
     """`schedule: {sequential: {block: 10, score_at: [10, 100]}}`."""
 
     sequential: Blocks
@@ -122,12 +140,12 @@ ScheduleForm = Annotated[
 ]
 
 
-class SuiteForm(Form):
+class SuiteForm(StrictModel):
     """A suite file: every combination of its axes is one cell."""
 
     name: Label = Field(description="names the results; a suite that extends another needs its own")
     description: str = ""
-    extends: str | None = Field(None, description="a suite file beside this one: mappings merge, lists replace")
+    extends: str | None = Field(None, description="a suite file relative to this one: mappings merge, lists replace")
     models: list[ModelForm] = Field(min_length=1)
     methods: list[MethodForm] = Field(min_length=1)
     datasets: list[DataForm] = Field(min_length=1)
@@ -135,11 +153,12 @@ class SuiteForm(Form):
     prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt, an axis")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     schedule: ScheduleForm = "batch"
-    backend: Wanted = Field(
-        "native",
-        description="of methods that EasyEdit has too; `auto` is EasyEdit where a checkout is found, --backend goes before",
+    backend: Backend = Field(
+        registry.NATIVE,
+        description="whose implementation is measured if it has the method, else the native one; `auto`: the first that is "
+        "available; --backend overrides it",
     )
-    keep_weights: bool = Field(False, description="keep the edited weights of each cell beside its results")
+    keep_weights: bool = Field(False, description="keep the edited weights of each cell next to its results")
     eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
     launch: str = Field("local", description="name of a launch profile (`harness list profiles`), or the path of one")
     device: Device = "auto"
@@ -147,7 +166,7 @@ class SuiteForm(Form):
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
     sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
         default_factory=dict,
-        description="`<axis>.<entry>.<option>: [values]` puts one entry per value in the place of that entry",
+        description="`<axis>.<entry>.<option>: [values]` replaces that entry with one per value",
     )
 
     @model_validator(mode="after")
@@ -157,30 +176,30 @@ class SuiteForm(Form):
         return self
 
 
-class CapForm(Form):
+class CapForm(StrictModel):
     """Upper limits of a scale."""
 
     edits: int | None = Field(None, ge=1)
     edits_in_sequence: int | None = Field(None, ge=1, description="of a sequential schedule; default: as `edits`")
 
 
-class DataOverlay(Form):
-    """What a scale sets in every data set."""
+class DataOverlay(StrictModel):
+    """What a scale sets in every dataset."""
 
     split: Split | None = None
     train: int | None = Field(None, ge=0)
     unrelated: int | None = Field(None, ge=0)
     strip_distractor: bool | None = None
     source: Literal["synthetic"] | None = Field(
-        None, description="where neither suite nor command nor HARNESS_DATA says"
+        None, description="if neither suite nor command line nor HARNESS_DATA names one"
     )
 
 
-class Overlay(Form):
+class Overlay(StrictModel):
     """What a scale sets in every suite."""
 
     prompts: list[Template] | None = Field(None, min_length=1)
-    backend: Wanted | None = None
+    backend: Backend | None = None
     eval_batch: int | None = Field(None, ge=1)
     launch: str | None = None
     device: Device | None = None
@@ -188,7 +207,7 @@ class Overlay(Form):
     datasets: DataOverlay = DataOverlay()
 
 
-class ScaleForm(Form):
+class ScaleForm(StrictModel):
     """A scale: how large a suite is run. Laid over any suite."""
 
     description: str = ""

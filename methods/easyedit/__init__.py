@@ -26,6 +26,7 @@ from methods.easyedit.grace import EasyEditGrace
 from methods.easyedit.memit import EasyEditMemit
 from methods.easyedit.mend import EasyEditMend
 from methods.easyedit.rome import EasyEditRome
+from methods.easyedit.scoring import EasyEdit as EasyEditScoring
 from methods.easyedit.wise import EasyEditWise
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "EasyEditMemit",
     "EasyEditMend",
     "EasyEditRome",
+    "EasyEditScoring",
     "EasyEditWise",
 ]

@@ -24,6 +24,7 @@ class EasyEdit(Protocol):
     """EasyEdit's scoring: arg-max over the ids that prompt and target have beyond the prompt's; GRACE by generation."""
 
     name: ClassVar[str] = "easyedit"
+    title: ClassVar[str] = "EasyEdit's scoring"
     version: ClassVar[int] = 1
     key: ClassVar[str] = name
 

@@ -60,7 +60,7 @@ def test_an_entry_goes_before_everything(write, found):
 
 
 def test_an_entry_of_a_method_that_has_no_adapter_is_refused_with_its_place(write, found):
-    with pytest.raises(UserError, match=r"suite.yaml:3: EasyEdit's 'none' is not used here; there is: .*ft-l"):
+    with pytest.raises(UserError, match=r"suite.yaml:3: backend 'easyedit' has no method 'none'; it has: .*ft-l"):
         load_suite(write(base=BASE.replace("none", "{name: none, backend: easyedit}")))
 
 
@@ -118,7 +118,7 @@ def test_backend_and_code_are_in_the_identity_of_a_cell(cell, found):
 def test_a_workaround_that_is_off_is_in_the_identity_and_those_that_are_on_in_the_provenance(cell, found):
     off = dataclasses.replace(cell, hparams={**cell.hparams, "without": ["right-padding"]})
     assert off.cell_id != cell.cell_id
-    origin = off.editor().origin()["easyedit"]
+    origin = off.instance().provenance()["easyedit"]
     assert origin == {
         "folder": str(found),
         "commit": git(found, "rev-parse", "HEAD"),
@@ -136,7 +136,8 @@ def test_an_adapter_has_the_name_and_family_of_our_own():
 
 def test_planning_with_easyedit_imports_no_torch(found):
     code = (
-        "import sys; from harness.plan import Plan; from harness.store import Store; from harness.suite import load_suite; "
+        "import sys; from harness.plan.plan import Plan; from harness.store.store import Store; "
+        "from harness.suite import load_suite; "
         "made = Plan(load_suite('suites/main_table.yaml', scale='mini', backend='easyedit'), Store('/nowhere')); "
         "made.missing(); sys.exit('torch' in sys.modules)"
     )

@@ -16,7 +16,7 @@ def _refusal(path, **options) -> str:
     ("more", "message"),
     [
         ("protcols: [generation]\n", "suite.yaml:5: unknown key 'protcols' in the file (did you mean 'protocols'?)"),
-        ("seeds: [0]\nseeds: [1]\n", "suite.yaml:6: key 'seeds' stands here twice, first in line 5"),
+        ("seeds: [0]\nseeds: [1]\n", "suite.yaml:6: duplicate key 'seeds', first in line 5"),
         ("seeds: 0\n", "suite.yaml:5: seeds: expected a list, found a number '0'"),
         ("seeds: [zero]\n", "suite.yaml:5: seeds[0]: expected a whole number, found text 'zero'"),
         ("seeds: [true]\n", "seeds[0]: expected a whole number, found true or false"),
@@ -29,12 +29,13 @@ def _refusal(path, **options) -> str:
         ),
         (
             "protocols: [generate]\n",
-            "protocols[0]: 'generate' is none of teacher_forced, generation, easyedit (did you mean",
+            "suite.yaml:5: unknown protocol 'generate' (did you mean 'generation'?)",
         ),
         (
             "tables: [mian]\n",
-            "suite.yaml:5: tables[0]: 'mian' is none of main, components, ablation, calibration, retention, parity (did you",
+            "suite.yaml:5: unknown table 'mian' (did you mean 'main'?)",
         ),
+        ("backend: nativ\n", "suite.yaml:5: unknown backend 'nativ' (did you mean 'native'?)"),
         ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
         ("eval_batch: 0\n", "suite.yaml:5: eval_batch: input should be greater than or equal to 1, found a number '0'"),
         (
@@ -47,7 +48,7 @@ def _refusal(path, **options) -> str:
             "schedule: sequential\n",
             "suite.yaml:5: schedule: expected batch or {sequential: {block: ..., score_at: [...]}}, found text",
         ),
-        ("prompts: [none, none]\n", "suite.yaml:5: prompts: 'none' stands here twice"),
+        ("prompts: [none, none]\n", "suite.yaml:5: prompts: 'none' is listed twice"),
         ("extends: nowhere.yaml\n", "suite.yaml:5: extends: no such file: nowhere.yaml"),
         ("extends: suite.yaml\n", "suite.yaml:5: extends: files extend each other in a circle"),
     ],
@@ -61,7 +62,7 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
     [
         ("llama2-7b", "lama2-7b", "suite.yaml:2: unknown model 'lama2-7b' (did you mean 'llama2-7b'?)"),
         ("ft-l", "ftl", "suite.yaml:3: unknown method 'ftl' (did you mean 'ft-l'?)"),
-        ("zsre", "zsrre", "suite.yaml:4: unknown data set 'zsrre' (did you mean 'zsre'?)"),
+        ("zsre", "zsrre", "suite.yaml:4: unknown dataset 'zsrre' (did you mean 'zsre'?)"),
         ("models:", "modles:", "suite.yaml:2: unknown key 'modles' in the file (did you mean 'models'?) (and 1 more)"),
         ("name: tiny\n", "", "suite.yaml:1: the key 'name' is missing in the file"),
         ("name: tiny", "name: a/b", "suite.yaml:1: name: string should match pattern"),
@@ -72,22 +73,26 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
         ("llama2-7b", "{name: llama2-7b, path: nowhere}", "suite.yaml:2: models[0].path: no such folder: nowhere"),
         ("llama2-7b", "{path: x}", "suite.yaml:2: the key 'name' is missing in models[0]"),
         ("llama2-7b", "{name: llama2-7b, dtype: float23}", "models[0].dtype: 'float23' is none of float32,"),
-        ("llama2-7b", "gpt-j-6b", "suite.yaml:2: models: 'gpt-j-6b' stands here twice"),
+        ("llama2-7b", "gpt-j-6b", "suite.yaml:2: models: 'gpt-j-6b' is listed twice"),
         (
             "[none, ft-l]",
             "[ft-l, {name: ft-l, hparams: {lr: 1.0}}]",
-            "'ft-l' stands here twice; give one of them a label",
+            "'ft-l' is listed twice; give one of them a label",
         ),
         ("ft-l", "{name: ft-l, lable: x}", "suite.yaml:3: unknown option 'lable' of method 'ft-l'"),
         ("ft-l", "{name: ft-l, hparams: {layr: 3}}", "unknown option 'layr' of method 'ft-l' (did you mean 'layer'?)"),
         ("ft-l", "{name: ft-l, layer: deep}", "suite.yaml:3: layer: expected a whole number, found text 'deep'"),
-        ("ft-l", "{name: ft-l, layer: 3, hparams: {layer: 4}}", "'layer' stands beside the name and under hparams too"),
+        (
+            "ft-l",
+            "{name: ft-l, layer: 3, hparams: {layer: 4}}",
+            "'layer' is written both next to the name and under hparams",
+        ),
         ("ft-l", "{name: ft-l, variant: constraind}", "no variant 'constraind' (did you mean 'constrained'?)"),
         ("none", "{name: none, lr: 1}", "suite.yaml:3: unknown option 'lr' of method 'none', which has none"),
         (
             "ft-l",
             "{name: ft-l, backend: easyedt}",
-            "methods[1].backend: 'easyedt' is none of auto, native, easyedit (did you",
+            "suite.yaml:3: unknown backend 'easyedt' (did you mean 'easyedit'?)",
         ),
     ],
 )
@@ -131,6 +136,10 @@ def test_no_edits_at_all_are_refused(write):
     assert "--edits 0" in _refusal(write(), edits=0)
 
 
+def test_an_unknown_backend_on_the_command_line_is_refused(write):
+    assert "--backend: unknown backend 'nativ' (did you mean 'native'?)" in _refusal(write(), backend="nativ")
+
+
 def test_a_suite_that_extends_another_needs_its_own_name(write):
     write(name="base.yaml")
     assert "needs a name of its own" in _refusal(write("extends: base.yaml\n", base=""))
@@ -138,4 +147,4 @@ def test_a_suite_that_extends_another_needs_its_own_name(write):
 
 def test_a_mistake_in_a_base_is_told_where_it_stands(write):
     write("tables: [mian]\n", name="base.yaml")
-    assert "base.yaml:5: tables[0]" in _refusal(write("extends: base.yaml\nname: over\n", base=""))
+    assert "base.yaml:5: unknown table 'mian'" in _refusal(write("extends: base.yaml\nname: over\n", base=""))

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from harness import registry
 from harness.errors import UserError
 from harness.suite import Schedule, load_suite, suite_json_schema
 from tests.suite.conftest import BASE
@@ -14,7 +15,7 @@ def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
     assert bare == mapped
 
 
-def test_options_may_stand_beside_the_name_or_under_hparams(write):
+def test_options_may_be_next_to_the_name_or_under_hparams(write):
     loose = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, layer: 5}")))
     under = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, hparams: {layer: 5}}")))
     assert loose == under
@@ -27,11 +28,6 @@ def test_options_may_stand_beside_the_name_or_under_hparams(write):
 def test_each_model_has_the_hyper_parameters_of_its_own_file(write):
     by_model = load_suite(write()).methods[1].hparams
     assert (by_model["llama2-7b"].values["layer"], by_model["gpt-j-6b"].values["layer"]) == (27, 21)
-
-
-def test_a_planned_method_is_known_but_not_built(write):
-    suite = load_suite(write(base=BASE.replace("none", "emsedit")))
-    assert [(entry.name, entry.built) for entry in suite.methods] == [("emsedit", False), ("ft-l", True)]
 
 
 def test_the_label_of_a_variant_is_its_name_after_the_method(write):
@@ -87,6 +83,16 @@ def test_the_json_schema_accepts_names_and_forbids_unknown_keys():
     assert schema["additionalProperties"] is False
     models = schema["properties"]["models"]["items"]
     assert {"type": "string"} in schema["$defs"][models["$ref"].rsplit("/", 1)[-1]]["anyOf"]
+
+
+def test_the_json_schema_offers_the_names_of_the_registries():
+    schema = suite_json_schema()
+    properties, method = schema["properties"], schema["$defs"]["MethodForm"]["anyOf"]
+    assert properties["protocols"]["items"]["enum"] == registry.protocols.names()
+    assert properties["tables"]["items"]["enum"] == registry.tables.names()
+    assert properties["backend"]["enum"] == ["auto", "native", *registry.backends.names()]
+    assert method[0] == {"type": "string", "enum": registry.methods.names()}
+    assert method[1]["properties"]["name"]["enum"] == registry.methods.names()
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "mlflow", "pandas", "numpy"])

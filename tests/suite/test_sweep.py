@@ -75,5 +75,5 @@ def test_a_sweep_that_reaches_nothing_is_refused_with_its_place(write, sweep, me
 
 
 def test_a_value_that_is_swept_twice_is_refused(write):
-    with pytest.raises(UserError, match=r"suite\.yaml:3: methods: 'ft-l\.lr=1\.0' stands here twice"):
+    with pytest.raises(UserError, match=r"suite\.yaml:3: methods: 'ft-l\.lr=1\.0' is listed twice"):
         load_suite(write("sweep: {methods.ft-l.lr: [1.0, 1.0]}\n"))

@@ -31,8 +31,8 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", ":3: key 'a' stands here twice, first in line 1"),
-        ("a: {b: 1,\n b: 2}\n", ":2: key 'b' stands here twice, first in line 1"),
+        ("a: 1\nb: 2\na: 3\n", ":3: duplicate key 'a', first in line 1"),
+        ("a: {b: 1,\n b: 2}\n", ":2: duplicate key 'b', first in line 1"),
         ("a: [1\n", "not valid YAML"),
         ("- a\n", ":1: expected keys with values, found a list"),
         ("", ":1: expected keys with values, found nothing"),

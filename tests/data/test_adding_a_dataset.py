@@ -1,0 +1,144 @@
+"""The dataset of docs/add-a-dataset.md, taken from the page as it is: one file outside this tree adds it with its format."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.data.formats import register_format
+from harness.data.load import load, resolve
+from harness.data.reading import read
+from harness.data.show import describe
+from harness.errors import UserError
+from harness.records import Probe
+from harness.suite import load_suite
+from tests.data.rows import write
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "add-a-dataset.md").read_text()
+BLOCKS = dict(re.findall(r"^```(json|python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+LOOK = """
+import json, sys
+from harness.data.load import load, resolve
+from harness.suite import load_suite
+suite = load_suite("try_coaches.yaml", scale="mini", data="data")
+data = load(resolve("coaches", "data", 2, split="all", train=2, unrelated=1))
+print(json.dumps([suite.datasets[0].name, [record.target_new for record in data.edits], len(data.train)]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory in which somebody followed the page."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "coaches.json").write_text(BLOCKS["json"])
+    (tmp_path / "coaches.py").write_text(BLOCKS["python"])
+    (tmp_path / "try_coaches.yaml").write_text(BLOCKS["yaml"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def coaches(folder, monkeypatch):
+    """The same with the plug-in loaded."""
+    monkeypatch.setenv(registry.PLUGINS, str(folder / "coaches.py"))
+    registry.load_plugins()
+    yield folder / "data"
+    registry.datasets.discard("coaches")
+    registry.formats.discard("coaches")
+    sys.modules.pop("coaches")
+    registry._import_plugin.cache_clear()
+
+
+def test_the_records_are_edits_with_their_probes(coaches):
+    data = load(resolve("coaches", str(coaches), 2, split="all", train=2, unrelated=1))
+
+    assert [(record.prompt, record.target_new) for record in data.edits] == [
+        ("The coach of Northbridge FC is", "Ben Okoro"),
+        ("The coach of Harbour Rovers is", "Eva Stone"),
+    ]
+    assert data.edits[0].locality == (Probe("The coach of Southbridge FC is", "Cleo Marsh"),)
+    assert (len(data.train), len(data.unrelated)) == (2, 1)
+
+
+def test_its_files_are_listed_next_to_those_of_other_datasets(coaches):
+    assert [(row.dataset, row.format, row.rows) for row in describe(str(coaches))] == [("coaches", "Coaches (JSON)", 6)]
+    assert list(registry.datasets) == ["zsre", "counterfact", "coaches"]
+
+
+def test_a_suite_may_name_it(coaches):
+    suite = load_suite("try_coaches.yaml", scale="mini", data="data")
+
+    assert [(entry.name, entry.source, entry.edits) for entry in suite.datasets] == [("coaches", "data", 2)]
+
+
+def test_it_is_there_as_soon_as_the_environment_names_its_file(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env=os.environ | {registry.PLUGINS: "coaches.py", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == ["coaches", ["Ben Okoro", "Eva Stone"], 2]
+
+
+def test_without_its_file_the_name_is_unknown(folder):
+    with pytest.raises(UserError, match=r"try_coaches\.yaml:4: unknown dataset 'coaches'"):
+        load_suite("try_coaches.yaml")
+
+
+def test_a_wrong_field_is_reported_with_its_record_and_where_to_get_the_files(coaches):
+    write(coaches / "coaches.json", [*json.loads(BLOCKS["json"]), {"club": "Elsewhere", "new_coach": 3}])
+
+    with pytest.raises(UserError, match=r"coaches\.json: record 7: field 'coach' is missing") as caught:
+        resolve("coaches", str(coaches), 1)
+
+    assert caught.value.fix == "get it from https://example.org/coaches and name its folder with --data"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "synthetic"}, "dataset 'coaches' has no synthetic records"),
+        ({"template": "paper"}, "the paper has no prompt template for dataset 'coaches'"),
+    ],
+)
+def test_what_it_does_not_have_is_one_line(coaches, options, message):
+    with pytest.raises(UserError, match=message):
+        resolve("coaches", **{"source": str(coaches), "edits": 1, **options})
+
+
+def test_a_format_may_have_one_record_per_line(coaches):
+    schema = sys.modules["coaches"].Coach
+    register_format(
+        "coach-lines",
+        dataset="coaches",
+        title="Coaches (lines)",
+        recognise=lambda lines: "new_coach" in lines[0],
+        parse_line=json.loads,
+    )(schema)
+    try:
+        registry.formats.discard("coaches")
+        path = coaches / "coaches.jsonl"
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in json.loads(BLOCKS["json"])))
+        assert (read(path).format.name, read(path).rows) == ("coach-lines", 6)
+        path.write_text(path.read_text() + "{\n")
+        with pytest.raises(UserError, match=r"coaches\.jsonl: record 7: Expecting property name"):
+            read(path)
+    finally:
+        registry.formats.discard("coach-lines")
+
+
+def test_a_dataset_of_the_same_name_is_refused(coaches):
+    from harness.data.catalogue import register_dataset
+
+    with pytest.raises(ValueError, match="two datasets are called 'zsre'"):
+        register_dataset(registry.datasets.get("zsre"))
