@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from benchmarks import command
 from benchmarks.timing import timed
-from harness.evaluation.evaluate import evaluate, predict
+from harness.evaluation.ask import predict
+from harness.evaluation.evaluate import evaluate
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs

@@ -1,20 +1,19 @@
 """Ask the same questions in batches and one at a time: seconds of both, and whether the answers are the same."""
 
-import copy
-import dataclasses
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
+from torch import nn
 
 from benchmarks import command
 from benchmarks.evaluation_loops import Loop, PairLoop, PlainLoop
 from benchmarks.timing import timed
 from harness.api import EditedModel
-from harness.evaluation.evaluate import predict
+from harness.evaluation.ask import predict
 from harness.evaluation.probes import ProbeQuery
 from harness.evaluation.protocol import Protocol
 from harness.models.edited import WeightEditedModel
@@ -22,9 +21,6 @@ from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
-from methods.onceedit.plugin import EditedPlugin
-
-Holder = TypeVar("Holder", LoadedModel, EditedPlugin)
 
 WARM_UPS = 3
 """Questions that the loop answers before any is timed."""
@@ -43,17 +39,19 @@ class TwoWays:
     Attributes:
         batched: as the harness evaluates it.
         loop: the same model, one question at a time.
-        in_float64: makes the same of a float64 copy.
+        modules: everything with weights in it.
+        again: makes both ways anew, without anything remembered from earlier questions.
     """
 
     batched: EditedModel
     loop: Loop
-    in_float64: Callable[[], "TwoWays"]
+    modules: tuple[nn.Module, ...]
+    again: Callable[[], "TwoWays"]
 
     @classmethod
     def plain(cls, model: LoadedModel) -> "TwoWays":
         """A model by itself."""
-        return cls(WeightEditedModel(model), PlainLoop(model), lambda: cls.plain(_in_float64(model)))
+        return cls(WeightEditedModel(model), PlainLoop(model), (model.model,), lambda: cls.plain(model))
 
     @classmethod
     def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "TwoWays":
@@ -61,11 +59,10 @@ class TwoWays:
         if not isinstance(pair, EnsembleModel):
             raise TypeError(f"a {type(pair).__name__} is not a pair of models")
 
-        def exact() -> TwoWays:
-            target, plugin = _in_float64(pair.target), _in_float64(pair.plugin)
-            return cls.pair(EnsembleModel(target, plugin, pair.chooser, requests, pair.hparams), requests)
+        def again() -> TwoWays:
+            return cls.pair(EnsembleModel(pair.target, pair.plugin, pair.chooser, requests, pair.hparams), requests)
 
-        return cls(pair, PairLoop(pair), exact)
+        return cls(pair, PairLoop(pair), (pair.target.model, pair.plugin.model), again)
 
 
 @dataclass(frozen=True)
@@ -136,9 +133,10 @@ def compare(
     differ = [asked for index, asked in enumerate(questions) if batched[index] != one_by_one[index]]
     still = 0
     if differ:
-        exact = model.in_float64()
-        answers = predict(exact.batched, differ, protocol, batch)
-        still = sum(ask(exact.loop, asked.query) != ids for asked, ids in zip(differ, answers, strict=True))
+        with in_float64(model.modules):
+            exact = model.again()
+            answers = predict(exact.batched, differ, protocol, batch)
+            still = sum(ask(exact.loop, asked.query) != ids for asked, ids in zip(differ, answers, strict=True))
     return Comparison(batched_s, loop_s, len(questions), len(differ), still)
 
 
@@ -151,6 +149,16 @@ def parts(questions: Sequence[ProbeQuery], rounds: int) -> list[list[int]]:
     ]
 
 
-def _in_float64(holder: Holder) -> Holder:
-    """A copy of what holds a model, with the model in float64."""
-    return dataclasses.replace(holder, model=copy.deepcopy(holder.model).double())
+@contextlib.contextmanager
+def in_float64(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Convert weights and buffers to float64 in place, and back, which restores every bit: there is no room for two copies."""
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    dtypes = [tensor.dtype for tensor in tensors]
+    try:
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.double()
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)

@@ -23,7 +23,6 @@ def agreement(predicted: Sequence[int], expected: Sequence[int]) -> float:
 
     Raises:
         ValueError: for different or zero lengths, which no protocol may produce.
-
     """
     if len(predicted) != len(expected) or not expected:
         raise ValueError(f"{len(predicted)} predicted ids where {len(expected)} are expected")
@@ -43,11 +42,10 @@ def row(
     Args:
         asked: the question.
         protocol: name of the protocol.
-        predicted_ids: what of the edited model's answer is compared, as long as the target.
+        predicted_ids: the compared ids of the edited model's answer, as many as the target has.
         predicted: the same as text.
-        unedited_ids: the same of the unedited model's answer; needed for locality and for nothing else.
-        scope: of the question; NaN where the method has none.
-
+        unedited_ids: the compared ids of the unedited model's answer; for locality and nothing else.
+        scope: routing score of the prompt; NaN if the method has none.
     """
     is_locality = asked.axis in LOCALITY_AXES
     if is_locality != (unedited_ids is not None):

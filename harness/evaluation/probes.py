@@ -1,4 +1,4 @@
-"""The questions of a data set, tokenised: what is asked about each record, and under which heading it counts."""
+"""The questions of a dataset, tokenised: what is asked about each record, and on which axis it counts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,9 @@ class ProbeQuery:
 
     Attributes:
         record_id: the record that it is about.
-        axis: the heading that it counts under.
+        axis: the axis that it counts on.
         probe: number of the question within its record and axis, from 0.
         query: prompt and target in ids.
-
     """
 
     record_id: str
@@ -35,7 +34,7 @@ class ProbeQuery:
 
 
 Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list[Query]]
-"""Makes questions of prompts and their answers."""
+"""Turns pairs of prompt and answer into queries."""
 
 
 def probe_queries(
@@ -44,7 +43,7 @@ def probe_queries(
     axes: Iterable[Axis] = AXES,
     tokenise: Tokenise = joint_queries,
 ) -> list[ProbeQuery]:
-    """All questions of a data set, in the order of axes, records and probes.
+    """All questions of a dataset, in the order of axes, records and probes.
 
     Reliability asks the edit's prompt and generality its rephrases, both for the new target; locality asks the
     record's locality probes; `locality_unrelated` asks for facts of records that no method saw; portability asks what
@@ -78,3 +77,8 @@ def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str
                 asked = [(probe.prompt, probe.answer) for probe in record.portability]
         for number, (prompt, answer) in enumerate(asked):
             yield record.id, number, prompt, answer
+
+
+def question_count(data: Dataset, times: int, axes: Iterable[Axis] = AXES) -> int:
+    """Number of questions if every question of a dataset is asked so many times, for a progress bar."""
+    return times * sum(1 for axis in axes for _ in questions_of(data, axis))

@@ -1,8 +1,8 @@
-"""How well a method tells prompts that an edit is meant for from others: histograms, AUROC and shares beyond thresholds.
+"""How well routing scores separate prompts that an edit is meant for from others: histograms, AUROC, shares beyond thresholds.
 
-A method that decides by prompt says for each question how far it takes the prompt for one of its edits
-(`EditedModel.scope`): OnceEdit its alpha, a routed memory 1 where the memory answers and 0 where it does not. Every
-question counts once here, because a threshold is a statement about prompts; scores are means over records instead.
+A method that decides by prompt gives each question a routing score (`EditedModel.scope`): OnceEdit its alpha, a routed
+memory 1 if the memory answers and 0 if it does not. Every question counts once here, because a threshold is a statement
+about prompts; scores of answers are means over records instead.
 """
 
 import math
@@ -16,7 +16,7 @@ from harness.evaluation.probes import AXES
 from harness.records import Answer
 
 ABOVE, BELOW = 0.7, 0.3
-"""Where a prompt counts as taken for an edit, and where as left alone."""
+"""Thresholds above which a prompt counts as treated as an edit, and below which as left alone."""
 
 BINS = 10
 """Of a histogram, of equal width over [0, 1]; the last one is closed."""
@@ -29,7 +29,7 @@ OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "locality_unrelated": ("locality_unrelated",),
     "both": ("locality", "locality_unrelated"),
 }
-"""What the prompts of `INSIDE` are told from."""
+"""Axes that the prompts of `INSIDE` are separated from."""
 
 SHARES = {
     **dict.fromkeys(INSIDE, f"share_above_{ABOVE}"),
@@ -39,7 +39,7 @@ SHARES = {
 
 
 def scope_metrics(rows: Iterable[Answer]) -> dict[str, Any]:
-    """`summary` of the rows of a cell; the scope of a question is the same under every protocol."""
+    """`summary` of the rows of a cell; the routing score of a question is the same under every protocol."""
     scopes: dict[str, dict[tuple[str, int], float]] = {axis: {} for axis in AXES}
     for one in rows:
         scopes[one.axis][one.record_id, one.probe] = one.scope
@@ -47,14 +47,14 @@ def scope_metrics(rows: Iterable[Answer]) -> dict[str, Any]:
 
 
 def summary(scopes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Figures of every axis that has questions.
+    """Statistics of every axis that has questions.
 
     Args:
-        scopes: by axis, one value in [0, 1] per question, all NaN for a method that does not decide by prompt.
+        scopes: by axis, one value in [0, 1] per question, all NaN for a method without routing scores.
 
     Returns:
         By axis: `questions`, `mean`, `histogram` (counts); for axes of `SHARES` that share; for axes of `INSIDE`
-        `auroc` by what they are told from, if both sides have questions. Empty for a method that does not decide.
+        `auroc` by what they are separated from, if both sides have questions. Empty for a method without routing scores.
 
     Raises:
         ValueError: if some questions have a scope and others have none.
@@ -68,12 +68,12 @@ def summary(scopes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Chance that a value of `inside` is above one of `outside`, ties counted half: Mann-Whitney's U over all pairs.
+    """Probability that a value of `inside` is above one of `outside`, ties counted half: Mann-Whitney's U over all pairs.
 
     Raises:
         ValueError: if one side has no value.
     """
-    from scipy.stats import rankdata  # most of a second, which no job of a method without scope need wait for
+    from scipy.stats import rankdata  # takes most of a second, and few methods need it
 
     left_N, right_M = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
     if not len(left_N) or not len(right_M):

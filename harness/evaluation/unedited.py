@@ -1,4 +1,4 @@
-"""What the unedited model says to the locality questions: computed once per model and data set, for all methods."""
+"""The unedited model's answers to the locality questions: computed once per model and dataset, for all methods."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.api import ArtifactSpec
-from harness.evaluation.evaluate import predict, question_count
-from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries
+from harness.evaluation.ask import predict
+from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries, question_count
 from harness.evaluation.protocol import Protocol
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
@@ -52,7 +52,6 @@ class UneditedOutputs:
 
         Raises:
             ValueError: if it was never asked.
-
         """
         key = _key(protocol, asked)
         if key not in self._ids:
@@ -77,9 +76,9 @@ def artifact(
     protocols: Sequence[str],
     batch_size: int,
 ) -> ArtifactSpec:
-    """The unedited outputs as an artifact: their identity holds all that decides them, batch size included.
+    """The unedited outputs as an artifact, with everything that decides them in the identity, the batch size too.
 
-    They serve all methods: of each protocol all its forms are asked.
+    They serve all methods, because every form of each protocol is asked.
 
     Args:
         model: the unedited model.
@@ -89,7 +88,6 @@ def artifact(
 
     Raises:
         UserError: for an unknown protocol.
-
     """
     return ArtifactSpec(
         name="unedited-outputs",

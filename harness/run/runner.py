@@ -17,8 +17,9 @@ from harness import registry
 from harness.api import ArtifactSpec, EditedModel, Method
 from harness.data.load import files as data_files
 from harness.errors import UserError
-from harness.evaluation.evaluate import evaluate, question_count
+from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import aggregate
+from harness.evaluation.probes import question_count
 from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json

@@ -8,9 +8,10 @@ import torch
 from harness import registry
 from harness.errors import UserError
 from harness.evaluation import unedited
-from harness.evaluation.evaluate import ask_scope, evaluate, predict, question_count
+from harness.evaluation.ask import ask_scope, predict
+from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import aggregate
-from harness.evaluation.probes import LOCALITY_AXES, probe_queries
+from harness.evaluation.probes import LOCALITY_AXES, probe_queries, question_count
 from harness.evaluation.protocols import OWN
 from harness.models.catalogue import ModelRef
 from harness.models.edited import WeightEditedModel
@@ -23,7 +24,7 @@ SLOW = {"teacher_forced": slow_protocols.teacher_forced, "generation": slow_prot
 """The harness's own protocols, one question at a time."""
 
 
-def data_set():
+def small_dataset():
     edits = (
         EditRecord(
             "a",
@@ -65,7 +66,7 @@ class Context:
         return self.model
 
     def load_data(self, ref):
-        return data_set()
+        return small_dataset()
 
     def phase(self, name):
         self.phases.append(name)
@@ -98,10 +99,10 @@ def _disturb(model):
 
 
 def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model, outputs):
-    questions = probe_queries(data_set(), model.tokenizer)
+    questions = probe_queries(small_dataset(), model.tokenizer)
     before = {(name, asked): SLOW[name](model, asked.query) for name in SLOW for asked in questions}
     _disturb(model)
-    rows = evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, outputs)
+    rows = evaluate(WeightEditedModel(model), small_dataset(), model.tokenizer, OWN, 3, outputs)
     assert len(rows) == 2 * len(questions)
     assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must show"
     for one, (name, asked) in zip(rows, ((name, asked) for name in SLOW for asked in questions), strict=True):
@@ -119,7 +120,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
 
 
 def test_the_unedited_model_keeps_all_its_answers(model, outputs):
-    metrics = aggregate(evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, outputs))
+    metrics = aggregate(evaluate(WeightEditedModel(model), small_dataset(), model.tokenizer, OWN, 3, outputs))
     for protocol in OWN:
         for axis in LOCALITY_AXES:
             scores = metrics[protocol.name][axis]
@@ -129,7 +130,7 @@ def test_the_unedited_model_keeps_all_its_answers(model, outputs):
 
 def test_axes_have_the_records_that_have_probes_for_them():
     model = tiny_model("llama")
-    questions = probe_queries(data_set(), model.tokenizer)
+    questions = probe_queries(small_dataset(), model.tokenizer)
     assert Counter(asked.axis for asked in questions) == {
         "reliability": 3,
         "generality": 3,
@@ -145,7 +146,7 @@ def test_axes_have_the_records_that_have_probes_for_them():
 
 def test_an_axis_without_any_probe_is_absent_from_the_metrics(tmp_path):
     model = tiny_model("llama")
-    bare = Dataset(REF, data_set().edits[2:], (), ())
+    bare = Dataset(REF, small_dataset().edits[2:], (), ())
     rows = evaluate(WeightEditedModel(model), bare, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
     assert {name: set(axes) for name, axes in aggregate(rows).items()} == {of.name: {"reliability"} for of in OWN}
 
@@ -182,7 +183,7 @@ class Router(WeightEditedModel):
 def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_counted():
     model, steps = tiny_model("llama"), []
     router = Router(model)
-    data = Dataset(REF, data_set().edits[2:] * 5, (), ())
+    data = Dataset(REF, small_dataset().edits[2:] * 5, (), ())
     rows = evaluate(
         router, data, model.tokenizer, OWN, 3, unedited.UneditedOutputs({}), lambda count: steps.append(count)
     )
@@ -192,7 +193,7 @@ def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_c
 
 
 def test_every_protocols_row_has_the_scope_of_its_own_question(outputs, model):
-    rows = evaluate(Router(model), data_set(), model.tokenizer, OWN, 2, outputs)
+    rows = evaluate(Router(model), small_dataset(), model.tokenizer, OWN, 2, outputs)
     assert len({one.scope for one in rows}) > 5
     assert all(one.scope == len(one.prompt) / 100 for one in rows)
 
@@ -200,32 +201,32 @@ def test_every_protocols_row_has_the_scope_of_its_own_question(outputs, model):
 def test_a_scope_beyond_one_is_a_bug_of_the_method():
     model = tiny_model("llama")
     with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
-        ask_scope(Router(model, longest=5), probe_queries(data_set(), model.tokenizer), 2)
+        ask_scope(Router(model, longest=5), probe_queries(small_dataset(), model.tokenizer), 2)
 
 
 def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
     """Otherwise rounding could differ between the unedited run, which asks for locality alone, and a cell."""
     tokenizer, alone, among = tiny_model("llama").tokenizer, Recorder(), Recorder()
     protocol = registry.protocols.get("generation")
-    predict(alone, probe_queries(data_set(), tokenizer, LOCALITY_AXES), protocol, 2)
-    predict(among, probe_queries(data_set(), tokenizer), protocol, 2)
+    predict(alone, probe_queries(small_dataset(), tokenizer, LOCALITY_AXES), protocol, 2)
+    predict(among, probe_queries(small_dataset(), tokenizer), protocol, 2)
     assert all(batch in among.batches for batch in alone.batches)
 
 
 def test_predictions_come_back_in_the_order_of_the_questions_and_progress_counts_them():
     tokenizer, steps = tiny_model("llama").tokenizer, []
-    questions = probe_queries(data_set(), tokenizer)[::-1]
+    questions = probe_queries(small_dataset(), tokenizer)[::-1]
     answers = predict(
         Recorder(), questions, registry.protocols.get("teacher_forced"), 2, lambda count: steps.append(count)
     )
     assert answers == [list(asked.query.target_ids) for asked in questions]
-    assert sum(steps) == len(questions) == question_count(data_set(), 1)
+    assert sum(steps) == len(questions) == question_count(small_dataset(), 1)
 
 
 def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused():
     model = tiny_model("llama")
     with pytest.raises(ValueError, match="never asked"):
-        evaluate(WeightEditedModel(model), data_set(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
+        evaluate(WeightEditedModel(model), small_dataset(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
 
 
 def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_path():
