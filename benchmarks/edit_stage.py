@@ -37,7 +37,14 @@ from harness.run.cost import PhaseClock
 from harness.run.progress import Display
 from harness.suite.hparams import resolve as resolve_hparams
 from methods.onceedit.packing import packed
-from methods.onceedit.rows import Row, edit_rows, epoch_batches, negative_prompts, negatives_per_epoch, prompt_row
+from methods.onceedit.rows import (
+    TrainingRow,
+    edit_rows,
+    epoch_batches,
+    negative_prompts,
+    negatives_per_epoch,
+    prompt_row,
+)
 from methods.onceedit.training import fine_tune
 from methods.onceedit.weight_entry import new_entry
 
@@ -59,11 +66,11 @@ class Work:
     """
 
     plugin: LoadedModel
-    edits: list[list[Row]]
-    negatives: list[Row]
+    edits: list[list[TrainingRow]]
+    negatives: list[TrainingRow]
     hparams: dict[str, Any]
 
-    def batches(self) -> list[list[Row]]:
+    def batches(self) -> list[list[TrainingRow]]:
         """All batches of all epochs, as the edit stage draws them."""
         generator = torch.Generator().manual_seed(0)
         n_negatives = negatives_per_epoch(len(self.edits), len(self.negatives), self.hparams)
@@ -132,7 +139,7 @@ def run_reference(work: Work, clock: PhaseClock) -> float:
     return float(torch.stack(last_epoch).mean())
 
 
-def _collated(rows: Sequence[Row], device: torch.device) -> dict[str, torch.Tensor]:
+def _collated(rows: Sequence[TrainingRow], device: torch.device) -> dict[str, torch.Tensor]:
     """Ids, mask and labels of a batch, padded on the right."""
     batch = right_padded([row.ids for row in rows], device)
     labels_BT = torch.full(batch.ids_BT.shape, IGNORED)

@@ -76,12 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(line)
     if options.weights == "random":
         console.print("Random weights: a method that stops when its loss is low may take another number of steps.")
-    methods = {name: {**vars(of), "ratio": against.get(name, {})} for name, of in found.items()}
-    command.write_results(options, {"methods": methods})
 
 
 def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, MethodTimes]:
-    """Times of all methods; a failure stops no other method."""
+    """Times of all methods, written after each round; a failure stops no other method."""
     found = {name: MethodTimes(registry.find_method(name).spec.title) for name in options.methods}
     unedited = bench.unedited(options.eval_batch)
     methods: dict[str, MethodBench] = {}
@@ -121,6 +119,9 @@ def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, MethodTi
                     is_explained = isinstance(error, UserError)
                     found[name].reason = str(error) if is_explained else f"{type(error).__name__}: {error}"
                 advance()
+            against = relative(found)
+            methods_found = {name: {**vars(of), "ratio": against.get(name, {})} for name, of in found.items()}
+            command.write_results(options, {"methods": methods_found})
     return found
 
 

@@ -45,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "fusion" in options.parts:
             for shape in _shapes(options):
                 run.fusion(shape)
+                command.write_results(options, run.found)
         if "step" in options.parts:
             run.step(ModelPair.named(options.pair))
-    command.write_results(options, run.found)
+            command.write_results(options, run.found)
 
 
 @dataclass(frozen=True)

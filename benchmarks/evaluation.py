@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, dict[str, Comparison]] = {}
     with Workbench.opened(options, options.records, console) as bench:
         questions = probe_queries(bench.records, bench.model.tokenizer)
+        per_record = len(questions) / options.records
+        target_ids = statistics.fmean(len(asked.query.target_ids) for asked in questions)
         for kind in options.kinds:
             model = KINDS[kind](bench)
             found[kind] = {
@@ -42,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
                 for protocol in OWN
             }
-    per_record = len(questions) / options.records
-    target_ids = statistics.fmean(len(asked.query.target_ids) for asked in questions)
+            results = {
+                name: {of: vars(compared) | {"ratios": compared.ratios} for of, compared in protocols.items()}
+                for name, protocols in found.items()
+            }
+            shape = {"questions_per_record": per_record, "target_ids": target_ids}
+            command.write_results(options, {**shape, "compared": results})
     console.print(
         f"{options.records} records, {len(questions)} questions with targets of {target_ids:.2f} ids on average, "
         f"batches of {options.eval_batch}"
@@ -52,11 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind, protocols in found.items():
         for protocol, compared in protocols.items():
             console.print(f"{kind}, {protocol}: {agreement(compared)}")
-    results = {
-        kind: {of: vars(compared) | {"ratios": compared.ratios} for of, compared in protocols.items()}
-        for kind, protocols in found.items()
-    }
-    command.write_results(options, {"questions_per_record": per_record, "target_ids": target_ids, "compared": results})
     if any(compared.differ_in_float64 for protocols in found.values() for compared in protocols.values()):
         raise SystemExit("the two sides differ by more than rounding")
 

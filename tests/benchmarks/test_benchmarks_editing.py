@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import editing, evaluation
 from benchmarks.editing import MethodTimes, relative
-from benchmarks.evaluation_comparison import TwoWays, compare, parts
+from benchmarks.evaluation_comparison import TwoWays, compare, in_float64, parts
 from benchmarks.evaluation_loops import PlainLoop
 from benchmarks.random_models import LOGIT_SPREAD, realistic_model
 from harness import registry
@@ -112,43 +112,52 @@ def test_a_quick_run_of_evaluation_finds_the_same_answers_both_ways(tmp_path):
 
 
 class Lying:
-    """A loop that now and then says something else."""
+    """A loop that now and then gives another answer, in some precisions."""
 
-    def __init__(self, model, lies):
-        self.loop, self.lies, self.asked = PlainLoop(model), lies, 0
+    def __init__(self, model, *lies_in):
+        self.loop, self.model, self.lies_in, self.asked = PlainLoop(model), model.model, lies_in, 0
 
     def teacher_forced(self, query):
         self.asked += 1
         told = self.loop.teacher_forced(query)
-        return [token + 1 for token in told] if self.lies and self.asked % 5 == 0 else told
+        lies = self.model.dtype in self.lies_in and self.asked % 5 == 0
+        return [token + 1 for token in told] if lies else told
+
+
+def two_ways(model, *lies_in):
+    """The batched evaluation of a model, and a loop that lies in these precisions."""
+
+    def lying():
+        return dataclasses.replace(TwoWays.plain(model), loop=Lying(model, *lies_in), again=lying)
+
+    return lying()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_in_float64_and_back_is_the_same_to_the_bit(architecture, dtype):
+    model = tiny_model(architecture).model.to(dtype)
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.clone() for tensor in tensors]
+    with in_float64([model]):
+        assert {tensor.dtype for tensor in tensors} == {torch.float64}
+        assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.dtype == torch.float64
+    assert all(torch.equal(was, now) and was.dtype == now.dtype for was, now in zip(before, tensors, strict=True))
 
 
 @pytest.mark.parametrize("lies_in_float64", [False, True])
 def test_answers_that_differ_are_counted_and_asked_again_in_float64(lies_in_float64, records):
     model = tiny_model("llama")
     questions = probe_queries(records, model.tokenizer)
-    honest = TwoWays.plain(model)
-    exact = honest.in_float64()
-    assert exact.loop._model.model.dtype == torch.float64
-    assert model.model.dtype == torch.float32
-
-    def in_float64():
-        loop = Lying(exact.loop._model, lies_in_float64)
-        return dataclasses.replace(exact, loop=loop)
-
-    subject = TwoWays(honest.batched, Lying(model, lies=True), in_float64)
-    found = compare(subject, questions, registry.protocols.get("teacher_forced"), 8, 3, CPU)
+    lies_in = [torch.float32, torch.float64] if lies_in_float64 else [torch.float32]
+    ways = two_ways(model, *lies_in)
+    found = compare(ways, questions, registry.protocols.get("teacher_forced"), 8, 3, CPU)
     assert found.differ in (len(questions) // 5, len(questions) // 5 + 1)
     assert found.differ_in_float64 == (found.differ // 5 if lies_in_float64 else 0)
 
 
 def test_more_than_rounding_ends_the_run_with_an_error(monkeypatch, tmp_path):
-    def lying(bench):
-        honest = TwoWays.plain(bench.model)
-        return TwoWays(honest.batched, Lying(bench.model, lies=True), lambda: TwoWays(honest.batched, Lying(
-            bench.model, lies=True), honest.in_float64))  # fmt: skip
-
-    monkeypatch.setitem(evaluation.KINDS, "plain", lying)
+    monkeypatch.setitem(evaluation.KINDS, "plain", lambda bench: two_ways(bench.model, torch.float32, torch.float64))
     monkeypatch.setattr(evaluation, "OWN", [registry.protocols.get("teacher_forced")])
     with pytest.raises(SystemExit, match="more than rounding"):
         evaluation.main(["--quick", "--kinds", "plain", "--out", str(tmp_path / "results.json")])
