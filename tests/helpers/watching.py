@@ -1,12 +1,13 @@
-"""What tests of units and launchers share: a watcher that remembers, a task without a model, a home to be spoilt."""
+"""What tests of batches and launchers share: a watcher that remembers, a job without a model, a home to be spoilt."""
 
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
-from harness.run.task import Outcome
+from harness.api import ArtifactSpec
+from harness.files import write_json
+from harness.plan.estimate import Resources
+from harness.plan.job import Job, place_of
 from tests.helpers.small_suites import write_suite
 
 
@@ -20,42 +21,30 @@ class Log:
     def bar(self, description, total):
         yield lambda steps=1: None
 
-    def began(self, task):
-        self.events.append(("began", task.place))
+    def began(self, job):
+        self.events.append(("began", job.place))
 
-    def ended(self, task, outcome):
-        self.events.append(("ended", task.place))
+    def ended(self, job, outcome):
+        self.events.append(("ended", job.place))
         self.outcomes.append(outcome)
 
 
-@dataclass(frozen=True)
-class Errand:
-    """A task that takes no time and writes down where it was run; or one that raises."""
+def errand(name, needs=()):
+    """A job that takes no time and writes down which process ran it with which GPU."""
+    spec = ArtifactSpec("errand", "setup", {"name": name}, "tests.helpers.watching:build")
+    return Job(spec, 0, place_of(spec), name, needs, (), Resources(0, 0.0))
 
-    name: str
-    root: Path
-    raises: bool = False
 
-    place = property(lambda self: f"cells/{self.name}")
-    title = property(lambda self: self.name)
-    needs = models = ()
+def build(spec, context, folder):
+    """Builder of an errand."""
+    write_json(folder / "process.json", {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "none"), "pid": os.getpid()})
 
-    def folder(self, store):
-        return store.cell(self.name)
 
-    def run(self, runner):
-        if self.raises:
-            raise ZeroDivisionError("a bug in the harness")
-        from harness.store.store import Store
+class Bug:
+    """In place of a job's needs: whoever looks at them runs into a bug."""
 
-        with self.folder(Store(self.root)).writing() as folder:
-            (folder / "gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
-            (folder / "pid").write_text(str(os.getpid()))
-        return Outcome(0.1)
-
-    def fail(self, store, reason, log=""):
-        with self.folder(store).failing(reason):
-            pass
+    def __iter__(self):
+        raise ZeroDivisionError("a bug in the harness")
 
 
 def copy_home(home, to):

@@ -6,8 +6,9 @@ import pytest
 
 from harness import identity as canonical
 from harness.plan.describe import FEW
+from harness.plan.job import jobs
 from harness.plan.plan import Plan
-from harness.run.work import to_do, waves
+from harness.run.jobs import waves
 from harness.store.store import Store
 from harness.suite import load_suite
 from tests.helpers.small_suites import write_home, write_suite
@@ -29,7 +30,7 @@ def suite(home):
     return write_suite(home / "many.yaml", seeds=list(range(SEEDS)))
 
 
-def test_a_cell_is_hashed_once_from_plan_to_units_and_looked_up_only_where_there_is_something(
+def test_a_cell_is_hashed_once_from_plan_to_batches_and_looked_up_only_where_there_is_something(
     suite, tmp_path, monkeypatch
 ):
     hashes, looks = [], []
@@ -37,25 +38,25 @@ def test_a_cell_is_hashed_once_from_plan_to_units_and_looked_up_only_where_there
     monkeypatch.setattr(canonical, "canonical_json", lambda value: hashes.append(1) or real_json(value))
     monkeypatch.setattr(Store, "cell", lambda self, folder: looks.append(folder) or real_cell(self, folder))
     made = Plan(load_suite(suite), Store(tmp_path))
-    tasks = to_do(made)
-    units = [unit for wave in waves(made, tasks, packing=8) for unit in wave]
+    todo = jobs(made)
+    batches = [batch for wave in waves(made, todo, packing=8) for batch in wave]
     cells = 2 * 2 * SEEDS
-    assert sum(len(unit.tasks) for unit in units) == len(tasks) == cells + 2
-    assert len({task.place for task in tasks}) == len(tasks)
+    assert sum(len(batch.jobs) for batch in batches) == len(todo) == cells + 2
+    assert len({job.place for job in todo}) == len(todo)
     assert len(hashes) < HASHES_PER_CELL * cells
     assert looks == []
 
 
-def test_a_unit_travels_as_its_cells_and_not_with_what_follows_from_them(suite, tmp_path):
+def test_a_batch_travels_as_its_cells_and_not_with_what_follows_from_them(suite, tmp_path):
     made = Plan(load_suite(suite), Store(tmp_path))
-    tasks = to_do(made)
-    cell = next(task.cell for task in reversed(tasks) if task.cell.label == "ft-l")
+    todo = jobs(made)
+    cell = next(job.work for job in reversed(todo) if job.work.label == "ft-l")
     again = pickle.loads(pickle.dumps(cell))
     assert set(vars(again)) < set(vars(cell))
     assert again == cell
     assert again.cell_id == cell.cell_id
-    [unit] = waves(made, tasks[-8:], packing=8)[-1]
-    assert len(pickle.dumps(unit)) < 16_000
+    [batch] = waves(made, todo[-8:], packing=8)[-1]
+    assert len(pickle.dumps(batch)) < 16_000
 
 
 def test_many_cells_share_lines_of_the_plan(suite, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What a job says of itself while it runs."""
+"""What a batch says about itself while it runs."""
 
 import dataclasses
 import json
@@ -12,14 +12,14 @@ import pytest
 from harness.errors import UserError
 from harness.run import heartbeat
 from harness.run.heartbeat import Beat, Heartbeat, job_id
-from harness.run.task import Outcome
-from harness.run.work import Unit
-from tests.helpers.watching import Errand
+from harness.run.jobs import Batch
+from harness.run.outcome import Outcome
+from tests.helpers.watching import errand
 
 
 @pytest.fixture
-def unit(tmp_path):
-    return Unit("00001-llama", tmp_path, tuple(Errand(name, tmp_path) for name in "abc"), "cpu", 1)
+def batch(tmp_path):
+    return Batch("00001-llama", tmp_path, tuple(map(errand, "abc")), "cpu", 1)
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def seen(file, condition, limit_s=10):
     return beat
 
 
-def test_the_file_says_who_does_what_and_how_far_it_is(unit, file, often, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    a, b, _ = unit.tasks
-    with Heartbeat(file, unit) as beat:
+def test_the_file_says_who_does_what_and_how_far_it_is(batch, file, often, monkeypatch):
+    monkeypatch.setenv("HARNESS_JOB", "77")
+    a, b, _ = batch.jobs
+    with Heartbeat(file, batch) as beat:
         first = seen(file, lambda said: True)
-        assert (first.unit, first.pid, first.job) == ("00001-llama", os.getpid(), "77")
+        assert (first.batch, first.pid, first.job) == ("00001-llama", os.getpid(), "77")
         assert (first.done, first.total, first.place, first.step) == (0, 3, "", "")
         beat.began(a)
         assert seen(file, lambda said: said.place).title == "a"
@@ -58,7 +58,7 @@ def test_the_file_says_who_does_what_and_how_far_it_is(unit, file, often, monkey
                 advance(20)
                 advance()
                 now = seen(file, lambda said: said.steps_done == 21)
-                assert (now.place, now.done, now.step, now.steps_total) == ("cells/b", 1, "training", 50)
+                assert (now.place, now.done, now.step, now.steps_total) == (b.place, 1, "training", 50)
             now = seen(file, lambda said: said.step == "outer")
             assert (now.steps_done, now.steps_total) == (1, 2)
         beat.ended(b, Outcome(0.1))
@@ -68,39 +68,39 @@ def test_the_file_says_who_does_what_and_how_far_it_is(unit, file, often, monkey
     assert datetime.fromisoformat(now.since) <= datetime.fromisoformat(last.updated)
 
 
-def test_a_job_that_goes_on_counts_what_was_done_before_it(unit, file):
-    with Heartbeat(file, unit) as beat:
-        beat.began(unit.tasks[2])
+def test_a_job_that_goes_on_counts_what_was_done_before_it(batch, file):
+    with Heartbeat(file, batch) as beat:
+        beat.began(batch.jobs[2])
     assert Beat.read(file).done == 2
 
 
-def test_many_steps_are_few_writes(unit, file, monkeypatch):
+def test_many_steps_are_few_writes(batch, file, monkeypatch):
     writes = []
     original = heartbeat.write_json
     monkeypatch.setattr(heartbeat, "write_json", lambda *args: (writes.append(time.monotonic()), original(*args)))
-    with Heartbeat(file, unit) as beat, beat.bar("steps", 10**6) as advance:
+    with Heartbeat(file, batch) as beat, beat.bar("steps", 10**6) as advance:
         start = time.monotonic()
         while time.monotonic() - start < 1.5:
             advance()
     assert len(writes) <= 3 + 1, "at most once a second, and the last word"
 
 
-def test_a_slow_file_system_delays_no_step_and_no_end(unit, file, monkeypatch):
+def test_a_slow_file_system_delays_no_step_and_no_end(batch, file, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(heartbeat, "write_json", lambda *_: stuck.wait(30))
     monkeypatch.setattr(heartbeat, "PATIENCE_S", 0.2)
     start = time.monotonic()
-    with Heartbeat(file, unit) as beat:
-        for task in unit.tasks:
-            beat.began(task)
-            beat.ended(task, Outcome(0.0))
+    with Heartbeat(file, batch) as beat:
+        for job in batch.jobs:
+            beat.began(job)
+            beat.ended(job, Outcome(0.0))
     assert time.monotonic() - start < 5
     stuck.set()
     beat._thread.join(10)  # what it still writes would be found by the next test
 
 
 @pytest.mark.parametrize("error", [OSError("stale file handle"), UserError("cannot write: No space left")])
-def test_what_cannot_be_written_is_said_once_and_stops_nothing(unit, file, often, monkeypatch, capsys, error):
+def test_what_cannot_be_written_is_said_once_and_stops_nothing(batch, file, often, monkeypatch, capsys, error):
     tried = threading.Semaphore(0)
 
     def refuse(*_):
@@ -108,16 +108,16 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(unit, file, often
         raise error
 
     monkeypatch.setattr(heartbeat, "write_json", refuse)
-    with Heartbeat(file, unit) as beat:
-        for task in unit.tasks:
-            beat.began(task)
+    with Heartbeat(file, batch) as beat:
+        for job in batch.jobs:
+            beat.began(job)
             assert tried.acquire(timeout=10)
     assert capsys.readouterr().err == f"{file}: progress is not written: {error}\n"
 
 
-def test_what_cannot_be_read_is_no_beat(file, unit):
+def test_what_cannot_be_read_is_no_beat(file, batch):
     assert Beat.read(file) is None
-    with Heartbeat(file, unit):
+    with Heartbeat(file, batch):
         pass
     whole = file.read_text()
     assert dataclasses.asdict(Beat.read(file)) == json.loads(whole)
@@ -126,12 +126,8 @@ def test_what_cannot_be_read_is_no_beat(file, unit):
         assert Beat.read(file) is None
 
 
-def test_the_job_is_named_as_slurm_names_it(monkeypatch):
-    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
-        monkeypatch.delenv(name, raising=False)
+def test_the_job_is_named_by_the_environment(monkeypatch):
+    monkeypatch.delenv("HARNESS_JOB", raising=False)
     assert job_id() is None
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert job_id() == "12"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("HARNESS_JOB", "10_2")
     assert job_id() == "10_2"

@@ -14,17 +14,16 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.plan.job import jobs
 from harness.plan.plan import Plan
-from harness.run.local import Screen, gpus, launch
-from harness.run.processes import Workers
-from harness.run.progress import ProgressBars
-from harness.run.task import Outcome
-from harness.run.work import Unit, to_do, waves
+from harness.run.jobs import Batch, waves
+from harness.run.local import LocalLauncher, LocalProfile, Workers, gpus
+from harness.run.progress import Display
 from harness.store.store import Store
 from harness.suite import load_suite
 from tests.helpers.commands import ROOT, environment, results
 from tests.helpers.small_suites import write_home
-from tests.helpers.watching import Errand, Log, copy_home
+from tests.helpers.watching import Bug, Log, copy_home, errand
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,8 @@ def plan_of(home, store):
 def launched(plan, **options):
     """What a launch says and does: its summary, and its lines without times."""
     out = io.StringIO()
-    summary = launch(plan, Console(file=out, width=500), **options)
+    with Display(Console(file=out, width=500)) as display:
+        summary = LocalLauncher(LocalProfile(launcher="local", **options)).run(plan, display)
     lines = [re.sub(r" \d+\.\d s$", "", line) for line in out.getvalue().splitlines()]
     return summary, lines
 
@@ -60,7 +60,7 @@ def without_numbers(lines):
     return sorted(re.sub(r"\d+/", "", line) for line in lines)
 
 
-def test_a_line_for_each_task_in_their_order(alone):
+def test_a_line_for_each_job_in_their_order(alone):
     assert alone[1] == [
         "✓ 1/2 artifact unedited-outputs tiny/llama counterfact",
         "✓ 2/2 artifact unedited-outputs tiny/gptj counterfact",
@@ -92,7 +92,7 @@ def test_an_artifact_that_cannot_be_built_fails_its_cells_and_no_other(home, alo
     summary, lines = launched(plan, processes=processes)
     assert len(summary.finished) == 2
     assert {reason.partition(" is damaged")[0] for _, reason in summary.failed} == {str(damaged)}
-    assert {folder.partition("-zoo_")[0] for folder, _ in summary.failed} == {"none", "ft-l"}
+    assert {folder.partition("-tiny_")[0] for folder, _ in summary.failed} == {"none", "ft-l"}
     failed = [line for line in lines if line.startswith("✗")]
     assert len(failed) == 3
     assert all("damaged" in line for line in failed)
@@ -105,15 +105,15 @@ def test_an_artifact_that_cannot_be_built_fails_its_cells_and_no_other(home, alo
 
 
 class Killer(Log):
-    """Kills a worker when it begins a task."""
+    """Kills a worker when it begins a job."""
 
     def __init__(self, place):
         super().__init__()
         self.place = place
 
-    def began(self, task):
-        super().began(task)
-        if task.place == self.place:
+    def began(self, job):
+        super().began(job)
+        if job.place == self.place:
             self.place = None
             (worker,) = multiprocessing.active_children()
             os.kill(worker.pid, signal.SIGKILL)
@@ -122,75 +122,81 @@ class Killer(Log):
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_running_cell_and_the_rest_is_done(home, alone, tmp_path):
     plan = plan_of(home, tmp_path)
-    tasks = to_do(plan)
-    *builds, cells = waves(plan, tasks, packing=100)
+    todo = jobs(plan)
+    *builds, cells = waves(plan, todo, packing=100)
     (of_llama, _) = cells
-    victim = of_llama.tasks[0]
+    victim = of_llama.jobs[0]
     log = Killer(victim.place)
     with Workers(1, [], log) as workers:
         for units in [*builds, cells]:
             workers.run(units)
-    failure = victim.folder(plan.store).failure
+    failure = plan.store.folder(victim.place).failure
     assert failure == "its process was killed by SIGKILL (often the system itself, when memory runs out)"
     assert [outcome.reason for outcome in log.outcomes if outcome.reason] == [failure]
     assert log.events.count(("ended", victim.place)) == 1
-    assert [task.folder(plan.store).is_done for task in tasks] == [task != victim for task in tasks]
+    assert [plan.store.folder(job.place).is_done for job in todo] == [job != victim for job in todo]
     summary, _ = launched(plan_of(home, tmp_path))
-    assert (summary.finished, len(summary.kept)) == ((victim.cell.folder,), 3)
+    assert (summary.finished, len(summary.kept)) == ((victim.work.folder,), 3)
     assert results(tmp_path) == alone[0]
 
 
-def errands(root, *tasks):
-    return [Unit(f"{number}", root, (task,), "cpu", 1) for number, task in enumerate(tasks)]
+def alone_in_batches(root, *todo):
+    return [Batch(f"{number}", root, (job,), "cpu", 1) for number, job in enumerate(todo)]
 
 
 @pytest.mark.slow
 def test_each_process_sees_one_gpu_and_no_process_is_this_one(tmp_path):
-    tasks = [Errand(name, tmp_path) for name in "abc"]
+    todo = [errand(name) for name in "abc"]
     with Workers(2, ["4", "7"], Log()) as workers:
-        workers.run(errands(tmp_path, *tasks))
-    seen = {tuple((tmp_path / "cells" / name / file).read_text() for file in ("gpu", "pid")) for name in "abc"}
+        workers.run(alone_in_batches(tmp_path, *todo))
+    told = [Store(tmp_path).folder(job.place).read("process.json") for job in todo]
+    seen = {(each["gpu"], str(each["pid"])) for each in told}
     assert sorted(gpu for gpu, _ in seen) == ["4", "7"], "the process that was ready first has taken the third"
     assert str(os.getpid()) not in {pid for _, pid in seen}
 
 
 @pytest.mark.slow
 def test_a_bug_in_a_worker_ends_the_launch_with_its_traceback_and_leaves_no_process(tmp_path):
-    tasks = [Errand("broken", tmp_path, raises=True), Errand("other", tmp_path)]
+    todo = [errand("broken", needs=Bug()), errand("other")]
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the harness"), Workers(2, [], Log()) as workers:
-        workers.run(errands(tmp_path, *tasks))
+        workers.run(alone_in_batches(tmp_path, *todo))
     assert multiprocessing.active_children() == []
 
 
-class Deadly(Errand):
-    """Whoever is handed it ends at once."""
+class Deadly:
+    """In place of a job's needs: whoever is sent it ends at once."""
+
+    def __iter__(self):
+        return iter(())
 
     def __reduce__(self):
         return os._exit, (3,)
 
 
-def test_a_process_that_dies_before_its_first_task_is_not_begun_for_ever(tmp_path):
-    tasks = [Deadly(name, tmp_path) for name in "ab"]
+def test_a_process_that_dies_before_its_first_job_is_not_begun_for_ever(tmp_path):
+    todo = [errand(name, needs=Deadly()) for name in "ab"]
     log = Log()
     with Workers(1, [], log) as workers:
-        workers.run([Unit("deadly", tmp_path, tuple(tasks), "cpu", 1)])
-    assert log.events == [("ended", "cells/a"), ("ended", "cells/b")]
-    for task in tasks:
-        assert task.folder(Store(tmp_path)).failure == "its process ended with exit code 3"
+        workers.run([Batch("deadly", tmp_path, tuple(todo), "cpu", 1)])
+    assert log.events == [("ended", job.place) for job in todo]
+    for job in todo:
+        assert Store(tmp_path).folder(job.place).failure == "its process ended with exit code 3"
 
 
 LAUNCH = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from harness.local import launch
-from harness.plan import Plan
-from harness.store import Store
+from harness.plan.plan import Plan
+from harness.run.local import LocalLauncher, LocalProfile
+from harness.run.progress import Display
+from harness.store.store import Store
 from harness.suite import load_suite
 
 store = Store(Path(sys.argv[2]))
-with store.locked():
-    launch(Plan(load_suite(sys.argv[1]), store), Console(), processes=2, packing=1)
+launcher = LocalLauncher(LocalProfile(launcher="local", processes=2, packing=1))
+with store.locked(), Display(Console()) as display:
+    launcher.run(Plan(load_suite(sys.argv[1]), store), display)
 """
 
 
@@ -232,14 +238,6 @@ def test_workers_end_with_their_launcher_and_another_one_ends_the_same(how, home
     summary, _ = launched(plan_of(home, store), processes=2)
     assert summary.failed == ()
     assert results(store) == alone[0]
-
-
-def test_a_reason_with_brackets_is_said_as_it_is(tmp_path):
-    console = Console(file=io.StringIO(), width=200)
-    task = Errand("a", tmp_path)
-    reason = "the prompt holds [/INST] and is no [batch, tokens]"
-    Screen(console, ProgressBars(console), [task]).ended(task, Outcome(0.1, reason))
-    assert console.file.getvalue() == f"✗ 1/1 a: {reason}\n"
 
 
 def test_gpus_are_those_that_the_environment_allows(monkeypatch):

@@ -15,10 +15,11 @@ from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
+from harness.plan.job import job_of, jobs
 from harness.plan.plan import Plan, roots
 from harness.records import Answer
 from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
+from harness.run.progress import Display
 from harness.run.runner import Runner
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
@@ -42,13 +43,17 @@ class Bench:
         torch.set_num_threads(1)
         self.plan = Plan(load_suite(home / "small.yaml"), Store(store))
         self.store = self.plan.store
-        self.context = RunContext(ArtifactCache(self.store), "cpu", ProgressBars(Console(quiet=True)))
+        self.context = RunContext(ArtifactCache(self.store), "cpu", Display(Console(quiet=True)))
         self.runner = Runner(self.store, self.context)
-        for spec, seed in self.plan.artifacts(self.plan.runnable):
-            assert self.runner.build(spec, seed).reason is None
+        for job in jobs(self.plan):
+            if not job.is_cell:
+                assert self.runner.run(job).reason is None
 
     def cell(self, label, model="tiny/llama"):
         return next(c for c in self.plan.runnable if (c.label, c.model.name) == (label, model))
+
+    def run(self, work):
+        return self.runner.run(job_of(work, getattr(work, "seed", 0), "cpu"))
 
     def folder(self, cell):
         return self.store.cell(cell.folder)
@@ -61,7 +66,7 @@ def bench(home, tmp_path):
 
 def test_a_finished_cell_holds_everything_that_tables_need(bench):
     cell = bench.cell("ft-l")
-    assert bench.runner.run(cell).reason is None
+    assert bench.run(cell).reason is None
     folder = bench.folder(cell)
     assert folder.is_done
     assert {path.name for path in folder.path.iterdir()} == {
@@ -85,7 +90,7 @@ def test_a_finished_cell_holds_everything_that_tables_need(bench):
 
 def test_metrics_follow_from_the_records(bench):
     cell = bench.cell("ft-l")
-    bench.runner.run(cell)
+    bench.run(cell)
     frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
     assert list(frame.columns) == [field.name for field in dataclasses.fields(Answer)]
     rows = [Answer(**row) for row in frame.to_dict("records")]
@@ -102,7 +107,7 @@ def test_edited_weights_are_kept_where_asked_and_are_no_part_of_the_results(benc
     cell = bench.cell("ft-l")
     keeping = dataclasses.replace(cell, keep_weights=True)
     for one in (cell, keeping):
-        assert bench.runner.run(one).reason is None
+        assert bench.run(one).reason is None
     assert not (bench.folder(cell).path / FILE).exists()
     kept, model = load_file(bench.folder(keeping).path / FILE), bench.context.load_model(cell.model).model
     assert list(kept) == ["model.layers.1.mlp.down_proj.weight"]
@@ -113,7 +118,7 @@ def test_edited_weights_are_kept_where_asked_and_are_no_part_of_the_results(benc
 
 def test_what_changes_no_weights_keeps_none(bench):
     cell = dataclasses.replace(bench.cell("none"), keep_weights=True)
-    assert bench.runner.run(cell).reason is None
+    assert bench.run(cell).reason is None
     assert not (bench.folder(cell).path / FILE).exists()
 
 
@@ -122,8 +127,8 @@ def test_easyedits_scores_stand_under_its_name_in_the_form_that_the_method_has(b
     cell = bench.cell("ft-l")
     spec = dataclasses.replace(cell.method, easyedit_scoring=scoring)
     cell = dataclasses.replace(cell, protocols=("easyedit",), method=spec)
-    assert bench.runner.build(cell.unedited_outputs(8), 0).reason is None
-    assert bench.runner.run(cell).reason is None
+    assert bench.run(cell.unedited_outputs(8)).reason is None
+    assert bench.run(cell).reason is None
     frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
     assert bench.folder(cell).read("metrics.json").keys() == {"easyedit", "diagnostics"}
     tokenizer, form = bench.context.load_model(cell.model).tokenizer, FORMS[scoring]
@@ -138,7 +143,7 @@ def test_what_a_method_says_of_the_scope_is_in_the_records_and_in_the_metrics(be
         WeightEditedModel, "scope", lambda self, queries: [len(query.prompt) / 500 for query in queries]
     )
     cell = bench.cell("ft-l")
-    bench.runner.run(cell)
+    bench.run(cell)
     frame = pd.read_parquet(bench.folder(cell).path / "records.parquet")
     assert (frame.scope == frame.prompt.str.len() / 500).all()
     scope = bench.folder(cell).read("metrics.json")["scope"]
@@ -149,7 +154,7 @@ def test_what_a_method_says_of_the_scope_is_in_the_records_and_in_the_metrics(be
 
 def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
     cell = bench.cell("none")
-    bench.runner.run(cell)
+    bench.run(cell)
     metrics, cost = bench.folder(cell).read("metrics.json"), bench.folder(cell).read("cost.json")
     for protocol in ("teacher_forced", "generation"):
         for axis in ("locality", "locality_unrelated"):
@@ -159,10 +164,10 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
 
 def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
     for cell in bench.plan.runnable:
-        bench.runner.run(cell)
+        bench.run(cell)
     alone = Bench(home, tmp_path / "alone")
     for cell in reversed(alone.plan.runnable):
-        alone.runner.run(cell)
+        alone.run(cell)
         for name in ("records.parquet", "metrics.json"):
             kept = [one.folder(cell).path / name for one in (bench, alone)]
             assert kept[0].read_bytes() == kept[1].read_bytes()
@@ -178,7 +183,7 @@ def test_a_warm_up_is_a_discarded_fact_and_the_clock_starts_after_it(bench, monk
 
     monkeypatch.setattr(FtL, "edit", edit)
     cell = bench.cell("ft-l")
-    bench.runner.run(cell)
+    bench.run(cell)
     data = bench.context.load_data(cell.data)
     assert [ids for ids, _ in calls] == [[data.train[0].id], [record.id for record in data.edits]]
     assert calls[1][1] == {}, "what the warm-up took is not counted"
@@ -196,7 +201,7 @@ def test_a_fact_that_cannot_be_edited_costs_the_warm_up_and_not_the_cell(bench, 
         return original(self, model, requests, artifacts, context)
 
     monkeypatch.setattr(FtL, "edit", edit)
-    assert bench.runner.run(cell).reason is None
+    assert bench.run(cell).reason is None
     assert bench.folder(cell).read("cost.json")["warm_up"] is False
 
 
@@ -211,7 +216,7 @@ def test_a_cell_finds_no_model_in_memory_but_its_own(bench, monkeypatch):
 
     monkeypatch.setattr(FtL, "edit", edit)
     for name in ("tiny/llama", "tiny/gptj"):
-        assert bench.runner.run(bench.cell("ft-l", name)).reason is None
+        assert bench.run(bench.cell("ft-l", name)).reason is None
     assert held == [["tiny/llama"]] * 2 + [["tiny/gptj"]] * 2, "a warm-up and the edit of each"
 
 
@@ -229,11 +234,11 @@ def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(erro
     cell = bench.cell("ft-l")
     with monkeypatch.context() as patch:
         patch.setattr(FtL, "_train", fail)
-        assert bench.runner.run(cell).reason == reason
+        assert bench.run(cell).reason == reason
     folder = bench.folder(cell)
     assert (folder.is_done, folder.failure) == (False, reason)
     assert "Traceback" in (folder.path / "log.txt").read_text()
-    assert bench.runner.run(cell).reason is None
+    assert bench.run(cell).reason is None
     assert (folder.is_done, folder.failure) == (True, None)
 
 
@@ -241,8 +246,8 @@ def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypa
     cell, other = bench.cell("ft-l"), bench.cell("none")
     with monkeypatch.context() as patch:
         patch.setattr("harness.models.weights.Snapshot.restore", lambda self: None)
-        assert "did not give the model back bit for bit" in bench.runner.run(cell).reason
-    assert bench.runner.run(other).reason is None
+        assert "did not give the model back bit for bit" in bench.run(cell).reason
+    assert bench.run(other).reason is None
     metrics = bench.folder(other).read("metrics.json")
     assert metrics["generation"]["locality"]["score"] == 1.0, "the damaged model must not serve the next cell"
 
@@ -250,7 +255,7 @@ def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypa
 def test_random_weights_are_timed_and_never_scored(bench):
     cell = bench.cell("ft-l")
     random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="tiny/mistral", weights="random"))
-    assert bench.runner.run(random).reason is None
+    assert bench.run(random).reason is None
     folder = bench.folder(random)
     assert set(folder.read("metrics.json")) == {"diagnostics"}
     assert len(pd.read_parquet(folder.path / "records.parquet")) == 0
@@ -266,6 +271,6 @@ def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(ho
     try:
         file.write_text(json.dumps(rows))
         bench.context._data.clear()
-        assert "have changed since they were planned" in bench.runner.run(bench.cell("ft-l")).reason
+        assert "have changed since they were planned" in bench.run(bench.cell("ft-l")).reason
     finally:
         file.write_text(text)

@@ -18,12 +18,13 @@ from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import weight_hash
+from harness.plan.job import job_of, jobs
 from harness.plan.plan import Plan
 from harness.records import Answer
 from harness.registry import MethodSpec
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
+from harness.run.progress import Display
 from harness.run.runner import Runner
 from harness.run.sequence import Chain
 from harness.store.artifacts import ArtifactCache
@@ -108,7 +109,8 @@ def _models(folder):
 
 @pytest.fixture(autouse=True)
 def _notebook(monkeypatch):
-    monkeypatch.setattr(registry, "_METHODS", {**registry.methods.all(), "notebook": Notebook})
+    registry.methods.all()  # loaded first
+    monkeypatch.setitem(registry.methods._items, "notebook", Notebook)
     Notebook.calls.clear()
 
 
@@ -119,12 +121,11 @@ class Bench:
         torch.set_num_threads(1)
         self.plan = Plan(load_suite(home / "sequence.yaml"), Store(store))
         self.store = self.plan.store
-        self.context = RunContext(ArtifactCache(self.store), "cpu", ProgressBars(Console(quiet=True)))
+        self.context = RunContext(ArtifactCache(self.store), "cpu", Display(Console(quiet=True)))
         self.runner = Runner(self.store, self.context)
-        cache = ArtifactCache(self.store)
-        for spec, seed in self.plan.artifacts(self.plan.runnable):
-            if not cache.is_built(spec):
-                assert self.runner.build(spec, seed).reason is None
+        for job in jobs(self.plan):
+            if not job.is_cell:
+                assert self.runner.run(job).reason is None
 
     def cell(self, label):
         if label == "notebook":
@@ -134,8 +135,11 @@ class Bench:
     def folder(self, label):
         return self.store.cell(self.cell(label).folder)
 
+    def outcome(self, work):
+        return self.runner.run(job_of(work, getattr(work, "seed", 0), "cpu"))
+
     def run(self, label):
-        assert self.runner.run(self.cell(label)).reason is None
+        assert self.outcome(self.cell(label)).reason is None
         return self.folder(label)
 
     def checkpoint(self, label):
@@ -165,7 +169,8 @@ def uninterrupted(home, built, tmp_path_factory):
     store = tmp_path_factory.mktemp("whole") / "store"
     shutil.copytree(built, store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_METHODS", {**registry.methods.all(), "notebook": Notebook})
+        registry.methods.all()  # loaded first
+        patch.setitem(registry.methods._items, "notebook", Notebook)
         bench = Bench(home, store)
         return {label: (bench.run(label), bench.bytes(label))[1] for label in ("none", "ft-l", "notebook")}
 
@@ -190,7 +195,7 @@ def killed_at(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoint, moment, keep)
             with pytest.raises(Killed):
-                bench.runner.run(bench.cell(label))
+                bench.outcome(bench.cell(label))
 
     return run
 
@@ -301,7 +306,7 @@ def test_the_unedited_model_is_asked_in_the_very_batches_of_a_point(process, mon
     monkeypatch.setattr(WeightEditedModel, "generate", generate)
     for spec in cell.all_unedited_outputs():
         bench.store.artifact(spec.name, spec.key).remove()
-        bench.runner.build(spec, 0)
+        bench.outcome(spec)
     alone = list(asked)
     asked.clear()
     curve = bench.run("none").read("metrics.json")["curve"]
@@ -399,7 +404,7 @@ def test_a_block_that_fails_fails_the_cell_and_gives_the_model_back(block, proce
     before = weight_hash(model.model)
     with monkeypatch.context() as patch:
         patch.setattr(FtL, "_train", fail)
-        assert bench.runner.run(bench.cell("ft-l")).reason == "FloatingPointError: "
+        assert bench.outcome(bench.cell("ft-l")).reason == "FloatingPointError: "
     assert weight_hash(model.model) == before
     assert bench.folder("ft-l").failure is not None
     bench.run("ft-l")
@@ -420,7 +425,7 @@ def test_a_method_whose_first_edit_does_not_give_back_what_later_ones_change_is_
 
     before = weight_hash(bench.context.load_model(bench.cell("ft-l").model).model)
     monkeypatch.setattr(FtL, "extend", extend)
-    assert "did not give the model back bit for bit" in bench.runner.run(bench.cell("ft-l")).reason
+    assert "did not give the model back bit for bit" in bench.outcome(bench.cell("ft-l")).reason
 
 
 DAMAGE = {
@@ -455,7 +460,7 @@ def test_a_checkpoint_that_is_not_what_was_kept_is_refused_with_the_way_out(what
     again = process()
     model = again.context.load_model(again.cell("ft-l").model)
     before = weight_hash(model.model)
-    said = again.runner.run(again.cell("ft-l")).reason
+    said = again.outcome(again.cell("ft-l")).reason
     assert reason in said
     assert said.endswith(f"→ rm -r {root}")
     assert weight_hash(model.model) == before
@@ -505,7 +510,7 @@ def test_random_weights_are_edited_in_sequence_and_timed_and_never_scored(proces
     bench = process()
     cell = bench.cell("ft-l")
     random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="tiny/mistral", weights="random"))
-    assert bench.runner.run(random).reason is None
+    assert bench.outcome(random).reason is None
     folder = bench.store.cell(random.folder)
     assert set(folder.read("metrics.json")) == {"diagnostics"}
     assert len(pd.read_parquet(folder.path / "curve.parquet")) == 0

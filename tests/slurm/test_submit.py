@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.run.work import Unit
+from harness.run.jobs import Batch
 from harness.store.store import Store
 from slurm import submit as submitting
 from slurm.launch import Launch
 from slurm.profile import SlurmProfile
 from slurm.queue import UnreachableError
 from slurm.submit import BusyError, parameters, submit
-from tests.helpers.watching import Errand
+from tests.helpers.watching import errand
 
 PROFILE = SlurmProfile(launcher="slurm", mem_gb=4, time_min=60, partition="gpu", additional={"exclude": "node[1-3]"})
 
@@ -25,8 +25,8 @@ def launch(tmp_path):
 
 
 def asked(launch, count=2, profile=PROFILE):
-    units = [Unit(f"{n}", launch.path, (Errand(f"{n}", launch.path),), "cpu", 1) for n in range(count)]
-    return submit(launch, units, profile.resources[0], profile, after=())
+    batches = [Batch(f"{n}", launch.path, (errand(f"{n}"),), "cpu", 1) for n in range(count)]
+    return submit(launch, batches, profile.resources[0], profile, after=())
 
 
 def test_jobs_have_ids_and_files_of_their_own(launch, slurm):
@@ -64,7 +64,7 @@ def test_a_refusal_is_told_from_a_limit_and_from_silence(launch, slurm, said, er
     slurm.says(refusal=f"sbatch: error: {said}\n")
     with pytest.raises(error, match=r"Batch job submission failed|refuses a job of class 'only'"):
         asked(launch)
-    known = Launch(launch.path).jobs
+    known = Launch(launch.path).submissions
     assert [job.id for job in known] == (["", ""] if error is UnreachableError else []), "it may have taken them"
 
 
@@ -72,7 +72,7 @@ def test_an_sbatch_that_ends_without_a_word_may_have_been_heard(launch, slurm):
     (slurm.folder / "bin" / "sbatch").write_text("#!/bin/sh\nkill -KILL $$\n")
     with pytest.raises(UnreachableError, match="sbatch said nothing"):
         asked(launch)
-    assert len(launch.jobs) == 2
+    assert len(launch.submissions) == 2
 
 
 def test_a_full_disk_is_no_refusal(launch, slurm, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_full_disk_is_no_refusal(launch, slurm, monkeypatch):
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(UserError, match="No space left on device → free some space"):
         asked(launch)
-    assert [job.id for job in Launch(launch.path).jobs] == ["", ""]
+    assert [job.id for job in Launch(launch.path).submissions] == ["", ""]
     assert len(slurm.lines("queue")) == 1
 
 

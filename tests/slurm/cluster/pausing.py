@@ -1,6 +1,6 @@
 """A method that waits for as long as a test wants, says when, and then changes weights so that its cell is like no other.
 
-It lies outside of `methods/` on purpose: jobs find it as they find anybody's, by `HARNESS_METHODS=pausing`. In the folder
+It lies outside of `methods/` on purpose: jobs find it as they find anybody's, by `HARNESS_PLUGINS=pausing`. In the folder
 `PAUSING` of the environment a test finds `<number>.begun.…` and `<number>.ended.…` of each edit; while there is a file
 `hold-<number>` in it, edits of that cell wait, but for as many as the file says. A warm-up edit is of one request and passes.
 """

@@ -170,7 +170,7 @@ class Sweep:
         return [Mark(job, int(pid)) for _, _, job, pid, _ in sorted(found, key=lambda parts: int(parts[-1]))]
 
     def _environment(self) -> dict[str, str]:
-        outside = {"HARNESS_METHODS": "pausing", "PYTHONPATH": str(Path(__file__).parent)}
+        outside = {"HARNESS_PLUGINS": "pausing", "PYTHONPATH": str(Path(__file__).parent)}
         return environment() | self.cluster.environment | outside | {"PAUSING": str(self.marks)}
 
     @staticmethod

@@ -238,7 +238,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_takes_over_its_jobs(clu
     sweep.release(0)
     sweep.until(lambda: sweep.done() == [0])
     with sweep.driven() as driver:
-        sweep.until(lambda: "going on with" in sweep.log.read_text())
+        sweep.until(lambda: "continuing with" in sweep.log.read_text())
         time.sleep(3)
         sweep.release()
         assert sweep.finish(driver) == 0

@@ -1,4 +1,4 @@
-"""What is believed of jobs when SLURM's commands disagree or fail."""
+"""What is believed about SLURM jobs when SLURM's commands disagree or fail."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,18 +7,19 @@ import pytest
 from harness.store.store import Store
 from slurm.launch import Launch
 from slurm.queue import State, states
-from slurm.state import Sight, cancel, held
-from tests.helpers.watching import Errand
+from slurm.state import ClusterState, cancel, launch_state
+from tests.helpers.watching import errand
 from tests.slurm.fake_slurm import FakeSlurm
 
-PLACE = "cells/a"
+JOB = errand("a")
+PLACE = JOB.place
 
 
 @pytest.fixture
 def launch(tmp_path):
     made = Launch.create(Store(tmp_path / "store"), "small", "mini", {})
-    [job] = made.ask("only", [("00001-a", [PLACE])])
-    made.taken({job.unit: "7"})
+    [asked] = made.ask("only", [("00001-a", [PLACE])])
+    made.taken({asked.batch: "7"})
     return made
 
 
@@ -41,21 +42,21 @@ def test_accounting_is_believed_of_how_a_job_ended_and_not_that_it_lives(launch,
     assert states(["7"], launch.name)["7"].state is state
 
 
-def sight(launch):
+def observed(launch):
     store = Store(launch.path.parents[1])
-    return Sight(store, {PLACE: Errand("a", store.root)}, [launch], settle_s=0)
+    return ClusterState(store, {PLACE: JOB}, [launch], settle_s=0)
 
 
 def test_a_job_that_never_starts_has_ended_only_if_it_can_be_cancelled(launch, slurm: FakeSlurm):
     slurm.says(queue=line(launch, "PENDING", "BadConstraints"))
     (slurm.folder / "bin" / "scancel").write_text("#!/bin/sh\necho 'scancel: error: Kill job error' >&2; exit 1\n")
-    seen = sight(launch)
+    seen = observed(launch)
     seen.look()
-    assert launch.jobs[0].ending is None
+    assert launch.submissions[0].ending is None
     assert seen.covered() == {PLACE}
     (slurm.folder / "bin" / "scancel").write_text("#!/bin/sh\nexit 0\n")
     seen.look()
-    assert launch.jobs[0].ending.state is State.CANCELLED
+    assert launch.submissions[0].ending.state is State.CANCELLED
 
 
 def test_what_cannot_be_cancelled_is_said(slurm, monkeypatch):
@@ -69,7 +70,12 @@ def test_what_cannot_be_cancelled_is_said(slurm, monkeypatch):
     assert cancel("7").startswith("not found")
 
 
-def test_where_there_is_no_slurm_a_job_has_its_tasks_until_somebody_has_seen_it_end(launch, slurm, monkeypatch):
+def held(store):
+    """Names of launches by the places of jobs that they may still settle."""
+    return {place: job.launch for place, job in launch_state(store).jobs.items() if job.is_live}
+
+
+def test_where_there_is_no_slurm_a_job_has_its_work_until_somebody_has_seen_it_end(launch, slurm, monkeypatch):
     store = Store(launch.path.parents[1])
     slurm.says(queue=line(launch, "RUNNING"))
     assert held(store) == {PLACE: launch.name}
@@ -85,19 +91,19 @@ def lost(launch, *, age_s):
     """The launch, as a driver leaves it that asked so long ago and died before it heard an answer."""
     then = datetime.now(UTC) - timedelta(seconds=age_s)
     file = launch.path / "jobs.jsonl"
-    file.write_text(file.read_text().splitlines()[0].replace(launch.jobs[0].asked, then.isoformat()) + "\n")
+    file.write_text(file.read_text().splitlines()[0].replace(launch.submissions[0].asked, then.isoformat()) + "\n")
     return Launch(launch.path)
 
 
 def test_jobs_that_a_dead_driver_asked_for_are_taken_over_if_slurm_has_them(launch, slurm):
     found = lost(launch, age_s=1000)
     slurm.says(queue=line(found, "RUNNING"))
-    sight(found).look()
-    assert [job.id for job in found.jobs] == ["7"]
+    observed(found).look()
+    assert [each.id for each in found.submissions] == ["7"]
 
 
 @pytest.mark.parametrize(("age_s", "jobs"), [(60, 1), (1000, 0)])
 def test_they_are_waited_for_as_long_as_sbatch_may_try_for_itself(launch, slurm, age_s, jobs):
     found = lost(launch, age_s=age_s)
-    sight(found).look()
-    assert len(found.jobs) == jobs
+    observed(found).look()
+    assert len(found.submissions) == jobs

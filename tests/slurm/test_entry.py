@@ -4,15 +4,15 @@ import dataclasses
 import os
 import pickle
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 
 from harness.errors import UserError
 from harness.run.heartbeat import Beat
-from harness.run.work import Unit
+from harness.run.jobs import Batch
 from harness.store.store import Store
-from slurm.entry import Entry, has_moved
+from slurm.entry import BatchEntry, has_moved, slurm_job
+from tests.helpers.watching import errand
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BEAT = Beat("001", "node1", 1, "7_0", NOW.isoformat(), NOW.isoformat(), 0, 1, "cells/a-1", "a", NOW.isoformat())
@@ -37,8 +37,20 @@ def test_nothing_else_moves_in_blocks(tmp_path, place):
 
 
 def test_cells_that_were_planned_with_other_code_are_refused(tmp_path):
-    unit = Unit("001", tmp_path, (SimpleNamespace(place="cells/a-2"),), "cpu", 1)
-    entry = pickle.loads(pickle.dumps(Entry(["cells/a-1"], tmp_path / "001.json", 60, 0, ["harness"])))
-    with pytest.raises(UserError, match="cells/a-1 is now cells/a-2"):
-        entry(unit)
+    planned = errand("a")
+    batch = Batch("001", tmp_path, (dataclasses.replace(planned, place="artifacts/errand/other"),), "cpu", 1)
+    entry = pickle.loads(pickle.dumps(BatchEntry(tmp_path / "001.json", 60, 0, ["harness"])))
+    with pytest.raises(UserError, match=f"artifacts/errand/other is now {planned.place}"):
+        entry(batch)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_is_named_as_slurm_names_it(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert slurm_job() == ""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert slurm_job() == "12"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert slurm_job() == "10_2"

@@ -7,13 +7,18 @@ import pytest
 from rich.console import Console
 
 from harness.errors import UserError
+from harness.files import write_json
+from harness.plan.job import jobs
 from harness.plan.plan import Plan
+from harness.run.outcome import record_failure
+from harness.run.progress import Display
 from harness.run.start import run
-from harness.run.work import to_do
+from harness.run.status import cancel
 from harness.store.store import Store
 from harness.suite import load_suite
-from slurm import commands, driver
+from slurm import driver
 from slurm.launch import Ending, Launch, launches
+from slurm.launcher import SlurmLauncher
 from slurm.profile import SlurmProfile
 from slurm.queue import State
 
@@ -54,7 +59,7 @@ def follow(plan, profile=PROFILE, **options):
     """A driver's summary and what it has said."""
     out = io.StringIO()
     try:
-        summary = driver.drive(plan, profile, Console(file=out, width=300), **options)
+        summary = driver.drive(plan, profile, Display(Console(file=out, width=300)), **options)
     except StopError:
         summary = None
     return summary, out.getvalue()
@@ -62,11 +67,11 @@ def follow(plan, profile=PROFILE, **options):
 
 def settle(plan, *, reason=None):
     """What jobs would do: all artifacts are built, and all cells are done or have failed."""
-    for task in to_do(plan):
-        if reason and task.place.startswith("cells/"):
-            task.fail(plan.store, reason)
+    for job in jobs(plan):
+        if reason and job.is_cell:
+            record_failure(plan.store, job, reason)
         else:
-            with task.folder(plan.store).writing():
+            with plan.store.folder(job.place).writing():
                 pass
 
 
@@ -93,7 +98,7 @@ def test_arrays_are_cut_at_the_largest_that_slurm_takes(plan, slurm, clock):
     plan = Plan(plan.suite, Store(plan.store.root / "other"))
     follow(plan, PROFILE.model_copy(update={"max_array_size": 1}), detach=True)
     cut = [line.partition("|")[0] for line in slurm.lines("queue")][len(whole) :]
-    assert len(cut) == len(to_do(plan))
+    assert len(cut) == len(jobs(plan))
     assert not any("_" in job for job in cut)
 
 
@@ -143,12 +148,12 @@ def test_a_slurm_that_takes_no_job_at_all_ends_the_driver_with_its_words(plan, s
     with pytest.raises(UserError, match=r"SLURM takes no job: .*job submit limit.* → .*max_array_size"):
         follow(plan)
     [launch] = launches(plan.store)
-    assert launch.jobs == []
+    assert launch.submissions == []
     assert [file.name for file in launch.submitit.iterdir()] == [], "nothing is left of what was refused"
 
 
 def cancelled(plan):
-    commands.cancel(plan.store, plan.suite.name, plan.suite.scale, Console(file=io.StringIO()))
+    cancel(plan.store, plan.suite.name, plan.suite.scale, Console(file=io.StringIO()))
 
 
 def test_what_is_submitted_while_the_launch_is_cancelled_is_cancelled_too(plan, slurm, clock, monkeypatch):
@@ -207,17 +212,17 @@ def test_jobs_of_which_nobody_knows_are_waited_for_before_more_are_asked_for(pla
 
 def test_what_is_run_by_force_is_run_whatever_came_of_earlier_jobs(plan, slurm, clock):
     """A driver that is killed leaves endings of which it has not made failures yet."""
-    for task in (tasks := to_do(plan)):
-        if task.place.startswith("artifacts/"):
-            with task.folder(plan.store).writing():
+    for job in (todo := jobs(plan)):
+        if not job.is_cell:
+            with plan.store.folder(job.place).writing():
                 pass
     follow(plan, detach=True)
     [launch] = launches(plan.store)
-    for job in launch.jobs:
-        launch.ended(job.unit, Ending(State.CANCELLED, "cancelled", has_begun=False))
+    for each in launch.submissions:
+        launch.ended(each.batch, Ending(State.CANCELLED, "cancelled", has_begun=False))
     with pytest.raises(StopError):
-        run(plan, PROFILE, Console(file=io.StringIO()), force=True, report=False)
-    assert [task.title for task in tasks if task.folder(plan.store).failure] == []
+        run(plan, SlurmLauncher(PROFILE), Console(file=io.StringIO()), force=True)
+    assert [job.title for job in todo if plan.store.folder(job.place).failure] == []
     assert len(slurm.lines("asked")) == 2, "once more"
 
 
@@ -228,3 +233,31 @@ def test_a_launch_that_was_finished_without_a_driver_is_closed_by_the_next_comma
     summary, _ = follow(plan)
     assert (summary.finished, len(summary.kept)) == ((), 2)
     assert launches(plan.store) == []
+
+
+def test_on_a_terminal_it_shows_what_runs_where_and_counts_the_rest(plan, slurm, clock):
+    """One SLURM job with two cells, of which the first runs."""
+    profile = PROFILE.model_copy(update={"packing": 2})
+    for job in jobs(plan):
+        if not job.is_cell:
+            with plan.store.folder(job.place).writing():
+                pass
+    follow(plan, profile, detach=True)
+    [launch] = launches(plan.store)
+    [submission] = launch.submissions
+    assert len(submission.covers) == 2
+    slurm.says(queue=slurm.lines("queue")[0].replace("PENDING|None assigned", "RUNNING|node2") + "\n")
+    now = "2026-01-01T00:00:00+00:00"
+    beat = {"batch": submission.batch, "host": "h", "pid": 1, "job": submission.id, "started": now, "updated": now}
+    beat |= {"done": 0, "total": 2, "place": submission.covers[0], "since": now, "step": "editing", "steps_total": 9}
+    write_json(launch.progress(submission.batch), beat)
+    display = Display(Console(file=io.StringIO(), width=300, force_terminal=True, color_system=None))
+    clock.steps = [nothing]
+    with pytest.raises(StopError), display:
+        driver.drive(plan, profile, display)
+    text = display.console.file.getvalue()
+    running, waiting = (job.title for job in jobs(plan))
+    for words in (f"{running} · node2 · job {submission.id} · editing", "0/9"):
+        assert words in text
+    assert waiting not in text
+    assert "1 running, 1 pending, 0 of 2 settled, 0 failed" in text
