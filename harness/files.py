@@ -1,50 +1,96 @@
-"""Files that appear whole, and one clear line for whatever a file system refuses."""
+"""Files that are written completely or not at all, locks, and one clear line for whatever a file system refuses."""
 
 import contextlib
 import errno
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.identity import plain
 
+_SPACE = "free some space and run the same command again; finished cells are kept"
+_ELSEWHERE = "choose a folder that can be written with --store"
+_FIXES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE.replace("space", "quota"),
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: "choose another folder with --store",
+    errno.EEXIST: "choose another folder with --store",
+    errno.ENOLCK: "choose a folder on a file system with locks with --store",
+}
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file under a temporary name and rename it."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n")
-        partial.rename(path)
+        partial = path.with_name(f".{path.name}.{this_process()}.partial")
+        try:
+            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n")
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def this_process() -> str:
+    """Name of this process among all that share a file system."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@contextlib.contextmanager
+def locked(lock: Path, refusal: str, fix: str) -> Iterator[None]:
+    """Hold a lock file while the block runs; the system releases it even if the process is killed.
+
+    Args:
+        lock: the file, in a folder that exists. Who holds it is written next to it, in `<lock>.holder`.
+        refusal: what the error says if another process holds it; who does is added.
+        fix: what to do then.
+
+    Raises:
+        UserError: if another process holds it, or the file system has no locks.
+    """
+    from filelock import FileLock, Timeout  # slower to import than most commands are to run
+
+    holder = lock.with_name(f"{lock.name}.holder")
+    held = FileLock(lock)
+    with explained(lock.parent):
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            with contextlib.suppress(FileNotFoundError):
+                refusal = f"{refusal} ({holder.read_text().strip()})"
+            raise UserError(refusal, fix=fix) from None
+    try:
+        with explained(lock.parent):
+            holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what a file system refuses into one line that names the mending."""
+    """Turn an error of the file system about a path into one line with a remedy; other errors pass."""
     try:
         yield
     except Exception as error:
-        mend = {
-            errno.ENOSPC: "free some space and run the same command again; finished cells are kept",
-            errno.EDQUOT: "free some quota and run the same command again; finished cells are kept",
-            errno.EROFS: "choose a folder that can be written with --store",
-            errno.EACCES: "choose a folder that can be written with --store",
-            errno.EPERM: "choose a folder that can be written with --store",
-            errno.ENOTDIR: "choose another folder with --store",
-            errno.EEXIST: "choose another folder with --store",
-        }.get(number := _errno(error))
-        if mend is None or _is_elsewhere(error, path):
+        fix = _FIXES.get(number := _errno(error))
+        if fix is None or _is_elsewhere(error, path):
             raise
-        raise UserError(f"{path}: cannot write: {os.strerror(number)}", fix=mend) from error
+        raise UserError(f"{path}: cannot write: {os.strerror(number)}", fix=fix) from error
 
 
 @contextlib.contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Turn what reading finds of a file that is damaged, or of another version of the harness, into one line.
+    """Turn an error about the content of a file, damaged or of another version of the harness, into one line.
 
     Args:
         path: of the file, or of the folder of a cell.
@@ -60,13 +106,13 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def _is_elsewhere(error: Exception, path: Path) -> bool:
-    """Whether a file was refused that has nothing to do with this folder, such as one that was to be read."""
+    """Whether the refused file has nothing to do with this path, such as one that was to be read."""
     name = getattr(error, "filename", None)
     return isinstance(name, str) and not (Path(name).is_relative_to(path.parent) or path.is_relative_to(name))
 
 
 def _errno(error: Exception) -> int:
-    """The system's error number; libraries written in Rust, safetensors among them, give it in their text only."""
+    """The system's error number; libraries written in Rust, such as safetensors, only have it in their text."""
     if isinstance(error, OSError):
         return error.errno or 0
     told = re.search(r"\(os error (\d+)\)", str(error))

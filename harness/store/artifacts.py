@@ -1,4 +1,4 @@
-"""The content-addressed cache of what is expensive: built once, charged to all cells that use it."""
+"""The content-addressed cache of artifacts: each is built once and charged to every cell that uses it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +16,15 @@ class ArtifactCache:
         self._store = store
 
     def is_built(self, spec: ArtifactSpec) -> bool:
-        """Whether the finished artifact lies in the store."""
+        """Whether the store has the finished artifact."""
         return self._store.artifact(spec.name, spec.key).is_done
 
     def folder(self, spec: ArtifactSpec) -> Path:
         """The finished artifact's folder.
 
         Raises:
-            UserError: when the folder's content was not made by this identity (somebody edited it).
-            FileNotFoundError: when it is not built.
+            UserError: if the content does not belong to this identity (somebody edited it).
+            FileNotFoundError: if it is not built.
         """
         folder = self._store.artifact(spec.name, spec.key)
         if not folder.is_done:
@@ -35,7 +35,7 @@ class ArtifactCache:
         return folder.path
 
     def phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
-        """Seconds per phase that these artifacts and all they need have cost; stand-in models cost nothing."""
+        """Seconds per phase that these artifacts and everything they need took; stand-in models count as free."""
         total: dict[str, float] = {}
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":

@@ -1,4 +1,4 @@
-"""Scored answers as tables on the disk, and back without a bit lost."""
+"""Scored answers as Parquet files; reading returns exactly what was written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,7 +12,7 @@ COLUMNS = [field.name for field in fields(Answer)]
 
 
 def frame(rows: Sequence[Answer]) -> pd.DataFrame:
-    """One line per answer."""
+    """One row per answer."""
     return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
 
 
@@ -29,15 +29,15 @@ def read_rows(file: Path) -> list[Answer]:
 
 
 def curve(points: Mapping[int, Sequence[Answer]], place: Mapping[str, int]) -> pd.DataFrame:
-    """The answers at all points of a sequence.
+    """The answers at every point of a sequence.
 
     Args:
         points: answers by the number of edits so far.
         place: number of each record's edit, from 1.
 
     Returns:
-        As `frame`, with `edits`, the number of edits so far, and `edit`, that of the record's own; 0 for a record that is
-        not edited.
+        As `frame`, with `edits`, the number of edits so far, and `edit`, the number of the record's own edit; 0 for a
+        record that is not edited.
     """
     parts = [frame(rows) for rows in points.values()]
     for part, edits in zip(parts, points, strict=True):

@@ -2,19 +2,16 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.files import explained, write_json
+from harness.files import explained, locked, this_process, write_json
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -22,7 +19,7 @@ AGAIN = "AGAIN"
 
 CHECKPOINT = ".sequence"
 DROPPED = ".dropped"
-"""Endings of hidden folders: of a cell in blocks that is not finished, and of what is being removed."""
+"""Endings of hidden folders: of an unfinished sequence, and of what is being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +43,16 @@ class Folder:
 
     @property
     def is_settled(self) -> bool:
-        """Whether its task has ended, well or not."""
+        """Whether its job has ended, with or without a result."""
         return self.is_done or self.failure is not None
 
     @property
     def has_failed(self) -> bool:
-        """Whether its last attempt failed, or was to make up for a failure and came to no end."""
+        """Whether its last attempt failed, or was a retry that never ended."""
         return self.failure is not None or (self.path / AGAIN).is_file()
 
     def reopen(self) -> None:
-        """Make a failed folder one to do. What is known of the failure stays until the folder is replaced."""
+        """Mark a failed folder as not yet run. Its files stay until the folder is replaced."""
         with explained(self.path):
             if (self.path / FAILED).is_file():
                 (self.path / FAILED).rename(self.path / AGAIN)
@@ -65,7 +62,7 @@ class Folder:
         return json.loads((self.path / name).read_text())
 
     def remove(self) -> None:
-        """Take the folder away, DONE first: killed in between, it is unfinished and not half a result."""
+        """Remove the folder, DONE first: if killed in between, it is unfinished and not half a result."""
         with explained(self.path):
             if self.path.exists():
                 (self.path / DONE).unlink(missing_ok=True)
@@ -73,14 +70,14 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield an empty temporary folder; when the block ends without exception it becomes this folder, with DONE.
+        """Yield an empty temporary folder; if the block ends without an exception, it becomes this folder, with DONE.
 
-        An exception leaves no trace of the temporary folder and the old content, if any, in place. After a SIGKILL the
-        temporary folder is left over and is removed when this folder is finished. A folder that is finished already stays
-        as it is: where a cluster runs a job twice at the same time, the first result counts, and both are the same.
+        An exception removes the temporary folder and leaves the old content, if any, in place. After a SIGKILL the
+        temporary folder remains and is removed when this folder is finished. A folder that is already finished stays as
+        it is: if a cluster runs a job twice at the same time, the first result counts, and both are the same.
 
         Raises:
-            UserError: where the file system refuses to write, inside the block too.
+            UserError: if the file system refuses to write, inside the block too.
         """
         yield from self._replace(DONE, f"{datetime.now(UTC).isoformat()}\n")
 
@@ -90,7 +87,7 @@ class Folder:
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
-        partial = self._partial(f"{socket.gethostname()}-{os.getpid()}")
+        partial = self._partial(this_process())
         was_done = self.is_done
         try:
             with explained(self.path):
@@ -107,7 +104,7 @@ class Folder:
                     _flush(self.path.parent)
         except Exception:
             if was_done or not self.is_done:
-                raise  # else another process has finished it meanwhile, and has cleared away what was written here
+                raise  # else another process has finished it in the meantime and removed what was written here
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         if self.is_done:
@@ -133,21 +130,21 @@ class Store:
         return Folder(self.root / place)
 
     def cells(self) -> set[str]:
-        """Names of the cells that have a folder, finished or not: one look where a sweep would need thousands."""
+        """Names of the cells that have a folder, finished or not: one listing in place of thousands of look-ups."""
         folder = self.root / "cells"
         return {path.name for path in folder.glob("[!.]*")}
 
     def discard(self, folder: str) -> None:
-        """Remove a cell and what is kept of it on the way, so that it is run again from its start."""
+        """Remove a cell and its checkpoint, so that it is run again from the start."""
         self.cell(folder).remove()
         self.drop_checkpoint(folder)
 
     def checkpoint(self, folder: str) -> Path:
-        """Where a cell in blocks keeps how far it is, by the name of its folder."""
+        """Checkpoint folder of a cell that edits in sequence, by the name of the cell's folder."""
         return self.root / "cells" / f".{folder}{CHECKPOINT}"
 
     def drop_checkpoint(self, folder: str) -> None:
-        """Remove what a cell has kept on the way; never a part of it, which would be no checkpoint."""
+        """Remove a cell's checkpoint; renamed first, because a part of it would be no checkpoint."""
         kept = self.checkpoint(folder)
         with explained(kept):
             if kept.exists():
@@ -158,7 +155,7 @@ class Store:
         return Folder(self.root / "artifacts" / name / key)
 
     def manifest(self, suite: str, scale: str) -> Path:
-        """The file that says which cells the last run of a suite consists of."""
+        """The file that lists the cells of the last run of a suite."""
         return self.root / "suites" / f"{suite}.{scale}.json"
 
     def write_manifest(self, suite: str, scale: str, content: Mapping[str, Any]) -> None:
@@ -170,31 +167,22 @@ class Store:
         """Be the only writer of this store on this machine.
 
         Raises:
-            UserError: when another run writes to it, when it is read-only, or when it cannot be made.
+            UserError: if another run writes to it, it is read-only, or it cannot be created.
         """
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.root.stat().st_mode & 0o222:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
-            lock = (self.root / ".lock").open("a+")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                raise UserError(
-                    f"{self.root}: another run is writing to this store ({holder})",
-                    fix="wait for it to end, or give this run its own folder with --store",
-                ) from None
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-            lock.flush()
+        with locked(
+            self.root / ".lock",
+            f"{self.root}: another run is writing to this store",
+            fix="wait for it to end, or give this run its own folder with --store",
+        ):
             self._sweep()
             yield
 
     def _sweep(self) -> None:
-        """Clear away what a killed run had no more use for."""
+        """Remove what killed runs left over and no run can use."""
         cells = self.root / "cells"
         for dropped in cells.glob(f".*{DROPPED}"):
             _clear(dropped)
@@ -209,7 +197,7 @@ class Store:
 
 
 def is_called(folder: str, name: str) -> bool:
-    """Whether the folder of a cell fits a name: the beginning of the folder's, or a cell id or the beginning of one."""
+    """Whether a name means a cell's folder: the beginning of the folder's name, or a cell id or the beginning of one."""
     of_id = folder.rpartition("-")[2]
     return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
 

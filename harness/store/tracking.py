@@ -1,12 +1,11 @@
-"""Finished cells into MLflow: parent run = suite, child run = cell. The only writer; everything can be rebuilt by it.
+"""Import finished cells into MLflow: a suite is a parent run, a cell is a child run. All of it can be imported again.
 
 MLflow is written through `MlflowClient` with explicit run ids, never through the active run, so that `MLFLOW_RUN_ID` or
-another run in the environment cannot redirect a cell. One process at a time writes: concurrent migrations of a fresh
-sqlite file destroy it.
+another run in the environment cannot redirect a cell. Only one process writes at a time, because concurrent migrations of
+a fresh SQLite file destroy it.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, did_you_mean
-from harness.files import explained, understood
+from harness.files import explained, locked, understood
 from harness.identity import digest, file_digest
 from harness.store.store import Folder, Store
 
 ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
 CURVE = "curve.parquet"
-"""Files of a cell that a run gets, and the one that only a sequence has."""
+"""Files of a cell that become artifacts of its run, and the one that only a sequence has."""
 CONNECT_TIMEOUT_S = 10
 
 _PARAMS_PER_BATCH = 100
@@ -38,13 +37,13 @@ _NOISY = ("alembic", "mlflow", "sqlalchemy")
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync did, in cells.
+    """What a sync did, in numbers of cells.
 
     Attributes:
         created: imported for the first time.
-        replaced: imported again, because the cell was computed again or its import had been interrupted.
-        skipped: already there, unchanged.
-        uri: where they are now.
+        replaced: imported again, because the cell was run again or its import was interrupted.
+        skipped: already there and unchanged.
+        uri: of the MLflow server or database.
     """
 
     created: int
@@ -63,7 +62,7 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
 
     Args:
         store: folder of the store.
-        suite: `<name>` of a suite at all scales it was run, or `<name>.<scale>`; None for all suites.
+        suite: `<name>` for all scales at which it was run, or `<name>.<scale>`; None for all suites.
         tracking_uri: of MLflow; default `MLFLOW_TRACKING_URI`, else `mlflow.db` in the store.
 
     Raises:
@@ -71,7 +70,7 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
     """
     manifests = _manifests(store, suite)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
-    with _quiet(), _only_writer(store), _explained(uri):
+    with _quiet(), explained(store), _only_writer(store), _mlflow_errors(uri):
         importer = _Importer(Store(store), uri)
         counts = {"created": 0, "replaced": 0, "skipped": 0}
         for manifest in manifests:
@@ -80,11 +79,39 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
     return SyncResult(**counts, uri=uri)
 
 
+def params(cell: Mapping[str, Any]) -> dict[str, str]:
+    """A cell's settings, flat; these become columns of MLflow's run table."""
+    method, data = cell["method"], cell["data"]
+    return {
+        "label": cell["label"],
+        "method": method["name"],
+        "variant": str(method["variant"]),
+        "backend": method["backend"],
+        "method_version": str(method["version"]),
+        "model": cell["model"]["name"],
+        "dataset": data["name"],
+        "edits": str(data["edits"]),
+        "split": data["split"],
+        "template": data["template"],
+        "seed": str(cell["seed"]),
+        "cell_id": cell["cell_id"],
+        **{key: str(value) for key, value in _flat(cell["schedule"], "schedule", ".").items()},
+        **{key: str(value) for key, value in _flat(method["hparams"], "hparams", ".").items()},
+    }
+
+
+def metrics(folder: Folder) -> dict[str, float]:
+    """All finite numbers of metrics.json and cost.json, flat."""
+    flat = {**_flat(folder.read("metrics.json"), "", "/"), **_flat(folder.read("cost.json"), "cost", "/")}
+    numbers = {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}
+
+
 class _Importer:
     """One connection to MLflow; imports the suites of one store.
 
     Raises:
-        UserError: where there can be none, whatever it is that MLflow does not like or find.
+        UserError: if MLflow cannot open the address.
     """
 
     def __init__(self, store: Store, uri: str) -> None:
@@ -124,7 +151,7 @@ class _Importer:
         return str(found.experiment_id)
 
     def _parent(self, experiment: str, manifest: Mapping[str, Any]) -> str:
-        """Id of the run of a suite at a scale, with its tags brought up to date."""
+        """Id of the run of a suite at a scale, with its tags updated."""
         from mlflow.entities import RunTag
 
         name = f"{manifest['suite']}.{manifest['scale']}"
@@ -162,7 +189,7 @@ class _Importer:
         return "replaced" if earlier else "created"
 
     def _import(self, experiment: str, parent: str, folder: Folder, cell: Mapping[str, Any], fingerprint: str) -> None:
-        """One cell as one run, which is FINISHED only when everything is in it."""
+        """Write one cell as one run, which is FINISHED only when everything is in it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
         with understood(folder.path):
@@ -211,7 +238,7 @@ def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
 
 
 def _fingerprint(folder: Folder) -> str:
-    """Hash of what is imported: a cell that was computed again has another one."""
+    """Hash of what is imported; a cell that was run again has another one."""
     return digest({file.name: file_digest(file) for file in _artifacts(folder)}, 32)
 
 
@@ -221,7 +248,7 @@ def _artifacts(folder: Folder) -> list[Path]:
 
 
 def _is_whole(run: Any, fingerprint: str) -> bool:
-    """Whether a run was imported to the end, from the cell as it is now."""
+    """Whether a run was completely imported from the cell as it is now."""
     return bool(run.info.status == "FINISHED" and run.data.tags.get("fingerprint") == fingerprint)
 
 
@@ -229,16 +256,31 @@ def _milliseconds(time: str) -> int:
     return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
+def _flat(value: Any, prefix: str, separator: str) -> dict[str, Any]:
+    """Leaves of nested mappings by joined keys; lists are leaves."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, inner in value.items():
+        leaves.update(_flat(inner, f"{prefix}{separator}{key}" if prefix else str(key), separator))
+    return leaves
+
+
+def _only_writer(store: Path) -> contextlib.AbstractContextManager[None]:
+    refusal = f"{store}: another sync is writing to MLflow"
+    return locked(store / ".mlflow.lock", refusal, fix="wait for it to end, then run it again")
+
+
 def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
 def _knock(uri: str) -> None:
-    """Fail at once where MLflow's client would try again for minutes; any answer will do."""
+    """Fail at once where MLflow's client would retry for minutes; any answer will do."""
     try:
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:  # ValueError: no address at all
+    except (OSError, ValueError) as error:  # ValueError: not an address
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no MLflow server answers at {uri} ({reason})",
@@ -247,22 +289,10 @@ def _knock(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _only_writer(store: Path) -> Iterator[None]:
-    with explained(store), (store / ".mlflow.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{store}: another sync is writing to MLflow", fix="wait for it to end, then run it again"
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep migrations and hints of MLflow out of the terminal, and its usage reports at home."""
+    """Keep MLflow's migrations and hints out of the terminal, and switch off its usage reports."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow  # noqa: F401 (first, because it reads the line above and sets its own log levels)
+    import mlflow  # noqa: F401 (reads the line above and sets log levels, so it comes first)
 
     loggers = [logging.getLogger(name) for name in _NOISY]
     before = [logger.level for logger in loggers]
@@ -276,8 +306,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what the tracking server or the database refuses into one line."""
+def _mlflow_errors(uri: str) -> Iterator[None]:
+    """Turn a refusal of the tracking server or the database into one line."""
     try:
         yield
     except Exception as error:
@@ -291,43 +321,5 @@ def _refusal(uri: str, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
         f"MLflow at {uri} refused: {reason}",
-        fix="mend or remove it and run `python -m harness sync` again; the store holds everything",
+        fix="repair or remove it and run `python -m harness sync` again; the store has everything",
     )
-
-
-def params(cell: Mapping[str, Any]) -> dict[str, str]:
-    """What the cell is, flat; these are the columns of MLflow's run table."""
-    method, data = cell["method"], cell["data"]
-    return {
-        "label": cell["label"],
-        "method": method["name"],
-        "variant": str(method["variant"]),
-        "backend": method["backend"],
-        "method_version": str(method["version"]),
-        "model": cell["model"]["name"],
-        "dataset": data["name"],
-        "edits": str(data["edits"]),
-        "split": data["split"],
-        "template": data["template"],
-        "seed": str(cell["seed"]),
-        "cell_id": cell["cell_id"],
-        **{key: str(value) for key, value in _flat(cell["schedule"], "schedule", ".").items()},
-        **{key: str(value) for key, value in _flat(method["hparams"], "hparams", ".").items()},
-    }
-
-
-def metrics(folder: Folder) -> dict[str, float]:
-    """All numbers of metrics.json and cost.json; what is missing or not a number has no metric."""
-    flat = {**_flat(folder.read("metrics.json"), "", "/"), **_flat(folder.read("cost.json"), "cost", "/")}
-    numbers = {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
-    return {key: value for key, value in numbers.items() if math.isfinite(value)}
-
-
-def _flat(value: Any, prefix: str, separator: str) -> dict[str, Any]:
-    """Leaves of nested mappings by joined keys; lists are leaves."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, inner in value.items():
-        leaves.update(_flat(inner, f"{prefix}{separator}{key}" if prefix else str(key), separator))
-    return leaves

@@ -4,10 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from rich.console import Console
 
 from harness.api import ArtifactSpec
 from harness.errors import UserError
-from harness.run.cost import PhaseClock
+from harness.plan.job import job_of
+from harness.run.context import RunContext
+from harness.run.progress import Display
+from harness.run.runner import Runner
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 
@@ -20,12 +24,12 @@ def build(spec, context, folder):
     if spec.inputs.get("fails"):
         (folder / "half").write_text("half")
         raise RuntimeError("the builder broke")
-    with context.phase("edit" if spec.kind == "edit" else "setup"):
+    with context.clock.phase("edit" if spec.kind == "edit" else "setup"):
         (folder / "content").write_text(json.dumps(dict(spec.identity)))
 
 
 def spec_of(name="plugin", kind="edit", identity=None, **changes):
-    return ArtifactSpec(name, kind, identity or {"lr": 0.1}, "test_artifacts:build", **changes)
+    return ArtifactSpec(name, kind, identity or {"lr": 0.1}, f"{__name__}:build", **changes)
 
 
 @pytest.fixture
@@ -34,9 +38,22 @@ def cache(tmp_path):
     return ArtifactCache(Store(tmp_path))
 
 
-def made(cache, spec):
-    clock = PhaseClock("cpu")
-    return cache.build(spec, clock, clock)
+@pytest.fixture
+def run(cache, tmp_path):
+    """Build an artifact as the runner does."""
+    runner = Runner(Store(tmp_path), RunContext(cache, "cpu", Display(Console(quiet=True))))
+    return lambda spec: runner.run(job_of(spec, seed=0, device="cpu"))
+
+
+@pytest.fixture
+def made(cache, run):
+    """Build an artifact without fail; its folder."""
+
+    def make(spec):
+        assert run(spec).reason is None
+        return cache.folder(spec)
+
+    return make
 
 
 def test_the_key_is_what_decides_the_content_and_nothing_else():
@@ -62,13 +79,13 @@ def test_a_path_in_an_identity_is_an_error(tmp_path):
         _ = spec_of(identity={"path": tmp_path}).key
 
 
-def test_what_is_built_is_found_again_and_holds_its_identity(cache):
+def test_what_is_built_is_found_again_and_holds_its_identity(cache, made):
     spec = spec_of(needs={"model": (model := spec_of("model", "model", {"seed": 0}))})
     assert not cache.is_built(spec)
     with pytest.raises(FileNotFoundError, match="is not built"):
         cache.folder(spec)
-    made(cache, model)
-    folder = made(cache, spec)
+    made(model)
+    folder = made(spec)
     assert cache.is_built(spec)
     assert cache.folder(spec) == folder
     kept = json.loads((folder / "artifact.json").read_text())
@@ -81,17 +98,17 @@ def test_what_is_built_is_found_again_and_holds_its_identity(cache):
     }
 
 
-def test_a_builder_that_breaks_leaves_nothing_behind(cache, tmp_path):
+def test_a_builder_that_breaks_leaves_its_reason_and_nothing_of_what_it_wrote(cache, run, tmp_path):
     spec = spec_of(inputs={"fails": True})
-    with pytest.raises(RuntimeError, match="the builder broke"):
-        made(cache, spec)
+    assert "the builder broke" in run(spec).reason
     assert not cache.is_built(spec)
-    assert list((tmp_path / "artifacts" / "plugin").iterdir()) == []
+    (folder,) = (tmp_path / "artifacts" / "plugin").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"FAILED", "artifact.json", "provenance.json", "log.txt"}
 
 
-def test_content_that_does_not_match_its_key_is_refused_with_the_command_that_mends_it(cache):
+def test_content_that_does_not_match_its_key_is_refused_with_the_command_that_fixes_it(cache, made):
     spec = spec_of()
-    file = made(cache, spec) / "artifact.json"
+    file = made(spec) / "artifact.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"identity": {"lr": 0.3}}))
     with pytest.raises(UserError, match="its content does not match its key → rm -r ") as refused:
         cache.folder(spec)
@@ -105,20 +122,20 @@ def test_needs_come_first_however_deep():
     assert [each.name for each in top.closure()] == ["model", "middle", "model", "top"]
 
 
-def test_shared_needs_are_charged_once_and_stand_in_models_never(cache, tmp_path):
+def test_shared_needs_are_charged_once_and_stand_in_models_never(cache, made):
     model = spec_of("model", "model", {"seed": 0})
     shared = spec_of("shared", "setup", needs={"model": model})
     one, two = (spec_of(name, identity={"n": name}, needs={"shared": shared}) for name in ("one", "two"))
     seconds = {"model": {"setup": 100.0}, "shared": {"setup": 4.0}, "one": {"edit": 1.0}, "two": {"edit": 2.0}}
     for spec in (model, shared, one, two):
-        (made(cache, spec) / "cost.json").write_text(json.dumps({"phases_s": seconds[spec.name]}))
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": seconds[spec.name]}))
     assert cache.phases_s([one]) == {"setup": 4.0, "edit": 1.0}
     assert cache.phases_s([one, two]) == {"setup": 4.0, "edit": 3.0}
     assert cache.phases_s([]) == {}
 
 
-def test_the_cost_of_building_is_kept_by_phase(cache):
-    cost = json.loads((made(cache, spec_of()) / "cost.json").read_text())
+def test_the_cost_of_building_is_kept_by_phase(made):
+    cost = json.loads((made(spec_of()) / "cost.json").read_text())
     assert cost["device"] == "cpu"
     assert cost["phases_s"].keys() == {"edit"}
     assert cost["phases_s"]["edit"] > 0

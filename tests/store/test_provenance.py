@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.commands import ROOT, environment
 
-SAYS = "from harness.provenance import command\n\n\ndef say():\n    print(command())\n"
+SAYS = "from harness.store.provenance import command\n\n\ndef say():\n    print(command())\n"
 STARTS = """
 import multiprocessing, sys
 from tool.says import say

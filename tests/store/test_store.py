@@ -72,7 +72,7 @@ def test_a_second_writing_replaces_the_first_entirely(store):
 def test_what_a_killed_writer_left_over_is_not_a_result_and_goes_with_the_next_writer(store):
     cell = store.cell("a")
     writer = (
-        "import os, signal, sys; from pathlib import Path; from harness.store import Store\n"
+        "import os, signal, sys; from pathlib import Path; from harness.store.store import Store\n"
         "with Store(Path(sys.argv[1])).cell('a').writing() as path:\n"
         "    (path / 'stale').write_text('x')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -90,7 +90,7 @@ def test_what_a_killed_writer_left_over_is_not_a_result_and_goes_with_the_next_w
 WRITERS = """
 import multiprocessing, sys
 from pathlib import Path
-from harness.store import Store
+from harness.store.store import Store
 
 def write(root, barrier, problems):
     for number in range(60):
@@ -176,7 +176,7 @@ def test_a_manifest_is_replaced_by_a_rename(store, monkeypatch):
 
 def test_only_one_process_writes_and_the_other_is_told_who_it_is(store):
     holder = (
-        "import sys, time; from pathlib import Path; from harness.store import Store\n"
+        "import sys, time; from pathlib import Path; from harness.store.store import Store\n"
         "with Store(Path(sys.argv[1])).locked():\n"
         "    print('locked', flush=True); time.sleep(60)\n"
     )
@@ -196,6 +196,24 @@ def test_only_one_process_writes_and_the_other_is_told_who_it_is(store):
         except UserError:
             time.sleep(0.1)
     raise AssertionError("the lock of a killed process is still held")
+
+
+def test_a_lock_that_the_file_system_does_not_offer_is_one_line(store, monkeypatch):
+    import fcntl
+
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="No locks available → choose a folder on a file system with locks"):
+        store.locked().__enter__()
+
+
+def test_a_store_is_free_again_after_its_run_even_one_that_broke(store):
+    with pytest.raises(ZeroDivisionError), store.locked():
+        raise ZeroDivisionError
+    with store.locked():
+        pass
 
 
 def test_a_read_only_store_is_refused_before_anything_is_written(store):
@@ -267,6 +285,14 @@ def test_what_is_refused_elsewhere_is_not_blamed_on_the_store(store, tmp_path):
     error = PermissionError(errno.EACCES, "Permission denied", "/somewhere/records.json")
     with pytest.raises(PermissionError), explained(store.root):
         raise error
+
+
+def test_a_json_file_that_cannot_be_written_leaves_the_old_one_and_no_trace(tmp_path):
+    write_json(tmp_path / "file.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "file.json", {"a": object()})
+    assert names(tmp_path) == ["file.json"]
+    assert (tmp_path / "file.json").read_text() == '{\n "a": 1\n}\n'
 
 
 def test_json_is_written_under_a_temporary_name_with_letters_as_they_are(tmp_path):

@@ -1,6 +1,5 @@
 """Import of finished cells into MLflow, with real databases and a real server."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,12 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from harness.errors import UserError
 from harness.store.tracking import sync
+from tests.helpers.commands import ROOT
 from tests.helpers.fake_store import FakeStore
 
 
@@ -37,7 +37,7 @@ def migrated(tmp_path_factory):
 
 @pytest.fixture
 def fresh_store(tmp_path):
-    """Two cells that share one act of editing."""
+    """Two cells that share one edit run."""
     return FakeStore(tmp_path / "results").write_suite(
         methods=("onceedit",), models=("tiny/llama", "tiny/gptj"), data=("zsre",)
     )
@@ -179,10 +179,8 @@ def test_a_cell_that_cannot_be_read_is_one_line_and_leaves_no_run(store):
 
 
 def test_a_second_writer_is_refused(store):
-    with (store.root / ".mlflow.lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another sync is writing"):
-            sync(store.root)
+    with FileLock(store.root / ".mlflow.lock"), pytest.raises(UserError, match="another sync is writing"):
+        sync(store.root)
 
 
 def test_a_broken_database_is_one_line(store):
@@ -209,15 +207,13 @@ def test_a_server_that_does_not_answer_is_one_line_at_once(store):
 
 
 def test_importing_the_module_does_not_import_mlflow():
-    code = "import sys, harness.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    code = "import sys, harness.store.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_fresh_database_is_made_without_a_word_in_the_terminal(fresh_store):
-    code = f"from pathlib import Path; from harness.tracking import sync; sync(Path({str(fresh_store.root)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
-    )
+    code = f"from pathlib import Path; from harness.store.tracking import sync; sync(Path({str(fresh_store.root)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 
 
