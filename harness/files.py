@@ -30,11 +30,17 @@ _FIXES = {
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file under a temporary name and rename it."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, and the folders above it, under a temporary name and rename it."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{this_process()}.partial")
         try:
-            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n")
+            partial.write_bytes(content)
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
