@@ -38,6 +38,8 @@ PLUGINS = "HARNESS_PLUGINS"
 
 NATIVE = "native"
 """Name of the backend that every method has unless its decorator says otherwise: this project's own implementation."""
+AUTO = "auto"
+"""Written in place of a backend: the first one that has the method and is available, else the native one."""
 
 
 class Registry(Generic[Item]):
@@ -204,22 +206,27 @@ def register_protocol(cls: Class) -> Class:
 
 def register_launcher(name: str) -> Callable[[Class], Class]:
     """Class decorator: add a launcher; launch profiles name it as `launcher: <name>`."""
+    return _item_in(launchers, name)
 
-    def put(cls: Class) -> Class:
-        launchers.add(name, cls, cls.__module__)
-        return cls
+
+def register_table(name: str, *, needs_sequence: bool = False) -> Callable[[Function], Function]:
+    """Decorator: add a table, a function from `reports.frame.SuiteFrame` to its tables and their numbers.
+
+    Args:
+        name: as written in a suite.
+        needs_sequence: whether it says nothing about a suite that does not edit in sequence.
+    """
+
+    def put(function: Function) -> Function:
+        function.needs_sequence = needs_sequence  # type: ignore[attr-defined]
+        return tables.add(name, function, function.__module__)  # type: ignore[no-any-return]
 
     return put
 
 
-def register_table(name: str) -> Callable[[Function], Function]:
-    """Decorator: add a table, a function from `reports.frame.SuiteFrame` to its tables and their numbers."""
-    return _function_in(tables, name)
-
-
 def register_figure(name: str) -> Callable[[Function], Function]:
     """Decorator: add a figure, a function from `reports.frame.SuiteFrame` to what is drawn."""
-    return _function_in(figures, name)
+    return _item_in(figures, name)
 
 
 def implementations(backend: str) -> "Registry[type[Method]]":
@@ -245,18 +252,23 @@ def find_method(name: str, backend: str = NATIVE) -> "type[Method]":
 
 
 def choose_backend(name: str, wanted: str) -> str:
-    """The backend that runs a method where a suite names one backend for all methods.
+    """The backend that runs a method if a suite names one backend for all methods.
 
     Args:
         name: of a method.
         wanted: a backend's name, or `auto` for the first one that has the method and is available here.
 
     Returns:
-        `native` wherever the wanted backend does not have the method.
+        The wanted backend, or `native` if it does not have the method.
+
+    Raises:
+        UserError: for an unknown backend.
     """
-    candidates = backends.all() if wanted == "auto" else {wanted: backends.get(wanted)} if wanted != NATIVE else {}
+    if wanted == NATIVE:
+        return NATIVE
+    candidates = backends.all() if wanted == AUTO else {wanted: backends.get(wanted)}
     for backend, found in candidates.items():
-        if name in implementations(backend) and (wanted != "auto" or found.is_available()):
+        if name in implementations(backend) and (wanted != AUTO or found.is_available()):
             return backend
     return NATIVE
 
@@ -338,9 +350,9 @@ def _instance_in(registry: Registry[Any], name: str) -> Callable[[Class], Class]
     return put
 
 
-def _function_in(registry: Registry[Any], name: str) -> Callable[[Function], Function]:
-    def put(function: Function) -> Function:
-        registry.add(name, function, function.__module__)
-        return function
+def _item_in(registry: Registry[Any], name: str) -> Callable[[Item], Item]:
+    def put(item: Item) -> Item:
+        registry.add(name, item, item.__module__)
+        return item
 
     return put

@@ -11,7 +11,7 @@ from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
 from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
-from harness.suite.schema import AUTO, DataForm, MethodForm, ModelForm, Sequential, SuiteForm
+from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm
 from harness.suite.sweep import expand
 from harness.yaml_source import Located, merge, read_chain, validate
 
@@ -188,7 +188,7 @@ def _method_entry(
 
 def _backend(entry: MethodForm, wanted: str, at: Located) -> str:
     """Whose implementation runs an entry; an entry that names a backend itself must get that one."""
-    if entry.backend in (None, AUTO):
+    if entry.backend in (None, registry.AUTO):
         return registry.choose_backend(entry.name, entry.backend or wanted)
     if entry.name not in registry.implementations(entry.backend):
         there = ", ".join(registry.implementations(entry.backend).names()) or "none"

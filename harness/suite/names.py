@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from harness import registry
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
-from harness.suite.schema import AUTO, SuiteForm
+from harness.suite.schema import SuiteForm
 from harness.yaml_source import Located
 
 FILTERS = ("model", "method", "dataset")
@@ -28,11 +28,16 @@ def check_names(document: Located, form: SuiteForm) -> None:
         "methods": (registry.methods, [entry.name for entry in form.methods]),
         "datasets": (registry.datasets, [entry.name for entry in form.datasets]),
         "protocols": (registry.protocols, form.protocols),
+        "tables": (registry.tables, form.tables),
     }
     for axis, (kind, written) in names.items():
         for index, name in enumerate(written):
             if name not in kind:
                 raise kind.unknown(name, document.at((axis, index, "name")).where)
+    for index, name in enumerate(form.tables):
+        if form.schedule == "batch" and getattr(registry.tables.get(name), "needs_sequence", False):
+            where = document.at(("tables", index)).where
+            raise UserError(f"{where}: table '{name}' needs `schedule: {{sequential: ...}}`")
     check_backend(form.backend, document.at(("backend",)).where)
     for index, method in enumerate(form.methods):
         check_backend(method.backend, document.at(("methods", index, "backend")).where)
@@ -47,8 +52,8 @@ def check_backend(name: str | None, where: str) -> None:
     Raises:
         UserError: if there is none.
     """
-    if name not in (None, AUTO, registry.NATIVE) and name not in registry.backends:
-        raise registry.backends.unknown(str(name), where, others=(AUTO, registry.NATIVE))
+    if name not in (None, registry.AUTO, registry.NATIVE) and name not in registry.backends:
+        raise registry.backends.unknown(str(name), where, others=(registry.AUTO, registry.NATIVE))
 
 
 def read_filters(only: Sequence[str]) -> dict[str, list[str]]:

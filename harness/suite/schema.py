@@ -10,9 +10,6 @@ from harness import registry
 from harness.records import Split, Template
 from harness.yaml_source import StrictModel
 
-AUTO = "auto"
-"""Written in place of a backend: the first one that has the method and is available."""
-
 
 @dataclass(frozen=True)
 class NameIn:
@@ -27,7 +24,7 @@ class NameIn:
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+=_-]*$")]
 Method = Annotated[str, NameIn(registry.methods)]
-Backend = Annotated[str, NameIn(registry.backends, (AUTO, registry.NATIVE))]
+Backend = Annotated[str, NameIn(registry.backends, (registry.AUTO, registry.NATIVE))]
 Dataset = Annotated[str, NameIn(registry.datasets)]
 Protocol = Annotated[str, NameIn(registry.protocols)]
 Table = Annotated[str, NameIn(registry.tables)]
@@ -81,7 +78,7 @@ class MethodForm(Entry):
     @property
     def shown(self) -> str:
         """The label, also where none was written."""
-        other = self.backend if self.backend not in (AUTO, registry.NATIVE) else None
+        other = self.backend if self.backend not in (registry.AUTO, registry.NATIVE) else None
         return self.label or ".".join(filter(None, (self.name, self.variant, other)))
 
     @property
@@ -168,12 +165,6 @@ class SuiteForm(StrictModel):
         default_factory=dict,
         description="`<axis>.<entry>.<option>: [values]` replaces that entry with one per value",
     )
-
-    @model_validator(mode="after")
-    def _retention_is_of_a_sequence(self) -> Self:
-        if "retention" in self.tables and self.schedule == "batch":
-            raise ValueError("table 'retention' needs `schedule: {sequential: ...}`")
-        return self
 
 
 class CapForm(StrictModel):

@@ -73,9 +73,17 @@ def test_a_sequential_schedule_is_read(write):
 
 
 def test_the_table_of_retention_needs_a_sequence(write):
-    with pytest.raises(UserError, match="table 'retention' needs `schedule"):
+    with pytest.raises(UserError, match=r"suite\.yaml:5: table 'retention' needs `schedule"):
         load_suite(write("tables: [retention]\n"))
     assert load_suite(write("tables: [retention]\nschedule: {sequential: {block: 2, score_at: [4]}}\n")).tables
+
+
+def test_a_suite_knows_where_its_launch_profile_was_written(write):
+    suite = load_suite(write("launch: a100\n"))
+    assert (suite.launch, suite.launch_at) == ("a100", "suite.yaml:5")
+    at_scale = load_suite(write("launch: a100\n"), scale="mini")
+    assert at_scale.launch == "local"
+    assert at_scale.launch_at.split(":")[0].endswith("mini.yaml")
 
 
 def test_the_json_schema_accepts_names_and_forbids_unknown_keys():

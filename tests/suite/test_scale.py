@@ -98,6 +98,7 @@ def test_every_model_of_the_catalogue_has_a_stand_in(name):
     [
         ("cap: {edit: 5}\n", "odd.yaml:1: unknown key 'edit' in cap (did you mean 'edits'?)"),
         ("model_map: {llama2-7b: tiny/lama}\n", "odd.yaml:1: unknown model 'tiny/lama' (did you mean 'tiny/llama'?)"),
+        ("set:\n  backend: nativ\n", "odd.yaml:2: unknown backend 'nativ' (did you mean 'native'?)"),
         ("set: {prompts: []}\n", "odd.yaml:1: set.prompts: is empty"),
         (
             "set: {datasets: {split: tets}}\n",

@@ -1,0 +1,282 @@
+"""What can be registered, from where, and what an unknown name is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from harness.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+PROTOCOL = """
+from harness.evaluation.protocols import TeacherForced
+from harness.registry import register_protocol
+
+
+@register_protocol
+class Backwards(TeacherForced):
+    name = "{name}"
+"""
+
+
+@pytest.fixture
+def things():
+    """An empty registry of things."""
+    return Registry("thing", "things", [])
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module into a folder on the path of imports."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def write(name, text):
+        file = tmp_path / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def plugins(module, monkeypatch):
+    """Name plug-ins in the environment and load them; what they register is gone after the test."""
+    before = set(registry.protocols)
+
+    def load(*names):
+        monkeypatch.setenv(registry.PLUGINS, ":".join(map(str, names)))
+        registry.load_plugins()
+
+    yield load
+    for name in set(registry.protocols) - before:
+        registry.protocols.discard(name)
+    registry._import_plugin.cache_clear()
+
+
+def test_a_name_gives_what_was_added_under_it(things):
+    things.add("one", 1, "here")
+    things.add("two", 2, "elsewhere")
+    assert things.get("one") == 1
+    assert "two" in things
+    assert "three" not in things
+    assert things.all() == {"one": 1, "two": 2}
+    assert things.names() == sorted(things) == ["one", "two"]
+
+
+def test_a_module_may_register_a_name_again_and_another_module_may_not(things):
+    things.add("one", 1, "here")
+    things.add("one", 11, "here")
+    assert things.get("one") == 11
+    with pytest.raises(ValueError, match="two things are called 'one': one in here, one in elsewhere"):
+        things.add("one", 2, "elsewhere")
+    assert things.get("one") == 11
+
+
+def test_a_discarded_name_is_free_again(things):
+    things.add("one", 1, "here")
+    things.discard("one")
+    things.discard("one")
+    assert "one" not in things
+    things.add("one", 2, "elsewhere")
+
+
+def test_an_unknown_name_is_told_the_nearest_one_or_all(things):
+    things.add("teacher", 1, "here")
+    things.add("pupil", 2, "here")
+    with pytest.raises(UserError) as near:
+        things.get("techer")
+    assert str(near.value) == "unknown thing 'techer' (did you mean 'teacher'?) → python -m harness list things"
+    with pytest.raises(UserError, match="unknown thing 'xyz'; known: pupil, teacher →"):
+        things.get("xyz")
+    assert str(things.unknown("auo", "file.yaml:3", others=("auto",))).startswith(
+        "file.yaml:3: unknown thing 'auo' (did you mean 'auto'?)"
+    )
+
+
+def test_builtin_modules_are_imported_at_the_first_look_with_the_submodules_of_packages(module):
+    module("flock/__init__", "")
+    module("flock/sheep", "from keeper import things; things.add('sheep', 1, __name__)")
+    module("goat", "from keeper import things; things.add('goat', 2, __name__)")
+    keeper = module("keeper", "from harness.registry import Registry; things = Registry('a', 'b', ['goat', 'flock'])")
+    assert keeper.is_file()
+    from keeper import things
+
+    assert "flock" not in sys.modules
+    assert list(things) == ["goat", "sheep"]
+
+
+def test_the_order_is_that_of_the_builtin_modules_whichever_was_imported_first(module):
+    module("first", "from shelf import things; things.add('first', 1, __name__)")
+    module("second", "from shelf import things; things.add('second', 2, __name__)")
+    module("shelf", "from harness.registry import Registry; things = Registry('a', 'b', ['first', 'second'])")
+    import second
+    from shelf import things
+
+    things.add("own", 3, "plugin")
+    assert second
+    assert list(things) == ["first", "second", "own"]
+
+
+def test_a_module_that_cannot_be_imported_is_reported_at_every_look(module):
+    module("broken", "1 / 0")
+    things = Registry("thing", "things", ["broken"])
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            things.get("one")
+
+
+def test_decorators_return_what_they_decorate_and_register_it(plugins):
+    @registry.register_table("a-test-table")
+    def build(frame):
+        return frame
+
+    @registry.register_protocol
+    class Sideways(type(registry.protocols.get("teacher_forced"))):
+        name = "sideways"
+
+    try:
+        assert registry.tables._items["a-test-table"] is build
+        assert registry.protocols.get("sideways").__class__ is Sideways
+    finally:
+        registry.tables.discard("a-test-table")
+
+
+def test_a_plug_in_may_be_a_module(module, plugins):
+    module("my_protocols", PROTOCOL.format(name="backwards"))
+    plugins("my_protocols")
+    assert registry.protocols.get("backwards").name == "backwards"
+
+
+def test_a_plug_in_may_be_a_file_whose_module_others_can_import(module, plugins, tmp_path, monkeypatch):
+    module("files/mine", PROTOCOL.format(name="backwards"))
+    monkeypatch.chdir(tmp_path)
+    plugins("files/mine.py")
+    protocol = registry.protocols.get("backwards")
+    assert sys.modules["mine"].Backwards is type(protocol)
+    assert registry.source_file(type(protocol)) == tmp_path / "files" / "mine.py"
+
+
+def test_a_plug_in_that_is_named_twice_is_loaded_once(module, plugins, tmp_path):
+    file = module("mine", PROTOCOL.format(name="backwards") + "\nprint('loaded')")
+    plugins("mine", file, file)
+    assert registry.protocols.get("backwards") is registry.protocols.get("backwards")
+
+
+def test_files_of_one_name_and_of_an_installed_module_do_not_replace_each_other(module, plugins, tmp_path):
+    import json
+
+    files = [
+        module("a/extra", PROTOCOL.format(name="from-a")),
+        module("b/extra", PROTOCOL.format(name="from-b")),
+        module("c/json", PROTOCOL.format(name="from-json")),
+    ]
+    plugins(*files)
+    assert {"from-a", "from-b", "from-json"} <= set(registry.protocols)
+    assert sys.modules["json"] is json
+
+
+def test_a_file_that_cannot_be_imported_leaves_no_half_of_a_module(module, plugins):
+    file = module("files/half", "import json\n1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            plugins(file)
+    assert "half" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "HARNESS_PLUGINS: there is no module 'nowhere' → put its folder on PYTHONPATH"),
+        ("nowhere.deeper", "HARNESS_PLUGINS: there is no module 'nowhere.deeper'"),
+        ("/nowhere/mine.py", "HARNESS_PLUGINS: no such file: /nowhere/mine.py → ls /nowhere"),
+    ],
+)
+def test_a_plug_in_that_does_not_exist_is_one_line(plugins, name, message):
+    with pytest.raises(UserError) as refused:
+        plugins(name)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_plug_in_that_imports_what_is_missing_keeps_its_traceback(module, plugins):
+    module("needy", "import no_such_package")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        plugins("needy")
+
+
+def test_an_installed_package_registers_through_an_entry_point(module, tmp_path):
+    module("their_protocols", PROTOCOL.format(name="theirs"))
+    module("broken", "1 / 0")
+    record = tmp_path / "their_package-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text(
+        "[editing_harness.protocols]\ntheirs = their_protocols\n[another_program.protocols]\nbroken = broken\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "from harness import registry; print(list(registry.protocols))"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip().endswith("'theirs']")
+
+
+@pytest.fixture
+def another(monkeypatch):
+    """A second code base with an implementation of FT-L, which is there if `another[0]` says so."""
+    is_there = [True]
+
+    @registry.register_backend("another")
+    class Another:
+        def is_available(self):
+            return is_there[0]
+
+    @registry.register("ft-l", title="FT-L", family="weights", version=1, backend="another")
+    class TheirFtL(registry.find_method("ft-l")):
+        pass
+
+    yield is_there
+    registry.backends.discard("another")
+    del registry._adapters["another"]
+
+
+def test_another_implementation_has_the_same_name_under_its_backend(another):
+    assert registry.find_method("ft-l", "another").__name__ == "TheirFtL"
+    assert registry.find_method("ft-l").__name__ != "TheirFtL"
+    with pytest.raises(UserError, match="method 'rome' has no backend 'another'; that backend has: ft-l"):
+        registry.find_method("rome", "another")
+    with pytest.raises(UserError, match="unknown method 'ftl'"):
+        registry.find_method("ftl", "another")
+
+
+def test_a_suite_wide_backend_is_used_for_the_methods_that_it_has(another):
+    assert registry.choose_backend("ft-l", "another") == "another"
+    assert registry.choose_backend("rome", "another") == "native"
+    assert registry.choose_backend("ft-l", "native") == "native"
+    with pytest.raises(UserError, match="unknown backend 'anothr' \\(did you mean 'another'"):
+        registry.choose_backend("ft-l", "anothr")
+
+
+def test_auto_takes_only_a_backend_that_is_available(another, monkeypatch):
+    monkeypatch.setattr(registry.backends, "_items", {"another": registry.backends.get("another")})
+    assert registry.choose_backend("ft-l", "auto") == "another"
+    another[0] = False
+    assert registry.choose_backend("ft-l", "auto") == "native"
+
+
+def test_every_registry_knows_what_this_project_has():
+    assert {"rome", "onceedit", "none"} <= set(registry.methods)
+    assert list(registry.protocols)[:2] == ["teacher_forced", "generation"]
+    assert list(registry.datasets) == ["zsre", "counterfact"]
+    assert list(registry.formats) == ["counterfact", "counterfact-flat", "knowedit", "mend", "mend-tsv"]
+    assert "main" in registry.tables
