@@ -1,4 +1,7 @@
-"""From finished cells to tables: LaTeX, PDF, CSV, terminal. Reads the store, writes only its `reports/` folder."""
+"""From finished cells to tables and figures in the terminal and as LaTeX, PDF and CSV.
+
+Reads the store and writes only to its `reports/` folder.
+"""
 
 from reports.report import write_report
 

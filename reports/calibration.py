@@ -1,4 +1,4 @@
-"""How one method decides on one model which prompts are in scope, with intervals over seeds and records."""
+"""How well the routing scores of a method on a model separate edits from other prompts, with bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,57 +13,57 @@ from harness.evaluation.scope import BINS, INSIDE, OUTSIDE, SHARES, is_on_the_ri
 from reports.stats import RESAMPLES, Estimate, Floats, Statistic, quotient, ratios, resample
 
 
-class Figure(NamedTuple):
-    """What is estimated: `mean`, a share or `auroc` of an axis, and for the last what the axis is told from."""
+class Measure(NamedTuple):
+    """What is estimated: `mean`, a share or `auroc` of the prompts of an axis; AUROC is `against` other axes."""
 
     quantity: str
     axis: str
     against: str = ""
 
 
-_RATIOS = (*(Figure("mean", axis) for axis in AXES), *(Figure(share, axis) for axis, share in SHARES.items()))
-_AUROCS = tuple(Figure("auroc", axis, against) for axis in INSIDE for against in OUTSIDE)
-FIGURES = (*_RATIOS, *_AUROCS)
+_RATIOS = (*(Measure("mean", axis) for axis in AXES), *(Measure(share, axis) for axis, share in SHARES.items()))
+_AUROCS = tuple(Measure("auroc", axis, against) for axis in INSIDE for against in OUTSIDE)
+MEASURES = (*_RATIOS, *_AUROCS)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A method on a model. What was not asked is NaN.
+    """Calibration of a method on a model; NaN on an axis without questions.
 
     Attributes:
-        figures: those of `FIGURES`, over the questions of a seed, averaged over seeds.
-        histograms: by axis the share of questions in each of the bins, averaged over seeds.
-        questions: by axis, of one seed.
+        estimates: all of `MEASURES`, computed over the questions of each seed and averaged over seeds.
+        histograms: by axis, the share of questions in each bin, averaged over seeds.
+        questions: by axis, the number of questions of one seed.
     """
 
-    figures: Mapping[Figure, Estimate]
+    estimates: Mapping[Measure, Estimate]
     histograms: Mapping[str, Floats]
     questions: Mapping[str, int]
 
 
-def calibration(by_seed: Sequence[pd.DataFrame], *, resamples: int = RESAMPLES) -> Calibration:
-    """Figures and intervals from the questions of each seed: `axis`, `record_id`, `scope`.
+def estimate_calibration(by_seed: Sequence[pd.DataFrame], *, resamples: int = RESAMPLES) -> Calibration:
+    """All measures with intervals, from the questions of each seed (columns `axis`, `record_id`, `scope`).
 
-    Edited and unrelated records are drawn apart, so that every draw has as many of both as were asked.
+    Edited and unrelated records are resampled separately, so that the number of each is the same in every resample.
     """
     everything = pd.concat(by_seed)
     is_unrelated = everything["axis"] == "locality_unrelated"
     groups = [sorted(set(everything.loc[is_in, "record_id"])) for is_in in (~is_unrelated, is_unrelated)]
     order = [record for group in groups for record in group]
-    statistics = [all_figures(scopes, order) for scopes in by_seed]
+    statistics = [all_measures(scopes, order) for scopes in by_seed]
     resampled = resample(statistics, [len(group) for group in groups], resamples=resamples)
     values_by_seed = [{axis: _values(scopes, axis) for axis in AXES} for scopes in by_seed]
     return Calibration(
-        figures={
-            figure: resampled.estimate(unit_C) for figure, unit_C in zip(FIGURES, np.eye(len(FIGURES)), strict=True)
+        estimates={
+            measure: resampled.estimate(unit_C) for measure, unit_C in zip(MEASURES, np.eye(len(MEASURES)), strict=True)
         },
         histograms={axis: np.mean([_histogram(values[axis]) for values in values_by_seed], axis=0) for axis in AXES},
         questions={axis: max(len(values[axis]) for values in values_by_seed) for axis in AXES},
     )
 
 
-def all_figures(scopes: pd.DataFrame, order: Sequence[str]) -> Statistic:
-    """All figures of one seed, in the order of `FIGURES`, as a function of how often each record of `order` counts."""
+def all_measures(scopes: pd.DataFrame, order: Sequence[str]) -> Statistic:
+    """All measures of one seed, in the order of `MEASURES`, as a function of the weights of the records in `order`."""
     questions: dict[str, _Questions] = {axis: _Questions.of(scopes, axis, pd.Index(order)) for axis in AXES}
     totals = [
         questions[axis].per_record(_wanted(quantity, axis, questions[axis].scopes_N)) for quantity, axis, _ in _RATIOS
@@ -76,7 +76,7 @@ def all_figures(scopes: pd.DataFrame, order: Sequence[str]) -> Statistic:
 
 @dataclass(frozen=True, slots=True)
 class _Questions:
-    """The questions of one axis: N scopes, the place of the record of each among R records."""
+    """The questions of one axis: N routing scores, and the index of each question's record among R records."""
 
     scopes_N: Floats
     record_N: NDArray[np.intp]
@@ -84,13 +84,13 @@ class _Questions:
 
     @classmethod
     def of(cls, scopes: pd.DataFrame, axis: str, order: pd.Index) -> "_Questions":
-        """Those of a seed; none where the axis has none."""
+        """The questions of one seed; possibly none."""
         records = order.get_indexer(pd.Index(scopes.loc[scopes["axis"] == axis, "record_id"]))
         return cls(_values(scopes, axis), records, len(order))
 
     @property
     def count_R(self) -> Floats:
-        """Number of questions of each record."""
+        """Number of questions per record."""
         return np.bincount(self.record_N, minlength=self.records).astype(np.float64)
 
     def per_record(self, values_N: Floats) -> Floats:
@@ -103,7 +103,7 @@ def _wanted(quantity: str, axis: str, scopes_N: Floats) -> Floats:
 
 
 def _aurocs(inside: _Questions, questions: Mapping[str, _Questions]) -> Statistic:
-    """One column per entry of `OUTSIDE`: all pairs of questions, each counted as often as its two records together."""
+    """One column per entry of `OUTSIDE`: over all pairs of questions, weighted by the product of their records' weights."""
     sides = {axis: questions[axis] for axis in OUTSIDE["both"]}
     rows = np.flatnonzero(inside.count_R)
     columns = {axis: np.flatnonzero(side.count_R) for axis, side in sides.items()}
@@ -125,7 +125,7 @@ def _aurocs(inside: _Questions, questions: Mapping[str, _Questions]) -> Statisti
 
 
 def _wins(inside: _Questions, outside: _Questions) -> Floats:
-    """How often a question of one record is above a question of another, ties counted half: R × R."""
+    """R × R counts of how often a question of one record scores above a question of another; ties count one half."""
     wins_RR = np.zeros((inside.records, outside.records))
     for record in np.unique(outside.record_N):
         others = np.sort(outside.scopes_N[outside.record_N == record])

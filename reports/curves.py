@@ -1,4 +1,4 @@
-"""Scores on the way of a sequence: of all edits so far and of those made between two points, with intervals."""
+"""Scores along a sequence of edits: over all edits so far and over those between two points, with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.store.store import Folder, Store
-from reports.frame import AVERAGED, AXES, SuiteFrame
+from reports.common import AVERAGED, AXES
+from reports.frame import SuiteFrame, rerun
 from reports.stats import Estimate, resample_means
 
 UNRELATED = "loc_unrelated"
 
 
-class Figure(NamedTuple):
-    """A score: at which point, on which axis, of the edits from `first` to `last`; both 0 for records that nobody edits."""
+class CurvePoint(NamedTuple):
+    """Identifies a score: after `edits` edits, on an axis, over edits `first` to `last`; both 0 for unrelated records."""
 
     edits: int
     axis: str
@@ -27,24 +28,29 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A method on a model along a sequence.
+    """Scores of a method on a model along a sequence of edits.
 
     Attributes:
-        points: numbers of edits so far at which all of them were scored.
-        figures: at each point, of all edits so far and of those between each two points before it.
+        points: numbers of edits after which all edits so far were scored.
+        estimates: at each point, over all edits so far and over those between any two adjacent earlier points.
     """
 
     points: tuple[int, ...]
-    figures: Mapping[Figure, Estimate]
+    estimates: Mapping[CurvePoint, Estimate]
+
+    def value(self, edits: int, axis: str, last: int) -> float:
+        """The score after `edits` edits over edits 1 to `last`; NaN where it was not measured."""
+        found = self.estimates.get(CurvePoint(edits, axis, 1, last))
+        return found.value if found else np.nan
 
 
 def load_curves(frame: SuiteFrame) -> pd.DataFrame:
-    """Scores of all finished cells in sequence: one row per cell, protocol, `edits`, axis and record.
+    """Scores of all finished cells with a sequential schedule: one row per cell, protocol, `edits`, axis and record.
 
-    `edit` is the number of the record's edit, 0 for a record that nobody edits; `score` the mean over its probes.
+    `edit` is the number of the record's edit, 0 for unrelated records; `score` is the mean over the record's probes.
 
     Raises:
-        UserError: if the metrics of a cell contradict its rows.
+        UserError: if the metrics of a cell contradict its scored answers.
     """
     folders = [Store(frame.store).cell(str(name)) for name in frame.cells["cell"].unique()]
     found = [_by_record(folder) for folder in folders if (folder.path / "curve.parquet").is_file()]
@@ -53,44 +59,46 @@ def load_curves(frame: SuiteFrame) -> pd.DataFrame:
 
 
 def curve(scores: pd.DataFrame, seeds: Mapping[str, int]) -> Curve:
-    """Figures and intervals of the cells of a method on a model.
+    """Scores with intervals over the cells of a method on a model.
 
     Args:
-        scores: rows of `load_curves` of these cells under one protocol.
-        seeds: of each of the cells.
+        scores: rows of `load_curves` for these cells and one protocol.
+        seeds: seed of each cell.
     """
     points = tuple(sorted(int(point) for point in scores["edits"].unique()))
-    estimates = _estimates(scores[scores["edit"] > 0], seeds, list(_figures(points)))
-    unrelated = [Figure(point, UNRELATED, 0, 0) for point in points]
+    estimates = _estimates(scores[scores["edit"] > 0], seeds, list(_curve_points(points)))
+    unrelated = [CurvePoint(point, UNRELATED, 0, 0) for point in points]
     return Curve(points, estimates | _estimates(scores[scores["edit"] == 0], seeds, unrelated))
 
 
-def _figures(points: Sequence[int]) -> Iterator[Figure]:
-    """Those of the edited records, each once."""
+def _curve_points(points: Sequence[int]) -> Iterator[CurvePoint]:
+    """All scores over edited records, each once."""
     spans = [(start + 1, end) for start, end in pairwise((0, *points))]
     for point in points:
         for axis in AVERAGED:
             yield from dict.fromkeys(
-                Figure(point, axis, first, last) for first, last in ((1, point), *spans) if last <= point
+                CurvePoint(point, axis, first, last) for first, last in ((1, point), *spans) if last <= point
             )
 
 
-def _estimates(scores: pd.DataFrame, seeds: Mapping[str, int], figures: Sequence[Figure]) -> dict[Figure, Estimate]:
-    """Each figure is a mean over records that are drawn together, so that two points differ by what happened between."""
-    wanted = scores[scores["axis"].isin({figure.axis for figure in figures})]
-    if wanted.empty:
+def _estimates(
+    scores: pd.DataFrame, seeds: Mapping[str, int], wanted: Sequence[CurvePoint]
+) -> dict[CurvePoint, Estimate]:
+    """Means over records with intervals; records are resampled for all points at once, so points can be compared."""
+    rows = scores[scores["axis"].isin({one.axis for one in wanted})]
+    if rows.empty:
         return {}
-    edit_R = wanted.groupby("record_id")["edit"].first()
+    edit_R = rows.groupby("record_id")["edit"].first()
     cubes = []
     for seed in sorted(set(seeds.values())):
-        of_seed = wanted[wanted["cell"].map(dict(seeds)) == seed]
+        of_seed = rows[rows["cell"].map(dict(seeds)) == seed]
         by_place = of_seed.pivot_table(index="record_id", columns=["edits", "axis"], values="score", dropna=False)
-        table = by_place.reindex(index=edit_R.index, columns=pd.MultiIndex.from_tuples([f[:2] for f in figures]))
+        table = by_place.reindex(index=edit_R.index, columns=pd.MultiIndex.from_tuples([one[:2] for one in wanted]))
         scores_RC = table.to_numpy(dtype=np.float64)
-        is_meant_RC = [[first <= edit <= last for _, _, first, last in figures] for edit in edit_R]
-        cubes.append(np.where(is_meant_RC, scores_RC, np.nan))
+        is_counted_RC = [[first <= edit <= last for _, _, first, last in wanted] for edit in edit_R]
+        cubes.append(np.where(is_counted_RC, scores_RC, np.nan))
     resampled = resample_means(np.stack(cubes))
-    return {figure: resampled.estimate(unit_C) for figure, unit_C in zip(figures, np.eye(len(figures)), strict=True)}
+    return {one: resampled.estimate(unit_C) for one, unit_C in zip(wanted, np.eye(len(wanted)), strict=True)}
 
 
 def _by_record(folder: Folder) -> pd.DataFrame:
@@ -105,9 +113,9 @@ def _by_record(folder: Folder) -> pd.DataFrame:
 
 
 def _check_against_metrics(folder: Folder, scores: pd.DataFrame) -> None:
-    """A table shows what the rows say; a cell whose metrics say something else is refused."""
+    """Refuse a cell whose metrics contradict its scored answers."""
     curves = folder.read("metrics.json").get("curve", {})
-    told = {
+    stated = {
         (int(edits), protocol, AXES[axis]): found["score"]
         for edits, at_point in curves.items()
         for protocol, axes in at_point.items()
@@ -115,8 +123,8 @@ def _check_against_metrics(folder: Folder, scores: pd.DataFrame) -> None:
         for axis, found in axes.items()
     }
     means = scores.groupby(["edits", "protocol", "axis"])["score"].mean()
-    if told.keys() != set(means.index) or not all(np.isclose(means[place], told[place]) for place in told):
+    if stated.keys() != set(means.index) or not all(np.isclose(means[place], stated[place]) for place in stated):
         raise UserError(
             f"{folder.path.name}: metrics.json and curve.parquet disagree on the curve",
-            fix=f"delete cells/{folder.path.name} and run the suite again",
+            fix=rerun(folder),
         )

@@ -1,6 +1,7 @@
-"""A suite's finished cells as tidy frames: one row per cell and protocol, and the scores of every record beside it."""
+"""The finished cells of a suite as tidy data frames: one row per cell and protocol, and one per scored record."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,41 +15,26 @@ from harness.errors import UserError, did_you_mean
 from harness.evaluation.scope import summary
 from harness.files import understood
 from harness.store.store import Folder, Store
+from reports.common import AVERAGED, AXES, PHASES, in_order
 from reports.places import describe_missing, names_of, reason_of, section_of
-
-AXES: Mapping[str, str] = {
-    "reliability": "rel",
-    "generality": "gen",
-    "locality": "loc",
-    "locality_unrelated": "loc_unrelated",
-    "portability": "port",
-}
-"""Axis of the store → column of the frame."""
-
-AVERAGED = ("rel", "gen", "loc")
-"""The axes whose mean is Avg."""
-
-PROTOCOLS = {"teacher_forced": "teacher-forced", "generation": "generation", "easyedit": "EasyEdit's scoring"}
-"""Protocols in the order of their tables, with their titles."""
-
-PHASES = ("setup", "edit", "attach", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteFrame:
-    """What a store holds of one suite.
+    """The results of one suite in a store.
 
     Attributes:
         store: folder of the store.
         manifest: `suites/<suite>.<scale>.json` as written by the run.
-        cells: one row per finished cell × protocol, in the order of the manifest. Scores in [0, 1], NaN for an axis
-            without probes; `avg` is the mean of rel, gen and loc and NaN if one of them is; `<phase>_s` in seconds;
-            `edit_actions` a frozenset of ids; `row` and `section` are the line and the part of a table it belongs to.
+        cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
+            without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<phase>_s` is in seconds;
+            `edit_actions` is a frozenset with the ids of the edit runs; `section` and `row` say where in a table the
+            cell belongs.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
-        scopes: one row per (cell, axis, record_id) and probe with `scope`, axes as in the store; only of cells whose method
-            decides by prompt.
-        missing: one row per unfinished cell: its cell, names and places as in `cells`, and the reason; empty
-            where the folder does not say what it was.
+        scopes: one row per (cell, axis, record_id) and probe with its routing score `scope`, axes named as in the
+            store; only for cells whose method decides by prompt whether an edit applies.
+        missing: one row per unfinished cell: its name, titles, section and row as in `cells`, and the reason; fields
+            are empty where neither the folder nor its name tells.
     """
 
     store: Path
@@ -59,23 +45,23 @@ class SuiteFrame:
     missing: pd.DataFrame
 
     def models(self) -> dict[str, str]:
-        """Titles of all models of the suite by name, also of those without a finished cell, in the suite's order."""
+        """Titles of all models of the suite by name, in the suite's order, including models without a finished cell."""
         place = {name: number for number, name in enumerate(self.manifest["cells"])}
         named = pd.concat([self.cells, self.missing])[["cell", "model", "model_title"]]
         named = named[named["model"] != ""].sort_values("cell", key=lambda names: names.map(place), kind="stable")
         return dict(zip(named["model"], named["model_title"], strict=True))
 
     def commits(self) -> list[str]:
-        """The commits that made the cells, shortened, in the order of first use; `+` marks uncommitted changes."""
+        """Abbreviated commits that computed the cells, in order of appearance; `+` marks uncommitted changes."""
         return list(dict.fromkeys(self.cells["commit"]))
 
 
 def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
-    """Read the manifest and every finished cell it names.
+    """Read the manifest of a suite and every finished cell in it.
 
     Raises:
-        UserError: if the suite was never run at this scale, none of its cells is finished, two of its cells are the
-            same line of a table, a file cannot be understood, or a cell's metrics contradict its records.
+        UserError: if the suite was never run at this scale, if none of its cells is finished, if two of them belong
+            in the same row of a table, if a file cannot be read, or if the metrics of a cell contradict its records.
     """
     path = Store(store).manifest(suite, scale)
     if not path.is_file():
@@ -93,10 +79,10 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
             rows += _read_cell(folder)
             answers.append(_read_answers(folder.path))
     cells = pd.DataFrame(rows)
-    _tell_models_apart(cells)
-    _refuse_twins(cells)
+    _distinguish_models(cells)
+    _refuse_duplicates(cells)
     records = pd.concat([_by_record(rows) for rows in answers], ignore_index=True)
-    _check_against_records(cells, records)
+    _check_against_records(cells, records, Store(store))
     of_cells = [_by_question(rows) for rows in answers]
     for folder, scopes in zip(finished, of_cells, strict=True):
         _check_against_scopes(folder, scopes)
@@ -106,16 +92,25 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
     return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
 
 
+def rerun(folder: Folder) -> str:
+    """How to replace a cell whose files contradict each other."""
+    return f"rm -r {folder.path} and run the suite again"
+
+
 def _not_run(store: Path, suite: str, scale: str) -> UserError:
-    """What to say of a suite without a manifest: at which scales there is one, or which suites have one."""
+    """The error for a suite without a manifest: names the scales at which it was run, or a suite with a similar name."""
     runs = [run.stem.rpartition(".")[::2] for run in sorted((store / "suites").glob("[!.]*.json"))]
     text = f"{store}: suite '{suite}' has not been run at scale '{scale}' in this store"
+    in_store = f"--store {shlex.quote(str(store))}"
     if scales := [other for name, other in runs if name == suite]:
         return UserError(
-            f"{text}, but at {', '.join(scales)}", fix=f"python -m harness report {suite} --scale {scales[0]}"
+            f"{text}, only at {', '.join(scales)}",
+            fix=f"python -m harness report {suite} --scale {scales[0]} {in_store}",
         )
-    again = f"python -m harness run suites/{suite}.yaml" + ("" if scale == "paper" else f" --scale {scale}")
-    return UserError(f"{text}{did_you_mean(suite, {name for name, _ in runs})}", fix=again)
+    return UserError(
+        f"{text}{did_you_mean(suite, {name for name, _ in runs})}",
+        fix=f"python -m harness run suites/{suite}.yaml --scale {scale} {in_store}",
+    )
 
 
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:
@@ -140,15 +135,11 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "citable": bool(cost["citable"]),
         "commit": (origin["commit"] or "no commit")[:9] + ("+" if origin["dirty"] else ""),
     }
-    return [
-        {**common, "protocol": name, **_scores(metrics.get(name, {}))}
-        for name in PROTOCOLS
-        if name in cell["protocols"]
-    ]
+    return [{**common, "protocol": name, **_scores(metrics.get(name, {}))} for name in in_order(cell["protocols"])]
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Scores and exact matches of one protocol by column; an axis without probes is NaN, and so is then the average."""
+    """Scores and exact-match rates of one protocol by column; NaN for an axis without probes, and then for the average."""
     scores: dict[str, float] = {}
     for axis, column in AXES.items():
         scores[column] = metrics.get(axis, {}).get("score", np.nan)
@@ -158,7 +149,7 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read_answers(folder: Path) -> pd.DataFrame:
-    """Rows of a cell without their texts; cells from before the scope was recorded have none."""
+    """Answers of a cell without their texts; `scope` is NaN in cells that were run before it was recorded."""
     columns = ["protocol", "axis", "record_id", "probe", "score", "exact"]
     file = folder / "records.parquet"
     has_scope = "scope" in parquet.read_schema(file).names
@@ -168,20 +159,20 @@ def _read_answers(folder: Path) -> pd.DataFrame:
 
 
 def _by_record(rows: pd.DataFrame) -> pd.DataFrame:
-    """Scores of a cell by record: the mean over the probes of an axis."""
+    """Scores of a cell by record: means over the record's probes on an axis."""
     rows = rows.assign(axis=rows["axis"].map(dict(AXES)))
     place = ["cell", "protocol", "axis", "record_id"]
     return rows.groupby(place, as_index=False, sort=False)[["score", "exact"]].mean()
 
 
 def _by_question(rows: pd.DataFrame) -> pd.DataFrame:
-    """Scope of each question that has one; all protocols ask the same questions."""
+    """The routing score of each question that has one; all protocols ask the same questions."""
     once = rows[rows["scope"].notna()].drop_duplicates(["axis", "record_id", "probe"])
     return once[["cell", "axis", "record_id", "scope"]]
 
 
-def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame) -> None:
-    """A table shows what the records say; a cell whose metrics say something else is refused."""
+def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame, store: Store) -> None:
+    """Refuse a cell whose metrics contradict its records."""
     means = records.groupby(["cell", "protocol", "axis"])["score"].mean()
     for row in cells.to_dict("records"):
         for column in AXES.values():
@@ -190,7 +181,7 @@ def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame) -> None:
                 raise UserError(
                     f"{row['cell']}: metrics.json has {row['protocol']} {column} = {row[column]:.4f}, "
                     f"its records have {of_records:.4f}",
-                    fix=f"delete cells/{row['cell']} and run the suite again",
+                    fix=rerun(store.cell(row["cell"])),
                 )
 
 
@@ -199,25 +190,25 @@ def _check_against_scopes(folder: Folder, scopes: pd.DataFrame) -> None:
     if folder.read("metrics.json").get("scope", {}) != of_records:
         raise UserError(
             f"{folder.path.name}: metrics.json and records.parquet disagree on the scope",
-            fix=f"delete cells/{folder.path.name} and run the suite again",
+            fix=rerun(folder),
         )
 
 
-def _refuse_twins(cells: pd.DataFrame) -> None:
+def _refuse_duplicates(cells: pd.DataFrame) -> None:
     place = ["row", "model", "section", "template", "seed", "protocol"]
-    twins = cells[cells.duplicated(place, keep=False)]
-    if len(twins):
-        first = twins.iloc[0]
-        same = twins[(twins[place] == first[place]).all(axis=1)]["cell"]
+    duplicates = cells[cells.duplicated(place, keep=False)]
+    if len(duplicates):
+        first = duplicates.iloc[0]
+        same = duplicates[(duplicates[place] == first[place]).all(axis=1)]["cell"]
         raise UserError(
-            f"{' and '.join(same)} are the same line of a table ('{first['label']}' on {first['model']}) "
-            "with different settings",
+            f"{' and '.join(same)} belong in the same row of a table ('{first['label']}' on {first['model']}) "
+            "but have different settings",
             fix="give each method entry of the suite its own `label:`, and each folder of records a suite of its own",
         )
 
 
-def _tell_models_apart(cells: pd.DataFrame) -> None:
-    """Give models of one name a name and a title each, with the settings that are not the same in all."""
+def _distinguish_models(cells: pd.DataFrame) -> None:
+    """Give models that share a name distinct names and titles, by the settings in which they differ."""
     for name, same in list(cells.groupby("model_name")):
         settings = list(dict.fromkeys(same["model_settings"]))
         for one, what in zip(settings, _differences(settings), strict=True):
@@ -227,7 +218,7 @@ def _tell_models_apart(cells: pd.DataFrame) -> None:
 
 
 def _disambiguate(cells: pd.DataFrame, key: str, title: str, apart: Callable[[Sequence[str]], list[str]]) -> None:
-    """Add what sets them apart to titles that two keys share."""
+    """Where several keys share a title, append to each what distinguishes it."""
     titles = dict(zip(cells[key], cells[title], strict=True))
     for shown in set(titles.values()):
         same = [name for name in titles if titles[name] == shown]
@@ -241,7 +232,7 @@ def _labels(rows: Sequence[str]) -> list[str]:
 
 
 def _differences(sections: Sequence[str]) -> list[str]:
-    """The settings of each section that are not the same in all."""
+    """For each section, the settings in which they differ."""
     settings = [json.loads(section) for section in sections]
     differing = [key for key in settings[0] if len({json.dumps(other.get(key)) for other in settings}) > 1]
     return [", ".join(f"{key} {other.get(key)}" for key in differing) for other in settings]

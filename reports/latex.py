@@ -1,4 +1,4 @@
-"""Tables as LaTeX (booktabs), and a PDF of them where pdflatex is installed."""
+"""Tables as LaTeX (booktabs), compiled to PDF where pdflatex is installed."""
 
 import itertools
 import shutil
@@ -10,7 +10,8 @@ from pathlib import Path
 import jinja2
 
 from harness.errors import UserError
-from reports.layout import Column, Entry, Mark, Table
+from harness.files import write_bytes
+from reports.layout import Column, Mark, Table, TableEntry
 
 TIMEOUT_S = 120
 PACKAGES = "booktabs, graphicx"
@@ -89,16 +90,16 @@ _environment = jinja2.Environment(
 
 
 def render(tables: Sequence[Table], source: str) -> str:
-    """The text of a `.tex` file to include: one float per table, under a comment that says what made it."""
+    r"""LaTeX source to `\input`: one float per table, below a comment that says where the tables come from."""
     head = f"% {source}\n% Needs the packages {PACKAGES}.\n"
     return head + "".join(_render_one(table) for table in tables)
 
 
 def compile_pdf(tex: Path) -> Path | None:
-    """Typeset a file of `render` by itself; the log stays beside it.
+    """Compile a file written by `render` as a document of its own, and keep the log next to it.
 
     Returns:
-        The PDF, of the same name, or None where pdflatex is not installed.
+        The PDF, with the same name, or None where pdflatex is not installed.
 
     Raises:
         UserError: if pdflatex fails or takes longer than two minutes.
@@ -117,19 +118,17 @@ def compile_pdf(tex: Path) -> Path | None:
                 command, cwd=build, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise UserError(f"pdflatex did not finish {tex} in {TIMEOUT_S} s", fix=f"pdflatex {tex}") from None
+            raise UserError(f"pdflatex did not finish {tex} within {TIMEOUT_S} s", fix=f"pdflatex {tex}") from None
         log.write_text(done.stdout)
         if done.returncode:
             reason = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see the log")
             raise UserError(f"pdflatex failed on {tex}: {reason.lstrip('! ')}", fix=f"read {log}")
-        partial = pdf.with_name(f".{pdf.name}.partial")
-        shutil.copy(build / "document.pdf", partial)
-        partial.replace(pdf)
+        write_bytes(pdf, (build / "document.pdf").read_bytes())
     return pdf
 
 
 def escape(text: str) -> str:
-    """Text as pdflatex prints it; a character that its fonts lack is given by its number (`U+4E2D`)."""
+    """Escape text for pdflatex; a character that its fonts lack becomes its code point (`U+4E2D`)."""
     return "".join(map(_escaped, text))
 
 
@@ -167,7 +166,7 @@ def _render_one(table: Table) -> str:
 
 
 def _headings(columns: Sequence[Column]) -> tuple[str, str]:
-    """The line of group headings and the rules under them."""
+    """The line of group headings and the rules below them."""
     headings, rules, at = [""], [], 2
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         span = len(list(members))
@@ -182,7 +181,7 @@ def _row_title(title: str, is_reference: bool) -> str:
     return rf"\textit{{{escape(title)}}}" if is_reference else escape(title)
 
 
-def _entry(entry: Entry) -> str:
+def _entry(entry: TableEntry) -> str:
     number = escape(entry.text)
     if entry.mark is Mark.BEST:
         number = rf"\textbf{{{number}}}"

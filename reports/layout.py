@@ -1,17 +1,16 @@
-"""What a table is before it is LaTeX or terminal text: columns in groups, rows in sections, entries with marks."""
+"""A table before it is rendered as LaTeX or terminal text: columns in groups, rows in sections, entries with marks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
-import numpy as np
-
 DASH = "–"
 
 
 class Mark(Enum):
-    """How an entry stands out."""
+    """How an entry is highlighted."""
 
     NONE = "none"
     BEST = "best"
@@ -19,18 +18,18 @@ class Mark(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A number of a table.
+class TableEntry:
+    """One number in a table.
 
     Attributes:
         value: NaN is printed as a dash.
-        half_width: half of the 95 % interval, in the unit of the value; None where none is shown.
-        digits: printed after the point.
+        half_width: half the width of the 95% interval, in the unit of the value; None where none is shown.
+        digits: number of decimals.
         notation: `f` for 0.02, `e` for 2e-02.
-        note: symbol explained under the table, `†`.
+        note: symbol explained below the table, `†`.
     """
 
-    value: float = np.nan
+    value: float = math.nan
     half_width: float | None = None
     digits: int = 2
     notation: Literal["f", "e"] = "f"
@@ -40,19 +39,19 @@ class Entry:
     @property
     def text(self) -> str:
         """The number alone, as printed."""
-        return DASH if np.isnan(self.value) else f"{self.value:.{self.digits}{self.notation}}"
+        return DASH if math.isnan(self.value) else f"{self.value:.{self.digits}{self.notation}}"
 
     @property
     def half_width_text(self) -> str:
-        """Half width without the leading zero (`.02`), or nothing."""
-        if self.half_width is None or np.isnan(self.half_width) or np.isnan(self.value):
+        """The half-width without its leading zero (`.02`), or an empty string."""
+        if self.half_width is None or math.isnan(self.half_width) or math.isnan(self.value):
             return ""
         return f"{self.half_width:.{self.digits}f}".removeprefix("0")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column; neighbours with one group share a heading above their titles."""
+    """A column; adjacent columns of the same group share a heading above their titles."""
 
     title: str
     group: str = ""
@@ -60,31 +59,31 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A method. The reference (the unedited model) is shown apart and never ranked."""
+class TableRow:
+    """A row, usually a method. A reference (the unedited model) is set in italics and never ranked."""
 
     title: str
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
     is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The rows of one data set, with remarks printed under the table."""
+    """A group of rows under a heading, usually one dataset, with remarks printed below the table."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A whole table.
+    """A complete table.
 
     Attributes:
-        name: label in LaTeX, unique within a report.
-        title: what it shows, in a few words.
-        caption: how to read it and where it comes from, in sentences.
+        name: LaTeX label, unique within a report.
+        title: what the table shows, in a few words.
+        caption: how to read the table and where its numbers come from, in full sentences.
         notes: explanations of the symbols used in entries.
     """
 
@@ -96,21 +95,22 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def ranked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
-    """Mark the best and second best printed value of each ranked column; higher is better and ties share a mark.
+def ranked(rows: Sequence[TableRow], columns: Sequence[Column]) -> tuple[TableRow, ...]:
+    """Mark the best and second-best value of each ranked column, where higher is better.
 
-    References and columns with fewer than two methods get no mark.
+    Values are compared as printed, so ties share a mark. References are not ranked, and a column with fewer than two
+    other values has no marks.
     """
     marked = [list(row.entries) for row in rows]
     for index, column in enumerate(columns):
         printed = {
             number: round(row.entries[index].value, row.entries[index].digits)
             for number, row in enumerate(rows)
-            if not row.is_reference and not np.isnan(row.entries[index].value)
+            if not row.is_reference and not math.isnan(row.entries[index].value)
         }
         if not column.is_ranked or len(printed) < 2:
             continue
-        best, second = [*sorted(set(printed.values()), reverse=True), np.nan][:2]
+        best, second = [*sorted(set(printed.values()), reverse=True), math.nan][:2]
         for number, value in printed.items():
             mark = Mark.BEST if value == best else Mark.SECOND if value == second else Mark.NONE
             marked[number][index] = replace(marked[number][index], mark=mark)

@@ -1,4 +1,4 @@
-"""How near a native implementation is to EasyEdit's of the same method, on the same model, records and seed."""
+"""How closely a native implementation agrees with another backend's, on the same model, records and seed."""
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -9,36 +9,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.registry import NATIVE
 from harness.store.store import Store
 from reports.frame import SuiteFrame
-
-REFERENCE = "easyedit"
-"""The backend that all others are compared with."""
 
 WEIGHTS = "edited.safetensors"
 CHANGE_NORMS = "change_norms"
 WEIGHTS_WITHIN = 1e-3
-"""Largest difference of weights, relative to the norm of the change, that still counts as equivalent."""
+"""Largest difference in weights, relative to the norm of the change, that still counts as equivalent."""
 PREDICTIONS_FROM = 0.95
-"""Smallest share of equal predictions that still counts as equivalent, for methods that change no weights."""
+"""Smallest share of identical predictions that still counts as equivalent, for methods that change no weights."""
 
 _QUESTION = ["protocol", "axis", "record_id", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A native cell beside EasyEdit's.
+class BackendComparison:
+    """A native cell and the corresponding cell of another backend, the reference.
 
     Attributes:
+        backend: backend of the reference.
         native, reference: folders of the cells.
-        variant: of the native cell; `is_faithful` where EasyEdit's cell has the same.
-        weights: ‖W − W'‖ / ‖W' − W₀‖ over all changed weights (Frobenius; W' is EasyEdit's, W₀ unedited); NaN if either
-            has none that were kept.
-        same: share of probes with the same prediction, over all protocols; NaN without probes.
+        variant: of the native cell; `is_faithful` if it is also the variant of the reference.
+        weights: ‖W − W'‖ / ‖W' − W₀‖ (Frobenius) over all changed weights, where W' is the reference's and W₀ unedited;
+            NaN if the edited weights of either cell were not kept.
+        same: share of probes with identical predictions over all protocols; NaN without probes.
         probes: number of probes compared.
-        edit_ratio: EasyEdit's seconds of editing, divided by ours; NaN across classes of device.
+        edit_ratio: edit time of the reference divided by that of the native cell; NaN if the device classes differ.
     """
 
+    backend: str
     native: str
     reference: str
     method: str
@@ -53,35 +53,37 @@ class Comparison:
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing differs at all: no bit of a weight, no prediction."""
+        """Whether all compared weights and predictions are identical."""
         return self.same == 1.0 and (np.isnan(self.weights) or self.weights == 0.0)
 
     @property
     def is_equivalent(self) -> bool:
-        """Whether all that differs is within rounding: the weights where they change, else the predictions."""
+        """Whether the differences are within rounding: those of the weights if they were compared, else of predictions."""
         return self.same >= PREDICTIONS_FROM if np.isnan(self.weights) else self.weights <= WEIGHTS_WITHIN
 
 
-def comparisons(frame: SuiteFrame) -> Iterator[Comparison]:
-    """Every finished native cell that has an EasyEdit cell of the same method, model, records, template and seed."""
+def comparisons(frame: SuiteFrame) -> Iterator[BackendComparison]:
+    """Pair each finished native cell with another backend's cell of the same method, model, records, template and seed.
+
+    There is one comparison per backend, with a cell of the same variant if there is one.
+    """
     cells = frame.cells.drop_duplicates("cell")
     place = ["method", "model", "section", "template", "seed"]
     for _, same in cells.groupby(place, sort=False):
-        references = same[same["backend"] == REFERENCE]
-        if references.empty:
-            continue
-        for native in same[same["backend"] != REFERENCE].to_dict("records"):
-            alike = references[references["variant"].map(_name) == _name(native["variant"])]
-            reference = (alike if len(alike) else references).iloc[0]
-            yield _compare(frame.store, native, reference, is_faithful=len(alike) > 0)
+        natives = same[same["backend"] == NATIVE].to_dict("records")
+        for _, references in same[same["backend"] != NATIVE].groupby("backend", sort=False):
+            for native in natives:
+                alike = references[references["variant"].map(_name) == _name(native["variant"])]
+                reference = (alike if len(alike) else references).iloc[0]
+                yield _compare(frame.store, native, reference, is_faithful=len(alike) > 0)
 
 
-def badge(found: Sequence[Comparison], reasons: Sequence[str]) -> str:
-    """How faithful a method is in one word: by its worst comparison on any model, data set and seed.
+def badge(found: Sequence[BackendComparison], reasons: Sequence[str]) -> str:
+    """Summarise fidelity by the worst comparison over all models, datasets and seeds.
 
     Args:
-        found: comparisons of its faithful variant.
-        reasons: what the adapter says of known differences.
+        found: comparisons of a method's faithful variant.
+        reasons: the differences that the backend's adapter declares.
     """
     if any(np.isnan(one.weights) and np.isnan(one.same) for one in found):
         return "not compared: neither answers nor weights"
@@ -90,22 +92,25 @@ def badge(found: Sequence[Comparison], reasons: Sequence[str]) -> str:
     if all(one.is_equivalent for one in found):
         weights = [one.weights for one in found if not np.isnan(one.weights)]
         if weights:
-            return f"equivalent within {max(weights):.0e} of the change of weights"
+            return f"equivalent within {max(weights):.0e} of the weight change"
         return f"equivalent on {min(one.same for one in found):.1%} of predictions"
-    return f"differs: {'; '.join(reasons) or 'for no known reason'}"
+    return f"differs: {'; '.join(reasons)}" if reasons else "differs, cause unknown"
 
 
 def differences(store: Path, cell: str) -> list[str]:
-    """What the adapter of a cell says of its known differences from the native method, from cell.json."""
-    said: list[str] = Store(store).cell(cell).read("cell.json")["method"].get("differences", [])
-    return said
+    """Known differences from the native method that the adapter of a cell declares, from cell.json."""
+    declared: list[str] = Store(store).cell(cell).read("cell.json")["method"].get("differences", [])
+    return declared
 
 
-def _compare(store: Path, native: Mapping[Hashable, Any], reference: pd.Series, *, is_faithful: bool) -> Comparison:
+def _compare(
+    store: Path, native: Mapping[Hashable, Any], reference: pd.Series, *, is_faithful: bool
+) -> BackendComparison:
     left, right = (_predictions(store, str(cell)) for cell in (native["cell"], reference["cell"]))
     both = left.index.intersection(right.index)
     is_one_device = native["device_class"] == reference["device_class"]
-    return Comparison(
+    return BackendComparison(
+        backend=str(reference["backend"]),
         native=str(native["cell"]),
         reference=str(reference["cell"]),
         method=str(native["method"]),
@@ -127,10 +132,10 @@ def _predictions(store: Path, cell: str) -> "pd.Series[str]":
 
 
 def _distance(native: Path, reference: Path) -> float:
-    """Relative Frobenius distance of the kept weights; of a weight that only one of them changed, the change counts."""
+    """Relative Frobenius distance of the kept weights; a weight changed by only one side counts with its whole change."""
     if not ((native / WEIGHTS).is_file() and (reference / WEIGHTS).is_file()):
         return float("nan")
-    from safetensors import safe_open  # with torch: numpy has no bfloat16
+    from safetensors import safe_open  # read with torch: numpy has no bfloat16
 
     with safe_open(native / WEIGHTS, "pt") as ours, safe_open(reference / WEIGHTS, "pt") as theirs:
         changes, wanted = _change_norms(ours), _change_norms(theirs)
@@ -145,7 +150,7 @@ def _distance(native: Path, reference: Path) -> float:
 
 
 def _change_norms(weights: Any) -> dict[str, float]:
-    """Frobenius norm of the change of each weight of a file."""
+    """Frobenius norm of the change of each weight in a file."""
     norms: dict[str, float] = json.loads(weights.metadata()[CHANGE_NORMS])
     return norms
 

@@ -1,4 +1,4 @@
-"""Where a cell belongs in a table, finished or not."""
+"""Where a cell belongs in the tables, finished or not: its row, its columns and its section."""
 
 import json
 import re
@@ -7,28 +7,29 @@ from typing import Any
 
 import pandas as pd
 
+from harness.registry import NATIVE
 from harness.store.store import Folder
 
 _NOWHERE = {
     **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template", "seed"), ""),
     "is_reference": False,
 }
-"""An unfinished cell of which nothing is known."""
+"""Fields of an unfinished cell of which nothing is known."""
 
 _SWEPT = re.compile(r"\.(?=[A-Za-z_]\w*=)")
-"""Where `onceedit.lambda_weight=0.2.steps=3`, the label of an entry of a sweep, comes apart."""
+"""Separates the parts of the label of a sweep's entry, `onceedit.lambda_weight=0.2.steps=3`."""
 
 
 def section_of(cell: Mapping[str, Any]) -> str:
-    """What a part of a table has in common: the records, whatever the template around them, and the schedule."""
+    """What all cells of a section share, as JSON: the dataset, whatever the prompt template, and the schedule."""
     data = {key: value for key, value in cell["data"].items() if key not in ("title", "template", "sha256")}
     return json.dumps({**data, **cell["schedule"]}, sort_keys=True)
 
 
 def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cell is called in a table: `row` identifies its line and `model` its columns, the titles are printed.
+    """Names and titles of a cell: `row` identifies its row and `model` its columns; titles are printed.
 
-    `model_settings` is what may differ between two models of one name.
+    `model_settings` holds what may differ between two models of the same name, as JSON.
     """
     method, model = cell["method"], cell["model"]
     settings = {key: str(value)[:12] for key, value in model.items() if key not in ("name", "title", "corpus")}
@@ -36,7 +37,7 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     titles = {method["name"]: method["title"], f"{method['name']}.{variant}": f"{method['title']} ({variant})"}
     titles |= {f"{written}.{backend}": title for written, title in titles.items()}
     parts: list[str] = _SWEPT.split(label)
-    title = ", ".join([titles.get(parts[0], parts[0]), *parts[1:]]) + (f" [{backend}]" if backend != "native" else "")
+    title = ", ".join([titles.get(parts[0], parts[0]), *parts[1:]]) + (f" [{backend}]" if backend != NATIVE else "")
     return {
         "label": label,
         "method": method["name"],
@@ -54,7 +55,7 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_missing(folders: Sequence[Folder], cells: pd.DataFrame) -> pd.DataFrame:
-    """Why each unfinished cell is unfinished, and which entry of a table it leaves empty."""
+    """Why each of the given cells is unfinished, and which entries of a table it leaves empty."""
     columns = ["cell", *_NOWHERE, "reason"]
     return pd.DataFrame(
         [
@@ -66,7 +67,7 @@ def describe_missing(folders: Sequence[Folder], cells: pd.DataFrame) -> pd.DataF
 
 
 def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
-    """What an unfinished cell was to be: from its cell.json, else from its folder's name and the finished cells."""
+    """What an unfinished cell would have been: from its cell.json, else from its folder's name and the finished cells."""
     if (folder.path / "cell.json").is_file():
         cell = folder.read("cell.json")
         data = cell["data"]
@@ -84,7 +85,7 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
     same_row, same_data = cells[cells["label"] == label], cells[cells["data"] == data]
     same_model = cells[cells["model_name"].str.replace("/", "_") == model]
     return {
-        "row": same_row.iloc[0]["row"] if len(same_row) else f"{label}//native",
+        "row": same_row.iloc[0]["row"] if len(same_row) else f"{label}//{NATIVE}",
         "title": same_row.iloc[0]["title"] if len(same_row) else label,
         "is_reference": bool(len(same_row) and same_row.iloc[0]["is_reference"]),
         "model": same_model.iloc[0]["model"] if len(same_model) else model,
@@ -95,7 +96,7 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:
-    """`<label>-<model>-<data>` into its parts, two of which some finished cell has; any of them may hold a dash."""
+    """Split `<label>-<model>-<dataset>`. Each part may contain dashes, but two of them must be those of finished cells."""
     known = [list(dict.fromkeys(cells["label"])), list(dict.fromkeys(cells["model_name"].str.replace("/", "_")))]
     known.append(list(dict.fromkeys(cells["data"])))
     for unknown in (0, 2, 1):
@@ -107,7 +108,7 @@ def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:
 
 
 def reason_of(folder: Folder) -> str:
-    """One line: what became of an unfinished cell."""
+    """What happened to an unfinished cell, in one line."""
     if folder.failure is not None:
         return f"failed: {folder.failure.splitlines()[0]}" if folder.failure else "failed"
     return "not run"

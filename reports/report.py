@@ -1,58 +1,58 @@
-"""Write and print the tables of a suite from a store."""
+"""Write and print the tables and figures of a suite from a store."""
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from harness import registry
+from harness.files import write_bytes
 
-from harness.errors import UserError, did_you_mean
-from harness.files import explained
-from reports.frame import load_suite
-from reports.latex import INSTALL_HINT, compile_pdf, render
-from reports.tables import BUILDERS
-from reports.terminal import print_table
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ALWAYS = ("time",)
+"""Tables that every report contains."""
 
 
-def write_report(store: Path, suite: str, scale: str, console: Console) -> list[Path]:
-    """Make every table that the suite asks for, and the table of times, in `reports/<suite>.<scale>/`.
+def write_report(store: Path, suite: str, scale: str, console: "Console") -> list[Path]:
+    """Write every table and figure that a suite asks for, and the time table, to `reports/<suite>.<scale>/`.
 
-    Each gives `<name>_table.tex`, `.csv` (all numbers with intervals and the cells they come from) and, where pdflatex
-    is installed, `.pdf` with its `.log`. The tables are printed to the console with 95 % intervals.
+    A table gives `<name>_table.tex`, `<name>_table.csv` (all numbers with their intervals and the cells that they come
+    from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure gives `<name>_figure.pdf`. Tables
+    are also printed to the console.
 
     Returns:
         The files that were written.
 
     Raises:
-        UserError: if the suite was not run, asks for an unknown table, or pdflatex fails (all else is written by then).
+        UserError: if the suite was not run or asks for an unknown table or figure, before anything is written; if
+            pdflatex fails, after everything else is written.
     """
+    from reports.frame import load_suite  # pandas, which is not needed to know the names of tables
+    from reports.latex import INSTALL_HINT, compile_pdf, render
+    from reports.terminal import print_table
+
     frame = load_suite(store, suite, scale)
-    names = list(dict.fromkeys([*frame.manifest["tables"], "time"]))
-    for name in names:
-        if name not in BUILDERS:
-            raise UserError(
-                f"suite '{suite}' asks for an unknown table '{name}'{did_you_mean(name, set(BUILDERS))}",
-                fix=f"tables are {', '.join(BUILDERS)}",
-            )
+    tables = {name: registry.tables.get(name) for name in (*frame.manifest["tables"], *ALWAYS)}
+    figures = {name: registry.figures.get(name) for name in frame.manifest.get("figures", ())}
     folder = store / "reports" / f"{suite}.{scale}"
     written, sources = [], []
-    for name in names:
-        tables, numbers = BUILDERS[name](frame)
+    for name, build in tables.items():
+        built, numbers = build(frame)
         source = f"{name} table of suite {suite} at {scale} scale, from {frame.cells['cell'].nunique()} cells"
         tex, csv = folder / f"{name}_table.tex", folder / f"{name}_table.csv"
-        _write(tex, render(tables, source))
-        _write(csv, numbers.to_csv(index=False))
+        write_bytes(tex, render(built, source).encode())
+        write_bytes(csv, numbers.to_csv(index=False).encode())
         written += [tex, csv]
         sources.append(tex)
-        for table in tables:
+        for table in built:
             print_table(table, console)
+    for name, draw in figures.items():
+        written.append(folder / f"{name}_figure.pdf")
+        drawn = io.BytesIO()
+        draw(frame).savefig(drawn, format="pdf", metadata={"CreationDate": None})  # the same bytes every time
+        write_bytes(written[-1], drawn.getvalue())
     compiled = [pdf for tex in sources if (pdf := compile_pdf(tex))]
     if not compiled:
-        console.print(f"pdflatex is not installed, so no PDF was made (for one: {INSTALL_HINT})", style="yellow")
+        console.print(f"pdflatex is not installed, so no PDF was made of the tables ({INSTALL_HINT})", style="yellow")
     return written + compiled
-
-
-def _write(path: Path, text: str) -> None:
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text)
-        partial.replace(path)

@@ -1,4 +1,4 @@
-"""Scores with intervals for each line of a table: seeds averaged, the better prompt template taken, models combined."""
+"""Scores with intervals for each line of a table: averaged over seeds, under the better prompt template, over all models."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from reports.frame import AVERAGED, SuiteFrame
+from reports.common import AVERAGED
+from reports.frame import SuiteFrame
 from reports.stats import Estimate, Floats, estimate, paired_difference, resample_means
 
 MISSING = Estimate(np.nan, np.nan, np.nan)
@@ -18,11 +19,12 @@ class ModelScore:
     """One method on one model under one prompt template, over all its seeds.
 
     Attributes:
-        scores_SRC: S seeds × R records × (rel, gen, loc), NaN for a seed that has no finished cell here; the seeds are
-            those of the line, the records those of the section, each in one order for all models.
-        axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated.
+        scores_SRC: S seeds × R records × (rel, gen, loc), NaN for a seed without a finished cell. Seeds and records are
+            those of the whole line and section, in the same order for all models.
+        axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated and port.
         exact: exact-match rates by column.
         cells: folders of the cells, one per seed.
+        edit_actions: ids of the edit runs behind the cells.
     """
 
     model: str
@@ -39,11 +41,11 @@ class Line:
     """A method in one section under one protocol.
 
     Attributes:
-        by_model: the chosen template of each model that has a finished cell.
-        passed_over: what was measured with the other templates.
-        score: mean of Avg over all models of the suite; missing if one of them is.
-        freq: number of distinct acts of editing over the models and one seed; None if a model is missing.
-        is_reference: nothing was edited.
+        by_model: scores under the chosen template, for each model with a finished cell.
+        passed_over: scores under the other templates.
+        score: mean of Avg over all models of the suite; NaN if a model is missing.
+        freq: number of distinct edit runs over all models for one seed; None if a model is missing.
+        is_reference: whether this is the unedited model.
     """
 
     row: str
@@ -57,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """All lines of one section (data set) under one protocol, with the models in the order of the suite."""
+    """All lines of one section (dataset) under one protocol, with titles of the models in the order of the suite."""
 
     protocol: str
     section: str
@@ -66,7 +68,7 @@ class Board:
     lines: tuple[Line, ...] = ()
 
     def lead(self) -> tuple[Line, Line, Estimate] | None:
-        """Best and second method by Score, and their difference on the same records; None with fewer than two."""
+        """The two best methods by Score and their paired difference; None if fewer than two methods are complete."""
         complete = [line for line in self.lines if not line.is_reference and not np.isnan(line.score.value)]
         if len(complete) < 2:
             return None
@@ -94,11 +96,11 @@ def boards(frame: SuiteFrame) -> Iterator[Board]:
 
 
 def best_prompt(candidates: Sequence[ModelScore], templates: Sequence[str]) -> dict[str, ModelScore]:
-    """The template to show for each model: the one with the highest Avg, as the paper chose for its baselines.
+    """Choose the template to show for each model: the one with the highest Avg, as the paper did for its baselines.
 
-    A method whose act of editing serves several models gets one template for all of them, or it would have edited
-    more than once; the one that covers most models counts, then the highest mean of Avg. The earlier template wins a
-    tie. The unedited reference is not given a choice: it is shown with the first template of the suite.
+    A method whose edit serves several models gets one template for all of them, since two templates would take two
+    edits: the one that covers most models and, among those, has the highest mean of Avg. Ties go to the earlier
+    template. The unedited model is always shown with the first template of the suite.
     """
     ordered = sorted(candidates, key=lambda score: templates.index(score.template))
     if not any(score.edit_actions for score in ordered):
@@ -116,13 +118,13 @@ def best_prompt(candidates: Sequence[ModelScore], templates: Sequence[str]) -> d
 
 
 def _shares_edits(scores: Sequence[ModelScore]) -> bool:
-    """Whether one act of editing serves two models."""
+    """Whether one edit run serves more than one model."""
     pairs = {(score.model, action) for score in scores for action in score.edit_actions}
     return len(pairs) > len({action for _, action in pairs})
 
 
 def _mean_avg(scores: Sequence[ModelScore]) -> float:
-    """Mean of Avg; below everything where one is missing."""
+    """Mean of Avg; -1, below every possible score, if one is missing."""
     mean = float(np.mean([score.axes["avg"].value for score in scores]))
     return -1.0 if np.isnan(mean) else mean
 
@@ -145,13 +147,13 @@ def _line(
     score, freq = MISSING, None
     if len(by_model) == len(models):
         score = estimate(_side_by_side(by_model, models), np.tile(_AVG_WEIGHTS, len(models)) / len(models))
-        freq = _acts_of_editing(cells, by_model)
+        freq = _edit_runs(cells, by_model)
     first = cells.iloc[0]
     return Line(str(row), first["title"], by_model, passed_over, score, freq, bool(first["is_reference"]))
 
 
-def _acts_of_editing(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
-    """Distinct ids over the chosen cells of one seed; seeds repeat the same acts, so the largest counts."""
+def _edit_runs(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
+    """Number of distinct edit runs behind the chosen cells for one seed; seeds may differ in missing cells, so the maximum."""
     chosen = cells[cells["cell"].isin([name for score in by_model.values() for name in score.cells])]
     return max(len(frozenset().union(*same["edit_actions"])) for _, same in chosen.groupby("seed"))
 

@@ -1,8 +1,8 @@
-"""Bootstrap intervals over seeds and records: a record's probes, and its scores on all models, stay together.
+"""Bootstrap confidence intervals over seeds and records.
 
-All seeds of a method edit the same records, so seeds and records are drawn independently of each other and crossed
-(the pigeonhole bootstrap, Owen 2007). With one seed this is the ordinary bootstrap over records. docs/metrics.md has
-the formulas.
+All probes of a record and its scores on all models are resampled together. All seeds of a method edit the same records,
+so seeds and records are crossed and resampled independently (the pigeonhole bootstrap, Owen 2007). With one seed this
+is the ordinary bootstrap over records. docs/metrics.md has the formulas.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +16,9 @@ from scipy.special import ndtr, ndtri
 Floats = NDArray[np.float64]
 
 Statistic = Callable[[Floats], Floats]
-"""Figures of one seed as a function of how often each record counts: B × R weights to B × C figures.
+"""C statistics of one seed as a function of the weights of its R records: B × R weights to B × C values.
 
-NaN where no record that counts has what the figure is of.
+NaN where no record with positive weight has data for the statistic.
 """
 
 RESAMPLES = 5000
@@ -29,7 +29,7 @@ _TILE_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its bootstrap interval in the same unit; NaN where there is nothing to average."""
+    """A statistic with its bootstrap interval, in the same unit; NaN where there is nothing to average."""
 
     value: float
     low: float
@@ -37,15 +37,16 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the length of the interval, which need not be symmetric about the value."""
+        """Half the width of the interval, which need not be symmetric about the value."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resampled:
-    """C figures of one method: on everything, on each of B draws, and without each record or seed in turn.
+    """C statistics of one method: on all data, on each of B resamples, and without each record or seed in turn.
 
-    `without_seed_SC` has no row where there is only one seed, whose spread cannot be seen.
+    `without_seed_SC` has no rows if there is only one seed, because one seed says nothing about the variation
+    between seeds.
     """
 
     value_C: Floats
@@ -54,35 +55,35 @@ class Resampled:
     without_seed_SC: Floats
 
     def estimate(self, weights_C: Floats) -> Estimate:
-        """A weighted sum of the figures with its 95 % BCa interval (Efron 1987).
+        """A weighted sum of the statistics with its 95% BCa interval (Efron 1987).
 
-        Where all records and seeds agree the interval has no width: the bootstrap cannot see what no record shows.
+        The interval has width zero where all records and seeds agree.
         """
         value, draws_B, *jackknives = self._sums(weights_C)
         return Estimate(float(value), *bca_interval(float(value), draws_B, jackknives))
 
     def minus(self, other: "Resampled", weights_C: Floats) -> Estimate:
-        """The difference to another method's sum, of which the same records were drawn and other seeds."""
+        """The difference to the same weighted sum of another method, with shared record resamples and separate seed resamples."""
         left, left_B, left_R, left_S = self._sums(weights_C)
         right, right_B, right_R, right_S = other._sums(weights_C)
         value = float(left - right)
         return Estimate(value, *bca_interval(value, left_B - right_B, [left_R - right_R, left_S, -right_S]))
 
     def _sums(self, weights_C: Floats) -> Iterator[Floats]:
-        """The weighted sum of each part; a figure of weight 0 may be NaN."""
+        """The weighted sum of each part; a statistic with weight 0 may be NaN."""
         used_C = weights_C != 0
         for part in (self.value_C, self.draws_BC, self.without_record_RC, self.without_seed_SC):
             yield part[..., used_C] @ weights_C[used_C]
 
 
 def means(scores_RC: Floats) -> Statistic:
-    """Mean of each column over the records that have a score there; NaN in the scores marks one that has none."""
+    """Mean of each column over the records that have a score in it; NaN marks a missing score."""
     present_RC = ~np.isnan(scores_RC)
     return ratios(np.where(present_RC, scores_RC, 0.0), present_RC.astype(np.float64))
 
 
 def ratios(totals_RC: Floats, counts_RC: Floats) -> Statistic:
-    """Sum of each column's totals over the sum of its counts: a mean in which a record counts as often as it has probes."""
+    """Sum of each column's totals over the sum of its counts: a mean in which each probe, not each record, counts once."""
     return lambda weights_BR: quotient(weights_BR @ totals_RC, weights_BR @ counts_RC)
 
 
@@ -94,18 +95,19 @@ def resample(
     seed: int = 0,
     method: int = 0,
 ) -> Resampled:
-    """Draw records and seeds with replacement, and average the figures of the drawn seeds on the drawn records.
+    """Draw records and seeds with replacement, and average the statistics of the drawn seeds on the drawn records.
 
-    Of S > 1 seeds only S - 1 are drawn, because S draws would show (S - 1) / S of the seeds' variance, which is little
-    for three (Rao and Wu 1988). A figure that a seed lacks is averaged over the others.
+    Of S > 1 seeds only S - 1 are drawn: S draws would show only (S - 1) / S of the variance between seeds, two thirds
+    of it for three seeds (Rao and Wu 1988). Where a seed lacks a statistic, the average is over the other seeds.
 
     Args:
-        by_seed: one statistic per seed, all of the same R records.
-        groups: the records come in groups of these sizes, R in all; each group is drawn by itself.
-        resamples: number of draws B.
-        seed: of the draws. The same groups and seed draw the same records, so that methods can be compared record by
-            record.
-        method: methods that are compared draw their seeds apart from each other by different numbers.
+        by_seed: statistics of each seed, all on the same R records.
+        groups: sizes of the groups in which the records come, R in total; each group is resampled separately.
+        resamples: number of resamples B.
+        seed: seed of the random generator. The same groups and seed draw the same records, which makes comparisons of
+            methods paired.
+        method: methods that are compared with each other need different numbers, so that their seeds are drawn
+            independently.
     """
     records, seeds = sum(groups), len(by_seed)
     weights_BR = _record_counts(tuple(groups), resamples, seed)
@@ -123,10 +125,10 @@ def resample(
 
 
 def estimate(scores_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A weighted sum of column means over S seeds and R records, NaN where a score is missing, with its interval.
+    """A weighted sum of column means over S seeds and R records, with its interval; NaN marks a missing score.
 
-    One column with weight 1 gives a single score, three axes with weights 1/3 their Avg, and the axes of several
-    models side by side the Score over models, in which a record and a seed are drawn for all models at once.
+    One column with weight 1 gives a single score, three axes with weights 1/3 give Avg, and the axes of several models
+    next to each other give Score, where a record and a seed are resampled for all models at once.
     """
     return resample_means(scores_SRC, resamples=resamples, seed=seed).estimate(weights_C)
 
@@ -134,12 +136,12 @@ def estimate(scores_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLE
 def paired_difference(
     left_SRC: Floats, right_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Left minus right, for two methods scored on the same records (row for row), with its 95 % interval.
+    """Left minus right with its 95% interval, for two methods scored on the same records in the same order.
 
-    Records are paired; seeds are not: what a seed does to one method says nothing of what it does to another.
+    Records are paired, seeds are not: seed 1 of one method has nothing to do with seed 1 of another.
 
     Raises:
-        ValueError: if the two have not the same records and columns.
+        ValueError: if the two do not have the same number of records and columns.
     """
     if left_SRC.shape[1:] != right_SRC.shape[1:]:
         raise ValueError(f"not the same records: {left_SRC.shape} and {right_SRC.shape}")
@@ -148,7 +150,7 @@ def paired_difference(
 
 
 def resample_means(scores_SRC: Floats, *, resamples: int = RESAMPLES, seed: int = 0, method: int = 0) -> Resampled:
-    """Column means of S seeds × R records, resampled; NaN all over where there is no record."""
+    """Resampled column means of S seeds × R records; all NaN if there are no records."""
     by_seed = [means(scores_RC) for scores_RC in scores_SRC]
     return resample(by_seed, [scores_SRC.shape[1]], resamples=resamples, seed=seed, method=method)
 
@@ -159,9 +161,9 @@ def bca_interval(
     """Bias-corrected and accelerated interval; the percentile interval where the correction is undefined.
 
     Args:
-        value: the statistic on everything.
-        draws_B: the statistic on each resample; NaN draws (an axis without any record) are left out.
-        jackknives: for records and for seeds, the statistic without each in turn.
+        value: the statistic on all data.
+        draws_B: the statistic on each resample; NaN (an axis without any record) is ignored.
+        jackknives: the statistic without each record in turn, and without each seed in turn.
         level: coverage in (0, 1).
     """
     draws_B = draws_B[~np.isnan(draws_B)]
@@ -182,20 +184,20 @@ def bca_interval(
 
 
 def quotient(total: Floats, count: Floats) -> Floats:
-    """Element by element; NaN where the count is 0."""
+    """Elementwise quotient, NaN where the count is 0."""
     ratio: Floats = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
     return ratio
 
 
-def _over_seeds(figures_SNC: Floats, weights_NS: Floats) -> Floats:
-    """Mean over the seeds that have the figure, each with its weight: N × C."""
-    present_SNC = ~np.isnan(figures_SNC)
-    total_NC = np.einsum("snc,ns->nc", np.where(present_SNC, figures_SNC, 0.0), weights_NS)
+def _over_seeds(values_SNC: Floats, weights_NS: Floats) -> Floats:
+    """Weighted mean over the seeds that have a value: N × C."""
+    present_SNC = ~np.isnan(values_SNC)
+    total_NC = np.einsum("snc,ns->nc", np.where(present_SNC, values_SNC, 0.0), weights_NS)
     return quotient(total_NC, np.einsum("snc,ns->nc", present_SNC.astype(np.float64), weights_NS))
 
 
 def _leave_one_out(statistic: Statistic, records: int) -> Floats:
-    """The statistic without each record in turn: R × C, in tiles, never R × R at once."""
+    """The statistic without each record in turn: R × C, computed in tiles, never R × R at once."""
     tiles = [
         statistic(1.0 - np.eye(min(_TILE_ROWS, records - start), records, start))
         for start in range(0, max(1, records), _TILE_ROWS)
@@ -205,7 +207,7 @@ def _leave_one_out(statistic: Statistic, records: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def _record_counts(groups: tuple[int, ...], resamples: int, seed: int) -> Floats:
-    """How often each record is drawn in each resample: B × R; the counts of a group sum to its size."""
+    """How often each record is drawn in each resample: B × R. The counts of a group add up to its size."""
     rng = np.random.default_rng(seed)
     counts_BR = np.concatenate([_drawn(rng, size, size, resamples) for size in groups], axis=1)
     counts_BR.setflags(write=False)
@@ -213,7 +215,7 @@ def _record_counts(groups: tuple[int, ...], resamples: int, seed: int) -> Floats
 
 
 def _seed_counts(seeds: int, resamples: int, seed: int, method: int) -> Floats:
-    """How often each seed is drawn in each resample: B × S, every row sums to S - 1, or to 1 for one seed."""
+    """How often each seed is drawn in each resample: B × S. Each row adds up to S - 1, or to 1 for a single seed."""
     return _drawn(np.random.default_rng([seed, method]), seeds, max(1, seeds - 1), resamples)
 
 

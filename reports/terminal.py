@@ -1,5 +1,6 @@
-"""Tables in the terminal: one per section, the columns of a model in one block, readable at 100 to 120 characters."""
+"""Tables in the terminal: one per section, a model's columns in one block, readable at 100 to 120 characters."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -8,22 +9,23 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from reports.layout import Column, Entry, Mark, Row, Section, Table
+from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow
 
 _STYLES = {Mark.BEST: "bold green", Mark.SECOND: "underline", Mark.NONE: ""}
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table section by section, then its notes.
+    """Print a table section by section, followed by its notes.
 
-    Where the terminal is too narrow, intervals (`±.02`) are left out of the columns under a heading; a console that is
-    no terminal (a log file) is written as wide as the table needs.
+    In a terminal that is too narrow, intervals (`±.02`) are left out of the columns that have a group heading. Output
+    that does not go to a terminal (a log file) is as wide as the table needs.
     """
     for section in table.sections:
         drawn = _draw(table, section, with_intervals=True)
         needed = _width(drawn, console)
         if console.is_terminal and needed > console.width:
             drawn = _draw(table, section, with_intervals=False)
+        console.print(Text(f"{table.title}: {section.title}", style="bold"), soft_wrap=True)  # rich would wrap it
         with _at_least(console, needed):
             console.print(drawn)
         for remark in section.remarks:
@@ -32,25 +34,20 @@ def print_table(table: Table, console: Console) -> None:
         console.print(Text(f"  {note}", style="dim"), soft_wrap=True)
 
 
-class _at_least:  # noqa: N801 (a context manager in the clothes of a function)
-    """Widen a console that is no terminal."""
-
-    def __init__(self, console: Console, width: int) -> None:
-        self._console, self._before = console, console.width
-        self._width = self._before if console.is_terminal else max(width, self._before)
-
-    def __enter__(self) -> None:
-        self._console.width = self._width
-
-    def __exit__(self, *exception: object) -> None:
-        self._console.width = self._before
+@contextlib.contextmanager
+def _at_least(console: Console, width: int) -> Iterator[None]:
+    """Widen a console that is not a terminal."""
+    before = console.width
+    if not console.is_terminal:
+        console.width = max(width, before)
+    try:
+        yield
+    finally:
+        console.width = before
 
 
 def _draw(table: Table, section: Section, *, with_intervals: bool) -> RichTable:
     drawn = RichTable(
-        title=f"{table.title}: {section.title}",
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -79,13 +76,13 @@ def _draw(table: Table, section: Section, *, with_intervals: bool) -> RichTable:
 
 
 def _blocks(columns: Sequence[Column]) -> Iterator[tuple[str, list[int]]]:
-    """Indices of the columns that share a heading; a column without one stands alone."""
+    """Indices of the columns under each group heading; a column without a group is a block of its own."""
     numbered = enumerate(columns)
     for (group, _), members in itertools.groupby(numbered, key=lambda item: (item[1].group, item[1].group or item[0])):
         yield group, [index for index, _ in members]
 
 
-def _entries(row: Row, indices: Sequence[int], widths: Sequence[int], with_intervals: bool) -> Iterator[Text]:
+def _entries(row: TableRow, indices: Sequence[int], widths: Sequence[int], with_intervals: bool) -> Iterator[Text]:
     for index in indices:
         entry = row.entries[index]
         text = Text(entry.text, style=_STYLES[entry.mark])
@@ -95,14 +92,14 @@ def _entries(row: Row, indices: Sequence[int], widths: Sequence[int], with_inter
         yield text
 
 
-def _plain(entry: Entry, with_intervals: bool) -> str:
+def _plain(entry: TableEntry, with_intervals: bool) -> str:
     return entry.text + entry.note + _interval(entry, with_intervals)
 
 
-def _interval(entry: Entry, with_intervals: bool) -> str:
+def _interval(entry: TableEntry, with_intervals: bool) -> str:
     return f"±{entry.half_width_text}" if with_intervals and entry.half_width_text else ""
 
 
 def _width(drawn: RichTable, console: Console) -> int:
-    """Characters per line that a table takes if it may."""
+    """Characters per line that the table needs without wrapping."""
     return drawn.__rich_measure__(console, console.options.update(width=1000)).maximum

@@ -1,148 +1,187 @@
-"""How well methods that decide by prompt tell edits from the rest: one line per method and model, and histograms."""
+"""How well methods that decide by prompt separate edits from other prompts: a summary, and histograms of their scores."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from harness.registry import register_table
+from reports.common import (
+    absent_sections,
+    commits_shown,
+    gap_remarks,
+    intervals_shown,
+    schedules_shown,
+    seeds_shown,
+    suite_shown,
+)
+from reports.layout import Column, Section, Table, TableEntry, TableRow
 
-from harness.evaluation.scope import ABOVE, BELOW, BINS, INSIDE, OUTSIDE, SHARES
-from reports.calibration import FIGURES, Calibration, Figure, calibration
-from reports.frame import SuiteFrame
-from reports.layout import Column, Entry, Row, Section, Table
-from reports.scores import Board, Line, ModelScore, boards
-from reports.tables.captions import intervals_shown, seeds_shown
-from reports.tables.gaps import absent_sections, gap_remarks
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.calibration import Calibration, Measure
+    from reports.frame import SuiteFrame
+    from reports.scores import Board, Line, ModelScore
 
 AXIS_TITLES = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "locality_unrelated": "Unrel"}
-"""Axes in the order of their columns; portability is in the numbers only."""
-
-GROUPS = {
-    "Mean scope": [Figure("mean", axis) for axis in AXIS_TITLES],
-    "AUROC": [Figure("auroc", axis, "both") for axis in INSIDE],
-    f"> {ABOVE}": [Figure(SHARES[axis], axis) for axis in INSIDE],
-    f"< {BELOW}": [Figure(SHARES[axis], axis) for axis in OUTSIDE["both"]],
-}
-
-NOTES = (
-    "Scope: how far a method takes a prompt for one of its edits; OnceEdit: alpha, a routed memory: 1 where it answers.",
-    "AUROC: chance that an edit (Rel) or a rephrase (Gen) has a larger scope than a locality or unrelated prompt.",
-    f"> {ABOVE}: share of edits and rephrases that are taken for an edit; "
-    f"< {BELOW}: share of locality and unrelated prompts that are left alone.",
-)
+"""Axes in the order of their columns; portability is only in the CSV."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """A method on a model in one section, with the prompt template that the table of quality shows.
+class _MethodCalibration:
+    """The calibration of a method on a model in one section, under the prompt template shown in the main table.
 
     Attributes:
-        title: of the method, with the template where it is not the suite's first.
-        cells: those that have a scope, one per seed.
+        title: title of the method, with the template unless it is the suite's first.
+        cells: cells with routing scores, one per seed.
     """
 
-    board: Board
-    line: Line
-    score: ModelScore
+    board: "Board"
+    line: "Line"
+    score: "ModelScore"
     title: str
     cells: tuple[str, ...]
-    found: Calibration
+    found: "Calibration"
 
     @property
     def model_title(self) -> str:
-        """As in the table of quality."""
+        """Title of the model."""
         return self.board.models[self.score.model]
 
 
-def calibration_tables(frame: SuiteFrame) -> tuple[list[Table], pd.DataFrame]:
-    """Figures of all methods and models, a table of histograms per model, and all of it with intervals and cells."""
+@register_table("calibration")
+def calibration(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
+    """How well routing scores separate edits from other prompts: means, AUROC, thresholds and histograms."""
+    import pandas as pd
+
+    from reports.scores import boards
+
     first = frame.cells.iloc[0]["protocol"]  # all protocols ask the same prompts
-    by_board = {board.section: list(_rows(frame, board)) for board in boards(frame) if board.protocol == first}
-    rows = [row for of_board in by_board.values() for row in of_board]
-    columns = tuple(
-        Column(AXIS_TITLES[figure.axis], group, is_ranked=False)
-        for group, figures in GROUPS.items()
-        for figure in figures
-    )
-    sections = tuple(
-        Section(
-            of_board[0].board.title,
-            tuple(_figures(row) for row in of_board),
-            tuple(gap_remarks(frame, section, of_board[0].board.title)),
-        )
-        for section, of_board in by_board.items()
-        if of_board
-    )
-    notes = (*NOTES, *_left_out(frame, rows), *absent_sections(frame))
-    table = Table(
-        "calibration", "Scope of the edits", f"{_caption(frame)} {intervals_shown(frame)}", columns, sections, notes
-    )
-    by_model = {model: [row for row in rows if row.score.model == model] for model in frame.models()}
+    by_board = {board.section: list(_calibrations(frame, board)) for board in boards(frame) if board.protocol == first}
+    found = [one for of_board in by_board.values() for one in of_board]
+    by_model = {model: [one for one in found if one.score.model == model] for model in frame.models()}
     histograms = [_histograms(frame, model, of_model) for model, of_model in by_model.items() if of_model]
-    return [table, *histograms], pd.DataFrame([number for row in rows for number in _numbers(row)])
+    return [_summary(frame, by_board), *histograms], pd.DataFrame([number for one in found for number in _numbers(one)])
 
 
-def _rows(frame: SuiteFrame, board: Board) -> Iterator[_Row]:
+def _calibrations(frame: "SuiteFrame", board: "Board") -> Iterator[_MethodCalibration]:
+    from reports.calibration import estimate_calibration
+
     by_cell = dict(iter(frame.scopes.groupby("cell")))
     first = frame.cells.iloc[0]["template"]
     for line in board.lines:
         for score in line.by_model.values():
             cells = tuple(cell for cell in score.cells if cell in by_cell)
             if cells:
-                title = line.title + (f" (prompt '{score.template}')" if score.template != first else "")
-                yield _Row(board, line, score, title, cells, calibration([by_cell[cell] for cell in cells]))
+                title = line.title + (f" (prompt template '{score.template}')" if score.template != first else "")
+                found = estimate_calibration([by_cell[cell] for cell in cells])
+                yield _MethodCalibration(board, line, score, title, cells, found)
 
 
-def _figures(row: _Row) -> Row:
-    estimates = {figure: row.found.figures[figure] for figures in GROUPS.values() for figure in figures}
-    entries = (
-        Entry(one.value, one.half_width, digits=3) if figure.quantity == "auroc" else Entry(one.value)
-        for figure, one in estimates.items()
+def _summary(frame: "SuiteFrame", by_board: "Mapping[str, Sequence[_MethodCalibration]]") -> Table:
+    """One row per method and model."""
+    groups = _groups()
+    columns = tuple(
+        Column(AXIS_TITLES[measure.axis], group, is_ranked=False)
+        for group, measures in groups.items()
+        for measure in measures
     )
-    return Row(f"{row.title} on {row.model_title}", tuple(entries))
+    sections = tuple(
+        Section(
+            of_board[0].board.title,
+            tuple(_row(one, [measure for measures in groups.values() for measure in measures]) for one in of_board),
+            tuple(gap_remarks(frame, section, of_board[0].board.title)),
+        )
+        for section, of_board in by_board.items()
+        if of_board
+    )
+    shown = {one.line.row for of_board in by_board.values() for one in of_board}
+    notes = (*_notes(), *_left_out(frame, shown), *absent_sections(frame))
+    caption = f"{_caption(frame)} {intervals_shown(frame)}"
+    return Table("calibration", "Calibration of routing scores", caption, columns, sections, notes)
 
 
-def _histograms(frame: SuiteFrame, model: str, rows: Sequence[_Row]) -> Table:
+def _groups() -> "dict[str, list[Measure]]":
+    """Measures of the columns by group heading."""
+    from harness.evaluation.scope import ABOVE, BELOW, INSIDE, OUTSIDE, SHARES
+    from reports.calibration import Measure
+
+    return {
+        "Mean score": [Measure("mean", axis) for axis in AXIS_TITLES],
+        "AUROC": [Measure("auroc", axis, "both") for axis in INSIDE],
+        f"> {ABOVE}": [Measure(SHARES[axis], axis) for axis in INSIDE],
+        f"< {BELOW}": [Measure(SHARES[axis], axis) for axis in OUTSIDE["both"]],
+    }
+
+
+def _notes() -> tuple[str, ...]:
+    from harness.evaluation.scope import ABOVE, BELOW
+
+    return (
+        "Routing score: OnceEdit's alpha; for a memory, 1 if it answers the prompt itself and 0 otherwise.",
+        "AUROC: probability that an edit (Rel) or a rephrase (Gen) scores higher than a locality or unrelated prompt.",
+        f"> {ABOVE}: share of edits and rephrases that score higher, i.e. are treated as edits. "
+        f"< {BELOW}: share of locality and unrelated prompts that score lower, i.e. are left to the unedited model.",
+    )
+
+
+def _row(one: _MethodCalibration, measures: "Sequence[Measure]") -> TableRow:
+    entries = []
+    for measure in measures:
+        estimate = one.found.estimates[measure]
+        is_auroc = measure.quantity == "auroc"
+        entries.append(
+            TableEntry(estimate.value, estimate.half_width, digits=3) if is_auroc else TableEntry(estimate.value)
+        )
+    return TableRow(f"{one.title} on {one.model_title}", tuple(entries))
+
+
+def _histograms(frame: "SuiteFrame", model: str, found: Sequence[_MethodCalibration]) -> Table:
+    from harness.evaluation.scope import BINS
+
     edges = [f"{edge / BINS:.1f}".removeprefix("0") for edge in range(BINS)]
-    columns = tuple(Column(edge, "Share of questions by scope, from", is_ranked=False) for edge in edges)
-    by_section: dict[str, list[Row]] = {}
-    for row in rows:
-        by_section.setdefault(row.board.title, []).extend(
-            Row(f"{row.title}, {title}", tuple(Entry(float(share)) for share in row.found.histograms[axis]))
+    columns = tuple(
+        Column(edge, "Share of questions by routing score (lower edge of each bin)", is_ranked=False) for edge in edges
+    )
+    by_section: dict[str, list[TableRow]] = {}
+    for one in found:
+        by_section.setdefault(one.board.title, []).extend(
+            TableRow(f"{one.title}, {title}", tuple(TableEntry(float(share)) for share in one.found.histograms[axis]))
             for axis, title in AXIS_TITLES.items()
         )
     sections = tuple(Section(title, tuple(of_section)) for title, of_section in by_section.items())
-    title = f"Histograms of the scope on {frame.models()[model]}"
+    title = f"Histograms of routing scores on {frame.models()[model]}"
     return Table(f"calibration-histogram-{model}", title, _caption(frame), columns, sections)
 
 
-def _left_out(frame: SuiteFrame, rows: Sequence[_Row]) -> Iterator[str]:
+def _left_out(frame: "SuiteFrame", shown: set[str]) -> Iterator[str]:
     edits = frame.cells[~frame.cells["is_reference"]]
-    shown = {row.line.row for row in rows}
     others = edits.loc[~edits["row"].isin(shown), "title"]
     if len(others):
         names = ", ".join(dict.fromkeys(others))
-        yield f"Without a scope, because they do not decide by prompt or ran before it was recorded: {names}."
+        yield f"Not shown, as they do not decide by prompt or were run before routing scores were recorded: {names}."
 
 
-def _caption(frame: SuiteFrame) -> str:
-    cells = frame.cells
+def _caption(frame: "SuiteFrame") -> str:
     return (
-        f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale, "
-        f"{' and '.join(dict.fromkeys(cells['schedule']))} editing, {seeds_shown(frame)}. Every question counts once. "
-        f"Code: {', '.join(frame.commits())}."
+        f"{suite_shown(frame)}, {schedules_shown(frame)}, {seeds_shown(frame)}. Rel: edits; Gen: rephrases; Loc: locality "
+        f"prompts; Unrel: prompts about unrelated records. Each question counts once. "
+        f"{commits_shown(frame)}"
     )
 
 
-def _numbers(row: _Row) -> Iterator[dict[str, object]]:
-    """Every number of a row, long form; a bin of a histogram is named by its lower edge."""
-    common = {"data": row.board.title, "method": row.line.title, "model": row.model_title}
-    origin = {"template": row.score.template, "cells": " ".join(row.cells)}
-    for figure in FIGURES:
-        one = row.found.figures[figure]
-        asked = {**figure._asdict(), "bin": np.nan, "questions": row.found.questions[figure.axis]}
-        yield {**common, **asked, "value": one.value, "low": one.low, "high": one.high, **origin}
-    for axis, shares in row.found.histograms.items():
-        asked = {**Figure("histogram", axis)._asdict(), "questions": row.found.questions[axis]}
+def _numbers(one: _MethodCalibration) -> Iterator[dict[str, object]]:
+    """Every number of a row in long form; a bin of a histogram is named by its lower edge."""
+    from harness.evaluation.scope import BINS
+    from reports.calibration import MEASURES, Measure
+
+    common = {"data": one.board.title, "method": one.line.title, "model": one.model_title}
+    origin = {"template": one.score.template, "cells": " ".join(one.cells)}
+    for measure in MEASURES:
+        asked = {**measure._asdict(), "bin": math.nan, "questions": one.found.questions[measure.axis]}
+        yield {**common, **asked, **asdict(one.found.estimates[measure]), **origin}
+    for axis, shares in one.found.histograms.items():
+        asked = {**Measure("histogram", axis)._asdict(), "questions": one.found.questions[axis]}
         for number, share in enumerate(shares):
-            yield {**common, **asked, "bin": number / BINS, "value": share, "low": np.nan, "high": np.nan, **origin}
+            yield {**common, **asked, "bin": number / BINS, "value": share, "low": math.nan, "high": math.nan, **origin}

@@ -1,46 +1,53 @@
-"""Each method natively and through EasyEdit, side by side: scores, weights, predictions, seconds, and a badge of fidelity."""
+"""Native methods next to other backends' implementations: scores, weights, predictions, seconds, and a fidelity badge."""
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
-from reports.frame import AVERAGED, PROTOCOLS, SuiteFrame
-from reports.layout import Column, Entry, Row, Section, Table
-from reports.parity import (
-    PREDICTIONS_FROM,
-    REFERENCE,
-    WEIGHTS_WITHIN,
-    Comparison,
-    badge,
-    comparisons,
-    differences,
+from harness.registry import NATIVE, register_table
+from reports.common import (
+    AVERAGED,
+    absent_sections,
+    commits_shown,
+    gap_remarks,
+    in_order,
+    protocol_title,
+    seeds_shown,
+    suite_shown,
 )
-from reports.tables.captions import seeds_shown
-from reports.tables.gaps import absent_sections, gap_remarks
+from reports.layout import Column, Section, Table, TableEntry, TableRow
 
-NOTES = (
-    "Δw: Frobenius norm of the difference between native and EasyEdit's weights, relative to the norm of EasyEdit's change; "
-    "dash: no changed weights were kept of one or both.",
-    "Same: share of all probes with the same prediction as EasyEdit's. ×: EasyEdit's seconds over these.",
-    f"Equivalent: Δw at most {WEIGHTS_WITHIN:.0e}, or without changed weights Same at least {PREDICTIONS_FROM:.2f}.",
-)
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.frame import SuiteFrame
+    from reports.parity import BackendComparison
 
 
-def parity_tables(frame: SuiteFrame) -> tuple[list[Table], pd.DataFrame]:
-    """One table per data set, a part for each method, and every comparison in long form."""
+@register_table("parity")
+def parity(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
+    """Native implementations compared with other backends': scores, weights, predictions and editing time."""
+    import pandas as pd
+
+    from reports.parity import comparisons
+
     found = list(comparisons(frame))
-    tables = [
-        _table(frame, cells, [one for one in found if one.section == section])
-        for section, cells in frame.cells.groupby("section", sort=False)
-    ]
-    return tables, pd.DataFrame([_numbers(frame, one) for one in found])
+    tables = []
+    for section, cells in frame.cells.groupby("section", sort=False):
+        for backend in [name for name in dict.fromkeys(cells["backend"]) if name != NATIVE]:
+            in_table = cells[cells["backend"].isin([NATIVE, backend])]
+            compared = [one for one in found if one.section == section and one.backend == backend]
+            tables.append(_table(frame, backend, in_table, compared))
+    return tables or [_nothing(frame)], pd.DataFrame([_numbers(frame, one) for one in found])
 
 
-def _table(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) -> Table:
-    protocols = [name for name in PROTOCOLS if name in set(cells["protocol"])]
-    columns = tuple(Column(axis.title(), PROTOCOLS[name], is_ranked=False) for name in protocols for axis in AVERAGED)
-    columns += tuple(Column(title, "against EasyEdit", is_ranked=False) for title in ("Δw", "Same", "s", "×"))
+def _table(frame: "SuiteFrame", backend: str, cells: "pd.DataFrame", found: "Sequence[BackendComparison]") -> Table:
+    """One section and one backend, with a part for each method that both have."""
+    protocols = in_order(cells["protocol"].unique())
+    columns = tuple(
+        Column(axis.title(), protocol_title(name), is_ranked=False) for name in protocols for axis in AVERAGED
+    )
+    columns += tuple(Column(title, f"native vs. {backend}", is_ranked=False) for title in ("Δw", "Same", "s", "×"))
     compared = {one.method for one in found}
     sections = tuple(
         Section(
@@ -52,45 +59,81 @@ def _table(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) 
     )
     first = cells.iloc[0]
     caption = (
-        f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale, {first['section_title']}, "
-        f"{first['edits']} edits, {seeds_shown(frame)}. Device: {'; '.join(dict.fromkeys(cells['device_class']))}. "
-        f"Code: {', '.join(frame.commits())}."
+        f"{suite_shown(frame)}, {first['section_title']}, {first['edits']} edits, {seeds_shown(frame)}. "
+        f"Device: {'; '.join(dict.fromkeys(cells['device_class']))}. {commits_shown(frame)}"
     )
-    title = f"Native implementations and EasyEdit's on {first['section_title']}"
+    title = f"Native implementations and those of {backend} on {first['section_title']}"
     gaps = (*gap_remarks(frame, first["section"], first["section_title"]), *absent_sections(frame))
-    return Table(f"parity-{first['data']}", title, caption, columns, sections, (*NOTES, *gaps))
+    return Table(f"parity-{backend}-{first['data']}", title, caption, columns, sections, (*_notes(backend), *gaps))
 
 
-def _rows(cells: pd.DataFrame, protocols: Sequence[str], found: Sequence[Comparison]) -> Iterator[Row]:
-    """A row per model and entry of the suite; means over seeds, of comparisons the worst."""
+def _nothing(frame: "SuiteFrame") -> Table:
+    """The table of a suite without a finished cell of any other backend."""
+    cells = frame.cells.drop_duplicates("section")
+    gaps = [
+        remark
+        for section, title in zip(cells["section"], cells["section_title"], strict=True)
+        for remark in gap_remarks(frame, section, title)
+    ]
+    notes = ("There is nothing to compare: no cell of another backend is finished.", *gaps, *absent_sections(frame))
+    return Table("parity", "Native implementations and other backends", f"{suite_shown(frame)}.", (), (), notes)
+
+
+def _notes(backend: str) -> tuple[str, ...]:
+    from reports.parity import PREDICTIONS_FROM, WEIGHTS_WITHIN
+
+    return (
+        f"Δw: Frobenius norm of the difference between the native weights and those of {backend}, relative to the norm "
+        f"of {backend}'s change; dash: the edited weights of one or both were not kept.",
+        f"Same: share of probes with the same prediction as {backend}. s: editing time in seconds. "
+        f"×: editing time of {backend} divided by that of the native implementation.",
+        f"Equivalent: Δw of at most {WEIGHTS_WITHIN:.0e}, or without edited weights, Same of at least "
+        f"{PREDICTIONS_FROM:.2f}.",
+    )
+
+
+def _rows(cells: "pd.DataFrame", protocols: Sequence[str], found: "Sequence[BackendComparison]") -> Iterator[TableRow]:
+    """A row per model and method entry of the suite: scores and seconds are means over seeds, comparisons the worst."""
+    import numpy as np
+
     by_native = {one.native: one for one in found}
     for (_, _), same in cells.groupby(["model", "row"], sort=False):
         first = same.iloc[0]
         scores = [
-            Entry(float(same.loc[same["protocol"] == name, axis].mean())) for name in protocols for axis in AVERAGED
+            TableEntry(float(same.loc[same["protocol"] == name, axis].mean()))
+            for name in protocols
+            for axis in AVERAGED
         ]
-        beside = [by_native[cell] for cell in dict.fromkeys(same["cell"]) if cell in by_native]
-        against = (
-            Entry(float(np.max([one.weights for one in beside])) if beside else np.nan, notation="e", digits=0),
-            Entry(float(np.min([one.same for one in beside])) if beside else np.nan, digits=3),
-            Entry(float(same.drop_duplicates("cell")["edit_s"].mean())),
-            Entry(float(np.median([one.edit_ratio for one in beside])) if beside else np.nan, digits=1),
+        compared = [by_native[cell] for cell in dict.fromkeys(same["cell"]) if cell in by_native]
+        weights = float(np.max([one.weights for one in compared])) if compared else math.nan
+        predictions = float(np.min([one.same for one in compared])) if compared else math.nan
+        ratio = float(np.median([one.edit_ratio for one in compared])) if compared else math.nan
+        comparison = (
+            TableEntry(weights, notation="e", digits=0),
+            TableEntry(predictions, digits=3),
+            TableEntry(float(same.drop_duplicates("cell")["edit_s"].mean())),
+            TableEntry(ratio, digits=1),
         )
-        yield Row(f"{first['model_title']}: {first['title']}", (*scores, *against))
+        yield TableRow(f"{first['model_title']}: {first['title']}", (*scores, *comparison))
 
 
-def _remarks(frame: SuiteFrame, cells: pd.DataFrame, found: Sequence[Comparison]) -> Iterator[str]:
-    """The badge of a method, what it is known to differ in, and on which models where those are not all of the suite."""
+def _remarks(frame: "SuiteFrame", cells: "pd.DataFrame", found: "Sequence[BackendComparison]") -> Iterator[str]:
+    """The badge of a method with its known differences; names the models if not all of the suite were compared."""
+    from reports.parity import badge, differences
+
     first = cells.iloc[0]
     faithful = [one for one in found if one.method == first["method"] and one.is_faithful]
     if faithful:
         reasons = differences(frame.store, faithful[0].reference)
-        titles = {title: name in {one.model for one in faithful} for name, title in frame.models().items()}
-        where = "" if all(titles.values()) else f" on {', '.join(title for title, is_on in titles.items() if is_on)}"
+        compared = {one.model for one in faithful}
+        titles = [title for name, title in frame.models().items() if name in compared]
+        where = "" if len(titles) == len(frame.models()) else f" on {', '.join(titles)}"
         yield f"{first['method_title']}{where}: {badge(faithful, reasons)}."
 
 
-def _numbers(frame: SuiteFrame, one: Comparison) -> dict[str, object]:
+def _numbers(frame: "SuiteFrame", one: "BackendComparison") -> dict[str, object]:
+    from reports.parity import badge, differences
+
     cells = frame.cells.set_index("cell")
     native = cells.loc[[one.native]].iloc[0]
     return {
@@ -98,6 +141,6 @@ def _numbers(frame: SuiteFrame, one: Comparison) -> dict[str, object]:
         **{"template": native["template"], "seed": native["seed"], "variant": one.variant, "faithful": one.is_faithful},
         **{"weights": one.weights, "same": one.same, "probes": one.probes, "edit_ratio": one.edit_ratio},
         "badge": badge([one], differences(frame.store, one.reference)) if one.is_faithful else "",
-        "backend": REFERENCE,
+        "backend": one.backend,
         "cells": f"{one.native} {one.reference}",
     }

@@ -1,14 +1,18 @@
-"""Table 4 of the OnceEdit paper: seconds of editing per method and model, and as a multiple of OnceEdit's."""
+"""Table 4 of the OnceEdit paper: editing time per method and model, in seconds and as a multiple of OnceEdit's."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from harness.registry import register_table
+from reports.common import PHASES, absent_sections, commits_shown, empty_rows, gap_remarks, suite_shown
+from reports.layout import Column, Section, Table, TableEntry, TableRow
 
-from reports.frame import PHASES, SuiteFrame
-from reports.layout import Column, Entry, Row, Section, Table
-from reports.tables.gaps import absent_sections, empty_rows, gap_remarks
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.frame import SuiteFrame
 
 REFERENCE_METHOD = "onceedit"
 """The method whose editing time is 1, as in the paper."""
@@ -18,12 +22,12 @@ UNCITABLE_NOTE = "*"
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Editing time of one line; NaN where nothing was measured.
+    """Editing time in one row; NaN where nothing was measured.
 
     Attributes:
-        edit_s: seconds, mean over seeds; a shared act of editing is counted in full.
-        device_class: of all its cells, empty if they differ.
-        is_citable: no cell was interrupted or otherwise disturbed.
+        edit_s: seconds, averaged over seeds; a shared edit run counts in full.
+        device_class: device class of all cells, empty if they differ.
+        is_citable: whether no cell was interrupted or otherwise disturbed.
     """
 
     edit_s: float
@@ -31,17 +35,18 @@ class Timing:
     is_citable: bool
 
     def times(self, reference: "Timing") -> float:
-        """Multiple of the reference's seconds; NaN unless both were measured on one class of device."""
+        """This time as a multiple of the reference's; NaN unless both were measured on the same device class."""
         if not self.device_class or self.device_class != reference.device_class or reference.edit_s == 0:
-            return np.nan
+            return math.nan
         return self.edit_s / reference.edit_s
 
 
-NOTHING = Timing(np.nan, "", is_citable=True)
+NOTHING = Timing(math.nan, "", is_citable=True)
 
 
-def time_tables(frame: SuiteFrame) -> tuple[list[Table], pd.DataFrame]:
-    """The table of editing times, and the seconds of all phases of every cell."""
+@register_table("time")
+def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
+    """Editing time of all methods, relative to OnceEdit (Table 4 of the OnceEdit paper); the CSV has all phases."""
     models = frame.models()
     columns = tuple(
         Column(title, group=group, is_ranked=False)
@@ -50,29 +55,17 @@ def time_tables(frame: SuiteFrame) -> tuple[list[Table], pd.DataFrame]:
     )
     cells = frame.cells.drop_duplicates("cell")
     sections = tuple(
-        Section(
-            str(same.iloc[0]["section_title"]),
-            (
-                *_rows(same, models),
-                *(
-                    row
-                    for row in empty_rows(frame, str(section), set(same["row"]), len(columns))
-                    if not row.is_reference
-                ),
-            ),
-            tuple(gap_remarks(frame, str(section), same.iloc[0]["section_title"])),
-        )
-        for section, same in cells.groupby("section", sort=False)
+        _section(frame, str(section), same, len(columns)) for section, same in cells.groupby("section", sort=False)
     )
     entries = [entry for section in sections for row in section.rows for entry in row.entries]
-    notes = [f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or shared its device"] * any(
+    notes = [f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared"] * any(
         entry.note for entry in entries
     )
     if REFERENCE_METHOD not in set(cells["method"]):
         notes.append("× OnceEdit: no cell of OnceEdit is finished.")
     table = Table(
         "time",
-        "Time of editing",
+        "Editing time",
         _caption(frame, cells),
         columns,
         sections,
@@ -81,8 +74,8 @@ def time_tables(frame: SuiteFrame) -> tuple[list[Table], pd.DataFrame]:
     return [table], _numbers(cells)
 
 
-def timing(cells: pd.DataFrame) -> Timing:
-    """Editing time of a line's cells: each distinct act of editing counts once, seeds are averaged."""
+def timing(cells: "pd.DataFrame") -> Timing:
+    """Editing time over the cells of a row: each distinct edit run counts once, and seeds are averaged."""
     if cells.empty:
         return NOTHING
     by_seed = cells.groupby("seed").apply(lambda same: same.groupby("edit_actions")["edit_s"].max().sum())
@@ -90,8 +83,14 @@ def timing(cells: pd.DataFrame) -> Timing:
     return Timing(float(by_seed.mean()), classes.pop() if len(classes) == 1 else "", bool(cells["citable"].all()))
 
 
-def _rows(cells: pd.DataFrame, models: Mapping[str, str]) -> Iterator[Row]:
-    """Methods that edit, with the first prompt template that is finished on each model."""
+def _section(frame: "SuiteFrame", section: str, cells: "pd.DataFrame", width: int) -> Section:
+    title = str(cells.iloc[0]["section_title"])
+    missing = [row for row in empty_rows(frame, section, set(cells["row"]), width) if not row.is_reference]
+    return Section(title, (*_rows(cells, frame.models()), *missing), tuple(gap_remarks(frame, section, title)))
+
+
+def _rows(cells: "pd.DataFrame", models: Mapping[str, str]) -> Iterator[TableRow]:
+    """Methods that edit, under the first prompt template with a finished cell on each model."""
     measured = {
         str(row): (same.iloc[0]["title"], same.iloc[0]["method"], _timings(same, models))
         for row, same in cells.groupby("row", sort=False)
@@ -100,14 +99,16 @@ def _rows(cells: pd.DataFrame, models: Mapping[str, str]) -> Iterator[Row]:
     unknown = dict.fromkeys((*models, "total"), NOTHING)
     reference = next((timings for _, method, timings in measured.values() if method == REFERENCE_METHOD), unknown)
     for title, _, timings in measured.values():
-        entries: list[Entry] = []
+        entries: list[TableEntry] = []
         for place, taken in timings.items():
             note = "" if taken.is_citable else UNCITABLE_NOTE
-            entries += [Entry(taken.edit_s, note=note), Entry(taken.times(reference[place]), note=note)]
-        yield Row(title, tuple(entries))
+            entries += [TableEntry(taken.edit_s, note=note), TableEntry(taken.times(reference[place]), note=note)]
+        yield TableRow(title, tuple(entries))
 
 
-def _timings(cells: pd.DataFrame, models: Mapping[str, str]) -> dict[str, Timing]:
+def _timings(cells: "pd.DataFrame", models: Mapping[str, str]) -> dict[str, Timing]:
+    import pandas as pd
+
     by_model = {model: cells[cells["model"] == model] for model in models}
     chosen = {
         model: same[same["template"] == same.iloc[0]["template"]] if len(same) else same
@@ -118,19 +119,19 @@ def _timings(cells: pd.DataFrame, models: Mapping[str, str]) -> dict[str, Timing
     return {**{model: timing(same) for model, same in chosen.items()}, "total": total}
 
 
-def _caption(frame: SuiteFrame, cells: pd.DataFrame) -> str:
+def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:
     edits = "; ".join(
         f"{row['section_title']}: {row['edits']} edits" for row in cells.drop_duplicates("section").to_dict("records")
     )
     return (
-        f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale. Seconds of the edit phase for all edits, "
-        "setup, attaching and loading of models excluded; multiples only within one class of device. "
-        "Total: all models, an act of editing that models share counted once. "
-        f"{edits}. Device: {'; '.join(dict.fromkeys(cells['device_class']))}. Code: {', '.join(frame.commits())}."
+        f"{suite_shown(frame)}. Seconds to apply all edits, without setup, attaching and model loading. "
+        "Multiples are given only for times measured on the same class of device. "
+        "Total: over all models, where an edit run that serves several models counts once. "
+        f"{edits}. Device: {'; '.join(dict.fromkeys(cells['device_class']))}. {commits_shown(frame)}"
     )
 
 
-def _numbers(cells: pd.DataFrame) -> pd.DataFrame:
+def _numbers(cells: "pd.DataFrame") -> "pd.DataFrame":
     names = {"section_title": "data", "title": "method", "model_title": "model", "cell": "cells"}
     phases = [f"{phase}_s" for phase in PHASES]
     columns = ["section_title", "title", "model_title", "template", "seed", *phases, "device_class", "citable"]

@@ -1,6 +1,7 @@
-"""A store as a run leaves it, without running anything: known scores in every cell."""
+"""A store like one that a run leaves behind, with known scores in every cell and nothing run."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ CHANCES = {
     "ft-l": {"reliability": 0.6, "generality": 0.35, "locality": 0.4, "locality_unrelated": 0.8},
     "onceedit": {"reliability": 0.98, "generality": 0.75, "locality": 0.85, "locality_unrelated": 0.97},
 }
-"""Chance that a probe is answered as wanted, by method and axis."""
+"""Probability of a correct answer, by method and axis."""
 
 SCOPES = {
     "onceedit": {
@@ -33,14 +34,14 @@ SCOPES = {
         "locality_unrelated": (1.0, 19.0),
     }
 }
-"""Beta distributions of the scope of a question, by method and axis; a method that is not here has no scope."""
+"""Beta distributions of the routing score of a question, by method and axis; other methods have none."""
 
 PROTOCOLS = ("teacher_forced", "generation")
 EDIT_S = {"none": 0.0, "ft-l": 4.0, "onceedit": 2.0}
 
 
 class FakeStore:
-    """Writes cells one by one; `write_suite` writes the usual ones and the manifest."""
+    """Writes cells one by one; `write_suite` writes those of a whole suite and its manifest."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,23 +56,21 @@ class FakeStore:
         templates: Sequence[str] = ("none",),
         seeds: Sequence[int] = (0,),
         tables: Sequence[str] = ("main",),
+        figures: Sequence[str] = (),
     ) -> "FakeStore":
-        for name in data:
-            for method in methods:
-                for model in models:
-                    for template in templates:
-                        for seed in seeds:
-                            self.write_cell(method, model, name, template=template, seed=seed)
-        self.write_manifest(tables)
+        for name, method, model, template, seed in itertools.product(data, methods, models, templates, seeds):
+            self.write_cell(method, model, name, template=template, seed=seed)
+        self.write_manifest(tables, figures)
         return self
 
-    def write_manifest(self, tables: Sequence[str] = ("main",)) -> None:
+    def write_manifest(self, tables: Sequence[str] = ("main",), figures: Sequence[str] = ()) -> None:
         content = {
             "suite": "main_table",
             "scale": "mini",
             "created": "2026-01-02T03:04:05+00:00",
             "command": "python -m harness run suites/main_table.yaml --scale mini",
             "tables": list(tables),
+            "figures": list(figures),
             "cells": self.cells,
         }
         path = self.root / "suites" / "main_table.mini.json"
@@ -179,12 +178,12 @@ class FakeStore:
         return folder
 
     def add_planned(self, method: str, model: str, data: str) -> None:
-        """A cell that the manifest names and nobody ran."""
+        """A cell that is in the manifest and was not run."""
         self.cells.append(f"{method}-{model.replace('/', '_')}-{data}-{'0' * 12}")
 
 
 def fake_records(records: int, chances: Mapping[str, float], noise: int) -> pd.DataFrame:
-    """Two probes per record of locality, one elsewhere; scores are token accuracies in steps of a half."""
+    """Two locality probes per record and one on every other axis; scores are token accuracies in steps of one half."""
     rng = np.random.default_rng(noise)
     rows = []
     for protocol in PROTOCOLS:
@@ -220,7 +219,7 @@ def fake_scopes(probes: pd.DataFrame, scopes: Mapping[str, tuple[float, float]],
 
 
 def metrics_of(probes: pd.DataFrame) -> dict[str, Any]:
-    """metrics.json of the records: mean over records of the mean over their probes."""
+    """The content of metrics.json: means over records of the means over their probes."""
     metrics: dict[str, Any] = {"diagnostics": {"alpha_edits_mean": 0.7}}
     by_record = probes.groupby(["protocol", "axis", "record_id"])[["score", "exact", "answer_score"]].mean()
     for (protocol, axis), scores in by_record.groupby(["protocol", "axis"]):

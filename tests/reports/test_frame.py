@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import UserError
+from reports.common import protocol_title
 from reports.frame import load_suite
 
 
@@ -124,18 +125,35 @@ def test_a_swept_option_is_read_as_the_method_and_its_value(fake):
     }
 
 
+def test_protocols_are_in_order_of_registration_and_one_of_an_absent_plug_in_keeps_its_name(fake):
+    folder = fake.write_cell("ft-l", "tiny/llama", "zsre")
+    fake.write_manifest()
+    for name in ("records.parquet", "metrics.json", "cell.json"):
+        _rename_protocol(folder / name, "teacher_forced", "mine")
+    frame = load(fake)
+    assert frame.cells["protocol"].tolist() == ["generation", "mine"]
+    assert [protocol_title(name) for name in ("teacher_forced", "mine")] == ["teacher-forced", "mine"]
+
+
+def _rename_protocol(file, old, new):
+    if file.suffix == ".json":
+        file.write_text(file.read_text().replace(f'"{old}"', f'"{new}"'))
+    else:
+        pd.read_parquet(file).replace({"protocol": {old: new}}).to_parquet(file)
+
+
 def test_a_suite_that_was_not_run_names_the_command(fake):
     with pytest.raises(UserError, match="has not been run") as refusal:
         load(fake)
-    assert refusal.value.fix == "python -m harness run suites/main_table.yaml --scale mini"
+    assert refusal.value.fix == f"python -m harness run suites/main_table.yaml --scale mini --store {fake.root}"
 
 
 def test_a_suite_that_was_run_at_another_scale_names_it(fake):
     fake.write_cell("ft-l", "tiny/llama", "zsre")
     fake.write_manifest()
-    with pytest.raises(UserError, match="not been run at scale 'paper' in this store, but at mini") as refusal:
+    with pytest.raises(UserError, match="not been run at scale 'paper' in this store, only at mini") as refusal:
         load_suite(fake.root, "main_table", "paper")
-    assert refusal.value.fix == "python -m harness report main_table --scale mini"
+    assert refusal.value.fix == f"python -m harness report main_table --scale mini --store {fake.root}"
     with pytest.raises(UserError, match=r"did you mean 'main_table'\?"):
         load_suite(fake.root, "maintable", "mini")
 
@@ -194,7 +212,7 @@ def test_two_cells_on_one_line_are_refused(fake):
     fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 1})
     fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 2})
     fake.write_manifest()
-    with pytest.raises(UserError, match="are the same line of a table"):
+    with pytest.raises(UserError, match="belong in the same row of a table"):
         load(fake)
 
 

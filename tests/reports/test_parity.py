@@ -1,4 +1,4 @@
-"""Native cells beside EasyEdit's: weights, predictions, badges and the table."""
+"""Native cells next to another backend's: weights, predictions, badges and the table."""
 
 import dataclasses
 import json
@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from harness import registry
 from reports.frame import load_suite
 from reports.parity import badge, comparisons
-from reports.tables import BUILDERS
 
 LLAMA = "tiny/llama"
 UNEDITED = {"down.weight": np.eye(4, dtype=np.float32), "up.weight": np.ones((4, 2), dtype=np.float32)}
@@ -108,7 +108,7 @@ def test_weights_decide_where_they_were_kept(fake):
     keep_weights(ours, {"down.weight": UNEDITED["down.weight"] + 4})
     (found,) = compared(fake)
     assert found.same == 1.0
-    assert badge([found], []) == "differs: for no known reason"
+    assert badge([found], []) == "differs, cause unknown"
 
 
 def test_cells_without_answers_and_weights_are_not_said_to_differ(fake):
@@ -124,7 +124,7 @@ def test_only_the_same_variant_is_faithful(fake):
     fake.write_manifest(["parity"])
     (found,) = compared(fake)
     assert (found.reference, found.is_faithful) == (theirs.name, False)
-    _, numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    _, numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
     assert numbers["badge"].tolist() == [""], "it is meant to differ"
 
 
@@ -137,7 +137,7 @@ def test_seconds_are_compared_on_one_class_of_device_only(fake):
 
 def test_the_table_shows_both_and_the_badge(fake):
     pair(fake)
-    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    (table,), numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
     (section,) = table.sections
     assert [row.title for row in section.rows] == ["Llama2-7B (mini): theirs [easyedit]", "Llama2-7B (mini): ours"]
     assert section.remarks == ("FT-L: exact.",)
@@ -155,7 +155,7 @@ def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_b
     (failed / "DONE").unlink()
     (failed / "FAILED").write_text("the process of EasyEdit was killed by SIGKILL in 'apply'\n")
     fake.write_manifest(["parity"])
-    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    (table,), numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
     (section,) = table.sections
     assert section.remarks == ("FT-L on Llama2-7B (mini): exact.",)
     assert any("on GPT-J-6B (mini): failed: the process of EasyEdit was killed" in note for note in table.notes)
@@ -165,8 +165,22 @@ def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_b
     assert ours.name not in " ".join(numbers["cells"])
 
 
-def test_a_suite_without_easyedit_has_nothing_to_compare(fake, capsys):
+def test_every_other_backend_has_a_table_of_its_own(fake):
+    for backend in ("native", "easyedit", "another"):
+        fake.write_cell("ft-l", LLAMA, "zsre", label=backend, backend=backend, chances={"reliability": 0.5})
+    fake.write_manifest(["parity"])
+    tables, numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
+    assert [table.name for table in tables] == ["parity-easyedit-zsre", "parity-another-zsre"]
+    for table, backend in zip(tables, ("easyedit", "another"), strict=True):
+        titles = [row.title.removeprefix("Llama2-7B (mini): ") for row in table.sections[0].rows]
+        assert titles == ["native", f"{backend} [{backend}]"]
+        assert table.columns[-1].group == f"native vs. {backend}"
+    assert numbers["backend"].tolist() == ["easyedit", "another"]
+
+
+def test_a_suite_without_another_backend_has_nothing_to_compare(fake):
     fake.write_suite(models=["tiny/llama"], data=["zsre"], tables=["parity"])
-    (table,), numbers = BUILDERS["parity"](load_suite(fake.root, "main_table", "mini"))
+    (table,), numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
     assert table.sections == ()
+    assert table.notes == ("There is nothing to compare: no cell of another backend is finished.",)
     assert numbers.empty

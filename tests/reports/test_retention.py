@@ -1,4 +1,4 @@
-"""Figures along a sequence, against loops over the rows, and the tables made of them."""
+"""Scores along a sequence of edits against loops over the answers, and the tables made of them."""
 
 import json
 
@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from harness import registry
 from harness.errors import UserError
 from reports import write_report
-from reports.curves import Figure, curve, load_curves
-from reports.frame import AXES, load_suite
+from reports.common import AXES
+from reports.curves import CurvePoint, curve, load_curves
+from reports.frame import load_suite
 from reports.layout import DASH
-from reports.tables import BUILDERS
 from tests.helpers.fake_store import metrics_of
 
 POINTS = (10, 20, 50)
@@ -72,7 +73,7 @@ def by_hand(rows, protocol, point, axis, first, last):
     return np.mean([np.mean(probes) for probes in scores.values()])
 
 
-def test_figures_are_means_over_the_edits_of_each_span(sequences, frame):
+def test_scores_are_means_over_the_edits_of_each_span(sequences, frame):
     name = sequences.cells[2]
     assert name.startswith("ft-l")
     rows = pd.read_parquet(sequences.root / "cells" / name / "curve.parquet")
@@ -82,9 +83,9 @@ def test_figures_are_means_over_the_edits_of_each_span(sequences, frame):
     spans = {point: {(1, point), *(span for span in SPANS if span[1] <= point)} for point in POINTS}
     wanted = {(point, axis, *span) for point in POINTS for axis in ("rel", "gen", "loc") for span in spans[point]}
     wanted |= {(point, "loc_unrelated", 0, 0) for point in POINTS}
-    assert set(found.figures) == {Figure(*one) for one in wanted}
-    for figure, estimate in found.figures.items():
-        assert estimate.value == pytest.approx(by_hand(rows, "generation", *figure))
+    assert set(found.estimates) == {CurvePoint(*one) for one in wanted}
+    for point, estimate in found.estimates.items():
+        assert estimate.value == pytest.approx(by_hand(rows, "generation", *point))
         assert estimate.low <= estimate.value <= estimate.high
 
 
@@ -96,14 +97,14 @@ def test_seeds_are_averaged(fake):
     scores = load_curves(frame)
     scores = scores[scores["protocol"] == "generation"]
     seed_of = dict(zip(fake.cells, (0, 1), strict=True))
-    both = curve(scores, seed_of).figures
-    alone = [curve(scores[scores["cell"] == cell], {cell: seed}).figures for cell, seed in seed_of.items()]
-    for figure, estimate in both.items():
-        assert estimate.value == pytest.approx(np.mean([one[figure].value for one in alone]))
+    both = curve(scores, seed_of).estimates
+    alone = [curve(scores[scores["cell"] == cell], {cell: seed}).estimates for cell, seed in seed_of.items()]
+    for point, estimate in both.items():
+        assert estimate.value == pytest.approx(np.mean([one[point].value for one in alone]))
 
 
 def test_there_is_a_table_per_protocol_and_model_with_a_column_per_point(frame):
-    tables, _ = BUILDERS["retention"](frame)
+    tables, _ = registry.tables.get("retention")(frame)
     assert [table.name for table in tables] == [
         f"retention-{protocol}-{model}"
         for protocol in ("teacher_forced", "generation")
@@ -117,7 +118,7 @@ def test_there_is_a_table_per_protocol_and_model_with_a_column_per_point(frame):
 
 
 def test_a_row_shows_all_edits_so_far_and_what_is_left_of_the_first(sequences, frame):
-    tables, _ = BUILDERS["retention"](frame)
+    tables, _ = registry.tables.get("retention")(frame)
     table = next(table for table in tables if table.name == "retention-teacher_forced-tiny/gptj")
     name = next(name for name in sequences.cells if name.startswith("ft-l-tiny_gptj"))
     rows = pd.read_parquet(sequences.root / "cells" / name / "curve.parquet")
@@ -130,8 +131,8 @@ def test_a_row_shows_all_edits_so_far_and_what_is_left_of_the_first(sequences, f
 
 
 def test_the_last_point_is_that_of_the_table_of_quality(frame):
-    numbers = BUILDERS["retention"](frame)[1]
-    main = BUILDERS["main"](frame)[1]
+    numbers = registry.tables.get("retention")(frame)[1]
+    main = registry.tables.get("main")(frame)[1]
     place = ["protocol", "method", "model", "quantity"]
     last = numbers[(numbers["edits"] == 50) & (numbers["first_edit"] <= 1) & (numbers["last_edit"].isin([0, 50]))]
     both = last.merge(main, on=place, suffixes=("", "_main"))
@@ -145,7 +146,7 @@ def test_a_cell_that_is_not_there_is_a_dash_with_its_reason(sequences):
     failed = sequences.root / "cells" / name / "cell.json"
     _change(failed, lambda cell: cell | {"schedule": {"kind": "sequential", "block": 10, "score_at": list(POINTS)}})
     sequences.write_manifest(["retention"])
-    tables, _ = BUILDERS["retention"](load_suite(sequences.root, "main_table", "mini"))
+    tables, _ = registry.tables.get("retention")(load_suite(sequences.root, "main_table", "mini"))
     section = tables[0].sections[0]
     assert {entry.text for entry in section.rows[-1].entries} == {DASH}
     assert any("it rained" in remark for remark in section.remarks)
@@ -155,7 +156,7 @@ def test_a_method_without_a_cell_on_one_model_has_dashes_there(fake):
     for method, model in (("ft-l", "tiny/llama"), ("ft-l", "tiny/gptj"), ("none", "tiny/llama")):
         in_sequence(fake.write_cell(method, model, "zsre"))
     fake.write_manifest(["retention"])
-    tables, _ = BUILDERS["retention"](load_suite(fake.root, "main_table", "mini"))
+    tables, _ = registry.tables.get("retention")(load_suite(fake.root, "main_table", "mini"))
     rows = {row.title: row for row in tables[1].sections[0].rows}
     assert {entry.text for entry in rows["Unedited"].entries} == {DASH}
     assert DASH not in {entry.text for entry in rows["FT-L"].entries}

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from harness import registry
 from harness.errors import UserError
 from reports import latex, write_report
 from reports.frame import load_suite
 from reports.latex import compile_pdf, escape, render
-from reports.layout import Column, Entry, Mark, Row, Section, Table, ranked
-from reports.tables import BUILDERS
+from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
 from reports.terminal import print_table
 
 
 def rows(*values, digits=2):
-    return [Row(f"m{number}", (Entry(value, digits=digits),)) for number, value in enumerate(values)]
+    return [TableRow(f"m{number}", (TableEntry(value, digits=digits),)) for number, value in enumerate(values)]
 
 
 def marks(found):
@@ -27,7 +27,7 @@ def marks(found):
 
 
 def build(fake, name="main"):
-    return BUILDERS[name](load_suite(fake.root, "main_table", "mini"))
+    return registry.tables.get(name)(load_suite(fake.root, "main_table", "mini"))
 
 
 def printed(table, width, terminal=False):
@@ -51,7 +51,7 @@ def test_what_prints_alike_is_ranked_alike():
 
 
 def test_the_reference_and_missing_values_are_not_ranked():
-    reference = Row("Unedited", (Entry(1.0),), is_reference=True)
+    reference = TableRow("Unedited", (TableEntry(1.0),), is_reference=True)
     found = ranked([reference, *rows(0.2, np.nan, 0.1)], [Column("Loc")])
     assert marks(found) == ["none", "best", "none", "second"]
 
@@ -73,7 +73,7 @@ def test_the_main_table_has_the_layout_of_the_paper(fake):
     assert once["Freq"].text == "1"
     assert entries_of(table, 0, "FT-L")["Freq"].text == "3"
     assert entries_of(table, 0, "Unedited")["Freq"].text == "–"
-    for fact in ("mini scale", "seed 0", "50 edits", "sha256", "Code: 012345678", "95 % bootstrap"):
+    for fact in ("mini scale", "seed 0", "50 edits", "SHA-256", "Code: 012345678", "95% bootstrap"):
         assert fact in table.caption
 
 
@@ -143,7 +143,7 @@ def test_a_swept_option_gives_one_row_per_value(fake):
             fake.write_cell("onceedit", model, "zsre", label=label, hparams={"lambda_weight": float(value)})
     fake.write_manifest(["ablation"])
     table = build(fake, "ablation")[0][1]
-    assert (table.name, table.title) == ("ablation-generation", "One setting varied, generation")
+    assert (table.name, table.title) == ("ablation-generation", "Sensitivity to one setting, generation")
     assert [row.title for row in table.sections[0].rows] == [
         *("OnceEdit, lambda_weight=0.0", "OnceEdit, lambda_weight=0.2", "OnceEdit, lambda_weight=0.4"),
     ]
@@ -157,7 +157,7 @@ def test_three_seeds_are_one_line_per_method_and_the_caption_says_so(fake):
         assert titles == ["Unedited", "FT-L", "OnceEdit"][name == "time" :]
     caption = build(fake)[0][0].caption
     assert "averaged over seeds 0, 1, 2" in caption
-    assert "bootstrap interval over seeds and records" in caption
+    assert "bootstrap confidence interval over seeds and records" in caption
 
 
 def test_a_seed_that_failed_is_named_below_the_table(fake):
@@ -170,7 +170,7 @@ def test_a_seed_that_failed_is_named_below_the_table(fake):
     remarks = build(fake)[0][0].sections[0].remarks
     assert remarks == (
         "– ZsRE: OnceEdit on Llama2-7B (mini), seed 2: failed: out of memory.",
-        "– ZsRE: OnceEdit on Llama2-7B (mini), some of the seeds: not run.",
+        "– ZsRE: OnceEdit on Llama2-7B (mini), some seeds: not run.",
     )
 
 
@@ -183,10 +183,10 @@ def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
         *("OnceEdit on Llama2-7B (mini)", "OnceEdit on GPT-J-6B (mini)"),
     ]
     assert [f"{column.group} {column.title}" for column in table.columns] == [
-        *("Mean scope Rel", "Mean scope Gen", "Mean scope Loc", "Mean scope Unrel", "AUROC Rel", "AUROC Gen"),
+        *("Mean score Rel", "Mean score Gen", "Mean score Loc", "Mean score Unrel", "AUROC Rel", "AUROC Gen"),
         *("> 0.7 Rel", "> 0.7 Gen", "< 0.3 Loc", "< 0.3 Unrel"),
     ]
-    assert "do not decide by prompt or ran before it was recorded: FT-L." in table.notes[-1]
+    assert "do not decide by prompt or were run before routing scores were recorded: FT-L." in table.notes[-1]
     assert {marks(section.rows)[0] for section in table.sections} == {"none"}
     assert {len(cells.split()) for cells in numbers["cells"]} == {2}
 
@@ -197,7 +197,7 @@ def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
     scopes = [json.loads((fake.root / "cells" / cell / "metrics.json").read_text())["scope"] for cell in fake.cells]
     shown = entries_of(tables[0], 0, "OnceEdit on Llama2-7B (mini)")
     for column, values in {
-        "Mean scope Unrel": [scope["locality_unrelated"]["mean"] for scope in scopes],
+        "Mean score Unrel": [scope["locality_unrelated"]["mean"] for scope in scopes],
         "AUROC Gen": [scope["generality"]["auroc"]["both"] for scope in scopes],
         "> 0.7 Gen": [scope["generality"]["share_above_0.7"] for scope in scopes],
         "< 0.3 Loc": [scope["locality"]["share_below_0.3"] for scope in scopes],
@@ -228,7 +228,7 @@ def test_calibration_takes_the_template_that_the_table_of_quality_shows(fake):
     chosen = fake.write_cell("onceedit", "tiny/llama", "zsre", template="paper", chances=strong)
     fake.write_manifest()
     tables, numbers = build(fake, "calibration")
-    assert tables[0].sections[0].rows[0].title == "OnceEdit (prompt 'paper') on Llama2-7B (mini)"
+    assert tables[0].sections[0].rows[0].title == "OnceEdit (prompt template 'paper') on Llama2-7B (mini)"
     assert set(numbers["cells"]) == {chosen.name}
 
 
@@ -330,7 +330,7 @@ def test_a_report_writes_and_prints_its_tables(fake, monkeypatch):
     assert all(path.parent == fake.root / "reports" / "main_table.mini" for path in written)
     text = console.export_text()
     assert "Editing quality, generation: CounterFact" in text
-    assert "Time of editing: ZsRE" in text
+    assert "Editing time: ZsRE" in text
     assert "pdflatex is not installed" in text
 
 

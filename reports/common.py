@@ -1,0 +1,131 @@
+"""What the tables share: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
+
+from harness import registry
+from harness.api import Phase
+from reports.layout import DASH, Column, Section, TableEntry, TableRow, ranked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.frame import SuiteFrame
+    from reports.scores import Board
+
+AXES: Mapping[str, str] = {
+    "reliability": "rel",
+    "generality": "gen",
+    "locality": "loc",
+    "locality_unrelated": "loc_unrelated",
+    "portability": "port",
+}
+"""Axis in the store → column of a frame."""
+
+AVERAGED = ("rel", "gen", "loc")
+"""The axes whose mean is Avg."""
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+def in_order(protocols: Iterable[str]) -> list[str]:
+    """Sort protocols as their tables are sorted: in order of registration, those of plug-ins that are not loaded last."""
+    known = list(registry.protocols)
+    return sorted(protocols, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def protocol_title(name: str) -> str:
+    """The title of a protocol as printed; the name itself if the plug-in that defines the protocol is not loaded."""
+    return registry.protocols.get(name).title if name in registry.protocols else name
+
+
+def suite_shown(frame: "SuiteFrame") -> str:
+    """`Suite main_table at mini scale`."""
+    return f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale"
+
+
+def seeds_shown(frame: "SuiteFrame") -> str:
+    """`seed 0`, or `averaged over seeds 0, 1`."""
+    seeds = sorted(set(frame.cells["seed"]))
+    return ("averaged over seeds " if len(seeds) > 1 else "seed ") + ", ".join(map(str, seeds))
+
+
+def schedules_shown(frame: "SuiteFrame") -> str:
+    """`batch editing`."""
+    return f"{' and '.join(dict.fromkeys(frame.cells['schedule']))} editing"
+
+
+def intervals_shown(frame: "SuiteFrame") -> str:
+    """What `±` means, as a sentence."""
+    from reports.stats import RESAMPLES
+
+    resampled = "seeds and records" if frame.cells["seed"].nunique() > 1 else "records"
+    return (
+        f"±: half the width of the 95% bootstrap confidence interval over {resampled} (BCa, {RESAMPLES:,} resamples)."
+    )
+
+
+def commits_shown(frame: "SuiteFrame") -> str:
+    """The commits that computed the cells, as a sentence."""
+    return f"Code: {', '.join(frame.commits())}."
+
+
+def ranked_section(
+    frame: "SuiteFrame", board: "Board", rows: Iterable[TableRow], columns: Sequence[Column], *remarks: str
+) -> Section:
+    """A section with marks, a row of dashes for each method without a finished cell, and a remark on each missing cell.
+
+    Args:
+        frame: the suite.
+        board: the section and its lines.
+        rows: one per line of the board.
+        columns: of the table.
+        remarks: further remarks, printed last.
+    """
+    missing = empty_rows(frame, board.section, {line.row for line in board.lines}, len(columns))
+    gaps = gap_remarks(frame, board.section, board.title)
+    return Section(board.title, ranked([*rows, *missing], columns), (*gaps, *remarks))
+
+
+def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:
+    """A row of dashes for each method that has no finished cell in the section."""
+    missing = _missing_in(frame, section)
+    lines = missing[~missing["row"].isin({*shown, ""})].drop_duplicates("row")
+    for title, is_reference in zip(lines["title"], lines["is_reference"], strict=True):
+        yield TableRow(title, (TableEntry(),) * width, is_reference)
+
+
+def gap_remarks(frame: "SuiteFrame", section: str, section_title: str) -> Iterator[str]:
+    """One sentence on the missing cells of a section per method, template, seed and reason."""
+    yield from _sentences(frame, _missing_in(frame, section), section_title)
+
+
+def absent_sections(frame: "SuiteFrame") -> Iterator[str]:
+    """The same for datasets without any finished cell, and for cells that cannot be assigned to a section."""
+    missing = frame.missing
+    is_placed = missing["section"].isin(frame.cells["section"]) | (
+        (missing["section"] == "") & missing["data"].isin(frame.cells["data"])
+    )
+    absent: pd.DataFrame = missing[~is_placed]
+    for title, same in absent.groupby("data_title", sort=False):
+        yield from _sentences(frame, same, str(title))
+
+
+def _missing_in(frame: "SuiteFrame", section: str) -> "pd.DataFrame":
+    """Unfinished cells of a section; a cell of which only the dataset is known counts in all sections of that dataset."""
+    data = frame.cells.loc[frame.cells["section"] == section, "data"].iloc[0]
+    missing = frame.missing
+    is_here = (missing["section"] == section) | ((missing["section"] == "") & (missing["data"] == data))
+    here: pd.DataFrame = missing[is_here]
+    return here
+
+
+def _sentences(frame: "SuiteFrame", missing: "pd.DataFrame", where: str) -> Iterator[str]:
+    has_templates, has_seeds = (frame.cells[axis].nunique() > 1 for axis in ("template", "seed"))
+    for (title, template, seed, reason), same in missing.groupby(["title", "template", "seed", "reason"], sort=False):
+        models = ", ".join(model for model in dict.fromkeys(same["model_title"]) if model)
+        place = f"{where}: " if where else ""
+        how = [f" on {models}"] * bool(models)
+        how += [f", prompt template '{template}'"] * bool(template and has_templates)
+        how += [f", seed {seed}" if seed else ", some seeds"] * has_seeds
+        yield f"{DASH} {place}{title}{''.join(how)}: {str(reason).rstrip('.')}."
