@@ -2,10 +2,8 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,12 @@ from harness.errors import UserError
 from harness.records import Probe
 from harness.suite import load_suite
 from tests.data.rows import write
+from tests.docs import pages
+from tests.helpers.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "add-a-dataset.md").read_text()
-BLOCKS = dict(re.findall(r"^```(json|python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+PAGE = "add-a-dataset.md"
+ROWS = json.loads(pages.files(PAGE)["data/coaches.json"])
+
 LOOK = """
 import json, sys
 from harness.data.load import load, resolve
@@ -35,11 +35,7 @@ print(json.dumps([suite.datasets[0].name, [record.target_new for record in data.
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory in which somebody followed the page."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "coaches.json").write_text(BLOCKS["json"])
-    (tmp_path / "coaches.py").write_text(BLOCKS["python"])
-    (tmp_path / "try_coaches.yaml").write_text(BLOCKS["yaml"])
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(pages.write(PAGE, tmp_path))
     return tmp_path
 
 
@@ -55,13 +51,10 @@ def coaches(folder, monkeypatch):
     registry._import_plugin.cache_clear()
 
 
-def test_the_records_are_edits_with_their_probes(coaches):
+def test_the_records_are_divided_as_those_of_any_dataset(coaches):
     data = load(resolve("coaches", str(coaches), 2, split="all", train=2, unrelated=1))
 
-    assert [(record.prompt, record.target_new) for record in data.edits] == [
-        ("The coach of Northbridge FC is", "Ben Okoro"),
-        ("The coach of Harbour Rovers is", "Eva Stone"),
-    ]
+    assert [record.target_new for record in data.edits] == ["Ben Okoro", "Eva Stone"]
     assert data.edits[0].locality == (Probe("The coach of Southbridge FC is", "Cleo Marsh"),)
     assert (len(data.train), len(data.unrelated)) == (2, 1)
 
@@ -96,7 +89,7 @@ def test_without_its_file_the_name_is_unknown(folder):
 
 
 def test_a_wrong_field_is_reported_with_its_record_and_where_to_get_the_files(coaches):
-    write(coaches / "coaches.json", [*json.loads(BLOCKS["json"]), {"club": "Elsewhere", "new_coach": 3}])
+    write(coaches / "coaches.json", [*ROWS, {"club": "Elsewhere", "new_coach": 3}])
 
     with pytest.raises(UserError, match=r"coaches\.json: record 7: field 'coach' is missing") as caught:
         resolve("coaches", str(coaches), 1)
@@ -128,7 +121,7 @@ def test_a_format_may_have_one_record_per_line(coaches):
     try:
         registry.formats.discard("coaches")
         path = coaches / "coaches.jsonl"
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in json.loads(BLOCKS["json"])))
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
         assert (read(path).format.name, read(path).rows) == ("coach-lines", 6)
         path.write_text(path.read_text() + "{\n")
         with pytest.raises(UserError, match=r"coaches\.jsonl: record 7: Expecting property name"):
