@@ -34,7 +34,7 @@ def new_parser(benchmark: str, doc: str | None, quick: str) -> argparse.Argument
     parser.set_defaults(benchmark=benchmark)
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    add("--threads", type=int, help="CPU threads of torch; default: torch's own choice")
+    add("--threads", type=int, help="CPU threads of torch; default: torch's own choice, 1 with --quick")
     add("--seed", type=int, default=0, help="of everything that is random; default: 0")
     add("--quick", action="store_true", help=f"{quick}: shows in seconds that everything runs, measures nothing")
     add("--out", type=Path, metavar="FILE", help="write all results, the options and the machine as JSON")
@@ -49,8 +49,8 @@ def start(options: argparse.Namespace) -> Console:
     """
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{options.device}': torch sees no GPU here", fix="--device cpu")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if threads := options.threads or (1 if options.quick else None):
+        torch.set_num_threads(threads)
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     console.print(f"{device_class(options.device)}, torch {torch.__version__}")
     if options.quick:

@@ -117,5 +117,5 @@ def measure(
             for name, measured in found.items()
         },
         "ratio": {"median": found[WHOLE].median / forwards_median, "mean": found[WHOLE].mean / forwards_mean},
-        "tally": dict(choosers["owner"].tally.figures()),
+        "tally": dict(choosers["owner"].tally.diagnostics()),
     }
