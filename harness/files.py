@@ -69,7 +69,7 @@ def locked(lock: Path, refusal: str, fix: str) -> Iterator[None]:
     held = FileLock(lock)
     with explained(lock.parent):
         try:
-            held.acquire(blocking=False)
+            held.acquire(timeout=0)
         except Timeout:
             with contextlib.suppress(FileNotFoundError):
                 refusal = f"{refusal} ({holder.read_text().strip()})"

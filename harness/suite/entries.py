@@ -1,9 +1,10 @@
-"""A suite when everything is settled: names are known, the scale is laid over, hyper-parameters are checked."""
+"""A suite with everything resolved: names are known, the scale is applied, hyper-parameters are checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.models.catalogue import Weights
 from harness.suite.hparams import ResolvedHparams
 from harness.suite.schedule import Schedule
 
@@ -21,7 +22,7 @@ class ModelEntry:
     name: str
     asked: str
     path: str = ""
-    weights: Literal["pretrained", "random", "trained"] | None = None
+    weights: Weights | None = None
     dtype: str | None = None
 
     def is_same_as(self, other: "ModelEntry") -> bool:

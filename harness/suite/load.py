@@ -1,4 +1,4 @@
-"""From a suite file to a `Suite`: bases merged, sweep multiplied out, names checked, scale laid over, options set."""
+"""From a suite file to a `Suite`: bases merged, sweep expanded, names checked, scale applied, options set."""
 
 import os
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def load_suite(
     edits: int | None = None,
     backend: str | None = None,
 ) -> Suite:
-    """Read a suite and settle everything in it.
+    """Read a suite and resolve everything in it.
 
     Args:
         path: the suite file.
@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[Located, SuiteForm]:
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
-    """The `path` of an entry, which must be a folder; empty where none is written."""
+    """The `path` of an entry, which must be a folder; empty if there is none."""
     entry = document.at((axis, index)).value
     if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
         return ""

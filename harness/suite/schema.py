@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness import registry
+from harness.models.architecture import Dtype
+from harness.models.catalogue import Weights
 from harness.records import Split, Template
 from harness.yaml_source import StrictModel
 
@@ -54,10 +56,10 @@ class ModelForm(Entry):
     """A model of the catalogue."""
 
     path: str | None = Field(None, description="local folder with the weights, relative to the working directory")
-    weights: Literal["pretrained", "random", "trained"] | None = Field(
+    weights: Weights | None = Field(
         None, description="`random` measures cost without a checkpoint; default: as the catalogue says"
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(None, description="default: the catalogue's")
+    dtype: Dtype | None = Field(None, description="default: the catalogue's")
 
 
 class MethodForm(Entry):

@@ -1,7 +1,7 @@
-"""`sweep:` puts one entry per combination of values in the place of an entry of an axis.
+"""`sweep:` replaces an entry of an axis with one entry per combination of values.
 
 `methods.onceedit.hparams.lambda_weight: [0, 0.2]` makes two entries of `onceedit`. Several keys for one entry multiply;
-keys for different entries do not meet. An entry is addressed by its name or, where it has one, its label.
+keys for different entries do not. An entry is addressed by its name or its label.
 """
 
 import re
@@ -16,7 +16,7 @@ AXES = ("models", "methods", "datasets")
 
 
 def expand(document: Located, form: SuiteForm) -> Located:
-    """The document with the sweep multiplied out and taken away.
+    """The document with the sweep expanded and removed.
 
     Args:
         document: a suite file.

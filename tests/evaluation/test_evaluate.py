@@ -55,7 +55,7 @@ def small_dataset():
 
 
 class Context:
-    """A runner's context that hands out one model and one data set."""
+    """A runner's context that hands out one model and one dataset."""
 
     device, seed = "cpu", 0
 

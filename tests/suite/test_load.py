@@ -78,6 +78,19 @@ def test_the_table_of_retention_needs_a_sequence(write):
     assert load_suite(write("tables: [retention]\nschedule: {sequential: {block: 2, score_at: [4]}}\n")).tables
 
 
+def test_a_suite_may_name_a_protocol_and_a_table_that_were_registered_from_elsewhere(write):
+    path = write("protocols: [sideways]\ntables: [sideways]\n")
+    with pytest.raises(UserError, match="unknown protocol 'sideways'"):
+        load_suite(path)
+    registry.protocols.add("sideways", registry.protocols.get("generation"), __name__)
+    registry.register_table("sideways")(lambda frame: ([], None))
+    try:
+        assert load_suite(path).protocols == load_suite(path).tables == ("sideways",)
+    finally:
+        registry.protocols.discard("sideways")
+        registry.tables.discard("sideways")
+
+
 def test_a_suite_knows_where_its_launch_profile_was_written(write):
     suite = load_suite(write("launch: a100\n"))
     assert (suite.launch, suite.launch_at) == ("a100", "suite.yaml:5")

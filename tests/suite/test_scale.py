@@ -52,7 +52,7 @@ def test_edits_from_the_command_line_go_above_the_cap(write):
     assert load_suite(write(), scale="mini", edits=80).datasets[0].edits == 80
 
 
-def test_a_given_data_folder_comes_before_the_generated_world(write, tmp_path):
+def test_a_given_data_folder_comes_before_synthetic_records(write, tmp_path):
     (tmp_path / "records").mkdir()
     assert load_suite(write(), scale="mini", data="records").datasets[0].source == "records"
 
@@ -75,7 +75,7 @@ def test_precision_and_path_of_a_large_model_do_not_pass_to_its_stand_in(write, 
     assert (model.path, model.dtype, model.weights) == ("", None, None)
 
 
-def test_hyper_parameters_of_the_zoo_are_used_for_stand_ins(write):
+def test_hyper_parameters_of_tiny_models_are_used_for_stand_ins(write):
     values = load_suite(write(), scale="mini").methods[1].hparams["tiny/llama"].values
     assert (values["layer"], values["lr"]) == (3, 5e-3)
 
