@@ -108,7 +108,7 @@ def _groups() -> "dict[str, list[Measure]]":
     from reports.calibration import Measure
 
     return {
-        "Mean score": [Measure("mean", axis) for axis in AXIS_TITLES],
+        "Mean routing score": [Measure("mean", axis) for axis in AXIS_TITLES],
         "AUROC": [Measure("auroc", axis, "both") for axis in INSIDE],
         f"> {ABOVE}": [Measure(SHARES[axis], axis) for axis in INSIDE],
         f"< {BELOW}": [Measure(SHARES[axis], axis) for axis in OUTSIDE["both"]],

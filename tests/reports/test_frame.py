@@ -189,7 +189,7 @@ def test_a_cell_of_a_version_that_wrote_less_is_one_line(fake):
         load(fake)
 
 
-def test_two_models_of_one_name_are_told_apart_by_their_settings(fake):
+def test_two_models_of_one_name_are_distinguished_by_their_settings(fake):
     """As a sweep over `dtype` makes them."""
     folders = {
         dtype: fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"of": dtype}) for dtype in ("float32", "bfloat16")
@@ -208,7 +208,7 @@ def test_two_models_of_one_name_are_told_apart_by_their_settings(fake):
     assert list(frame.missing["model"]) == ["tiny/llama (dtype bfloat16)", "tiny/gptj"]
 
 
-def test_two_cells_on_one_line_are_refused(fake):
+def test_two_cells_in_one_row_are_refused(fake):
     fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 1})
     fake.write_cell("ft-l", "tiny/llama", "zsre", hparams={"lr": 2})
     fake.write_manifest()
@@ -216,7 +216,7 @@ def test_two_cells_on_one_line_are_refused(fake):
         load(fake)
 
 
-def test_titles_tell_variants_and_sizes_of_data_apart(fake):
+def test_titles_distinguish_variants_and_numbers_of_edits(fake):
     fake.write_cell("onceedit", "tiny/llama", "zsre", variant="deepen")
     fake.write_cell("onceedit", "tiny/llama", "zsre", label="DeePEn+DW", hparams={"lr": 1})
     fake.write_cell("onceedit", "tiny/llama", "zsre", variant="deepen", records=20)
@@ -235,8 +235,8 @@ def test_unfinished_cells_are_named_with_their_reason(fake):
     fake.add_planned("rome", "tiny/llama", "zsre")
     fake.write_manifest()
     missing = load(fake).missing
-    told = list(zip(missing["title"], missing["model"], missing["data"], missing["reason"], strict=True))
-    assert told == [
+    found = list(zip(missing["title"], missing["model"], missing["data"], missing["reason"], strict=True))
+    assert found == [
         ("FT-L", "tiny/llama", "zsre", "failed: out of memory"),
         ("OnceEdit", "tiny/mistral", "counterfact", "not run"),
         ("OnceEdit", "tiny_gptj", "counterfact", "not run"),

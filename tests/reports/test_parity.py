@@ -72,7 +72,7 @@ def test_weights_are_compared_by_the_norm_of_the_change(fake):
     assert found.weights == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_weight_that_one_of_them_left_alone_counts_as_its_change(fake):
+def test_a_weight_changed_by_only_one_of_them_counts_with_its_whole_change(fake):
     ours, theirs = pair(fake)
     up = UNEDITED["up.weight"]
     keep_weights(theirs, {"down.weight": UNEDITED["down.weight"] + 3})
@@ -111,7 +111,7 @@ def test_weights_decide_where_they_were_kept(fake):
     assert badge([found], []) == "differs, cause unknown"
 
 
-def test_cells_without_answers_and_weights_are_not_said_to_differ(fake):
+def test_cells_without_answers_or_weights_are_not_reported_as_different(fake):
     """As those of random weights are."""
     (found,) = compared(fake) if pair(fake) else ()
     assert badge([dataclasses.replace(found, same=np.nan, probes=0)], []).startswith("not compared")

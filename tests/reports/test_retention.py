@@ -130,7 +130,7 @@ def test_a_row_shows_all_edits_so_far_and_what_is_left_of_the_first(sequences, f
     assert (unedited.title, unedited.is_reference, edited.is_reference) == ("Unedited", True, False)
 
 
-def test_the_last_point_is_that_of_the_table_of_quality(frame):
+def test_the_last_point_equals_the_main_table(frame):
     numbers = registry.tables.get("retention")(frame)[1]
     main = registry.tables.get("main")(frame)[1]
     place = ["protocol", "method", "model", "quantity"]
@@ -140,7 +140,7 @@ def test_the_last_point_is_that_of_the_table_of_quality(frame):
     np.testing.assert_allclose(both["value"], both["value_main"])
 
 
-def test_a_cell_that_is_not_there_is_a_dash_with_its_reason(sequences):
+def test_a_missing_cell_is_a_dash_with_its_reason(sequences):
     sequences.write_failure("onceedit", "tiny/llama", "zsre", "it rained")
     (name,) = (name for name in sequences.cells if name.startswith("onceedit"))
     failed = sequences.root / "cells" / name / "cell.json"
@@ -163,7 +163,7 @@ def test_a_method_without_a_cell_on_one_model_has_dashes_there(fake):
 
 
 @pytest.mark.parametrize("what", ["a score", "a point"])
-def test_rows_that_contradict_the_metrics_are_refused(what, sequences, frame):
+def test_answers_that_contradict_the_metrics_are_refused(what, sequences, frame):
     folder = sequences.root / "cells" / sequences.cells[0]
     if what == "a score":
         rows = pd.read_parquet(folder / "curve.parquet")

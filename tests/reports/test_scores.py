@@ -1,4 +1,4 @@
-"""Lines of a table: templates, seeds, models, acts of editing."""
+"""Lines of a table: prompt templates, seeds, models and edit runs."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def lines(fake, protocol="teacher_forced"):
     return {line.row.partition("/")[0]: line for line in board.lines}, board, frame
 
 
-def test_score_is_the_mean_of_avg_over_models_and_freq_counts_acts(fake):
+def test_score_is_the_mean_of_avg_over_models_and_freq_counts_edit_runs(fake):
     fake.write_suite(data=("zsre",))
     found, _, frame = lines(fake)
     cells = frame.cells[frame.cells["protocol"] == "teacher_forced"]
@@ -67,7 +67,7 @@ def test_a_template_with_a_missing_axis_does_not_win(fake):
     assert lines(fake)[0]["ft-l"].by_model["tiny/llama"].template == "paper"
 
 
-def test_seeds_are_averaged_and_count_as_one_act_each(fake):
+def test_seeds_are_averaged_and_do_not_add_to_freq(fake):
     fake.write_suite(methods=("ft-l", "onceedit"), data=("zsre",), seeds=(0, 1))
     found, _, frame = lines(fake)
     of_llama = frame.cells[(frame.cells["model"] == "tiny/llama") & (frame.cells["protocol"] == "teacher_forced")]
@@ -77,7 +77,7 @@ def test_seeds_are_averaged_and_count_as_one_act_each(fake):
     assert (found["ft-l"].freq, found["onceedit"].freq) == (3, 1)
 
 
-def test_scores_of_several_seeds_stand_by_seed_and_record(fake):
+def test_scores_of_several_seeds_are_indexed_by_seed_and_record(fake):
     fake.write_suite(methods=("ft-l",), data=("zsre",), seeds=(0, 1, 2))
     found, _, frame = lines(fake)
     score = found["ft-l"].by_model["tiny/gptj"]
@@ -111,7 +111,7 @@ def test_a_seed_that_failed_on_one_model_is_left_out_there_and_nowhere_else(fake
     assert line.score.low < line.score.value < line.score.high
 
 
-def test_a_missing_model_leaves_score_and_freq_open(fake):
+def test_without_one_of_the_models_there_is_no_score_and_no_freq(fake):
     fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
     fake.write_cell("onceedit", "tiny/llama", "zsre")
     fake.write_cell("onceedit", "tiny/mistral", "zsre")

@@ -100,7 +100,7 @@ def test_an_average_of_axes_is_drawn_by_record_as_scipy_draws_pairs():
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.005)
 
 
-def test_a_record_may_count_as_often_as_it_has_probes():
+def test_a_record_can_count_once_per_probe():
     totals_RC, counts_RC = np.array([[1.0], [0.0], [4.0]]), np.array([[1.0], [0.0], [5.0]])
     found = resample([ratios(totals_RC, counts_RC)], [3], resamples=500)
     assert found.value_C[0] == pytest.approx(5 / 6)
@@ -141,7 +141,7 @@ def test_draws_spread_as_the_means_of_seeds_and_of_records_do(seeds):
     assert spread == pytest.approx(expected, rel=0.05)
 
 
-def test_noise_of_single_scores_counts_three_times_and_so_never_too_little():
+def test_noise_of_single_scores_counts_three_times_and_is_never_underestimated():
     rng = np.random.default_rng(0)
     spreads = [
         resample_means(crossed(rng, 3, 50, 0.0, 0.0, 1.0), resamples=1000, seed=run).draws_BC.var()

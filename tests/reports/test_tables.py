@@ -46,7 +46,7 @@ def test_best_and_second_are_marked_and_ties_share():
     assert marks(ranked(rows(0.5, 0.9, 0.7, 0.9), [Column("Rel")])) == ["none", "best", "second", "best"]
 
 
-def test_what_prints_alike_is_ranked_alike():
+def test_values_are_ranked_as_printed():
     assert marks(ranked(rows(0.991, 0.994, 0.5), [Column("Rel")])) == ["best", "best", "second"]
 
 
@@ -56,7 +56,7 @@ def test_the_reference_and_missing_values_are_not_ranked():
     assert marks(found) == ["none", "best", "none", "second"]
 
 
-def test_a_method_alone_is_not_the_best_of_anything():
+def test_a_single_method_is_not_marked_as_best():
     assert marks(ranked(rows(0.5), [Column("Rel")])) == ["none"]
     assert marks(ranked(rows(0.5, 0.6), [Column("Freq", is_ranked=False)])) == ["none", "none"]
 
@@ -105,7 +105,7 @@ def test_every_number_can_be_traced_to_its_cells(fake):
     assert of_axis["is_shown"].sum() == 2 * 3 * 3
 
 
-def test_a_template_that_won_is_marked_and_explained(fake):
+def test_a_template_that_is_not_the_first_is_marked_and_explained(fake):
     weak, strong = ({"reliability": p, "generality": p, "locality": p} for p in (0.2, 0.9))
     fake.write_cell("ft-l", "tiny/llama", "zsre", template="none", chances=weak)
     fake.write_cell("ft-l", "tiny/llama", "zsre", template="paper", chances=strong)
@@ -174,7 +174,7 @@ def test_a_seed_that_failed_is_named_below_the_table(fake):
     )
 
 
-def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
+def test_calibration_has_one_row_per_method_and_model_with_routing_scores(fake):
     fake.write_suite(seeds=(0, 1), models=("tiny/llama", "tiny/gptj"))
     tables, numbers = build(fake, "calibration")
     table = tables[0]
@@ -183,7 +183,14 @@ def test_calibration_has_one_line_per_method_and_model_that_has_a_scope(fake):
         *("OnceEdit on Llama2-7B (mini)", "OnceEdit on GPT-J-6B (mini)"),
     ]
     assert [f"{column.group} {column.title}" for column in table.columns] == [
-        *("Mean score Rel", "Mean score Gen", "Mean score Loc", "Mean score Unrel", "AUROC Rel", "AUROC Gen"),
+        *(
+            "Mean routing score Rel",
+            "Mean routing score Gen",
+            "Mean routing score Loc",
+            "Mean routing score Unrel",
+            "AUROC Rel",
+            "AUROC Gen",
+        ),
         *("> 0.7 Rel", "> 0.7 Gen", "< 0.3 Loc", "< 0.3 Unrel"),
     ]
     assert "do not decide by prompt or were run before routing scores were recorded: FT-L." in table.notes[-1]
@@ -197,7 +204,7 @@ def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
     scopes = [json.loads((fake.root / "cells" / cell / "metrics.json").read_text())["scope"] for cell in fake.cells]
     shown = entries_of(tables[0], 0, "OnceEdit on Llama2-7B (mini)")
     for column, values in {
-        "Mean score Unrel": [scope["locality_unrelated"]["mean"] for scope in scopes],
+        "Mean routing score Unrel": [scope["locality_unrelated"]["mean"] for scope in scopes],
         "AUROC Gen": [scope["generality"]["auroc"]["both"] for scope in scopes],
         "> 0.7 Gen": [scope["generality"]["share_above_0.7"] for scope in scopes],
         "< 0.3 Loc": [scope["locality"]["share_below_0.3"] for scope in scopes],
@@ -210,7 +217,7 @@ def test_calibration_shows_the_means_over_seeds_of_what_the_cells_say(fake):
     assert bins["bin"].tolist() == [number / 10 for number in range(10)]
 
 
-def test_histograms_of_the_scope_have_one_table_per_model(fake):
+def test_histograms_of_routing_scores_have_one_table_per_model(fake):
     fake.write_suite(models=("tiny/llama", "tiny/gptj"))
     tables, _ = build(fake, "calibration")
     assert [table.name for table in tables[1:]] == [
@@ -222,7 +229,7 @@ def test_histograms_of_the_scope_have_one_table_per_model(fake):
         assert sum(entry.value for entry in row.entries) == pytest.approx(1)
 
 
-def test_calibration_takes_the_template_that_the_table_of_quality_shows(fake):
+def test_calibration_uses_the_template_shown_in_the_main_table(fake):
     weak, strong = ({"reliability": p, "generality": p, "locality": p} for p in (0.2, 0.9))
     fake.write_cell("onceedit", "tiny/llama", "zsre", template="none", chances=weak)
     chosen = fake.write_cell("onceedit", "tiny/llama", "zsre", template="paper", chances=strong)
@@ -232,7 +239,7 @@ def test_calibration_takes_the_template_that_the_table_of_quality_shows(fake):
     assert set(numbers["cells"]) == {chosen.name}
 
 
-def test_without_any_scope_the_table_of_calibration_says_so_and_nothing_else(fake):
+def test_without_any_routing_score_the_calibration_table_says_so_and_is_empty(fake):
     tables, numbers = build(fake.write_suite(methods=("none", "ft-l")), "calibration")
     assert len(tables) == 1
     assert tables[0].sections == ()
@@ -263,14 +270,14 @@ def test_times_of_different_devices_are_not_compared(fake):
     assert fine["Llama2-7B (mini) × OnceEdit"].value == 2.0
 
 
-def test_without_onceedit_seconds_stand_alone_and_the_table_says_so(fake):
+def test_without_onceedit_there_are_seconds_but_no_multiples_and_the_table_says_so(fake):
     table = build(fake.write_suite(methods=("none", "ft-l")), "time")[0][0]
     fine = entries_of(table, 0, "FT-L")
     assert (fine["Total seconds"].value, fine["Total × OnceEdit"].text) == (12.0, "–")
     assert table.notes == ("× OnceEdit: no cell of OnceEdit is finished.",)
 
 
-def test_times_that_cannot_be_cited_are_marked(fake):
+def test_times_that_are_not_citable_are_marked(fake):
     fake.write_suite(data=("zsre",), methods=("onceedit",))
     fake.write_cell("ft-l", "tiny/llama", "zsre", cost={"citable": False})
     fake.write_manifest()
