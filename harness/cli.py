@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import inventory, registry
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -528,10 +528,6 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers:
 def _suite(options: SuiteOptions) -> "Suite":
     from harness.suite.load import find_suite, load_suite
 
-    backends = {"auto", registry.NATIVE, *registry.backends}
-    if options.backend is not None and options.backend not in backends:
-        guess = did_you_mean(options.backend, backends)
-        raise UserError(f"--backend: unknown backend '{options.backend}'{guess}", fix="python -m harness list backends")
     suite = load_suite(
         find_suite(options.suite),
         scale=options.scale,

@@ -18,12 +18,11 @@ Kind = Literal[
     "methods", "models", "datasets", "formats", "protocols", "tables", "figures", "suites", "scales", "profiles", "backends"
 ]  # fmt: skip
 Rows = Iterator[tuple[str, ...]]
+YES = "yes"
 
 
 def findings() -> Iterator[Finding]:
     """Everything that decides which suites can run here and which outputs are written."""
-    from harness.run.profiles import load_profile, profile_names
-
     yield Finding("editing-harness", True, f"{metadata.version('editing-harness')}, Python {platform.python_version()}")
     for package in ("torch", "transformers", "mlflow", "submitit", "pandas", "scipy"):
         try:
@@ -32,9 +31,8 @@ def findings() -> Iterator[Finding]:
             yield Finding(package, False, "python -m pip install editing-harness")
     yield _cuda()
     yield _records()
-    for name in profile_names():
-        obstacle = load_profile(name).obstacle()
-        yield Finding(f"launch profile {name}", not obstacle, obstacle or "can be used here")
+    for name, _, obstacle in _profiles():
+        yield Finding(f"launch profile {name}", obstacle == YES, "can be used here" if obstacle == YES else obstacle)
     pdflatex = shutil.which("pdflatex")
     otherwise = "tables are written but not compiled: apt-get install texlive-latex-recommended"
     yield Finding("LaTeX", pdflatex is not None, pdflatex or otherwise)
@@ -90,8 +88,7 @@ def _described(kind: "registry.Registry[Any]") -> Callable[[], Rows]:
 
     def rows() -> Rows:
         for name, item in kind.all().items():
-            documented = item if inspect.isroutine(item) or inspect.isclass(item) else type(item)
-            yield name, (inspect.getdoc(documented) or "").partition("\n")[0]
+            yield name, _first_line(item)
 
     return rows
 
@@ -125,14 +122,24 @@ def _profiles() -> Rows:
     from harness.run.profiles import load_profile, profile_names
 
     for name in profile_names():
-        launcher = load_profile(name)
-        yield name, (type(launcher).__doc__ or "").partition("\n")[0], launcher.obstacle() or "yes"
+        try:
+            launcher = load_profile(name)
+        except UserError as error:  # of the user's own profiles
+            yield name, "", error.message
+        else:
+            yield name, _first_line(launcher), launcher.obstacle() or YES
 
 
 def _backends() -> Rows:
-    yield registry.NATIVE, "this project's own implementations", "yes"
+    yield registry.NATIVE, "This project's own implementations.", YES
     for name, backend in registry.backends.all().items():
-        yield name, (type(backend).__doc__ or "").partition("\n")[0], "yes" if backend.is_available() else "no"
+        yield name, _first_line(backend), YES if backend.is_available() else "no"
+
+
+def _first_line(item: object) -> str:
+    """What a function, or the class of an object, says it is."""
+    documented = item if inspect.isroutine(item) or inspect.isclass(item) else type(item)
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
 LISTINGS: dict[Kind, tuple[tuple[str, ...], Callable[[], Rows]]] = {
