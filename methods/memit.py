@@ -1,25 +1,21 @@
 """MEMIT: many facts in one closed-form change of feed-forward output matrices of several layers (Meng et al. 2023)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.api import Advance
 from harness.errors import UserError
-from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import moments, prefixes
-from methods.common.closed_form import ClosedFormHparams
+from methods.common import prefixes
+from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from methods.common.aligned import Stream
-    from methods.common.matrices import ValueMatrices
     from methods.common.rewrites import Rewrite
     from methods.common.solves import Factor
 
@@ -40,7 +36,7 @@ class MemitHparams(ClosedFormHparams):
 
 
 @register("memit", title="MEMIT", family="weights", version=2)
-class Memit(Method):
+class Memit(ClosedFormMethod):
     """Finds what the residual stream behind the last edited layer should be for each fact, then moves it there layer by layer.
 
     Each layer takes an equal share of what is still missing, by the least change of its matrix that also keeps, as far as
@@ -48,54 +44,28 @@ class Memit(Method):
     """
 
     Hparams = MemitHparams
-
     hparams: MemitHparams
 
-    def __init__(self, hparams: MemitHparams) -> None:
-        super().__init__(hparams)
-        self._factors = moments.Factors()
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Context prefixes and second moments of keys.
-
-        Raises:
-            UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
-        """
-        return self.hparams.artifacts(target, data, seed)
-
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Edit `batch` requests at a time.
-
-        Raises:
-            UserError: naming the record, if one cannot be edited; the model is as it was.
-        """
-        from harness.models.edited import WeightEditedModel
-        from methods.common.matrices import ValueMatrices
-        from methods.common.rewrites import rewrite
-
-        layers = self.hparams.layers
-        front = prefixes.load(artifacts["prefixes"])
-        factors = self._factors.of(artifacts["moments"], layers, model.device)
-        matrices = ValueMatrices(model, layers)
-        figures: dict[str, float] = {"moment_tokens": moments.tokens(artifacts["moments"])}
-        with (
-            matrices.restored_on_error(),
-            context.progress("MEMIT", len(requests)) as advance,
-            context.clock.phase("edit"),
-        ):
-            rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
-            for start in range(0, len(rewrites), self.hparams.batch):
-                call = rewrites[start : start + self.hparams.batch]
-                figures |= self._edit_batch(model, matrices, factors, call)
-                advance(len(call))
-        return WeightEditedModel(model, on_revert=matrices.restore, diagnostics=figures)
-
-    def _edit_batch(
+    def write(
         self,
         model: "LoadedModel",
-        matrices: "ValueMatrices",
+        matrices: ValueMatrices,
+        rewrites: Sequence["Rewrite"],
+        factors: Mapping[int, "Factor"],
+        advance: Advance,
+    ) -> Mapping[str, float]:
+        """`batch` requests at a time; diagnostics are those of the last batch."""
+        diagnostics: dict[str, float] = {"moment_tokens": self.factors.tokens}
+        for start in range(0, len(rewrites), self.hparams.batch):
+            call = rewrites[start : start + self.hparams.batch]
+            diagnostics |= self._write_batch(model, matrices, factors, call)
+            advance(len(call))
+        return diagnostics
+
+    def _write_batch(
+        self,
+        model: "LoadedModel",
+        matrices: ValueMatrices,
         factors: Mapping[int, "Factor"],
         rewrites: Sequence["Rewrite"],
     ) -> dict[str, float]:
@@ -110,17 +80,17 @@ class Memit(Method):
         layers = self.hparams.layers
         targets_ND, probability = self._targets(model, rewrites)
         keys = _Keys(model, rewrites, layers, self.hparams)
-        figures = {"value_probability": probability}
+        diagnostics = {"value_probability": probability}
         for done, layer in enumerate(layers):
             keys_NK, stream_ND = keys.read(layer)
             missing_ND = targets_ND - stream_ND
-            figures[f"missing_before_layer_{layer}"] = missing_ND.norm(dim=-1).mean().item()
+            diagnostics[f"missing_before_layer_{layer}"] = missing_ND.norm(dim=-1).mean().item()
             share_ND = missing_ND / (len(layers) - done)
             shift_KV = moment_ridge(keys_NK, share_ND, factors[layer], self.hparams.moment_weight)
             if not bool(shift_KV.isfinite().all()):
                 raise UserError(f"memit: the update of layer {layer} is not a number", fix="a larger `moment_weight`")
             matrices.add(layer, shift_KV)
-        return figures
+        return diagnostics
 
     def _targets(self, model: "LoadedModel", rewrites: Sequence["Rewrite"]) -> "tuple[Tensor, float]":
         """What the stream behind the last edited layer should be at each subject (z, MEMIT eq. 16), N × D.
@@ -154,13 +124,13 @@ class _Keys:
     def __init__(
         self, model: "LoadedModel", rewrites: Sequence["Rewrite"], layers: Sequence[int], hparams: MemitHparams
     ) -> None:
-        from methods.common.aligned import Row, enter
+        from methods.common.aligned import PivotRow, enter
 
         self._model, self._at, self._behind, self._requests = model, layers[0], layers[-1] + 1, len(rewrites)
         self._groups: list[tuple[list[int], Stream]] = []
         for chosen in _micro_batches(rewrites, hparams.micro_batch):
             contexts = [row for index in chosen for row in rewrites[index].contexts]
-            rows = [Row(row.ids[: row.pivot + 1], row.pivot) for row in contexts]
+            rows = [PivotRow(row.ids[: row.pivot + 1], row.pivot) for row in contexts]
             self._groups.append((chosen, enter(model, rows, layers[0])))
         # mean within a group of contexts, then over groups, of which the plain prompt is one
         sizes = [1, *(len(prefixes.WORDS) * per_word for _, per_word in hparams.prefixes)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.api import Context, EditedModel, Hparams, Method
+from harness.api import Context, EditedModel, Method
 from harness.records import EditRequest
 from harness.registry import register
 
@@ -12,16 +12,9 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class NoneHparams(Hparams):
-    """There is nothing to choose."""
-
-
 @register("none", title="Unedited", family="reference", version=1, edits=False)
 class Unedited(Method):
     """No edit at all. Its reliability says how much of the new facts the model would have said anyway."""
-
-    Hparams = NoneHparams
-    hparams: NoneHparams
 
     def edit(
         self,

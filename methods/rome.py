@@ -1,25 +1,22 @@
 """ROME: a rank-one change of feed-forward output matrices, one fact after the other (Meng et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.api import Advance
 from harness.errors import UserError
-from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import moments, prefixes
-from methods.common.closed_form import ClosedFormHparams
+from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from methods.common.aligned import Captured, Stream
-    from methods.common.matrices import ValueMatrices
     from methods.common.rewrites import Rewrite
     from methods.common.solves import Factor
+
+KeyMode = Literal["rome", "prompt", "prefix_mean"]
 
 
 class RomeHparams(ClosedFormHparams):
@@ -31,65 +28,36 @@ class RomeHparams(ClosedFormHparams):
             `prompt` and `prefix_mean`: one of the two in both places (r-ROME, Gupta et al. 2024, arXiv 2403.07175).
     """
 
-    key_mode: Literal["rome", "prompt", "prefix_mean"]
+    key_mode: KeyMode
 
 
 @register("rome", title="ROME", family="weights", version=2)
-class Rome(Method):
+class Rome(ClosedFormMethod):
     """Finds what the output of a matrix W should be at the subject's last token, and adds the rank-one matrix that makes it so.
 
     Edits follow one another, and so do layers: each value is optimised on the weights that all before it have left.
     """
 
     Hparams = RomeHparams
-
     hparams: RomeHparams
 
-    def __init__(self, hparams: RomeHparams) -> None:
-        super().__init__(hparams)
-        self._factors = moments.Factors()
-
-    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Context prefixes and, unless C is the identity, second moments of keys.
-
-        Raises:
-            UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
-        """
-        return self.hparams.artifacts(target, data, seed)
-
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Edit one request after the other.
-
-        Raises:
-            UserError: naming the record, if one cannot be edited; the model is as it was.
-        """
-        from harness.models.edited import WeightEditedModel
-        from methods.common.matrices import ValueMatrices
-        from methods.common.rewrites import rewrite
-
-        layers = self.hparams.layers
-        front = prefixes.load(artifacts["prefixes"])
-        factors: Mapping[int, Factor] = {}
-        if "moments" in artifacts:
-            factors = self._factors.of(artifacts["moments"], layers, model.device)
-        matrices = ValueMatrices(model, layers)
+    def write(
+        self,
+        model: "LoadedModel",
+        matrices: ValueMatrices,
+        rewrites: Sequence["Rewrite"],
+        factors: Mapping[int, "Factor"],
+        advance: Advance,
+    ) -> Mapping[str, float]:
+        """One fact after the other; diagnostics are the mean probability of a target token with the optimised vectors."""
         probabilities = []
-        with (
-            matrices.restored_on_error(),
-            context.progress("ROME", len(requests)) as advance,
-            context.clock.phase("edit"),
-        ):
-            rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
-            for made in rewrites:
-                probabilities.append(self._edit_one(model, matrices, factors, made))
-                advance()
-        figures = {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
-        return WeightEditedModel(model, on_revert=matrices.restore, diagnostics=figures)
+        for made in rewrites:
+            probabilities.append(self._write_one(model, matrices, factors, made))
+            advance()
+        return {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
 
-    def _edit_one(
-        self, model: "LoadedModel", matrices: "ValueMatrices", factors: Mapping[int, "Factor"], made: "Rewrite"
+    def _write_one(
+        self, model: "LoadedModel", matrices: ValueMatrices, factors: Mapping[int, "Factor"], made: "Rewrite"
     ) -> float:
         """One fact, layer by layer; the probability of its target with the value of the last layer."""
         from methods.common.aligned import advance, enter
@@ -133,7 +101,7 @@ def rank_one(
     values_CV: "Tensor",
     delta_V: "Tensor",
     moment: "Factor | None",
-    key_mode: Literal["rome", "prompt", "prefix_mean"],
+    key_mode: KeyMode,
 ) -> "Tensor":
     """The shift u Λᵀ after which W maps the key to v + δ (ROME eq. 2), u = C⁻¹k / ‖C⁻¹k‖ and Λ = (v* - W k) / (k·u).
 

@@ -76,16 +76,6 @@ class Snapshot(Restorable):
             setattr(original.owner, original.leaf, original.parameter)
 
 
-@contextmanager
-def edited(model: "torch.nn.Module", names: Sequence[str]) -> Iterator[Snapshot]:
-    """Change the named parameters inside the body; they come back when it ends, exception or not."""
-    snapshot = Snapshot(model, names)
-    try:
-        yield snapshot
-    finally:
-        snapshot.restore()
-
-
 def weight_hash(model: "torch.nn.Module") -> str:
     """Hash of all parameters and buffers: names, types, shapes and every bit. The same on every device.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PivotRow:
     """A sequence with a place of intervention.
 
     Attributes:
@@ -71,7 +71,7 @@ class Stream:
 
 
 @torch.no_grad()
-def enter(model: "LoadedModel", rows: Sequence[Row], layer: int) -> Stream:
+def enter(model: "LoadedModel", rows: Sequence[PivotRow], layer: int) -> Stream:
     """Rows, aligned, up to the residual stream that enters block `layer`."""
     pivot = max(row.pivot for row in rows)
     width = pivot + max(len(row.ids) - row.pivot for row in rows)

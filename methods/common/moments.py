@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.identity import digest, file_digest
 from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef
+from methods.common import require_train
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class MomentHparams(Hparams):
     """Where second moments come from.
 
     Attributes:
-        moments: `corpus`, a text file; `train_prompts`, the unrelated records that the data set keeps for training;
+        moments: `corpus`, a text file; `train_prompts`, the unrelated records that the dataset keeps for training;
             `published`, statistics files of ROME, MEMIT or EasyEdit; `identity`, none at all, for methods that allow it.
         moments_path: the text file (documents as lines of a `.txt`, or `text` in a `.jsonl` or `.parquet`; default: the
             environment variable HARNESS_CORPUS), or the folder of published `.npz` files.
@@ -80,7 +81,7 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
     else:
         identity |= {"tokens": hparams.moments_tokens, "seed": seed}
         if hparams.moments == "train_prompts":
-            _require_train(data)
+            require_train(data, "second moments come from", otherwise=", or moments: corpus")
             inputs["data"] = data
             identity["source"] = {"train_prompts": data.identity()}
         else:
@@ -96,17 +97,23 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
     )
 
 
-class Factors:
-    """The factors of an artifact's moments, read once for all calls of an editor: a sequence calls it for every block."""
+class FactorCache:
+    """The factors of an artifact's moments, read once for all calls of a method: a sequence calls it for every block.
+
+    Attributes:
+        tokens: how many keys the moments are the mean of.
+    """
 
     def __init__(self) -> None:
         self._of: tuple[Path, str] | None = None
         self._factors: dict[int, Factor] = {}
+        self.tokens = 0
 
     def of(self, folder: Path, layers: Sequence[int], device: "torch.device") -> "Mapping[int, Factor]":
         """The Cholesky factor of C of each layer, float64, on a device."""
         if self._of != (folder, str(device)):
             self._of, self._factors = (folder, str(device)), {layer: load(folder, layer, device) for layer in layers}
+            self.tokens = tokens(folder)
         return self._factors
 
 
@@ -160,14 +167,6 @@ def _corpus(path: str | None) -> Path:
     if not file.is_file() or file.suffix not in SUFFIXES:
         raise UserError(f"{file}: not a text file ({', '.join(SUFFIXES)})", fix=f"{CORPUS}=FILE, or moments_path: FILE")
     return file
-
-
-def _require_train(data: DataRef) -> None:
-    if not data.train:
-        raise UserError(
-            f"second moments come from unrelated records, and data set '{data.name}' keeps none for training",
-            fix=f"datasets: [{{name: {data.name}, train: 200}}], or moments: corpus",
-        )
 
 
 @cache

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError
 from harness.records import EditRequest
 from harness.tokens import joint_query
-from methods.common.aligned import Row
-from methods.common.locate import subject_end
-from methods.common.value_hparams import TargetTokens
+from methods.common.aligned import PivotRow
+from methods.common.closed_form import TargetTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,11 +27,11 @@ class Rewrite:
     """
 
     record_id: str
-    contexts: tuple[Row, ...]
-    essence: Row
+    contexts: tuple[PivotRow, ...]
+    essence: PivotRow
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[PivotRow, ...]:
         """All rows, the essence last."""
         return (*self.contexts, self.essence)
 
@@ -65,11 +64,11 @@ def rewrite(
         ]
         text = f"{subject} is a"
         pivot = _pivot(tokenizer, text, subject, target_tokens)
-        essence = Row(tuple(tokenizer(text)["input_ids"][: pivot + 1]), pivot)
+        essence = PivotRow(tuple(tokenizer(text)["input_ids"][: pivot + 1]), pivot)
     except UserError as error:
         raise UserError(f"record {request.record_id}: {error.message}", fix=error.fix) from None
     except ValueError as error:
-        raise UserError(f"record {request.record_id}: {error}", fix="mend the record, or leave it out") from None
+        raise UserError(f"record {request.record_id}: {error}", fix="fix the record, or leave it out") from None
     longest = max(len(row.ids) for row in made)
     if longest > limit:
         raise UserError(
@@ -80,22 +79,50 @@ def rewrite(
     return Rewrite(request.record_id, tuple(made), essence)
 
 
+def subject_end(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str) -> int:
+    """Index, in the ids of the prompt, of the last token that holds a part of the subject's last character.
+
+    The prompt is tokenised as one text, as `joint_query` does; a subject that is tokenised by itself may be cut
+    differently. Where letters that follow share the subject's last token (`Apple` in `Apples`), that token counts; where
+    the subject occurs more than once, its last occurrence does: only there has the model read all of them.
+
+    Args:
+        tokenizer: one that knows offsets.
+        prompt: the text; space at its end is no part of it.
+        subject: as it is written in the prompt; space around it is no part of it.
+
+    Raises:
+        UserError: if the prompt does not contain the subject, or none is named.
+    """
+    prompt, subject = prompt.rstrip(), subject.strip()
+    if not subject:
+        raise UserError(f"no subject is named for the prompt {prompt!r}", fix="records with a subject")
+    start = prompt.rfind(subject)
+    if start < 0:
+        raise UserError(
+            f"the subject {subject!r} is not in its prompt {prompt!r}", fix="fix the record, or leave it out"
+        )
+    last = start + len(subject) - 1
+    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    return max(index for index, (first, behind) in enumerate(offsets) if first <= last < behind)
+
+
 def _row(
     tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target: str, target_tokens: TargetTokens
-) -> Row:
+) -> PivotRow:
     pivot = _pivot(tokenizer, prompt, subject, target_tokens)
     if target_tokens == "joint":
         query = joint_query(tokenizer, prompt, target)
         if pivot >= len(query.prompt_ids):
             raise ValueError(f"the subject {subject!r} shares a token with the target {target!r}")
-        return Row(query.prompt_ids + query.target_ids[:-1], pivot, query.target_ids)
+        return PivotRow(query.prompt_ids + query.target_ids[:-1], pivot, query.target_ids)
     labels = _alone(tokenizer, target)
     ids = tuple(tokenizer(prompt.rstrip() + tokenizer.decode(labels[:-1]))["input_ids"])
     if len(labels) > len(ids):
         raise ValueError(f"the target {target!r} has more tokens than its prompt and itself")
     if pivot >= len(ids):
         raise ValueError(f"the end of the subject {subject!r} is looked for behind the end of {prompt!r}")
-    return Row(ids, pivot, labels)
+    return PivotRow(ids, pivot, labels)
 
 
 def _pivot(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target_tokens: TargetTokens) -> int:

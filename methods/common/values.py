@@ -15,9 +15,9 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.models.precision import working_dtype
 from methods.common.aligned import Stream, Suffix
+from methods.common.closed_form import ValueHparams
 from methods.common.rewrites import Rewrite
 from methods.common.row_adam import RowAdam
-from methods.common.value_hparams import ValueHparams
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel

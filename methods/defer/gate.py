@@ -1,17 +1,22 @@
-"""DEFER's memory: a linear gate and a linear layer on the same input as the matrix that they stand beside."""
+"""DEFER's memory: a linear gate and a linear layer on the input of the matrix next to them, and how both learn an edit."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from harness.api import State
+from harness.models.loaded import LoadedModel
 from harness.models.precision import working_dtype
 from harness.models.routed import last_of
+from harness.tokens import Query
+from methods.common.paused import Paused
+from methods.defer.editor import DeferHparams
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class GateDecision:
     """What one token of each row says.
 
     Attributes:
@@ -41,7 +46,7 @@ class Gate(nn.Module):
         """With first weights as `nn.Linear` draws them.
 
         Args:
-            matrix: what it stands beside, K to D.
+            matrix: the one that it stands next to, K to D.
             threshold: the gate from which on the value answers.
             seed: of the weights.
         """
@@ -65,10 +70,10 @@ class Gate(nn.Module):
         """The weights; not a copy."""
         return dict(self.state_dict())
 
-    def decide(self, queries_BK: Tensor) -> Decision:
+    def decide(self, queries_BK: Tensor) -> GateDecision:
         """Gate and value of one token per row."""
         queries_BK = queries_BK.to(self.gate.weight.dtype)
-        return Decision(self.gate(queries_BK).sigmoid()[:, 0], self.value(queries_BK))
+        return GateDecision(self.gate(queries_BK).sigmoid()[:, 0], self.value(queries_BK))
 
     def mixed(self, queries_BK: Tensor, outputs_BTD: Tensor) -> Tensor:
         """Value and output in the proportions of the gate: what is trained, since a threshold has no gradient."""
@@ -76,15 +81,41 @@ class Gate(nn.Module):
         outputs_BTD = outputs_BTD.to(decision.values_BD.dtype)
         return torch.lerp(outputs_BTD, decision.values_BD[:, None], decision.gates_B[:, None, None])
 
-    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Decision:
+    def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> GateDecision:
         """Decide by the last token that may be read."""
         return self.decide(inputs_BTK[torch.arange(len(read_BT), device=read_BT.device), last_of(read_BT)])
 
-    def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Decision) -> Tensor:
+    def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: GateDecision) -> Tensor:
         """The value at every token of the rows that are deferred, those to come included."""
         is_deferred_B11 = (route.gates_B >= self._threshold)[:, None, None]
         return torch.where(is_deferred_B11, route.values_BD[:, None].to(outputs_BTD.dtype), outputs_BTD)
 
-    def scope(self, route: Decision) -> Tensor:
+    def scope(self, route: GateDecision) -> Tensor:
         """The gate itself."""
         return route.gates_B
+
+
+def learn(model: LoadedModel, query: Query, gate: Gate, hparams: DeferHparams) -> float | None:
+    """Train gate and value on one request; what they read does not depend on them, so only the blocks above run again.
+
+    Returns:
+        The loss before the last step; None if it was no number at some step: the gate is then as it was before.
+    """
+    paused = Paused(model, [query], hparams.layer)
+    read_BT = paused.prompt_BT if hparams.query == "prompt_last" else paused.mask_BT
+    query_1K = paused.inputs_BTK[:, int(last_of(read_BT))]
+    before = copy.deepcopy(gate.state_dict())
+    adam = torch.optim.Adam(gate.parameters(), lr=hparams.lr, fused=True)
+    losses = []
+    for _ in range(hparams.steps):
+        adam.zero_grad(set_to_none=True)
+        loss = paused.losses(gate.mixed(query_1K, paused.outputs_BTD)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        losses.append(loss.detach())
+    adam.zero_grad(set_to_none=True)
+    is_sound = torch.stack(losses).isfinite().all() & torch.stack([p.isfinite().all() for p in gate.parameters()]).all()
+    if not is_sound:
+        gate.load_state_dict(before)
+        return None
+    return float(losses[-1])

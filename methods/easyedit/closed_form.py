@@ -24,7 +24,7 @@ WORKAROUNDS = ("trainable-again", "fresh-caches", "given-prefixes", "given-stati
 """Of both."""
 
 
-class ClosedFormMethod(WeightMethod):
+class EasyEditClosedForm(WeightMethod):
     """The caller's half of both."""
 
     own_workarounds: ClassVar[tuple[str, ...]] = WORKAROUNDS
@@ -109,13 +109,11 @@ def as_template(request: EditRequest, is_last: bool = True) -> dict[str, str]:
             filled, and for a subject that is mentioned twice if all mentions are meant.
     """
     prompt, subject, target = request.prompt.rstrip(), request.subject.strip(), request.target_new.strip()
-    mend = "leave it out, or backend: native"
+    fix = "leave it out, or backend: native"
     if not subject or subject not in prompt:
-        raise UserError(
-            f"record {request.record_id}: the subject {subject!r} is not in its prompt {prompt!r}", fix=mend
-        )
+        raise UserError(f"record {request.record_id}: the subject {subject!r} is not in its prompt {prompt!r}", fix=fix)
     if set("{}") & set(prompt + target):
-        raise UserError(f"record {request.record_id}: EasyEdit cannot read braces, as in {prompt!r}", fix=mend)
+        raise UserError(f"record {request.record_id}: EasyEdit cannot read braces, as in {prompt!r}", fix=fix)
     before, _, behind = prompt.rpartition(subject)
     if not is_last and subject in before:
         raise UserError(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.models.catalogue import ModelRef
 from harness.registry import register
-from methods.defer.hparams import DeferHparams
+from methods.defer.editor import DeferHparams
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Bench
 from methods.easyedit.memories import MemoryInside, MemoryMethod
@@ -66,6 +66,6 @@ class DeferInside(MemoryInside):
         self._losses.append(float(wrapper.loss.detach()))
         return wrapper
 
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """The mean loss before the last step of each edit."""
         return {"final_loss": sum(self._losses) / len(self._losses)}

@@ -35,16 +35,11 @@ class Without(BaseModel):
 class EasyEditMethod(Method):
     """A method as EasyEdit computes it, with the hyper-parameters of our own implementation.
 
-    Class attributes of an adapter:
-        spec: name, title and family as of our own; the version is the adapter's.
-        Hparams: our own class with `Without` beside it.
+    Class attributes of an adapter, in addition to those of `Method`:
+        Hparams: our own class with `Without` next to it.
         inside: `module:class` of its half in the worker, an `inside.Inside`.
         own_workarounds: names of those that it has.
         extras: modules that EasyEdit imports for it and that are not always installed.
-        instead: values of options that name an implementation, where EasyEdit is one of them; they take the place of the
-            values in the method's files, while a variant or suite that says otherwise stays and is refused.
-        differences: what is known to differ from the native variant `faithful-easyedit`, a sentence each with the lines
-            of either code base; the table of parity prints them.
     """
 
     inside: ClassVar[str]
@@ -74,30 +69,50 @@ class EasyEditMethod(Method):
         return {}
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """As `Editor.artifacts`; whatever stands in the way is said here, when a run is planned.
+        """As `Method.artifacts`; whatever prevents an edit is said here, when a run is planned.
 
         Raises:
             UserError: no checkout, a wrong one, a missing module, an unknown workaround, an option that EasyEdit lacks.
         """
         checkout.find()
         checkout.require(self.extras)
-        workarounds.active(self.own_workarounds, self.hparams.without)
+        self._active()
         self.check(target)
         return self.needs(target, data, seed)
 
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
+        """Edit in the worker.
+
+        Raises:
+            UserError, WorkerError: as `Worker.call`; the model here is as it was.
+        """
+        worker = self.worker(model)
+        folders = {role: folder.absolute() for role, folder in artifacts.items()}
+        worker.call("begin", self.inside, dict(self.options(model)), self._active(), folders, context.seed)
+        with context.progress(f"{self.spec.title} in EasyEdit", len(requests)) as advance, context.clock.phase("edit"):
+            worker.call("apply", list(requests))
+            advance(len(requests))
+        return self.result(model, worker, worker.call("diagnostics"))
+
+    @abstractmethod
+    def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
+        """The edited model, once the worker has edited its own."""
+
     def code_identity(self) -> dict[str, str]:
-        """As `Method.code_identity`: the commit, and a hash of what was changed in it."""
+        """The commit, and a hash of what was changed in it."""
         return checkout.find().identity
 
     def provenance(self) -> dict[str, Any]:
-        """As `Method.provenance`."""
+        """Where the checkout is, and which workarounds are on."""
         found = checkout.find()
         return {
             "easyedit": {
                 "folder": str(found.folder),
                 "commit": found.commit,
                 "clean": not found.changes,
-                "workarounds": list(workarounds.active(self.own_workarounds, self.hparams.without)),
+                "workarounds": list(self._active()),
             }
         }
 
@@ -124,58 +139,30 @@ class EasyEditMethod(Method):
             self._worker.stop()
         self._worker = None
 
-    def _begun(self, model: "LoadedModel", artifacts: Mapping[str, Path], context: Context) -> Worker:
-        """A worker for which only `apply` is left to do."""
-        worker = self.worker(model)
-        active = workarounds.active(self.own_workarounds, self.hparams.without)
-        folders = {role: folder.absolute() for role, folder in artifacts.items()}
-        worker.call("begin", self.inside, dict(self.options(model)), active, folders, context.seed)
-        return worker
-
-    def _apply(self, worker: Worker, requests: Sequence[EditRequest], context: Context) -> dict[str, float]:
-        """What is timed; the figures of the act."""
-        with context.progress(f"{self.spec.title} in EasyEdit", len(requests)) as advance, context.clock.phase("edit"):
-            worker.call("apply", list(requests))
-            advance(len(requests))
-        figures: dict[str, float] = worker.call("figures")
-        return figures
+    def _active(self) -> tuple[str, ...]:
+        return workarounds.active(self.own_workarounds, self.hparams.without)
 
 
 class WeightMethod(EasyEditMethod):
-    """A method whose edit lies in the weights: they are handed over, and the model here is evaluated with them."""
+    """A method whose edit is in the weights: they are handed over, and the model here is evaluated with them."""
 
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Edit in the worker, install the weights here.
-
-        Raises:
-            UserError, WorkerError: as `Worker.call`; the model is as it was.
-        """
+    def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
+        """The model here with the worker's weights."""
         from safetensors.torch import load_file
 
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import InstalledWeights
 
-        worker = self._begun(model, artifacts, context)
-        figures = self._apply(worker, requests, context)
         weights = load_file(worker.call("hand_over"), device=str(model.device))
-        return WeightEditedModel(model, on_revert=InstalledWeights(model.model, weights).restore, diagnostics=figures)
+        return WeightEditedModel(model, InstalledWeights(model.model, weights).restore, diagnostics)
 
 
 class WrapperMethod(EasyEditMethod):
     """A method whose edited model is a wrapper around the model, which stays in the worker and is asked there."""
 
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Edit in the worker.
-
-        Raises:
-            UserError, WorkerError: as `Worker.call`; the model here is never changed.
-        """
-        worker = self._begun(model, artifacts, context)
-        return AskedModel(worker, self._apply(worker, requests, context))
+    def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
+        """The worker's wrapper."""
+        return AskedModel(worker, diagnostics)
 
 
 class AskedModel(EditedModel):
@@ -183,12 +170,12 @@ class AskedModel(EditedModel):
 
     Args:
         worker: which holds it.
-        figures: what `diagnostics` reports.
+        diagnostics: what `diagnostics` returns.
     """
 
-    def __init__(self, worker: Worker, figures: Mapping[str, float]) -> None:
+    def __init__(self, worker: Worker, diagnostics: Mapping[str, float]) -> None:
         self._worker = worker
-        self._figures = dict(figures)
+        self._diagnostics = dict(diagnostics)
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
         """Arg-max id at each target position, one row at a time."""
@@ -206,8 +193,8 @@ class AskedModel(EditedModel):
         return scopes
 
     def diagnostics(self) -> Mapping[str, float]:
-        """The figures given at construction."""
-        return dict(self._figures)
+        """The numbers given at construction."""
+        return dict(self._diagnostics)
 
     def revert(self) -> None:
         """Take the wrapper off the worker's model; a worker that is gone has taken it along."""

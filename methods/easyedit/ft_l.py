@@ -8,7 +8,7 @@ from harness.records import EditRequest
 from harness.registry import register
 from methods.easyedit.editor import WeightMethod, Without, common_options
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
-from methods.ft_l.hparams import FtLHparams
+from methods.ft_l.editor import FtLHparams
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel

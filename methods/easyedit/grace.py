@@ -10,7 +10,7 @@ from harness.tokens import Query
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench
 from methods.easyedit.memories import MemoryInside, MemoryMethod
-from methods.grace.hparams import GraceHparams
+from methods.grace.editor import GraceHparams
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -90,7 +90,7 @@ class GraceInside(MemoryInside):
         self._losses.append(float(wrapper.loss.detach()))
         return wrapper
 
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """Number of keys, and the mean loss before the last step of each edit."""
         return {"keys": float(len(self.adapter.keys)), "final_loss": sum(self._losses) / len(self._losses)}
 

@@ -44,11 +44,11 @@ class Applied:
 
     Attributes:
         touched: names of the parameters that the method may change, whether it has or not.
-        figures: for the diagnostics of the cell.
+        diagnostics: for those of the cell.
     """
 
     touched: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Inside(ABC):

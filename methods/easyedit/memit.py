@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
 from harness.registry import register
-from methods.easyedit.closed_form import ClosedFormMethod, as_template, given_options, given_prefixes, matrices
+from methods.easyedit.closed_form import EasyEditClosedForm, as_template, given_options, given_prefixes, matrices
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Applied, Bench, Inside
 from methods.memit import MemitHparams
@@ -23,13 +23,13 @@ class EasyEditMemitHparams(MemitHparams, Without):
 
 
 @register("memit", title="MEMIT", family="weights", version=1, backend="easyedit")
-class EasyEditMemit(ClosedFormMethod):
+class EasyEditMemit(EasyEditClosedForm):
     """One call of MEMIT per `batch` requests, each on the weights that the one before has left."""
 
     Hparams = EasyEditMemitHparams
     inside: ClassVar[str] = "methods.easyedit.memit:MemitInside"
     differences: ClassVar[tuple[str, ...]] = (
-        *ClosedFormMethod.differences,
+        *EasyEditClosedForm.differences,
         "second moments are rounded to float32 (memit_main.py:285)",
     )
 

@@ -64,14 +64,14 @@ class MemoryInside(Wrapped):
         for call in [[record] for record in records] if "one-by-one" in self.bench.workarounds else [records]:
             self.wrapper = self.call(call)
             self._first = self._first or self.wrapper
-        return Applied(figures=self.figures())
+        return Applied(diagnostics=self.diagnostics())
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
         """Requests as EasyEdit has them."""
         return as_dicts(requests)
 
-    def figures(self) -> dict[str, float]:
-        """For the diagnostics, behind the last edit."""
+    def diagnostics(self) -> dict[str, float]:
+        """For those of the cell, after the last edit."""
         return {}
 
     @property

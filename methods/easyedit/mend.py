@@ -93,7 +93,7 @@ class MendInside(Inside):
         from easyeditor.models.mend.mend_main import MendRewriteExecutor
 
         from methods.easyedit.mend_archive import state_of
-        from methods.mend import archive
+        from methods.mend.network import load
 
         model, tokenizer = bench.loaded.model, bench.loaded.tokenizer
         self._hparams = MENDHyperParams(**bench.options, archive=str(ARCHIVE))
@@ -101,7 +101,7 @@ class MendInside(Inside):
             return
         for handle in vars(model).pop("handles", ()):
             handle.remove()
-        hypernetwork, _ = archive.load(bench.artifacts[ROLE], bench.loaded.device)
+        hypernetwork, _ = load(bench.artifacts[ROLE], bench.loaded.device)
         torch.save({"model": state_of(hypernetwork, model.config)}, ARCHIVE)
         MendInside.executor = MendRewriteExecutor()
         MendInside.executor.init_model(model, tokenizer, self._hparams)

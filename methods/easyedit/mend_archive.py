@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.mend.network import GradientTransform, Hypernetwork, Matrix
+from methods.mend.network import EditedMatrix, GradientTransform, Hypernetwork
 
 RESIDUAL = {
     "u": "u_SR",
@@ -40,7 +40,7 @@ def state_of(hypernetwork: Hypernetwork, config: object) -> dict[str, Any]:
     return state
 
 
-def from_state(state: Mapping[str, Tensor], matrices: tuple[Matrix, ...], rank: int) -> Hypernetwork:
+def from_state(state: Mapping[str, Tensor], matrices: tuple[EditedMatrix, ...], rank: int) -> Hypernetwork:
     """Our hypernetwork from what `MEND.state_dict` gives (MEND.py:343).
 
     Args:

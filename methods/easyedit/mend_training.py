@@ -92,8 +92,7 @@ def train(
 
     from methods.easyedit.inside import seed_all
     from methods.easyedit.mend_archive import from_state
-    from methods.mend import archive
-    from methods.mend.network import Matrix
+    from methods.mend.network import EditedMatrix, save
 
     config = MENDTrainingHparams(**options)
     loaded.tokenizer.pad_token_id, loaded.tokenizer.padding_side = (
@@ -114,7 +113,7 @@ def train(
     trainer.run()
     written = torch.load(trainer.save_path, map_location="cpu", weights_only=False)  # it has just been written here
     shapes = {name: loaded.model.get_parameter(name).shape for name in config.inner_params}
-    matrices = tuple(Matrix(name, inputs, outputs) for name, (outputs, inputs) in shapes.items())
+    matrices = tuple(EditedMatrix(name, inputs, outputs) for name, (outputs, inputs) in shapes.items())
     hypernetwork = from_state(written["model"], matrices, config.rank)
     report = {
         "records": len(learned) + len(held_out),
@@ -122,7 +121,7 @@ def train(
         "held_out": written["val_stats"]["loss/total_edit_val"],
         "edit_lr": hypernetwork.edit_lr_M.tolist(),
     }
-    archive.save(hypernetwork, report, folder)
+    save(hypernetwork, report, folder)
 
 
 def _row(record: "EditRecord") -> dict[str, str]:

@@ -10,7 +10,7 @@ from harness.registry import register
 from methods.common.prefixes import WORDS
 from methods.easyedit.closed_form import (
     WORKAROUNDS,
-    ClosedFormMethod,
+    EasyEditClosedForm,
     as_template,
     given_options,
     given_prefixes,
@@ -29,7 +29,7 @@ class EasyEditRomeHparams(RomeHparams, Without):
 
 
 @register("rome", title="ROME", family="weights", version=1, backend="easyedit")
-class EasyEditRome(ClosedFormMethod):
+class EasyEditRome(EasyEditClosedForm):
     """ROME for one request after the other, each on the weights that those before it have left."""
 
     Hparams = EasyEditRomeHparams

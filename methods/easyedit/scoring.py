@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @register_protocol
-class EasyEdit(Protocol):
+class EasyEditScoring(Protocol):
     """EasyEdit's scoring: arg-max over the ids that prompt and target have beyond the prompt's; GRACE by generation."""
 
     name: ClassVar[str] = "easyedit"
@@ -61,7 +61,7 @@ class EasyEdit(Protocol):
         return model.teacher_forced(queries)
 
 
-class EasyEditGeneration(EasyEdit):
+class EasyEditGeneration(EasyEditScoring):
     """EasyEdit's scoring of GRACE: greedy generation against the target tokenised by itself (evaluate.py:150, 191, 230)."""
 
     key: ClassVar[str] = "easyedit_generation"
@@ -95,7 +95,7 @@ class EasyEditGeneration(EasyEdit):
         return (*[end] * length, *query.prompt_ids, *said)[-length:]
 
 
-FORMS: dict[str, Protocol] = {"teacher_forced": EasyEdit(), "generation": EasyEditGeneration()}
+FORMS: dict[str, Protocol] = {"teacher_forced": EasyEditScoring(), "generation": EasyEditGeneration()}
 """How EasyEdit asks."""
 
 GENERATED = frozenset({"grace"})

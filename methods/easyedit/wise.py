@@ -144,7 +144,7 @@ class WiseInside(MemoryInside):
             for record, probe in zip(super().records(requests), spared, strict=True)
         ]
 
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """As our own implementation has them."""
         memories = [*self.adapter.memory_mean_act, self.adapter.editing_mean_act]
         active = [memory.min_act() for memory in memories if memory.min_act() < 1e9]  # EditingMeanAct of no edit

@@ -111,7 +111,7 @@ class Host:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """What the act says of itself, with the memory that it took."""
         on_device = self._model.device.type == "cuda"
         peak = (
@@ -119,7 +119,7 @@ class Host:
             if on_device
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-        return {**self._applied.figures, "worker_peak_memory_bytes": float(peak)}
+        return {**self._applied.diagnostics, "worker_peak_memory_bytes": float(peak)}
 
     def hand_over(self) -> Path:
         """A file with all parameters of the modules that the act has changed or may change."""

@@ -1,22 +1,60 @@
 """FT-L as the harness sees it: an edit is a series of calls, each of which trains on some of the requests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
-from harness.api import Context, EditedModel, Method, State
+from pydantic import Field, model_validator
+
+from harness.api import Context, EditedModel, Hparams, State
 from harness.records import EditRequest
 from harness.registry import register
-from methods.ft_l.hparams import FtLHparams
-from methods.ft_l.rows import OBJECTIVES, Row, as_easyedit
+from methods.common import Implementation
+from methods.common.sequential import SequentialMethod
+from methods.ft_l.rows import OBJECTIVES, ScoredRow, faithful_rows
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from methods.ft_l.training import Masters
 
 
+class FtLHparams(Hparams):
+    """All choices of FT-L; the values with their sources are in `methods/hparams/ft-l/`.
+
+    Attributes:
+        layer: block whose feed-forward output matrix W is trained.
+        lr, weight_decay: of Adam, which starts afresh in each call.
+        steps: upper limit of optimiser steps per call.
+        batch: edits per call; calls follow one another on the same weights (the paper: five of 200).
+        micro_batch: rows per backward pass; changes memory, and results only by rounding.
+        norm_constraint: W stays within this L∞ distance of its value at the start of the call, in fp32; None for no bound.
+        objective: `prompt_last` scores all target tokens at the last prompt position, `target_new` each behind those
+            before it.
+        loss_stop: a call ends when its mean loss falls below this.
+        implementation: `corrected`, or `faithful-easyedit` with what `rows.faithful_rows` describes and, on GPT-J, the
+            bias beside W, which EasyEdit's search for names finds as well.
+    """
+
+    layer: int = Field(ge=0)
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    norm_constraint: float | None = Field(gt=0)
+    objective: Literal["prompt_last", "target_new"]
+    weight_decay: float = Field(ge=0)
+    loss_stop: float = Field(ge=0)
+    implementation: Implementation = "corrected"
+
+    @model_validator(mode="after")
+    def _faithful_to_one_objective(self) -> Self:
+        if self.implementation == "faithful-easyedit" and self.objective != "prompt_last":
+            raise ValueError("implementation 'faithful-easyedit' is of objective 'prompt_last' only")
+        return self
+
+
 @register("ft-l", title="FT-L", family="weights", version=3)
-class FtL(Method):
+class FtL(SequentialMethod):
     """Fine-tunes W so that the last prompt position predicts the target's tokens.
 
     With several target tokens the optimum of `prompt_last` spreads probability over all of them at that one position,
@@ -27,17 +65,6 @@ class FtL(Method):
     Hparams = FtLHparams
     hparams: FtLHparams
 
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Train W on calls of `batch` requests each.
-
-        Raises:
-            UserError: for a request longer than the model's context, or when the loss is no longer a number; the model is
-                as it was.
-        """
-        return self.extend(model, {}, requests, artifacts, context)
-
     def extend(
         self,
         model: "LoadedModel",
@@ -46,14 +73,15 @@ class FtL(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Train W on further calls: what `edit` gives for the calls of all blocks together, bit for bit.
+        """Train W on calls of `batch` requests each; blocks give what all their calls give together, bit for bit.
 
         Args:
-            model, requests, artifacts, context: as for `edit`.
+            model, requests, artifacts, context: see `Method.extend`.
             state: W before it was rounded to the model's precision; nothing where that is at least fp32.
 
         Raises:
-            UserError: as `edit`.
+            UserError: for a request longer than the model's context, or when the loss is no longer a number; the model is
+                as it was.
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import Snapshot
@@ -64,15 +92,16 @@ class FtL(Method):
         masters = Masters([model.model.get_parameter(name) for name in names], [state[name] for name in names if state])
         ends = []
         with (
-            context.progress("FT-L", len(requests)) as advance,
+            context.progress(self.spec.title, len(requests)) as advance,
             snapshot.restored_on_error(),
             context.clock.phase("edit"),
         ):
-            for call in _chunks(requests, self.hparams.batch):
+            for start in range(0, len(requests), self.hparams.batch):
+                call = requests[start : start + self.hparams.batch]
                 ends.append(self._train(model, masters, self._rows(model, call)))
                 advance(len(call))
-        figures = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), **masters.figures()}
-        return WeightEditedModel(model, snapshot.restore, figures, masters.state(names))
+        diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), **masters.diagnostics()}
+        return WeightEditedModel(model, snapshot.restore, diagnostics, masters.state(names))
 
     def _trained(self, model: "LoadedModel") -> list[str]:
         """Names of what is trained."""
@@ -82,22 +111,18 @@ class FtL(Method):
         owner = name.removesuffix("weight")
         return [name for name, _ in model.model.named_parameters() if name.startswith(owner)]
 
-    def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[Row]:
+    def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[ScoredRow]:
         """The requests of one call as they are read."""
         from methods.common.paused import edit_queries
 
         queries = edit_queries(model, requests)
         if self.hparams.implementation == "faithful-easyedit":
-            return as_easyedit(model.tokenizer, requests)
+            return faithful_rows(model.tokenizer, requests)
         return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
-    def _train(self, model: "LoadedModel", masters: "Masters", rows: Sequence[Row]) -> float:
+    def _train(self, model: "LoadedModel", masters: "Masters", rows: Sequence[ScoredRow]) -> float:
         """One call; the loss at its end."""
         from methods.ft_l.training import batches, train
 
         call = batches(model, rows, self.hparams.layer, self.hparams.micro_batch)
         return train(model, masters, call, self.hparams)
-
-
-def _chunks(requests: Sequence[EditRequest], size: int) -> Iterator[Sequence[EditRequest]]:
-    return (requests[start : start + size] for start in range(0, len(requests), size))

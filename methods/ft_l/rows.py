@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoredRow:
     """One request as the model reads it.
 
     Attributes:
@@ -26,21 +26,21 @@ class Row:
     padding: int = 0
 
 
-def prompt_last(query: Query) -> Row:
+def prompt_last(query: Query) -> ScoredRow:
     """All target ids are scored behind the prompt, each as if it were the first: ROME's FT+L."""
-    return Row(query.prompt_ids, tuple((len(query.prompt_ids) - 1, token) for token in query.target_ids))
+    return ScoredRow(query.prompt_ids, tuple((len(query.prompt_ids) - 1, token) for token in query.target_ids))
 
 
-def target_new(query: Query) -> Row:
+def target_new(query: Query) -> ScoredRow:
     """Every target id is scored behind the ids before it: EasyEdit's `target_new`, called FT-M."""
     ids = query.prompt_ids + query.target_ids[:-1]
-    return Row(ids, tuple(enumerate(query.target_ids, start=len(query.prompt_ids) - 1)))
+    return ScoredRow(ids, tuple(enumerate(query.target_ids, start=len(query.prompt_ids) - 1)))
 
 
 OBJECTIVES = {"prompt_last": prompt_last, "target_new": target_new}
 
 
-def as_easyedit(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest]) -> list[Row]:
+def faithful_rows(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest]) -> list[ScoredRow]:
     """`prompt_last` as EasyEdit computes it for one mini-batch, mistakes included.
 
     * A target is tokenised alone, with a space in front: BOS, where the tokenizer adds one, is scored as a target id.
@@ -59,5 +59,5 @@ def as_easyedit(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditReq
         padded = (pad,) * (target_width - len(target)) + target
         labels = tuple((len(prompt) - 1, token) for token in padded if token != tokenizer.unk_token_id)
         padding = width - len(prompt)
-        rows.append(Row((pad,) * padding + prompt, labels, padding))
+        rows.append(ScoredRow((pad,) * padding + prompt, labels, padding))
     return rows

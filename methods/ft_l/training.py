@@ -12,12 +12,12 @@ from harness.models.batching import length_sorted, right_padded
 from harness.models.loaded import LoadedModel
 from harness.models.precision import at_least_fp32
 from harness.models.submodels import Streams, logits_at, streams_of
-from methods.ft_l.hparams import FtLHparams
-from methods.ft_l.rows import Row
+from methods.ft_l.editor import FtLHparams
+from methods.ft_l.rows import ScoredRow
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PreparedBatch:
     """Rows whose frozen part has been computed.
 
     Attributes:
@@ -34,7 +34,7 @@ class Batch:
     weights_M: Tensor
 
 
-def batches(model: LoadedModel, rows: Sequence[Row], layer: int, size: int) -> list[Batch]:
+def batches(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, size: int) -> list[PreparedBatch]:
     """A call's rows in batches of like length, run up to `layer`; each row counts alike, and so do its labels."""
     return [
         _batch(model, [rows[index] for index in chosen], layer, len(rows))
@@ -42,7 +42,7 @@ def batches(model: LoadedModel, rows: Sequence[Row], layer: int, size: int) -> l
     ]
 
 
-def _batch(model: LoadedModel, rows: Sequence[Row], layer: int, rows_of_call: int) -> Batch:
+def _batch(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, rows_of_call: int) -> PreparedBatch:
     padded = right_padded([row.ids for row in rows], model.device)
     for index, row in enumerate(rows):
         padded.mask_BT[index, : row.padding] = 0
@@ -52,7 +52,7 @@ def _batch(model: LoadedModel, rows: Sequence[Row], layer: int, rows_of_call: in
         for column, token in row.labels
     ]
     number = {place: n for n, place in enumerate(dict.fromkeys(place for place, _, _ in labels))}
-    return Batch(
+    return PreparedBatch(
         layer,
         streams_of(model, padded, layer),
         tuple(number),
@@ -62,7 +62,7 @@ def _batch(model: LoadedModel, rows: Sequence[Row], layer: int, rows_of_call: in
     )
 
 
-def loss(model: LoadedModel, batch: Batch) -> Tensor:
+def loss(model: LoadedModel, batch: PreparedBatch) -> Tensor:
     """-Σ weight · log p(id) over the labels of a batch.
 
     Returns:
@@ -101,7 +101,7 @@ class Masters:
         return {name: value for name, parameter, value in of if value.dtype != parameter.dtype}
 
     @torch.no_grad()
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """How far the masters have moved (Frobenius), and which share of that the model's precision rounds away."""
         moved = math.hypot(*(_distance(v, start) for v, start in zip(self.values, self._unedited, strict=True)))
         lost = math.hypot(*(_distance(v, shown) for v, shown in zip(self.values, self.parameters, strict=True)))
@@ -112,7 +112,7 @@ def _distance(value: Tensor, other: Tensor) -> float:
     return float(torch.linalg.vector_norm(value - other))
 
 
-def train(model: LoadedModel, masters: Masters, call: Sequence[Batch], hparams: FtLHparams) -> float:
+def train(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch], hparams: FtLHparams) -> float:
     """Move the masters and the model's parameters until the loss of the call is small or the steps are used up.
 
     Args:
@@ -152,7 +152,7 @@ def train(model: LoadedModel, masters: Masters, call: Sequence[Batch], hparams: 
             master.grad = None
 
 
-def _add_gradients(model: LoadedModel, masters: Masters, call: Sequence[Batch]) -> float:
+def _add_gradients(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch]) -> float:
     """The loss of a call; its gradient is left at the masters, summed over batches in their precision."""
     total: list[Tensor] = []
     for batch in call:

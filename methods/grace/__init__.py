@@ -1,6 +1,5 @@
 """GRACE (Hartvigsen et al. 2023): a codebook of keys and values beside one layer answers for edited prompts."""
 
-from methods.grace.editor import Grace
-from methods.grace.hparams import GraceHparams
+from methods.grace.editor import Grace, GraceHparams
 
 __all__ = ["Grace", "GraceHparams"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.api import State
 from harness.models.routed import last_of
 from harness.tokens import Query
-from methods.grace.hparams import GraceHparams
+from methods.grace.editor import GraceHparams
 
 Label = tuple[float, ...]
 """What an edit says: ids, or one mean of ids. Two edits with equal labels may share a key."""
@@ -20,13 +20,13 @@ SPLIT_MARGIN = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class PendingValue:
     """A value that has to be learned.
 
     Attributes:
         row: where in the codebook.
         request: for which request.
-        is_fresh: it starts from a new value; else from what the row holds after all earlier lessons.
+        is_fresh: it starts from a new value; else from what the row holds after all earlier ones.
     """
 
     row: int
@@ -42,7 +42,7 @@ class Codebook:
         keys_NK: all keys that may be inserted; at least fp32.
         fresh_ND: the value that each of them would start from, in the same precision.
         noise: relative difference that rounding makes between a prompt's key in one batch and in another.
-        kept: what `state()` gave of the codebook to go on from; None for an empty one.
+        kept: what `state()` gave of the codebook to go on from; nothing for an empty one.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Codebook:
         self._is_failed_N = torch.zeros_like(self._radii_N, dtype=torch.bool)
         self._labels: list[Label] = []
         self.splits = 0
-        if kept is not None:
+        if kept:
             self._keys_NK = torch.cat([kept["keys"], self._keys_NK])
             self._values_ND = torch.cat([kept["values"], self._values_ND])
             self._radii_N = torch.cat([kept["radii"], self._radii_N])
@@ -96,7 +96,7 @@ class Codebook:
         """The value of each row."""
         return self._values_ND[: len(self)]
 
-    def insert(self, request: int, label: Label) -> Lesson | None:
+    def insert(self, request: int, label: Label) -> PendingValue | None:
         """Decide what a request does to the codebook (GRACE, algorithm 1).
 
         Returns:
@@ -115,26 +115,26 @@ class Codebook:
         if label == self._label(row):
             if distance > self._radii_N[row].item():
                 self._expand(row, key_K, distance)
-            return Lesson(row, request, is_fresh=False)
+            return PendingValue(row, request, is_fresh=False)
         if self._hparams.implementation == "corrected" and distance <= self._slack(key_K):
             self._labels[row] = label
-            return Lesson(row, request, is_fresh=True)
+            return PendingValue(row, request, is_fresh=True)
         self.splits += 1
         self._radii_N[row] = distance / 2 - SPLIT_MARGIN
-        lesson = self._add(request, label)
-        self._radii_N[lesson.row] = distance / 2
-        return lesson if distance > 0 else None
+        value = self._add(request, label)
+        self._radii_N[value.row] = distance / 2
+        return value if distance > 0 else None
 
-    def learn(self, lessons: list[Lesson], values_BD: Tensor, is_failed_B: Tensor) -> None:
-        """Keep what was learned. A row whose latest lesson failed answers nothing."""
-        rows_B = torch.tensor([lesson.row for lesson in lessons], device=values_BD.device)
+    def learn(self, pending: list[PendingValue], values_BD: Tensor, is_failed_B: Tensor) -> None:
+        """Keep what was learned. A row whose latest value failed answers nothing."""
+        rows_B = torch.tensor([value.row for value in pending], device=values_BD.device)
         self._values_ND[rows_B] = values_BD
         self._is_failed_N[rows_B] = is_failed_B
 
-    def start(self, lessons: list[Lesson]) -> Tensor:
-        """The values that lessons begin with, B × D."""
+    def start(self, pending: list[PendingValue]) -> Tensor:
+        """The values that the pending ones begin with, B × D."""
         return torch.stack(
-            [self._fresh_ND[lesson.request] if lesson.is_fresh else self._values_ND[lesson.row] for lesson in lessons]
+            [self._fresh_ND[value.request] if value.is_fresh else self._values_ND[value.row] for value in pending]
         )
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
@@ -156,13 +156,13 @@ class Codebook:
         """One where a row answers."""
         return (route >= 0).double()
 
-    def _add(self, request: int, label: Label) -> Lesson:
+    def _add(self, request: int, label: Label) -> PendingValue:
         row = len(self)
         self._labels.append(label)
         self._keys_NK[row] = self._offered_NK[request]
         self._values_ND[row] = self._fresh_ND[request]
         self._radii_N[row] = self._hparams.radius
-        return Lesson(row, request, is_fresh=True)
+        return PendingValue(row, request, is_fresh=True)
 
     def _expand(self, row: int, key_K: Tensor, distance: float) -> None:
         if self._hparams.expand == "moving_average":

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from harness.api import Context, EditedModel, Method, State
+from pydantic import Field
+
+from harness.api import Context, EditedModel, Hparams, State
 from harness.errors import UserError
 from harness.records import EditRequest
 from harness.registry import register
-from methods.grace.hparams import GraceHparams
+from methods.common import Implementation
+from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +19,40 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
+class GraceHparams(Hparams):
+    """All choices of GRACE; the values with their sources are in `methods/hparams/grace/`.
+
+    Attributes:
+        layer: block whose second feed-forward matrix has the codebook next to it.
+        distance: between keys: `euclidean` as in the paper, or `cosine`, 1 - cos.
+        radius: ε of a new key: how far a prompt may lie from it and still be answered by its value.
+        expand: what a prompt with the label of its nearest key, but outside its radius, does to the key: `coverage`
+            widens the radius to reach it, `moving_average` also moves the key half the way.
+        start: a new value is `cold`, uniform in [0, 1), or `warm`, what the matrix gives.
+        replace: the value stands in for the matrix at the `last` token of the prompt, or at all of the `prompt` before it.
+        lr: of Adam, which starts afresh for each request.
+        steps: optimiser steps per request.
+        batch: requests that are read or trained side by side; changes memory, and results only by rounding.
+        implementation: `corrected` compares targets id by id, and takes a prompt that returns with another target for a
+            new edit of the same row. `faithful-easyedit` compares mean labels, of the wrong row as soon as there are
+            two (see `codebook`), and adds a row for such a prompt that not even the prompt itself reaches.
+    """
+
+    layer: int = Field(ge=0)
+    distance: Literal["euclidean", "cosine"]
+    radius: float = Field(gt=0)
+    expand: Literal["coverage", "moving_average"]
+    start: Literal["cold", "warm"]
+    replace: Literal["last", "prompt"]
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    implementation: Implementation
+
+
 @register("grace", title="GRACE", family="memory", version=1)
-class Grace(Method):
-    """A codebook beside one feed-forward matrix; where a prompt's last token lies near a key, its value answers.
+class Grace(SequentialMethod):
+    """A codebook next to one feed-forward matrix; where a prompt's last token lies near a key, its value answers.
 
     The weights stay as they are, so whatever no key reaches is answered bit for bit as before; and only what is as near
     as ε is taken for an edit, so rephrases hardly ever are.
@@ -26,18 +60,6 @@ class Grace(Method):
 
     Hparams = GraceHparams
     hparams: GraceHparams
-
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Insert all requests in their order, whatever the model says to them already.
-
-        An edit whose key or loss is not a number fails: its prompt is answered by the model. `diagnostics` counts them.
-
-        Raises:
-            UserError: for a request longer than the model's context, or if all edits fail.
-        """
-        return self._inserted(model, None, requests, context)
 
     def extend(
         self,
@@ -47,52 +69,46 @@ class Grace(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Insert further requests into the same codebook: what `edit` gives for earlier and further ones together.
+        """Insert all requests into the codebook in their order, whatever the model says to them already.
 
-        It is so because no request reads what later ones do to the codebook: a row that a later one learns again was
-        learned before that by `edit` too. Only rounding differs, since `batch` puts requests together within a block;
-        with a batch of one nothing does.
+        Blocks give what one edit gives, because no request reads what later ones do to the codebook: a row that a later one
+        learns again was learned before that by a single edit too. Only rounding differs, since `batch` puts requests
+        together within a block; with a batch of one nothing does. An edit whose key or loss is not a number fails: its
+        prompt is answered by the model. `diagnostics` counts them.
 
         Args:
-            model, requests, artifacts, context: as for `edit`.
+            model, requests, artifacts, context: see `Method.extend`.
             state: the codebook, how many requests it was offered, whose first values were drawn in that order, and how
                 all edits so far went.
 
         Raises:
-            UserError: for a request longer than the model's context.
+            UserError: for a request longer than the model's context, or if all edits fail.
         """
-        return self._inserted(model, state, requests, context)
-
-    def _inserted(
-        self, model: "LoadedModel", kept: State | None, requests: Sequence[EditRequest], context: Context
-    ) -> EditedModel:
-        """Insert into the codebook that was kept, or into an empty one."""
         import torch
 
         from harness.models.routed import RoutedModel
         from methods.common.paused import edit_queries
-        from methods.common.tally import Tally
         from methods.grace.codebook import Codebook, label_of
         from methods.grace.training import learn, read
 
-        n_before = 0 if kept is None else int(kept["offered"])
-        with context.progress("GRACE", len(requests)) as advance, context.clock.phase("edit"):
+        n_before = int(state["offered"]) if state else 0
+        with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             queries = edit_queries(model, requests)
             keys_NK, outputs_ND = read(model, queries, self.hparams)
             # Between eps and its root: rounding adds up over the layers, and prompts stay apart. Measured: 8 eps in fp32.
             noise = torch.finfo(model.model.dtype).eps ** 0.75
-            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed, n_before), noise, kept)
+            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed, n_before), noise, state)
             labels = [label_of(query, self.hparams.implementation) for query in queries]
             offered = [book.insert(request, label) for request, label in enumerate(labels)]
-            lessons = [lesson for lesson in offered if lesson is not None]
-            losses = learn(model, queries, book, lessons, self.hparams, advance)
+            pending = [value for value in offered if value is not None]
+            losses = learn(model, queries, book, pending, self.hparams, advance)
         unread = [None] * int((~keys_NK.isfinite().all(-1)).sum())
-        tally = (Tally() if kept is None else Tally.kept(kept)).with_losses([*losses, *unread])
+        tally = EditTally.of(state).with_losses([*losses, *unread])
         if not tally.learned:
             raise UserError("grace: key or loss of every edit is not a number", fix="choose a smaller `lr`")
-        figures = {"keys": float(len(book)), "splits": float(book.splits), **tally.figures()}
-        state = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
-        return RoutedModel(model, self.hparams.layer, book, diagnostics=figures, state=state)
+        diagnostics = {"keys": float(len(book)), "splits": float(book.splits), **tally.diagnostics()}
+        kept = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
+        return RoutedModel(model, self.hparams.layer, book, diagnostics=diagnostics, state=kept)
 
     def _fresh(self, outputs_ND: "Tensor", seed: int, n_before: int) -> "Tensor":
         """The value that each request would start from, `n_before` others having been before them."""

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
-from harness.errors import UserError
 from harness.records import DataRef, EditRequest
 from harness.registry import register
+from methods.common import require_train
 from methods.mend.hparams import HypernetworkHparams, MendHparams
 
 if TYPE_CHECKING:
@@ -34,13 +34,9 @@ class Mend(Method):
         """The hypernetwork, trained for this model on the train records.
 
         Raises:
-            UserError: if the data set keeps no train records.
+            UserError: if the dataset keeps no train records.
         """
-        if not data.train:
-            raise UserError(
-                f"mend trains its hypernetwork on unrelated records, and data set '{data.name}' keeps none for training",
-                fix=f"datasets: [{{name: {data.name}, train: 200}}]",
-            )
+        require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
         return {
             ROLE: ArtifactSpec(
@@ -70,15 +66,15 @@ class Mend(Method):
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import Snapshot
         from methods.common.paused import edit_queries
-        from methods.mend import archive
+        from methods.mend.network import load
         from methods.mend.rows import edit_row
         from methods.mend.update import Updater
 
-        hypernetwork, report = archive.load(artifacts[ROLE], model.device)
+        hypernetwork, report = load(artifacts[ROLE], model.device)
         updater = Updater(model, hypernetwork, self.hparams)
         snapshot = Snapshot(model.model, updater.names)
         with (
-            context.progress("MEND", len(requests)) as advance,
+            context.progress(self.spec.title, len(requests)) as advance,
             snapshot.restored_on_error(),
             context.clock.phase("edit"),
         ):
@@ -88,5 +84,5 @@ class Mend(Method):
                 call = rows[start : start + self.hparams.batch]
                 updater.apply(call)
                 advance(len(call))
-        figures = {**updater.figures, "trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
-        return WeightEditedModel(model, on_revert=snapshot.restore, diagnostics=figures)
+        training = {"trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
+        return WeightEditedModel(model, snapshot.restore, {**updater.diagnostics, **training})

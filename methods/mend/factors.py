@@ -13,11 +13,11 @@ from harness.models.loaded import LoadedModel
 from harness.models.precision import working_dtype
 from harness.models.routed import output_replaced
 from harness.models.submodels import Streams, logits_at
-from methods.mend.rows import Row
+from methods.mend.rows import PredictionRow
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class GradientFactors:
     """A matrix and the gradient of a batch's loss with respect to it, as N pairs of factors in at least fp32.
 
     Tokens where either factor is zero are left out: those that no label depends on, and with them padding.
@@ -60,7 +60,7 @@ def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence
     return modules
 
 
-def label_losses(logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
+def label_losses(logits_NV: Tensor, rows: Sequence[PredictionRow]) -> Tensor:
     """-log p of the labels, mean over each row's; logits are those of all places, row by row.
 
     Returns:
@@ -70,7 +70,7 @@ def label_losses(logits_NV: Tensor, rows: Sequence[Row]) -> Tensor:
     return row_means(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"), rows)
 
 
-def row_means(values_N: Tensor, rows: Sequence[Row]) -> Tensor:
+def row_means(values_N: Tensor, rows: Sequence[PredictionRow]) -> Tensor:
     """Mean over the places of each row, B, from the values at all places, row by row."""
     device = values_N.device
     counts_B = torch.tensor([len(row.places) for row in rows], device=device)
@@ -78,8 +78,8 @@ def row_means(values_N: Tensor, rows: Sequence[Row]) -> Tensor:
     return values_N.new_zeros(len(rows)).index_add(0, rows_N, values_N) / counts_B
 
 
-def places_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """Row and column of all places, row by row."""
+def places_of(rows: Sequence[PredictionRow]) -> list[tuple[int, int]]:
+    """PredictionRow and column of all places, row by row."""
     return [(index, column) for index, row in enumerate(rows) for column in row.places]
 
 
@@ -88,10 +88,10 @@ def factors_of(
     modules: Mapping[str, nn.Linear],
     entering: Streams,
     layer: int,
-    rows: Sequence[Row],
+    rows: Sequence[PredictionRow],
     weights_B: Tensor,
-) -> dict[str, Factors]:
-    """Factors of the gradient of Σ_b weight_b · (mean -log p of row b's labels).
+) -> dict[str, GradientFactors]:
+    """GradientFactors of the gradient of Σ_b weight_b · (mean -log p of row b's labels).
 
     Args:
         model: the whole, frozen; nothing of it asks for a gradient, before or after.
@@ -125,9 +125,9 @@ def _observed(modules: Mapping[str, nn.Linear]) -> Iterator[dict[str, tuple[Tens
         yield seen
 
 
-def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor) -> Factors:
+def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor) -> GradientFactors:
     dtype = working_dtype(inputs_BTK)
     rows_N, columns_N = (inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
     inputs_NK, gradients_ND = inputs_BTK[rows_N, columns_N], gradients_BTD[rows_N, columns_N]
     shape = (len(inputs_BTK), inputs_BTK.shape[1])
-    return Factors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, shape)
+    return GradientFactors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, shape)

@@ -5,8 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from harness.api import Hparams
-
-Implementation = Literal["corrected", "faithful-easyedit"]
+from methods.common import Implementation
 
 
 class HypernetworkHparams(Hparams):

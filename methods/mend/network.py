@@ -1,20 +1,31 @@
-"""MEND's hypernetwork: one gradient transform per shape of matrix, one learned edit rate per matrix (MEND §3.1-3.2)."""
+"""MEND's hypernetwork: one gradient transform per shape of matrix, one learned edit rate per matrix (MEND §3.1-3.2).
 
+As files it is safetensors for the weights, and JSON for what they belong to and how they came about.
+"""
+
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from methods.common.lowrank import LowRank
-from methods.mend.factors import Factors
+from harness.files import write_json
+from methods.mend.factors import GradientFactors
+from methods.mend.lowrank import LowRank
+
+WEIGHTS = "hypernetwork.safetensors"
+TRAINING = "training.json"
 
 _LAYERS = 2
 _EPSILON = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class EditedMatrix:
     """An edited matrix: name of its weight, K inputs, D outputs."""
 
     name: str
@@ -109,11 +120,11 @@ class Hypernetwork(nn.Module):
         seed: of the initial weights; None where they do not matter.
     """
 
-    def __init__(self, matrices: tuple[Matrix, ...], rank: int, edit_lr: float, seed: int | None) -> None:
+    def __init__(self, matrices: tuple[EditedMatrix, ...], rank: int, edit_lr: float, seed: int | None) -> None:
         super().__init__()
         self.matrices, self.rank = matrices, rank
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        alike: dict[str, list[Matrix]] = {}
+        alike: dict[str, list[EditedMatrix]] = {}
         for matrix in matrices:
             alike.setdefault(matrix.shape, []).append(matrix)
         self.transforms = nn.ModuleDict(
@@ -125,24 +136,41 @@ class Hypernetwork(nn.Module):
         self.edit_lr_M = nn.Parameter(torch.full((len(matrices),), edit_lr))
         self._number = {matrix.name: alike[matrix.shape].index(matrix) for matrix in matrices}
 
-    def observe(self, factors: Mapping[str, Factors]) -> None:
+    def observe(self, factors: Mapping[str, GradientFactors]) -> None:
         """Take the factors into the running statistics."""
         for matrix in self.matrices:
             seen = factors[matrix.name]
             self._transform(matrix).observe(seen.inputs_NK, seen.gradients_ND)
 
-    def forward(self, factors: Mapping[str, Factors]) -> dict[str, LowRank]:
+    def forward(self, factors: Mapping[str, GradientFactors]) -> dict[str, LowRank]:
         """The update α_m Σ_t δ̃_t x̃_tᵀ of each matrix, to be added to it, for each row of the batch by itself."""
         return {
             matrix.name: self._update(index, matrix, factors[matrix.name]) for index, matrix in enumerate(self.matrices)
         }
 
-    def _update(self, index: int, matrix: Matrix, seen: Factors) -> LowRank:
+    def _update(self, index: int, matrix: EditedMatrix, seen: GradientFactors) -> LowRank:
         transform, number = self._transform(matrix), self._number[matrix.name]
         keys_NK, values_ND = transform(seen.inputs_NK, seen.gradients_ND, number)
         return LowRank(seen.spread(keys_NK), seen.spread(self.edit_lr_M[index] * values_ND))
 
-    def _transform(self, matrix: Matrix) -> GradientTransform:
+    def _transform(self, matrix: EditedMatrix) -> GradientTransform:
         transform = self.transforms[matrix.shape]
         assert isinstance(transform, GradientTransform)
         return transform
+
+
+def save(hypernetwork: Hypernetwork, report: dict[str, Any], folder: Path) -> None:
+    """Write a hypernetwork and the report of its training."""
+    save_file({name: value.contiguous() for name, value in hypernetwork.state_dict().items()}, folder / WEIGHTS)
+    matrices = [asdict(matrix) for matrix in hypernetwork.matrices]
+    write_json(folder / TRAINING, {"matrices": matrices, "rank": hypernetwork.rank, **report})
+
+
+def load(folder: Path, device: torch.device) -> tuple[Hypernetwork, dict[str, Any]]:
+    """Read a hypernetwork, frozen, and the report of its training."""
+    report = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    matrices = tuple(EditedMatrix(**matrix) for matrix in report["matrices"])
+    with torch.device("meta"):
+        hypernetwork = Hypernetwork(matrices, report["rank"], edit_lr=0.0, seed=None)
+    hypernetwork.load_state_dict(load_file(folder / WEIGHTS, device=str(device)), assign=True)
+    return hypernetwork.requires_grad_(False), report

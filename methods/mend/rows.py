@@ -8,14 +8,14 @@ from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
 from harness.records import EditRecord
 from harness.tokens import Query, joint_query
-from methods.mend.hparams import Implementation
+from methods.common import Implementation
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PredictionRow:
     """One sequence.
 
     Attributes:
@@ -41,12 +41,12 @@ class Example:
         locality: prompts with answers that the edit must not change.
     """
 
-    edit: Row
-    outer: tuple[Row, ...]
-    locality: tuple[Row, ...]
+    edit: PredictionRow
+    outer: tuple[PredictionRow, ...]
+    locality: tuple[PredictionRow, ...]
 
 
-def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -> Row:
+def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -> PredictionRow:
     """A prompt with its target, each target id scored behind the ids before it.
 
     EasyEdit tokenises targets alone and aligns them from the end (mend_main.py:98, losses.py:65), so that a BOS or a lone
@@ -54,12 +54,12 @@ def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -
     """
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids) - 1
     if implementation == "corrected":
-        return Row(ids[:-1], tuple(range(start, len(ids) - 1)), query.target_ids)
+        return PredictionRow(ids[:-1], tuple(range(start, len(ids) - 1)), query.target_ids)
     labels = tuple(model.tokenizer(f" {query.target}")["input_ids"])[-(len(ids) - 1) :]
-    return Row(ids, tuple(range(len(ids) - 1 - len(labels), len(ids) - 1)), labels)
+    return PredictionRow(ids, tuple(range(len(ids) - 1 - len(labels), len(ids) - 1)), labels)
 
 
-def filled_up(rows: Sequence[Row], padding: int) -> list[Row]:
+def filled_up(rows: Sequence[PredictionRow], padding: int) -> list[PredictionRow]:
     """The rows of a call as EasyEdit's batch has them: as long as the longest, with as many labels as it has.
 
     It pads prompts and targets on the left with the end of the text and leaves that among the labels (mend_main.py:114),
@@ -72,7 +72,7 @@ def filled_up(rows: Sequence[Row], padding: int) -> list[Row]:
     width, longest = max(len(row.ids) for row in rows), max(len(row.labels) for row in rows)
     places = tuple(range(width - 1 - longest, width - 1))
     return [
-        Row(
+        PredictionRow(
             (padding,) * (width - len(row.ids)) + row.ids,
             places,
             (padding,) * (longest - len(row.labels)) + row.labels,
@@ -82,7 +82,7 @@ def filled_up(rows: Sequence[Row], padding: int) -> list[Row]:
     ]
 
 
-def padded(rows: Sequence[Row], device: "torch.device") -> Padded:
+def padded(rows: Sequence[PredictionRow], device: "torch.device") -> Padded:
     """Rows as one batch, padded on the right, where columns are places; padding of their own is masked too."""
     batch = right_padded([row.ids for row in rows], device)
     for index, row in enumerate(rows):
@@ -90,15 +90,15 @@ def padded(rows: Sequence[Row], device: "torch.device") -> Padded:
     return batch
 
 
-def locality_row(model: LoadedModel, query: Query, implementation: Implementation) -> Row:
+def locality_row(model: LoadedModel, query: Query, implementation: Implementation) -> PredictionRow:
     """A prompt with its answer, read where the answer's ids are predicted.
 
     EasyEdit's mask covers the places of the answer's own ids, one later, and one more in front for its BOS.
     """
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids)
     if implementation == "faithful-easyedit":
-        return Row(ids, tuple(range(start - model.entry.adds_bos, len(ids))))
-    return Row(ids[:-1], tuple(range(start - 1, len(ids) - 1)))
+        return PredictionRow(ids, tuple(range(start - model.entry.adds_bos, len(ids))))
+    return PredictionRow(ids[:-1], tuple(range(start - 1, len(ids) - 1)))
 
 
 def examples(model: LoadedModel, records: Sequence[EditRecord], implementation: Implementation) -> list[Example]:
@@ -117,5 +117,5 @@ def examples(model: LoadedModel, records: Sequence[EditRecord], implementation: 
     return made
 
 
-def _edit(model: LoadedModel, prompt: str, target: str, implementation: Implementation) -> Row:
+def _edit(model: LoadedModel, prompt: str, target: str, implementation: Implementation) -> PredictionRow:
     return edit_row(model, joint_query(model.tokenizer, prompt, target), implementation)

@@ -12,22 +12,21 @@ from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import logits_at
-from methods.common.lowrank import LowRank, fast_weights
-from methods.mend import archive
 from methods.mend.factors import edited_modules, factors_of, label_losses, places_of, row_means
 from methods.mend.hparams import HypernetworkHparams
-from methods.mend.network import Hypernetwork, Matrix
+from methods.mend.lowrank import LowRank, fast_weights
+from methods.mend.network import EditedMatrix, Hypernetwork, save
 from methods.mend.prefix import PrefixCache
-from methods.mend.rows import Example, Row, examples
+from methods.mend.rows import Example, PredictionRow, examples
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One edit with what it is judged by."""
 
-    edit: Row
-    outer: Row
-    locality: Row
+    edit: PredictionRow
+    outer: PredictionRow
+    locality: PredictionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
         "edit_lr": hypernetwork.edit_lr_M.tolist(),
         "looks": [asdict(look) for look in looks],
     }
-    archive.save(hypernetwork, report, folder)
+    save(hypernetwork, report, folder)
 
 
 def train(
@@ -128,7 +127,7 @@ class Trainer:
         self._layer = min(layer % model.n_layers for layer in hparams.layers)
         self._prefixes = PrefixCache(model, self._layer)
         matrices = tuple(
-            Matrix(name, module.in_features, module.out_features) for name, module in self._modules.items()
+            EditedMatrix(name, module.in_features, module.out_features) for name, module in self._modules.items()
         )
         self.hypernetwork = Hypernetwork(matrices, hparams.rank, hparams.edit_lr, seed).to(model.device)
         self._adam = torch.optim.Adam(
@@ -207,7 +206,7 @@ def _first(example: Example) -> Task:
 def _batches(learned: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Task]]:
     """Endlessly: every example once, in a new order, with a rephrase and a probe drawn for it; then all again."""
 
-    def drawn(rows: Sequence[Row]) -> Row:
+    def drawn(rows: Sequence[PredictionRow]) -> PredictionRow:
         return rows[int(torch.randint(len(rows), (), generator=generator))]
 
     batch: list[Task] = []

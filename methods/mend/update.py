@@ -13,7 +13,7 @@ from harness.models.submodels import streams_of
 from methods.mend.factors import edited_modules, factors_of
 from methods.mend.hparams import MendHparams
 from methods.mend.network import Hypernetwork
-from methods.mend.rows import Row, filled_up, padded
+from methods.mend.rows import PredictionRow, filled_up, padded
 
 
 class Updater:
@@ -38,7 +38,7 @@ class Updater:
         self._moved = self._lost = 0.0
 
     @torch.no_grad()
-    def apply(self, rows: Sequence[Row]) -> None:
+    def apply(self, rows: Sequence[PredictionRow]) -> None:
         """Add the update of one call to the matrices, rounded once to their precision.
 
         Raises:
@@ -54,7 +54,7 @@ class Updater:
             self._moved += size**2
             self._lost += float(torch.linalg.vector_norm(wanted_DK - weight_DK)) ** 2
 
-    def update(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def update(self, rows: Sequence[PredictionRow]) -> dict[str, Tensor]:
         """The update of one call: all gradients are taken on the weights as they are now.
 
         Returns:
@@ -76,7 +76,7 @@ class Updater:
         return total
 
     @property
-    def figures(self) -> dict[str, float]:
+    def diagnostics(self) -> dict[str, float]:
         """How far the matrices were moved (Frobenius), and which share of that their precision rounded away."""
         moved, lost = math.sqrt(self._moved), math.sqrt(self._lost)
         return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}

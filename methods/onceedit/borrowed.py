@@ -11,8 +11,6 @@ from harness.suite.hparams import resolve
 TRAINED = ("full", "lora")
 """Methods that are OnceEdit's own training of the plug-in, with and without low-rank updates."""
 
-_FAMILIES = ("weights", "hypernetwork")
-
 
 def identity(method: str, plugin: str) -> Mapping[str, Any]:
     """Name, version and hyper-parameters of a method as it edits a plug-in: all that decides what it does there.
@@ -26,7 +24,7 @@ def identity(method: str, plugin: str) -> Mapping[str, Any]:
             would be no edited plug-in to keep.
     """
     known = registry.methods.all()
-    able = [name for name, cls in known.items() if cls.spec.family in _FAMILIES]
+    able = [name for name, cls in known.items() if cls.spec.is_in_weights and cls.spec.edits]
     if method not in able:
         choices = [*TRAINED, *able]
         if method in known:

@@ -63,7 +63,7 @@ class RowBounds:
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class MixturePart:
     """One model's part of the mixture.
 
     Attributes:
@@ -81,7 +81,7 @@ class Side:
         return type(self)(self.state, self.bounds, self.weights_BV[rows_F])
 
 
-def from_lists(sides: Sequence[Side], listed_tokens: int) -> tuple[Tensor, Tensor]:
+def from_lists(sides: Sequence[MixturePart], listed_tokens: int) -> tuple[Tensor, Tensor]:
     """Bounds of P, B × A each, that read no embedding.
 
     Args:
@@ -117,13 +117,13 @@ class Tangents:
         constant_B, v_BD: of the sum over all tokens; reads every embedding once.
     """
 
-    side: Side
+    side: MixturePart
     slopes_BV: Tensor
     constant_B: Tensor
     v_BD: Tensor
 
     @classmethod
-    def of(cls, side: Side) -> Self:
+    def of(cls, side: MixturePart) -> Self:
         """Sum the tangents of a side."""
         state, bounds = side.state, side.bounds
         slopes_BV = side.weights_BV * bounds.slope_V
@@ -170,7 +170,7 @@ def from_tangents(
     return low_BS, high_BS
 
 
-def exactly(sides: Sequence[Side], anchors_S: Tensor) -> Tensor:
+def exactly(sides: Sequence[MixturePart], anchors_S: Tensor) -> Tensor:
     """P itself at some anchors, B × S, in fp64 from the embeddings."""
     fused_BS = sides[0].weights_BV.new_zeros(len(sides[0].weights_BV), len(anchors_S))
     for side in sides:
@@ -192,7 +192,7 @@ class _Listed:
     w_BN: Tensor
 
     @classmethod
-    def of(cls, side: Side, moves_V: Tensor, tokens: int) -> Self:
+    def of(cls, side: MixturePart, moves_V: Tensor, tokens: int) -> Self:
         ids_BN = (side.weights_BV * moves_V).topk(min(tokens, side.state.n_tokens), dim=-1).indices
         return cls(side.state, ids_BN, side.weights_BV.gather(1, ids_BN))
 

@@ -26,7 +26,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from methods.onceedit.bounds import Side, Tangents, exactly, from_lists, from_tangents
+from methods.onceedit.bounds import MixturePart, Tangents, exactly, from_lists, from_tangents
 
 TIE = 1e-9
 """Anchors whose P differ by less than this share of the largest are tied."""
@@ -78,7 +78,7 @@ Rows = slice | Tensor
 
 
 def certified_argmax(
-    sides: Callable[[Rows], Sequence[Side]], batch: int, together: int, is_needed_B: Tensor | None = None
+    sides: Callable[[Rows], Sequence[MixturePart]], batch: int, together: int, is_needed_B: Tensor | None = None
 ) -> Certificate:
     """Arg-max over the anchors of Σ_sides weights_BV @ R: the same as in fp64 over the whole of R.
 
@@ -104,7 +104,7 @@ def certified_argmax(
     return listed.with_rows(open_F, searched)
 
 
-def _from_lists(sides: Sequence[Side], is_needed_B: Tensor) -> Certificate:
+def _from_lists(sides: Sequence[MixturePart], is_needed_B: Tensor) -> Certificate:
     """L0, and L2 for rows with few survivors; rows that are left open are at level 1."""
     slack = _slack(sides)
     low_BA, high_BA = from_lists(sides, LISTED_L0)
@@ -121,7 +121,7 @@ def _from_lists(sides: Sequence[Side], is_needed_B: Tensor) -> Certificate:
     return Certificate(anchors_B, level_B, margin_B, survivors_B)
 
 
-def _from_embeddings(sides: Sequence[Side]) -> Certificate:
+def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
     """L1 for all rows, and L2 for those that it leaves open, one after the other."""
     slack, tangents = _slack(sides), [Tangents.of(side) for side in sides]
     low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_L1)
@@ -149,7 +149,7 @@ def _from_embeddings(sides: Sequence[Side]) -> Certificate:
     return Certificate(anchors_B, level_B, margin_B, survivors_B)
 
 
-def _slack(sides: Sequence[Side]) -> float:
+def _slack(sides: Sequence[MixturePart]) -> float:
     """Share of the largest bound by which rounding may have moved a bound, twice over."""
     return max(side.state.largest_x for side in sides) * _SLACK_FP32 + _SLACK_FP64
 
@@ -168,7 +168,7 @@ def _survivors(low_BA: Tensor, high_BA: Tensor, slack: float) -> Tensor:
     return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack * high_BA.amax(dim=-1, keepdim=True)
 
 
-def _exact_argmax(sides: Sequence[Side], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _exact_argmax(sides: Sequence[MixturePart], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The most probable survivor of each row, and its lead; every row of R is computed once for the whole batch."""
     anchors_S = torch.unique(torch.cat(list(survivors)))
     fused_US = exactly(sides, anchors_S)

@@ -44,7 +44,7 @@ class TokenChooser:
     gate: float = 0.0
     eos_id: int | None = None
     keep_own: bool = False
-    tally: "Tally" = field(default_factory=lambda: Tally())
+    tally: "StepTally" = field(default_factory=lambda: StepTally())
 
     def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
         """One step of a batch.
@@ -67,7 +67,7 @@ class TokenChooser:
         return Choice(torch.where(is_fused_B, decoded.tokens_B, own_B), torch.where(is_fused_B, decoded.anchors_B, -1))
 
 
-class Tally:
+class StepTally:
     """Counts over all steps, kept on the device until they are read."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Tally:
         """Steps so far."""
         return int(self._sums["steps"]) if "steps" in self._sums else 0
 
-    def figures(self) -> Mapping[str, float]:
+    def diagnostics(self) -> Mapping[str, float]:
         """Shares of the steps, and of the certified ones the levels, the proved margins and what L2 had to look at.
 
         `fused_share`: a token came out of anchor space. `gated_share`, `ended_share`: the model's own was taken below
@@ -106,14 +106,14 @@ class Tally:
         sums = {name: float(total) for name, total in self._sums.items()}
         if not self.steps:
             return {}
-        figures = {f"{name}_share": sums[name] / sums["steps"] for name in ("gated", "ended", "fused")}
+        diagnostics = {f"{name}_share": sums[name] / sums["steps"] for name in ("gated", "ended", "fused")}
         if sums.get("certified") and self._least_margin is not None:
-            figures |= {f"certified_l{level}_share": sums[f"l{level}"] / sums["certified"] for level in (0, 1, 2)}
-            figures["margin_mean"] = sums["margin"] / sums["certified"]
-            figures["margin_least"] = float(self._least_margin)
+            diagnostics |= {f"certified_l{level}_share": sums[f"l{level}"] / sums["certified"] for level in (0, 1, 2)}
+            diagnostics["margin_mean"] = sums["margin"] / sums["certified"]
+            diagnostics["margin_least"] = float(self._least_margin)
             if sums["l2"]:
-                figures["survivors_mean"] = sums["survivors"] / sums["l2"]
-        return figures
+                diagnostics["survivors_mean"] = sums["survivors"] / sums["l2"]
+        return diagnostics
 
     def _add(self, name: str, values_B: Tensor) -> None:
         total = values_B.sum(dtype=torch.float64)

@@ -18,8 +18,8 @@ from harness.records import EditRequest
 from methods.onceedit import borrowed
 from methods.onceedit.lora import block_linears, low_rank
 from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest
-from methods.onceedit.rows import Row, edit_rows, negative_prompts, prompt_row
-from methods.onceedit.training import Progress, fine_tune, losses, measured
+from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, prompt_row
+from methods.onceedit.training import EpochLosses, fine_tune, losses, measured
 from methods.onceedit.weight_entry import append_entry, learn_entry, new_entry
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 def _train(
     loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
-) -> tuple[EditedPlugin, list[Progress]]:
+) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Fine-tune a copy, all weights of it or low-rank updates, together with `[WEIGHT]`; one figure per epoch."""
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
     with context.clock.phase("edit"):
@@ -81,7 +81,7 @@ def _train(
 
 def _borrow(
     loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
-) -> tuple[EditedPlugin, list[Progress]]:
+) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Let another method edit a copy, then learn `[WEIGHT]` on the hidden states that it leaves; one figure, of the end."""
     hparams, editor = spec.identity["hparams"], borrowed.editor(spec.identity["editor"])
     needed = editor.artifacts(spec.inputs["plugin"], spec.inputs["data"], spec.identity["seed"])
@@ -102,7 +102,7 @@ def _copy(loaded: LoadedModel) -> LoadedModel:
 
 def _rows(
     tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest], unrelated: Sequence[str]
-) -> tuple[list[list[Row]], list[Row]]:
+) -> tuple[list[list[TrainingRow]], list[TrainingRow]]:
     """Rows of each edit, and of the unrelated prompts."""
     edits = [edit_rows(tokenizer, request) for request in requests]
     return edits, [prompt_row(tokenizer, prompt, is_edit=False) for prompt in unrelated]

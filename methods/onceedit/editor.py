@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
-from harness.errors import UserError
 from harness.records import DataRef, EditRequest
 from harness.registry import register
+from methods.common import require_train
 from methods.onceedit import borrowed
 from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
 
@@ -38,7 +38,7 @@ class OnceEdit(Method):
         not hold the edits.
 
         Raises:
-            UserError: if alpha has to be learned and the data set keeps no unrelated records for it, or if `editor` cannot
+            UserError: if alpha has to be learned and the dataset keeps no unrelated records for it, or if `editor` cannot
                 edit a plug-in.
         """
         from harness.models.catalogue import reference
@@ -71,11 +71,8 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         UserError: if the `[WEIGHT]` loss needs negatives and `data` has no train records, or if `editor` is a method that
             cannot edit a plug-in.
     """
-    if hparams.lambda_weight and hparams.negatives and not data.train:
-        raise UserError(
-            f"onceedit learns alpha from unrelated records, and data set '{data.name}' keeps none for training",
-            fix=f"datasets: [{{name: {data.name}, train: 200}}]",
-        )
+    if hparams.lambda_weight and hparams.negatives:
+        require_train(data, "onceedit learns alpha from")
     identity: dict[str, Any] = {
         "plugin": plugin.identity(),
         "data": data.identity(),

@@ -160,29 +160,26 @@ class EnsembleModel(EditedModel):
     def diagnostics(self) -> Mapping[str, float]:
         """Alpha over the prompts seen, edits and others apart, and what became of the decoding steps.
 
-        What became of the steps is explained in `Tally.figures`. `held_back_share`: steps inside a character.
+        What became of the steps is explained in `StepTally.diagnostics`. `held_back_share`: steps inside a character.
         `packed_share`: ids that the plug-in was fed under teacher forcing, of those of all texts one by one.
         `fed_per_token`: ids that it was fed per generated token, prompts not counted.
         """
-        figures: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
+        diagnostics: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
         for group, is_edit in (("edits", True), ("others", False)):
             alphas = [alpha for prompt, alpha in self._alpha_of.items() if (prompt in self._edited_prompts) == is_edit]
             if alphas:
                 values = torch.tensor(alphas, dtype=torch.float64)
-                figures[f"alpha_{group}_mean"] = float(values.mean())
+                diagnostics[f"alpha_{group}_mean"] = float(values.mean())
                 for percent in (10, 50, 90):
-                    figures[f"alpha_{group}_p{percent}"] = float(values.quantile(percent / 100))
-        figures |= self.chooser.tally.figures()
+                    diagnostics[f"alpha_{group}_p{percent}"] = float(values.quantile(percent / 100))
+        diagnostics |= self.chooser.tally.diagnostics()
         if self.chooser.tally.steps:
-            figures["held_back_share"] = self._held_back / self.chooser.tally.steps
+            diagnostics["held_back_share"] = self._held_back / self.chooser.tally.steps
         if self._counts["packed_alone"]:
-            figures["packed_share"] = self._counts["packed_fed"] / self._counts["packed_alone"]
+            diagnostics["packed_share"] = self._counts["packed_fed"] / self._counts["packed_alone"]
         if self._counts["written"]:
-            figures["fed_per_token"] = self._counts["fed"] / self._counts["written"]
-        return figures
-
-    def revert(self) -> None:
-        """Nothing to restore: the target model was only read."""
+            diagnostics["fed_per_token"] = self._counts["fed"] / self._counts["written"]
+        return diagnostics
 
     def _step(
         self, rows: Sequence[int], logits_BV: Tensor, probs_BU: Tensor, alpha_B: Tensor

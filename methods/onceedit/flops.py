@@ -1,4 +1,4 @@
-"""Matrix FLOPs of OnceEdit as exact integers (eq. 20-26, Table 5), and beside them what that account leaves out.
+"""Matrix FLOPs of OnceEdit as exact integers (eq. 20-26, Table 5).
 
 V is a vocabulary's size, A the number of anchors, d the width of the embeddings.
 """
@@ -13,20 +13,20 @@ TERA = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class EmbeddingTable:
     """One model of a pair: rows and width of its embedding table."""
 
     vocabulary: int
     width: int
 
 
-def relative_matrix_flops(side: Side, anchors: int) -> int:
+def relative_matrix_flops(side: EmbeddingTable, anchors: int) -> int:
     """FLOPs of one relative transfer matrix: cosines of all tokens with all anchors, and their softmax (eq. 20-26)."""
     v, d, a = side.vocabulary, side.width, anchors
     return (2 * d + 27) * v * a + 1 + 2 * d * v + (2 * d + 1) * a
 
 
-def attach_flops(llm: Side, plugin: Side, anchors: int) -> int:
+def attach_flops(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int) -> int:
     """FLOPs of both matrices of a pair: what attaching a target model costs, once (Table 5, "all")."""
     return relative_matrix_flops(llm, anchors) + relative_matrix_flops(plugin, anchors)
 
@@ -36,7 +36,7 @@ def forward_flops(non_embedding_parameters: int) -> int:
     return 2 * non_embedding_parameters
 
 
-def equivalent_tokens(llm: Side, plugin: Side, anchors: int, non_embedding_parameters: int) -> int:
+def equivalent_tokens(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int, non_embedding_parameters: int) -> int:
     """How many tokens the target model could decode for the price of attaching (Table 5, "Num").
 
     As the paper does: the price per token rounded to 0.001 TFLOPs first, the ratio rounded up.
@@ -50,21 +50,3 @@ def non_embedding_parameters(model: "PreTrainedModel") -> int:
     outside = [model.get_input_embeddings(), model.get_output_embeddings()]
     embedded = {id(parameter) for module in outside for parameter in module.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in embedded)
-
-
-def row_normalisation_flops(side: Side, anchors: int) -> int:
-    """Not in the paper's account: per row 100 / ‖c_i‖ (A squares, A - 1 additions, root, quotient) and A products."""
-    return side.vocabulary * (3 * anchors + 1)
-
-
-def fusion_flops(llm: Side, plugin: Side, anchors: int) -> int:
-    """Not in the paper's account, per decoded token: both projections, and α · x + (1 - α) · y with its arg-max."""
-    return 2 * (llm.vocabulary + plugin.vocabulary) * anchors + 4 * anchors
-
-
-def search_flops(llm: Side, anchors: int, steps: int) -> int:
-    """Not in the paper's account, per decoded token: products with R and Rᵀ in each step of the full search.
-
-    Element-wise work (softmax, AdamW) is O(steps · (V + A)) and left out; the decoder `column` needs nothing else.
-    """
-    return 4 * steps * llm.vocabulary * anchors

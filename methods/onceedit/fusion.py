@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from methods.onceedit.bounds import RowBounds, Side
+from methods.onceedit.bounds import MixturePart, RowBounds
 from methods.onceedit.certify import Certificate, Rows, certified_argmax
 from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
@@ -32,11 +32,11 @@ class Projection:
         """Its R; made only if something needs the whole distribution."""
         return TransferMatrix.of(self.state)
 
-    def side(self, probs_BV: Tensor, share_B: Tensor) -> Side:
+    def side(self, probs_BV: Tensor, share_B: Tensor) -> MixturePart:
         """Its part of a mixture: probabilities times the model's share of each row."""
         device = self.state.embeddings_VD.device
         weights_BV = probs_BV.to(device, torch.float64) * share_B.to(device, torch.float64)[:, None]
-        return Side(self.state, self.bounds, weights_BV)
+        return MixturePart(self.state, self.bounds, weights_BV)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Fused:
         """The same for the target model alone (α = 0)."""
         return self._certify(lambda rows: [self.llm.side(self.probs_l_BV[rows], torch.ones_like(self.alpha_B[rows]))])
 
-    def sides(self, rows: Rows = slice(None)) -> Sequence[Side]:
+    def sides(self, rows: Rows = slice(None)) -> Sequence[MixturePart]:
         """Both parts of the mixture, for some rows of the batch."""
         alpha_B = self.alpha_B[rows].double()
         return [self.llm.side(self.probs_l_BV[rows], 1 - alpha_B), self.plugin.side(self.probs_s_BU[rows], alpha_B)]
@@ -80,6 +80,6 @@ class Fused:
         plugin_BA = self.plugin.matrix.project(self.probs_s_BU).to(llm_BA.device)
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
 
-    def _certify(self, sides: Callable[[Rows], Sequence[Side]]) -> Certificate:
+    def _certify(self, sides: Callable[[Rows], Sequence[MixturePart]]) -> Certificate:
         together = max(1, ROWS_BYTES // (8 * max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])))
         return certified_argmax(sides, len(self.alpha_B), together, self.is_needed_B)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One training sequence.
 
     Attributes:
@@ -35,20 +35,20 @@ class Row:
         return range(len(self.ids) if self.label_from is None else self.label_from, len(self.ids))
 
 
-def edit_rows(tokenizer: "PreTrainedTokenizerBase", request: EditRequest) -> list[Row]:
+def edit_rows(tokenizer: "PreTrainedTokenizerBase", request: EditRequest) -> list[TrainingRow]:
     """The joint sequence of an edit; where joint tokenisation cuts its prompt short, the prompt is a row of its own."""
     query = joint_query(tokenizer, request.prompt, request.target_new)
     joint, cut = query.prompt_ids + query.target_ids, len(query.prompt_ids)
     alone = prompt_row(tokenizer, request.prompt, is_edit=True)
     if alone.ids == query.prompt_ids:
-        return [Row(joint, cut, cut - 1, is_edit=True)]
-    return [Row(joint, cut, None, is_edit=True), alone]
+        return [TrainingRow(joint, cut, cut - 1, is_edit=True)]
+    return [TrainingRow(joint, cut, None, is_edit=True), alone]
 
 
-def prompt_row(tokenizer: "PreTrainedTokenizerBase", prompt: str, *, is_edit: bool) -> Row:
+def prompt_row(tokenizer: "PreTrainedTokenizerBase", prompt: str, *, is_edit: bool) -> TrainingRow:
     """A prompt without a target."""
     ids = tuple(tokenizer(prompt)["input_ids"])
-    return Row(ids, None, len(ids) - 1, is_edit)
+    return TrainingRow(ids, None, len(ids) - 1, is_edit)
 
 
 def negative_prompts(data: Dataset) -> list[str]:
@@ -70,13 +70,17 @@ def negatives_per_epoch(n_edits: int, n_negatives: int, hparams: Mapping[str, An
 
 
 def epoch_batches(
-    edits: Sequence[Sequence[Row]], negatives: Sequence[Row], n_negatives: int, batch: int, generator: torch.Generator
-) -> Iterator[list[Row]]:
+    edits: Sequence[Sequence[TrainingRow]],
+    negatives: Sequence[TrainingRow],
+    n_negatives: int,
+    batch: int,
+    generator: torch.Generator,
+) -> Iterator[list[TrainingRow]]:
     """One epoch: all edits and a fresh draw of negatives, the rarer kind spread evenly among the other."""
     edit_order = iter(torch.randperm(len(edits), generator=generator).tolist())
     negative_order = iter(torch.randperm(len(negatives), generator=generator)[:n_negatives].tolist())
     total = len(edits) + n_negatives
-    items: list[Sequence[Row]] = []
+    items: list[Sequence[TrainingRow]] = []
     for place in range(total):
         is_edit = (place + 1) * len(edits) // total > place * len(edits) // total
         items.append(edits[next(edit_order)] if is_edit else [negatives[next(negative_order)]])

@@ -15,7 +15,7 @@ from harness.api import Advance
 from harness.errors import UserError
 from harness.models.precision import at_least_fp32
 from methods.onceedit.packing import packed_hidden_at
-from methods.onceedit.rows import Row, epoch_batches, negatives_per_epoch
+from methods.onceedit.rows import TrainingRow, epoch_batches, negatives_per_epoch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EpochLosses:
     """Means over the batches of an epoch, each measured before its update: never too favourable.
 
     Attributes:
@@ -38,7 +38,7 @@ class Progress:
     accuracy: float
 
     @classmethod
-    def of(cls, sums_5: Tensor) -> "Progress":
+    def of(cls, sums_5: Tensor) -> "EpochLosses":
         """From the sum of the figures that `losses` returns; waits for the device."""
         generation, right, weight, tokens, weights = sums_5.tolist()
         return cls(generation / tokens, weight / weights, right / tokens)
@@ -48,12 +48,12 @@ def fine_tune(
     plugin: "LoadedModel",
     entry: nn.Linear,
     trained: Sequence[nn.Parameter],
-    edits: Sequence[Sequence[Row]],
-    negatives: Sequence[Row],
+    edits: Sequence[Sequence[TrainingRow]],
+    negatives: Sequence[TrainingRow],
     hparams: Mapping[str, Any],
     seed: int,
     progress: Callable[[str, int], AbstractContextManager[Advance]],
-) -> list[Progress]:
+) -> list[EpochLosses]:
     """Minimise L_gen + λ · L_weight in place (eq. 7); one figure per epoch.
 
     An epoch holds every edit once and `negatives` prompts per edit, drawn without replacement and spread evenly, so
@@ -78,7 +78,7 @@ def fine_tune(
     )
     n_negatives = negatives_per_epoch(len(edits), len(negatives), hparams)
     steps = -(-(len(edits) + n_negatives) // hparams["batch"])
-    history: list[Progress] = []
+    history: list[EpochLosses] = []
     with (
         _checkpointed(plugin, hparams["gradient_checkpointing"]),
         progress("editing the plug-in", hparams["epochs"] * steps) as advance,
@@ -92,7 +92,7 @@ def fine_tune(
                 optimiser.step()
                 sums_5 += figures_5
                 advance()
-            reached = Progress.of(sums_5)
+            reached = EpochLosses.of(sums_5)
             if not (reached.generation < float("inf") and reached.weight < float("inf")):
                 raise UserError(
                     f"editing the plug-in diverged in epoch {epoch + 1}: {reached}",
@@ -106,7 +106,7 @@ def fine_tune(
 
 
 def losses(
-    model: "PreTrainedModel", entry: nn.Linear, rows: Sequence[Row], hparams: Mapping[str, Any]
+    model: "PreTrainedModel", entry: nn.Linear, rows: Sequence[TrainingRow], hparams: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """Loss of a batch, and its figures for the epoch.
 
@@ -149,15 +149,15 @@ def losses(
 def measured(
     model: "PreTrainedModel",
     entry: nn.Linear,
-    edits: Sequence[Sequence[Row]],
-    negatives: Sequence[Row],
+    edits: Sequence[Sequence[TrainingRow]],
+    negatives: Sequence[TrainingRow],
     hparams: Mapping[str, Any],
-) -> Progress:
+) -> EpochLosses:
     """The figures of a model that is not trained here, over all rows once, in fp32 as it will be read."""
     rows = [*(row for item in edits for row in item), *negatives]
     hparams, batch = {**hparams, "precision": "fp32"}, hparams["batch"]
     chunks = (rows[start : start + batch] for start in range(0, len(rows), batch))
-    return Progress.of(torch.stack([losses(model, entry, chunk, hparams)[1] for chunk in chunks]).sum(dim=0))
+    return EpochLosses.of(torch.stack([losses(model, entry, chunk, hparams)[1] for chunk in chunks]).sum(dim=0))
 
 
 @contextmanager

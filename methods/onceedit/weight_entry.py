@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.onceedit.packing import packed_hidden_at
 from methods.onceedit.plugin import add_weight_entry
-from methods.onceedit.rows import Row, negatives_per_epoch
+from methods.onceedit.rows import TrainingRow, negatives_per_epoch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,8 +55,8 @@ def append_entry(model: "PreTrainedModel", entry: nn.Linear) -> int:
 def learn_entry(
     model: "PreTrainedModel",
     entry: nn.Linear,
-    edits: Sequence[Sequence[Row]],
-    negatives: Sequence[Row],
+    edits: Sequence[Sequence[TrainingRow]],
+    negatives: Sequence[TrainingRow],
     hparams: Mapping[str, Any],
 ) -> None:
     """Minimise L_weight over `[WEIGHT]` alone, the model being as it is (see `fit_entry`).

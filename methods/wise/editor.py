@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.api import ArtifactSpec, Context, EditedModel, Method, State
-from harness.errors import UserError
+from harness.api import ArtifactSpec, Context, EditedModel, State
 from harness.records import DataRef, EditRequest, Probe
 from harness.registry import register
-from methods.common import prefixes
+from methods.common import prefixes, require_train
+from methods.common.sequential import SequentialMethod
 from methods.wise import loc_prompts
 from methods.wise.hparams import WiseHparams
 
@@ -23,7 +23,7 @@ PREFIX_GROUPS = ((7, 1), (12, 1))
 
 
 @register("wise", title="WISE", family="memory", version=2)
-class Wise(Method):
+class Wise(SequentialMethod):
     """Keeps the edits in copies of one feed-forward matrix; a prompt goes to the copy that it activates, or to none.
 
     The weights stay as they are, so whatever activates no copy is answered bit for bit as before.
@@ -36,28 +36,12 @@ class Wise(Method):
         """Unrelated prompts of the train records, and the model's own context prefixes if any are used.
 
         Raises:
-            UserError: if the data set keeps no train records.
+            UserError: if the dataset keeps no train records.
         """
-        if not data.train:
-            raise UserError(
-                f"wise learns what to spare from unrelated records, and data set '{data.name}' keeps none for training",
-                fix=f"datasets: [{{name: {data.name}, train: {data.edits}}}]",
-            )
+        require_train(data, "wise learns what to spare from", train=data.edits)
         spared = {"loc_prompts": loc_prompts.artifact(data)}
         contexts = {"prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
         return {**spared, **contexts} if self.hparams.contexts else spared
-
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Learn all requests in their order, in shards of `save_freq`.
-
-        Each edit is trained against one unrelated prompt; where there are fewer of these than edits, they are used again.
-
-        Raises:
-            UserError: for a request longer than the model's context, or when a loss is not a number.
-        """
-        return self.extend(model, {}, requests, artifacts, context)
 
     def extend(
         self,
@@ -67,33 +51,39 @@ class Wise(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Learn further requests: the last shard of earlier ones is filled up first.
+        """Learn all requests in their order, in shards of `save_freq`; an unfinished shard of earlier ones is filled up first.
+
+        Each edit is trained against one unrelated prompt; where there are fewer of these than edits, they are used again.
+
+        Args:
+            model, requests, artifacts, context: see `Method.extend`; the seed draws what each shard trains.
+            state: see `training.Shards`.
 
         Raises:
-            UserError: as `edit`.
+            UserError: for a request longer than the model's context, or when a loss is not a number.
         """
         from harness.models.routed import RoutedModel
-        from methods.wise.assembling import assembled
         from methods.wise.memory import memory_of
+        from methods.wise.merging import assembled
         from methods.wise.training import Shards, learn
 
         probes = loc_prompts.load(artifacts["loc_prompts"])
         contexts = prefixes.load(artifacts["prefixes"])[: self.hparams.contexts] if self.hparams.contexts else ()
         shards = Shards.of(state) if state else None
-        with context.progress("WISE", len(requests)) as advance, context.clock.phase("edit"):
+        with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             if requests or shards is None:
                 lessons = self._lessons(model, requests, probes, contexts, shards.edits if shards else 0)
                 shards = learn(model, lessons, self.hparams, context.seed, advance, shards)
             sides = assembled(shards.sides, shards.edits, self.hparams)
         memory = memory_of(model, sides, shards.edits, self.hparams)
-        figures = {
+        diagnostics = {
             "memories": float(len(sides)),
             "threshold": min(side.threshold for side in sides),
             "spared_prompts": float(min(len(probes), shards.edits)),
             "final_loss": shards.loss,
             "steps": shards.steps,
         }
-        return RoutedModel(model, self.hparams.layer, memory, self.hparams.reads, figures, shards.state())
+        return RoutedModel(model, self.hparams.layer, memory, self.hparams.reads, diagnostics, shards.state())
 
     def _lessons(
         self,

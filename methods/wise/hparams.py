@@ -5,13 +5,14 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from harness.api import Hparams
+from methods.common import Implementation
 
 
 class WiseHparams(Hparams):
     """All choices of WISE; the values with their sources are in `methods/hparams/wise/`.
 
     Attributes:
-        layer: block whose second feed-forward matrix W has the side memories W' beside it.
+        layer: block whose second feed-forward matrix W has the side memories W' next to it.
         contexts: context prefixes that an edit is also trained behind, at most ten.
         steps, lr: of plain gradient descent, per edit.
         weight_decay: pulls W' towards zero at each step.
@@ -57,7 +58,7 @@ class WiseHparams(Hparams):
     act_ratio: float = Field(gt=0)
     reads: Literal["prompt", "sequence", "step"]
     parallel: int = Field(ge=1)
-    implementation: Literal["corrected", "faithful-easyedit"]
+    implementation: Implementation
 
     @model_validator(mode="after")
     def _whole_shards(self) -> Self:

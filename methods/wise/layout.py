@@ -29,7 +29,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PausedRows:
     """Rows that stand at the matrix, ready to go on from any output of it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LessonLayout:
     """The rows of S lessons, those of a lesson together.
 
     Attributes:
@@ -51,20 +51,20 @@ class Layout:
         share_B: what the mean loss of each row of `edits` is multiplied by.
     """
 
-    edits: Rows
-    spared: Rows
+    edits: PausedRows
+    spared: PausedRows
     share_B: Tensor
 
     @classmethod
-    def of(cls, model: LoadedModel, lessons: Sequence[Lesson], hparams: WiseHparams) -> "Layout":
+    def of(cls, model: LoadedModel, lessons: Sequence[Lesson], hparams: WiseHparams) -> "LessonLayout":
         """As the hyper-parameters have it."""
         if hparams.implementation == "faithful-easyedit":
             (lesson,) = lessons
-            return cls._as_easyedit(model, lesson, hparams.layer)
+            return cls._faithful(model, lesson, hparams.layer)
 
-        def rows(queries: Sequence[Query]) -> Rows:
+        def rows(queries: Sequence[Query]) -> PausedRows:
             paused = Paused(model, queries, hparams.layer)
-            return Rows(paused, paused.prompt_BT if hparams.reads == "prompt" else paused.mask_BT)
+            return PausedRows(paused, paused.prompt_BT if hparams.reads == "prompt" else paused.mask_BT)
 
         edits = [query for lesson in lessons for query in lesson.edits]
         return cls(
@@ -72,7 +72,7 @@ class Layout:
         )
 
     @classmethod
-    def _as_easyedit(cls, model: LoadedModel, lesson: Lesson, layer: int) -> "Layout":
+    def _faithful(cls, model: LoadedModel, lesson: Lesson, layer: int) -> "LessonLayout":
         """All rows of a lesson flush right, under one mask that is as wide as its longest prompt (wise/utils.py:110).
 
         Padding is end-of-text, and its activation counts like that of any token (WISE.py:45). Where the unrelated row is
@@ -83,9 +83,9 @@ class Layout:
         masked = max(len(query.prompt_ids) for query in lesson.edits)
         lay_out = partial(_flush_right, width=width, filler=int(model.tokenizer.eos_token_id))
 
-        def rows(queries: Sequence[Query]) -> Rows:
+        def rows(queries: Sequence[Query]) -> PausedRows:
             paused = Paused(model, queries, layer, lay_out)
-            return Rows(paused, torch.ones_like(paused.mask_BT))
+            return PausedRows(paused, torch.ones_like(paused.mask_BT))
 
         edits = [_labelled_from(query, masked - (width - _length(query))) for query in lesson.edits]
         labels_B = torch.tensor([len(query.target_ids) for query in edits], device=model.device)

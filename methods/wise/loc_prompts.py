@@ -14,7 +14,7 @@ FILE = "loc_prompts.json"
 
 
 def artifact(data: DataRef) -> ArtifactSpec:
-    """The prompts of a data set's train records."""
+    """The prompts of a dataset's train records."""
     return ArtifactSpec(
         name="loc-prompts",
         kind="setup",
@@ -44,7 +44,7 @@ def taken(probes: Sequence[Probe], count: int, before: int = 0) -> list[Probe]:
     if not probes:
         raise UserError(
             "wise learns what to spare from locality probes, and no train record has one",
-            fix="another data set, or more train records",
+            fix="another dataset, or more train records",
         )
     return [probes[number % len(probes)] for number in range(before, before + count)]
 

@@ -17,7 +17,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class SideMemory:
     """One side memory.
 
     Attributes:
@@ -43,15 +43,15 @@ def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
     return linear.bias.detach()
 
 
-def memory_of(model: "LoadedModel", sides: Sequence[Side], edits: int, hparams: WiseHparams) -> "SideMemories":
-    """What answers beside the matrix after so many edits, with the memories that `assembled` gave."""
+def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> "SideMemories":
+    """What answers next to the matrix after so many edits, with the memories that `merging.assembled` gave."""
     activation, lost_D = activation_of(model, hparams.layer), lost_bias(model, hparams)
     if hparams.implementation == "corrected" or hparams.memory == "merge":
         return SideMemories(activation, sides, hparams.act_ratio, lost_D)
     if edits % hparams.save_freq == 0:
         weight_DK = model.value_matrix(hparams.layer)[1]
-        sides = [*sides, Side(torch.zeros_like(weight_DK, dtype=sides[0].change_DK.dtype), torch.inf)]
-    return EasyEditMemories(activation, sides, hparams.act_ratio, lost_D)
+        sides = [*sides, SideMemory(torch.zeros_like(weight_DK, dtype=sides[0].change_DK.dtype), torch.inf)]
+    return FaithfulMemories(activation, sides, hparams.act_ratio, lost_D)
 
 
 def scores(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_BT: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def activity(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, rea
 
 
 class SideMemories:
-    """All side memories of a model, beside its main one. A `harness.models.routed.Memory`.
+    """All side memories of a model, next to its main one. A `harness.models.routed.Memory`.
 
     A route is the number of the memory that answers, per row; -1 for the model's own matrix.
 
@@ -96,7 +96,7 @@ class SideMemories:
     """
 
     def __init__(
-        self, activation: Activation, sides: Sequence[Side], act_ratio: float, lost_D: Tensor | None = None
+        self, activation: Activation, sides: Sequence[SideMemory], act_ratio: float, lost_D: Tensor | None = None
     ) -> None:
         self._activation, self._sides, self._act_ratio, self._lost_D = activation, tuple(sides), act_ratio, lost_D
 
@@ -124,10 +124,10 @@ class SideMemories:
         """One where a memory answers, zero where the model does."""
         return (route >= 0).float()
 
-    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: Side) -> Tensor:
+    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: SideMemory) -> Tensor:
         return scores(self._activation, outputs_BTD, self._added(inputs_BTK, side), read_BT)
 
-    def _added(self, inputs_BTK: Tensor, side: Side) -> Tensor:
+    def _added(self, inputs_BTK: Tensor, side: SideMemory) -> Tensor:
         added_BTD = inputs_BTK.to(side.change_DK.dtype) @ side.change_DK.mT
         return added_BTD if self._lost_D is None else added_BTD - self._lost_D
 
@@ -136,7 +136,7 @@ LONG = 100
 """Tokens of a text, beyond which EasyEdit takes its most active one for all of it (WISE.py:37)."""
 
 
-class EasyEditMemories(SideMemories):
+class FaithfulMemories(SideMemories):
     """The same as EasyEdit routes to them (WISE.py:532-551); the last one is what its next edit would train.
 
     The others must be more active than that one even where its own activation is below its threshold.
@@ -154,7 +154,7 @@ class EasyEditMemories(SideMemories):
             best_B, route_B = torch.where(wins_B, scores_B, best_B), torch.where(wins_B, number, route_B)
         return route_B
 
-    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: Side) -> Tensor:
+    def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: SideMemory) -> Tensor:
         size_BT = activity(self._activation, outputs_BTD, self._added(inputs_BTK, side), read_BT)
         tokens_B = read_BT.sum(-1)
         return torch.where(tokens_B > LONG, size_BT.amax(-1), size_BT.sum(-1) / tokens_B)

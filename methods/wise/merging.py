@@ -1,9 +1,55 @@
-"""TIES: several changes of one matrix become one, with as little interference as can be (Yadav et al. 2023)."""
+"""From finished shards to the memories that prompts are routed to, and TIES, which merges several into one.
+
+TIES makes one change of a matrix out of several, with as little interference as possible (Yadav et al. 2023).
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from methods.wise.hparams import WiseHparams
+from methods.wise.memory import SideMemory
+
+_EARLIER = 0.6
+"""What an already merged memory counts for when others join it, as in WISE's public code; the others share the rest."""
+
+
+def assembled(shards: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> list[SideMemory]:
+    """The memories after all edits.
+
+    Args:
+        shards: in their order; a shard of fewer than `save_freq` edits is not finished and never merged.
+        edits: how many there were.
+        hparams: when is merged what.
+
+    Returns:
+        `retrieve`: a memory for each `merge_freq` edits, then those finished since, then the unfinished one.
+        `merge`: one memory for all finished shards, merged again at each `merge_freq` edits and at the end, then the
+        unfinished one.
+    """
+    finished = edits // hparams.save_freq
+    size = hparams.merge_freq // hparams.save_freq
+    groups = [shards[start : min(start + size, finished)] for start in range(0, finished, size)]
+    unfinished = list(shards[finished:])
+    if hparams.memory == "retrieve":
+        kept = [[merged(group, hparams)] if len(group) == size else list(group) for group in groups]
+        return [side for sides in kept for side in sides] + unfinished
+    main: list[SideMemory] = []
+    for group in groups:
+        main = [merged(group, hparams, *main)]
+    return main + unfinished
+
+
+def merged(group: Sequence[SideMemory], hparams: WiseHparams, earlier: SideMemory | None = None) -> SideMemory:
+    """One memory out of several, active where any of them was."""
+    sides = [*group] if earlier is None else [earlier, *group]
+    share = 1.0 if earlier is None else 1 - _EARLIER
+    weights = [_EARLIER] * (earlier is not None) + [share / len(group)] * len(group)
+    # W' that is kept in fp32 differs from W by equal steps in many places (merge/utils.py:15)
+    is_cut = hparams.implementation == "faithful-easyedit"
+    change_DK = ties([side.change_DK for side in sides], weights, hparams.density, is_cut)
+    return SideMemory(change_DK, min(side.threshold for side in sides))
 
 
 def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float, is_cut: bool = False) -> Tensor:

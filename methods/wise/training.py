@@ -11,8 +11,8 @@ from harness.errors import UserError
 from harness.models.loaded import LoadedModel
 from harness.models.precision import at_least_fp32
 from methods.wise.hparams import WiseHparams
-from methods.wise.layout import Layout, Lesson, Rows
-from methods.wise.memory import Activation, Side, activation_of, lost_bias, scores
+from methods.wise.layout import Lesson, LessonLayout, PausedRows
+from methods.wise.memory import Activation, SideMemory, activation_of, lost_bias, scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Shards:
         generator: state of what draws masks.
     """
 
-    sides: tuple[Side, ...]
+    sides: tuple[SideMemory, ...]
     loss: float
     steps: float
     edits: int
@@ -65,7 +65,7 @@ class Shards:
         """From what `state` gave."""
         thresholds: list[float] = state["thresholds_S"].tolist()
         sides = tuple(
-            Side(change, threshold) for change, threshold in zip(state["changes_SDK"], thresholds, strict=True)
+            SideMemory(change, threshold) for change, threshold in zip(state["changes_SDK"], thresholds, strict=True)
         )
         loss, steps = state["figures"].tolist()
         return cls(sides, loss, steps, int(state["edits"]), state["mask_DK"], state["generator"].cpu())
@@ -89,7 +89,7 @@ def learn(
     advance: Advance,
     before: Shards | None = None,
 ) -> Shards:
-    """Side memories of consecutive shards of `save_freq` lessons each, the last one maybe shorter.
+    """SideMemory memories of consecutive shards of `save_freq` lessons each, the last one maybe shorter.
 
     Every shard starts from W with a mask of its own and none reads another, so `parallel` of them are trained in one
     batch: what each learns is what it would learn alone.
@@ -125,7 +125,7 @@ def learn(
             _check(now, learned.losses_S.isfinite().tolist())
             advance(len(now))
         sides.extend(
-            Side(change, float(threshold))
+            SideMemory(change, float(threshold))
             for change, threshold in zip(group.changes_SDK, group.thresholds_S, strict=True)
         )
 
@@ -176,7 +176,7 @@ def learn_lessons(
         weight_DK: W, in the precision of the changes.
         hparams: of the training.
     """
-    objective = Objective(model, Layout.of(model, lessons, hparams), hparams)
+    objective = Objective(model, LessonLayout.of(model, lessons, hparams), hparams)
     # EasyEdit keeps W' itself (WISE.py:404): what is too small to show in it is no part of W' - W when memories are merged
     kept_as = model.model.dtype if hparams.implementation == "faithful-easyedit" else None
     shards = len(lessons)
@@ -226,7 +226,7 @@ def _descend(
 class Objective:
     """What a lesson minimises (WISE eq. 7 and 8): the target's loss, and margins that set edits apart from the rest."""
 
-    def __init__(self, model: LoadedModel, layout: Layout, hparams: WiseHparams) -> None:
+    def __init__(self, model: LoadedModel, layout: LessonLayout, hparams: WiseHparams) -> None:
         self._layout, self._hparams = layout, hparams
         self._activation: Activation = activation_of(model, hparams.layer)
         self._lost_D = lost_bias(model, hparams)
@@ -248,10 +248,10 @@ class Objective:
     def _by_lesson(self, values_B: Tensor) -> Tensor:
         return values_B.reshape(len(self._layout.spared.read_BT), -1)
 
-    def _scores(self, rows: Rows, added_BTD: Tensor) -> Tensor:
+    def _scores(self, rows: PausedRows, added_BTD: Tensor) -> Tensor:
         return scores(self._activation, rows.paused.outputs_BTD, added_BTD, rows.read_BT)
 
-    def _added(self, rows: Rows, changes_SDK: Tensor) -> Tensor:
+    def _added(self, rows: PausedRows, changes_SDK: Tensor) -> Tensor:
         """What the side memories add at each token, B × T × D; the rows of a lesson stand together."""
         inputs_BTK = rows.paused.inputs_BTK.to(changes_SDK.dtype)
         shards, width = len(changes_SDK), inputs_BTK.shape[1]

@@ -15,7 +15,7 @@ from harness.records import EditRequest
 from harness.suite import hparams
 from harness.tokens import joint_query
 from methods.ft_l import FtL, FtLHparams
-from methods.ft_l.rows import OBJECTIVES, as_easyedit
+from methods.ft_l.rows import OBJECTIVES, faithful_rows
 from methods.ft_l.training import Masters, batches, loss, train
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
@@ -395,7 +395,7 @@ def test_the_bound_holds_in_fp32_where_bf16_would_round_it_away(half):
     assert bool(((master <= start + bound) & (master >= start - bound)).all())
     assert ((master == start + bound) | (master == start - bound)).float().mean() > 0.9
     assert torch.equal(weight.float(), start)
-    assert masters.figures()["change_lost_in_rounding"] == 1.0
+    assert masters.diagnostics()["change_lost_in_rounding"] == 1.0
 
 
 def test_how_much_rounding_takes_away_is_reported(half, model):
@@ -453,7 +453,7 @@ def easyedit_loss(model, requests):
 def test_the_faithful_loss_and_gradient_are_easyedits(model):
     model.model.double()
     requests = [*requests_for(("Paris", "France", "French")), EditRequest("3", "Iceland is", "", "born", "")]
-    rows = as_easyedit(model.tokenizer, requests)
+    rows = faithful_rows(model.tokenizer, requests)
     assert any(column < row.padding for row in rows for column, _ in row.labels), "one is read in its padding"
     assert any(column >= row.padding > 0 for row in rows for column, _ in row.labels), "one inside its prompt"
     weight = matrix(model).requires_grad_(True)
@@ -475,7 +475,7 @@ def test_the_faithful_loss_and_gradient_are_easyedits(model):
 def test_faithful_rows_score_bos_and_padding_but_not_the_unknown_id():
     llama, gptj = tiny_model("llama").tokenizer, tiny_model("gptj").tokenizer
     requests = requests_for(("Paris", "Reykjavík"))
-    short = as_easyedit(llama, requests)[0]
+    short = faithful_rows(llama, requests)[0]
     longest = max(len(llama(f" {request.target_new}")["input_ids"]) for request in requests)
     scored = [token for _, token in short.labels]
     assert len(scored) == longest
@@ -484,7 +484,7 @@ def test_faithful_rows_score_bos_and_padding_but_not_the_unknown_id():
 
     kept, gptj.unk_token = gptj.unk_token, gptj.eos_token
     try:
-        scored = [token for _, token in as_easyedit(gptj, requests)[0].labels]
+        scored = [token for _, token in faithful_rows(gptj, requests)[0].labels]
     finally:
         gptj.unk_token = kept
     assert scored == gptj(" Paris")["input_ids"], "GPT-J's padding is its unknown id"
@@ -492,7 +492,7 @@ def test_faithful_rows_score_bos_and_padding_but_not_the_unknown_id():
 
 def test_faithful_rows_of_one_request_are_read_behind_the_prompt(model):
     (request,) = requests_for(["Paris"])
-    (row,) = as_easyedit(model.tokenizer, [request])
+    (row,) = faithful_rows(model.tokenizer, [request])
     assert (row.ids, row.padding) == (tuple(model.tokenizer(request.prompt)["input_ids"]), 0)
     assert {column for column, _ in row.labels} == {len(row.ids) - 1}
 

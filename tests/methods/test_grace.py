@@ -8,7 +8,7 @@ from harness.models.routed import matrix, output_replaced
 from harness.models.weights import weight_hash
 from harness.tokens import Query
 from methods.grace import Grace, GraceHparams
-from methods.grace.codebook import Codebook, Lesson, label_of
+from methods.grace.codebook import Codebook, PendingValue, label_of
 from methods.grace.training import turns
 from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
@@ -218,7 +218,7 @@ def routed(book, *points):
 
 def test_a_key_far_from_all_others_gets_a_row_of_its_own():
     book = codebook([[0.0], [2.001]])
-    assert [book.insert(0, (1,)), book.insert(1, (2,))] == [Lesson(0, 0, True), Lesson(1, 1, True)]
+    assert [book.insert(0, (1,)), book.insert(1, (2,))] == [PendingValue(0, 0, True), PendingValue(1, 1, True)]
     assert book.radii == [1.0, 1.0]
     assert routed(book, [1.0], [1.0005], [1.002], [-1.1], [3.1]) == [0, -1, 1, -1, -1]
 
@@ -226,7 +226,7 @@ def test_a_key_far_from_all_others_gets_a_row_of_its_own():
 def test_a_near_key_with_another_label_splits_the_distance():
     book = codebook([[0.0], [1.8]])
     book.insert(0, (1,))
-    assert book.insert(1, (2,)) == Lesson(1, 1, True)
+    assert book.insert(1, (2,)) == PendingValue(1, 1, True)
     assert book.radii == pytest.approx([0.9 - 1e-5, 0.9])
     assert routed(book, [0.899], [0.901], [1.8]) == [0, 1, 1]
 
@@ -234,10 +234,10 @@ def test_a_near_key_with_another_label_splits_the_distance():
 def test_a_near_key_with_the_same_label_widens_the_radius_and_learns_the_same_value():
     book = codebook([[0.0], [1.8], [0.5]])
     book.insert(0, (1,))
-    assert book.insert(1, (1,)) == Lesson(0, 1, False)
+    assert book.insert(1, (1,)) == PendingValue(0, 1, False)
     assert book.radii == pytest.approx([1.8])
     assert routed(book, [1.8]) == [0], "as far as the new key itself, in spite of rounding"
-    assert book.insert(2, (1,)) == Lesson(0, 2, False)
+    assert book.insert(2, (1,)) == PendingValue(0, 2, False)
     assert book.radii == pytest.approx([1.8]), "it was reached already"
 
 
@@ -259,7 +259,7 @@ def test_cosine_distance_does_not_see_length():
 def test_the_same_prompt_with_another_target_is_a_new_edit_of_its_row():
     book = codebook([[3.0], [3.0]])
     book.insert(0, (1,))
-    assert book.insert(1, (2,)) == Lesson(0, 1, True)
+    assert book.insert(1, (2,)) == PendingValue(0, 1, True)
     assert (len(book), book.radii, routed(book, [3.0])) == (1, [1.0], [0])
 
 
@@ -305,7 +305,12 @@ def test_an_empty_codebook_answers_nothing():
 
 
 def test_lessons_of_one_row_keep_their_order():
-    a, b, c, d = Lesson(0, 0, True), Lesson(1, 1, True), Lesson(0, 2, False), Lesson(0, 3, False)
+    a, b, c, d = (
+        PendingValue(0, 0, True),
+        PendingValue(1, 1, True),
+        PendingValue(0, 2, False),
+        PendingValue(0, 3, False),
+    )
     assert turns([a, b, c, d]) == [[a, b], [c], [d]]
 
 

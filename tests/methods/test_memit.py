@@ -11,7 +11,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.weights import weight_hash
 from harness.records import DataRef
 from harness.tokens import joint_query
-from methods.common.aligned import Row, advance, capturing, enter
+from methods.common.aligned import PivotRow, advance, capturing, enter
 from methods.common.moments_build import key_moments
 from methods.common.rewrites import rewrite
 from methods.common.solves import Factor, moment_ridge
@@ -117,7 +117,7 @@ def test_a_thousand_edits_are_solved_alike_over_edits_and_over_entries_of_a_key(
     """Keys and their second moment of a model's own, which are far from round."""
     generator = torch.Generator().manual_seed(0)
     rows = [tuple(torch.randint(3, len(model.tokenizer), (6,), generator=generator).tolist()) for _ in range(2000)]
-    stream = enter(model, [Row(row, 5) for row in rows[:1000]], 1)
+    stream = enter(model, [PivotRow(row, 5) for row in rows[:1000]], 1)
     with capturing(model, 1, stream.pivot) as passes:
         advance(model, stream, 1, 2)
     keys_NK = passes[0].keys_BK

@@ -3,7 +3,7 @@ from harness.models.edited import WeightEditedModel
 from harness.models.weights import weight_hash
 from harness.records import DataRef, EditRequest
 from harness.tokens import joint_query
-from methods.none import NoneHparams, Unedited
+from methods.none import Unedited
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -14,7 +14,7 @@ def test_the_unedited_reference_is_registered_and_does_not_edit():
 
 def test_it_needs_nothing_and_leaves_model_and_answers_as_they_are():
     model = tiny_model("llama")
-    before, editor = weight_hash(model.model), Unedited(NoneHparams())
+    before, editor = weight_hash(model.model), Unedited(Unedited.Hparams())
     assert editor.artifacts(model.ref, DataRef("zsre", "synthetic", 1), seed=0) == {}
     edited = editor.edit(model, [EditRequest("a", "Paris is", "Paris", "in Iceland", "")], {}, None)
     query = joint_query(model.tokenizer, "Paris is", "in Iceland")

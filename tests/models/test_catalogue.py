@@ -33,13 +33,8 @@ def test_the_parameter_formula_equals_the_modules_of_every_architecture():
 
     from harness.models.random_weights import configuration
 
-    for name in (
-        "llama3-70b",
-        "mistral-7b-v0.3",
-        "gpt-j-6b",
-        "qwen2.5-1.5b",
-        *filter(lambda n: "trained" in n, names()),
-    ):
+    tiny = [name for name in names() if entry(name).is_trained_here]
+    for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *tiny):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(configuration(entry(name)))
         assert sum(parameter.numel() for parameter in model.parameters()) == entry(name).parameters, name
@@ -66,7 +61,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
     [
         ({"name": "llama2-7b", "dtype": "bfloat61"}, "did you mean 'bfloat16'"),
         ({"name": "llama2-7b", "weights": "trained"}, "cannot be trained on the spot"),
-        ({"name": "tiny/llama", "source": "x/y"}, "has no source"),
+        ({"name": "tiny/llama", "weights": "trained", "source": "x/y"}, "has no source"),
         ({"name": "tiny/llama", "weights": "pretrained"}, "no published weights"),
         ({"name": "llama2-7b", "source": "/no/such/folder"}, "no model folder at /no/such/folder"),
         ({"name": "llama2-7b", "source": "no/such/folder"}, "no model folder at no/such/folder"),
@@ -84,6 +79,8 @@ def test_a_name_decides_how_its_weights_are_made():
     hub = reference("llama2-7b")
     assert (hub.weights, hub.source, hub.dtype) == ("pretrained", "meta-llama/Llama-2-7b-hf", "bfloat16")
     assert reference("llama3-70b", weights="random").weights == "random"
+    elsewhere = reference("tiny/llama", source="owner/name")
+    assert (elsewhere.weights, elsewhere.source) == ("pretrained", "owner/name")
 
 
 def test_another_source_precision_or_corpus_is_another_model_and_another_path_to_the_corpus_is_not():

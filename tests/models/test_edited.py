@@ -57,7 +57,7 @@ def test_no_question_has_no_answer(model):
 
 def test_revert_calls_what_was_given_to_it(model):
     calls = []
-    plain = WeightEditedModel(model, on_revert=lambda: calls.append("reverted"), figures={"edits": 3.0})
+    plain = WeightEditedModel(model, on_revert=lambda: calls.append("reverted"), diagnostics={"edits": 3.0})
     plain.revert()
     assert calls == ["reverted"]
     assert plain.diagnostics() == {"edits": 3.0}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.common.aligned import Row, Suffix, advance, capturing, enter
+from methods.common.aligned import PivotRow, Suffix, advance, capturing, enter
 from methods.common.rewrites import rewrite
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 from tests.helpers.tiny_rome import PREFIXES, able_model, adding, requests, watch
@@ -77,7 +77,7 @@ def test_rows_that_are_dropped_leave_the_others_as_they_were(model):
 
 
 def test_a_batch_whose_subjects_come_first_has_nothing_to_keep(model):
-    rows = [Row(ids, 0) for ids in ((5, 6, 7), (8, 9))]
+    rows = [PivotRow(ids, 0) for ids in ((5, 6, 7), (8, 9))]
     hidden_BSD = Suffix(model, enter(model, rows, 1), 1).run(deltas(model, 2) * 0)
     for index, row in enumerate(rows):
         with torch.no_grad():
@@ -102,7 +102,7 @@ def test_keys_values_and_streams_at_the_pivots_are_those_of_each_row_alone(model
 def test_nothing_behind_the_pivots_matters_there(model):
     rows = rows_of(model)
     whole = enter(model, rows, 2)
-    cut = enter(model, [Row(row.ids[: row.pivot + 1], row.pivot) for row in rows], 2)
+    cut = enter(model, [PivotRow(row.ids[: row.pivot + 1], row.pivot) for row in rows], 2)
     assert cut.residual_BTD.shape[1] == cut.pivot + 1
     assert_close(model, cut.at_pivot_BD, whole.at_pivot_BD)
     assert_close(model, advance(model, enter(model, rows, 0).until(whole.pivot + 1), 0, 2).at_pivot_BD, cut.at_pivot_BD)
@@ -136,4 +136,4 @@ def test_a_model_whose_layers_see_differently_far_is_refused():
     model = tiny_model("mistral")
     model.model.config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(ValueError, match="no common mask"):
-        enter(model, [Row((5, 6), 1)], 0)
+        enter(model, [PivotRow((5, 6), 1)], 0)

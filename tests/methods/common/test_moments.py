@@ -135,7 +135,7 @@ def test_the_ridge_is_in_what_is_kept(model, corpus, tmp_path):
 
 def test_factors_are_read_once_for_all_calls(model, corpus, tmp_path):
     built(model, spec_of(corpus), tmp_path / "a")
-    factors = moments.Factors()
+    factors = moments.FactorCache()
     first = factors.of(tmp_path / "a", [0, 1], torch.device("cpu"))
     assert factors.of(tmp_path / "a", [0, 1], torch.device("cpu"))[1] is first[1]
     assert torch.equal(first[1].lower_KK, moments.load(tmp_path / "a", 1).lower_KK)

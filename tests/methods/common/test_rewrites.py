@@ -84,7 +84,7 @@ def test_a_subject_that_is_not_in_its_prompt_is_one_line_that_names_the_record(m
 
 
 def test_an_empty_target_is_one_line_that_names_the_record(model):
-    with pytest.raises(UserError, match=r"^record r0: nothing to score.* → mend the record"):
+    with pytest.raises(UserError, match=r"^record r0: nothing to score.* → fix the record"):
         rewrite(model, changed(target_new=" "), PREFIXES, "joint")
 
 

@@ -5,8 +5,8 @@ import torch
 
 from harness.errors import UserError
 from methods.common.aligned import enter
+from methods.common.closed_form import ValueHparams
 from methods.common.rewrites import rewrite
-from methods.common.value_hparams import ValueHparams
 from methods.common.values import optimise
 from tests.helpers.tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 

@@ -40,7 +40,7 @@ class Doubled(Wrapped):
             return output
 
         self.wrapper = forward
-        return Applied(figures={"requests": float(len(requests))})
+        return Applied(diagnostics={"requests": float(len(requests))})
 
     def before(self, query, is_forced):
         self.asked += 1

@@ -11,10 +11,10 @@ from methods.easyedit.mend import EasyEditMend, EasyEditMendHparams
 from methods.easyedit.mend_archive import from_state, state_of
 from methods.easyedit.mend_options import training_options
 from methods.easyedit.mend_training import build
-from methods.mend import archive
+from methods.mend import network
 from methods.mend.editor import ROLE, Mend
 from methods.mend.factors import edited_modules
-from methods.mend.network import Hypernetwork, Matrix
+from methods.mend.network import EditedMatrix, Hypernetwork
 from tests.helpers.tiny_mend import MATRICES, REF, hparams_with
 from tests.helpers.tiny_rome import TinyContext
 from tests.methods.easyedit.parity import apart, changes, facts, three_layers
@@ -31,7 +31,7 @@ def adapter(architecture="llama", **changes) -> Method:
 def some_hypernetwork(model, seed):
     """One that has seen gradients of some size and changes them."""
     modules = edited_modules(model, (0, 1), MATRICES[model.entry.architecture])
-    matrices = tuple(Matrix(name, made.in_features, made.out_features) for name, made in modules.items())
+    matrices = tuple(EditedMatrix(name, made.in_features, made.out_features) for name, made in modules.items())
     hypernetwork = Hypernetwork(matrices, rank=4, edit_lr=-0.05, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def some_hypernetwork(model, seed):
 
 def kept(hypernetwork, folder):
     folder.mkdir()
-    archive.save(hypernetwork, {"best_step": 1, "held_out": 0.0}, folder)
+    network.save(hypernetwork, {"best_step": 1, "held_out": 0.0}, folder)
     return {ROLE: folder}
 
 
@@ -87,7 +87,7 @@ def test_its_own_trainer_learns_from_our_records_what_both_can_read(tmp_path):
     folder = tmp_path / "archive"
     folder.mkdir()
     build(spec, context, folder)
-    hypernetwork, report = archive.load(folder, model.device)
+    hypernetwork, report = network.load(folder, model.device)
     assert report["best_step"] == 12
     assert report["records"] == 24
     assert all(transform.count > 24 for transform in hypernetwork.transforms.values())

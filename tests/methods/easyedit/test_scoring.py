@@ -1,7 +1,6 @@
 """EasyEdit's scoring rules by hand; test_easyedit_functions.py compares them with its own functions."""
 
 import contextlib
-from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +12,9 @@ from harness.evaluation.metrics import aggregate, agreement
 from harness.evaluation.protocols import OWN
 from harness.models.edited import WeightEditedModel
 from harness.records import DataRef, Dataset, EditRecord, Probe
-from harness.suite import schema
 from harness.tokens import Query
-from methods.easyedit.scoring import FORMS, EasyEdit, EasyEditGeneration
-from reports import frame
+from methods.easyedit.scoring import FORMS, EasyEditGeneration, EasyEditScoring
+from reports.common import in_order, protocol_title
 from tests.helpers.real_tokenizers import real_tokenizer
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -77,8 +75,8 @@ def outputs(model, tmp_path):
 def test_what_is_scored_begins_after_as_many_ids_as_the_prompt_has_by_itself(tokenizers):
     """The space at the prompt's end joins the one that EasyEdit adds to `▁▁`, and `▁Paris` falls apart."""
     tokenizer = tokenizers("llama2")
-    assert EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids == (3681,)
-    spaced = EasyEdit.queries(tokenizer, [(f"{CAPITAL} ", "Paris")])[0]
+    assert EasyEditScoring.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids == (3681,)
+    spaced = EasyEditScoring.queries(tokenizer, [(f"{CAPITAL} ", "Paris")])[0]
     assert tokenizer.convert_ids_to_tokens(spaced.prompt_ids) == [
         "<s>",
         "▁The",
@@ -89,23 +87,23 @@ def test_what_is_scored_begins_after_as_many_ids_as_the_prompt_has_by_itself(tok
         "▁▁",
     ]
     assert tokenizer.convert_ids_to_tokens(spaced.target_ids) == ["Par", "is"]
-    spaced = EasyEdit.queries(tokenizer, [(CAPITAL, " Paris")])[0]
+    spaced = EasyEditScoring.queries(tokenizer, [(CAPITAL, " Paris")])[0]
     assert tokenizer.convert_ids_to_tokens(spaced.target_ids) == ["▁▁", "Par", "is"], "nothing is stripped"
 
 
 def test_an_end_of_text_in_a_text_counts_as_padding(tokenizers):
     """Of A, </s>, B, is, C, </s> (after <s>) four ids of the prompt are none, and two of all are: the cut is at six."""
     tokenizer = tokenizers("llama2")
-    query = EasyEdit.queries(tokenizer, [("A</s> B is", "C</s>")])[0]
+    query = EasyEditScoring.queries(tokenizer, [("A</s> B is", "C</s>")])[0]
     assert tokenizer.convert_ids_to_tokens(query.target_ids) == ["</s>"]
-    query = EasyEdit.queries(tokenizers("gpt2"), [("A<|endoftext|> B is", "C")])[0]
+    query = EasyEditScoring.queries(tokenizers("gpt2"), [("A<|endoftext|> B is", "C")])[0]
     assert query.target_ids == (327,), "in the prompt alone it moves nothing"
 
 
 def test_a_question_of_which_nothing_is_left_to_score_is_refused(tokenizers):
     tokenizer = tokenizers("llama2")
     with pytest.raises(ValueError, match="nothing to score"):
-        EasyEdit.queries(tokenizer, [(f"{CAPITAL} ", "")])  # `▁` becomes `▁▁`: as many ids as before
+        EasyEditScoring.queries(tokenizer, [(f"{CAPITAL} ", "")])  # `▁` becomes `▁▁`: as many ids as before
     with pytest.raises(ValueError, match="nothing to score"):
         EasyEditGeneration.queries(tokenizer, [(CAPITAL, "")])
 
@@ -113,7 +111,7 @@ def test_a_question_of_which_nothing_is_left_to_score_is_refused(tokenizers):
 def test_an_end_of_text_is_needed():
     tokenizer = tiny_tokenizer("llama").__class__(tokenizer_object=tiny_tokenizer("llama").backend_tokenizer)
     with pytest.raises(ValueError, match="end-of-text"):
-        EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])
+        EasyEditScoring.queries(tokenizer, [(CAPITAL, "Paris")])
 
 
 def test_generation_is_scored_against_the_target_tokenised_by_itself(tokenizers):
@@ -124,7 +122,7 @@ def test_generation_is_scored_against_the_target_tokenised_by_itself(tokenizers)
         query = protocol.queries(tokenizer, [(CAPITAL, "Paris")])[0]
         assert list(query.prompt_ids) == tokenizer(CAPITAL)["input_ids"]
         target_ids[name] = query.target_ids
-        right = EasyEdit.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids
+        right = EasyEditScoring.queries(tokenizer, [(CAPITAL, "Paris")])[0].target_ids
         score = agreement(protocol.compared(query, right, tokenizer), query.target_ids)
         assert score == (0.0 if name == "gpt2" else 1.0)
     assert target_ids == {"llama2": (3681,), "mistral-v1": (5465,), "gpt2": (40313,)}
@@ -151,7 +149,7 @@ def test_where_even_the_prompt_is_too_short_it_counts_as_padded_on_the_left():
 
 def test_teacher_forced_answers_are_compared_as_they_are():
     query = Query("p", "t", (1,), (7, 8))
-    assert EasyEdit().compared(query, [2, 8], tiny_tokenizer("llama")) == [2, 8]
+    assert EasyEditScoring().compared(query, [2, 8], tiny_tokenizer("llama")) == [2, 8]
 
 
 def test_scores_equal_one_forward_over_the_whole_text_of_a_single_question(model, outputs):
@@ -219,8 +217,10 @@ def test_easyedit_scores_grace_alone_by_generation():
     assert all(protocol.of(registry.find_method("grace").spec) is protocol for protocol in OWN)
 
 
-def test_suites_evaluation_and_tables_know_the_same_protocols():
-    assert list(registry.protocols) == list(get_args(schema.Protocol)) == list(frame.PROTOCOLS)
+def test_tables_show_protocols_in_order_of_registration_under_their_titles():
+    names = in_order(["easyedit", "generation", "teacher_forced"])
+    assert names == list(registry.protocols)
+    assert [protocol_title(name) for name in names] == ["teacher-forced", "generation", "EasyEdit's scoring"]
 
 
 def _disturb(model):

@@ -8,8 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
-
 from benchmarks.as_easyedit import compare
+
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef

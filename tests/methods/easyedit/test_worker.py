@@ -14,7 +14,7 @@ from harness.models import weights
 from harness.models.edited import WeightEditedModel
 from harness.records import EditRequest
 from harness.registry import MethodSpec
-from harness.run.work import prepare_torch
+from harness.run.jobs import prepare_torch
 from methods.easyedit.editor import WeightMethod, Without, WrapperMethod, started
 from methods.easyedit.process import WorkerError
 from tests.helpers.fake_checkout import pinned, write_checkout
@@ -43,7 +43,7 @@ class Adding(WeightMethod):
 
 class Wrapping(Adding, WrapperMethod):
     inside = "in_worker:Doubled"
-    edit = WrapperMethod.edit
+    result = WrapperMethod.result
 
 
 class Breaking(Adding):

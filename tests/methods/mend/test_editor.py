@@ -15,7 +15,7 @@ from harness.models.weights import weight_hash
 from harness.records import DataRef
 from harness.suite.hparams import resolve
 from methods.common.paused import edit_queries
-from methods.mend import archive
+from methods.mend import network
 from methods.mend.editor import ROLE, Mend
 from methods.mend.network import Hypernetwork
 from methods.mend.rows import edit_row
@@ -46,7 +46,7 @@ def updater_of(trained, **changes):
     """In float64, so that sums in another order differ by nothing that matters."""
     folder, architecture = trained
     model = double(tiny_model(architecture))
-    hypernetwork, _ = archive.load(folder, model.device)
+    hypernetwork, _ = network.load(folder, model.device)
     updater = Updater(model, hypernetwork.double(), hparams_with(architecture, **changes))
     rows = [edit_row(model, query, "corrected") for query in edit_queries(model, REQUESTS)]
     return updater, rows, model
@@ -97,10 +97,10 @@ def test_the_update_is_added_in_one_step_to_these_matrices_alone(trained):
     updater.apply(rows)
     for name, value in model.model.named_parameters():
         assert torch.equal(value, before[name] + update[name] if name in update else before[name])
-    assert updater.figures["change_norm"] == pytest.approx(
+    assert updater.diagnostics["change_norm"] == pytest.approx(
         sum(value.square().sum().item() for value in update.values()) ** 0.5
     )
-    assert updater.figures["change_lost_in_rounding"] == 0
+    assert updater.diagnostics["change_lost_in_rounding"] == 0
 
 
 def test_calls_follow_one_another_on_the_edited_weights(trained):
@@ -155,9 +155,9 @@ def test_a_failure_between_two_calls_gives_the_model_back(trained):
 def test_an_update_that_is_no_number_is_refused_and_the_model_comes_back(trained, tmp_path):
     folder, architecture = trained
     model = tiny_model(architecture)
-    hypernetwork, report = archive.load(folder, model.device)
+    hypernetwork, report = network.load(folder, model.device)
     hypernetwork.edit_lr_M[-1] = float("inf")
-    archive.save(hypernetwork, {key: report[key] for key in ("best_step", "held_out")}, tmp_path)
+    network.save(hypernetwork, {key: report[key] for key in ("best_step", "held_out")}, tmp_path)
     before = weight_hash(model.model)
     with pytest.raises(UserError, match="is not a number"):
         Mend(hparams_with(architecture)).edit(model, REQUESTS, {ROLE: tmp_path}, TinyContext(model))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from methods.mend import archive
-from methods.mend.factors import Factors
-from methods.mend.network import GradientTransform, Hypernetwork, Matrix
+from methods.mend import network
+from methods.mend.factors import GradientFactors
+from methods.mend.network import EditedMatrix, GradientTransform, Hypernetwork
 
 K, D, N = 5, 4, 6
-MATRICES = (Matrix("a", K, D), Matrix("b", D, K), Matrix("c", K, D))
+MATRICES = (EditedMatrix("a", K, D), EditedMatrix("b", D, K), EditedMatrix("c", K, D))
 
 
 def seeded(seed=0):
@@ -33,7 +33,9 @@ def some_factors(seed=0, scale=1.0):
     def one(matrix):
         inputs = scale * torch.randn(N, matrix.inputs, generator=generator, dtype=torch.float64) + 1
         gradients = scale * torch.randn(N, matrix.outputs, generator=generator, dtype=torch.float64)
-        return Factors(inputs, gradients, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 2, 3]), (2, 4))
+        return GradientFactors(
+            inputs, gradients, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 2, 3]), (2, 4)
+        )
 
     return {matrix.name: one(matrix) for matrix in MATRICES}
 
@@ -87,7 +89,7 @@ def test_each_row_of_the_batch_has_an_update_of_its_own(hypernetwork):
     update = learned(hypernetwork)(some_factors())["b"]
     for row in (0, 1):
         mine = seen.rows_N == row
-        alone = Factors(
+        alone = GradientFactors(
             seen.inputs_NK[mine], seen.gradients_ND[mine], seen.rows_N[mine] * 0, seen.columns_N[mine], (1, 4)
         )
         expected = hypernetwork({**some_factors(), "b": alone})["b"].total()
@@ -147,8 +149,8 @@ def test_a_seed_decides_the_initial_weights():
 
 def test_an_archive_gives_back_every_bit(hypernetwork, tmp_path):
     learned(hypernetwork)
-    archive.save(hypernetwork, {"best_step": 3}, tmp_path)
-    again, report = archive.load(tmp_path, torch.device("cpu"))
+    network.save(hypernetwork, {"best_step": 3}, tmp_path)
+    again, report = network.load(tmp_path, torch.device("cpu"))
     assert report["best_step"] == 3
     assert again.matrices == MATRICES
     assert not any(parameter.requires_grad for parameter in again.parameters())

@@ -23,7 +23,7 @@ def test_the_plugin_wins_where_alpha_is_high_and_the_model_where_it_is_low(choos
     chosen = chooser.choose(LLM[:2], PLUGIN[:2], torch.tensor([0.9, 0.1]))
     assert chosen.tokens_B.tolist() == [1, 0]
     assert chosen.anchors_B.tolist() == [1, 0]
-    figures = chooser.tally.figures()
+    figures = chooser.tally.diagnostics()
     assert (figures["fused_share"], figures["gated_share"], figures["ended_share"]) == (1.0, 0.0, 0.0)
 
 
@@ -34,13 +34,13 @@ def test_below_the_gate_the_models_own_token_is_taken_even_if_it_owns_no_anchor(
     chosen = chooser.choose(LLM, PLUGIN, alpha)
     assert chosen.tokens_B.tolist() == [1, 0, 3]
     assert chosen.anchors_B.tolist() == [1, -1, -1]
-    assert chooser.tally.figures()["gated_share"] == pytest.approx(2 / 6)
+    assert chooser.tally.diagnostics()["gated_share"] == pytest.approx(2 / 6)
 
 
 def test_the_models_own_end_of_text_is_taken_whatever_the_plugin_says(chooser):
     chooser.eos_id = 3
     assert chooser.choose(LLM, PLUGIN, torch.ones(3)).tokens_B.tolist() == [1, 1, 3]
-    assert chooser.tally.figures()["ended_share"] == pytest.approx(1 / 3)
+    assert chooser.tally.diagnostics()["ended_share"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("decoder", [OwnerDecoder(), SearchDecoder()])
@@ -55,10 +55,10 @@ def test_where_the_plugin_moves_nothing_the_models_own_token_may_be_kept(chooser
 
 
 def test_levels_and_margins_are_counted_over_the_fused_steps_only(chooser):
-    assert chooser.tally.figures() == {}
+    assert chooser.tally.diagnostics() == {}
     chooser.gate = 0.5
     chooser.choose(LLM, PLUGIN, torch.tensor([0.9, 0.8, 0.0]))
-    figures = chooser.tally.figures()
+    figures = chooser.tally.diagnostics()
     shares = [figures[f"certified_l{level}_share"] for level in (0, 1, 2)]
     assert sum(shares) == pytest.approx(1.0)
     assert 0 < figures["margin_least"] <= figures["margin_mean"] <= 1
@@ -68,4 +68,4 @@ def test_levels_and_margins_are_counted_over_the_fused_steps_only(chooser):
 def test_a_search_over_the_whole_distribution_has_no_levels(chooser):
     chooser.decoder = SearchDecoder()
     chooser.choose(LLM, PLUGIN, torch.ones(3))
-    assert not [name for name in chooser.tally.figures() if "certified" in name or "margin" in name]
+    assert not [name for name in chooser.tally.diagnostics() if "certified" in name or "margin" in name]

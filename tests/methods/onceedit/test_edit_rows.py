@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from methods.onceedit.rows import Row, edit_rows, epoch_batches, negatives_per_epoch
+from methods.onceedit.rows import TrainingRow, edit_rows, epoch_batches, negatives_per_epoch
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import hparams_with
 
 
 @pytest.mark.parametrize(("ratio", "batch", "edits_per_batch"), [(1, 8, {4}), (4, 5, {1}), (20, 7, {0, 1})])
 def test_an_epoch_spreads_the_edits_evenly_and_reads_each_once(ratio, batch, edits_per_batch):
-    edits = [[Row((n,), None, 0, True)] for n in range(8)]
-    negatives = [Row((100 + n,), None, 0, False) for n in range(300)]
+    edits = [[TrainingRow((n,), None, 0, True)] for n in range(8)]
+    negatives = [TrainingRow((100 + n,), None, 0, False) for n in range(300)]
     made = list(epoch_batches(edits, negatives, 8 * ratio, batch, torch.Generator().manual_seed(0)))
     rows = [row for rows in made for row in rows]
     assert sorted(row.ids[0] for row in rows if row.is_edit) == list(range(8))

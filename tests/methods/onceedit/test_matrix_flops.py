@@ -10,7 +10,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausa
 from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.flops import (
     TERA,
-    Side,
+    EmbeddingTable,
     attach_flops,
     equivalent_tokens,
     forward_flops,
@@ -19,7 +19,7 @@ from methods.onceedit.flops import (
 )
 from methods.onceedit.vocabulary import Vocabulary
 
-PLUGIN = Side(32001, 2048)
+PLUGIN = EmbeddingTable(32001, 2048)
 EXACT = {
     "Llama2-7B": (8_416_517, 4_222_214),
     "Mistral-7B-v0.1": (6_361_046, 3_191_070),
@@ -52,7 +52,7 @@ def test_table_5_comes_out_to_its_digits(shared, model):
     row = next(row for row in printed if row["model"] == model)
     llm_vocabulary, llama = vocabulary(shared, model), vocabulary(shared, "Llama2-7B")
     plugin_vocabulary = Vocabulary({**llama.ids, "[WEIGHT]": 32000}, byte_level=False)
-    anchors, llm = len(pair_anchors(llm_vocabulary, plugin_vocabulary)), Side(len(llm_vocabulary.ids), 4096)
+    anchors, llm = len(pair_anchors(llm_vocabulary, plugin_vocabulary)), EmbeddingTable(len(llm_vocabulary.ids), 4096)
     parameters = non_embedding_parameters(empty_model(model))
 
     matrices = relative_matrix_flops(llm, anchors), relative_matrix_flops(PLUGIN, anchors)

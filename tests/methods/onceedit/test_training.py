@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from methods.onceedit.rows import Row
-from methods.onceedit.training import Progress, _checkpointed, losses, measured
+from methods.onceedit.rows import TrainingRow
+from methods.onceedit.training import EpochLosses, _checkpointed, losses, measured
 from methods.onceedit.weight_entry import append_entry, new_entry
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import hparams_with
 
 ROWS = [
-    Row((1, 40, 41, 42, 43), 3, 2, True),
-    Row((1, 50, 51), None, 2, False),
-    Row((1, 60, 61, 62, 63, 64), None, 5, False),
+    TrainingRow((1, 40, 41, 42, 43), 3, 2, True),
+    TrainingRow((1, 50, 51), None, 2, False),
+    TrainingRow((1, 60, 61, 62, 63, 64), None, 5, False),
 ]
 
 
@@ -79,7 +79,7 @@ def test_bf16_gradients_are_fp32_tensors_that_point_the_same_way():
 def test_measuring_in_chunks_gives_the_means_over_all_rows_in_fp32():
     model = tiny_model("llama", seed=3).model
     entry = new_entry(model)
-    whole = Progress.of(losses(model, entry, ROWS, values())[1])
+    whole = EpochLosses.of(losses(model, entry, ROWS, values())[1])
     parts = measured(model, entry, [ROWS[:1]], ROWS[1:], values(batch=1, precision="bf16"))
     assert parts.generation == pytest.approx(whole.generation, rel=1e-5)
     assert parts.weight == pytest.approx(whole.weight, rel=1e-5)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
 from methods.onceedit.forward import hidden_at
-from methods.onceedit.rows import Row
+from methods.onceedit.rows import TrainingRow
 from methods.onceedit.weight_entry import append_entry, fit_entry, learn_entry, new_entry
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import hparams_with
@@ -102,8 +102,11 @@ def test_the_same_input_gives_the_same_bits():
 
 def test_learning_reads_last_prompt_positions_and_counts_negatives_as_an_epoch_would():
     model = tiny_model("llama", seed=3).model
-    edits = [[Row((1, 40, 41, 42), 3, 2, True)], [Row((1, 45, 46, 47), 2, None, True), Row((1, 45), None, 1, True)]]
-    negatives = [Row((1, 50 + n, 60 + n), None, 2, False) for n in range(7)]
+    edits = [
+        [TrainingRow((1, 40, 41, 42), 3, 2, True)],
+        [TrainingRow((1, 45, 46, 47), 2, None, True), TrainingRow((1, 45), None, 1, True)],
+    ]
+    negatives = [TrainingRow((1, 50 + n, 60 + n), None, 2, False) for n in range(7)]
     hparams = hparams_with(negatives=2, negative_weight=0.5, stop_bce=0.1, batch=3).model_dump()
     entry, expected = new_entry(model), new_entry(model)
     learn_entry(model, entry, edits, negatives, hparams)

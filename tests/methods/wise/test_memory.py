@@ -5,10 +5,9 @@ import torch
 
 from harness.models.edited import WeightEditedModel
 from harness.models.routed import RoutedModel
-from harness.models.weights import edited
-from methods.wise.assembling import assembled
-from methods.wise.memory import EasyEditMemories, Side, SideMemories, activation_of, memory_of, scores
-from methods.wise.merging import ties
+from harness.models.weights import Snapshot
+from methods.wise.memory import FaithfulMemories, SideMemories, SideMemory, activation_of, memory_of, scores
+from methods.wise.merging import assembled, ties
 from tests.helpers.tiny_edits import FACTS, UNRELATED, queries_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
 from tests.helpers.tiny_wise import LAYER, hparams_with
@@ -31,7 +30,7 @@ def change(seed=0, scale=1.0):
 
 
 def memories(*sides, act_ratio=1.0):
-    return SideMemories(torch.tanh, [Side(*side) for side in sides], act_ratio)
+    return SideMemories(torch.tanh, [SideMemory(*side) for side in sides], act_ratio)
 
 
 def test_a_score_is_the_mean_distance_of_activations_over_the_tokens_that_are_read(batch):
@@ -93,12 +92,20 @@ def test_in_easyedit_a_memory_must_be_more_active_than_the_one_in_training_even_
     quiet, loud = (change(1, 0.1), 0.0), (change(2, 1.0), 1e9)
 
     def route(kind):
-        return kind(torch.tanh, [Side(*quiet), Side(*loud)], 1.0).route(*batch).tolist()
+        return kind(torch.tanh, [SideMemory(*quiet), SideMemory(*loud)], 1.0).route(*batch).tolist()
 
     assert route(SideMemories) == [0, 0, 0]
-    assert route(EasyEditMemories) == [-1, -1, -1]
-    assert EasyEditMemories(torch.tanh, [Side(*loud), Side(*quiet)], 1.0).route(*batch).tolist() == [1, 1, 1]
-    assert EasyEditMemories(torch.tanh, [Side(loud[0], 0.0), Side(*quiet)], 1.0).route(*batch).tolist() == [0, 0, 0]
+    assert route(FaithfulMemories) == [-1, -1, -1]
+    assert FaithfulMemories(torch.tanh, [SideMemory(*loud), SideMemory(*quiet)], 1.0).route(*batch).tolist() == [
+        1,
+        1,
+        1,
+    ]
+    assert FaithfulMemories(torch.tanh, [SideMemory(loud[0], 0.0), SideMemory(*quiet)], 1.0).route(*batch).tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_in_easyedit_the_most_active_token_of_a_long_text_decides():
@@ -108,8 +115,8 @@ def test_in_easyedit_the_most_active_token_of_a_long_text_decides():
     outputs, read = torch.zeros(2, 101, D, dtype=torch.float64), torch.ones(2, 101, dtype=torch.bool)
     read[1, 100] = False
     score = (torch.tanh(change() @ inputs[0, 0])).norm().item()
-    side = Side(change(), 0.9 * score)
-    assert EasyEditMemories(torch.tanh, [side], 1.0).route(inputs, outputs, read).tolist() == [0, -1]
+    side = SideMemory(change(), 0.9 * score)
+    assert FaithfulMemories(torch.tanh, [side], 1.0).route(inputs, outputs, read).tolist() == [0, -1]
     assert SideMemories(torch.tanh, [side], 1.0).route(inputs, outputs, read).tolist() == [-1, -1]
 
 
@@ -120,7 +127,7 @@ def test_in_easyedit_a_side_memory_has_no_bias(implementation):
     linear = model.module(model.layout.value_matrix, LAYER)
     with torch.no_grad():
         linear.bias.fill_(1.0)
-    side = Side(torch.zeros_like(linear.weight), 0.0)
+    side = SideMemory(torch.zeros_like(linear.weight), 0.0)
     hparams = hparams_with(implementation=implementation, parallel=1, save_freq=2, merge_freq=4, act_ratio=1e-9)
     memory = memory_of(model, [side], 1, hparams)
     inputs = torch.randn(1, 3, linear.in_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -131,7 +138,7 @@ def test_in_easyedit_a_side_memory_has_no_bias(implementation):
 
 def test_in_easyedit_there_is_always_a_side_memory_in_training():
     model = three_layers("llama")
-    side = Side(torch.zeros_like(model.value_matrix(LAYER)[1]), 0.0)
+    side = SideMemory(torch.zeros_like(model.value_matrix(LAYER)[1]), 0.0)
     kinds = {
         edits: memory_of(model, [side], edits, hparams_with(implementation="faithful-easyedit", parallel=1))
         for edits in (1, 2)
@@ -149,14 +156,15 @@ def test_a_routed_model_is_the_model_with_the_side_memory_in_place_of_its_matrix
     side = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plain = WeightEditedModel(model)
     before = plain.teacher_forced(queries), plain.generate(queries)
-    with edited(model.model, [name]):
-        with torch.no_grad():
-            weight.add_(side)
-        expected = plain.teacher_forced(queries), plain.generate(queries)
+    snapshot = Snapshot(model.model, [name])
+    with torch.no_grad():
+        weight.add_(side)
+    expected = plain.teacher_forced(queries), plain.generate(queries)
+    snapshot.restore()
     assert expected != before
 
     def routed(threshold):
-        memory = SideMemories(activation_of(model, LAYER), [Side(side, threshold)], 0.88)
+        memory = SideMemories(activation_of(model, LAYER), [SideMemory(side, threshold)], 0.88)
         return RoutedModel(model, LAYER, memory)
 
     always, never = routed(0.0), routed(float("inf"))
@@ -209,7 +217,7 @@ def test_ties_keeps_the_share_of_each_change_that_it_is_told_to():
 
 
 def sides_of(count):
-    return [Side(torch.full((1, 1), float(10**number)), 10.0 - number) for number in range(count)]
+    return [SideMemory(torch.full((1, 1), float(10**number)), 10.0 - number) for number in range(count)]
 
 
 def thresholds(sides):
@@ -225,7 +233,7 @@ def test_shards_are_merged_in_groups_and_others_stand_beside_them():
 
 
 def test_shards_that_wait_for_a_merge_are_not_trimmed():
-    waiting = Side(torch.arange(1.0, 9.0).reshape(2, 4), 1.0)
+    waiting = SideMemory(torch.arange(1.0, 9.0).reshape(2, 4), 1.0)
     (found,) = assembled([waiting], 2, hparams_with(save_freq=2, merge_freq=4))
     assert torch.equal(found.change_DK, waiting.change_DK)
 

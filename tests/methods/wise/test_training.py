@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.models.weights import weight_hash
 from harness.tokens import joint_query
 from methods.wise import training
-from methods.wise.layout import Layout
+from methods.wise.layout import LessonLayout
 from methods.wise.training import Objective, learn, learn_lessons
 from tests.helpers.tiny_edits import three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
@@ -143,7 +143,7 @@ def test_the_objective_is_that_of_written_out_weights(architecture, changes):
     sides = 0.3 * torch.randn(2, *weight.shape, generator=generator, dtype=torch.float64)
     sides.requires_grad_()
     groups = [lessons] if hparams.implementation == "corrected" else [lessons[:1], lessons[1:]]
-    layouts = [Layout.of(model, group, hparams) for group in groups]
+    layouts = [LessonLayout.of(model, group, hparams) for group in groups]
     found = [
         Objective(model, layout, hparams)(part)
         for layout, part in zip(layouts, sides.split(2 // len(groups)), strict=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.models.weights import weight_hash
-from methods.common.matrices import ValueMatrices
+from methods.common.closed_form import ValueMatrices
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 

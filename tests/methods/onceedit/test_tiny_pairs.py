@@ -1,4 +1,4 @@
-"""The three pairs of the zoo: two thousand decoded tokens, each proved, each compared with the whole distribution."""
+"""The three pairs of tiny models: two thousand decoded tokens, each proved, each compared with the whole distribution."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods.common.lowrank import LowRank, fast_weights
+from methods.mend.lowrank import LowRank, fast_weights
 
 B, T, R, K, D = 3, 5, 4, 6, 7
 

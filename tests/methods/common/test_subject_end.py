@@ -5,7 +5,7 @@ import pytest
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.tokens import joint_query
-from methods.common.locate import subject_end
+from methods.common.rewrites import subject_end
 from tests.helpers.real_tokenizers import NAMES, real_tokenizer
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_tokenizer
 
