@@ -44,7 +44,7 @@ def launch(made):
     launch.ask("only", [("00001-cells", [f"cells/{running.folder}", f"cells/{waiting.folder}"])])
     launch.taken({"001-00001-cells": "7_0"})
     now = "2026-01-01T00:00:00+00:00"
-    beat = {"unit": "001-00001-cells", "host": "node5", "pid": 1, "job": "7_0", "started": now, "updated": now}
+    beat = {"batch": "001-00001-cells", "host": "node5", "pid": 1, "job": "7_0", "started": now, "updated": now}
     beat |= {"done": 0, "total": 2, "place": f"cells/{running.folder}", "title": "", "since": now}
     write_json(launch.progress("001-00001-cells"), beat | {"step": "evaluating", "steps_done": 3, "steps_total": 9})
     (launch.submitit / "7_0_0_log.err").write_text("a job that runs\n")
