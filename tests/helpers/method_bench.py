@@ -1,17 +1,14 @@
 """Every method on two-layer checkpoints, through the harness's own context: for the tests of what all methods must do."""
 
 import torch
-from rich.console import Console
 
 from harness import registry
 from harness.evaluation.probes import probe_queries
 from harness.models.catalogue import reference
 from harness.models.weights import weight_hash
-from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
-from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import hparams
+from tests.helpers.artifacts import build, quiet_context
 from tests.helpers.small_suites import records
 
 OPTIONS = {
@@ -67,18 +64,15 @@ class Bench:
 
     def __init__(self, folder, store, method, architecture):
         torch.set_num_threads(1)
-        cache = ArtifactCache(Store(store))
         values = hparams.resolve(method, f"tiny/{architecture}", OPTIONS[method]).values
         cls = registry.find_method(method)
         self.editor = cls(cls.Hparams.model_validate(values))
-        self.context = RunContext(cache, "cpu", ProgressBars(Console(quiet=True)))
+        self.context = quiet_context(Store(store))
         data_ref = records(folder / "records")
         self.ref = reference(f"small-{architecture}")
         needed = self.editor.artifacts(self.ref, data_ref, 0)
-        for spec in {need.key: need for root in needed.values() for need in root.closure()}.values():
-            if not cache.is_built(spec):
-                cache.build(spec, self.context, self.context.restart(0))
-        self.artifacts = {role: cache.folder(spec) for role, spec in needed.items()}
+        build(Store(store), self.context, needed.values())
+        self.artifacts = {role: self.context.artifact(spec) for role, spec in needed.items()}
         self.data = self.context.load_data(data_ref)
         self.model = self.context.load_model(self.ref)
         self.requests = [record.request() for record in self.data.edits]

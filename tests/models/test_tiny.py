@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from rich.console import Console
 
 from harness.data.load import load, resolve
 from harness.models.catalogue import reference
@@ -14,11 +13,9 @@ from harness.models.tiny import recipe
 from harness.models.tiny.corpus import Fact, verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.models.tiny.training import Row, encode, shaped_masks
-from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
-from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.tokens import joint_query
+from tests.helpers.artifacts import build, quiet_context
 
 KINDS = ("metaspace", "bytes")
 HIDDEN = torch.finfo(torch.float32).min
@@ -142,13 +139,14 @@ class Trained:
 def trained(request, tmp_path_factory):
     """A model of the zoo on few records, in half the steps of a real one."""
     torch.set_num_threads(1)
-    cache = ArtifactCache(Store(tmp_path_factory.mktemp("store")))
-    context = RunContext(cache, "cpu", ProgressBars(Console(quiet=True)))
+    store = Store(tmp_path_factory.mktemp("store"))
+    context = quiet_context(store)
     ref = reference(request.param, corpus=resolve("counterfact", "synthetic", 20, train=0, strip_distractor=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "TRAINING", {**recipe.TRAINING, "steps": 240})
         spec = recipe.artifact(ref)
-        folder = cache.build(spec, context, context.restart(0))
+        build(store, context, [spec])
+        folder = context.artifact(spec)
         model = context.load_model(ref)
     data = context.load_data(ref.corpus)
     report = json.loads((folder / "training.json").read_text())

@@ -7,18 +7,16 @@ import time
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from harness.models.weights import FILE
+from harness.plan.job import job_of
 from harness.plan.plan import Plan
-from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
 from harness.run.runner import Runner
-from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout, process
+from tests.helpers.artifacts import build, quiet_context
 from tests.helpers.small_suites import write_home, write_suite
 
 pytestmark = pytest.mark.easyedit
@@ -43,10 +41,10 @@ class Bench:
         suite = write_suite(home / "both.yaml", models=models, methods=methods, keep_weights=True, **changes)
         self.plan = Plan(load_suite(suite), Store(store))
         assert self.plan.missing() == []
-        bars = ProgressBars(Console(quiet=True))
-        self.runner = Runner(self.plan.store, RunContext(ArtifactCache(self.plan.store), "cpu", bars))
+        context = quiet_context(self.plan.store)
+        self.runner = Runner(self.plan.store, context)
         for spec, seed in self.plan.artifacts(self.plan.runnable):
-            assert self.runner.build(spec, seed).reason is None
+            build(self.plan.store, context, [spec], seed)
         self.cells = {cell.label: cell for cell in self.plan.runnable}
 
     def folder(self, label):
@@ -59,7 +57,7 @@ class Bench:
 def test_a_cell_of_easyedit_gives_what_ours_gives_and_says_where_it_comes_from(home, tmp_path, schedule):
     bench = Bench(home, tmp_path, schedule=schedule)
     for cell in bench.cells.values():
-        assert bench.runner.run(cell).reason is None
+        assert bench.runner.run(job_of(cell, cell.seed, "cpu")).reason is None
     ours, theirs = (load_file(bench.folder(label).path / FILE) for label in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -89,7 +87,7 @@ def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, 
     monkeypatch.setattr(process.Worker, "call", killed)
     start = time.monotonic()
     cell = bench.cells["theirs"]
-    reason = bench.runner.run(cell).reason
+    reason = bench.runner.run(job_of(cell, cell.seed, "cpu")).reason
     assert reason.startswith("WorkerError: the process of EasyEdit was killed by SIGKILL in 'apply'")
     assert "\n" not in reason
     assert time.monotonic() - start < 120

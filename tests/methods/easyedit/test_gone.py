@@ -3,16 +3,14 @@
 import shutil
 
 import pytest
-from rich.console import Console
 
+from harness.plan.job import job_of
 from harness.plan.plan import Plan
-from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
 from harness.run.runner import Runner
-from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout
+from tests.helpers.artifacts import build, quiet_context
 from tests.helpers.fake_checkout import pinned, write_checkout
 from tests.helpers.small_suites import write_home, write_suite
 
@@ -51,12 +49,12 @@ def change(source):
 def test_a_checkout_that_is_not_the_planned_one_any_more_fails_the_cell_in_one_line(plan, source, happens):
     """Its name says which code has made a cell, so that no other may."""
     (cell,) = plan.runnable
-    runner = Runner(plan.store, RunContext(ArtifactCache(plan.store), "cpu", ProgressBars(Console(quiet=True))))
+    context = quiet_context(plan.store)
     for spec, seed in plan.artifacts([cell]):
-        assert runner.build(spec, seed).reason is None
+        build(plan.store, context, [spec], seed)
     folder = cell.folder
     happens(source)
-    reason = runner.run(cell).reason
+    reason = Runner(plan.store, context).run(job_of(cell, cell.seed, "cpu")).reason
     assert "is not what this process began with" in reason
     assert "\n" not in reason
     assert plan.store.cell(folder).failure == reason

@@ -4,19 +4,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from rich.console import Console
 
 from harness.data.load import load, resolve
 from harness.models.catalogue import reference
-from harness.run.context import RunContext
-from harness.run.progress import ProgressBars
-from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import hparams
 from harness.tokens import Query, joint_query
 from methods.onceedit import OnceEdit, OnceEditHparams
 from methods.onceedit.certify import TIE
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
+from tests.helpers.artifacts import build, quiet_context
 
 STEPS = 12
 MODELS = ("tiny/llama", "tiny/mistral", "tiny/gptj")
@@ -46,26 +43,22 @@ class Comparing:
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory):
-    return RunContext(
-        ArtifactCache(Store(tmp_path_factory.mktemp("trained"))), "cpu", ProgressBars(Console(quiet=True))
-    )
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["plain", "deepen"])
-def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_search(context, rule, capsys):
+def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_search(store, rule, capsys):
     data_ref = resolve("counterfact", "synthetic", 24, train=60, unrelated=20, strip_distractor=True)
     data = load(data_ref)
     values = hparams.resolve("onceedit", "tiny/llama", {"relative": rule}).values
     editor = OnceEdit(OnceEditHparams.model_validate(values))
-    total = Counter()
+    total, context = Counter(), quiet_context(store)
     for name in MODELS:
         ref = reference(name, corpus=data_ref)
         needed = editor.artifacts(ref, data_ref, 0)
-        for spec in (spec for root in needed.values() for spec in root.closure()):
-            if not context._artifacts.is_built(spec):
-                context._artifacts.build(spec, context, context.restart(0))
+        build(store, context, needed.values())
         model = context.load_model(ref)
         folders = {role: context.artifact(spec) for role, spec in needed.items()}
         pair = editor.edit(model, [record.request() for record in data.edits], folders, context)
