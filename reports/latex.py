@@ -32,6 +32,8 @@ _SPECIAL = {
     "†": r"\textdagger{}",
     "→": r"$\rightarrow$",
     "…": r"\dots{}",
+    "Δ": r"$\Delta$",
+    "λ": r"$\lambda$",
     "’": "'",
 }
 

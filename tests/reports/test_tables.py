@@ -323,6 +323,7 @@ def test_special_characters_are_escaped():
     assert escape("50 % of a_b & {c} \\ ~ ^ → 中") == (
         r"50 \% of a\_b \& \{c\} \textbackslash{} \textasciitilde{} \textasciicircum{} $\rightarrow$ U+4E2D"
     )
+    assert escape("Δw, λ ± 1") == r"$\Delta$w, $\lambda$ $\pm$ 1"
     assert escape("a\tb \x1b[31m é") == "a b U+001B[31m é"
 
 
