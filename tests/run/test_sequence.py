@@ -76,7 +76,7 @@ class Written(WeightEditedModel):
     """What a notebook makes of a model."""
 
     def __init__(self, model, notes, noise, generator):
-        super().__init__(model, figures={"notes": float(len(notes)), "noise": float(noise.sum())})
+        super().__init__(model, diagnostics={"notes": float(len(notes)), "noise": float(noise.sum())})
         self.notes, self.noise, self.generator = dict(map(tuple, notes)), noise, generator
 
     def teacher_forced(self, queries):
@@ -107,10 +107,15 @@ def _models(folder):
     return [{"name": "tiny/llama", "weights": "pretrained", "path": str(folder / "llama")}]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _notebook():
+    registry.methods.add("notebook", Notebook, __name__)
+    yield
+    registry.methods.discard("notebook")
+
+
 @pytest.fixture(autouse=True)
-def _notebook(monkeypatch):
-    registry.methods.all()  # loaded first
-    monkeypatch.setitem(registry.methods._items, "notebook", Notebook)
+def _no_calls():
     Notebook.calls.clear()
 
 
@@ -168,11 +173,8 @@ def process(home, built, tmp_path):
 def uninterrupted(home, built, tmp_path_factory):
     store = tmp_path_factory.mktemp("whole") / "store"
     shutil.copytree(built, store)
-    with pytest.MonkeyPatch.context() as patch:
-        registry.methods.all()  # loaded first
-        patch.setitem(registry.methods._items, "notebook", Notebook)
-        bench = Bench(home, store)
-        return {label: (bench.run(label), bench.bytes(label))[1] for label in ("none", "ft-l", "notebook")}
+    bench = Bench(home, store)
+    return {label: (bench.run(label), bench.bytes(label))[1] for label in ("none", "ft-l", "notebook")}
 
 
 class Killed(BaseException):
@@ -206,10 +208,10 @@ def test_a_sequence_of_a_weight_method_is_its_edit_again_and_again_on_the_model_
     model, data = bench.context.load_model(cell.model), bench.context.load_data(cell.data)
     requests = [record.request() for record in data.edits]
     by_hand = []
-    edits = [cell.editor().edit(model, requests[a:b], {}, bench.context) for a, b in BLOCKS[:1]]
+    edits = [cell.instance().edit(model, requests[a:b], {}, bench.context) for a, b in BLOCKS[:1]]
     by_hand.append(weight_hash(model.model))
     for start, end in BLOCKS[1:]:
-        edits.append(cell.editor().edit(model, requests[start:end], {}, bench.context))
+        edits.append(cell.instance().edit(model, requests[start:end], {}, bench.context))
         by_hand.append(weight_hash(model.model))
     for edited in reversed(edits):
         edited.revert()
@@ -256,7 +258,7 @@ def test_the_scores_of_a_point_are_those_of_the_model_after_so_many_edits(proces
     path = bench.run("ft-l").path
     model, data = bench.context.load_model(cell.model), bench.context.load_data(cell.data_at(3))
     requests = [record.request() for record in data.edits]
-    with Chain(cell.editor(), model, {}, bench.context) as chain:
+    with Chain(cell.instance(), model, {}, bench.context) as chain:
         chain.go_on(requests[:2])
         chain.go_on(requests[2:])
         unedited = UneditedOutputs.load(ArtifactCache(bench.store).folder(cell.unedited_outputs(3)))
