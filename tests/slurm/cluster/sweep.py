@@ -100,12 +100,12 @@ class Sweep:
             finally:
                 process.kill()
 
-    def run(self, launch: str | None = None, limit_s: float = 120) -> int:
+    def run(self, launch: str | None = None, limit_s: float = 300) -> int:
         """`harness run` to its end; its exit code."""
         with self.driven(launch) as process:
             return self.finish(process, limit_s)
 
-    def finish(self, driver: subprocess.Popen[str], limit_s: float = 120) -> int:
+    def finish(self, driver: subprocess.Popen[str], limit_s: float = 300) -> int:
         """Wait for a driver to end; its exit code."""
         self.until(lambda: driver.poll() is not None, limit_s)
         return driver.returncode
@@ -118,11 +118,11 @@ class Sweep:
         """Each time that it went on after its pause."""
         return self._marks(number, "ended")
 
-    def until_begun(self, *numbers: int, times: int = 1, limit_s: float = 120) -> None:
+    def until_begun(self, *numbers: int, times: int = 1, limit_s: float = 300) -> None:
         """Wait for cells to be in their edits, for the first time or once more."""
         self.until(lambda: all(len(self.begun(number)) >= times for number in numbers), limit_s)
 
-    def until(self, condition: Callable[[], object], limit_s: float = 120) -> None:
+    def until(self, condition: Callable[[], object], limit_s: float = 300) -> None:
         """Wait for something to be so."""
         start = time.monotonic()
         while not condition():
