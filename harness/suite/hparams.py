@@ -1,24 +1,27 @@
 """Hyper-parameters of a method on a model: from a file in which every value names its source, and from the suite.
 
-For method `m` and model `tiny/llama` the first of these that exists is read from `methods/hparams/m/`:
-`tiny_llama.yaml`, `tiny.yaml` (models of the zoo only), `default.yaml`. Without any, the class of the method must have a
-default for every value.
+The files of a method are in `hparams/<method>/`, in the top-level package that the method's class comes from or next to the
+single file that defines it. For the model `tiny/llama` the first of these that exists is read: `tiny_llama.yaml`, `tiny.yaml`
+(the family: what is in front of the slash), `default.yaml`. Without any, the class of the method must have a default for every
+value.
 """
 
+import inspect
 import json
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import methods
 from harness import registry
 from harness.errors import UserError, did_you_mean
 from harness.yaml_source import Located, complaint, read_chain, validate
 
-FOLDER = Path(methods.__file__).parent / "hparams"
+if TYPE_CHECKING:
+    from harness.api import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,63 +46,77 @@ def resolve(
     where: Mapping[str, str] | None = None,
     at: str = "",
     neighbours: Collection[str] = (),
-    backend: str = "native",
-    folder: Path = FOLDER,
+    backend: str = registry.NATIVE,
+    folder: Path | None = None,
 ) -> ResolvedHparams:
     """Lay defaults of the class, file, what the backend has instead, variant and overrides over each other, in this order.
 
     Args:
-        method, model: names; a method that is planned but not built is checked against its file only, if it has one.
+        method, model: names.
         overrides: values of the suite.
         variant: a named set of values of the file.
         where: `file:line` of each override, for messages and sources.
         at: `file:line` of the entry of the suite, for messages about all else.
-        neighbours: words beside which options are written, one of which a misspelt option may have meant.
-        backend: whose implementation they are for; all have the files of our own.
-        folder: the parent of the methods' folders.
+        neighbours: words next to which options are written, one of which a misspelt option may have meant.
+        backend: whose implementation of the method they are for.
+        folder: of the method's files, if not `folder_of` its class.
 
     Raises:
-        UserError: for an unknown key, variant or type, or a value that is missing, with its place.
+        UserError: for an unknown method, key, variant or type, or a value that is missing, with its place.
     """
     where = where or {}
     here = f"{at}: " if at else ""
-    path = find_file(method, model, folder)
+    cls = registry.find_method(method, backend)
+    folder = folder or folder_of(cls)
+    path = find_file(folder, model)
     file = _read(path) if path else _File({}, {})
     if variant is not None and variant not in file.variants:
         guess = did_you_mean(variant, set(file.variants))
-        there = f"{path} has: {', '.join(file.variants) or 'none'}" if path else f"no file for {model}"
+        there = f"{_shown(path)} has: {', '.join(file.variants) or 'none'}" if path else f"no file for {model}"
         raise UserError(f"{here}method '{method}' has no variant '{variant}'{guess}; {there}")
-    cls = registry.implementations(backend).all().get(method)
-    given = {
-        key: _Named(value, f"backend {backend}", f"backend {backend}")
-        for key, value in (cls.preset if cls else {}).items()
-    }
+    given = {key: _Named(value, f"backend {backend}", f"backend {backend}") for key, value in cls.preset.items()}
     named = {**file.values, **given, **(file.variants[variant] if variant is not None else {})}
     places = {key: value.where for key, value in named.items()} | dict(where)
     values = {key: value.value for key, value in named.items()} | dict(overrides)
     sources = {key: value.source for key, value in named.items()}
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
 
-    known = set(cls.Hparams.model_fields) if cls else set(named)
+    known = set(cls.Hparams.model_fields)
     for key in values:
-        if key not in known and (cls or named):
+        if key not in known:
             owner = f"method '{method}'" if known else f"method '{method}', which has none"
             guess = did_you_mean(key, {*known, *neighbours})
             raise UserError(f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}")
-    if cls is None:
-        return ResolvedHparams(values, sources)
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
-        raise UserError(_complaint(error, places, here, method, model)) from None
+        missing_in = _shown(folder / _file_names(model)[0])
+        raise UserError(_complaint(error, places, here, method, model, missing_in)) from None
     return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked})
 
 
-def find_file(method: str, model: str, folder: Path = FOLDER) -> Path | None:
-    """The most specific file for a method on a model, or None."""
-    names = [model.replace("/", "_"), *([model.partition("/")[0]] if "/" in model else []), "default"]
-    candidates = [folder / method / f"{name}.yaml" for name in names]
-    return next((path for path in candidates if path.is_file()), None)
+def folder_of(method: "type[Method]") -> Path:
+    """Where the files of a method are, whether there are any or not."""
+    package = sys.modules.get(method.__module__.partition(".")[0])
+    paths = list(getattr(package, "__path__", []))  # of a single file, a plug-in, there are none
+    home = Path(paths[0]) if paths else Path(inspect.getfile(method)).parent
+    return home / "hparams" / method.spec.name
+
+
+def find_file(folder: Path, model: str) -> Path | None:
+    """The most specific of a method's files for a model, or None."""
+    return next((path for name in _file_names(model) if (path := folder / name).is_file()), None)
+
+
+def _file_names(model: str) -> list[str]:
+    """Names of the files that may have the values for a model, the most specific first."""
+    family = [model.partition("/")[0]] if "/" in model else []
+    return [f"{name}.yaml" for name in (model.replace("/", "_"), *family, "default")]
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be copied from a message."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class _Value(BaseModel):
@@ -149,12 +166,13 @@ def _values(entries: Mapping[str, Located]) -> dict[str, _Named]:
     return named
 
 
-def _complaint(error: ValidationError, places: Mapping[str, str], here: str, method: str, model: str) -> str:
+def _complaint(
+    error: ValidationError, places: Mapping[str, str], here: str, method: str, model: str, missing_in: Path
+) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
-        file = f"methods/hparams/{method}/{model.replace('/', '_')}.yaml"
-        return f"{here}method '{method}' has no value of '{key}' for {model}: write {file}"
+        return f"{here}method '{method}' has no value of '{key}' for {model}: write {missing_in}"
     return f"{_prefix(places, key, here)}{key or method}: {complaint(first)}"
 
 

@@ -517,7 +517,7 @@ def test_there_is_no_faithful_form_of_the_other_objective():
         ft_l(implementation="faithful-easyedit", objective="target_new")
 
 
-FILES = sorted(path.stem for path in (hparams.FOLDER / "ft-l").glob("*.yaml"))
+FILES = sorted(path.stem for path in hparams.folder_of(FtL).glob("*.yaml"))
 VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedit", "ft-m")
 
 

@@ -1,7 +1,10 @@
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
+import methods
 from harness import registry
 from harness.errors import UserError
 from harness.suite import hparams
@@ -22,19 +25,77 @@ loss_stop: {value: 0.01, source: "book"}
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    (tmp_path / "ft-l").mkdir()
-    (tmp_path / "ft-l/default.yaml").write_text(FULL)
+    (tmp_path / "default.yaml").write_text(FULL)
     return tmp_path
 
 
 def test_the_most_specific_file_is_read(folder):
-    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "default.yaml"
-    (folder / "ft-l/tiny.yaml").write_text(FULL)
-    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "tiny.yaml"
-    assert hparams.find_file("ft-l", "llama2-7b", folder).name == "default.yaml"
-    (folder / "ft-l/tiny_llama.yaml").write_text(FULL)
-    assert hparams.find_file("ft-l", "tiny/llama", folder).name == "tiny_llama.yaml"
-    assert hparams.find_file("none", "tiny/llama", folder) is None
+    assert hparams.find_file(folder, "tiny/llama").name == "default.yaml"
+    (folder / "tiny.yaml").write_text(FULL)
+    assert hparams.find_file(folder, "tiny/llama").name == "tiny.yaml"
+    assert hparams.find_file(folder, "llama2-7b").name == "default.yaml"
+    (folder / "tiny_llama.yaml").write_text(FULL)
+    assert hparams.find_file(folder, "tiny/llama").name == "tiny_llama.yaml"
+    assert hparams.find_file(folder / "empty", "tiny/llama") is None
+
+
+def test_the_files_of_every_implementation_are_in_the_package_of_its_class():
+    home = Path(methods.__file__).parent / "hparams"
+    for backend in (registry.NATIVE, "easyedit"):
+        for name, method in registry.implementations(backend).all().items():
+            assert hparams.folder_of(method) == home / name
+
+
+PLUGIN = """\
+from harness.api import Hparams, Method
+from harness.registry import register
+
+
+class SimpleHparams(Hparams):
+    layer: int
+
+
+@register("simple", title="Simple", family="weights", version=1)
+class Simple(Method):
+    Hparams = SimpleHparams
+
+    def edit(self, model, requests, artifacts, context):
+        raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize("file", ["plugged.py", "plugged/methods/simple.py"])
+def test_a_plugin_has_its_files_next_to_its_file_or_in_its_package(tmp_path, monkeypatch, file):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(PLUGIN)
+    home = tmp_path if file == "plugged.py" else tmp_path / "plugged"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = file.removesuffix(".py").replace("/", ".")
+    wanted = home / "hparams/simple/llama2-7b.yaml"
+    try:
+        importlib.import_module(name)
+        with pytest.raises(UserError) as caught:
+            hparams.resolve("simple", "llama2-7b", {}, at="s.yaml:2")
+        assert str(caught.value) == f"s.yaml:2: method 'simple' has no value of 'layer' for llama2-7b: write {wanted}"
+        wanted.parent.mkdir(parents=True)
+        wanted.write_text("layer: {value: 3, source: book}\n")
+        assert hparams.resolve("simple", "llama2-7b", {}).values == {"layer": 3}
+    finally:
+        registry.methods.discard("simple")
+        for module in [module for module in sys.modules if module.partition(".")[0] == "plugged"]:
+            del sys.modules[module]
+
+
+def test_a_path_in_a_message_is_as_short_as_it_can_be_copied(folder, monkeypatch):
+    (folder / "default.yaml").write_text(FULL.split("\n", 1)[1])
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UserError, match=rf": write {folder.name}/tiny_llama\.yaml"):
+        hparams.resolve("ft-l", "tiny/llama", {}, folder=folder)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"unknown method 'romme' \(did you mean 'rome'\?\)"):
+        hparams.resolve("romme", "llama2-7b", {})
 
 
 def test_overrides_go_above_the_file_and_say_so(folder):
@@ -45,19 +106,17 @@ def test_overrides_go_above_the_file_and_say_so(folder):
 
 
 def test_a_variant_lies_between_file_and_overrides_and_variants_of_a_base_are_extended(folder):
-    (folder / "ft-l/default.yaml").write_text(
+    (folder / "default.yaml").write_text(
         FULL + "variants:\n  v: {lr: {value: 1.0, source: a}, steps: {value: 7, source: a}}\n"
     )
-    (folder / "ft-l/llama2-7b.yaml").write_text(
-        "extends: default.yaml\nvariants:\n  v: {lr: {value: 2.0, source: b}}\n"
-    )
+    (folder / "llama2-7b.yaml").write_text("extends: default.yaml\nvariants:\n  v: {lr: {value: 2.0, source: b}}\n")
     resolved = hparams.resolve("ft-l", "llama2-7b", {"steps": 8}, variant="v", folder=folder)
     assert (resolved.values["lr"], resolved.values["steps"]) == (2.0, 8)
     assert resolved.sources["lr"] == "b"
 
 
 def test_a_value_never_inherits_the_source_of_another(folder):
-    (folder / "ft-l/llama2-7b.yaml").write_text("extends: default.yaml\nlr: {value: 2.0}\n")
+    (folder / "llama2-7b.yaml").write_text("extends: default.yaml\nlr: {value: 2.0}\n")
     with pytest.raises(UserError, match=r"llama2-7b\.yaml:2: the key 'source' is missing"):
         hparams.resolve("ft-l", "llama2-7b", {}, folder=folder)
 
@@ -78,28 +137,28 @@ def test_a_value_never_inherits_the_source_of_another(folder):
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_its_place(folder, text, message):
-    (folder / "ft-l/default.yaml").write_text(text)
+    (folder / "default.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         hparams.resolve("ft-l", "tiny/llama", {}, at="s.yaml:2", folder=folder)
     assert message in str(caught.value)
 
 
-def test_a_method_without_a_file_has_no_variants(folder):
+def test_a_method_without_a_file_has_no_variants():
     with pytest.raises(UserError, match=r"s\.yaml:2: method 'none' has no variant 'v'; no file for llama2-7b"):
-        hparams.resolve("none", "llama2-7b", {}, variant="v", at="s.yaml:2", folder=folder)
+        hparams.resolve("none", "llama2-7b", {}, variant="v", at="s.yaml:2")
 
 
-def test_a_file_that_is_missing_leaves_the_defaults_of_the_class(folder):
-    assert hparams.resolve("none", "llama2-7b", {}, folder=folder).values == {}
+def test_a_file_that_is_missing_leaves_the_defaults_of_the_class():
+    assert hparams.resolve("none", "llama2-7b", {}).values == {}
 
 
-@pytest.mark.parametrize(
-    "file", sorted(hparams.FOLDER.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
-)
+SHIPPED = sorted((Path(methods.__file__).parent / "hparams").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_shipped_file_and_variant_is_complete_and_accepted(file):
-    model = "tiny/llama" if file.stem == "trained" else file.stem
-    method = file.parent.name
-    assert method in registry.methods.all()
+    model, method = file.stem, file.parent.name
+    assert method in registry.methods
     variants = {name for document in read_chain(file) for name in document.plain().get("variants", {})}
     for variant in (None, *variants):
         resolved = hparams.resolve(method, model, {}, variant=variant)
