@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.plan.job import place_of
-from harness.run.heartbeat import JOB, Beat, Heartbeat
+from harness.run.heartbeat import Beat, Heartbeat
 from harness.run.jobs import Batch, run_batch
+from harness.store.provenance import JOB
 from harness.store.store import Store
 
 if TYPE_CHECKING:

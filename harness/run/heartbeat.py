@@ -18,9 +18,8 @@ from harness.files import write_json
 from harness.plan.job import Job
 from harness.run.jobs import Batch
 from harness.run.outcome import Outcome
+from harness.store.provenance import JOB
 
-JOB = "HARNESS_JOB"
-"""Environment variable: the scheduler's id of the job that this process belongs to. A launcher's own entry point sets it."""
 INTERVAL_S = 1.0
 """The file is written at most so often while jobs run."""
 IDLE_S = 30.0

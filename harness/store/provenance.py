@@ -13,6 +13,8 @@ from pathlib import Path
 from harness import registry
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
+JOB = "HARNESS_JOB"
+"""Environment variable: the scheduler's id of the job that this process belongs to. A launcher's own entry point sets it."""
 
 
 @cache
@@ -26,7 +28,7 @@ def environment() -> dict[str, object]:
         "packages": {name: _version(name) for name in PACKAGES},
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "job": os.environ.get("HARNESS_JOB", ""),
+        "job": os.environ.get(JOB, ""),
         "plugins": registry.plugin_names(),
     }
 
