@@ -42,7 +42,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed):
         (["--version"], ["harness 0."]),
         (["list", "suites"], ["main_table", "site-packages"]),
         (["list", "profiles"], ["local", "a100"]),
-        (["plan", "main_table", "--scale", "mini"], ["48 cells, 48 can run here"]),
+        (["plan", "main_table", "--scale", "mini"], ["54 cells, 54 can run here"]),
         (["plan", "sequential", "--scale", "mini"], ["can run here"]),
     ],
 )
