@@ -416,7 +416,9 @@ def explain(cell: CellArgument, store: StoreOption = Path("results")) -> int:
 
 @app.command("list")
 def list_(
-    kind: Annotated[inventory.Kind, typer.Argument(metavar="KIND", help="|".join(get_args(inventory.Kind)))],
+    kind: Annotated[
+        inventory.Kind, typer.Argument(metavar="KIND", show_choices=False, help=", ".join(get_args(inventory.Kind)))
+    ],
     plugin: PluginOption = None,
 ) -> int:
     """List what a suite or the command line can name."""

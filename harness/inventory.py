@@ -15,7 +15,8 @@ from harness.api import Finding
 from harness.errors import UserError
 
 Kind = Literal[
-    "methods", "models", "datasets", "formats", "protocols", "tables", "figures", "suites", "scales", "profiles", "backends"
+    "methods", "models", "datasets", "formats", "protocols", "tables", "figures", "suites", "scales", "profiles", "launchers",
+    "backends",
 ]  # fmt: skip
 Rows = Iterator[tuple[str, ...]]
 YES = "yes"
@@ -153,5 +154,6 @@ LISTINGS: dict[Kind, tuple[tuple[str, ...], Callable[[], Rows]]] = {
     "suites": (("suite", "description", "file"), _suites),
     "scales": (("scale", "description", "file"), _scales),
     "profiles": (("profile", "where", "usable here"), _profiles),
+    "launchers": (("launcher", "what it does"), _described(registry.launchers)),
     "backends": (("backend", "whose code", "usable here"), _backends),
 }

@@ -403,10 +403,10 @@ def test_explain_prints_where_a_number_comes_from(finished):
         ("formats", "knowedit"),
         ("protocols", "generation"),
         ("tables", "main"),
-        ("figures", "curves"),
         ("suites", "main_table"),
         ("scales", "mini"),
         ("profiles", "local"),
+        ("launchers", "local"),
         ("backends", "easyedit"),
     ],
 )
