@@ -86,7 +86,7 @@ class BatchEntry:
         def heed(signum: int, frame: FrameType | None) -> None:
             ends = time.monotonic() - start >= self.limit_s - self.warned_s - EARLY_S
             if (ends or restarts() >= IDLE_RESTARTS) and not self._has_moved(batch, unsettled):
-                _say("warned of the end; there is nothing that another job could go on from")
+                _say("warned of the end; there is nothing that another job could continue from")
                 return
             try:
                 requeue(signum, frame)

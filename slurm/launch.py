@@ -32,7 +32,7 @@ class Ending:
     """How a SLURM job ended, as far as it matters for the jobs of its batch that are not settled.
 
     Attributes:
-        state: none of those that may still go on.
+        state: none of those in which it may still run.
         words: the same for people, with node and time.
         has_begun: whether it reached any job of its batch, after the profile's setup and the start of Python.
         place: of the job that was running then; empty between jobs.
@@ -154,15 +154,15 @@ class Launch:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody is to go on with it."""
+        """Whether it is closed: no driver continues it."""
         return (self.path / "ended.json").is_file()
 
     def close(self, how: str) -> None:
-        """Say that nobody is to go on with it, and why."""
+        """Close it, and say why."""
         write_json(self.path / "ended.json", {"how": how, "time": datetime.now(UTC).isoformat()})
 
     def reopen(self) -> None:
-        """Take that back."""
+        """Open it again after `close`."""
         (self.path / "ended.json").unlink(missing_ok=True)
 
     def _append(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """How SLURM says that jobs are doing, with accounting or without, and with nothing said for certain while it is silent.
 
-One `squeue` call tells of every job that the controller remembers: those that wait and run, and for `MinJobAge` seconds (300 by
+One `squeue` call lists every job that the controller remembers: those that wait and run, and for `MinJobAge` seconds (300 by
 default) those that have ended, with their exit codes; `scontrol show job` reads the same memory. After that `sacct` knows, on
 sites with accounting. What neither knows is GONE. An element of an array that is cancelled while it waits is gone at once.
 """
@@ -38,7 +38,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """One job, or one element of an array, as SLURM tells of it.
+    """One job, or one element of an array, as SLURM describes it.
 
     Attributes:
         job_id: `123`, or `123_4` for an element of an array.

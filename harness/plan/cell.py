@@ -1,4 +1,4 @@
-"""A cell: one method on one model and one data set, with everything that decides its result and the id that follows from it."""
+"""A cell: one method on one model and one dataset, with everything that decides its result and the id that follows from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ from harness.registry import MethodSpec
 from harness.suite.schedule import Schedule
 
 SHARED = 1024
-"""Recipes that cells of one model and data set have in common are made once; so many are remembered."""
+"""How many artifact specs that cells on one model and dataset share are remembered."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Cell:
         protocols: names of the evaluation protocols, which carry versions of their own.
         schedule: fitted to the data.
         eval_batch: rows per forward pass; part of the identity because rounding depends on it.
-        keep_weights: the edited weights are kept beside the results; in the identity only if they are.
+        keep_weights: the edited weights are kept next to the results; in the identity only if they are.
     """
 
     method: MethodSpec

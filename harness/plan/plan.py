@@ -24,7 +24,7 @@ class PlannedCell:
     """A combination of a suite's axes.
 
     Attributes:
-        title: method, model, data set, and what else tells it apart.
+        title: method, model, dataset, and what else distinguishes it.
         backend: whose implementation of the method.
         cell: None where the combination cannot be a cell here, for the reasons in `missing`.
         missing: why it cannot run on this machine.
@@ -176,7 +176,7 @@ _Data = dict[str, DataRef] | str
 
 
 def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data:
-    """The records under each template (and under none, for the zoo's corpus), or why they are not at hand."""
+    """The records under each template (and under none, for the corpus of tiny models), or why they are missing."""
     if not entry.source:
         ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
         return f"no records of '{entry.name}': no folder given ({ways})"

@@ -1,8 +1,7 @@
-"""What a sequence of edits has done so far: kept after each block, so that a killed run goes on from there.
+"""The checkpoint of a sequence of edits: written after each block, so that a killed run continues from there.
 
-It lies in a hidden folder beside the cell's: one folder with the state of the edit after the last block, and one with the
-rows of each point that was scored. Each of them appears whole. How far a sequence is stands in the first, and is never
-told from scores.
+It is a hidden folder next to the cell's: one folder with the state of the edit after the last block, and one with the rows of
+each point that was scored. Each of them appears whole. Only the first says how far the sequence is; scores never do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,7 +93,7 @@ class Checkpoint:
         return Progress(**{**content, "blocks": blocks, "resumed": tuple(content["resumed"])})
 
     def tensors(self, device: str) -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
-        """The changed weights and the state beside them, as they were last kept.
+        """The changed weights and the state next to them, as they were last kept.
 
         Raises:
             UserError: when somebody has changed the files.
@@ -139,7 +138,7 @@ class Checkpoint:
             write_json(folder / "cost.json", {"phases_s": point.phases_s})
 
     def unusable(self, reason: str) -> UserError:
-        """The error that says why a sequence cannot go on, and how to begin it again."""
+        """The error that says why a sequence cannot continue, and how to start it again."""
         return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root}")
 
     def _kept(self) -> list[Folder]:

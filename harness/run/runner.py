@@ -206,7 +206,7 @@ class Runner:
 
 
 def _reason(error: Exception) -> str:
-    """One line: what a user can mend, or the name of a bug, whose traceback is in the log."""
+    """One line: what a user can fix, or the name of a bug, whose traceback is in the log."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
@@ -227,7 +227,7 @@ class _Edited:
 
     Attributes:
         points: answers by the number of edits so far; only those after the last edit, if all were one act.
-        acts: ids of the acts of editing.
+        acts: ids of the edit runs.
         cost, origin: what else is to be said of cost and provenance.
     """
 

@@ -1,6 +1,6 @@
-"""Edits in sequence: block after block, each on what those before it have left, kept after each so that a killed run goes on.
+"""Edits in sequence: block after block, each on what those before it have left, kept after each so that a killed run continues.
 
-A method of weights edits again the model as it is; one that keeps something beside the weights extends it. Both are kept
+A method that edits weights edits the model again as it is; one that keeps state next to the weights extends it. Both are kept
 alike: the weights that differ from the unedited model's, and the state that the method hands out.
 """
 
@@ -34,7 +34,7 @@ class Chain:
     """A model that is edited again and again; leaving the `with` block gives it back as it was before the first edit.
 
     Args:
-        method: one that can go on from its own edits.
+        method: one that can continue from its own edits.
         model: unedited.
         folders: of the method's artifacts, by role.
         context: of the run.
