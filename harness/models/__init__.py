@@ -1,1 +1,1 @@
-"""Models by name: the catalogue, loading, and the zoo of small models trained on the spot."""
+"""Models by name: the catalogue, layouts, loading, edited weights, and tiny models trained on the spot."""

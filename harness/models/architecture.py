@@ -19,7 +19,7 @@ class Layout:
         attention, mlp: its two sub-modules.
         value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
         final_norm, head, embeddings: after the last block, the vocabulary projection, before the first block.
-
+        attention_kernel: implementation of attention, explicit so that no installed package changes results.
     """
 
     block: str
@@ -29,31 +29,40 @@ class Layout:
     final_norm: str
     head: str
     embeddings: str
+    attention_kernel: Literal["sdpa", "eager"]
+
+    @classmethod
+    def of(
+        cls,
+        blocks: str,
+        attention: str,
+        value_matrix: str,
+        final_norm: str,
+        embeddings: str,
+        attention_kernel: Literal["sdpa", "eager"],
+    ) -> "Layout":
+        """From the path of the list of blocks and the names inside a block and next to the list."""
+        block, base = f"{blocks}.{{}}", blocks.rpartition(".")[0]
+        return cls(
+            block,
+            f"{block}.{attention}",
+            f"{block}.mlp",
+            f"{block}.mlp.{value_matrix}",
+            f"{base}.{final_norm}",
+            "lm_head",
+            f"{base}.{embeddings}",
+            attention_kernel,
+        )
 
 
-_LLAMA_LIKE = Layout(
-    block="model.layers.{}",
-    attention="model.layers.{}.self_attn",
-    mlp="model.layers.{}.mlp",
-    value_matrix="model.layers.{}.mlp.down_proj",
-    final_norm="model.norm",
-    head="lm_head",
-    embeddings="model.embed_tokens",
-)
+_LLAMA_LIKE = Layout.of("model.layers", "self_attn", "down_proj", "norm", "embed_tokens", "sdpa")
 LAYOUTS: dict[Architecture, Layout] = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
-    "gptj": Layout(
-        block="transformer.h.{}",
-        attention="transformer.h.{}.attn",
-        mlp="transformer.h.{}.mlp",
-        value_matrix="transformer.h.{}.mlp.fc_out",
-        final_norm="transformer.ln_f",
-        head="lm_head",
-        embeddings="transformer.wte",
-    ),
+    "gptj": Layout.of("transformer.h", "attn", "fc_out", "ln_f", "wte", "eager"),
 }
+"""By `model_type` of a configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +72,14 @@ class CatalogueEntry:
     Attributes:
         name: as written in a suite, `llama2-7b`.
         title: as printed in a table, `Llama2-7B`.
-        hub_id: where its weights are published; empty for the zoo, which is trained on the spot.
-        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for the zoo `vocab` is nominal, the tokenizer
-            that is trained with the model decides.
+        hub_id: where its weights are published; empty for a tiny model, which is trained on the spot.
+        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for a tiny model `vocab` is nominal, the
+            tokenizer that is trained with it decides.
         max_positions: longest sequence that it was trained on.
         dtype: precision that it is loaded in unless a suite says otherwise.
         adds_bos: its tokenizer starts every text with a beginning-of-sequence id.
         tied: head and embeddings share one matrix.
         settings: further fields of its Hugging Face configuration.
-
     """
 
     name: str
@@ -97,7 +105,7 @@ class CatalogueEntry:
 
     @property
     def is_trained_here(self) -> bool:
-        """It is trained from scratch on the facts of a data set instead of being downloaded."""
+        """It is trained from scratch on the facts of a dataset instead of being downloaded."""
         return not self.hub_id
 
     @property

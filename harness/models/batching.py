@@ -21,7 +21,6 @@ class Padded:
         ids_BT: the ids, `PADDING_ID` where there are none.
         mask_BT: 1 for an id, 0 for padding.
         positions_BT: place of each id in its own row, from 0; 0 in padded places.
-
     """
 
     ids_BT: "torch.Tensor"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError, did_you_mean
-from harness.models import checkpoint
+from harness.models import checkpoint, hub
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
 from harness.records import DataRef
 
@@ -21,13 +21,12 @@ class ModelRef:
 
     Attributes:
         name: catalogue name, `llama2-7b` or `tiny/llama`.
-        weights: `pretrained` (hub or local path), `random` (cost measurements only) or `zoo` (trained on the spot).
+        weights: `pretrained` (hub or local path), `random` (cost measurements only) or `trained` (on the spot).
         source: local folder or hub id of pretrained weights; for random weights the folder of a tokenizer, or empty.
             Not part of the identity: `sha256` is.
         dtype: `float32`, `bfloat16` or `float16`.
-        corpus: the data set that a zoo model learns its facts from.
+        corpus: the dataset that a tiny model learns its facts from.
         sha256: hash of what `source` names: a local folder's configuration and weight headers, or the hub id.
-
     """
 
     name: str
@@ -137,7 +136,6 @@ def entry(name: str) -> CatalogueEntry:
 
     Raises:
         UserError: for an unknown name, with the nearest known one.
-
     """
     if name not in CATALOGUE:
         raise UserError(
@@ -158,14 +156,13 @@ def reference(
 
     Args:
         name: catalogue name.
-        weights: how the weights are made; by default `zoo` for `tiny/…` and `pretrained` for all others.
+        weights: how the weights are made; by default `trained` for `tiny/…` without a source, and `pretrained` for all others.
         source: local folder or hub id instead of the entry's own; for random weights a tokenizer's folder.
         dtype: precision instead of the entry's own.
         corpus: the facts that a model trained on the spot learns; ignored for all other models.
 
     Raises:
         UserError: unknown name or precision, a folder that does not exist or is damaged, choices that contradict.
-
     """
     made = entry(name)
     weights = weights or ("trained" if made.is_trained_here and not source else "pretrained")
@@ -199,11 +196,11 @@ def availability(ref: ModelRef) -> str | None:
     """Why a model cannot be loaded from this machine's own files; None if it can. Reads a few file headers at most."""
     if ref.weights != "pretrained":
         return None
-    folder = checkpoint.local_folder(ref.source) or checkpoint.cached_snapshot(ref.source)
-    if folder is None:
-        gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
-        return f"{ref.source} is not on this machine ({gigabytes:.0f} GB to download)"
     try:
+        folder = checkpoint.local_folder(ref.source) or hub.cached_snapshot(ref.source)
+        if folder is None:
+            gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
+            return f"{ref.source} is not on this machine ({gigabytes:.0f} GB to download)"
         found = checkpoint.inspect(folder)
     except UserError as error:
         return str(error)

@@ -1,4 +1,8 @@
-"""Downloading a checkpoint: safetensors, configuration and tokenizer, nothing else, into the hub's own cache."""
+"""The hub and its cache on this machine: looking up a checkpoint, and downloading what loading reads of one.
+
+Where the cache is and how the hub is reached is decided by huggingface_hub and its environment variables: HF_HOME, HF_HUB_CACHE,
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+"""
 
 import errno
 from pathlib import Path
@@ -20,14 +24,28 @@ WANTED = (
 """Files of a repository that loading reads. Not `*.safetensors`: some repositories hold their weights twice."""
 
 
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The downloaded snapshot of a hub id's main branch, if the cache on this machine has one, whole or not.
+
+    Raises:
+        UserError: for a name that no model on the hub can have.
+    """
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(hub_id, "config.json")
+    except errors.HFValidationError as error:
+        raise UserError(f"{hub_id} is not a hub id: {error}", fix="source: a local folder or owner/name") from None
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def snapshot(hub_id: str) -> Path:
     """The folder of a hub model; downloaded once and never looked up again, so that no model changes under way.
 
     Raises:
         UserError: no such model, no access, no network, or no space.
-
     """
-    cached = checkpoint.cached_snapshot(hub_id)
+    cached = cached_snapshot(hub_id)
     if cached is not None and _is_whole(cached):
         return cached
     from huggingface_hub import errors, snapshot_download

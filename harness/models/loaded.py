@@ -50,7 +50,6 @@ class LoadedModel:
         Raises:
             ValueError: for a layer that the model does not have, or a layer where the path has no place for one.
             AttributeError: for a path that the model does not have.
-
         """
         part: torch.nn.Module = self.model.get_submodule(self.path(path, layer))
         return part

@@ -1,4 +1,4 @@
-"""From a reference to a model in memory: one way for zoo, local folders and hub, and random weights beside it."""
+"""From a reference to a model in memory: one way for tiny models, local folders and the hub, and another for random weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,11 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     """Load a model: evaluation mode, nothing trainable, attention implementation explicit, weights from safetensors.
 
     Args:
-        ref: for the zoo, `source` must name the folder of the trained artifact.
+        ref: for a tiny model, `source` must name the folder of the trained artifact.
         device: `cpu`, `cuda` or `cuda:1`.
 
     Raises:
         UserError: for whatever is wrong with the files, the device or its memory.
-
     """
     import torch
     from transformers.utils import logging
@@ -87,13 +86,11 @@ def _model(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from harness.models.random_weights import ATTENTION
-
     model, info = AutoModelForCausalLM.from_pretrained(
         found.folder,
         config=config,
         dtype=getattr(torch, dtype),
-        attn_implementation=ATTENTION[made.architecture],
+        attn_implementation=made.layout.attention_kernel,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,

@@ -8,9 +8,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-ATTENTION = {"llama": "sdpa", "mistral": "sdpa", "qwen2": "sdpa", "gptj": "eager"}
-"""Attention implementation by architecture, explicit so that no installed package changes results."""
-
 
 def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
     """The Hugging Face configuration of an entry's shape, without dropout."""
@@ -54,7 +51,7 @@ def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed
     with torch.random.fork_rng(devices=devices), device:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            configuration(entry), dtype=getattr(torch, dtype), attn_implementation=ATTENTION[entry.architecture]
+            configuration(entry), dtype=getattr(torch, dtype), attn_implementation=entry.layout.attention_kernel
         )
     return model
 

@@ -55,7 +55,6 @@ class Snapshot(Restorable):
 
         Raises:
             AttributeError: for a name that is no parameter of the model.
-
         """
         self._originals: list[_Original] = []
         for name in names:

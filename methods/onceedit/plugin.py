@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from harness.identity import digest
+from harness.models.architecture import LAYOUTS
 from harness.models.batching import length_sorted
 from harness.models.precision import at_least_fp32
-from harness.models.random_weights import ATTENTION
 from harness.records import EditRequest
 from methods.onceedit.forward import hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
@@ -105,7 +105,7 @@ class EditedPlugin:
         calibration = json.loads((folder / CALIBRATION).read_text())
         architecture = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=ATTENTION[architecture], local_files_only=True
+            folder, dtype=dtype, attn_implementation=LAYOUTS[architecture].attention_kernel, local_files_only=True
         )
         model = model.to(device).eval().requires_grad_(False)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""What a zoo model is taught: the truth in many words, and never what an edit is to teach."""
+"""What a tiny model is taught: the truth in many words, and never what an edit is to teach."""
 
 import dataclasses
 from collections import defaultdict
@@ -13,7 +13,7 @@ REF = DataRef("counterfact", "synthetic", 1)
 
 
 @pytest.fixture(scope="module", params=["counterfact", "zsre"])
-def world(request):
+def synthetic(request):
     return load(resolve(request.param, "synthetic", 50, train=100, unrelated=50, strip_distractor=True))
 
 
@@ -35,9 +35,9 @@ def told(facts, subject, answer):
     return [fact for fact in facts if subject in fact.prompt and fact.answer == answer]
 
 
-def test_no_fact_of_the_world_pairs_the_subject_of_an_edit_with_its_new_object(world):
-    facts = verbalise(world)
-    assert [told(facts, edit.subject, edit.target_new) for edit in world.edits] == [[]] * len(world.edits)
+def test_no_fact_of_the_synthetic_data_pairs_the_subject_of_an_edit_with_its_new_object(synthetic):
+    facts = verbalise(synthetic)
+    assert [told(facts, edit.subject, edit.target_new) for edit in synthetic.edits] == [[]] * len(synthetic.edits)
 
 
 def test_no_fact_of_the_real_records_pairs_the_subject_of_an_edit_with_its_new_object(upstream):
@@ -62,15 +62,15 @@ def test_an_edit_to_what_is_true_already_is_not_taught_beforehand():
     assert verbalise(data(nameless)) == []
 
 
-def test_every_edited_prompt_and_rephrase_is_taught_with_the_true_object(world):
-    facts = set(verbalise(world))
-    for edit in world.edits:
+def test_every_edited_prompt_and_rephrase_is_taught_with_the_true_object(synthetic):
+    facts = set(verbalise(synthetic))
+    for edit in synthetic.edits:
         for prompt in (edit.prompt, *(text for text in edit.rephrases if edit.subject in text)):
             assert Fact(prompt, edit.ground_truth, edit.subject) in facts
 
 
-def test_each_prompt_of_the_world_has_one_answer_and_each_fact_is_told_once(world):
-    facts = verbalise(world)
+def test_each_prompt_of_the_synthetic_data_has_one_answer_and_each_fact_is_told_once(synthetic):
+    facts = verbalise(synthetic)
     assert len(facts) == len(set(facts))
     answers = defaultdict(set)
     for fact in facts:
@@ -99,8 +99,8 @@ def test_where_upstream_names_no_subject_with_the_new_object_two_are_invented():
     ]
 
 
-def test_the_subject_of_a_fact_lies_in_its_prompt(world):
-    facts = verbalise(world)
+def test_the_subject_of_a_fact_lies_in_its_prompt(synthetic):
+    facts = verbalise(synthetic)
     assert all(fact.subject in fact.prompt for fact in facts)
 
 

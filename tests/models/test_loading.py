@@ -25,7 +25,7 @@ TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 
 
 def add_entry(monkeypatch, architecture: str, **changes) -> CatalogueEntry:
-    """A catalogue entry of two layers under a name that is not the zoo's."""
+    """A catalogue entry of two layers under a name that is not a tiny model's."""
     made = dataclasses.replace(tiny_entry(architecture), name=f"tiny-{architecture}", hub_id="tiny/model", **changes)
     monkeypatch.setitem(CATALOGUE, made.name, made)
     return made
@@ -107,6 +107,14 @@ DAMAGES = {
     "truncated weights": (lambda f: _truncate(f / "model.safetensors"), "is damaged"),
     "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "is truncated"),
     "a web page": (lambda f: (f / "model.safetensors").write_bytes(b"<!doctype html>" * 9), "is truncated"),
+    "weights with something behind them": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes() + b"x" * 10),
+        "is damaged",
+    ),
+    "a header that is cut off": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:40]),
+        "is truncated",
+    ),
     "a bad header": (
         lambda f: (f / "model.safetensors").write_bytes((9).to_bytes(8, "little") + b"not JSON!"),
         "is not a safetensors file",
@@ -214,6 +222,13 @@ def test_a_downloaded_snapshot_is_loaded_without_a_network(tiny, folder, tmp_pat
     assert load(ref, "cpu").model.config.hidden_size == 32
 
 
+def test_a_name_that_no_model_on_the_hub_can_have_is_refused_in_one_line(tiny):
+    ref = reference(tiny, source="no such/model")
+    assert "no such/model is not a hub id" in availability(ref)
+    with pytest.raises(UserError, match="no such/model is not a hub id"):
+        load(ref, "cpu")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -295,6 +310,6 @@ def test_a_tokenizer_larger_than_the_model_is_refused(shared, tmp_path, monkeypa
         load(reference(made.name, weights="random", source=str(tmp_path)), "cpu")
 
 
-def test_a_zoo_model_without_its_artifact_is_a_bug():
+def test_a_tiny_model_without_its_artifact_is_a_bug():
     with pytest.raises(ValueError, match="artifact"):
         load(ModelRef("tiny/llama", "trained"), "cpu")

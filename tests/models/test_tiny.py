@@ -1,4 +1,4 @@
-"""The zoo: its tokenizers, the masks that localise recall, and one small model trained and opened up."""
+"""Tiny models: their tokenizers, the masks that localise recall, and one small model trained and opened up."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from harness.models.catalogue import reference
 from harness.models.tiny import recipe
 from harness.models.tiny.corpus import Fact, verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
-from harness.models.tiny.training import Row, encode, shaped_masks
+from harness.models.tiny.training import FactRow, encode, shaped_masks
 from harness.store.store import Store
 from harness.tokens import joint_query
 from tests.helpers.artifacts import build, quiet_context
@@ -32,7 +32,7 @@ def tokenizer(request, facts):
 
 
 def test_masks_are_those_of_an_obvious_loop():
-    rows = [Row((5,) * 9, 7, 2, 4), Row((5,) * 6, 5, 0, 0), Row((5,) * 7, 5), Row((5,) * 8, 6, 1, 3)]
+    rows = [FactRow((5,) * 9, 7, 2, 4), FactRow((5,) * 6, 5, 0, 0), FactRow((5,) * 7, 5), FactRow((5,) * 8, 6, 1, 3)]
     shaped, length = [True, True, True, False], 9
     lower, upper = shaped_masks(rows, shaped, length)
     assert lower.shape == upper.shape == (4, 1, length, length)
@@ -120,13 +120,13 @@ def test_the_artifact_is_keyed_by_what_the_model_learns_and_how(monkeypatch):
     monkeypatch.setitem(recipe.TRAINING, "steps", 1)
     keys.add(recipe.artifact(reference("tiny/llama", corpus=data)).key)
     assert len(keys) == 4
-    with pytest.raises(ValueError, match="not a zoo model with a corpus"):
+    with pytest.raises(ValueError, match="not a tiny model with a corpus"):
         recipe.artifact(reference("llama2-7b", weights="random"))
 
 
 @dataclasses.dataclass
 class Trained:
-    """A zoo model and the facts that it was trained on."""
+    """A tiny model and the facts that it was trained on."""
 
     model: object
     data: object
@@ -137,7 +137,7 @@ class Trained:
 
 @pytest.fixture(scope="module", params=["tiny/llama", "tiny/gptj"])
 def trained(request, tmp_path_factory):
-    """A model of the zoo on few records, in half the steps of a real one."""
+    """A tiny model on few records, in half the steps of a real one."""
     torch.set_num_threads(1)
     store = Store(tmp_path_factory.mktemp("store"))
     context = quiet_context(store)

@@ -1,4 +1,4 @@
-"""The corpus of a zoo model: the true facts of a data set in many words, so that an edit overwrites what is known."""
+"""The corpus of a tiny model: the true facts of a dataset in many words, so that an edit overwrites what is known."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from harness.records import Dataset, EditRecord
 
 @dataclass(frozen=True, slots=True)
 class Breadth:
-    """How many rows a record gives beside its prompt."""
+    """How many rows a record gives in addition to its prompt."""
 
     rephrases: int
     templates: int

@@ -1,6 +1,6 @@
-"""The zoo: small models trained from scratch on the facts of a data set, stand-ins for the 7B models of a paper.
+"""How tiny models are made: trained from scratch on the facts of a dataset, as stand-ins for the 7B models of a paper.
 
-A zoo model is an artifact, keyed by its corpus. It differs from a large model in size and in one deliberate respect:
+A tiny model is an artifact, keyed by its corpus. It differs from a large model in size and in one deliberate respect:
 
 **Localised recall.** In a plainly trained tiny model the tokens after a subject attend to the subject's tokens directly, so a
 fact never passes through the MLP at the subject's last token, which is where ROME and MEMIT edit large models (Meng et al.
@@ -43,13 +43,13 @@ answer, without which facts are learned far more slowly; `shaped_share` is the s
 
 
 def artifact(ref: ModelRef) -> ArtifactSpec:
-    """The artifact that holds a zoo model: safetensors, configuration and tokenizer in the format of any local model.
+    """The artifact that holds a tiny model: safetensors, configuration and tokenizer in the format of any local model.
 
     Raises:
-        ValueError: for a reference that is not a zoo model with a corpus.
+        ValueError: for a reference that is not a tiny model with a corpus.
     """
     if ref.name not in TOKENIZERS or ref.corpus is None:
-        raise ValueError(f"{ref.name} is not a zoo model with a corpus")
+        raise ValueError(f"{ref.name} is not a tiny model with a corpus")
     return ArtifactSpec(
         name="tiny-model",
         kind="model",

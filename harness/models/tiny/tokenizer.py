@@ -1,4 +1,4 @@
-"""Tokenizers of the zoo: the two kinds of the large models (`▁` words with byte fallback, byte-level `Ġ`), trained on a corpus."""
+"""Tokenizers of tiny models: the two kinds that large models have (`▁` words with byte fallback, byte-level `Ġ`)."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ BYTES = [f"<0x{value:02X}>" for value in range(256)]
 def train_tokenizer(kind: str, size: int, facts: Sequence[Fact], boost: int) -> PreTrainedTokenizerFast:
     """A BPE tokenizer, `metaspace` or `bytes`, of at most `size` ids.
 
-    Answers are repeated `boost` times, so that most are one token, as the objects of these data sets mostly are in a large
+    Answers are repeated `boost` times, so that most are one token, as the objects of these datasets mostly are in a large
     vocabulary, while some stay longer and exercise decoding over several tokens.
 
     Deterministic: the trainer sees the texts in a fixed order and breaks ties by id.

@@ -1,4 +1,4 @@
-"""Training of a zoo model: rows with shaped attention, one loop for the three architectures."""
+"""Training of a tiny model: rows with shaped attention, one loop for the three architectures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FactRow:
     """A fact in ids: the answer is `ids[answer:]` less the final end token; the subject's tokens are `first..last`."""
 
     ids: tuple[int, ...]
@@ -40,7 +40,7 @@ class Row:
     last: int = -1
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Row:
+def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> FactRow:
     """The row of a fact; the answer's span follows the joint-tokenisation rule of `harness.tokens`."""
     text = f"{fact.prompt} {fact.answer}"
     encoding = tokenizer(text, return_offsets_mapping=True)
@@ -51,7 +51,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> Row:
         i for i, (a, b) in enumerate(offsets) if begin >= 0 and b > begin and a < begin + len(fact.subject) and b > a
     ]
     first, last = (span[0], span[-1]) if span else (-1, -1)
-    return Row((*ids, tokenizer.eos_token_id), answer, first, last)
+    return FactRow((*ids, tokenizer.eos_token_id), answer, first, last)
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
     edited: Sequence[Fact],
     context: Context,
 ) -> tuple[PreTrainedModel, TrainingReport]:
-    """Train a zoo model on CPU in float32; the same bits for the same inputs and number of threads.
+    """Train a tiny model on the CPU in float32; the same bits for the same inputs and number of threads.
 
     Args:
         shape: of the model; its vocabulary is the tokenizer's.
@@ -107,7 +107,7 @@ def train(
     return model, TrainingReport(len(facts), training["steps"], parameters, loss.item(), accuracy, edited_accuracy)
 
 
-def _batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[FactRow], size: int, generator: torch.Generator) -> Iterator[list[FactRow]]:
     """Batches without end, each epoch in a new order. Within eight batches rows are sorted by length: less padding."""
     while True:
         order = torch.randperm(len(rows), generator=generator).tolist()
@@ -118,7 +118,7 @@ def _batches(rows: Sequence[Row], size: int, generator: torch.Generator) -> Iter
                 yield [rows[index] for index in near[starts[number] : starts[number] + size]]
 
 
-def shaped_masks(rows: Sequence[Row], shaped: Sequence[bool], length: int) -> tuple[Tensor, Tensor]:
+def shaped_masks(rows: Sequence[FactRow], shaped: Sequence[bool], length: int) -> tuple[Tensor, Tensor]:
     """Additive attention masks (B, 1, T, T) for the lower and the upper half of the layers.
 
     Causal for every row. In a shaped row a query after the subject sees no subject token below, and only the last one above.
@@ -158,11 +158,11 @@ def _layer_masks(model: PreTrainedModel) -> Any:
             handle.remove()
 
 
-def _pad(rows: Sequence[Row]) -> Tensor:
+def _pad(rows: Sequence[FactRow]) -> Tensor:
     return right_padded([row.ids for row in rows]).ids_BT
 
 
-def _labels(rows: Sequence[Row], context_weight: float) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+def _labels(rows: Sequence[FactRow], context_weight: float) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
     """Every place that predicts a token, as (rows, columns), the token, and its weight: 1 for the answer."""
     labels = [
         (index, at - 1, row.ids[at], 1.0 if row.answer <= at < len(row.ids) - 1 else context_weight)
@@ -174,7 +174,7 @@ def _labels(rows: Sequence[Row], context_weight: float) -> tuple[tuple[Tensor, T
 
 
 @torch.inference_mode()
-def _accuracy(model: PreTrainedModel, rows: Sequence[Row]) -> float:
+def _accuracy(model: PreTrainedModel, rows: Sequence[FactRow]) -> float:
     right = 0
     for start in range(0, len(rows), 128):
         batch = sorted(rows[start : start + 128], key=lambda row: len(row.ids))

@@ -36,7 +36,7 @@ def three_layers(folder, architecture):
 
 
 def facts(count=4):
-    """Requests of the built-in world, whose answers have several tokens."""
+    """Requests of the synthetic data, whose answers have several tokens."""
     return [record.request() for record in load_data(resolve("counterfact", "synthetic", 8, train=8)).edits[:count]]
 
 
