@@ -170,7 +170,8 @@ class Sweep:
         return [Mark(job, int(pid)) for _, _, job, pid, _ in sorted(found, key=lambda parts: int(parts[-1]))]
 
     def _environment(self) -> dict[str, str]:
-        outside = {"HARNESS_PLUGINS": "pausing", "PYTHONPATH": str(Path(__file__).parent)}
+        here = Path(__file__).parent
+        outside = {"HARNESS_PLUGINS": "pausing", "PYTHONPATH": f"{here}:{here.parents[2]}"}
         return environment() | self.cluster.environment | outside | {"PAUSING": str(self.marks)}
 
     @staticmethod
