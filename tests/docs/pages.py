@@ -6,19 +6,19 @@ from pathlib import Path
 from tests.helpers.commands import ROOT
 
 DOCS = ROOT / "docs"
-_FILE = re.compile(r"^`([\w/.-]+)`:$|`([\w/.-]+\.json)`:$", re.MULTILINE)
+_FILE = re.compile(r"^`([\w/.-]+)`:$", re.MULTILINE)
 _BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def files(page: str) -> dict[str, str]:
-    """Content by name of each file that a page shows: a line that ends in the name, a colon and a code block."""
+    """Content by name of each file that a page shows: a line with the name and a colon, then a code block."""
     text = (DOCS / page).read_text()
     found = {}
     for name in _FILE.finditer(text):
         block = _BLOCK.search(text, name.end())
         assert block, f"{page}: no code block after {name.group(0)}"
         assert not text[name.end() : block.start()].strip(), f"{page}: text between {name.group(0)} and its code block"
-        found[name.group(1) or name.group(2)] = block.group(1)
+        found[name.group(1)] = block.group(1)
     return found
 
 
