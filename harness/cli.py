@@ -84,7 +84,9 @@ class Verbs(TyperGroup):
         if backend is None or not backend.commands:
             return None
         module, _, name = backend.commands.partition(":")
-        return typer.main.get_group(getattr(importlib.import_module(module), name))
+        group = typer.main.get_group(getattr(importlib.import_module(module), name))
+        group.name = cmd_name  # for the list of commands in --help
+        return group
 
 
 class Watching(TyperCommand):
