@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROCESSES ?= 2
+PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest  # tests start Python often: bytecode is cached
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test unit lint style layout types imports format hooks clean distclean
@@ -17,11 +18,16 @@ install: $(INSTALLED)  ## make the environment in .venv (2 GB)
 run: $(INSTALLED)  ## all methods on three small models and two datasets: tables, MLflow runs, a summary
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
 
+# Two runs of pytest, each with its own summary: everything else in parallel, then the tests that share a SLURM cluster.
+# PYTEST_ARGS are options for both. Exit code 2 of pytest is an interrupt, 5 means that no test was selected.
 test: $(INSTALLED)  ## all tests that this machine can run; the others say why they were skipped
-	$(BIN)/python -m pytest -n $(PROCESSES) $(PYTEST_ARGS)
+	@trap : INT; $(PYTEST) -n $(PROCESSES) --dist worksteal -m "not slurm" $(PYTEST_ARGS); parallel=$$?; \
+	[ $$parallel -ne 2 ] || exit 2; \
+	$(PYTEST) -m slurm tests/slurm/cluster $(PYTEST_ARGS); cluster=$$?; \
+	case $$parallel/$$cluster in 0/0 | 0/5 | 5/0) ;; *) exit 1 ;; esac
 
 unit: $(INSTALLED)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -n $(PROCESSES) --dist worksteal -m "not slow and not slurm and not easyedit and not latex" $(PYTEST_ARGS)
 
 lint: style layout types imports  ## style, format, types and import contracts; changes nothing
 style: $(INSTALLED)
