@@ -97,7 +97,7 @@ MISTAKES = {
     "more edits than records": (
         {"datasets": [{"name": "counterfact", "path": None, "edits": 8000}]},
         None,
-        ["80 records, 8000 asked for", "edits: 80"],
+        ["80 records, 8000 requested", "edits: 80"],
     ),
     "a cluster that is not here": ({"launch": "a100"}, None, ["--launch local", "--scale mini"]),
 }

@@ -1,1 +1,1 @@
-"""Editing data: upstream files in, `Dataset` out. Start at `harness.data.load`."""
+"""Editing datasets: read upstream files into a `Dataset`. Start at `harness.data.load`."""

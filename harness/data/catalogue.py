@@ -1,4 +1,4 @@
-"""The datasets by name: titles, where they come from, which file is edited, and the paper's prompt templates."""
+"""Catalogue of datasets: titles, download sources, formats, and the paper's prompt templates."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,10 @@ class Download:
     """One upstream file.
 
     Attributes:
-        url: where it is.
-        filename: what it is called here.
-        licence: of its contents.
-        sha256: checksum that upstream publishes; None if it publishes none.
+        url: download address.
+        filename: local file name.
+        licence: licence of the contents.
+        sha256: checksum published upstream; None if there is none.
     """
 
     url: str
@@ -35,14 +35,15 @@ class DatasetInfo:
     Attributes:
         name: as written in a suite.
         title: as printed in a table.
-        homepage: where people read about it.
-        edited_formats: formats whose records can be edits, the preferred one first; the dataset's other formats only
-            serve as unrelated facts.
-        paper_template: prompt around a base model's input, with `{Input}` in it (OnceEdit, Appendix A); None if the
-            paper has none for this dataset.
+        homepage: web page that describes the dataset.
+        edited_formats: formats whose records can be used as edits, preferred one first; other formats of the dataset
+            only provide unrelated facts.
+        paper_template: prompt template for base models, containing `{Input}` (OnceEdit, Appendix A); None if the paper
+            gives none for this dataset.
         downloads: the upstream files.
-        has_distractors: whether rephrases may begin with an unrelated sentence.
-        synthetic: makes records in the first of `edited_formats`, for `source: synthetic`; None if there are none.
+        has_distractors: whether rephrases may start with an unrelated sentence.
+        synthetic: generates records in the first of `edited_formats`, for `source: synthetic`; None if the dataset has
+            no synthetic records.
     """
 
     name: str
@@ -56,14 +57,14 @@ class DatasetInfo:
 
     @property
     def remedy(self) -> str:
-        """The command that brings its files, or what to do if none can."""
+        """Command that downloads the files, or advice if they cannot be downloaded."""
         if self.downloads:
             return f"python -m harness data fetch {self.name}"
-        return f"get it from {self.homepage} and name its folder with --data"
+        return f"get it from {self.homepage} and pass its folder with --data"
 
 
 def register_dataset(info: DatasetInfo) -> DatasetInfo:
-    """Add a dataset, so that suites can name it; its formats are added with `harness.data.formats.register_format`.
+    """Register a dataset so that suites can use it. Register its formats with `harness.data.formats.register_format`.
 
     Raises:
         ValueError: if another module has already registered the name.

@@ -1,7 +1,7 @@
-"""Download the upstream files, each complete and verified or not at all.
+"""Download upstream files atomically and verify their checksums.
 
-If upstream publishes no checksum, the first download records its own in `checksums.json` next to the files, and every
-later one must match it.
+If upstream publishes no checksum, the first download records one in `checksums.json` next to the files, and every later
+download must match it.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What became of one file.
+    """Result of fetching one file.
 
     Attributes:
-        path: where it is.
-        sha256: of its contents.
-        is_new: False if it was already there and complete.
-        is_first: True if there was no checksum to verify it against; it is recorded from now on.
+        path: local path.
+        sha256: checksum of the contents.
+        is_new: False if a verified copy already existed.
+        is_first: True if there was no checksum to verify against, so that this download recorded one.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Fetched:
     is_first: bool
 
     def __str__(self) -> str:
-        state = "fetched" if self.is_new else "already there"
+        state = "downloaded" if self.is_new else "already exists"
         checked = "first download, checksum recorded in " + CHECKSUMS if self.is_first else "verified"
         return f"{self.path}: {state}, {checked} (sha256 {self.sha256[:12]})"
 
@@ -49,12 +49,12 @@ class Fetched:
 def fetch(name: str, folder: Path) -> list[Fetched]:
     """Download a dataset's upstream files to `folder/name`.
 
-    A file that is there and matches its checksum stays; one that does not match is downloaded again. A download goes to
-    a temporary name and is renamed only when it is complete, verified, and of a format of the dataset.
+    A file that exists and matches its checksum is kept; a file that does not match is downloaded again. Each download is
+    written under a temporary name and renamed only once it is complete, verified and in one of the dataset's formats.
 
     Raises:
-        UserError: for an unknown dataset or one that cannot be downloaded, an address that does not answer, an incomplete
-            or wrong file, a full disk, or a file of the same name that was not downloaded here; nothing is left behind.
+        UserError: for an unknown dataset or one without downloads, an unreachable server, an incomplete or wrong file, a
+            full disk, or an existing file of the same name that this command did not download. No partial file is left.
     """
     info = registry.datasets.get(name)
     if not info.downloads:
@@ -90,7 +90,7 @@ def _bring(download: Download, place: Path, name: str) -> Fetched:
         form = recognise(partial)
         if form is None or form.dataset != name:
             raise UserError(
-                f"{download.url}: answered with something that is not a file of {name}",
+                f"{download.url}: the server returned something that is not a {name} file",
                 fix=f"python -m harness data fetch {name}",
             )
         if known is None:
@@ -113,13 +113,13 @@ def _stream(url: str, partial: Path) -> str:
                 received += len(block)
                 out.write(block)
     except urllib.error.HTTPError as error:
-        raise UserError(f"{url}: the server says {error.code} {error.reason}", fix=f"curl -I {url}") from error
+        raise UserError(f"{url}: the server returned {error.code} {error.reason}", fix=f"curl -I {url}") from error
     except urllib.error.URLError as error:
         raise UserError(f"{url}: {error.reason}", fix=f"curl -I {url}") from error
     except http.client.HTTPException as error:
-        raise UserError(f"{url}: the answer broke off ({type(error).__name__})", fix=f"curl -I {url}") from error
+        raise UserError(f"{url}: the download was cut off ({type(error).__name__})", fix=f"curl -I {url}") from error
     if promised is not None and received != int(promised):
-        raise UserError(f"{url}: the answer broke off after {received} of {promised} bytes", fix=f"curl -I {url}")
+        raise UserError(f"{url}: the download was cut off after {received} of {promised} bytes", fix=f"curl -I {url}")
     return sha256.hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Upstream formats: how one is registered, and how a file's format is recognised.
+"""Upstream file formats: registration and recognition.
 
-A format is recognised by the field names in the head of a file, never by the file's name, so that a broken record is
-still known for what it should have been and is reported with its number.
+A format is recognised by the field names at the start of a file, never by the file name. A file with a broken record is
+thus still recognised, and the record is reported by its number.
 """
 
 import re
@@ -24,7 +24,7 @@ class Row(Protocol):
     """One upstream record, validated."""
 
     def record(self) -> EditRecord:
-        """The same as this project has it."""
+        """Convert to the harness's own record type."""
         ...
 
 
@@ -36,15 +36,15 @@ class Format:
     """An upstream format.
 
     Attributes:
-        name: as in `DatasetInfo.edited_formats`.
-        dataset: the dataset whose records it holds.
-        title: as in messages and listings.
-        rows: validates all records of a file.
-        recognise: whether the field names in the head of a JSON file are this format's; with `parse_line`, whether the
-            first lines of a text file are.
-        parse_line: makes one record of one line of a text file, or raises a ValueError that says what the line is; None
-            for JSON, a list of records.
-        tolerates_flaws: official files of the format hold a few records without a usable target; they are left out.
+        name: name used in `DatasetInfo.edited_formats`.
+        dataset: dataset that the records belong to.
+        title: display name in messages and listings.
+        rows: validator for all records of a file.
+        recognise: predicate on the field names at the start of a JSON file or, with `parse_line`, on the first lines of
+            a text file.
+        parse_line: parser for one line of a text file; raises a ValueError that describes a malformed line. None for
+            JSON files, which hold a list of records.
+        tolerates_flaws: whether records without a usable target are skipped, because the official files contain some.
     """
 
     name: str
@@ -65,9 +65,9 @@ def register_format(
     parse_line: Callable[[str], Mapping[str, Any]] | None = None,
     tolerates_flaws: bool = False,
 ) -> Callable[[Schema], Schema]:
-    """Class decorator: add a format by the schema of its records, a pydantic dataclass with a method `record`.
+    """Class decorator: register a format by its record schema, a pydantic dataclass with a method `record`.
 
-    Of several formats that recognise a file the first one counts: this project's own, then as they were registered.
+    If several formats recognise a file, the first wins: built-in formats come first, then plug-ins in order of registration.
 
     Args:
         name, dataset, title, recognise, parse_line, tolerates_flaws: see `Format`.
@@ -83,7 +83,7 @@ def register_format(
 
 
 def recognise(path: Path) -> Format | None:
-    """The format of a file by its first 64 KiB, or None for a file that holds no editing data known here."""
+    """Recognise the format of a file from its first 64 KiB; None if it is not a known editing dataset."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES).removeprefix(_BYTE_ORDER_MARK)
     is_json = head.lstrip()[:1] in (b"[", b"{")
@@ -96,5 +96,5 @@ def recognise(path: Path) -> Format | None:
 
 
 def contents(path: Path) -> bytes:
-    """A file's bytes without a byte-order mark."""
+    """Read a file's bytes without a byte-order mark."""
     return path.read_bytes().removeprefix(_BYTE_ORDER_MARK)

@@ -1,7 +1,7 @@
-"""The vocabulary of the synthetic data: kinds of things, their relations, objects and sentence templates, all data.
+"""Vocabulary of the synthetic data: entity types, their relations, objects and sentence templates.
 
-Objects are single real words, shared by all subjects of a relation. `{}` stands for the subject; the object follows a
-template directly. Relation ids are Wikidata's, where there is one.
+Objects are single real words, shared by all subjects of a relation. `{}` stands for the subject; the object directly
+follows the template. Relation ids are Wikidata's where one exists.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation of a kind of thing.
+    """One relation of an entity type.
 
     Attributes:
         id: relation id as in CounterFact.
-        kind: kind of its subjects, a key of `GENERATION_PROMPTS`.
-        objects: what its facts may end in.
-        statements: half sentences that the object completes (CounterFact).
+        kind: entity type of the subjects, a key of `GENERATION_PROMPTS`.
+        objects: possible objects.
+        statements: cloze prompts that the object completes (CounterFact).
         questions: questions that the object answers (ZsRE).
-        hop: a question about the object of a subject's fact, with its answer for every object; None for no such step.
+        hop: a one-hop question about the subject's object, with the answer for every object; None if there is none.
     """
 
     id: str

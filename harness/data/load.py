@@ -1,4 +1,4 @@
-"""From the name of a dataset to the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
+"""Select the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from harness.records import DataRef, Dataset, EditRecord, Probe, Template
 
 TEMPLATES: tuple[str, ...] = get_args(Template)
 
-# The end of a sentence: its mark, what closes quotes and brackets, and space; a line break; or a mark with no space
-# behind it, where two small letters stand before and a capital after ("season.Spike", but not "NU.nl" or "U.S.").
+# End of a sentence: punctuation, closing quotes or brackets, and whitespace; a line break; or punctuation without a space
+# between two lower-case letters and a capital ("season.Spike", but not "NU.nl" or "U.S.").
 _BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*|(?<=[^\W\d_A-Z]{2}[.!?])(?=[A-Z])")
 
 
@@ -30,24 +30,24 @@ def resolve(
     strip_distractor: bool = False,
     template: str = "none",
 ) -> DataRef:
-    """The reference to a selection of records, with its hash and the numbers of unrelated records that were found.
+    """Select records and return a reference to them, with their hash and the actual pool sizes.
 
-    The edits are the first `edits` records of the split in the order of the edited file. The pools come from records
-    of the edited file that are not edited, then from the dataset's other files (records that name a subject first);
-    never from the part of the edited file that `split` excludes.
+    The edits are the first `edits` records of the split, in file order. The pools are drawn from the unedited records of
+    the same file, then from the dataset's other files (records with a subject first), and never from the records that
+    `split` excludes.
 
     Args:
-        name: of a registered dataset, such as `zsre`.
-        source: `synthetic`, or a folder that is searched for files of the dataset.
+        name: name of a registered dataset, such as `zsre`.
+        source: `synthetic`, or a folder to search for files of the dataset.
         edits: number of scored records, at least 1.
         split: `test`, `dev` or `all`.
-        train: number of unrelated records that methods may learn from, at most.
-        unrelated: number of further unrelated records, at most; they are drawn first.
-        strip_distractor: cut the sentence in front of CounterFact's paraphrases.
-        template: `paper` wraps every prompt in the paper's prompt for base models.
+        train: maximum number of unrelated records that methods may learn from.
+        unrelated: maximum number of further unrelated records; these are drawn first.
+        strip_distractor: remove the unrelated sentence before CounterFact's paraphrases.
+        template: `paper` wraps every prompt in the paper's template for base models.
 
     Raises:
-        UserError: for an unknown name, no files, a broken file, or fewer edits than asked for.
+        UserError: for an unknown name, missing files, a broken file, or fewer records than requested edits.
     """
     asked = DataRef(name, source, edits, split, train, unrelated, strip_distractor, template)
     data = _select(asked)
@@ -55,10 +55,10 @@ def resolve(
 
 
 def load(ref: DataRef) -> Dataset:
-    """The records that a reference names.
+    """Load the records of a reference.
 
     Raises:
-        UserError: as `resolve`, and when the files have changed since.
+        UserError: as `resolve`, and if the files have changed since then.
     """
     data = _select(ref)
     if (found := _hash(data)) != ref.sha256:
@@ -71,7 +71,7 @@ def load(ref: DataRef) -> Dataset:
 
 
 def files(ref: DataRef) -> dict[str, str]:
-    """The files that a selection is made from, with the sha256 of each; synthetic records count as one file."""
+    """Source files of a selection with their sha256; synthetic records count as one file."""
     found = find_files(ref.name, ref.source)
     if ref.source == SYNTHETIC:
         return {found.edited.where: digest(found.edited.records)}
@@ -80,7 +80,7 @@ def files(ref: DataRef) -> dict[str, str]:
 
 
 def in_template(record: EditRecord, template: str) -> EditRecord:
-    """The record with a template around every prompt, which takes the place of `{Input}`."""
+    """Wrap every prompt of a record in a template by replacing `{Input}`."""
 
     def wrap(prompt: str) -> str:
         return template.replace("{Input}", prompt)
@@ -100,11 +100,11 @@ def in_template(record: EditRecord, template: str) -> EditRecord:
 
 
 def strip_distractor(paraphrase: str, subject: str) -> str:
-    """The paraphrase from the last sentence boundary before its subject on.
+    """Drop everything before the last sentence boundary that precedes the subject.
 
-    Only what stands before the subject's last occurrence is searched, so that periods of the subject itself
-    ("John C. Breckinridge") and of the text after it ("the twin city of Edinburgh? It is") cut nothing. Without the
-    subject, or without a boundary before it, the text stays as it is; headings that run into the sentence do too.
+    Only the text before the subject's last occurrence is searched, so that punctuation in the subject itself
+    ("John C. Breckinridge") or after it ("the twin city of Edinburgh? It is") is ignored. If the subject or such a
+    boundary is missing, the text is returned unchanged; headings that run into the sentence are kept as well.
     """
     start = paraphrase.rfind(subject) if subject else -1
     if start < 0:
@@ -117,7 +117,7 @@ def strip_distractor(paraphrase: str, subject: str) -> str:
 
 
 def without_distractors(record: EditRecord) -> EditRecord:
-    """The record with every rephrase cut."""
+    """Strip the distractor from every rephrase of a record."""
     return replace(record, rephrases=tuple(strip_distractor(text, record.subject) for text in record.rephrases))
 
 
@@ -128,7 +128,7 @@ def _select(ref: DataRef) -> Dataset:
     if len(inside) < ref.edits:
         of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
         raise UserError(
-            f"{found.edited.where}: {len(inside)} {of_split}, {ref.edits} asked for", fix=f"edits: {len(inside)}"
+            f"{found.edited.where}: {len(inside)} {of_split}, {ref.edits} requested", fix=f"edits: {len(inside)}"
         )
     edits, rest = inside[: ref.edits], inside[ref.edits :]
     excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
@@ -141,7 +141,7 @@ def _check_options(ref: DataRef) -> None:
     info = registry.datasets.get(ref.name)
     for option, value, least in (("edits", ref.edits, 1), ("train", ref.train, 0), ("unrelated", ref.unrelated, 0)):
         if value < least:
-            raise UserError(f"{ref.name}: {option} is {value}, less than {least}", fix=f"{option}: {least}")
+            raise UserError(f"{ref.name}: {option} is {value} but must be at least {least}", fix=f"{option}: {least}")
     if ref.template not in TEMPLATES:
         raise UserError(
             f"unknown template '{ref.template}'{did_you_mean(ref.template, TEMPLATES)}", fix="template: none"
@@ -151,10 +151,10 @@ def _check_options(ref: DataRef) -> None:
 
 
 def _tiers(found: DatasetFiles, rest: list[EditRecord], excluded: list[EditRecord]) -> list[list[EditRecord]]:
-    """Pool candidates: the rest of the edited file, then other files' records with a subject, then those without.
+    """Rank pool candidates: the rest of the edited file, then other files' records with a subject, then those without.
 
-    The unscored records of the edited file come first because only they have its form: flat CounterFact has neither
-    paraphrases nor more than one neighbour, and MEND's ZsRE has no probe about the subject.
+    Unscored records of the edited file come first because only they have the same structure as the edits: flat
+    CounterFact has no paraphrases and a single neighbour, and MEND's ZsRE has no probe about the subject.
     """
     prompts = {record.prompt for record in excluded}
     ids = {record.id for record in excluded}
@@ -168,7 +168,7 @@ def _tiers(found: DatasetFiles, rest: list[EditRecord], excluded: list[EditRecor
 
 
 def _shape(ref: DataRef) -> Callable[[EditRecord], EditRecord]:
-    """What is done to every chosen record: distractors cut, the template put around its prompts."""
+    """Return the transformation of every selected record: strip distractors, apply the template."""
     info = registry.datasets.get(ref.name)
     template = info.paper_template if ref.template == "paper" else None
 

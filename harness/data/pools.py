@@ -1,9 +1,9 @@
-"""Which records a cell may use: the test and dev split of a file, and pools of unrelated facts.
+"""Test and dev splits, and pools of unrelated facts.
 
-The pools hold records that share neither subject nor prompt with anything that is scored: `train`, from which methods
-learn what not to touch, and `unrelated`, which no method sees. A hash of the ids decides which records come first, and the
-two pools are drawn from opposite ends of that order. So neither the order of a file nor the size of the other pool matters,
-and more edits only remove the records that now collide with them.
+The pools hold records that share neither subject nor prompt with anything that is scored: `train`, from which methods learn
+what to leave unchanged, and `unrelated`, which no method sees. Records are ordered by a hash of their ids, and the two pools
+are drawn from opposite ends of that order. A pool therefore depends neither on the file order nor on the size of the other
+pool, and adding edits only removes the records that overlap with them.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ _WORD = re.compile(r"\w+")
 
 
 def is_dev(dataset: str, record_id: str) -> bool:
-    """True for one record in four. Hyper-parameters are tuned on these and on no other record."""
+    """Whether a record is in the dev split, as one in four is. Hyper-parameters are tuned on these records only."""
     return hashlib.sha256(f"{dataset}:{record_id}".encode()).digest()[0] % 4 == 0
 
 
 def belongs(dataset: str, record_id: str, split: str) -> bool:
-    """Whether a record is in the split; `all` ignores the division.
+    """Whether a record is in the split; every record is in `all`.
 
     Raises:
-        UserError: for a split that does not exist.
+        UserError: for an unknown split.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'{did_you_mean(split, SPLITS)}", fix="split: test")
@@ -39,17 +39,17 @@ def belongs(dataset: str, record_id: str, split: str) -> bool:
 def draw(
     edits: Sequence[EditRecord], tiers: Sequence[Sequence[EditRecord]], n_train: int, n_unrelated: int
 ) -> tuple[tuple[EditRecord, ...], tuple[EditRecord, ...]]:
-    """The train and the unrelated pool, each from the first tier that still has records.
+    """Draw the train and the unrelated pool, exhausting each tier before the next.
 
     Args:
         edits: the scored records.
-        tiers: candidates, the preferred ones first.
-        n_train: number of train records wanted.
-        n_unrelated: number of unrelated records wanted.
+        tiers: groups of candidates, preferred ones first.
+        n_train: requested size of the train pool.
+        n_unrelated: requested size of the unrelated pool.
 
     Returns:
-        (train, unrelated): no two of edits, train and unrelated share a subject or a prompt. A pool is shorter than
-        asked for where the candidates do not suffice.
+        (train, unrelated): edits, train and unrelated share no subject and no prompt. A pool is smaller than requested
+        if there are too few candidates.
     """
     if not n_train and not n_unrelated:
         return (), ()
@@ -60,9 +60,9 @@ def draw(
 
 
 class Guard:
-    """What is scored of a set of records, and whether another record would give any of it away.
+    """Leakage check: does another record overlap with what is scored of a set of records?
 
-    A subject counts as mentioned where its words stand in a row in a text, in any case and with any punctuation.
+    A text mentions a subject if it contains the subject's words consecutively, ignoring case and punctuation.
     """
 
     def __init__(self, records: Iterable[EditRecord]) -> None:
@@ -76,12 +76,12 @@ class Guard:
                 self._texts_with.setdefault(word, []).append(f" {text} ")
 
     def admits(self, record: EditRecord) -> bool:
-        """Whether subject and prompt of a record have nothing to do with what is guarded."""
+        """Whether the subject and prompt of a record are unrelated to the guarded records."""
         subject = _words(record.subject)
         return subject not in self._subjects and not self._mentions(subject) and self._is_foreign(record.prompt)
 
     def trimmed(self, record: EditRecord) -> EditRecord:
-        """The record without those of its further prompts that are guarded or mention a guarded subject."""
+        """Drop those of a record's other prompts that are guarded or mention a guarded subject."""
         return replace(
             record,
             rephrases=tuple(filter(self._is_foreign, record.rephrases)),
@@ -110,7 +110,7 @@ class Guard:
 
 
 def scored_prompts(record: EditRecord) -> list[str]:
-    """Every text whose answer by the edited model is scored."""
+    """All prompts on which the edited model is scored."""
     return [record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality + record.portability)]
 
 

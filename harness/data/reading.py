@@ -1,4 +1,4 @@
-"""Reading one upstream file into records, or saying in one line which record of it is wrong."""
+"""Read one upstream file into records; an invalid record is reported in one line."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ from harness.records import EditRecord
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A record of an official file that cannot be an edit: its number in the file, and what is wrong with it."""
+    """An unusable record of an official file: its number in the file and the reason."""
 
     number: int
     reason: str
@@ -32,12 +32,12 @@ class UpstreamFile:
     """The records of one file.
 
     Attributes:
-        where: path of the file, or the name of generated records.
-        format: what it is.
+        where: path of the file, or the name of the synthetic records.
+        format: format of the file.
         rows: number of upstream records.
-        records: in file order, without flawed ones and without repeated prompts (the first stays).
-        numbers: number in the file, from 1, of each of `records`.
-        flaws: records that were left out because they cannot be used.
+        records: usable records in file order; of records with the same prompt, only the first.
+        numbers: 1-based position in the file of each of `records`.
+        flaws: records that were skipped because they are unusable.
     """
 
     where: str
@@ -49,27 +49,29 @@ class UpstreamFile:
 
     @property
     def repeated(self) -> int:
-        """Records left out because an earlier one has the same prompt."""
+        """Number of records skipped because an earlier one has the same prompt."""
         return self.rows - len(self.records) - len(self.flaws)
 
 
 def read(path: Path) -> UpstreamFile:
-    """All records of a file, read once per version of the file and process.
+    """Read all records of a file; cached per process until the file changes.
 
     Raises:
-        UserError: when the file is of no known format, is cut off, or has a record with a missing, empty or wrongly
-            typed field; the message names path, record and field.
+        UserError: if the format is unknown, the file is truncated, or a record has a missing, empty or wrongly typed
+            field; the message gives path, record and field.
     """
     form = recognise(path)
     if form is None:
         known = ", ".join(known.title for known in registry.formats.all().values())
-        raise UserError(f"{path}: not an editing data file (known formats: {known})", fix="python -m harness data list")
+        raise UserError(
+            f"{path}: not a known editing dataset (known formats: {known})", fix="python -m harness data list"
+        )
     stat = path.stat()
     return _read(path, form.name, stat.st_mtime_ns, stat.st_size)
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]], form: Format, where: str) -> UpstreamFile:
-    """Records given as upstream's own dictionaries, checked like those of a file.
+    """Validate records given as upstream dictionaries, as `read` does for a file.
 
     Raises:
         UserError: as `read`.
@@ -95,12 +97,12 @@ def _parse(content: bytes, form: Format, where: str) -> UpstreamFile:
         if first["type"] != "json_invalid":
             raise _complaint(first, form, where) from None
         record = _complete_records(content) + 1
-        raise _broken(f"{where}: record {record}: broken or cut off ({first['ctx']['error']})", form) from None
+        raise _broken(f"{where}: record {record}: invalid or truncated JSON ({first['ctx']['error']})", form) from None
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector: records hold no cycles, and it would cost a third of the reading time."""
+    """Pause the garbage collector, which would take a third of the reading time; records contain no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -125,21 +127,23 @@ def _collect(rows: Iterable[Row], form: Format, where: str) -> UpstreamFile:
             flaws.append(Flaw(number, reason))
         elif record.prompt not in prompts:
             if (earlier := ids.setdefault(record.id, number)) != number:
-                raise _broken(f"{where}: record {number}: id {record.id} is also that of record {earlier}", form)
+                raise _broken(
+                    f"{where}: record {number}: duplicate id {record.id}, also used by record {earlier}", form
+                )
             prompts.add(record.prompt)
             records.append(record)
             numbers.append(number)
     if not records:
-        raise _broken(f"{where}: holds no usable record", form)
+        raise _broken(f"{where}: contains no usable record", form)
     return UpstreamFile(where, form, number, tuple(records), tuple(numbers), tuple(flaws))
 
 
 def _flaw(record: EditRecord) -> str | None:
-    """Why a record whose fields are all there cannot be an edit, or None."""
+    """Why a record with valid fields cannot be used as an edit, or None."""
     if not record.target_new:
         return "has an empty target"
     if record.subject not in record.prompt:
-        return f"has a subject, {record.subject!r}, that does not occur in its prompt"
+        return f"its subject {record.subject!r} does not occur in its prompt"
     return None
 
 
@@ -147,8 +151,8 @@ _SENTENCES = {
     "missing": "is missing",
     "string_too_short": "is empty",
     "too_short": "is an empty list",
-    "string_type": "is not a text",
-    "int_type": "is not a whole number",
+    "string_type": "is not a string",
+    "int_type": "is not an integer",
     "list_type": "is not a list",
     "dict_type": "is not a mapping",
     "dataclass_type": "is not a mapping",
@@ -169,7 +173,7 @@ def _broken(sentence: str, form: Format) -> UserError:
 
 
 def _complete_records(content: bytes) -> int:
-    """How many records of a broken JSON list can be read before the fault."""
+    """Number of records of a broken JSON list before the error."""
     text = content.decode(errors="replace").lstrip()
     decoder, gap, position, count = json.JSONDecoder(), re.compile(r"[\s,]*"), 1, 0
     while True:

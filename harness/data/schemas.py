@@ -1,7 +1,7 @@
-"""The upstream formats as schemas, one class per format, each with its mapping to an `EditRecord`.
+"""Schemas of the upstream formats, one class per format, each with its conversion to an `EditRecord`.
 
-A schema names only what the harness uses; further keys of a record are allowed. Surrounding space is stripped, because a
-target is always appended to its prompt with one space.
+A schema declares only the fields that the harness uses; other keys are allowed. Surrounding whitespace is stripped, because
+a target is always appended to its prompt with one space.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from harness.data.formats import register_format
 from harness.records import EditRecord, Probe
 
 STRICT = ConfigDict(strict=True, str_strip_whitespace=True)
-"""Configuration of a schema: nothing is converted, no space around a text."""
+"""Schema configuration: no type coercion, surrounding whitespace stripped."""
 
 
 def _first(value: Any) -> Any:
-    """KnowEdit gives an answer as a text or as a list of acceptable ones: the first counts."""
+    """Take the first of several acceptable answers; KnowEdit gives a string or a list."""
     return value[0] if isinstance(value, list) and value else value
 
 
@@ -35,7 +35,7 @@ Template = Annotated[str, AfterValidator(_holds_one_place)]
 
 
 def content_id(prompt: str, target: str) -> str:
-    """Identity of a record that upstream gives none: what is asked and what shall be answered."""
+    """Id for a record without an upstream id: a hash of prompt and target."""
     return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
 
 
@@ -92,7 +92,7 @@ class CounterFact:
     portability: _OneHop | None = None
 
     def record(self) -> EditRecord:
-        """Neighbours share the true object; attributes are subjects of which the new object is true."""
+        """Convert. Neighbours share the true object; attributes are subjects that already have the new object."""
         rewrite = self.requested_rewrite
         true, new = rewrite.target_true.str_, rewrite.target_new.str_
         return EditRecord(
@@ -118,7 +118,7 @@ class CounterFact:
 )
 @dataclass(config=STRICT, slots=True)
 class CounterFactFlat:
-    """CounterFact as EasyEdit flattened it."""
+    """CounterFact in EasyEdit's flat format."""
 
     case_id: int
     prompt: Text
@@ -130,7 +130,7 @@ class CounterFactFlat:
     locality_ground_truth: Text
 
     def record(self) -> EditRecord:
-        """Upstream's `rephrase_prompt` is a generation prompt by origin: no rephrase comes from this format."""
+        """Convert without rephrases: upstream's `rephrase_prompt` is one of CounterFact's generation prompts."""
         return EditRecord(
             id=str(self.case_id),
             prompt=self.prompt,
@@ -150,7 +150,7 @@ class CounterFactFlat:
 )
 @dataclass(config=STRICT, slots=True)
 class KnowEdit:
-    """ZsRE as in KnowEdit, the form that OnceEdit uses. Any key is allowed under `locality` and `portability`."""
+    """ZsRE as in KnowEdit, the version that OnceEdit uses. Any key is allowed under `locality` and `portability`."""
 
     subject: Text
     target_new: Text
@@ -161,7 +161,7 @@ class KnowEdit:
     portability: dict[str, list[_PromptAndAnswer]]
 
     def record(self) -> EditRecord:
-        """The edit is `target_new`; the fact before it is the first of `ground_truth`."""
+        """Convert. The target is `target_new`, the original answer the first of `ground_truth`."""
         return EditRecord(
             id=content_id(self.prompt, self.target_new),
             prompt=self.prompt,
@@ -195,7 +195,7 @@ class Mend:
     portability: _OneHop | None = None
 
     def record(self) -> EditRecord:
-        """The edit is `alt`, never one of `answers`; `loc` gets the question mark that it lacks."""
+        """Convert. The target is `alt`, never one of `answers`; a missing question mark is added to `loc`."""
         return EditRecord(
             id=content_id(self.src, self.alt),
             prompt=self.src,
@@ -209,7 +209,7 @@ class Mend:
 
 
 def _is_question_table(lines: list[str]) -> bool:
-    """Most lines are a question, a tab, an answer."""
+    """Whether most lines are a question, a tab and an answer."""
     questions = sum(line.split("\t")[0].rstrip().endswith("?") and "\t" in line for line in lines)
     return questions > 0 and questions >= 0.8 * len(lines)
 
@@ -217,7 +217,7 @@ def _is_question_table(lines: list[str]) -> bool:
 def _question_and_answer(line: str) -> dict[str, str]:
     cells = line.split("\t")
     if len(cells) != 2:
-        raise ValueError(f"a line of {len(cells)} columns, not of a question and an answer")
+        raise ValueError(f"expected a question and an answer, found {len(cells)} columns")
     return {"src": cells[0], "alt": cells[1]}
 
 
@@ -231,11 +231,11 @@ def _question_and_answer(line: str) -> dict[str, str]:
 )
 @dataclass(config=STRICT, slots=True)
 class MendRow:
-    """A line of MEND's training table: a question and an answer. It names no subject and no earlier answer."""
+    """A line of MEND's training table: a question and an answer, without subject or original answer."""
 
     src: Text
     alt: str
 
     def record(self) -> EditRecord:
-        """A plain fact: the answer is what the model should go on saying."""
+        """Convert to an unrelated fact, whose answer the model should keep giving."""
         return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)

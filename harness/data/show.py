@@ -1,4 +1,4 @@
-"""Data as people read it: which files there are, and a record as text."""
+"""Listings of data files, and records as readable text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class FileRow:
 
     Attributes:
         dataset: name of the dataset.
-        role: `edits` for the file whose records are edited, `pool` for those that only provide unrelated facts.
+        role: `edits` for the file that provides the edits, `pool` for files that only provide unrelated facts.
         format: title of the upstream format.
-        rows: records in the file.
-        usable: records without flaws and without repeated prompts.
-        test: how many of them are in the test split.
-        dev: how many are in the dev split.
-        path: of the file.
+        rows: number of records in the file.
+        usable: number of records that are valid and do not repeat an earlier prompt.
+        test: number of usable records in the test split.
+        dev: number of usable records in the dev split.
+        path: path of the file.
     """
 
     dataset: str
@@ -38,10 +38,10 @@ class FileRow:
 
 
 def describe(source: str, name: str | None = None) -> list[FileRow]:
-    """One row per file at a source (`synthetic` or a folder), of one dataset or of all, the edited file of each first.
+    """Describe the files of one dataset or of all at a source (`synthetic` or a folder), files with edits first.
 
     Raises:
-        UserError: when the folder has no file of the dataset, or a broken one.
+        UserError: if the folder has no file of the dataset, or a broken one.
     """
     names = [name] if name else _present(source)
     rows = []
@@ -53,10 +53,10 @@ def describe(source: str, name: str | None = None) -> list[FileRow]:
 
 
 def show(name: str, source: str, record_id: str | None = None) -> str:
-    """A record in readable form: the one with the id, or the first of the edited file.
+    """Format a record as text: the one with the given id, or the first of the edited file.
 
     Raises:
-        UserError: when no file of the dataset has the id.
+        UserError: if no file of the dataset contains the id.
     """
     found = find_files(name, source)
     if record_id is None:
@@ -66,7 +66,9 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
             if record.id == record_id:
                 return _readable(name, file, position)
     near = did_you_mean(record_id, {record.id for record in found.edited.records})
-    raise UserError(f"{source}: no record '{record_id}' of {name}{near}", fix=f"python -m harness data show {name}")
+    raise UserError(
+        f"{source}: dataset '{name}' has no record '{record_id}'{near}", fix=f"python -m harness data show {name}"
+    )
 
 
 def _present(source: str) -> list[str]:
@@ -75,7 +77,7 @@ def _present(source: str) -> list[str]:
         return [name for name, info in datasets.items() if info.synthetic is not None]
     present = {form.dataset for form in upstream_files(Path(source)).values()}
     if not present:
-        raise UserError(f"{source}: no editing data in this folder", fix="python -m harness data fetch")
+        raise UserError(f"{source}: no editing dataset in this folder", fix="python -m harness data fetch")
     return [name for name in datasets if name in present]
 
 

@@ -1,4 +1,4 @@
-"""Where a dataset's records are: generated here, or in the files of its formats in a folder."""
+"""Find a dataset's records: generated ones, or files in a folder."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,25 +10,25 @@ from harness.data.reading import UpstreamFile, from_rows, read
 from harness.errors import UserError
 
 SYNTHETIC = "synthetic"
-"""The source of generated records; every other source is a folder."""
+"""Source name of generated records; every other source is a folder."""
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of a dataset at one source: the one whose records are edited, and the rest."""
+    """Files of a dataset at one source: the one that provides the edits, and the others."""
 
     edited: UpstreamFile
     others: tuple[UpstreamFile, ...]
 
 
 def find_files(name: str, source: str) -> DatasetFiles:
-    """A dataset's files at a source, `synthetic` or a folder, read.
+    """Find and read a dataset's files at a source, `synthetic` or a folder.
 
-    A file with `train` in its name is edited only if no other can be. Among the rest the order of the dataset's
-    `edited_formats` decides, then the path.
+    The file that provides the edits is chosen by the order of the dataset's `edited_formats`, then by path; a file with
+    `train` in its name is chosen only if there is no other candidate.
 
     Raises:
-        UserError: for an unknown dataset, when the source has none of its records, or when a file is broken.
+        UserError: for an unknown dataset, a source without its records, or a broken file.
     """
     info = registry.datasets.get(name)
     if source == SYNTHETIC:
@@ -44,12 +44,12 @@ def find_files(name: str, source: str) -> DatasetFiles:
 
 
 def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -> dict[Path, Format]:
-    """Every file in a folder, at any depth, that holds editing data, with its format, sorted by path.
+    """Find all editing datasets below a folder, with their formats, sorted by path.
 
-    Hidden files and files of any other kind are ignored.
+    Hidden and unrecognised files are ignored.
 
     Raises:
-        UserError: when there is no such folder; `remedy` is what the message recommends.
+        UserError: if the folder does not exist; the message recommends `remedy`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", fix=remedy)

@@ -1,9 +1,9 @@
 """Synthetic data: invented people, companies, films and towns, so that everything runs without a download.
 
-One set of facts, with one true object per subject and relation, is written in the forms of the upstream files: ZsRE as in
-KnowEdit (questions), CounterFact as in ROME (half sentences, half of the paraphrases behind an unrelated sentence). The
-records pass through the same readers as files do. Neighbours and attributes are facts about other things than the edited
-ones, so that edits, pools and their probes can be kept apart.
+One set of facts, with one true object per subject and relation, is rendered in the upstream formats: ZsRE as in KnowEdit
+(questions) and CounterFact as in ROME (cloze prompts; half of the paraphrases follow an unrelated sentence). The records go
+through the same readers as downloaded files. Neighbours and attributes are facts about entities that are never edited, so
+that edits, pools and their probes can be kept apart.
 """
 
 import random
@@ -22,7 +22,7 @@ _CODAS = ("", "", "l", "m", "n", "r", "s", "th")
 
 
 def upstream_rows(name: str) -> list[dict[str, Any]]:
-    """The records of `zsre` or `counterfact` as upstream's own dictionaries, the same on every machine."""
+    """Generate the records of `zsre` or `counterfact` as upstream dictionaries, identical on every machine."""
     facts = _Facts()
     if name == "zsre":
         return [facts.knowedit(subject, relation) for subject, relation in facts.edited("zsre")]
@@ -33,7 +33,7 @@ def upstream_rows(name: str) -> list[dict[str, Any]]:
 
 
 class _Facts:
-    """Names, facts and the two ways to write them. Everything is drawn from one seeded generator, in one order."""
+    """Names, facts and their two renderings, all drawn from one seeded generator in a fixed order."""
 
     def __init__(self) -> None:
         self._random = random.Random(SEED)
@@ -53,11 +53,11 @@ class _Facts:
             self._random.shuffle(rows)
 
     def edited(self, dataset: str) -> list[tuple[str, Relation]]:
-        """Which relation of which subject each record of a dataset edits."""
+        """Subject and relation of each record of a dataset."""
         return self._edited[dataset]
 
     def knowedit(self, subject: str, relation: Relation) -> dict[str, Any]:
-        """A record in KnowEdit's form: locality asks another fact of the subject, and the same of another subject."""
+        """Render a KnowEdit record; locality probes another relation of the subject, and the same relation of another."""
         true, new = self._objects(subject, relation)
         prompt, rephrase = self._random.sample(relation.questions, 2)
         other = self._random.choice([other for other in RELATIONS if other.kind == relation.kind] or [relation])
@@ -79,7 +79,7 @@ class _Facts:
         }
 
     def counterfact(self, number: int, subject: str, relation: Relation) -> dict[str, Any]:
-        """A record in ROME's form: ten neighbours that share the true object, ten subjects that have the new one."""
+        """Render a ROME record with ten neighbours that share the true object and ten subjects that have the new one."""
         true, new = self._objects(subject, relation)
         prompt, *paraphrases = self._random.sample(relation.statements, 3)
         return {
@@ -103,7 +103,7 @@ class _Facts:
         return true, self._random.choice([obj for obj in relation.objects if obj != true])
 
     def _others(self, relation: Relation, obj: str) -> list[str]:
-        """Half sentences about other subjects that the object completes truly."""
+        """Cloze prompts about other subjects for which the object is true."""
         subjects = self._background[relation.id, obj]
         pairs = [(subject, statement) for subject in subjects for statement in relation.statements]
         return [statement.format(subject) for subject, statement in self._random.sample(pairs, NEIGHBOURS)]
@@ -120,7 +120,7 @@ class _Facts:
         return {"Reasoning": [{"prompt": question.format(subject), "ground_truth": answers[new]}]}
 
     def _new_subject(self, kind: str, known: dict[str, str] | None = None) -> str:
-        """A thing of a kind with one object for each of the kind's relations."""
+        """Invent an entity of a type, with one object for each of the type's relations."""
         subject = self._name(kind)
         for relation in RELATIONS:
             if relation.kind == kind:
@@ -130,7 +130,7 @@ class _Facts:
         return subject
 
     def _name(self, kind: str) -> str:
-        """One to three invented words of which none occurs in another name."""
+        """Invent a name of one to three words, none of which occurs in another name."""
         if kind == "person":
             return " ".join(next(self._names) for _ in range(self._random.choice((2, 2, 3))))
         if kind == "film":

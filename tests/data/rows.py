@@ -1,4 +1,4 @@
-"""Small records in each upstream form."""
+"""Small records in each upstream format."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ EXAMPLES = {"knowedit": KNOWEDIT, "mend": MEND, "counterfact": COUNTERFACT, "cou
 
 
 def without(row: dict[str, Any], field: str) -> dict[str, Any]:
-    """The record without a field; dots lead into it."""
+    """Copy a record without a field, given as a dotted path."""
     changed = copy.deepcopy(row)
     *path, last = field.split(".")
     inner = changed
@@ -71,7 +71,7 @@ def without(row: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 def flat(number: int, **changes: Any) -> dict[str, Any]:
-    """A flat CounterFact record with a subject of its own."""
+    """Make a flat CounterFact record with its own subject."""
     subject = changes.get("subject", f"Person{number}")
     row = {
         "case_id": number,
@@ -87,7 +87,7 @@ def flat(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def write(path: Path, rows: Any) -> Path:
-    """A JSON file."""
+    """Write a JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, ensure_ascii=False))
     return path

@@ -1,4 +1,4 @@
-"""The dataset of docs/add-a-dataset.md, taken from the page as it is: one file outside this tree adds it with its format."""
+"""The dataset of docs/add-a-dataset.md, extracted from the page: one external file adds it with its format."""
 
 import json
 import os
@@ -34,14 +34,14 @@ print(json.dumps([suite.datasets[0].name, [record.target_new for record in data.
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory in which somebody followed the page."""
+    """A working directory in which the page's instructions were followed."""
     monkeypatch.chdir(pages.write(PAGE, tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def coaches(folder, monkeypatch):
-    """The same with the plug-in loaded."""
+    """The same working directory with the plug-in loaded."""
     monkeypatch.setenv(registry.PLUGINS, str(folder / "coaches.py"))
     registry.load_plugins()
     yield folder / "data"
@@ -51,7 +51,7 @@ def coaches(folder, monkeypatch):
     registry._import_plugin.cache_clear()
 
 
-def test_the_records_are_divided_as_those_of_any_dataset(coaches):
+def test_its_records_are_split_like_those_of_any_dataset(coaches):
     data = load(resolve("coaches", str(coaches), 2, split="all", train=2, unrelated=1))
 
     assert [record.target_new for record in data.edits] == ["Ben Okoro", "Eva Stone"]
@@ -64,13 +64,13 @@ def test_its_files_are_listed_next_to_those_of_other_datasets(coaches):
     assert list(registry.datasets) == ["zsre", "counterfact", "coaches"]
 
 
-def test_a_suite_may_name_it(coaches):
+def test_a_suite_can_use_it(coaches):
     suite = load_suite("try_coaches.yaml", scale="mini", data="data")
 
     assert [(entry.name, entry.source, entry.edits) for entry in suite.datasets] == [("coaches", "data", 2)]
 
 
-def test_it_is_there_as_soon_as_the_environment_names_its_file(folder):
+def test_it_is_available_once_the_environment_names_its_file(folder):
     done = subprocess.run(
         [sys.executable, "-c", LOOK],
         env=os.environ | {registry.PLUGINS: "coaches.py", "PYTHONPATH": str(ROOT)},
@@ -94,7 +94,7 @@ def test_a_wrong_field_is_reported_with_its_record_and_where_to_get_the_files(co
     with pytest.raises(UserError, match=r"coaches\.json: record 7: field 'coach' is missing") as caught:
         resolve("coaches", str(coaches), 1)
 
-    assert caught.value.fix == "get it from https://example.org/coaches and name its folder with --data"
+    assert caught.value.fix == "get it from https://example.org/coaches and pass its folder with --data"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_wrong_field_is_reported_with_its_record_and_where_to_get_the_files(co
         ({"template": "paper"}, "the paper has no prompt template for dataset 'coaches'"),
     ],
 )
-def test_what_it_does_not_have_is_one_line(coaches, options, message):
+def test_a_missing_feature_is_reported_in_one_line(coaches, options, message):
     with pytest.raises(UserError, match=message):
         resolve("coaches", **{"source": str(coaches), "edits": 1, **options})
 

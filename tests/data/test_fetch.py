@@ -1,4 +1,4 @@
-"""Against a real server on this machine."""
+"""Downloads from a real server on this machine."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from tests.data.rows import KNOWEDIT, MEND
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Serves `bodies`; promises `missing_bytes` more than it sends."""
+    """Serves `bodies`, announcing `missing_bytes` more than it sends."""
 
     bodies: dict[str, bytes]
     missing_bytes = 0
@@ -38,7 +38,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 
 def with_downloads(downloads, monkeypatch):
-    """ZsRE with other upstream files."""
+    """Replace the upstream files of ZsRE."""
     zsre = registry.datasets.get("zsre")
     monkeypatch.setitem(registry.datasets._items, "zsre", replace(zsre, downloads=downloads))
 
@@ -77,7 +77,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_file_arrives_whole_and_its_checksum_is_recorded(upstream, offered, tmp_path):
+def test_every_file_is_complete_and_its_checksum_is_recorded(upstream, offered, tmp_path):
     results = fetch.fetch("zsre", tmp_path)
 
     assert [result.path for result in results] == [tmp_path / "zsre" / name for name in ("a.json", "b.json")]
@@ -89,17 +89,17 @@ def test_every_file_arrives_whole_and_its_checksum_is_recorded(upstream, offered
     assert "first download, checksum recorded in checksums.json" in str(results[0])
 
 
-def test_what_is_there_and_whole_is_not_fetched_again(upstream, offered, tmp_path):
+def test_a_complete_file_is_not_downloaded_again(upstream, offered, tmp_path):
     fetch.fetch("zsre", tmp_path)
     upstream.bodies.clear()
 
     results = fetch.fetch("zsre", tmp_path)
 
     assert not any(result.is_new or result.is_first for result in results)
-    assert "already there, verified" in str(results[0])
+    assert "already exists, verified" in str(results[0])
 
 
-def test_a_damaged_file_is_fetched_anew(upstream, offered, tmp_path):
+def test_a_damaged_file_is_downloaded_again(upstream, offered, tmp_path):
     fetch.fetch("zsre", tmp_path)
     (tmp_path / "zsre" / "a.json").write_text("[]")
 
@@ -129,21 +129,21 @@ def test_a_file_that_changed_upstream_since_the_first_fetch_is_refused(upstream,
     assert names(tmp_path) == {"b.json", "checksums.json"}
 
 
-def test_an_address_that_does_not_exist_is_one_line(upstream, offered, tmp_path):
+def test_a_missing_page_is_reported_in_one_line(upstream, offered, tmp_path):
     del upstream.bodies["b.json"]
 
-    with pytest.raises(UserError, match=r"b\.json: the server says 404 Not Found") as caught:
+    with pytest.raises(UserError, match=r"b\.json: the server returned 404 Not Found") as caught:
         fetch.fetch("zsre", tmp_path)
 
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == {"a.json", "checksums.json"}
 
 
-def test_a_body_shorter_than_promised_leaves_nothing(upstream, offered, tmp_path):
+def test_a_truncated_download_leaves_nothing(upstream, offered, tmp_path):
     upstream.missing_bytes = 100
     size = len(upstream.bodies["a.json"])
 
-    with pytest.raises(UserError, match=rf"broke off after {size} of {size + 100} bytes"):
+    with pytest.raises(UserError, match=rf"cut off after {size} of {size + 100} bytes"):
         fetch.fetch("zsre", tmp_path)
 
     assert names(tmp_path) == set()
@@ -152,13 +152,13 @@ def test_a_body_shorter_than_promised_leaves_nothing(upstream, offered, tmp_path
 def test_a_page_in_place_of_the_file_is_refused(upstream, offered, tmp_path):
     upstream.bodies["a.json"] = b"<html>Please log in</html>"
 
-    with pytest.raises(UserError, match="answered with something that is not a file of zsre"):
+    with pytest.raises(UserError, match="the server returned something that is not a zsre file"):
         fetch.fetch("zsre", tmp_path)
 
     assert names(tmp_path) == set()
 
 
-def test_a_server_that_is_away_is_one_line(upstream, offered, tmp_path, monkeypatch):
+def test_an_unreachable_server_is_reported_in_one_line(upstream, offered, tmp_path, monkeypatch):
     gone = Download("http://127.0.0.1:9/a.json", "a.json", "MIT")
     with_downloads((gone,), monkeypatch)
 
@@ -166,7 +166,7 @@ def test_a_server_that_is_away_is_one_line(upstream, offered, tmp_path, monkeypa
         fetch.fetch("zsre", tmp_path)
 
 
-def test_a_full_disk_leaves_nothing_and_is_one_line(offered, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_and_is_reported_in_one_line(offered, tmp_path, monkeypatch):
     real = Path.open
 
     def full(path, mode="r", *args, **kwargs):
@@ -203,7 +203,7 @@ def test_a_broken_list_of_checksums_is_reported(offered, tmp_path):
         fetch.fetch("zsre", tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_reported(offered, tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(offered, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(UserError, match="Not a directory"):

@@ -34,14 +34,14 @@ def test_a_table_of_questions_is_recognised_whatever_it_is_called(tmp_path):
         json.dumps([without(KNOWEDIT, "rephrase_prompt") | {"locality": {"Forgetfulness": []}}]),
     ],
 )
-def test_what_holds_no_editing_data_is_no_format(tmp_path, content):
+def test_other_files_have_no_format(tmp_path, content):
     path = tmp_path / "counterfact-edit.json"
     path.write_text(content)
 
     assert recognise(path) is None
 
 
-def test_bytes_that_are_no_text_are_no_format(tmp_path):
+def test_binary_files_have_no_format(tmp_path):
     path = tmp_path / "zsre.json"
     path.write_bytes(bytes(range(256)) * 10)
 
@@ -49,7 +49,7 @@ def test_bytes_that_are_no_text_are_no_format(tmp_path):
 
 
 @pytest.mark.parametrize(("row", "field"), [(MEND, "alt"), (MEND, "src"), (COUNTERFACT, "neighborhood_prompts")])
-def test_a_file_whose_records_all_lack_a_field_is_still_known_for_what_it_should_be(tmp_path, row, field):
+def test_a_file_whose_records_all_lack_a_field_is_still_recognised(tmp_path, row, field):
     assert recognise(write(tmp_path / "x.json", [without(row, field)])) is not None
 
 

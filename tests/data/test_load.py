@@ -14,7 +14,7 @@ from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty flat records to edit, sixty of a train file, and files that are none of our business."""
+    """Forty flat records to edit, sixty in a train file, and unrelated files."""
     write(tmp_path / "cf" / "counterfact-edit.json", [flat(number) for number in range(40)])
     write(tmp_path / "cf" / "counterfact-train.json", [flat(number) for number in range(30, 90)])
     write(tmp_path / "mquake.json", [{"case_id": 1, "requested_rewrite": [{"prompt": "{}"}], "questions": ["q"]}])
@@ -55,7 +55,7 @@ def test_the_pools_come_from_the_rest_of_the_edited_file_first(folder):
     assert not subjects(data.edits) & subjects(data.train)
 
 
-def test_other_files_fill_a_pool_that_the_rest_of_the_edited_file_does_not(folder):
+def test_other_files_fill_a_pool_when_the_edited_file_is_exhausted(folder):
     data = load(resolve("counterfact", str(folder), 5, train=30, unrelated=5))
 
     assert max(int(record.id) for record in data.train) >= 40
@@ -72,7 +72,7 @@ def test_a_pool_never_holds_a_record_of_the_other_half_of_the_edited_file(folder
     assert all(is_dev("counterfact", record.id) == (split == "dev") for record in shared)
 
 
-def test_a_question_without_subject_about_an_edited_one_stays_out_of_the_pool(tmp_path):
+def test_a_question_without_a_subject_field_about_an_edited_subject_stays_out_of_the_pool(tmp_path):
     write(tmp_path / "edits.json", [KNOWEDIT])
     (tmp_path / "train.tsv").write_text("Where does epaspidoceras live?\tsea\nWho wrote it?\tBo\n" + TABLE)
 
@@ -110,7 +110,7 @@ def test_a_train_file_is_edited_only_where_there_is_no_other(tmp_path):
     assert load(resolve("zsre", str(tmp_path), 1, split="all")).edits[0].target_new == "Kohn Pedersen Fox"
 
 
-def test_the_hash_is_that_of_the_records_and_not_of_the_place(folder, tmp_path_factory):
+def test_the_hash_depends_on_the_records_and_not_on_their_location(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write(elsewhere / "x.json", [flat(number) for number in range(40)])
     write(elsewhere / "train.json", [flat(number) for number in range(30, 90)])
@@ -146,17 +146,17 @@ def test_a_change_outside_the_selection_does_not_matter(folder):
     assert load(ref).ref == ref
 
 
-def test_too_few_edits_are_refused_with_the_number_there_is(folder):
+def test_too_few_edits_are_refused_with_the_number_available(folder):
     available = sum(not is_dev("counterfact", str(number)) for number in range(40))
 
-    with pytest.raises(UserError, match=rf"{available} records in the test split, 500 asked for") as caught:
+    with pytest.raises(UserError, match=rf"{available} records in the test split, 500 requested") as caught:
         resolve("counterfact", str(folder), 500)
 
     assert caught.value.fix == f"edits: {available}"
 
 
 @pytest.mark.parametrize("pool", ["train", "unrelated"])
-def test_a_pool_that_the_files_cannot_fill_is_what_they_have_and_the_reference_says_how_much(folder, pool):
+def test_a_pool_that_cannot_be_filled_is_smaller_and_the_reference_says_how_large(folder, pool):
     ref = resolve("counterfact", str(folder), 5, **{pool: 500})
 
     assert 0 < getattr(ref, pool) < 500
@@ -167,13 +167,13 @@ def test_a_pool_that_the_files_cannot_fill_is_what_they_have_and_the_reference_s
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"edits": 0}, "edits is 0, less than 1"),
-        ({"edits": 1, "train": -1}, "train is -1, less than 0"),
+        ({"edits": 0}, "edits is 0 but must be at least 1"),
+        ({"edits": 1, "train": -1}, "train is -1 but must be at least 0"),
         ({"edits": 1, "template": "papre"}, "unknown template 'papre' \\(did you mean 'paper'"),
         ({"edits": 1, "split": "validation"}, "unknown split 'validation'"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(folder, options, complaint):
+def test_an_invalid_option_is_refused(folder, options, complaint):
     with pytest.raises(UserError, match=complaint):
         resolve("counterfact", str(folder), **options)
 
@@ -197,20 +197,20 @@ def test_a_folder_without_the_dataset_says_how_to_fetch(folder):
     assert caught.value.fix == "python -m harness data fetch zsre"
 
 
-def test_a_broken_file_of_the_dataset_is_never_passed_over(folder):
+def test_a_broken_file_of_the_dataset_is_never_ignored(folder):
     (folder / "more.json").write_text('[{"case_id": 3, "prompt": "x", "locality_prompt": ')
 
-    with pytest.raises(UserError, match=r"more\.json: record 1: broken or cut off"):
+    with pytest.raises(UserError, match=r"more\.json: record 1: invalid or truncated JSON"):
         resolve("counterfact", str(folder), 5)
 
 
-def test_hidden_files_are_passed_over(folder):
+def test_hidden_files_are_ignored(folder):
     (folder / ".cache.json").write_text('[{"locality_prompt": ')
 
     assert resolve("counterfact", str(folder), 5).sha256
 
 
-def test_the_papers_template_stands_around_every_prompt_with_the_subject_inside(tmp_path):
+def test_the_papers_template_wraps_every_prompt(tmp_path):
     write(tmp_path / "a.json", [COUNTERFACT])
     write(tmp_path / "b.json", [KNOWEDIT])
 
@@ -226,7 +226,7 @@ def test_the_papers_template_stands_around_every_prompt_with_the_subject_inside(
     assert cloze.target_new == "Philadelphia"
 
 
-def test_distractors_are_cut_only_where_asked_for(tmp_path):
+def test_distractors_are_stripped_only_on_request(tmp_path):
     write(tmp_path / "a.json", [COUNTERFACT])
 
     kept, cut = (
@@ -274,23 +274,23 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("paraphrase", "subject", "expected"), CUT)
-def test_the_sentence_before_the_one_of_the_subject_is_cut(paraphrase, subject, expected):
+def test_everything_before_the_sentence_with_the_subject_is_stripped(paraphrase, subject, expected):
     assert strip_distractor(paraphrase, subject) == expected
 
 
 @pytest.mark.parametrize(("paraphrase", "subject"), KEPT)
-def test_nothing_is_cut_without_a_boundary_before_the_subject(paraphrase, subject):
+def test_nothing_is_stripped_without_a_boundary_before_the_subject(paraphrase, subject):
     assert strip_distractor(paraphrase, subject) == paraphrase
 
 
-def test_a_subject_with_periods_keeps_them_behind_a_distractor():
+def test_a_subject_keeps_its_periods_after_a_distractor():
     text = "It closed. I.R.S. Records Presents aired on"
 
     assert strip_distractor(text, "I.R.S. Records Presents") == "I.R.S. Records Presents aired on"
 
 
 @given(st.text(max_size=60), st.text(min_size=1, max_size=12), st.text(max_size=20))
-def test_a_cut_leaves_the_subject_and_all_that_follows(before, subject, after):
+def test_stripping_keeps_the_subject_and_everything_after_it(before, subject, after):
     text = before + subject + after
 
     stripped = strip_distractor(text, subject)
@@ -300,7 +300,7 @@ def test_a_cut_leaves_the_subject_and_all_that_follows(before, subject, after):
     assert strip_distractor(stripped, subject) == stripped
 
 
-def test_only_the_rephrases_of_a_record_are_cut(tmp_path):
+def test_only_the_rephrases_of_a_record_are_stripped(tmp_path):
     record = read(write(tmp_path / "a.json", [COUNTERFACT])).records[0]
 
     stripped = without_distractors(record)

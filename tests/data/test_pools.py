@@ -70,17 +70,17 @@ def test_a_question_without_a_subject_is_refused_where_an_edited_subject_occurs(
     assert Guard([EDIT]).admits(other)
 
 
-def test_an_edited_subject_without_any_word_does_not_forbid_everything():
+def test_an_edited_subject_without_words_does_not_exclude_everything():
     assert Guard([fact("!!!")]).admits(fact("Carl Moss"))
 
 
-def test_probes_about_an_edited_subject_are_taken_off_a_pool_record():
+def test_probes_about_an_edited_subject_are_removed_from_a_pool_record():
     record = fact("Carl Moss", locality=(Probe("Ann Lee was born in", "Rome"), Probe("Dora was born in", "Rome")))
 
     assert Guard([EDIT]).trimmed(record).locality == (Probe("Dora was born in", "Rome"),)
 
 
-def test_a_scored_prompt_is_taken_off_a_pool_record():
+def test_a_scored_prompt_is_removed_from_a_pool_record():
     record = fact("Carl Moss", rephrases=("Bob Hill speaks", "Hear Carl Moss talk in"))
 
     assert Guard([EDIT]).trimmed(record).rephrases == ("Hear Carl Moss talk in",)
@@ -107,7 +107,7 @@ def test_the_unrelated_pool_does_not_depend_on_the_size_of_the_train_pool():
     assert draw([EDIT], [candidates], 3, 5)[1] == draw([EDIT], [candidates], 30, 5)[1]
 
 
-def test_more_edits_only_remove_what_collides_with_them():
+def test_more_edits_only_remove_the_records_that_overlap_with_them():
     candidates = [fact(f"Person{n}") for n in range(40)]
     few, _ = draw([EDIT], [candidates], 10, 0)
     more, _ = draw([EDIT, few[3]], [candidates], 10, 0)
@@ -124,7 +124,7 @@ def test_the_preferred_candidates_come_first():
     assert len(train) == 4
 
 
-def test_a_prompt_is_taken_once():
+def test_a_prompt_is_drawn_once():
     copies = [fact("Carl Moss"), EditRecord("other", "Carl Moss speaks", "Carl Moss", "Welsh", "French")]
 
     assert len(draw([EDIT], [copies], 2, 0)[0]) == 1
@@ -134,7 +134,7 @@ WORDS = st.lists(st.sampled_from(["Ann", "ann", "Lee", "lee's", "of", "St.", "Le
 
 
 @given(WORDS.map(" ".join), WORDS.map(" ".join))
-def test_a_mention_is_what_a_plain_search_for_whole_words_finds(subject, prompt):
+def test_mentions_agree_with_a_plain_whole_word_search(subject, prompt):
     bounded = r"\b" + r"\W+".join(re.findall(r"\w+", subject)) + r"\b"
     expected = re.search(bounded, prompt, re.IGNORECASE) is None
 

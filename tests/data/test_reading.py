@@ -72,7 +72,7 @@ def test_flat_counterfact_gives_a_generation_prompt_and_no_rephrase(record_of):
     assert record.locality == (Probe("Michel Rocard is a native speaker of", "French"),)
 
 
-def test_a_table_row_is_a_plain_fact_without_a_subject(tmp_path):
+def test_a_table_row_is_an_unrelated_fact_without_a_subject(tmp_path):
     path = tmp_path / "train.tsv"
     path.write_text(TABLE)
 
@@ -82,7 +82,7 @@ def test_a_table_row_is_a_plain_fact_without_a_subject(tmp_path):
     assert record.target_new == record.ground_truth == "German"
 
 
-def test_space_around_a_text_is_cut(record_of):
+def test_surrounding_space_is_stripped(record_of):
     record = record_of(KNOWEDIT | {"target_new": " myna ", "subject": "Epaspidoceras "})
 
     assert (record.target_new, record.subject) == ("myna", "Epaspidoceras")
@@ -96,14 +96,14 @@ def test_ids_do_not_depend_on_the_order_of_the_file(tmp_path):
     assert [record.id for record in forward.records] == [record.id for record in reversed(backward.records)]
 
 
-def test_a_repeated_prompt_counts_once_and_the_first_stays(tmp_path):
+def test_of_repeated_prompts_the_first_is_kept(tmp_path):
     file = read(write(tmp_path / "a.json", [KNOWEDIT, KNOWEDIT | {"target_new": "Erebidae"}]))
 
     assert [record.target_new for record in file.records] == ["Noctuidae"]
     assert (file.rows, file.repeated) == (2, 1)
 
 
-def test_official_mend_records_without_a_target_are_left_out_and_counted(tmp_path):
+def test_official_mend_records_without_a_target_are_skipped_and_counted(tmp_path):
     file = read(write(tmp_path / "a.json", [MEND | {"alt": ""}, MEND]))
 
     assert len(file.records) == 1
@@ -112,18 +112,18 @@ def test_official_mend_records_without_a_target_are_left_out_and_counted(tmp_pat
 
 
 FAULTS = [
-    (KNOWEDIT, "target_new", 5, "field 'target_new' is not a text"),
+    (KNOWEDIT, "target_new", 5, "field 'target_new' is not a string"),
     (KNOWEDIT, "target_new", "  ", "field 'target_new' is empty"),
     (KNOWEDIT, "ground_truth", [], "field 'ground_truth' is an empty list"),
     (KNOWEDIT, "ground_truth", "genus", "field 'ground_truth' is not a list"),
     (KNOWEDIT, "locality", {"R": [{"prompt": "x"}]}, "field 'locality.R.0.ground_truth' is missing"),
     (MEND, "answers", None, "field 'answers' is not a list"),
     (MEND, "rephrase", "", "field 'rephrase' is empty"),
-    (COUNTERFACT, "case_id", "4482", "field 'case_id' is not a whole number"),
+    (COUNTERFACT, "case_id", "4482", "field 'case_id' is not an integer"),
     (COUNTERFACT, "requested_rewrite", [], "field 'requested_rewrite' is not a mapping"),
     (COUNTERFACT, "paraphrase_prompts", [""], "field 'paraphrase_prompts.0' is empty"),
     (COUNTERFACT, "portability", {"New Question": "q"}, "field 'portability.New Answer' is missing"),
-    (FLAT, "subject", "Nobody", "has a subject, 'Nobody', that does not occur in its prompt"),
+    (FLAT, "subject", "Nobody", "its subject 'Nobody' does not occur in its prompt"),
     (FLAT, "target_new", "", "field 'target_new' is empty"),
 ]
 
@@ -146,7 +146,7 @@ def test_a_wrong_field_is_reported_with_path_record_and_field(tmp_path, row, fie
             (name, field)
             for name in ("knowedit", "mend", "counterfact-flat")
             for field in EXAMPLES[name]
-            if field not in ("cond", "pred")  # where upstream's target came from: nothing here reads them
+            if field not in ("cond", "pred")  # origin of upstream's target; the harness does not read them
         ),
         ("counterfact", "requested_rewrite.target_new.str"),
         ("counterfact", "requested_rewrite.subject"),
@@ -154,7 +154,7 @@ def test_a_wrong_field_is_reported_with_path_record_and_field(tmp_path, row, fie
         ("counterfact", "attribute_prompts"),
     ],
 )
-def test_no_needed_field_may_be_missing(tmp_path, name, field):
+def test_no_required_field_may_be_missing(tmp_path, name, field):
     row = EXAMPLES[name]
 
     with pytest.raises(UserError, match=rf"record 2: field '{field}' is missing"):
@@ -168,11 +168,11 @@ def test_a_template_must_have_one_place_for_the_subject(tmp_path):
         read(write(tmp_path / "data.json", [row]))
 
 
-def test_a_cut_off_file_is_reported_with_the_record_it_breaks_in(tmp_path):
+def test_a_truncated_file_is_reported_with_the_record_it_ends_in(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps([flat(number) for number in range(5)])[:-400])
 
-    with pytest.raises(UserError, match=r"data\.json: record 4: broken or cut off") as caught:
+    with pytest.raises(UserError, match=r"data\.json: record 4: invalid or truncated JSON") as caught:
         read(path)
 
     assert "\n" not in str(caught.value)
@@ -188,13 +188,13 @@ def test_a_record_that_is_not_a_mapping_is_reported(tmp_path):
         read(write(tmp_path / "data.json", [FLAT, "text"]))
 
 
-def test_two_records_of_one_id_are_reported(tmp_path):
-    with pytest.raises(UserError, match=r"record 2: id 7 is also that of record 1"):
+def test_duplicate_ids_are_reported(tmp_path):
+    with pytest.raises(UserError, match=r"record 2: duplicate id 7, also used by record 1"):
         read(write(tmp_path / "data.json", [flat(7), flat(7, subject="Other")]))
 
 
-def test_a_foreign_file_is_reported_with_the_known_formats(tmp_path):
-    with pytest.raises(UserError, match=r"not an editing data file \(known formats: CounterFact \(ROME\)"):
+def test_an_unrecognised_file_is_reported_with_the_known_formats(tmp_path):
+    with pytest.raises(UserError, match=r"not a known editing dataset \(known formats: CounterFact \(ROME\)"):
         read(write(tmp_path / "data.json", [{"question": "?", "answer": "!"}]))
 
 

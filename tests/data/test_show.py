@@ -46,7 +46,7 @@ def test_there_are_synthetic_records_of_both_datasets():
 
 
 def test_a_folder_without_any_data_says_how_to_fetch(tmp_path):
-    with pytest.raises(UserError, match=r"no editing data in this folder → python -m harness data fetch$"):
+    with pytest.raises(UserError, match=r"no editing dataset in this folder → python -m harness data fetch$"):
         describe(str(tmp_path))
 
 
@@ -67,7 +67,7 @@ def test_without_an_id_the_first_record_is_shown(folder):
 
 
 def test_an_unknown_id_is_reported_with_the_nearest(folder):
-    with pytest.raises(UserError, match="no record '4483' of counterfact \\(did you mean '4482'"):
+    with pytest.raises(UserError, match="dataset 'counterfact' has no record '4483' \\(did you mean '4482'"):
         show("counterfact", str(folder), "4483")
 
 
@@ -92,7 +92,7 @@ def test_brackets_in_a_record_are_printed_as_they_are(tmp_path, printed):
     assert "[bold]Spike Hughes[/bold] lives" in printed("show", "counterfact", str(tmp_path))
 
 
-def test_the_folder_of_the_environment_is_used_where_none_is_named(folder, printed, monkeypatch):
+def test_the_folder_in_the_environment_is_the_default(folder, printed, monkeypatch):
     monkeypatch.setenv("HARNESS_DATA", str(folder))
     assert "London → Philadelphia" in printed("show", "counterfact")
 

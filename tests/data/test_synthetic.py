@@ -16,8 +16,8 @@ def generated(name: str):
     return find_files(name, SYNTHETIC).edited.records
 
 
-def told(text: str, templates, relations=RELATIONS) -> tuple[str, str] | None:
-    """Relation and subject of a text: of all templates that fit, the one that leaves the shortest subject."""
+def parsed(text: str, templates, relations=RELATIONS) -> tuple[str, str] | None:
+    """Parse relation and subject from a text; of all matching templates, take the one with the shortest subject."""
     fits = []
     for relation in relations:
         for template in templates(relation):
@@ -36,10 +36,10 @@ def test_every_subject_has_one_true_object_per_relation():
         facts.setdefault((relation[0].id, rewrite["subject"]), set()).add(true)
         for axis, obj in (("neighborhood_prompts", true), ("attribute_prompts", new)):
             for prompt in row[axis]:
-                facts.setdefault(told(prompt, lambda each: each.statements, relation), set()).add(obj)
+                facts.setdefault(parsed(prompt, lambda each: each.statements, relation), set()).add(obj)
     for row in synthetic.upstream_rows("zsre"):
         for probe in (row, *row["locality"]["Relation_Specificity"]):
-            fact = told(probe["prompt"], lambda each: (*each.questions, *each.statements))
+            fact = parsed(probe["prompt"], lambda each: (*each.questions, *each.statements))
             facts.setdefault(fact, set()).update(probe["ground_truth"])
 
     assert None not in facts
@@ -87,10 +87,10 @@ def test_about_half_of_the_paraphrases_have_a_distractor_and_lose_it_when_stripp
     assert changed[True] == pytest.approx(changed[False], rel=0.3)
     for record in stripped.edits:
         for text in record.rephrases:
-            assert told(text, lambda each: each.statements)[1] == record.subject
+            assert parsed(text, lambda each: each.statements)[1] == record.subject
 
 
-def test_zsre_asks_questions_and_its_locality_asks_of_the_subject_and_of_others():
+def test_zsre_prompts_are_questions_and_locality_covers_the_subject_and_others():
     forms = Counter()
     for record in generated("zsre"):
         assert record.prompt.endswith("?")
@@ -115,7 +115,7 @@ def test_portability_follows_from_the_new_object():
 
 @pytest.mark.parametrize("name", DATASETS)
 @pytest.mark.parametrize("split", ["test", "dev"])
-def test_there_is_enough_for_a_hundred_edits_and_their_pools(name, split):
+def test_there_are_enough_records_for_a_hundred_edits_and_their_pools(name, split):
     edits = 100 if split == "test" else 50
     data = load(
         resolve(name, "synthetic", edits, split=split, **({"train": 400, "unrelated": 50} if split == "test" else {}))
@@ -126,7 +126,7 @@ def test_there_is_enough_for_a_hundred_edits_and_their_pools(name, split):
 
 
 def test_pool_records_keep_most_of_their_neighbours():
-    """The neighbours of the edits are the same small set of things; only what is scored is taken off a pool record."""
+    """Edits share a small set of neighbours, and only scored prompts are removed from a pool record."""
     data = load(resolve("counterfact", "synthetic", 100, train=400, unrelated=50))
     scored = {probe.prompt for record in data.edits for probe in record.locality}
 
@@ -144,5 +144,5 @@ HASHES = {
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_synthetic_records_are_the_same_everywhere(name):
-    """Changed records change every cell's identity: change these hashes only with intent."""
+    """Changed records change every cell's identity, so change these hashes only deliberately."""
     assert files(resolve(name, "synthetic", 1)) == {f"synthetic:{name}": HASHES[name]}

@@ -1,4 +1,4 @@
-"""The real files: what their README warns of, and the figures that it gives."""
+"""The real upstream files: known pitfalls and record counts."""
 
 import subprocess
 import sys
@@ -42,11 +42,11 @@ def test_every_file_is_read_to_its_end(file_of, name):
     assert (file.rows, len(file.records), len(file.flaws)) == COUNTS[name]
 
 
-def test_nothing_but_these_files_counts_as_data(real):
+def test_no_other_file_is_recognised_as_a_dataset(real):
     assert {row.path.rsplit("/")[-1] for row in describe(str(real))} == set(COUNTS)
 
 
-def test_every_subject_stands_once_in_its_prompt(file_of):
+def test_every_subject_occurs_once_in_its_prompt(file_of):
     for name in COUNTS:
         assert all(record.prompt.count(record.subject) == 1 for record in file_of(name).records if record.subject), name
 
