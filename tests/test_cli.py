@@ -12,16 +12,9 @@ from harness.cli import main
 from harness.run import status
 from harness.suite.load import find_suite
 from tests.helpers.commands import ROOT, environment, harness, results
-from tests.helpers.small_suites import write_home, write_suite
+from tests.helpers.small_suites import write_suite
 
 MAIN = "suites/main_table.yaml"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +351,7 @@ def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_wha
         for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
             for data in ("zsre", "counterfact"):
                 assert any({method, model, data} <= set(row.split()) for row in rows), (method, model, data)
-    for reason in ("launch 'a100': no SLURM here", "no records of 'zsre': no folder given"):
+    for reason in ("launch 'a100' needs SLURM", "no records of 'zsre': no folder given"):
         assert f"cannot run: {reason}" in out
 
 
