@@ -1,4 +1,4 @@
-"""MEND as the harness sees it: a hypernetwork trained beforehand, and one combined update for a batch of edits."""
+"""The MEND method: a hypernetwork trained in advance, and one combined update per batch of edits."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 TRAINING_VERSION = 2
-"""Raised whenever training learns something else from the same inputs."""
+"""Increment when training yields a different hypernetwork for the same inputs."""
 
 ROLE = "hypernetwork"
 
 
 @register("mend", title="MEND", family="hypernetwork", version=2)
 class Mend(Method):
-    """Decomposes the gradient of an edit, passes its factors through a hypernetwork and adds what comes out (MEND §3).
+    """Transforms the rank-one factors of an edit's gradient with a hypernetwork and adds the resulting update (MEND §3).
 
-    N edits of a call add up N updates that were each learned alone, so they disturb each other as N grows.
+    The update of N edits is the sum of N updates, each trained in isolation, so they interfere more as N grows.
     """
 
     Hparams = MendHparams
@@ -34,7 +34,7 @@ class Mend(Method):
         """The hypernetwork, trained for this model on the train records.
 
         Raises:
-            UserError: if the dataset keeps no train records.
+            UserError: if the dataset has no train records.
         """
         require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
@@ -58,10 +58,10 @@ class Mend(Method):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """One combined update per call of `batch` requests; calls follow one another on the same weights.
+        """Apply one combined update per `batch` requests, each on top of the previous ones.
 
         Raises:
-            UserError: when an update is not a number; the model is as it was.
+            UserError: if an update is not finite; the model is then unchanged.
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import Snapshot

@@ -1,4 +1,4 @@
-"""The gradient of an edit as factors: ∇W = Σ_t δ_t x_tᵀ, inputs and output gradients of each edited matrix (MEND §3)."""
+"""Factored gradients of an edit: ∇W = Σ_t δ_t x_tᵀ, from the inputs and output gradients of each edited matrix (MEND §3)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,15 +18,15 @@ from methods.mend.rows import PredictionRow
 
 @dataclass(frozen=True, slots=True)
 class GradientFactors:
-    """A matrix and the gradient of a batch's loss with respect to it, as N pairs of factors in at least fp32.
+    """The gradient of a batch's loss with respect to one matrix, as N pairs of factors in at least fp32.
 
-    Tokens where either factor is zero are left out: those that no label depends on, and with them padding.
+    Tokens where either factor is zero are dropped: padding, and tokens that no label depends on.
 
     Attributes:
-        inputs_NK: what the matrix reads at each token.
-        gradients_ND: derivative of the loss by what it gives there.
-        rows_N, columns_N: which token of the batch that is.
-        shape: rows and columns of the batch.
+        inputs_NK: input x of the matrix at each token.
+        gradients_ND: gradient δ of the loss with respect to the matrix's output at that token.
+        rows_N, columns_N: position of the token in the batch.
+        shape: rows and columns of the batch, B and T.
     """
 
     inputs_NK: Tensor
@@ -36,13 +36,13 @@ class GradientFactors:
     shape: tuple[int, int]
 
     def spread(self, values_NS: Tensor) -> Tensor:
-        """Values of the N tokens at their places in the batch, zero elsewhere, B × T × S."""
+        """Scatter one value per token to its position in the batch, B × T × S, zero elsewhere."""
         spread_BTS = values_NS.new_zeros(*self.shape, values_NS.shape[-1])
         return spread_BTS.index_put((self.rows_N, self.columns_N), values_NS)
 
 
 def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence[str]) -> dict[str, nn.Linear]:
-    """The edited linear modules by the name of their weight, layer by layer.
+    """The edited linear modules, keyed by the name of their weight, in layer order.
 
     Raises:
         UserError: for a matrix that the model's feed-forward modules do not have.
@@ -61,17 +61,17 @@ def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence
 
 
 def label_losses(logits_NV: Tensor, rows: Sequence[PredictionRow]) -> Tensor:
-    """-log p of the labels, mean over each row's; logits are those of all places, row by row.
+    """Mean -log p of each row's labels, from the logits at all positions, row by row.
 
     Returns:
-        B losses with gradient.
+        B losses, differentiable.
     """
     labels_N = torch.tensor([label for row in rows for label in row.labels], device=logits_NV.device)
     return row_means(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"), rows)
 
 
 def row_means(values_N: Tensor, rows: Sequence[PredictionRow]) -> Tensor:
-    """Mean over the places of each row, B, from the values at all places, row by row."""
+    """Mean of each row's values, B; `values_N` holds all positions, row by row."""
     device = values_N.device
     counts_B = torch.tensor([len(row.places) for row in rows], device=device)
     rows_N = torch.arange(len(rows), device=device).repeat_interleave(counts_B)
@@ -79,7 +79,7 @@ def row_means(values_N: Tensor, rows: Sequence[PredictionRow]) -> Tensor:
 
 
 def places_of(rows: Sequence[PredictionRow]) -> list[tuple[int, int]]:
-    """PredictionRow and column of all places, row by row."""
+    """(row, column) of every scored position, row by row."""
     return [(index, column) for index, row in enumerate(rows) for column in row.places]
 
 
@@ -91,18 +91,18 @@ def factors_of(
     rows: Sequence[PredictionRow],
     weights_B: Tensor,
 ) -> dict[str, GradientFactors]:
-    """GradientFactors of the gradient of Σ_b weight_b · (mean -log p of row b's labels).
+    """Compute the factored gradient of Σ_b weight_b · (mean -log p of row b's labels).
 
     Args:
-        model: the whole, frozen; nothing of it asks for a gradient, before or after.
-        modules: the edited ones, by name.
-        entering: the rows, padded on the right, about to enter `layer`.
+        model: the frozen model; no parameter requires a gradient, before or after.
+        modules: the edited modules by weight name.
+        entering: residual streams of the rows at the input of `layer`, right-padded.
         layer: the lowest edited block.
-        rows: places and labels.
+        rows: scored positions and labels.
         weights_B: weight of each row's loss.
 
     Returns:
-        One for each module, detached; row b of it belongs to row b of the batch.
+        Detached factors for each module.
     """
     with _observed(modules) as seen, torch.enable_grad():
         losses_B = label_losses(logits_at(model, entering, layer, places_of(rows)), rows)
@@ -112,7 +112,7 @@ def factors_of(
 
 @contextmanager
 def _observed(modules: Mapping[str, nn.Linear]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Inside the body each module leaves its input and its output, which asks for a gradient, under its name."""
+    """Record each module's (input, output) by name inside the `with` block; the outputs require gradients."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(name: str, inputs: Tensor, outputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hyper-parameters of MEND: of the hypernetwork and its training, and of the edit."""
+"""Hyper-parameters of MEND: the hypernetwork, its training, and the edit."""
 
 from typing import Literal, Self
 
@@ -9,26 +9,26 @@ from methods.common import Implementation
 
 
 class HypernetworkHparams(Hparams):
-    """What decides a trained hypernetwork; with model, data and seed its identity.
+    """Everything that determines a trained hypernetwork; together with model, data and seed, its identity.
 
     Attributes:
         layers: blocks whose matrices are edited.
         matrices: names of the edited matrices inside the feed-forward module of a block.
         rank: of the two residual layers of each gradient transform.
-        edit_lr: where the learned edit rate of each matrix starts. The update is *added*, so that a negative rate starts
-            as gradient descent and a positive one has its sign to learn.
-        lr, lr_of_edit_lr: of Adam, for the transforms and for the edit rates.
-        c_edit, c_loc: weights of the edit loss and of the locality loss.
-        train_batch: edits per optimiser step, each with an update of its own; their losses are summed.
-        steps: upper limit of optimiser steps.
-        clip: largest norm of the gradient.
-        validation: train records that are held out.
-        validate_every: steps between two looks at them; the best hypernetwork is kept.
-        patience: training stops after as many steps without a better one.
-        implementation: `corrected`: the edit loss reads a rephrase, both losses read the places that predict the answer.
-            `faithful-easyedit`: the edit loss reads the prompt that was edited; targets are tokenised alone, so that a BOS
-            or a lone `▁` is scored in front of them, and so is, with `batch_mean`, the padding of the shorter ones; the
-            locality loss reads one place later.
+        edit_lr: initial value of the learned edit rate of each matrix. The update is *added*, so a negative rate starts
+            out as gradient descent, whereas a positive rate has to learn its sign.
+        lr, lr_of_edit_lr: Adam learning rates of the transforms and of the edit rates.
+        c_edit, c_loc: weights of the edit loss and the locality loss.
+        train_batch: edits per optimiser step, each with its own update; their losses are summed.
+        steps: maximum number of optimiser steps.
+        clip: maximum gradient norm.
+        validation: number of train records held out for validation.
+        validate_every: steps between validations; the best hypernetwork is kept.
+        patience: stop after this many steps without improvement.
+        implementation: `corrected`: the edit loss is computed on a rephrase, and both losses at the positions that predict
+            the answer. `faithful-easyedit`: the edit loss is computed on the edited prompt; targets are tokenised on their
+            own, so a leading BOS or lone `▁` is scored too, as is the padding of shorter targets with `batch_mean`; the
+            locality loss is read one position late.
     """
 
     layers: tuple[int, ...] = Field(min_length=1)
@@ -57,14 +57,14 @@ class HypernetworkHparams(Hparams):
 
 
 class MendHparams(HypernetworkHparams):
-    """All choices of MEND; the values with their sources are in `methods/hparams/mend/`.
+    """All hyper-parameters of MEND; values and their sources are in `methods/hparams/mend/`.
 
     Attributes:
-        batch: edits per call. The updates of a call are computed on the same weights and added in one step.
-        micro_batch: rows per backward pass; changes memory, and results only by rounding.
-        inner_reduction: loss whose gradient is transformed. `batch_mean`: mean over the tokens of a call, so that the
-            gradients shrink with its size while their normalisation was learned on single edits. `sum_of_example_means`:
-            each edit as if it were alone.
+        batch: edits per update. All updates of a batch are computed on the same weights and added in one step.
+        micro_batch: rows per backward pass; affects memory, and results only by rounding.
+        inner_reduction: the loss whose gradient is transformed. `batch_mean`: mean over all tokens of the batch, so the
+            gradients shrink as the batch grows although their normalisation was learned on single edits.
+            `sum_of_example_means`: each edit as if it were the only one.
     """
 
     batch: int = Field(ge=1)

@@ -1,6 +1,6 @@
-"""MEND's hypernetwork: one gradient transform per shape of matrix, one learned edit rate per matrix (MEND §3.1-3.2).
+"""MEND's hypernetwork: one gradient transform per matrix shape, one learned edit rate per matrix (MEND §3.1-3.2).
 
-As files it is safetensors for the weights, and JSON for what they belong to and how they came about.
+Saved as a safetensors file with the weights and a JSON file with the edited matrices and the training report.
 """
 
 import json
@@ -26,7 +26,7 @@ _EPSILON = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class EditedMatrix:
-    """An edited matrix: name of its weight, K inputs, D outputs."""
+    """An edited matrix: weight name, K inputs, D outputs."""
 
     name: str
     inputs: int
@@ -34,14 +34,14 @@ class EditedMatrix:
 
     @property
     def shape(self) -> str:
-        """Key of the transform that it shares with its like."""
+        """Key of the transform shared by all matrices of this shape."""
         return f"{self.inputs}x{self.outputs}"
 
 
 class Residual(nn.Module):
-    """h + max(scale ⊙ (U V h + b) + shift, 0), with scale and shift of each matrix's own; the identity at first.
+    """h + max(scale ⊙ (U V h + b) + shift, 0) with a per-matrix scale and shift; initially the identity.
 
-    The derivative of the maximum at zero is one, or a layer that starts with U = 0 would never learn.
+    The maximum is a `clamp`, whose derivative at zero is 1; with ReLU's 0, a layer that starts at U = 0 would never learn.
     """
 
     def __init__(self, size: int, rank: int, matrices: int, generator: torch.Generator | None) -> None:
@@ -53,21 +53,21 @@ class Residual(nn.Module):
         self.shift_MS = nn.Parameter(torch.zeros(matrices, size))
 
     def forward(self, hidden_NS: Tensor, matrix: int) -> Tensor:
-        """N × S for factors of the matrix of this number."""
+        """Transform the factors of matrix number `matrix`, N × S."""
         mixed_NS = torch.addmm(self.bias_S, hidden_NS @ self.v_RS.mT, self.u_SR.mT)
         return hidden_NS + torch.addcmul(self.shift_MS[matrix], self.scale_MS[matrix], mixed_NS).clamp(min=0)
 
 
 class GradientTransform(nn.Module):
-    """Normalises pairs [x; δ] by what was seen in training, then passes them through two residual layers.
+    """Normalise pairs [x; δ] by running training statistics, then apply two residual layers.
 
-    Statistics are those of Welford (1962), many rows at a time (Chan et al. 1979), in float64.
+    Mean and variance are accumulated in float64 with Welford's algorithm (1962), batched as in Chan et al. (1979).
 
     Args:
         inputs, outputs: K and D.
-        matrices: how many of this shape there are.
-        rank: of the residual layers.
-        generator: of the initial weights.
+        matrices: number of matrices with this shape.
+        rank: rank of the residual layers.
+        generator: draws the initial weights.
     """
 
     count: Tensor
@@ -84,7 +84,7 @@ class GradientTransform(nn.Module):
 
     @torch.no_grad()
     def observe(self, inputs_NK: Tensor, gradients_ND: Tensor) -> None:
-        """Take N pairs into the statistics."""
+        """Add N pairs to the running statistics."""
         rows_NS = torch.cat([inputs_NK, gradients_ND], dim=-1).double()
         if not len(rows_NS):
             return
@@ -95,10 +95,10 @@ class GradientTransform(nn.Module):
         self.count.copy_(total)
 
     def forward(self, inputs_NK: Tensor, gradients_ND: Tensor, matrix: int) -> tuple[Tensor, Tensor]:
-        """x̃ and δ̃ of N pairs of the matrix of this number among those of the shape.
+        """x̃ and δ̃ of N pairs; `matrix` is the index of their matrix among those of this shape.
 
         Raises:
-            ValueError: when fewer than two pairs have been observed: nothing is known of their spread.
+            ValueError: if fewer than two pairs have been observed, so that their variance is undefined.
         """
         if self.count < 2:
             raise ValueError("the statistics of a gradient transform need two observed rows")
@@ -111,13 +111,13 @@ class GradientTransform(nn.Module):
 
 
 class Hypernetwork(nn.Module):
-    """From the factors of an edit's gradient to the factors of its update, for all edited matrices.
+    """Maps the gradient factors of an edit to the factors of its update, for all edited matrices.
 
     Args:
         matrices: in the order of their edit rates.
-        rank: of the transforms.
-        edit_lr: where the edit rates start.
-        seed: of the initial weights; None where they do not matter.
+        rank: rank of the transforms.
+        edit_lr: initial edit rate.
+        seed: seed of the initial weights; None if they are loaded afterwards.
     """
 
     def __init__(self, matrices: tuple[EditedMatrix, ...], rank: int, edit_lr: float, seed: int | None) -> None:
@@ -137,13 +137,13 @@ class Hypernetwork(nn.Module):
         self._number = {matrix.name: alike[matrix.shape].index(matrix) for matrix in matrices}
 
     def observe(self, factors: Mapping[str, GradientFactors]) -> None:
-        """Take the factors into the running statistics."""
+        """Add the factors to the running statistics."""
         for matrix in self.matrices:
             seen = factors[matrix.name]
             self._transform(matrix).observe(seen.inputs_NK, seen.gradients_ND)
 
     def forward(self, factors: Mapping[str, GradientFactors]) -> dict[str, LowRank]:
-        """The update α_m Σ_t δ̃_t x̃_tᵀ of each matrix, to be added to it, for each row of the batch by itself."""
+        """The update α_m Σ_t δ̃_t x̃_tᵀ of each matrix m, for each row of the batch separately; it is to be added."""
         return {
             matrix.name: self._update(index, matrix, factors[matrix.name]) for index, matrix in enumerate(self.matrices)
         }
@@ -160,14 +160,14 @@ class Hypernetwork(nn.Module):
 
 
 def save(hypernetwork: Hypernetwork, report: dict[str, Any], folder: Path) -> None:
-    """Write a hypernetwork and the report of its training."""
+    """Write a hypernetwork and its training report."""
     save_file({name: value.contiguous() for name, value in hypernetwork.state_dict().items()}, folder / WEIGHTS)
     matrices = [asdict(matrix) for matrix in hypernetwork.matrices]
     write_json(folder / TRAINING, {"matrices": matrices, "rank": hypernetwork.rank, **report})
 
 
 def load(folder: Path, device: torch.device) -> tuple[Hypernetwork, dict[str, Any]]:
-    """Read a hypernetwork, frozen, and the report of its training."""
+    """Read a frozen hypernetwork and its training report."""
     report = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     matrices = tuple(EditedMatrix(**matrix) for matrix in report["matrices"])
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The blocks below the edited ones do not change while the hypernetwork is trained: each sequence runs through them once."""
+"""Cache of residual streams: blocks below the edited ones are fixed during training, so each sequence passes through them once."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from harness.models.loaded import LoadedModel
 from harness.models.submodels import Streams, streams
 
 BUDGET_BYTES = 16 << 30
-"""Residual streams that are kept in the memory of the host; beyond that, new sequences run again each time."""
+"""Host memory for cached residual streams; once it is used up, further sequences are recomputed every time."""
 
 
 class PrefixCache:
-    """Residual streams of sequences that are about to enter a block.
+    """Residual streams of sequences at the input of a block.
 
     Args:
-        model: the whole, whose blocks below `layer` stay as they are.
+        model: its blocks below `layer` must not change.
         layer: the block.
     """
 
@@ -26,7 +26,7 @@ class PrefixCache:
         self._bytes = 0
 
     def streams(self, rows: Sequence[tuple[int, ...]]) -> Streams:
-        """The rows as one batch, padded on the right; those that are new run now, together."""
+        """The rows as one right-padded batch; uncached rows are computed in a single forward pass."""
         new = [ids for ids in dict.fromkeys(rows) if ids not in self._kept]
         found = {ids: self._kept[ids] for ids in rows if ids in self._kept}
         if new:

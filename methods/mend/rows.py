@@ -1,4 +1,4 @@
-"""What MEND reads: token ids, the places whose predictions count, and the ids that are expected there."""
+"""Inputs of MEND: token ids, the positions whose predictions are scored, and their labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRow:
-    """One sequence.
+    """One sequence and the predictions to score.
 
     Attributes:
-        ids: what goes in.
-        places: columns whose next-token prediction counts, at least one; all count alike.
-        labels: ids expected there; empty where only the distribution counts.
-        padding: how many of the first ids are padding, which no other id attends to.
+        ids: input ids.
+        places: positions whose next-token prediction is scored, at least one, weighted equally.
+        labels: expected ids at these positions; empty if only the distribution matters.
+        padding: number of leading padding ids, which no other id attends to.
     """
 
     ids: tuple[int, ...]
@@ -33,12 +33,12 @@ class PredictionRow:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A train record as meta-training reads it.
+    """A train record prepared for meta-training.
 
     Attributes:
         edit: the edit itself.
-        outer: the same fact, to be right after the edit: its rephrases, or the edit once more.
-        locality: prompts with answers that the edit must not change.
+        outer: rows for the edit loss: the rephrases, or the edit prompt itself.
+        locality: prompts whose answers the edit must not change.
     """
 
     edit: PredictionRow
@@ -47,10 +47,10 @@ class Example:
 
 
 def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -> PredictionRow:
-    """A prompt with its target, each target id scored behind the ids before it.
+    """A prompt with its target, where every target id is predicted from the ids before it.
 
-    EasyEdit tokenises targets alone and aligns them from the end (mend_main.py:98, losses.py:65), so that a BOS or a lone
-    `▁` that its tokenizer puts in front is expected where the prompt's last id is.
+    EasyEdit tokenises the target on its own and aligns it at the end (mend_main.py:98, losses.py:65), so a BOS or lone `▁`
+    that the tokenizer prepends becomes the label for the prompt's last id.
     """
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids) - 1
     if implementation == "corrected":
@@ -60,14 +60,14 @@ def edit_row(model: LoadedModel, query: Query, implementation: Implementation) -
 
 
 def filled_up(rows: Sequence[PredictionRow], padding: int) -> list[PredictionRow]:
-    """The rows of a call as EasyEdit's batch has them: as long as the longest, with as many labels as it has.
+    """Pad the rows of a batch as EasyEdit does: to the longest row and to the largest number of labels.
 
-    It pads prompts and targets on the left with the end of the text and leaves that among the labels (mend_main.py:114),
-    so that the end of the text is expected in front of the shorter targets, even where a row has not begun.
+    EasyEdit left-pads prompts and targets with EOS and keeps the padding among the labels (mend_main.py:114), so EOS is
+    expected before each shorter target, even at positions before the row begins.
 
     Args:
-        rows: of one call.
-        padding: the id that fills up.
+        rows: one batch of edits.
+        padding: id of the padding token.
     """
     width, longest = max(len(row.ids) for row in rows), max(len(row.labels) for row in rows)
     places = tuple(range(width - 1 - longest, width - 1))
@@ -83,7 +83,7 @@ def filled_up(rows: Sequence[PredictionRow], padding: int) -> list[PredictionRow
 
 
 def padded(rows: Sequence[PredictionRow], device: "torch.device") -> Padded:
-    """Rows as one batch, padded on the right, where columns are places; padding of their own is masked too."""
+    """Batch the rows with right padding, so that columns are positions, and mask each row's own leading padding."""
     batch = right_padded([row.ids for row in rows], device)
     for index, row in enumerate(rows):
         batch.mask_BT[index, : row.padding] = 0
@@ -91,9 +91,9 @@ def padded(rows: Sequence[PredictionRow], device: "torch.device") -> Padded:
 
 
 def locality_row(model: LoadedModel, query: Query, implementation: Implementation) -> PredictionRow:
-    """A prompt with its answer, read where the answer's ids are predicted.
+    """A prompt with its answer, scored at the positions that predict the answer.
 
-    EasyEdit's mask covers the places of the answer's own ids, one later, and one more in front for its BOS.
+    EasyEdit's mask instead covers the positions of the answer's own ids, one later, plus one in front for the BOS.
     """
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids)
     if implementation == "faithful-easyedit":
@@ -102,7 +102,7 @@ def locality_row(model: LoadedModel, query: Query, implementation: Implementatio
 
 
 def examples(model: LoadedModel, records: Sequence[EditRecord], implementation: Implementation) -> list[Example]:
-    """The records that meta-training can read: those with a locality probe and, unless faithful, a rephrase."""
+    """Prepare the records usable for meta-training: those with a locality probe and, if `corrected`, a rephrase."""
     made = []
     for record in records:
         edit = _edit(model, record.prompt, record.target_new, implementation)

@@ -1,4 +1,4 @@
-"""Meta-training: the hypernetwork learns, on unrelated facts, updates that carry over to rephrases and spare the rest."""
+"""Meta-training: on unrelated facts, the hypernetwork learns updates that generalise to rephrases and preserve locality."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from methods.mend.rows import Example, PredictionRow, examples
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One edit with what it is judged by."""
+    """One edit with the rows that its edit loss and its locality loss are computed on."""
 
     edit: PredictionRow
     outer: PredictionRow
@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Mean losses per edit: of the steps since the last look, and of the held-out records."""
+    """One validation: mean losses per edit over the steps since the last validation and over the held-out records."""
 
     step: int
     trained: float
@@ -44,7 +44,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Train the hypernetwork of `spec` and write it to `folder`.
 
     Raises:
-        UserError: if the train records do not suffice, or the training diverges.
+        UserError: if there are too few train records, or if training diverges.
     """
     model = context.load_model(spec.inputs["model"])
     hparams = HypernetworkHparams.model_validate(spec.identity["hparams"])
@@ -53,9 +53,9 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
         made = examples(model, records, hparams.implementation)
         if len(made) <= hparams.validation:
             raise UserError(
-                f"mend learns from train records with a rephrase and a locality probe, and {len(made)} of {len(records)} "
+                f"mend learns from train records with a rephrase and a locality probe, but only {len(made)} of {len(records)} "
                 f"have both; {hparams.validation} of them are held out",
-                fix="datasets: [{train: ...}] with more, or a smaller `validation`",
+                fix="datasets: [{train: ...}] with more records, or a smaller `validation`",
             )
         hypernetwork, looks = train(model, made, hparams, spec.identity["seed"], context)
     best = min(looks, key=lambda look: look.held_out)
@@ -72,12 +72,12 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 def train(
     model: LoadedModel, made: Sequence[Example], hparams: HypernetworkHparams, seed: int, context: Context
 ) -> tuple[Hypernetwork, list[Look]]:
-    """The best hypernetwork on the last `validation` examples of a shuffled list, learned from the others.
+    """Train on all but `validation` randomly chosen examples and return the hypernetwork that is best on these.
 
-    Deterministic for a seed. The model is as it was.
+    Deterministic for a given seed. The model is not changed.
 
     Raises:
-        UserError: when a loss is no longer a number.
+        UserError: if a loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     trainer = Trainer(model, hparams, seed)
@@ -113,12 +113,12 @@ def train(
 
 
 class Trainer:
-    """A hypernetwork and what makes it better, one batch of edits at a time.
+    """A hypernetwork and its optimiser.
 
     Args:
-        model: whose matrices are edited; frozen throughout.
-        hparams: of the training.
-        seed: of the initial weights.
+        model: the model to edit, frozen throughout.
+        hparams: training hyper-parameters.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, model: LoadedModel, hparams: HypernetworkHparams, seed: int) -> None:
@@ -139,10 +139,10 @@ class Trainer:
         )
 
     def step(self, tasks: Sequence[Task]) -> Tensor:
-        """Learn from a batch of edits, each of which is made by itself.
+        """Take one optimiser step on a batch of independent edits.
 
         Returns:
-            Mean loss per edit before the step, detached and not yet read from the device.
+            Mean loss per edit before the step, detached and still on the device.
         """
         edit_B, locality_B = self.losses(tasks, observes=True)
         loss = (self._hparams.c_edit * edit_B + self._hparams.c_loc * locality_B).sum()
@@ -154,7 +154,7 @@ class Trainer:
 
     @torch.no_grad()
     def held_out(self, tasks: Sequence[Task]) -> tuple[float, float, float]:
-        """Mean loss, edit loss and locality loss of edits that are not learned from."""
+        """Mean total loss, edit loss and locality loss over held-out edits."""
         size = self._hparams.train_batch
         parts = [self.losses(tasks[start : start + size], observes=False) for start in range(0, len(tasks), size)]
         edit = float(torch.cat([edit_B for edit_B, _ in parts]).mean())
@@ -162,15 +162,15 @@ class Trainer:
         return self._hparams.c_edit * edit + self._hparams.c_loc * locality, edit, locality
 
     def losses(self, tasks: Sequence[Task], observes: bool) -> tuple[Tensor, Tensor]:
-        """What is left to be learned after each of B edits (MEND eq. 4a and 4b).
+        """Edit loss and locality loss after each of B independent edits (MEND eq. 4a and 4b).
 
         Args:
             tasks: the edits.
-            observes: take their gradients into the running statistics, before these are used.
+            observes: update the running statistics with their gradients first.
 
         Returns:
-            -log p of the target in the outer row, mean over its ids; KL(unedited ‖ edited) in the locality row, mean
-            over its places. Both B, with gradients of the hypernetwork.
+            -log p of the target in the outer row, mean over its ids, and KL(unedited ‖ edited) in the locality row, mean
+            over its positions; B each, differentiable with respect to the hypernetwork.
         """
         model, layer = self._model, self._layer
         edits = [task.edit for task in tasks]
@@ -199,12 +199,12 @@ class Trainer:
 
 
 def _first(example: Example) -> Task:
-    """The same question whenever an example is held out."""
+    """The first outer row and locality row, so that every validation asks the same questions."""
     return Task(example.edit, example.outer[0], example.locality[0])
 
 
 def _batches(learned: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Task]]:
-    """Endlessly: every example once, in a new order, with a rephrase and a probe drawn for it; then all again."""
+    """Endless batches: each epoch visits every example once, in a new order, with a random rephrase and locality probe."""
 
     def drawn(rows: Sequence[PredictionRow]) -> PredictionRow:
         return rows[int(torch.randint(len(rows), (), generator=generator))]

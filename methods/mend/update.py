@@ -1,4 +1,4 @@
-"""The edit: the gradients of a call through the hypernetwork, summed per matrix, added in one step (MEND §3.3)."""
+"""Applying edits: transform the gradients of a batch, sum the updates per matrix, and add them in one step (MEND §3.3)."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from methods.mend.rows import PredictionRow, filled_up, padded
 
 
 class Updater:
-    """Edits the matrices of a model in place; who gives them back is the caller's business.
+    """Edits the matrices of a model in place; the caller restores them.
 
     Args:
-        model: whose matrices are edited.
-        hypernetwork: trained for these matrices, frozen.
-        hparams: of the edit.
+        model: the model to edit.
+        hypernetwork: trained for the same matrices, frozen.
+        hparams: hyper-parameters of the edit.
 
     Raises:
-        ValueError: if it was trained for others.
+        ValueError: if the hypernetwork was trained for other matrices.
     """
 
     def __init__(self, model: LoadedModel, hypernetwork: Hypernetwork, hparams: MendHparams) -> None:
@@ -39,10 +39,10 @@ class Updater:
 
     @torch.no_grad()
     def apply(self, rows: Sequence[PredictionRow]) -> None:
-        """Add the update of one call to the matrices, rounded once to their precision.
+        """Add the update of one batch to the matrices, rounded once to their dtype.
 
         Raises:
-            UserError: when it is not a number; some matrices may have been changed by then.
+            UserError: if the update is not finite; some matrices may already have been changed.
         """
         for name, update_DK in self.update(rows).items():
             weight_DK = self._model.model.get_parameter(name)
@@ -55,10 +55,10 @@ class Updater:
             self._lost += float(torch.linalg.vector_norm(wanted_DK - weight_DK)) ** 2
 
     def update(self, rows: Sequence[PredictionRow]) -> dict[str, Tensor]:
-        """The update of one call: all gradients are taken on the weights as they are now.
+        """Compute the update of one batch; all gradients are taken at the current weights.
 
         Returns:
-            D × K, at least fp32, by the name of the matrix.
+            The update of each matrix by weight name, D × K, at least fp32.
         """
         is_mean = self._hparams.inner_reduction == "batch_mean"
         if is_mean and self._hparams.implementation == "faithful-easyedit":
@@ -77,6 +77,6 @@ class Updater:
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """How far the matrices were moved (Frobenius), and which share of that their precision rounded away."""
+        """Frobenius norm of the change, and the fraction of it lost to rounding in the weights' dtype."""
         moved, lost = math.sqrt(self._moved), math.sqrt(self._lost)
         return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}
