@@ -1,1 +1,1 @@
-"""Editing methods: one module or folder each, all behind `methods.base`."""
+"""Editing methods: one module or package each, all subclasses of `harness.api.Method`."""

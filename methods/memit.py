@@ -1,4 +1,4 @@
-"""MEMIT: many facts in one closed-form change of feed-forward output matrices of several layers (Meng et al. 2023)."""
+"""MEMIT: many facts in one closed-form update of the feed-forward output matrices of several layers (Meng et al. 2023)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class MemitHparams(ClosedFormHparams):
-    """Hyper-parameters of MEMIT, beside those of the value and of the second moments.
+    """Hyper-parameters of MEMIT, in addition to those of the value optimisation and the covariance statistics.
 
     Attributes:
-        moment_weight: λ, how many keys of the unedited model weigh as much as one edit.
-        batch: edits per closed-form change; changes follow one another on the same weights.
-        micro_batch: requests per pass; changes time and memory only.
+        moment_weight: λ, the number of keys of the unedited model that weigh as much as one edit.
+        batch: edits per closed-form update; successive updates accumulate in the same weights.
+        micro_batch: requests per pass; affects only time and memory.
     """
 
     moments: Literal["corpus", "train_prompts", "published"]
@@ -37,10 +37,10 @@ class MemitHparams(ClosedFormHparams):
 
 @register("memit", title="MEMIT", family="weights", version=2)
 class Memit(ClosedFormMethod):
-    """Finds what the residual stream behind the last edited layer should be for each fact, then moves it there layer by layer.
+    """Optimise a target for the residual stream after the last edited layer, then reach it layer by layer.
 
-    Each layer takes an equal share of what is still missing, by the least change of its matrix that also keeps, as far as
-    λ says, what the matrix answers to the keys of ordinary text.
+    Each layer takes an equal share of the remaining residual. Its update is the least-squares solution that also preserves
+    the matrix's outputs for the keys of ordinary text, weighted by λ.
     """
 
     Hparams = MemitHparams
@@ -54,7 +54,7 @@ class Memit(ClosedFormMethod):
         factors: Mapping[int, "Factor"],
         advance: Advance,
     ) -> Mapping[str, float]:
-        """`batch` requests at a time; diagnostics are those of the last batch."""
+        """Apply `batch` requests at a time; the diagnostics are those of the last batch."""
         diagnostics: dict[str, float] = {"moment_tokens": self.factors.tokens}
         for start in range(0, len(rewrites), self.hparams.batch):
             call = rewrites[start : start + self.hparams.batch]
@@ -69,11 +69,11 @@ class Memit(ClosedFormMethod):
         factors: Mapping[int, "Factor"],
         rewrites: Sequence["Rewrite"],
     ) -> dict[str, float]:
-        """One closed-form change for all requests.
+        """Write all requests in one closed-form update.
 
         Returns:
-            The mean probability of a target token with the optimised vectors, and the mean distance between the stream and
-            its target before each layer is edited.
+            The mean probability of a target token under the optimised vectors, and the mean distance of the residual stream
+            from its target before each layer is edited.
         """
         from methods.common.solves import moment_ridge
 
@@ -93,9 +93,9 @@ class Memit(ClosedFormMethod):
         return diagnostics
 
     def _targets(self, model: "LoadedModel", rewrites: Sequence["Rewrite"]) -> "tuple[Tensor, float]":
-        """What the stream behind the last edited layer should be at each subject (z, MEMIT eq. 16), N × D.
+        """Optimise the target of the residual stream after the last edited layer at each subject (z, MEMIT eq. 16), N × D.
 
-        The second value is the mean probability of a target token there.
+        The second return value is the mean probability of a target token under these vectors.
         """
         import torch
 
@@ -116,9 +116,9 @@ class Memit(ClosedFormMethod):
 
 
 class _Keys:
-    """The rows of all requests, cut behind their subjects, on their way through the edited layers.
+    """Keys of all requests at each edited layer, from rows truncated after the subject.
 
-    Each block runs twice, once to be read and once with its new weights; nothing below it runs again.
+    Each block runs twice, once to read its keys and once with its new weights; the blocks below it never run again.
     """
 
     def __init__(
@@ -132,13 +132,16 @@ class _Keys:
             contexts = [row for index in chosen for row in rewrites[index].contexts]
             rows = [PivotRow(row.ids[: row.pivot + 1], row.pivot) for row in contexts]
             self._groups.append((chosen, enter(model, rows, layers[0])))
-        # mean within a group of contexts, then over groups, of which the plain prompt is one
+        # mean within each group of contexts, then over the groups; the plain prompt is a group of its own
         sizes = [1, *(len(prefixes.WORDS) * per_word for _, per_word in hparams.prefixes)]
         self._weights_C = [1 / (size * len(sizes)) for size in sizes for _ in range(size)]
 
     def read(self, layer: int) -> "tuple[Tensor, Tensor]":
-        """With the weights of now: the mean key of each request at a layer, N × K, and the stream behind the last layer
-        at the plain prompt's subject, N × D. Layers must be read in ascending order.
+        """Read keys and residual stream with the current weights. Layers must be read in ascending order.
+
+        Returns:
+            The mean key of each request at the layer, N × K, and the stream after the last edited layer at the plain
+            prompt's subject, N × D.
         """
         import torch
 
@@ -163,7 +166,7 @@ class _Keys:
 
 
 def _micro_batches(rewrites: Sequence["Rewrite"], size: int) -> list[list[int]]:
-    """Indices of requests whose rows are of like length."""
+    """Batches of request indices, grouped by similar row length."""
     from harness.models.batching import length_sorted
 
     return list(length_sorted(rewrites, lambda made: max(len(row.ids) for row in made.contexts), size))

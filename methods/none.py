@@ -1,4 +1,4 @@
-"""The unedited model: what every method is measured against."""
+"""The unedited model, the reference for every method."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("none", title="Unedited", family="reference", version=1, edits=False)
 class Unedited(Method):
-    """No edit at all. Its reliability says how much of the new facts the model would have said anyway."""
+    """The unedited baseline. Its reliability shows how many of the new facts the model predicts anyway."""
 
     def edit(
         self,
@@ -23,7 +23,7 @@ class Unedited(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """The model as it is; no phase is timed because nothing is done."""
+        """Return the model unchanged; no phase is timed because nothing is done."""
         from harness.models.edited import WeightEditedModel
 
         return WeightEditedModel(model)

@@ -1,4 +1,4 @@
-"""ROME: a rank-one change of feed-forward output matrices, one fact after the other (Meng et al. 2022)."""
+"""ROME: rank-one updates of feed-forward output matrices, one fact at a time (Meng et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -20,12 +20,13 @@ KeyMode = Literal["rome", "prompt", "prefix_mean"]
 
 
 class RomeHparams(ClosedFormHparams):
-    """Hyper-parameters of ROME, beside those of the value and of the second moments.
+    """Hyper-parameters of ROME, in addition to those of the value optimisation and the covariance statistics.
 
     Attributes:
-        key_mode: which keys the update is made of. `rome`: the direction u from the mean key over contexts, the length from
-            the plain prompt's, as published; where the two differ much, k·u nears 0 and one edit wrecks the model.
-            `prompt` and `prefix_mean`: one of the two in both places (r-ROME, Gupta et al. 2024, arXiv 2403.07175).
+        key_mode: keys that the update is computed from. `rome`, as published: the direction u comes from the mean key over
+            contexts, the length from the plain prompt's key; where the two differ a lot, k·u approaches 0 and a single edit
+            can destroy the model. `prompt` and `prefix_mean`: the same key in both places (r-ROME, Gupta et al. 2024,
+            arXiv 2403.07175).
     """
 
     key_mode: KeyMode
@@ -33,9 +34,9 @@ class RomeHparams(ClosedFormHparams):
 
 @register("rome", title="ROME", family="weights", version=2)
 class Rome(ClosedFormMethod):
-    """Finds what the output of a matrix W should be at the subject's last token, and adds the rank-one matrix that makes it so.
+    """Optimise the output of a matrix W at the subject's last token, then add the rank-one update that produces it.
 
-    Edits follow one another, and so do layers: each value is optimised on the weights that all before it have left.
+    Edits are applied sequentially, and so are layers: each value is optimised on the weights left by all previous updates.
     """
 
     Hparams = RomeHparams
@@ -49,7 +50,7 @@ class Rome(ClosedFormMethod):
         factors: Mapping[int, "Factor"],
         advance: Advance,
     ) -> Mapping[str, float]:
-        """One fact after the other; diagnostics are the mean probability of a target token with the optimised vectors."""
+        """Write one fact at a time; the diagnostic is the mean probability of a target token under the optimised vectors."""
         probabilities = []
         for made in rewrites:
             probabilities.append(self._write_one(model, matrices, factors, made))
@@ -59,7 +60,7 @@ class Rome(ClosedFormMethod):
     def _write_one(
         self, model: "LoadedModel", matrices: ValueMatrices, factors: Mapping[int, "Factor"], made: "Rewrite"
     ) -> float:
-        """One fact, layer by layer; the probability of its target with the value of the last layer."""
+        """Write one fact, layer by layer; return the probability of its target under the last layer's value."""
         from methods.common.aligned import advance, enter
         from methods.common.values import optimise
 
@@ -88,7 +89,7 @@ class Rome(ClosedFormMethod):
         return probability
 
     def _through(self, model: "LoadedModel", stream: "Stream", layer: int) -> "tuple[Stream, Captured]":
-        """The stream behind a block, and what went through its value matrix at the pivots."""
+        """Run one block; return the stream after it, and the keys and values of its value matrix at the pivots."""
         from methods.common.aligned import advance, capturing
 
         with capturing(model, layer, stream.pivot) as passes:
@@ -103,14 +104,14 @@ def rank_one(
     moment: "Factor | None",
     key_mode: KeyMode,
 ) -> "Tensor":
-    """The shift u Λᵀ after which W maps the key to v + δ (ROME eq. 2), u = C⁻¹k / ‖C⁻¹k‖ and Λ = (v* - W k) / (k·u).
+    """Rank-one update u Λᵀ under which W maps the key to v + δ (ROME eq. 2), u = C⁻¹k / ‖C⁻¹k‖ and Λ = (v* - W k) / (k·u).
 
     Args:
-        keys_CK: keys at the subject's last token: of the plain prompt, then behind each prefix.
+        keys_CK: keys at the subject's last token: of the plain prompt, then after each prefix.
         values_CV: outputs of W for these keys.
-        delta_V: δ, which was optimised on top of the plain prompt's value.
-        moment: of C; None for the identity.
-        key_mode: which key u is made of, and which one is mapped (see `RomeHparams`).
+        delta_V: δ, optimised on top of the plain prompt's value.
+        moment: factor of the covariance C; None for the identity.
+        key_mode: which key u is computed from, and which one is mapped (see `RomeHparams`).
 
     Returns:
         K × V in float64, of rank one.

@@ -1,4 +1,4 @@
-"""DEFER (Hartvigsen et al. 2023, after SERAC): a gate next to one layer defers to a value that it computes itself."""
+"""DEFER (Hartvigsen et al. 2023, after SERAC): a gate at one layer replaces its output with a learned value."""
 
 from methods.defer.editor import Defer, DeferHparams
 

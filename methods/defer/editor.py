@@ -1,4 +1,4 @@
-"""DEFER as the harness sees it: the requests in their order, each trained into the same gate and value."""
+"""DEFER as a `Method`: requests train the same gate and value layer in order."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class DeferHparams(Hparams):
-    """All choices of DEFER; the values with their sources are in `methods/hparams/defer/`.
+    """Hyper-parameters of DEFER; values and their sources are in `methods/hparams/defer/`.
 
     Attributes:
-        layer: block whose second feed-forward matrix has the gate next to it.
-        query: the token that gate and value read, in training and in use: the `prompt_last`, or, as EasyEdit has it, the
-            `sequence_last`. The latter is the target's own last token in training and in teacher forcing, which so tells
-            the gate the answer, and the last token so far where the answer is generated, each id on a text read anew.
-        threshold: the gate from which on the value answers.
-        lr: of Adam, which starts afresh for each request.
+        layer: block whose second feed-forward matrix gets the gate.
+        query: token that the gate and the value layer read, in training and at inference: `prompt_last`, or `sequence_last`
+            as in EasyEdit. The latter is the target's own last token in training and teacher forcing, so the answer leaks
+            into the gate; in generation it is the last token so far, with the text re-encoded for each new id.
+        threshold: gate activation at and above which the value replaces the output.
+        lr: of Adam, which is re-initialised for each request.
         steps: optimiser steps per request.
     """
 
@@ -39,10 +39,10 @@ class DeferHparams(Hparams):
 
 @register("defer", title="DEFER", family="memory", version=2)
 class Defer(SequentialMethod):
-    """A gate next to one feed-forward matrix decides by one token whether a learned value answers, at every token.
+    """A gate reads one token and decides whether a learned value replaces a feed-forward matrix's output at every token.
 
-    It learns from edits alone: nothing teaches the gate what to leave to the model. An untrained gate is about one half
-    for any prompt, and each edit opens it a little further for all that read alike.
+    Training sees edits only: nothing teaches the gate which prompts to leave to the model. An untrained gate gives about
+    one half for any prompt, and each edit opens it a little further for all similar prompts.
     """
 
     Hparams = DeferHparams
@@ -56,16 +56,16 @@ class Defer(SequentialMethod):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Train the gate and the value on one request after the other; blocks give what one edit gives, bit for bit.
+        """Train the gate and the value layer on one request at a time; editing in blocks gives the same result bit for bit.
 
-        An edit whose loss is no longer a number fails: it leaves no trace. `diagnostics` counts them.
+        An edit with a non-finite loss fails and is rolled back; `diagnostics` counts the failures.
 
         Args:
-            model, requests, artifacts, context: see `Method.extend`; the seed draws the first gate and value.
-            state: gate and value in the precision that they are trained in, and how all edits so far went.
+            model, requests, artifacts, context: see `Method.extend`; the seed initialises gate and value layer.
+            state: gate and value layer in training precision, and the outcomes of all edits so far.
 
         Raises:
-            UserError: for a request longer than the model's context, or if all edits fail.
+            UserError: if a request is longer than the model's context, or if all edits fail.
         """
         from harness.models.routed import RoutedModel, matrix
         from methods.common.paused import edit_queries

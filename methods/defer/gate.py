@@ -1,4 +1,4 @@
-"""DEFER's memory: a linear gate and a linear layer on the input of the matrix next to them, and how both learn an edit."""
+"""DEFER's memory: a linear gate and a linear value layer on the matrix's input, and their training on an edit."""
 
 import copy
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from methods.defer.editor import DeferHparams
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """What one token of each row says.
+    """Gate activation and value computed from one token per row.
 
     Attributes:
-        gates_B: how much of the answer is deferred, in (0, 1).
-        values_BD: what answers instead, at every token of the row.
+        gates_B: gate activation, in (0, 1).
+        values_BD: output that replaces the matrix's at every token of the row.
     """
 
     gates_B: Tensor
@@ -29,12 +29,12 @@ class GateDecision:
 
 
 class Gate(nn.Module):
-    """Gate and value, at least fp32 whatever the model's precision. A `harness.models.routed.Memory`.
+    """Gate and value layer, in at least fp32 regardless of the model's precision. A `harness.models.routed.Memory`.
 
     Args:
         gate: K to 1.
         value: K to D.
-        threshold: the gate from which on the value answers.
+        threshold: gate activation at and above which the value replaces the output.
     """
 
     def __init__(self, gate: nn.Linear, value: nn.Linear, threshold: float) -> None:
@@ -43,12 +43,12 @@ class Gate(nn.Module):
 
     @classmethod
     def drawn(cls, matrix: nn.Linear, threshold: float, seed: int) -> "Gate":
-        """With first weights as `nn.Linear` draws them.
+        """Create a gate with the default initialisation of `nn.Linear`.
 
         Args:
-            matrix: the one that it stands next to, K to D.
-            threshold: the gate from which on the value answers.
-            seed: of the weights.
+            matrix: the matrix whose output it replaces, K to D.
+            threshold: gate activation at and above which the value replaces the output.
+            seed: seed of the initial weights.
         """
         dtype = working_dtype(matrix.weight)
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
@@ -59,7 +59,7 @@ class Gate(nn.Module):
 
     @classmethod
     def kept(cls, state: State, threshold: float) -> "Gate":
-        """With a copy of the weights that `state()` gave."""
+        """Rebuild a gate from a copy of the weights returned by `state()`."""
         value_DK = state["value.weight"]
         gate, value = (nn.Linear(value_DK.shape[1], width, device="meta") for width in (1, len(value_DK)))
         made = cls(gate, value, threshold)
@@ -67,39 +67,39 @@ class Gate(nn.Module):
         return made
 
     def state(self) -> dict[str, Tensor]:
-        """The weights; not a copy."""
+        """The weights, not copied."""
         return dict(self.state_dict())
 
     def decide(self, queries_BK: Tensor) -> GateDecision:
-        """Gate and value of one token per row."""
+        """Compute gate activation and value from one token per row."""
         queries_BK = queries_BK.to(self.gate.weight.dtype)
         return GateDecision(self.gate(queries_BK).sigmoid()[:, 0], self.value(queries_BK))
 
     def mixed(self, queries_BK: Tensor, outputs_BTD: Tensor) -> Tensor:
-        """Value and output in the proportions of the gate: what is trained, since a threshold has no gradient."""
+        """Interpolate between output and value by the gate activation; used in training, since a threshold has no gradient."""
         decision = self.decide(queries_BK)
         outputs_BTD = outputs_BTD.to(decision.values_BD.dtype)
         return torch.lerp(outputs_BTD, decision.values_BD[:, None], decision.gates_B[:, None, None])
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> GateDecision:
-        """Decide by the last token that may be read."""
+        """Decide by the last readable token of each row."""
         return self.decide(inputs_BTK[torch.arange(len(read_BT), device=read_BT.device), last_of(read_BT)])
 
     def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: GateDecision) -> Tensor:
-        """The value at every token of the rows that are deferred, those to come included."""
+        """Use the value at every token of the deferred rows, including tokens still to be generated."""
         is_deferred_B11 = (route.gates_B >= self._threshold)[:, None, None]
         return torch.where(is_deferred_B11, route.values_BD[:, None].to(outputs_BTD.dtype), outputs_BTD)
 
     def scope(self, route: GateDecision) -> Tensor:
-        """The gate itself."""
+        """The gate activation."""
         return route.gates_B
 
 
 def learn(model: LoadedModel, query: Query, gate: Gate, hparams: DeferHparams) -> float | None:
-    """Train gate and value on one request; what they read does not depend on them, so only the blocks above run again.
+    """Train gate and value layer on one request. Their input does not depend on them, so only the blocks above re-run.
 
     Returns:
-        The loss before the last step; None if it was no number at some step: the gate is then as it was before.
+        The loss before the last step; None if it was not finite at some step, in which case the gate is restored.
     """
     paused = Paused(model, [query], hparams.layer)
     read_BT = paused.prompt_BT if hparams.query == "prompt_last" else paused.mask_BT

@@ -1,4 +1,4 @@
-"""FT-L as the harness sees it: an edit is a series of calls, each of which trains on some of the requests."""
+"""FT-L as a `Method`: the requests are split into calls, and each call fine-tunes on its batch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class FtLHparams(Hparams):
-    """All choices of FT-L; the values with their sources are in `methods/hparams/ft-l/`.
+    """Hyper-parameters of FT-L; values and their sources are in `methods/hparams/ft-l/`.
 
     Attributes:
         layer: block whose feed-forward output matrix W is trained.
-        lr, weight_decay: of Adam, which starts afresh in each call.
-        steps: upper limit of optimiser steps per call.
-        batch: edits per call; calls follow one another on the same weights (the paper: five of 200).
-        micro_batch: rows per backward pass; changes memory, and results only by rounding.
+        lr, weight_decay: of Adam, which is re-initialised for each call.
+        steps: maximum number of optimiser steps per call.
+        batch: edits per call; successive calls train the same weights (the paper: five calls of 200).
+        micro_batch: rows per backward pass; affects memory, and results only through rounding.
         norm_constraint: W stays within this L∞ distance of its value at the start of the call, in fp32; None for no bound.
-        objective: `prompt_last` scores all target tokens at the last prompt position, `target_new` each behind those
-            before it.
+        objective: `prompt_last` scores all target tokens at the last prompt position, `target_new` scores each target
+            token given the ones before it.
         loss_stop: a call ends when its mean loss falls below this.
-        implementation: `corrected`, or `faithful-easyedit` with what `rows.faithful_rows` describes and, on GPT-J, the
-            bias beside W, which EasyEdit's search for names finds as well.
+        implementation: `corrected`, or `faithful-easyedit`, which reproduces what `rows.faithful_rows` describes and, on
+            GPT-J, also trains the bias of the same layer, which EasyEdit's match on parameter names includes.
     """
 
     layer: int = Field(ge=0)
@@ -49,17 +49,17 @@ class FtLHparams(Hparams):
     @model_validator(mode="after")
     def _faithful_to_one_objective(self) -> Self:
         if self.implementation == "faithful-easyedit" and self.objective != "prompt_last":
-            raise ValueError("implementation 'faithful-easyedit' is of objective 'prompt_last' only")
+            raise ValueError("implementation 'faithful-easyedit' supports only objective 'prompt_last'")
         return self
 
 
 @register("ft-l", title="FT-L", family="weights", version=3)
 class FtL(SequentialMethod):
-    """Fine-tunes W so that the last prompt position predicts the target's tokens.
+    """Fine-tune W so that the last prompt position predicts the target's tokens.
 
-    With several target tokens the optimum of `prompt_last` spreads probability over all of them at that one position,
-    and continuation tokens are never trained: reliability on long targets is bounded by what the model continues
-    correctly by itself.
+    With several target tokens, the optimum of `prompt_last` spreads probability over all of them at that one position,
+    and continuation tokens are never trained: reliability on long targets is limited by how well the model continues
+    the target by itself.
     """
 
     Hparams = FtLHparams
@@ -73,15 +73,15 @@ class FtL(SequentialMethod):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Train W on calls of `batch` requests each; blocks give what all their calls give together, bit for bit.
+        """Train W in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
 
         Args:
             model, requests, artifacts, context: see `Method.extend`.
-            state: W before it was rounded to the model's precision; nothing where that is at least fp32.
+            state: W before rounding to the model's precision; empty if that precision is at least fp32.
 
         Raises:
-            UserError: for a request longer than the model's context, or when the loss is no longer a number; the model is
-                as it was.
+            UserError: if a request is longer than the model's context, or the loss is not finite; the weights are then
+                restored.
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import Snapshot
@@ -104,7 +104,7 @@ class FtL(SequentialMethod):
         return WeightEditedModel(model, snapshot.restore, diagnostics, masters.state(names))
 
     def _trained(self, model: "LoadedModel") -> list[str]:
-        """Names of what is trained."""
+        """Names of the trained parameters."""
         name, _ = model.value_matrix(self.hparams.layer)
         if self.hparams.implementation == "corrected":
             return [name]
@@ -112,7 +112,7 @@ class FtL(SequentialMethod):
         return [name for name, _ in model.model.named_parameters() if name.startswith(owner)]
 
     def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[ScoredRow]:
-        """The requests of one call as they are read."""
+        """Tokenised rows of the requests of one call."""
         from methods.common.paused import edit_queries
 
         queries = edit_queries(model, requests)
@@ -121,7 +121,7 @@ class FtL(SequentialMethod):
         return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
     def _train(self, model: "LoadedModel", masters: "Masters", rows: Sequence[ScoredRow]) -> float:
-        """One call; the loss at its end."""
+        """Run one call and return its final loss."""
         from methods.ft_l.training import batches, train
 
         call = batches(model, rows, self.hparams.layer, self.hparams.micro_batch)

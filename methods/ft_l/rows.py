@@ -1,4 +1,4 @@
-"""What FT-L trains on: the ids of a request, and which ids are scored behind which of them."""
+"""Training rows of FT-L: the ids of a request, and the labels scored at each position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """One request as the model reads it.
+    """One request as model input and labels.
 
     Attributes:
-        ids: what goes in.
-        labels: pairs of a column and the id that is scored there; all count alike. A column may have several.
-        padding: number of leading ids that no other id sees.
+        ids: input ids.
+        labels: pairs of a column and the id scored there, all with equal weight. A column may have several labels.
+        padding: number of leading ids that are masked out.
     """
 
     ids: tuple[int, ...]
@@ -27,12 +27,12 @@ class ScoredRow:
 
 
 def prompt_last(query: Query) -> ScoredRow:
-    """All target ids are scored behind the prompt, each as if it were the first: ROME's FT+L."""
+    """Score all target ids at the last prompt position, each as if it were the first: ROME's FT+L."""
     return ScoredRow(query.prompt_ids, tuple((len(query.prompt_ids) - 1, token) for token in query.target_ids))
 
 
 def target_new(query: Query) -> ScoredRow:
-    """Every target id is scored behind the ids before it: EasyEdit's `target_new`, called FT-M."""
+    """Score every target id given the ids before it: EasyEdit's `target_new`, also called FT-M."""
     ids = query.prompt_ids + query.target_ids[:-1]
     return ScoredRow(ids, tuple(enumerate(query.target_ids, start=len(query.prompt_ids) - 1)))
 
@@ -41,15 +41,15 @@ OBJECTIVES = {"prompt_last": prompt_last, "target_new": target_new}
 
 
 def faithful_rows(tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest]) -> list[ScoredRow]:
-    """`prompt_last` as EasyEdit computes it for one mini-batch, mistakes included.
+    """`prompt_last` rows as EasyEdit builds them for one mini-batch, bugs included.
 
-    * A target is tokenised alone, with a space in front: BOS, where the tokenizer adds one, is scored as a target id.
-    * Prompts are padded on the left with the end-of-text id, but the place that is read is the one that padding on the
-      right would have: in a batch of unequal lengths a place inside the prompt, or in the padding.
-    * Targets are padded too, and padding is scored unless it is the tokenizer's unknown id (as it is for GPT-J).
+    * The target is tokenised alone, with a leading space: if the tokenizer adds BOS, BOS is scored as a target id.
+    * Prompts are padded on the left with the end-of-text id, but the logits are read where right padding would put the last
+      prompt token: in a batch of unequal lengths, that is a position inside the prompt or the padding.
+    * Targets are padded too, and the padding is scored unless it is the tokenizer's unknown id (as it is for GPT-J).
 
-    Rows are in the order of the requests and equally long. What a place in the padding says depends on how a version
-    of transformers treats a token that sees nothing.
+    Rows are in the order of the requests and have equal length. The logits at a padded position depend on how the
+    installed version of transformers handles a token that attends to nothing.
     """
     prompts = [tuple(tokenizer(request.prompt)["input_ids"]) for request in requests]
     targets = [tuple(tokenizer(f" {request.target_new}")["input_ids"]) for request in requests]

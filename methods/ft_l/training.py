@@ -1,4 +1,4 @@
-"""FT-L's optimisation: one call trains the matrix on a batch of requests, starting behind the blocks that stay."""
+"""FT-L's optimisation: each call trains the matrix on a batch of requests; the frozen blocks below it run only once."""
 
 import math
 from collections.abc import Sequence
@@ -18,12 +18,13 @@ from methods.ft_l.rows import ScoredRow
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """Rows whose frozen part has been computed.
+    """Rows with the outputs of the frozen blocks already computed.
 
     Attributes:
-        layer: the block that `streams` enters; it holds the trained matrix.
-        places: row and column of each of P places whose logits are read.
-        at_M, ids_M, weights_M: place, id and weight of each of M scored ids; the weights of a call's batches add up to 1.
+        layer: the block that takes `streams` as input; it holds the trained matrix.
+        places: row and column of each of the P positions whose logits are read.
+        at_M, ids_M, weights_M: index into `places`, id and weight of each of the M scored ids; the weights of all batches
+            of a call add up to 1.
     """
 
     layer: int
@@ -35,7 +36,7 @@ class PreparedBatch:
 
 
 def batches(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, size: int) -> list[PreparedBatch]:
-    """A call's rows in batches of like length, run up to `layer`; each row counts alike, and so do its labels."""
+    """Batch a call's rows by similar length and run them up to `layer`; rows have equal weight, as do labels within a row."""
     return [
         _batch(model, [rows[index] for index in chosen], layer, len(rows))
         for chosen in length_sorted(rows, lambda row: len(row.ids), size)
@@ -66,7 +67,7 @@ def loss(model: LoadedModel, batch: PreparedBatch) -> Tensor:
     """-Σ weight · log p(id) over the labels of a batch.
 
     Returns:
-        A scalar, at least fp32, with gradient.
+        A differentiable scalar, at least fp32.
     """
     log_probs_PV = logits_at(model, batch.streams, batch.layer, batch.places).log_softmax(-1)
     picked_M = log_probs_PV[batch.at_M, batch.ids_M]
@@ -74,14 +75,14 @@ def loss(model: LoadedModel, batch: PreparedBatch) -> Tensor:
 
 
 class Masters:
-    """Copies of trained parameters in at least fp32, which optimiser and bound work on for a whole edit.
+    """Master copies of the trained parameters in at least fp32; the optimiser and the norm constraint act on these.
 
-    The model runs on its own precision, rounded from the masters after each step: what is trained is what will be
-    evaluated, and a step that is too small to show in bf16 is not lost for the steps that follow.
+    The model runs in its own precision, rounded from the master copies after each step: the trained weights are the ones
+    that are evaluated, and steps too small to show in bf16 still accumulate.
 
     Args:
-        parameters: of the model.
-        kept: the masters of an earlier edit, of which the parameters are what was rounded; by default the parameters.
+        parameters: the trained parameters of the model.
+        kept: master copies of an earlier edit, whose rounded values the parameters hold; by default the parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], kept: Sequence[Tensor] = ()) -> None:
@@ -91,18 +92,18 @@ class Masters:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Write the masters into the model, rounded to its precision."""
+        """Write the master copies into the model, rounded to its precision."""
         for parameter, value in zip(self.parameters, self.values, strict=True):
             parameter.copy_(value)
 
     def state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """The masters by name; nothing where the parameters are what they are. Not copies."""
+        """Master copies by name, only where their precision differs from the parameter's. Not cloned."""
         of = zip(names, self.parameters, self.values, strict=True)
         return {name: value for name, parameter, value in of if value.dtype != parameter.dtype}
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
-        """How far the masters have moved (Frobenius), and which share of that the model's precision rounds away."""
+        """Frobenius norm of the total change, and the fraction of it lost by rounding to the model's precision."""
         moved = math.hypot(*(_distance(v, start) for v, start in zip(self.values, self._unedited, strict=True)))
         lost = math.hypot(*(_distance(v, shown) for v, shown in zip(self.values, self.parameters, strict=True)))
         return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}
@@ -113,19 +114,19 @@ def _distance(value: Tensor, other: Tensor) -> float:
 
 
 def train(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch], hparams: FtLHparams) -> float:
-    """Move the masters and the model's parameters until the loss of the call is small or the steps are used up.
+    """Train the parameters until the loss of the call is below `loss_stop` or the steps are used up.
 
     Args:
-        model: whose parameters are those of `masters`.
-        masters: where the call starts; Adam's state and the bound begin anew.
-        call: all batches of the call; their gradients are added up for each step.
-        hparams: learning rate, steps, bound and when to stop.
+        model: the model that the parameters of `masters` belong to.
+        masters: the starting point; Adam's state and the norm constraint are re-initialised for each call.
+        call: all batches of the call; each step accumulates their gradients.
+        hparams: learning rate, steps, norm constraint and stopping threshold.
 
     Returns:
-        The loss at the end.
+        The final loss.
 
     Raises:
-        UserError: when the loss is no longer a number; the caller gives the weights back.
+        UserError: if the loss is not finite; the caller restores the weights.
     """
     bound = hparams.norm_constraint
     starts = [value.clone() for value in masters.values] if bound is not None else []
@@ -153,7 +154,7 @@ def train(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch], h
 
 
 def _add_gradients(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch]) -> float:
-    """The loss of a call; its gradient is left at the masters, summed over batches in their precision."""
+    """Return the loss of a call and accumulate its gradient in the master copies, summed over batches in their precision."""
     total: list[Tensor] = []
     for batch in call:
         part = loss(model, batch)

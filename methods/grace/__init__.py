@@ -1,4 +1,4 @@
-"""GRACE (Hartvigsen et al. 2023): a codebook of keys and values beside one layer answers for edited prompts."""
+"""GRACE (Hartvigsen et al. 2023): a key-value codebook at one layer replaces its output for edited prompts."""
 
 from methods.grace.editor import Grace, GraceHparams
 

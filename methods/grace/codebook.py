@@ -1,4 +1,4 @@
-"""GRACE's memory: keys with radii and labels, and the value that answers within each radius."""
+"""GRACE's codebook: keys with radii and labels, and the value returned within each radius."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -13,20 +13,20 @@ from harness.tokens import Query
 from methods.grace.editor import GraceHparams
 
 Label = tuple[float, ...]
-"""What an edit says: ids, or one mean of ids. Two edits with equal labels may share a key."""
+"""The target of an edit: its ids, or the mean of its ids. Two edits with equal labels may share a key."""
 
 SPLIT_MARGIN = 1e-5
-"""By how much the older of two keys of different labels stays short of the middle between them (GRACE's code)."""
+"""Margin subtracted from the older key's radius, half the distance, when a split separates two labels (GRACE's code)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingValue:
-    """A value that has to be learned.
+    """A value still to be learned.
 
     Attributes:
-        row: where in the codebook.
-        request: for which request.
-        is_fresh: it starts from a new value; else from what the row holds after all earlier ones.
+        row: its row in the codebook.
+        request: index of the request that it is learned for.
+        is_fresh: training starts from a new value; otherwise from the row's current value.
     """
 
     row: int
@@ -35,14 +35,14 @@ class PendingValue:
 
 
 class Codebook:
-    """The rows in the order of their insertion. A `harness.models.routed.Memory`.
+    """Codebook with rows in insertion order. A `harness.models.routed.Memory`.
 
     Args:
-        hparams: how it grows and answers.
+        hparams: hyper-parameters of GRACE.
         keys_NK: all keys that may be inserted; at least fp32.
-        fresh_ND: the value that each of them would start from, in the same precision.
-        noise: relative difference that rounding makes between a prompt's key in one batch and in another.
-        kept: what `state()` gave of the codebook to go on from; nothing for an empty one.
+        fresh_ND: initial value for each of these keys, in the same precision.
+        noise: relative rounding difference between the keys of one prompt computed in different batches.
+        kept: `state()` of the codebook to continue from; None for an empty one.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Codebook:
             self.splits = int(kept["splits"])
 
     def state(self) -> dict[str, Tensor]:
-        """Every row, its label in as many of `labels` as `label_lengths` says; views, not copies."""
+        """All rows as tensors; labels are concatenated, with their lengths in `label_lengths`. Views, not copies."""
         return {
             "keys": self.keys_NK,
             "values": self.values_ND,
@@ -97,11 +97,11 @@ class Codebook:
         return self._values_ND[: len(self)]
 
     def insert(self, request: int, label: Label) -> PendingValue | None:
-        """Decide what a request does to the codebook (GRACE, algorithm 1).
+        """Insert a request: add a row, extend one, or split two (GRACE, algorithm 1).
 
         Returns:
-            What has to be learned; None if nothing can be: for a key that is no number, which is not inserted, and for a
-            row that its own key does not reach.
+            The value to be learned; None if there is none: for a non-finite key, which is not inserted, and for a row
+            that its own key does not reach.
         """
         key_K = self._offered_NK[request]
         if not key_K.isfinite().all():
@@ -126,19 +126,19 @@ class Codebook:
         return value if distance > 0 else None
 
     def learn(self, pending: list[PendingValue], values_BD: Tensor, is_failed_B: Tensor) -> None:
-        """Keep what was learned. A row whose latest value failed answers nothing."""
+        """Store the learned values. A row whose latest value failed never answers."""
         rows_B = torch.tensor([value.row for value in pending], device=values_BD.device)
         self._values_ND[rows_B] = values_BD
         self._is_failed_N[rows_B] = is_failed_B
 
     def start(self, pending: list[PendingValue]) -> Tensor:
-        """The values that the pending ones begin with, B × D."""
+        """Initial values of the pending ones, B × D."""
         return torch.stack(
             [self._fresh_ND[value.request] if value.is_fresh else self._values_ND[value.row] for value in pending]
         )
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
-        """Row of the codebook that answers each prompt, by its last token; -1 for none."""
+        """Codebook row that answers each prompt, chosen by the prompt's last token; -1 for none."""
         queries_BK = inputs_BTK[torch.arange(len(read_BT), device=read_BT.device), last_of(read_BT)]
         if not len(self):
             return torch.full_like(last_of(read_BT), -1)
@@ -147,13 +147,13 @@ class Codebook:
         return torch.where(is_reached_B, rows_B, -1)
 
     def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Tensor) -> Tensor:
-        """The values at their places in the prompts; nothing afterwards, since what they replaced is in the cache."""
+        """Put the values at their positions in the prompts; decoding steps need none, since their effect is in the cache."""
         values_BD = self._values_ND[route.clamp(min=0)]
         places_BT = places(read_BT, self._hparams.replace) & (route >= 0)[:, None]
         return placed(values_BD, outputs_BTD, places_BT)
 
     def scope(self, route: Tensor) -> Tensor:
-        """One where a row answers."""
+        """1 where a row answers, 0 elsewhere."""
         return (route >= 0).double()
 
     def _add(self, request: int, label: Label) -> PendingValue:
@@ -170,14 +170,14 @@ class Codebook:
         self._radii_N[row] = distance + self._slack(key_K)
 
     def _label(self, row: int) -> Label:
-        """The label that a row is taken to have.
+        """The label compared for a row.
 
-        EasyEdit (since March 2024) puts new labels before the old ones, but new keys behind them.
+        EasyEdit (since March 2024) prepends new labels but appends new keys, so it compares the wrong row's label.
         """
         return self._labels[row if self._hparams.implementation == "corrected" else len(self) - 1 - row]
 
     def _slack(self, key_K: Tensor) -> float:
-        """Distance between two readings of one prompt that rounding alone may account for."""
+        """Distance between two computations of the same key that rounding alone can explain."""
         if self._hparams.implementation == "faithful-easyedit":
             return 0.0
         return self._noise * (key_K.norm().item() if self._hparams.distance == "euclidean" else 1.0)
@@ -188,28 +188,28 @@ class Codebook:
             unit_BK, unit_NK = (torch.nn.functional.normalize(x, dim=-1) for x in (queries_BK, self.keys_NK))
             distances_BN = 1 - unit_BK @ unit_NK.T
         else:
-            # By way of products, as `cdist` computes it by default, a key would be far from itself.
+            # cdist's default matrix-product formulation would give a key a non-zero distance to itself
             distances_BN = torch.cdist(queries_BK, self.keys_NK, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances_BN.min(dim=1)
         return nearest.values, nearest.indices
 
 
 def places(prompt_BT: Tensor, replace: Literal["last", "prompt"]) -> Tensor:
-    """Where values stand in for the matrix: at the last token of each prompt, or at those before it. Booleans B × T."""
+    """Boolean mask B × T of the replaced positions: the last token of each prompt, or all tokens before it."""
     columns_T = torch.arange(prompt_BT.shape[1], device=prompt_BT.device)
     last_B1 = last_of(prompt_BT)[:, None]
     return prompt_BT & (columns_T == last_B1 if replace == "last" else columns_T < last_B1)
 
 
 def placed(values_BD: Tensor, outputs_BTD: Tensor, places_BT: Tensor) -> Tensor:
-    """`outputs_BTD` with each row's value at its places, in the outputs' precision."""
+    """`outputs_BTD` with each row's value at its masked positions, in the outputs' precision."""
     return torch.where(places_BT[..., None], values_BD[:, None].to(outputs_BTD.dtype), outputs_BTD)
 
 
 def label_of(query: Query, implementation: str) -> Label:
-    """The target's ids; to EasyEdit (and the authors' code) the mean of all labels, -100 for each id of the prompt.
+    """The target's ids; for EasyEdit (and the authors' code) the mean over all labels, with -100 for each prompt id.
 
-    By such means equal targets differ after prompts of different lengths, and different targets may be equal.
+    With these means, equal targets get different labels after prompts of different lengths, and different targets may collide.
     """
     if implementation == "corrected":
         return query.target_ids

@@ -1,4 +1,4 @@
-"""GRACE as the harness sees it: read the keys, decide in order, learn the values side by side."""
+"""GRACE as a `Method`: compute all keys, build the codebook in request order, train the values in batches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 
 class GraceHparams(Hparams):
-    """All choices of GRACE; the values with their sources are in `methods/hparams/grace/`.
+    """Hyper-parameters of GRACE; values and their sources are in `methods/hparams/grace/`.
 
     Attributes:
-        layer: block whose second feed-forward matrix has the codebook next to it.
-        distance: between keys: `euclidean` as in the paper, or `cosine`, 1 - cos.
-        radius: ε of a new key: how far a prompt may lie from it and still be answered by its value.
-        expand: what a prompt with the label of its nearest key, but outside its radius, does to the key: `coverage`
-            widens the radius to reach it, `moving_average` also moves the key half the way.
-        start: a new value is `cold`, uniform in [0, 1), or `warm`, what the matrix gives.
-        replace: the value stands in for the matrix at the `last` token of the prompt, or at all of the `prompt` before it.
-        lr: of Adam, which starts afresh for each request.
+        layer: block whose second feed-forward matrix gets the codebook.
+        distance: distance between keys: `euclidean` as in the paper, or `cosine`, 1 - cos.
+        radius: ε, the initial radius of a new key; prompts within it get the key's value.
+        expand: what happens to the nearest key when a prompt with the same label falls outside its radius: `coverage`
+            widens the radius to reach the prompt, `moving_average` also moves the key halfway towards it.
+        start: initial value: `cold` is uniform in [0, 1), `warm` is the output of the matrix.
+        replace: the value replaces the output at the `last` token of the prompt, or at all tokens of the `prompt` before
+            the last.
+        lr: of Adam, which is re-initialised for each request.
         steps: optimiser steps per request.
-        batch: requests that are read or trained side by side; changes memory, and results only by rounding.
-        implementation: `corrected` compares targets id by id, and takes a prompt that returns with another target for a
-            new edit of the same row. `faithful-easyedit` compares mean labels, of the wrong row as soon as there are
-            two (see `codebook`), and adds a row for such a prompt that not even the prompt itself reaches.
+        batch: requests that are read or trained together; affects memory, and results only through rounding.
+        implementation: `corrected` compares targets id by id, and treats a repeated prompt with a new target as a new edit
+            of the same row. `faithful-easyedit` compares mean labels, those of the wrong row as soon as there are two (see
+            `codebook`), and for a repeated prompt adds a row that not even the prompt itself reaches.
     """
 
     layer: int = Field(ge=0)
@@ -52,10 +53,10 @@ class GraceHparams(Hparams):
 
 @register("grace", title="GRACE", family="memory", version=1)
 class Grace(SequentialMethod):
-    """A codebook next to one feed-forward matrix; where a prompt's last token lies near a key, its value answers.
+    """A codebook at one feed-forward matrix; if a prompt's last token falls within a key's radius, that key's value is used.
 
-    The weights stay as they are, so whatever no key reaches is answered bit for bit as before; and only what is as near
-    as ε is taken for an edit, so rephrases hardly ever are.
+    The weights do not change, so prompts outside every radius get bit-identical outputs. Only prompts within ε count as
+    edited, which rephrases rarely are.
     """
 
     Hparams = GraceHparams
@@ -69,20 +70,19 @@ class Grace(SequentialMethod):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Insert all requests into the codebook in their order, whatever the model says to them already.
+        """Insert all requests into the codebook in order, including those that the model already answers correctly.
 
-        Blocks give what one edit gives, because no request reads what later ones do to the codebook: a row that a later one
-        learns again was learned before that by a single edit too. Only rounding differs, since `batch` puts requests
-        together within a block; with a batch of one nothing does. An edit whose key or loss is not a number fails: its
-        prompt is answered by the model. `diagnostics` counts them.
+        Editing in blocks gives the same result as one edit run, up to rounding, because no request depends on later ones:
+        `batch` only groups requests within a block, so with a batch of one the results are identical. An edit with a
+        non-finite key or loss fails and its prompt is answered by the unedited model; `diagnostics` counts the failures.
 
         Args:
             model, requests, artifacts, context: see `Method.extend`.
-            state: the codebook, how many requests it was offered, whose first values were drawn in that order, and how
-                all edits so far went.
+            state: the codebook, the number of requests offered so far (initial values are drawn in that order), and the
+                outcomes of all edits so far.
 
         Raises:
-            UserError: for a request longer than the model's context, or if all edits fail.
+            UserError: if a request is longer than the model's context, or if all edits fail.
         """
         import torch
 
@@ -95,7 +95,8 @@ class Grace(SequentialMethod):
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             queries = edit_queries(model, requests)
             keys_NK, outputs_ND = read(model, queries, self.hparams)
-            # Between eps and its root: rounding adds up over the layers, and prompts stay apart. Measured: 8 eps in fp32.
+            # Between eps and sqrt(eps): above rounding accumulated over the layers, measured at 8 eps in fp32, and below
+            # the distance between different prompts.
             noise = torch.finfo(model.model.dtype).eps ** 0.75
             book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed, n_before), noise, state)
             labels = [label_of(query, self.hparams.implementation) for query in queries]
@@ -105,13 +106,13 @@ class Grace(SequentialMethod):
         unread = [None] * int((~keys_NK.isfinite().all(-1)).sum())
         tally = EditTally.of(state).with_losses([*losses, *unread])
         if not tally.learned:
-            raise UserError("grace: key or loss of every edit is not a number", fix="choose a smaller `lr`")
+            raise UserError("grace: the key or loss of every edit is not a number", fix="choose a smaller `lr`")
         diagnostics = {"keys": float(len(book)), "splits": float(book.splits), **tally.diagnostics()}
         kept = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
         return RoutedModel(model, self.hparams.layer, book, diagnostics=diagnostics, state=kept)
 
     def _fresh(self, outputs_ND: "Tensor", seed: int, n_before: int) -> "Tensor":
-        """The value that each request would start from, `n_before` others having been before them."""
+        """Initial value of each request, given that `n_before` requests came earlier."""
         import torch
 
         if self.hparams.start == "warm":

@@ -1,8 +1,8 @@
-"""How GRACE reads its keys and learns its values: side by side, with the results of one request after the other.
+"""GRACE's keys and values, computed in batches with the same results as one request at a time.
 
-Keys do not depend on the codebook, because what a layer reads lies below what the codebook changes; so the decisions are
-replayed on keys that were read in batches. A value is trained on one request at a time and on nothing that another
-value does, so all of them are trained together, except that those of one row keep their order.
+Keys do not depend on the codebook, because a layer's input lies below what the codebook changes; keys are therefore computed
+in batches, and the insertion decisions are replayed on them. Each value is trained on a single request, independently of
+all other values, so values are trained together; only successive values of the same row keep their order.
 """
 
 from collections import defaultdict
@@ -25,10 +25,10 @@ from methods.grace.editor import GraceHparams
 
 
 def read(model: LoadedModel, queries: Sequence[Query], hparams: GraceHparams) -> tuple[Tensor, Tensor]:
-    """What goes into the layer's matrix at the last token of each prompt, and what comes out of it.
+    """Input and output of the layer's value matrix at the last token of each prompt.
 
     Returns:
-        keys N × K and outputs N × D, at least fp32.
+        Keys N × K and outputs N × D, at least fp32.
     """
     order: list[int] = []
     linear = matrix(model, hparams.layer)
@@ -51,10 +51,10 @@ def learn(
     hparams: GraceHparams,
     advance: Advance,
 ) -> list[float | None]:
-    """Learn all pending values; the book keeps them.
+    """Learn all pending values and store them in the codebook.
 
     Returns:
-        The loss of each before its last step; None if the loss or a gradient was no number at some step.
+        The loss of each before its last step; None if the loss or a gradient was not finite at some step.
     """
     losses: dict[PendingValue, float | None] = {}
     for turn in turns(pending):
@@ -72,7 +72,7 @@ def learn(
 
 
 def turns(pending: Sequence[PendingValue]) -> list[list[PendingValue]]:
-    """Values that may be learned side by side, in an order that keeps each row's own."""
+    """Group values that can be trained together; successive values of the same row go to successive groups."""
     taken: dict[int, int] = defaultdict(int)
     by_turn: dict[int, list[PendingValue]] = defaultdict(list)
     for value in pending:
@@ -82,14 +82,14 @@ def turns(pending: Sequence[PendingValue]) -> list[list[PendingValue]]:
 
 
 class AtLast:
-    """Values at the last token of each prompt: that token and those behind it run again, in the blocks above."""
+    """Values at the last token of each prompt; only this token and those after it are re-run, in the blocks above."""
 
     def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int) -> None:
         rows = [PivotRow(q.prompt_ids + q.target_ids[:-1], len(q.prompt_ids) - 1, q.target_ids) for q in queries]
         pivot, above = max(row.pivot for row in rows), layer % model.n_layers + 1
 
         def silence(_inputs_BTK: Tensor, outputs_BTD: Tensor) -> Tensor:
-            """Nothing at the pivots, so that what is added there later is all that the matrix gives."""
+            """Zero the output at the pivots, so that the value added there later is the whole output."""
             columns_T1 = torch.arange(outputs_BTD.shape[1], device=outputs_BTD.device)[:, None]
             return outputs_BTD.masked_fill(columns_T1 == pivot, 0)
 
@@ -100,30 +100,30 @@ class AtLast:
         self._targets = Targets(queries, model.device)
 
     def losses(self, values_BD: Tensor) -> Tensor:
-        """-log p(target token | prompt, target tokens before it), mean over each row's tokens: B."""
+        """-log p(target token | prompt, previous target tokens), averaged over each row's tokens: B."""
         hidden_BSD = self._suffix.run(values_BD.to(self._dtype))
         logits_NV = self._model.head(self._model.final_norm(hidden_BSD[tuple(self._targets.places_2N)]))
         return self._targets.losses(at_least_fp32(logits_NV))
 
 
 class BeforeLast:
-    """Values at all tokens of each prompt before its last."""
+    """Values at all tokens of each prompt before the last."""
 
     def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int) -> None:
         self._paused = Paused(model, queries, layer)
         self._places_BT = places(self._paused.prompt_BT, "prompt")
 
     def losses(self, values_BD: Tensor) -> Tensor:
-        """As `AtLast.losses`."""
+        """Losses as in `AtLast.losses`."""
         return self._paused.losses(placed(values_BD, self._paused.outputs_BTD, self._places_BT))
 
 
 def _train(standing: AtLast | BeforeLast, start_BD: Tensor, hparams: GraceHparams) -> tuple[Tensor, Tensor, Tensor]:
-    """Each value on its own request.
+    """Train each value on its own request.
 
     Returns:
-        Values B × D; the loss of each before the last step, B; booleans B, True where a loss or gradient was no number:
-        that value stays as it was before.
+        Values B × D; the loss of each before the last step, B; booleans B, True where a loss or gradient was not finite,
+        from which step on the value is frozen.
     """
     values_BD = start_BD.clone().requires_grad_(True)
     adam = RowAdam(values_BD, hparams.lr)

@@ -9,33 +9,34 @@ from methods.common import Implementation
 
 
 class WiseHparams(Hparams):
-    """All choices of WISE; the values with their sources are in `methods/hparams/wise/`.
+    """Hyper-parameters of WISE; values and their sources are in `methods/hparams/wise/`.
 
     Attributes:
-        layer: block whose second feed-forward matrix W has the side memories W' next to it.
-        contexts: context prefixes that an edit is also trained behind, at most ten.
+        layer: block whose second feed-forward matrix W gets the side memories W'.
+        contexts: number of context prefixes that each edit is also trained with, at most ten.
         steps, lr: of plain gradient descent, per edit.
-        weight_decay: pulls W' towards zero at each step.
-        decay: entries that it pulls: `masked` those that the shard trains; `all`, so that a memory drifts away from W
-            where nothing was learned and is taken for an edit there too; `none`.
+        weight_decay: decay of W' towards zero at each step.
+        decay: entries that decay: `masked`, those that the shard trains; `all`, under which a memory drifts away from W even
+            where nothing was learned, which raises its activation on unrelated prompts; `none`.
         norm_constraint: W' stays within this L∞ distance of W; None for no bound.
-        mask_ratio: share of the entries that a shard trains, drawn anew for each.
-        alpha, beta, gamma: margins of the activation loss: unrelated prompts stay below `alpha`, edits come above
-            `beta`, and above unrelated ones by `gamma`.
-        stop_change, stop_loss: an edit ends when its last two losses differ by no more and the last is no larger.
-        save_freq: edits of a shard, each of which starts from W.
-        merge_freq: edits whose shards are merged into one memory.
-        density: share of each memory's largest changes that takes part in a merge.
-        memory: `retrieve`: merged memories stay side by side, the most active answers. `merge`: all become one.
-        act_ratio: a memory answers where its activation is above this share of the smallest that its edits had.
-        reads: tokens whose mean activation decides, in training and in use: the `prompt`; the `sequence`, which in teacher
-            forcing is the target too and in generation the text so far, as in EasyEdit; the sequence in training and
-            teacher forcing, the prompt and then each decoding `step` by itself in generation.
-        parallel: shards that are trained side by side; changes time and memory. In exact arithmetic they learn what they
-            learn alone; in fp32 the jumps of the margin loss can make a difference in rounding grow until it shows.
-        implementation: `corrected`, or `faithful-easyedit`, which trains on rows as EasyEdit lays them out, padding and all,
-            whatever `reads` says (see `layout`), keeps W' in the model's precision, leaves the matrix's bias out of it, cuts
-            a merge among equal entries, and lets a memory answer only if it is more active than the one in training.
+        mask_ratio: fraction of the entries that a shard trains, drawn independently for each shard.
+        alpha, beta, gamma: margins of the activation loss: unrelated prompts stay below `alpha`, edits rise above
+            `beta`, and above unrelated prompts by `gamma`.
+        stop_change, stop_loss: an edit stops when its last two losses differ by at most `stop_change` and the last is at
+            most `stop_loss`.
+        save_freq: edits per shard; each shard starts from W.
+        merge_freq: number of edits whose shards are merged into one memory.
+        density: fraction of each memory's entries, the largest changes, that takes part in a merge.
+        memory: `retrieve`: keep the merged memories separate, and the most active one answers. `merge`: merge all into one.
+        act_ratio: a memory answers if its activation exceeds this fraction of the smallest activation among its edits.
+        reads: tokens whose mean activation decides the routing, in training and at inference. `prompt`: the prompt.
+            `sequence`: as in EasyEdit, the target too in teacher forcing, and the text so far in generation. `step`: the
+            sequence in training and teacher forcing; in generation the prompt, then each decoding step by itself.
+        parallel: shards trained together; affects time and memory. Results are the same in exact arithmetic; in fp32 the
+            discontinuities of the margin loss can amplify rounding differences.
+        implementation: `corrected`, or `faithful-easyedit`, which trains on rows laid out as in EasyEdit, padding included,
+            regardless of `reads` (see `layout`), stores W' in the model's precision, omits the matrix's bias, breaks ties
+            in a merge arbitrarily, and lets a memory answer only if it is more active than the one in training.
     """
 
     layer: int = Field(ge=0)
@@ -70,6 +71,6 @@ class WiseHparams(Hparams):
     def _one_side_memory_at_a_time(self) -> Self:
         if self.implementation == "faithful-easyedit" and self.parallel != 1:
             raise ValueError(
-                f"parallel {self.parallel}: padding counts in faithful-easyedit, so shards need batches of their own"
+                f"parallel {self.parallel}: faithful-easyedit depends on the padding, so shards cannot share a batch"
             )
         return self

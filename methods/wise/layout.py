@@ -1,4 +1,4 @@
-"""How the rows of lessons are laid out for training: prompts and targets alone, or as EasyEdit has them, padding and all."""
+"""Layout of training rows: prompts and targets only, or as in EasyEdit, padding included."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ from methods.wise.hparams import WiseHparams
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One edit.
+    """The training data of one edit.
 
     Attributes:
-        edits: R rows: the edit by itself and behind context prefixes, the same number for every edit.
+        edits: R rows: the edit alone and after each context prefix; R is the same for every edit.
         spared: the unrelated prompt that it is trained against, with its answer.
     """
 
@@ -30,7 +30,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class PausedRows:
-    """Rows that stand at the matrix, ready to go on from any output of it.
+    """Rows run up to the matrix, ready to continue from any output of it.
 
     Attributes:
         paused: the rows.
@@ -43,12 +43,12 @@ class PausedRows:
 
 @dataclass(frozen=True, slots=True)
 class LessonLayout:
-    """The rows of S lessons, those of a lesson together.
+    """The rows of S lessons, grouped by lesson.
 
     Attributes:
         edits: S * R rows.
         spared: S rows.
-        share_B: what the mean loss of each row of `edits` is multiplied by.
+        share_B: factor on the mean loss of each row of `edits`.
     """
 
     edits: PausedRows
@@ -57,7 +57,7 @@ class LessonLayout:
 
     @classmethod
     def of(cls, model: LoadedModel, lessons: Sequence[Lesson], hparams: WiseHparams) -> "LessonLayout":
-        """As the hyper-parameters have it."""
+        """Lay out lessons according to the hyper-parameters."""
         if hparams.implementation == "faithful-easyedit":
             (lesson,) = lessons
             return cls._faithful(model, lesson, hparams.layer)
@@ -73,11 +73,11 @@ class LessonLayout:
 
     @classmethod
     def _faithful(cls, model: LoadedModel, lesson: Lesson, layer: int) -> "LessonLayout":
-        """All rows of a lesson flush right, under one mask that is as wide as its longest prompt (wise/utils.py:110).
+        """Pad all rows of a lesson on the left, with one prompt mask as wide as the longest prompt (wise/utils.py:110).
 
-        Padding is end-of-text, and its activation counts like that of any token (WISE.py:45). Where the unrelated row is
-        the longest, the last tokens of a prompt are trained like its target; and a mean loss counts one column more than
-        it has labels (WISE.py:275).
+        Padding is end-of-text, and its activation counts like that of any token (WISE.py:45). If the unrelated row is the
+        longest, the last tokens of a prompt are trained like its target. The mean loss is divided by one column more than
+        there are labels (WISE.py:275).
         """
         width = max(map(_length, (*lesson.edits, lesson.spared)))
         masked = max(len(query.prompt_ids) for query in lesson.edits)
@@ -97,13 +97,13 @@ def _length(query: Query) -> int:
 
 
 def _labelled_from(query: Query, start: int) -> Query:
-    """The same text, with what stands from its place `start` on for a target."""
+    """The same text, with everything from position `start` on as the target."""
     ids, start = query.prompt_ids + query.target_ids, max(start, 0)
     return replace(query, prompt_ids=ids[:start], target_ids=ids[start:])
 
 
 def _flush_right(rows: Sequence[Sequence[int]], device: torch.device, width: int, filler: int) -> Padded:
-    """Rows that end in column `width` - 1, behind padding of a given id; columns are places, as a model has them by default."""
+    """Left-pad rows to `width` with a given id; position ids count columns, the model's default without explicit ones."""
     batch = left_padded(rows, device)
     more = (width - batch.ids_BT.shape[1], 0)
     mask_BT = pad(batch.mask_BT, more)

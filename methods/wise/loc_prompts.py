@@ -1,4 +1,4 @@
-"""Unrelated prompts that WISE trains against: what an edit must not activate, from the train records."""
+"""Unrelated prompts that WISE trains against, taken from the train records; an edit must not activate on them."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FILE = "loc_prompts.json"
 
 
 def artifact(data: DataRef) -> ArtifactSpec:
-    """The prompts of a dataset's train records."""
+    """Describe the artifact with the unrelated prompts of a dataset's train records."""
     return ArtifactSpec(
         name="loc-prompts",
         kind="setup",
@@ -25,25 +25,25 @@ def artifact(data: DataRef) -> ArtifactSpec:
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
-    """Write the prompts of `spec` to `folder`."""
+    """Write the unrelated prompts of `spec` to `folder`."""
     probes = loc_probes(context.load_data(spec.inputs["data"]))
     write_json(folder / FILE, [{"prompt": probe.prompt, "answer": probe.answer} for probe in probes])
 
 
 def load(folder: Path) -> list[Probe]:
-    """The probes of an artifact, in the order in which edits take them."""
+    """Load the probes of an artifact, in the order in which edits use them."""
     return [Probe(**probe) for probe in json.loads((folder / FILE).read_text(encoding="utf-8"))]
 
 
 def taken(probes: Sequence[Probe], count: int, before: int = 0) -> list[Probe]:
-    """The probes that `count` edits take behind `before` others; where there are fewer than edits, they are taken again.
+    """The probes for `count` edits that follow `before` earlier ones; probes are reused if there are fewer than edits.
 
     Raises:
         UserError: if there is none.
     """
     if not probes:
         raise UserError(
-            "wise learns what to spare from locality probes, and no train record has one",
+            "wise trains against the locality probes of train records, and no train record has one",
             fix="another dataset, or more train records",
         )
     return [probes[number % len(probes)] for number in range(before, before + count)]
@@ -52,7 +52,7 @@ def taken(probes: Sequence[Probe], count: int, before: int = 0) -> list[Probe]:
 def loc_probes(data: Dataset) -> list[Probe]:
     """Locality probes of the train records: the first of each record, then the second of each, and so on.
 
-    None is about a scored record, and a prompt that is edited is left out.
+    Probes of scored records are never used, and prompts that are edited are left out.
     """
     edited = {record.prompt for record in data.edits}
     most = max((len(record.locality) for record in data.train), default=0)

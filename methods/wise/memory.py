@@ -1,4 +1,4 @@
-"""WISE's side memories: how active each is for a prompt, and which of them answers, if any (WISE §2.3)."""
+"""WISE's side memories: activation scores and routing (WISE §2.3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class SideMemory:
 
     Attributes:
         change_DK: W' - W, at least fp32.
-        threshold: the smallest mean activation that one of its edits had at the end of its training.
+        threshold: the smallest mean activation among its edits at the end of their training.
     """
 
     change_DK: Tensor
@@ -30,13 +30,13 @@ class SideMemory:
 
 
 def activation_of(model: "LoadedModel", layer: int) -> Activation:
-    """The non-linearity of a layer's feed-forward module, under either name that the architectures have for it."""
+    """The non-linearity of a layer's feed-forward module, which is `act_fn` or `act` depending on the architecture."""
     mlp = model.module(model.layout.mlp, layer)
     return cast(nn.Module, mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act)
 
 
 def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
-    """What side memories leave out of what the matrix gives, D: in EasyEdit its bias (WISE.py:411, 546), which GPT-J has."""
+    """The bias that side memories omit, D: EasyEdit drops the matrix's bias (WISE.py:411, 546), which GPT-J has; else zeros."""
     linear = matrix(model, hparams.layer)
     if hparams.implementation == "corrected" or linear.bias is None:
         return linear.weight.new_zeros(linear.out_features)
@@ -44,7 +44,7 @@ def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
 
 
 def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> "SideMemories":
-    """What answers next to the matrix after so many edits, with the memories that `merging.assembled` gave."""
+    """Build the routing memory after `edits` edits from the side memories returned by `merging.assembled`."""
     activation, lost_D = activation_of(model, hparams.layer), lost_bias(model, hparams)
     if hparams.implementation == "corrected" or hparams.memory == "merge":
         return SideMemories(activation, sides, hparams.act_ratio, lost_D)
@@ -55,10 +55,10 @@ def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hpa
 
 
 def scores(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_BT: Tensor) -> Tensor:
-    """`activity`, mean over the tokens that are read.
+    """Mean `activity` over the tokens that are read.
 
     Returns:
-        B.
+        One score per row, B.
     """
     return activity(activation, outputs_BTD, added_BTD, read_BT).sum(-1) / read_BT.sum(-1)
 
@@ -66,16 +66,16 @@ def scores(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_
 def activity(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, read_BT: Tensor) -> Tensor:
     """‖φ(W x) - φ(W' x)‖₂ of each token.
 
-    As in WISE's public code, whose margins belong to it; eq. 5 of the paper has no φ.
+    Follows WISE's public code, which the published margins were tuned for; eq. 5 of the paper has no φ.
 
     Args:
         activation: φ.
-        outputs_BTD: W x, with the bias of a matrix that has one.
+        outputs_BTD: W x, plus the bias if the matrix has one.
         added_BTD: (W' - W) x.
         read_BT: True for the tokens that count, at least one per row.
 
     Returns:
-        B × T, zero where it does not count.
+        B × T, zero for tokens that do not count.
     """
     outputs_BTD = outputs_BTD.to(added_BTD.dtype)
     change_BTD = activation(outputs_BTD) - activation(outputs_BTD + added_BTD)
@@ -84,15 +84,16 @@ def activity(activation: Activation, outputs_BTD: Tensor, added_BTD: Tensor, rea
 
 
 class SideMemories:
-    """All side memories of a model, next to its main one. A `harness.models.routed.Memory`.
+    """All side memories of a model. A `harness.models.routed.Memory`.
 
-    A route is the number of the memory that answers, per row; -1 for the model's own matrix.
+    A route is the index of the memory that answers each row; -1 for the model's own matrix.
 
     Args:
         activation: φ.
         sides: the memories.
-        act_ratio: share of its threshold that a memory's activation must exceed. Of those that do the most active answers.
-        lost_D: what the memories leave out of what the matrix gives.
+        act_ratio: fraction of its threshold that a memory's activation must exceed; among those that do, the most active
+            memory answers.
+        lost_D: the bias that the memories omit.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SideMemories:
         self._activation, self._sides, self._act_ratio, self._lost_D = activation, tuple(sides), act_ratio, lost_D
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
-        """The most active memory of each row, B integers."""
+        """The most active memory above its threshold for each row, B integers."""
         best_B = torch.full((len(read_BT),), -torch.inf, device=read_BT.device)
         route_B = torch.full((len(read_BT),), -1, device=read_BT.device)
         for number, side in enumerate(self._sides):
@@ -111,7 +112,7 @@ class SideMemories:
         return route_B
 
     def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Tensor) -> Tensor:
-        """W' x in the rows of a memory, W x in the others."""
+        """W' x in rows routed to a memory, W x in the others."""
         answer_BTD = outputs_BTD.clone()
         for number, side in enumerate(self._sides):
             (rows_N,) = (route == number).nonzero(as_tuple=True)
@@ -121,7 +122,7 @@ class SideMemories:
         return answer_BTD
 
     def scope(self, route: Tensor) -> Tensor:
-        """One where a memory answers, zero where the model does."""
+        """1 where a memory answers, 0 where the model does."""
         return (route >= 0).float()
 
     def _scores(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, side: SideMemory) -> Tensor:
@@ -133,17 +134,17 @@ class SideMemories:
 
 
 LONG = 100
-"""Tokens of a text, beyond which EasyEdit takes its most active one for all of it (WISE.py:37)."""
+"""Text length in tokens above which EasyEdit scores the maximum activation instead of the mean (WISE.py:37)."""
 
 
 class FaithfulMemories(SideMemories):
-    """The same as EasyEdit routes to them (WISE.py:532-551); the last one is what its next edit would train.
+    """Side memories with EasyEdit's routing (WISE.py:532-551); the last one is the memory that the next edit would train.
 
-    The others must be more active than that one even where its own activation is below its threshold.
+    The others must be more active than the last one even if its own activation is below its threshold.
     """
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Tensor:
-        """As `SideMemories.route`."""
+        """Route as described above; otherwise as `SideMemories.route`."""
         *others, current = self._sides
         best_B = self._scores(inputs_BTK, outputs_BTD, read_BT, current)
         is_reached_B = best_B >= self._act_ratio * current.threshold

@@ -1,6 +1,6 @@
-"""From finished shards to the memories that prompts are routed to, and TIES, which merges several into one.
+"""Build the routed memories from finished shards, merging them with TIES.
 
-TIES makes one change of a matrix out of several, with as little interference as possible (Yadav et al. 2023).
+TIES combines several weight changes into one with little interference (Yadav et al. 2023).
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from methods.wise.hparams import WiseHparams
 from methods.wise.memory import SideMemory
 
 _EARLIER = 0.6
-"""What an already merged memory counts for when others join it, as in WISE's public code; the others share the rest."""
+"""Weight of an already merged memory when others are merged into it, as in WISE's public code; the others share the rest."""
 
 
 def assembled(shards: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> list[SideMemory]:
-    """The memories after all edits.
+    """Assemble the memories after all edits.
 
     Args:
-        shards: in their order; a shard of fewer than `save_freq` edits is not finished and never merged.
-        edits: how many there were.
-        hparams: when is merged what.
+        shards: in order; a shard of fewer than `save_freq` edits is unfinished and never merged.
+        edits: total number of edits.
+        hparams: `save_freq`, `merge_freq` and `memory` say what is merged when.
 
     Returns:
-        `retrieve`: a memory for each `merge_freq` edits, then those finished since, then the unfinished one.
-        `merge`: one memory for all finished shards, merged again at each `merge_freq` edits and at the end, then the
+        `retrieve`: one memory per `merge_freq` edits, then shards finished since, then the unfinished one.
+        `merge`: one memory for all finished shards, merged again after every `merge_freq` edits and at the end, then the
         unfinished one.
     """
     finished = edits // hparams.save_freq
@@ -42,27 +42,27 @@ def assembled(shards: Sequence[SideMemory], edits: int, hparams: WiseHparams) ->
 
 
 def merged(group: Sequence[SideMemory], hparams: WiseHparams, earlier: SideMemory | None = None) -> SideMemory:
-    """One memory out of several, active where any of them was."""
+    """Merge several memories into one, with the smallest of their thresholds."""
     sides = [*group] if earlier is None else [earlier, *group]
     share = 1.0 if earlier is None else 1 - _EARLIER
     weights = [_EARLIER] * (earlier is not None) + [share / len(group)] * len(group)
-    # W' that is kept in fp32 differs from W by equal steps in many places (merge/utils.py:15)
+    # with W' stored in the model's precision, many entries of W' - W have equal magnitude (merge/utils.py:15)
     is_cut = hparams.implementation == "faithful-easyedit"
     change_DK = ties([side.change_DK for side in sides], weights, hparams.density, is_cut)
     return SideMemory(change_DK, min(side.threshold for side in sides))
 
 
 def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float, is_cut: bool = False) -> Tensor:
-    """Trim each change to its largest entries, elect a sign per entry, average those that have it.
+    """Trim each change to its largest entries, elect a sign per entry, and average the entries with that sign.
 
     Args:
-        changes: of equal shape.
-        weights: what each counts for, in the election and in the mean.
-        density: share of the entries of each that is kept, by magnitude; entries as large as the smallest of these stay.
-        is_cut: of entries as large as the smallest, only as many stay as the share has room for: which ones, `topk` says.
+        changes: weight changes of equal shape.
+        weights: weight of each, in the election and in the mean.
+        density: fraction of the entries of each that is kept, by magnitude; entries tied with the smallest kept one stay.
+        is_cut: keep exactly this fraction instead; `topk` decides among tied entries.
 
     Returns:
-        Zero where nothing is left. An election that ends in zero elects plus.
+        The merged change, zero where nothing is left. A tied election elects plus.
     """
     trim = _first if is_cut else _largest
     trimmed = [trim(change, density) * weight for change, weight in zip(changes, weights, strict=True)]
@@ -78,13 +78,13 @@ def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float, is
 def _largest(change: Tensor, density: float) -> Tensor:
     """The change without its smaller entries."""
     sizes = change.abs()
-    # not kthvalue: before torch 2.10 it has no deterministic kernel on CUDA, and fails where one is demanded
+    # not kthvalue: before torch 2.10 it has no deterministic CUDA kernel and raises when one is required
     smallest = sizes.flatten().topk(_kept(change, density), sorted=False).values.min()
     return change * (sizes >= smallest)
 
 
 def _first(change: Tensor, density: float) -> Tensor:
-    """As `_largest`, cut at the share."""
+    """As `_largest`, keeping exactly the fraction `density`."""
     chosen = change.abs().flatten().topk(_kept(change, density)).indices
     return torch.zeros_like(change).flatten().index_copy(0, chosen, change.flatten()[chosen]).reshape(change.shape)
 

@@ -1,4 +1,4 @@
-"""How WISE learns: edits of a shard one after the other into the same side memory, shards side by side (WISE §2.3)."""
+"""WISE's training: edits of a shard train one side memory sequentially; shards are trained in parallel (WISE §2.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from methods.wise.memory import Activation, SideMemory, activation_of, lost_bias
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What became of the lessons that S shards learned at the same time.
+    """Results of lessons that S shards learned in parallel.
 
     Attributes:
         activation_S: mean activation of the edit's rows in the last forward pass.
-        losses_S: total loss in the same.
-        steps_S: updates made.
+        losses_S: total loss in the last forward pass.
+        steps_S: number of updates.
     """
 
     activation_S: Tensor
@@ -35,11 +35,11 @@ class Shards:
     """All shards after some edits.
 
     Attributes:
-        sides: what each has learned, in order; the last one may be unfinished.
-        loss, steps: means over the latest lessons: final loss and number of updates.
-        edits: how many there were.
-        mask_DK: what the last shard trains, for the edits that are still to come to it.
-        generator: state of what draws masks.
+        sides: the side memory of each shard, in order; the last one may be unfinished.
+        loss, steps: mean final loss and mean number of updates over the latest lessons.
+        edits: total number of edits.
+        mask_DK: mask of the last shard, for further edits to it.
+        generator: state of the generator that draws masks.
     """
 
     sides: tuple[SideMemory, ...]
@@ -50,11 +50,11 @@ class Shards:
     generator: Tensor
 
     def state(self) -> State:
-        """As tensors."""
+        """Convert to tensors."""
         return {
             "changes_SDK": torch.stack([side.change_DK for side in self.sides]),
             "thresholds_S": torch.tensor([side.threshold for side in self.sides], dtype=torch.float64),
-            "figures": torch.tensor([self.loss, self.steps], dtype=torch.float64),
+            "diagnostics": torch.tensor([self.loss, self.steps], dtype=torch.float64),
             "edits": torch.tensor(self.edits),
             "mask_DK": self.mask_DK,
             "generator": self.generator,
@@ -62,18 +62,18 @@ class Shards:
 
     @classmethod
     def of(cls, state: State) -> "Shards":
-        """From what `state` gave."""
+        """Rebuild from the tensors returned by `state`."""
         thresholds: list[float] = state["thresholds_S"].tolist()
         sides = tuple(
             SideMemory(change, threshold) for change, threshold in zip(state["changes_SDK"], thresholds, strict=True)
         )
-        loss, steps = state["figures"].tolist()
+        loss, steps = state["diagnostics"].tolist()
         return cls(sides, loss, steps, int(state["edits"]), state["mask_DK"], state["generator"].cpu())
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Shards that learn side by side, with the lessons of each."""
+    """Shards trained in parallel, with the lessons of each."""
 
     changes_SDK: Tensor
     thresholds_S: Tensor
@@ -89,21 +89,21 @@ def learn(
     advance: Advance,
     before: Shards | None = None,
 ) -> Shards:
-    """SideMemory memories of consecutive shards of `save_freq` lessons each, the last one maybe shorter.
+    """Train side memories on consecutive shards of `save_freq` lessons each; the last shard may be shorter.
 
-    Every shard starts from W with a mask of its own and none reads another, so `parallel` of them are trained in one
-    batch: what each learns is what it would learn alone.
+    Every shard starts from W with its own mask and is independent of the others, so `parallel` shards are trained in one
+    batch, each with the same result as on its own.
 
     Args:
-        model: frozen; nothing of it changes.
-        lessons: in their order, at least one.
-        hparams: of the training.
-        seed: of the masks.
+        model: frozen.
+        lessons: in order, at least one.
+        hparams: hyper-parameters of WISE.
+        seed: seed of the masks.
         advance: called with the number of lessons done.
-        before: what earlier lessons have left; its last shard is filled up first.
+        before: shards after earlier lessons; the last one is filled up first.
 
     Raises:
-        UserError: when a loss is no longer a number.
+        UserError: if a loss is not finite.
     """
     _, parameter = model.value_matrix(hparams.layer)
     weight_DK = at_least_fp32(parameter.detach())
@@ -116,7 +116,7 @@ def learn(
 
     def learn_group(group: _Group) -> None:
         for turn in range(len(group.lessons[0])):
-            # only the last shard can be shorter, so those that still have a lesson are the first ones
+            # only the last shard can be shorter, so the shards that still have a lesson come first
             now = [shard[turn] for shard in group.lessons if turn < len(shard)]
             active = slice(len(now))
             learned = learn_lessons(model, now, group.changes_SDK[active], group.masks_SDK[active], weight_DK, hparams)
@@ -138,7 +138,7 @@ def learn(
     shards = [fresh[start : start + hparams.save_freq] for start in range(0, len(fresh), hparams.save_freq)]
     for start in range(0, len(shards), hparams.parallel):
         group = shards[start : start + hparams.parallel]
-        # drawn on the CPU and shard by shard: the same on every device and however many are trained at once
+        # drawn on the CPU, shard by shard: independent of the device and of `parallel`
         masks_SDK = torch.stack([torch.rand(weight_DK.shape, generator=generator) < hparams.mask_ratio for _ in group])
         masks_SDK = masks_SDK.to(weight_DK.device)
         changes_SDK = torch.zeros(masks_SDK.shape, dtype=weight_DK.dtype, device=weight_DK.device)
@@ -164,20 +164,20 @@ def learn_lessons(
     weight_DK: Tensor,
     hparams: WiseHparams,
 ) -> Learned:
-    """Learn one lesson per shard: gradient descent on target and margins, for the masked entries.
+    """Learn one lesson per shard: gradient descent on the target loss and the margins, over the masked entries.
 
-    What lies below the matrix runs once; a step is the matrix, the blocks above it and the head on the target's places.
+    Everything below the matrix runs once; each step runs the matrix, the blocks above it, and the head at target positions.
 
     Args:
         model: frozen.
-        lessons: S of them.
-        changes_SDK: W' - W of each shard, changed in place.
+        lessons: one per shard, S.
+        changes_SDK: W' - W of each shard, updated in place.
         masks_SDK: True for the entries that a shard trains.
         weight_DK: W, in the precision of the changes.
-        hparams: of the training.
+        hparams: hyper-parameters of WISE.
     """
     objective = Objective(model, LessonLayout.of(model, lessons, hparams), hparams)
-    # EasyEdit keeps W' itself (WISE.py:404): what is too small to show in it is no part of W' - W when memories are merged
+    # EasyEdit stores W' itself (WISE.py:404), so changes below its precision are lost from W' - W when memories are merged
     kept_as = model.model.dtype if hparams.implementation == "faithful-easyedit" else None
     shards = len(lessons)
     is_active_S = torch.ones(shards, dtype=torch.bool, device=changes_SDK.device)
@@ -210,12 +210,12 @@ def _descend(
     hparams: WiseHparams,
     kept_as: torch.dtype | None,
 ) -> None:
-    """One step of the active shards, in place; the precision of W' is `kept_as`, if it is not that of the changes."""
+    """Take one step for the active shards, in place; if `kept_as` is given, round W' to that precision."""
     gradient_SDK *= masks_SDK
     if hparams.decay != "none":
         pull_SDK = hparams.weight_decay * (weight_DK + changes_SDK)
         gradient_SDK += pull_SDK if hparams.decay == "all" else pull_SDK * masks_SDK
-    # selected, not multiplied by zero: what is no number in a shard that has stopped stays out
+    # torch.where, not multiplication by zero: NaN gradients of a stopped shard must not leak in
     changes_SDK -= torch.where(is_active_S[:, None, None], hparams.lr * gradient_SDK, 0.0)
     if hparams.norm_constraint is not None:
         changes_SDK.clamp_(-hparams.norm_constraint, hparams.norm_constraint)
@@ -224,7 +224,7 @@ def _descend(
 
 
 class Objective:
-    """What a lesson minimises (WISE eq. 7 and 8): the target's loss, and margins that set edits apart from the rest."""
+    """Training objective (WISE eq. 7 and 8): target loss plus margins that separate edits from unrelated prompts."""
 
     def __init__(self, model: LoadedModel, layout: LessonLayout, hparams: WiseHparams) -> None:
         self._layout, self._hparams = layout, hparams
@@ -232,7 +232,7 @@ class Objective:
         self._lost_D = lost_bias(model, hparams)
 
     def __call__(self, changes_SDK: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and mean activation of the edit's rows, both S."""
+        """Compute the loss and the mean activation of the edit's rows, both S."""
         hparams, edits = self._hparams, self._layout.edits
         added_BTD = self._added(edits, changes_SDK)
         losses_SR = self._by_lesson(edits.paused.losses(edits.paused.outputs_BTD + added_BTD) * self._layout.share_B)
@@ -252,7 +252,7 @@ class Objective:
         return scores(self._activation, rows.paused.outputs_BTD, added_BTD, rows.read_BT)
 
     def _added(self, rows: PausedRows, changes_SDK: Tensor) -> Tensor:
-        """What the side memories add at each token, B × T × D; the rows of a lesson stand together."""
+        """Output change of the side memories at each token, B × T × D; rows are grouped by lesson."""
         inputs_BTK = rows.paused.inputs_BTK.to(changes_SDK.dtype)
         shards, width = len(changes_SDK), inputs_BTK.shape[1]
         added_SND = inputs_BTK.reshape(shards, -1, inputs_BTK.shape[2]) @ changes_SDK.mT
@@ -260,5 +260,5 @@ class Objective:
 
 
 def _mean_of_positive(values_SR: Tensor) -> Tensor:
-    """Mean over those of a row that are positive; zero where none is."""
+    """Row-wise mean over positive entries; zero if a row has none."""
     return values_SR.clamp(min=0).sum(1) / (values_SR > 0).sum(1).clamp(min=1)

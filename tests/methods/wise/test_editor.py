@@ -188,7 +188,7 @@ def test_its_files_name_every_value_and_its_source(model, variant):
 
 def test_shards_are_not_trained_side_by_side_where_padding_counts():
     assert hparams_with(implementation="faithful-easyedit", parallel=1).parallel == 1
-    with pytest.raises(ValidationError, match="parallel 2: padding counts in faithful-easyedit"):
+    with pytest.raises(ValidationError, match="parallel 2: faithful-easyedit depends on the padding"):
         hparams_with(implementation="faithful-easyedit", parallel=2)
 
 
