@@ -46,3 +46,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder of upstream records at {folder} (set HARNESS_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two small checkpoints, records, and a suite over them; tests of a module may add further suites."""
+    from tests.helpers.small_suites import write_home
+
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder

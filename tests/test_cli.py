@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one line for each mistake, nothing lost, nothing done twice."""
+"""The command line as users see it: one line per mistake, no lost results, no repeated work."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ MAIN = "suites/main_table.yaml"
 
 @pytest.fixture(scope="module")
 def finished(home):
-    """A store in which the suite is finished."""
+    """A store with a finished suite."""
     done = harness("run", home / "small.yaml", "--store", home / "store", "--no-report")
     assert done.returncode == 0, done.stderr
     assert "4 cells finished, 0 were there already, 0 failed" in done.stdout
@@ -28,18 +28,18 @@ def finished(home):
 
 @pytest.fixture(autouse=True)
 def no_slurm(monkeypatch):
-    """These tests are about a machine without SLURM, wherever they run."""
+    """Pretend that this machine has no SLURM."""
     monkeypatch.setenv("PATH", "/nowhere")
 
 
 @pytest.fixture
 def store(finished, tmp_path):
-    """A copy of that store, to be spoilt."""
+    """A copy of the finished store that a test may damage."""
     return shutil.copytree(finished, tmp_path / "store")
 
 
 def state(store):
-    """Everything in a store but its manifest and its lock: names, bytes and times."""
+    """Names, bytes and times of all cells and artifacts in a store."""
     return {
         str(path.relative_to(store)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for folder in ("cells", "artifacts")
@@ -70,7 +70,7 @@ MISTAKES = {
     "an unknown method": ({"methods": ["none", "romme"]}, None, ["unknown method 'romme'", "rome", ":"]),
     "a typo in a key": ({"modles": ["tiny/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
-    "a method that nobody has registered": (
+    "an unregistered method": (
         {"methods": ["none", "emsedit"]},
         None,
         ["unknown method 'emsedit'", "harness list methods"],
@@ -92,12 +92,12 @@ MISTAKES = {
         None,
         ["80 records, 8000 requested", "edits: 80"],
     ),
-    "a cluster that is not here": ({"launch": "a100"}, None, ["--launch local", "--scale mini"]),
+    "a missing cluster": ({"launch": "a100"}, None, ["--launch local", "--scale mini"]),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_nothing_is_lost(mistake, home, store, tmp_path):
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_lost(mistake, home, store, tmp_path):
     changes, damage, words = MISTAKES[mistake]
     spoilt = tmp_path / "home"
     for name in ("llama", "gptj", "records"):
@@ -129,10 +129,10 @@ def test_a_mistake_is_one_line_and_nothing_is_lost(mistake, home, store, tmp_pat
         (["run", MAIN], ["needs SLURM", "--launch local", "--scale mini"]),
         (["plan", MAIN, "--data", "nowhere"], ["no such folder: nowhere"]),
         (["plan", MAIN, "--edits", "0"], ["at least one edit"]),
-        (["explain", "nothing"], ["fits 0 cells"]),
+        (["explain", "nothing"], ["matches 0 cells"]),
     ],
 )
-def test_a_wrong_argument_is_one_line(arguments, words, tmp_path):
+def test_a_wrong_argument_is_reported_in_one_line(arguments, words, tmp_path):
     line = refused(harness(*arguments, "--store", tmp_path / "store"))
     for word in words:
         assert word in line
@@ -142,7 +142,7 @@ def test_a_wrong_argument_is_one_line(arguments, words, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["sync", "--watch", "-1"], ["status", MAIN, "--watch", "no"], ["logs", "x", "--lines", "0"]]
 )
-def test_a_number_that_cannot_be_is_refused_at_once(arguments):
+def test_an_invalid_number_is_refused_immediately(arguments):
     done = harness(*arguments)
     assert done.returncode == 2
     assert "above 0, found" in done.stderr
@@ -152,7 +152,7 @@ def test_a_number_that_cannot_be_is_refused_at_once(arguments):
 @pytest.mark.parametrize(
     "arguments", [["rnu", MAIN], ["run"], ["list", "method"], ["run", MAIN, "--modle", "x"], ["data", "show"]]
 )
-def test_a_mistake_in_the_usage_is_explained_and_nothing_runs(arguments):
+def test_a_usage_error_is_explained_and_nothing_runs(arguments):
     done = harness(*arguments)
     assert done.returncode == 2
     assert "Usage: harness" in done.stderr
@@ -161,14 +161,14 @@ def test_a_mistake_in_the_usage_is_explained_and_nothing_runs(arguments):
 
 
 @pytest.mark.parametrize(("rest", "expected"), [([], 5.0), (["--all"], 5.0), (["0.5", "--all"], 0.5)])
-def test_the_seconds_of_watch_may_be_left_out(rest, expected, monkeypatch, home, tmp_path):
+def test_the_interval_of_watch_is_optional(rest, expected, monkeypatch, home, tmp_path):
     watched = []
     monkeypatch.setattr(status, "show", lambda plan, console, **options: watched.append(options["watch_s"]) or 0)
     assert main(["status", str(home / "small.yaml"), "--store", str(tmp_path), "--watch", *rest]) == 0
     assert watched == [expected]
 
 
-def test_an_interrupt_is_one_line_and_130(monkeypatch, capsys, home, tmp_path):
+def test_an_interrupt_prints_one_line_and_exits_with_130(monkeypatch, capsys, home, tmp_path):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -177,7 +177,7 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch, capsys, home, tmp_path):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly_with_141():
+def test_a_closed_pipe_ends_the_command_quietly_with_141():
     with subprocess.Popen(
         [sys.executable, "-m", "harness", "schema"],
         cwd=ROOT,
@@ -196,7 +196,7 @@ def test_the_version_is_that_of_the_package():
     assert harness("--version").stdout == f"harness {__version__}\n"
 
 
-def test_a_plugin_file_adds_to_what_can_be_named_here_and_in_other_processes(tmp_path):
+def test_a_plugin_file_is_loaded_here_and_in_other_processes(tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from harness.registry import register\n"
@@ -217,7 +217,7 @@ def test_a_plugin_file_adds_to_what_can_be_named_here_and_in_other_processes(tmp
     assert done.stdout.splitlines()[-1] == str(plugin)
 
 
-def test_a_suite_is_found_by_name_the_users_own_first(tmp_path, monkeypatch):
+def test_a_suite_is_found_by_name_and_the_users_own_come_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_suite("main_table") == ROOT / MAIN
     here = tmp_path / "main_table.yaml"
@@ -244,7 +244,7 @@ def test_the_users_own_suites_and_scales_are_listed_first(tmp_path, monkeypatch,
         assert ["zzz", "mine", "[first]", f"{folder}/zzz.yaml"] in lines
 
 
-def test_doctor_needs_no_torch_and_prints_its_commands_whole():
+def test_doctor_needs_no_torch_and_does_not_wrap_commands():
     code = """if True:
         import sys
         sys.modules["torch"] = None
@@ -261,7 +261,7 @@ def test_doctor_needs_no_torch_and_prints_its_commands_whole():
     assert "python -m pip install 'editing-harness[easyedit]'" in done.stdout
 
 
-def test_a_read_only_store_is_one_line_and_keeps_its_cells(home, store):
+def test_a_read_only_store_is_reported_in_one_line_and_keeps_its_cells(home, store):
     before = state(store)
     store.chmod(0o555)
     line = refused(harness("run", home / "small.yaml", "--store", store, "--no-report"))
@@ -270,7 +270,7 @@ def test_a_read_only_store_is_one_line_and_keeps_its_cells(home, store):
     assert state(store) == before
 
 
-def test_a_second_run_on_the_same_store_at_the_same_time_is_one_line(home, store):
+def test_a_concurrent_run_on_the_same_store_is_refused_in_one_line(home, store):
     before = state(store)
     holder = (
         "import sys; from pathlib import Path; from harness.store.store import Store\n"
@@ -295,7 +295,7 @@ def test_a_second_run_does_nothing(home, finished):
     assert state(finished) == before
 
 
-def test_a_filter_runs_its_part_and_the_rest_later(home, tmp_path):
+def test_a_filter_runs_some_cells_and_a_later_run_the_rest(home, tmp_path):
     common = (home / "small.yaml", "--store", tmp_path / "store", "--no-report")
     assert (
         "1 cells finished, 0 were"
@@ -306,7 +306,7 @@ def test_a_filter_runs_its_part_and_the_rest_later(home, tmp_path):
     assert first.items() <= results(tmp_path / "store").items()
 
 
-def test_forcing_makes_the_same_bits_again(home, store):
+def test_force_reproduces_the_same_results_bit_for_bit(home, store):
     first, before = results(store), state(store)
     forced = harness("run", home / "small.yaml", "--store", store, "--no-report", "--force")
     assert "4 cells finished, 0 were there already" in forced.stdout
@@ -314,9 +314,9 @@ def test_forcing_makes_the_same_bits_again(home, store):
     assert state(store) != before
 
 
-def test_one_cell_that_fails_stops_no_other_and_is_named_at_the_end(home, tmp_path):
+def test_a_failed_cell_stops_no_other_and_is_reported_at_the_end(home, tmp_path):
     exploding = {"name": "ft-l", "label": "exploding", "layer": 1, "steps": 3, "batch": 4, "lr": 1e30}
-    suite = write_suite(home / "failing.yaml", methods=[exploding, "none"])  # a Llama's norms survive even this rate
+    suite = write_suite(home / "failing.yaml", methods=[exploding, "none"])  # Llama's norms survive this rate
     store = tmp_path / "store"
     done = harness("run", suite, "--store", store, "--no-report")
     assert done.returncode == 1
@@ -334,7 +334,7 @@ def test_one_cell_that_fails_stops_no_other_and_is_named_at_the_end(home, tmp_pa
     assert results(store) == before
 
 
-def test_plan_says_what_a_run_would_do_and_does_nothing(home, store, tmp_path):
+def test_plan_shows_what_a_run_would_do_without_doing_it(home, store, tmp_path):
     to_do = harness("plan", home / "small.yaml", "--store", tmp_path / "none").stdout
     assert "4 cells, 4 can run here, 0 done, 4 to do" in to_do
     assert "artifact unedited-outputs: 2 to build" in to_do
@@ -344,7 +344,7 @@ def test_plan_says_what_a_run_would_do_and_does_nothing(home, store, tmp_path):
     assert "artifact unedited-outputs: 2 built" in done
 
 
-def test_the_main_table_is_planned_with_all_methods_models_and_data_sets_and_what_is_missing(tmp_path):
+def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_is_missing(tmp_path):
     out = harness("plan", MAIN, "--store", tmp_path).stdout
     rows = [line for line in out.splitlines() if line.startswith("│")]
     for method in ("none", "ft-l", "mend", "rome", "memit", "defer", "grace", "wise", "onceedit"):
@@ -377,7 +377,7 @@ def test_help_and_plan_import_nothing_heavy(arguments, tmp_path):
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-def test_explain_prints_where_a_number_comes_from(finished):
+def test_explain_prints_settings_metrics_and_sources(finished):
     folder = min(path.name for path in (finished / "cells").glob("ft-l-*"))
     cell_id = json.loads((finished / "cells" / folder / "cell.json").read_text())["cell_id"]
     for name in (folder, folder.rpartition("-")[2], cell_id):

@@ -1,4 +1,4 @@
-"""Verbs about launches where there is no cluster to ask: what the store and the launch folders say."""
+"""Commands on launches without a cluster, answered from the store and the launch folders."""
 
 import json
 import subprocess
@@ -12,14 +12,6 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.launch import Launch
 from tests.helpers.commands import ROOT, environment, harness
-from tests.helpers.small_suites import write_home
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +26,7 @@ def made(home, tmp_path):
 
 @pytest.fixture
 def launch(made):
-    """One cell done, one failed, one running, one waiting behind it in the same job."""
+    """One cell done, one failed, one running, and one pending after it in the same job."""
     done, failed, running, waiting = made.runnable
     with made.store.cell(done.folder).writing() as folder:
         (folder / "log.txt").write_text("went well\n")
@@ -55,13 +47,13 @@ def status(home, made, *options):
     return harness("status", home / "small.yaml", "--store", made.store.root, *options)
 
 
-def test_status_says_of_each_cell_how_it_is_and_where_to_look(home, made, launch):
+def test_status_shows_the_state_and_log_of_each_cell(home, made, launch):
     done = status(home, made, "--json")
     assert done.returncode == 1, "a cell has failed"
-    told = json.loads(done.stdout)
-    assert told["counts"] == {"running": 1, "pending": 1, "done": 1, "failed": 1}
-    assert told["launches"] == [launch.name]
-    rows = {row["state"]: row for row in told["cells"]}
+    shown = json.loads(done.stdout)
+    assert shown["counts"] == {"running": 1, "pending": 1, "done": 1, "failed": 1}
+    assert shown["launches"] == [launch.name]
+    rows = {row["state"]: row for row in shown["cells"]}
     assert (rows["running"]["node"], rows["running"]["job"], rows["running"]["progress"]) == (
         "node5",
         "7_0",
@@ -73,20 +65,20 @@ def test_status_says_of_each_cell_how_it_is_and_where_to_look(home, made, launch
     assert rows["done"]["age_s"] >= 0
 
 
-def test_status_says_that_slurm_does_not_answer_and_takes_no_job_for_lost(home, made, launch):
+def test_status_reports_that_slurm_does_not_answer_and_considers_no_job_lost(home, made, launch):
     shown = status(home, made).stdout
     assert "SLURM does not answer: squeue: not found" in shown
     assert "1 running, 1 pending, 1 done, 1 failed" in shown
 
 
-def test_status_without_launches_asks_nobody(home, made):
+def test_status_without_launches_does_not_query_slurm(home, made):
     done = status(home, made)
     assert done.returncode == 0
     assert "4 to do" in done.stdout
     assert "SLURM" not in done.stdout
 
 
-def test_status_goes_on_until_nothing_is_to_be_waited_for(home, made):
+def test_status_watches_until_there_is_nothing_left_to_wait_for(home, made):
     for cell in made.runnable:
         with made.store.cell(cell.folder).writing():
             pass
@@ -97,7 +89,7 @@ def logs(made, name, *options):
     return harness("logs", name, "--store", made.store.root, *options)
 
 
-def test_logs_are_those_of_the_cell_or_of_its_job(made, launch):
+def test_logs_come_from_the_cell_or_from_its_job(made, launch):
     done, failed, running, waiting = made.runnable
     assert "went well" in logs(made, done.folder).stdout
     assert logs(made, failed.cell_id[:12], "--lines", "1").stdout.splitlines()[1:] == ["more drops"]
@@ -105,10 +97,10 @@ def test_logs_are_those_of_the_cell_or_of_its_job(made, launch):
         assert "a job that runs" in logs(made, cell.folder).stdout
     unknown = logs(made, "nothing")
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
-    assert "fits 0 cells" in unknown.stderr
+    assert "matches 0 cells" in unknown.stderr
 
 
-def test_logs_of_a_cell_that_runs_again_are_those_of_its_job(made, launch):
+def test_logs_of_a_rerun_cell_come_from_its_job(made, launch):
     running = made.runnable[2]
     with made.store.cell(running.folder).failing("it rained") as folder:
         (folder / "log.txt").write_text("drops\n")
@@ -119,21 +111,21 @@ def test_logs_of_a_cell_that_runs_again_are_those_of_its_job(made, launch):
     assert "drops" not in shown
 
 
-def test_a_name_of_several_cells_is_refused_with_all_of_them(made, launch):
+def test_an_ambiguous_name_is_refused_with_all_matches(made, launch):
     shown = logs(made, "none-")
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
-    assert "'none-' fits 2 cells" in shown.stderr
+    assert "'none-' matches 2 cells" in shown.stderr
     assert all(cell.folder in shown.stderr for cell in made.runnable if cell.folder.startswith("none-"))
 
 
-def test_a_retry_of_nothing_counts_only_what_is_done_as_there(home, made):
+def test_a_retry_without_failures_counts_only_finished_cells(home, made):
     with made.store.cell(made.runnable[0].folder).writing():
         pass
     done = harness("retry", home / "small.yaml", "--failed", "--no-report", "--store", made.store.root)
     assert done.stdout.splitlines()[-1] == "0 cells finished, 1 were there already, 0 failed"
 
 
-def test_cells_that_jobs_may_still_write_are_neither_run_here_nor_forgotten(home, made, launch):
+def test_cells_of_live_jobs_are_neither_run_here_nor_discarded(home, made, launch):
     for options in ([], ["--force"]):
         done = harness("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -141,14 +133,14 @@ def test_cells_that_jobs_may_still_write_are_neither_run_here_nor_forgotten(home
     assert made.store.cell(made.runnable[0].folder).is_done
 
 
-def test_there_must_be_something_to_cancel(home, made):
+def test_cancel_without_a_launch_is_refused(home, made):
     done = harness("cancel", home / "small.yaml", "--store", made.store.root)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no launch of small.paper is under way" in done.stderr
 
 
 @pytest.mark.slow
-def test_sync_goes_on_and_imports_what_is_finished_meanwhile(tmp_path):
+def test_sync_watches_and_imports_newly_finished_cells(tmp_path):
     from tests.helpers.fake_store import FakeStore
 
     store = FakeStore(tmp_path).write_suite(methods=["none"], models=["tiny/llama"], data=["zsre"])
@@ -156,10 +148,10 @@ def test_sync_goes_on_and_imports_what_is_finished_meanwhile(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            assert "1 runs created, 0 replaced, 0 already there" in process.stdout.readline()
+            assert "1 runs created, 0 replaced, 0 unchanged" in process.stdout.readline()
             store.write_cell("ft-l", "tiny/llama", "zsre")
             store.write_manifest()
             (tmp_path / "cells" / store.cells[0] / "DONE").touch()
-            assert "1 runs created, 0 replaced, 1 already there" in process.stdout.readline()
+            assert "1 runs created, 0 replaced, 1 unchanged" in process.stdout.readline()
         finally:
             process.kill()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,11 @@ def write_home(folder: Path) -> Path:
         write_checkpoint(folder / architecture, architecture)
     write_records(folder / "records")
     return write_suite(folder / "small.yaml")
+
+
+def copy_home(home, to):
+    """Copy checkpoints and records, and write a suite over the copies, which a test may damage."""
+    for name in ("llama", "gptj", "records"):
+        shutil.copytree(home / name, to / name)
+    write_suite(to / "small.yaml")
+    return to

@@ -14,14 +14,7 @@ from harness.plan.plan import Plan, roots
 from harness.store.store import Store
 from harness.suite import load_suite
 from harness.suite.schedule import Schedule
-from tests.helpers.small_suites import write_home, write_suite
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
+from tests.helpers.small_suites import write_suite
 
 
 @pytest.fixture

@@ -11,18 +11,11 @@ from harness.plan.plan import Plan
 from harness.run.jobs import waves
 from harness.store.store import Store
 from harness.suite import load_suite
-from tests.helpers.small_suites import write_home, write_suite
+from tests.helpers.small_suites import write_suite
 
 SEEDS = 200
 HASHES_PER_CELL = 2
 """Its own id; the recipes of ft-l and none are shared, and so are hashes of shared ones."""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from harness.run import heartbeat
 from harness.run.heartbeat import Beat, Heartbeat, job_id
 from harness.run.jobs import Batch
 from harness.run.outcome import Outcome
-from tests.helpers.watching import errand
+from tests.helpers.fake_jobs import fake_job
 
 
 @pytest.fixture
 def batch(tmp_path):
-    return Batch("00001-llama", tmp_path, tuple(map(errand, "abc")), "cpu", 1)
+    return Batch("00001-llama", tmp_path, tuple(map(fake_job, "abc")), "cpu", 1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import pickle
 
 import pytest
-import torch
 
 from harness.plan.job import jobs
 from harness.plan.plan import Plan
@@ -11,16 +10,8 @@ from harness.run.jobs import Batch, reopen, run_batch, waves
 from harness.run.outcome import Outcome, record_failure
 from harness.store.store import DONE, Store
 from harness.suite import load_suite
-from tests.helpers.small_suites import write_home, write_suite
-from tests.helpers.watching import Log, copy_home
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
+from tests.helpers.fake_jobs import RecordingWatcher
+from tests.helpers.small_suites import copy_home, write_suite
 
 
 @pytest.fixture
@@ -84,7 +75,7 @@ def test_what_is_built_or_done_is_no_job(plan):
 
 
 def test_a_batch_settles_its_jobs_in_order_and_tells_of_each(plan):
-    todo, log = jobs(plan), Log()
+    todo, log = jobs(plan), RecordingWatcher()
     run_batch(batch(plan, todo), log)
     assert log.events == [(word, job.place) for job in todo for word in ("began", "ended")]
     assert all(outcome == Outcome(outcome.seconds) and outcome.seconds > 0 for outcome in log.outcomes)
@@ -92,10 +83,10 @@ def test_a_batch_settles_its_jobs_in_order_and_tells_of_each(plan):
 
 
 def test_a_batch_that_is_run_again_does_only_what_is_not_settled(plan):
-    todo, log = jobs(plan), Log()
+    todo, log = jobs(plan), RecordingWatcher()
     builds = [job for job in todo if not job.is_cell]
     done, failed, *rest = [job for job in todo if job.is_cell]
-    run_batch(batch(plan, [*builds, done]), Log())
+    run_batch(batch(plan, [*builds, done]), RecordingWatcher())
     record_failure(plan.store, failed, "it rained")
     before = (folder_of(plan, done).path / DONE).stat().st_mtime_ns
     run_batch(batch(plan, todo), log)
@@ -118,7 +109,7 @@ def test_earlier_failures_are_to_do_again_and_stay_known_until_they_are(plan):
 
 
 def test_what_needs_a_failed_artifact_fails_for_its_reason_and_the_rest_is_run(plan):
-    todo, log = jobs(plan), Log()
+    todo, log = jobs(plan), RecordingWatcher()
     first = todo[0]
     record_failure(plan.store, first, "it rained")
     run_batch(batch(plan, todo), log)
@@ -132,7 +123,7 @@ def test_what_needs_a_failed_artifact_fails_for_its_reason_and_the_rest_is_run(p
 
 def test_what_needs_an_artifact_that_is_neither_built_nor_failed_is_left_alone(plan):
     cells = [job for job in jobs(plan) if job.is_cell]
-    log, waiting = Log(), batch(plan, cells)
+    log, waiting = RecordingWatcher(), batch(plan, cells)
     run_batch(waiting, log)
     assert log.events == []
     assert waiting.unsettled() == cells
@@ -141,7 +132,7 @@ def test_what_needs_an_artifact_that_is_neither_built_nor_failed_is_left_alone(p
 def test_a_need_that_another_node_has_written_is_waited_for(plan, monkeypatch):
     todo = jobs(plan)
     builds, cell = todo[:2], todo[2]
-    run_batch(batch(plan, builds), Log())
+    run_batch(batch(plan, builds), RecordingWatcher())
     folder = folder_of(plan, builds[0]).path
     hidden = folder.rename(folder.with_name("not-seen-yet"))
     slept = []
@@ -152,7 +143,7 @@ def test_a_need_that_another_node_has_written_is_waited_for(plan, monkeypatch):
             hidden.rename(folder)
 
     monkeypatch.setattr("harness.run.jobs.time.sleep", sleep)
-    run_batch(batch(plan, [cell], patience_s=10), Log())
+    run_batch(batch(plan, [cell], patience_s=10), RecordingWatcher())
     assert folder_of(plan, cell).is_done
     assert slept == [1, 1, 1]
 
@@ -164,7 +155,7 @@ def test_an_artifact_that_cannot_be_built_is_recorded_with_its_traceback_and_tri
     whole = (home / "llama" / "model.safetensors").read_bytes()
     builds = [job for job in jobs(plan) if not job.is_cell]
     damaged.write_bytes(whole[:-100])
-    run_batch(batch(plan, builds), Log())
+    run_batch(batch(plan, builds), RecordingWatcher())
     failed = [job for job in builds if folder_of(plan, job).failure]
     assert [job.work.inputs["model"].name for job in failed] == ["tiny/llama"]
     folder = folder_of(plan, failed[0])
@@ -172,5 +163,5 @@ def test_an_artifact_that_cannot_be_built_is_recorded_with_its_traceback_and_tri
     assert folder.read("artifact.json")["key"] == failed[0].work.key
     damaged.write_bytes(whole)
     reopen(plan.store, builds)
-    run_batch(batch(plan, builds), Log())
+    run_batch(batch(plan, builds), RecordingWatcher())
     assert folder.is_done

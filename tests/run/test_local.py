@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from harness.plan.job import jobs
@@ -22,16 +21,8 @@ from harness.run.progress import Display
 from harness.store.store import Store
 from harness.suite import load_suite
 from tests.helpers.commands import ROOT, environment, results
-from tests.helpers.small_suites import write_home
-from tests.helpers.watching import Bug, Log, copy_home, errand
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
+from tests.helpers.fake_jobs import BrokenNeeds, RecordingWatcher, fake_job
+from tests.helpers.small_suites import copy_home
 
 
 def plan_of(home, store):
@@ -104,7 +95,7 @@ def test_an_artifact_that_cannot_be_built_fails_its_cells_and_no_other(home, alo
         assert name.endswith("cell.json") or content == alone[0][name], "cell.json names the suite's file"
 
 
-class Killer(Log):
+class Killer(RecordingWatcher):
     """Kills a worker when it begins a job."""
 
     def __init__(self, place):
@@ -146,8 +137,8 @@ def alone_in_batches(root, *todo):
 
 @pytest.mark.slow
 def test_each_process_sees_one_gpu_and_no_process_is_this_one(tmp_path):
-    todo = [errand(name) for name in "abc"]
-    with Workers(2, ["4", "7"], Log()) as workers:
+    todo = [fake_job(name) for name in "abc"]
+    with Workers(2, ["4", "7"], RecordingWatcher()) as workers:
         workers.run(alone_in_batches(tmp_path, *todo))
     told = [Store(tmp_path).folder(job.place).read("process.json") for job in todo]
     seen = {(each["gpu"], str(each["pid"])) for each in told}
@@ -157,8 +148,11 @@ def test_each_process_sees_one_gpu_and_no_process_is_this_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_bug_in_a_worker_ends_the_launch_with_its_traceback_and_leaves_no_process(tmp_path):
-    todo = [errand("broken", needs=Bug()), errand("other")]
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the harness"), Workers(2, [], Log()) as workers:
+    todo = [fake_job("broken", needs=BrokenNeeds()), fake_job("other")]
+    with (
+        pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the harness"),
+        Workers(2, [], RecordingWatcher()) as workers,
+    ):
         workers.run(alone_in_batches(tmp_path, *todo))
     assert multiprocessing.active_children() == []
 
@@ -174,8 +168,8 @@ class Deadly:
 
 
 def test_a_process_that_dies_before_its_first_job_is_not_begun_for_ever(tmp_path):
-    todo = [errand(name, needs=Deadly()) for name in "ab"]
-    log = Log()
+    todo = [fake_job(name, needs=Deadly()) for name in "ab"]
+    log = RecordingWatcher()
     with Workers(1, [], log) as workers:
         workers.run([Batch("deadly", tmp_path, tuple(todo), "cpu", 1)])
     assert log.events == [("ended", job.place) for job in todo]

@@ -14,8 +14,8 @@ from harness.suite import load_suite
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partition: gpu\n", "site.yaml:1: the key 'launcher' is missing in the file"),
-        ("launcher: slum\n", "site.yaml:1: launcher: 'slum' is none of local, slurm (did you mean 'slurm'?)"),
+        ("partition: gpu\n", "site.yaml:1: missing key 'launcher' in the file"),
+        ("launcher: slum\n", "site.yaml:1: launcher: 'slum' is not one of local, slurm (did you mean 'slurm'?)"),
         ("launcher: local\npartition: gpu\n", "site.yaml:2: unknown key 'partition' in the file"),
         ("launcher: local\nprocesses: 0\n", "site.yaml:2: processes: input should be greater than or equal to 1"),
         ("[launcher]\n", "site.yaml:1: expected keys with values, found a list"),

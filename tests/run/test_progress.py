@@ -6,7 +6,7 @@ from rich.console import Console
 
 from harness.run.outcome import Outcome
 from harness.run.progress import FEW, Display, Elsewhere
-from tests.helpers.watching import errand
+from tests.helpers.fake_jobs import fake_job
 
 
 def display(**options):
@@ -18,7 +18,7 @@ def said(shown):
 
 
 def test_each_job_that_ends_is_one_line_with_its_number_and_time():
-    shown, (a, b) = display(), map(errand, "ab")
+    shown, (a, b) = display(), map(fake_job, "ab")
     shown.expect([a, b])
     shown.began(a)
     shown.ended(a, Outcome(1.23))
@@ -27,7 +27,7 @@ def test_each_job_that_ends_is_one_line_with_its_number_and_time():
 
 
 def test_a_reason_with_brackets_is_said_as_it_is():
-    shown, job = display(), errand("a")
+    shown, job = display(), fake_job("a")
     reason = "the prompt holds [/INST] and is no [batch, tokens]"
     shown.expect([job])
     shown.ended(job, Outcome(0.1, reason))
@@ -38,7 +38,7 @@ def test_where_nobody_watches_there_are_only_lines():
     shown = display()
     with shown, shown.bar("training", 50) as advance:
         advance(20)
-        shown.began(errand("a"))
+        shown.began(fake_job("a"))
         shown.follow({"cells/b": Elsewhere("b on node1", 1, 3)}, "1 running")
         shown.note("[odd] names stay")
     assert said(shown) == "note [odd] names stay\n"
@@ -48,7 +48,7 @@ def test_on_a_terminal_bars_show_what_runs_here_and_elsewhere():
     shown = display(force_terminal=True, color_system=None)
     with shown, shown.bar("training", 50) as advance:
         advance(20)
-        shown.began(errand("a job of this machine"))
+        shown.began(fake_job("a job of this machine"))
         shown.follow({"cells/b": Elsewhere("b [batch] on node1", 1, 3)}, "1 running, 4 pending")
         shown._board.refresh()
     for words in ("training", "20/50", "a job of this machine", "b [batch] on node1", "1/3", "1 running, 4 pending"):

@@ -9,16 +9,8 @@ import time
 import pytest
 
 from tests.helpers.commands import ROOT, environment, harness, results, run_killed
-from tests.helpers.small_suites import write_home
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

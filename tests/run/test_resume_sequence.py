@@ -7,21 +7,19 @@ import signal
 import pytest
 
 from tests.helpers.commands import harness, results, run_killed
-from tests.helpers.small_suites import write_home, write_suite
+from tests.helpers.small_suites import write_suite
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
+def home(home):
     write_suite(
-        folder / "sequence.yaml",
-        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(folder / "llama")}],
+        home / "sequence.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
         schedule={"sequential": {"block": 2, "score_at": [2, 3, 8]}},
     )
-    return folder
+    return home
 
 
 def told(store):

@@ -26,14 +26,6 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
-from tests.helpers.small_suites import write_home
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 class Bench:

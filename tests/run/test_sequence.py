@@ -31,7 +31,7 @@ from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.ft_l import FtL
-from tests.helpers.small_suites import write_home, write_suite
+from tests.helpers.small_suites import write_suite
 
 EDITS, BLOCKS = 8, [(0, 2), (2, 3), (3, 4), (4, 6), (6, 8)]
 SCHEDULE = {"sequential": {"block": 2, "score_at": [2, 3, 8]}}
@@ -94,13 +94,9 @@ class Written(WeightEditedModel):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    write_suite(
-        folder / "sequence.yaml", methods=["none", FT_L], schedule=SCHEDULE, models=_models(folder), eval_batch=3
-    )
-    return folder
+def home(home):
+    write_suite(home / "sequence.yaml", methods=["none", FT_L], schedule=SCHEDULE, models=_models(home), eval_batch=3)
+    return home
 
 
 def _models(folder):

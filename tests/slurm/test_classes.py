@@ -11,14 +11,7 @@ from harness.suite import load_suite
 from slurm.profile import SlurmProfile
 from slurm.retry import first_class
 from slurm.submit import too_large
-from tests.helpers.small_suites import write_home, write_suite
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
+from tests.helpers.small_suites import write_suite
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from harness.run.heartbeat import Beat
 from harness.run.jobs import Batch
 from harness.store.store import Store
 from slurm.entry import BatchEntry, has_moved, slurm_job
-from tests.helpers.watching import errand
+from tests.helpers.fake_jobs import fake_job
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BEAT = Beat("001", "node1", 1, "7_0", NOW.isoformat(), NOW.isoformat(), 0, 1, "cells/a-1", "a", NOW.isoformat())
@@ -37,10 +37,10 @@ def test_nothing_else_moves_in_blocks(tmp_path, place):
 
 
 def test_cells_that_were_planned_with_other_code_are_refused(tmp_path):
-    planned = errand("a")
-    batch = Batch("001", tmp_path, (dataclasses.replace(planned, place="artifacts/errand/other"),), "cpu", 1)
+    planned = fake_job("a")
+    batch = Batch("001", tmp_path, (dataclasses.replace(planned, place="artifacts/fake/other"),), "cpu", 1)
     entry = pickle.loads(pickle.dumps(BatchEntry(tmp_path / "001.json", 60, 0, ["harness"])))
-    with pytest.raises(UserError, match=f"artifacts/errand/other is now {planned.place}"):
+    with pytest.raises(UserError, match=f"artifacts/fake/other is now {planned.place}"):
         entry(batch)
     assert list(tmp_path.iterdir()) == []
 

@@ -29,7 +29,7 @@ def refusal(tmp_path):
     ("text", "message"),
     [
         (BASE + "partion: gpu\n", "site.yaml:5: unknown key 'partion' in the file (did you mean 'partition'?)"),
-        (BASE + "mem_gb: 8\n", "site.yaml:5: duplicate key 'mem_gb', first in line 3"),
+        (BASE + "mem_gb: 8\n", "site.yaml:5: duplicate key 'mem_gb', first on line 3"),
         (BASE + "packing: 0\n", "site.yaml:5: packing: input should be greater than or equal to 1"),
         (BASE + "signal_delay_s: 1.5\n", "site.yaml:5: signal_delay_s: expected a whole number"),
         (BASE + "setup: module load cuda\n", "site.yaml:5: setup: expected a list, found text 'module load cuda'"),

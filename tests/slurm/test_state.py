@@ -8,10 +8,10 @@ from harness.store.store import Store
 from slurm.launch import Launch
 from slurm.queue import State, states
 from slurm.state import ClusterState, cancel, launch_state
-from tests.helpers.watching import errand
+from tests.helpers.fake_jobs import fake_job
 from tests.slurm.fake_slurm import FakeSlurm
 
-JOB = errand("a")
+JOB = fake_job("a")
 PLACE = JOB.place
 
 

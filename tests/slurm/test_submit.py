@@ -14,7 +14,7 @@ from slurm.launch import Launch
 from slurm.profile import SlurmProfile
 from slurm.queue import UnreachableError
 from slurm.submit import BusyError, parameters, submit
-from tests.helpers.watching import errand
+from tests.helpers.fake_jobs import fake_job
 
 PROFILE = SlurmProfile(launcher="slurm", mem_gb=4, time_min=60, partition="gpu", additional={"exclude": "node[1-3]"})
 
@@ -25,7 +25,7 @@ def launch(tmp_path):
 
 
 def asked(launch, count=2, profile=PROFILE):
-    batches = [Batch(f"{n}", launch.path, (errand(f"{n}"),), "cpu", 1) for n in range(count)]
+    batches = [Batch(f"{n}", launch.path, (fake_job(f"{n}"),), "cpu", 1) for n in range(count)]
     return submit(launch, batches, profile.resources[0], profile, after=())
 
 

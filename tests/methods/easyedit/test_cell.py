@@ -17,18 +17,11 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout, process
 from tests.helpers.artifacts import build, quiet_context
-from tests.helpers.small_suites import write_home, write_suite
+from tests.helpers.small_suites import write_suite
 
 pytestmark = pytest.mark.easyedit
 
 FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_home(folder)
-    return folder
 
 
 class Bench:
