@@ -1,4 +1,4 @@
-"""What several methods share. This module: names of variants, and the demand for train records. No torch."""
+"""Code shared by several methods. This module has no torch import: implementation names and the check for train records."""
 
 from typing import Literal
 
@@ -6,23 +6,23 @@ from harness.errors import UserError
 from harness.records import DataRef
 
 Implementation = Literal["corrected", "faithful-easyedit"]
-"""`corrected` is the method as its paper describes it; `faithful-easyedit` computes what EasyEdit's code does."""
+"""`corrected` follows the method's paper; `faithful-easyedit` reproduces EasyEdit's code."""
 
 
 def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "") -> None:
-    """Check that a dataset keeps records for training.
+    """Check that a dataset has train records.
 
     Args:
         data: the dataset.
-        what: beginning of the sentence that ends with `unrelated records`.
-        train: how many the fix asks for.
-        otherwise: another fix.
+        what: start of the error message; "unrelated records, …" follows.
+        train: number of records that the fix suggests.
+        otherwise: an alternative to append to the fix.
 
     Raises:
-        UserError: if it keeps none.
+        UserError: if it has none.
     """
     if not data.train:
         raise UserError(
-            f"{what} unrelated records, and dataset '{data.name}' keeps none for training",
+            f"{what} unrelated records, but dataset '{data.name}' keeps none for training",
             fix=f"datasets: [{{name: {data.name}, train: {train}}}]{otherwise}",
         )

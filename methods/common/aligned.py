@@ -1,8 +1,8 @@
-"""Rows that share the column in which their subjects end, so that all that lies before it runs once.
+"""Batches aligned at the subject's last token, so that the shared prefix is computed only once.
 
-An intervention at a subject's last token changes nothing at the tokens before it. Rows are padded on both sides until
-these tokens, the pivots, stand in one column; keys and values of the columns before it are computed once and kept, and
-each further pass runs the few columns from the pivot on.
+An intervention at a subject's last token does not affect the tokens before it. Rows are padded on both sides so that
+these tokens, the pivots, share one column. Keys and values of the columns before it are computed once and cached; every
+further pass runs only the few columns from the pivot on.
 """
 
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PivotRow:
-    """A sequence with a place of intervention.
+    """A sequence with the position of an intervention.
 
     Attributes:
         ids: token ids.
         pivot: index of the subject's last token.
-        labels: ids that the last `len(labels)` places of the row predict; empty where nothing is asked there.
+        labels: ids to be predicted at the last `len(labels)` positions of the row; empty if nothing is predicted.
     """
 
     ids: tuple[int, ...]
@@ -41,13 +41,13 @@ class PivotRow:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Rows in the middle of a model, pivots in one column.
+    """Residual streams of aligned rows at the input of a block.
 
     Attributes:
-        residual_BTD: the residual stream that enters a block, without gradient.
-        mask_B1TT: what is added to attention scores, 0 where a query sees a key; padding sees itself alone.
-        positions_BT: place of each token in its row; 0 in padded places.
-        pivot: the column.
+        residual_BTD: the residual stream, without gradient.
+        mask_B1TT: additive attention mask, 0 where a query sees a key; padding sees only itself.
+        positions_BT: position of each token in its row; 0 for padding.
+        pivot: the common pivot column.
     """
 
     residual_BTD: Tensor
@@ -65,14 +65,14 @@ class Stream:
         return Stream(self.residual_BTD[index], self.mask_B1TT[index], self.positions_BT[index], self.pivot)
 
     def until(self, end: int) -> "Stream":
-        """The first `end` columns, which are what they are whatever comes behind them."""
+        """The first `end` columns; attention is causal, so they do not depend on the later ones."""
         mask_B1TT = self.mask_B1TT[:, :, :end, :end]
         return Stream(self.residual_BTD[:, :end], mask_B1TT, self.positions_BT[:, :end], self.pivot)
 
 
 @torch.no_grad()
 def enter(model: "LoadedModel", rows: Sequence[PivotRow], layer: int) -> Stream:
-    """Rows, aligned, up to the residual stream that enters block `layer`."""
+    """Align the rows and run them up to the input of block `layer`."""
     pivot = max(row.pivot for row in rows)
     width = pivot + max(len(row.ids) - row.pivot for row in rows)
     ids_BT = torch.full((len(rows), width), PADDING_ID)
@@ -91,14 +91,14 @@ def enter(model: "LoadedModel", rows: Sequence[PivotRow], layer: int) -> Stream:
 
 @torch.no_grad()
 def advance(model: "LoadedModel", stream: Stream, start: int, stop: int) -> Stream:
-    """The stream that enters block `start`, behind blocks `start` to `stop` - 1."""
+    """Run blocks `start` to `stop` - 1 on a stream at the input of block `start`."""
     residual_BTD = part(model, start, stop)(stream.residual_BTD, stream.mask_B1TT, stream.positions_BT)
     return Stream(residual_BTD, stream.mask_B1TT, stream.positions_BT, stream.pivot)
 
 
 @dataclass(slots=True)
 class Captured:
-    """What went through a value matrix at the pivots: its input, a key, and its output, each B × its width."""
+    """Inputs (keys, B × K) and outputs (values, B × V) of a value matrix at the pivots."""
 
     keys_BK: Tensor
     values_BV: Tensor
@@ -106,7 +106,7 @@ class Captured:
 
 @contextmanager
 def capturing(model: "LoadedModel", layer: int, pivot: int) -> Iterator[list[Captured]]:
-    """Record keys and values at column `pivot` of every pass through the value matrix of a layer."""
+    """Record keys and values at column `pivot` for every pass through a layer's value matrix."""
     passes: list[Captured] = []
 
     def record(module: "nn.Module", arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -120,12 +120,12 @@ def capturing(model: "LoadedModel", layer: int, pivot: int) -> Iterator[list[Cap
 
 
 class Suffix:
-    """A batch from its pivots on, ready to run the last blocks of a model as often as needed.
+    """The columns of a batch from the pivot on, for repeated passes through the last blocks of a model.
 
     Args:
-        model: the whole; its blocks from `layer` on must stay as they are.
-        stream: rows that enter block `layer`.
-        layer: the first block that runs.
+        model: its blocks from `layer` on must not change.
+        stream: the rows at the input of block `layer`.
+        layer: the first block to run.
     """
 
     def __init__(self, model: "LoadedModel", stream: Stream, layer: int) -> None:
@@ -141,10 +141,10 @@ class Suffix:
         self._positions_BS = stream.positions_BT[:, pivot:].clone()
 
     def run(self, delta_BD: Tensor) -> Tensor:
-        """Add a vector to the stream at each row's pivot and run the blocks.
+        """Add a vector to the residual stream at each row's pivot and run the blocks.
 
         Returns:
-            The residual stream behind the last block, before the final norm, B × S × D; the pivot is column 0.
+            The residual stream after the last block, before the final norm, B × S × D; the pivot is column 0.
         """
         work = torch.promote_types(self._residual_BSD.dtype, delta_BD.dtype)
         moved_B1D = (self._residual_BSD[:, :1].to(work) + delta_BD[:, None].to(work)).to(self._residual_BSD.dtype)
@@ -152,7 +152,7 @@ class Suffix:
         return self._run(residual_BSD, self._mask_B1ST, self._positions_BS, _Continuing(self._past))
 
     def keep(self, rows_B: Tensor) -> None:
-        """Drop all rows but these, by index."""
+        """Keep only the rows with these indices."""
         self._past = {layer: (keys[rows_B], values[rows_B]) for layer, (keys, values) in self._past.items()}
         self._residual_BSD, self._mask_B1ST = self._residual_BSD[rows_B], self._mask_B1ST[rows_B]
         self._positions_BS = self._positions_BS[rows_B]
@@ -169,7 +169,7 @@ class Suffix:
 
 
 class _Past(ABC):
-    """As much of a key-value cache as attention asks for: no copy, no growth."""
+    """The minimal key-value cache interface that attention needs; it never grows and makes no persistent copy."""
 
     is_compileable = False
 
@@ -178,10 +178,10 @@ class _Past(ABC):
 
     @abstractmethod
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Keys and values that a layer attends to, given its new ones (B × heads × tokens × head size)."""
+        """Keys and values to attend to, given a layer's new ones (B × heads × tokens × head size)."""
 
     def get_seq_length(self, *_: object) -> int:
-        """Columns before the new ones."""
+        """Number of cached columns."""
         return next((keys.shape[2] for keys, _ in self.kept.values()), 0)
 
 
@@ -203,7 +203,7 @@ class _Continuing(_Past):
 
 
 def _mask(is_token_BT: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """Additive causal mask, B × 1 × T × T. A padded query sees itself, since a softmax over nothing is no number."""
+    """Additive causal mask, B × 1 × T × T. A padded query sees itself, because a softmax over no keys is NaN."""
     columns_T = torch.arange(is_token_BT.shape[1], device=is_token_BT.device)
     back_TT = columns_T[:, None] - columns_T
     is_seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)

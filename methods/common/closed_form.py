@@ -1,6 +1,6 @@
-"""What ROME, MEMIT and similar methods share: hyper-parameters, artifacts, and the matrices that they change.
+"""Base class of ROME, MEMIT and similar methods: hyper-parameters, artifacts, and the matrices they edit.
 
-No torch at import: the plan reads hyper-parameters and artifacts.
+Does not import torch, because planning needs the hyper-parameters and artifacts.
 """
 
 from abc import abstractmethod
@@ -29,18 +29,18 @@ TargetTokens = Literal["joint", "alone"]
 
 
 class ValueHparams(Hparams):
-    """How the vector at the subject's last token is optimised (ROME eq. 4).
+    """Hyper-parameters for optimising the value vector at the subject's last token (ROME eq. 4).
 
     Attributes:
-        layers: blocks that are edited, in ascending order.
+        layers: edited blocks, in ascending order.
         v_lr: learning rate of Adam.
-        v_steps: losses that are computed at most; one step fewer is made.
-        v_weight_decay: penalty on ‖δ‖ / scale², scale being the norm of what δ is added to.
-        v_clamp: ‖δ‖ is at most this many times the scale.
-        v_loss_stop: an optimisation ends below this loss.
-        kl_weight: penalty on the change of what follows the bare subject.
+        v_steps: maximum number of loss evaluations; there is one update fewer.
+        v_weight_decay: weight of ‖δ‖ / scale², where scale is the norm of the vector that δ is added to.
+        v_clamp: upper bound on ‖δ‖, as a multiple of the scale.
+        v_loss_stop: optimisation stops below this loss.
+        kl_weight: weight of the KL term that preserves the predictions after the bare subject.
         prefixes: groups of context prefixes: length in tokens, number per first word (of five).
-        target_tokens: `joint` with the prompt, or `alone` (see `rewrites.rewrite`).
+        target_tokens: whether the target is tokenised jointly with the prompt or alone (see `rewrites.rewrite`).
     """
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
@@ -62,18 +62,18 @@ class ValueHparams(Hparams):
 
 
 class ClosedFormHparams(ValueHparams, MomentHparams):
-    """Hyper-parameters of a value, and of the second moments of keys under which a matrix is changed to give it."""
+    """Hyper-parameters of value optimisation, and of the key covariance C used to insert the values into a matrix."""
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> dict[str, ArtifactSpec]:
-        """Context prefixes and, unless C is the identity, second moments of keys.
+        """Context prefixes and, unless C is the identity, covariance statistics of the keys.
 
         Raises:
-            UserError: where there is nothing to compute second moments from, or a layer that the model does not have.
+            UserError: if there are no texts to compute the statistics from, or the model has no such layer.
         """
         n_layers = entry(target.name).n_layers
         if self.layers[-1] >= n_layers:
             raise UserError(
-                f"{target.name} has {n_layers} layers, and the last of `layers` is {self.layers[-1]}",
+                f"{target.name} has {n_layers} layers, but the last of `layers` is {self.layers[-1]}",
                 fix=f"layers: up to {n_layers - 1}",
             )
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}
@@ -83,7 +83,7 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
 
 
 class ClosedFormMethod(Method):
-    """Writes facts into feed-forward output matrices by closed-form updates; a subclass says which ones."""
+    """Inserts facts into feed-forward output matrices by closed-form updates, which subclasses define."""
 
     hparams: ClosedFormHparams
 
@@ -92,16 +92,16 @@ class ClosedFormMethod(Method):
         self.factors = moments.FactorCache()
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """As `ClosedFormHparams.artifacts`."""
+        """See `ClosedFormHparams.artifacts`."""
         return self.hparams.artifacts(target, data, seed)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Read what each request asks for, and write it into the matrices.
+        """Turn the requests into token rows and write them into the matrices.
 
         Raises:
-            UserError: naming the record, if one cannot be edited; the model is as it was.
+            UserError: if a record cannot be edited; the message names it, and the model is unchanged.
         """
         from harness.models.edited import WeightEditedModel
         from methods.common.rewrites import rewrite
@@ -129,14 +129,14 @@ class ClosedFormMethod(Method):
         factors: Mapping[int, "Factor"],
         advance: Advance,
     ) -> Mapping[str, float]:
-        """Change the matrices so that the model says all facts.
+        """Update the matrices so that the model states all facts.
 
         Args:
-            model: with the matrices in it.
-            matrices: to be added to.
-            rewrites: the requests in ids, in their order.
-            factors: of C, by layer; none where C is the identity.
-            advance: called with the number of requests done.
+            model: the model that holds the matrices.
+            matrices: the value matrices to update.
+            rewrites: the tokenised requests, in order.
+            factors: Cholesky factors of C by layer; empty if C is the identity.
+            advance: called with the number of requests completed.
 
         Returns:
             Diagnostics.
@@ -144,14 +144,14 @@ class ClosedFormMethod(Method):
 
 
 class ValueMatrices(Restorable):
-    """The value matrices of some layers, to be added to.
+    """The value matrices of some layers, open for in-place updates.
 
-    In a half-precision model they are float32 until `restore`: a closed-form edit is smaller than the distance between
-    neighbouring bfloat16 numbers in most entries and would be rounded away.
+    In a half-precision model they are float32 until `restore`: most entries of a closed-form update are smaller than the
+    spacing of neighbouring bfloat16 numbers and would be lost to rounding.
 
     Args:
         model: changed in place.
-        layers: whose matrices.
+        layers: layers of the matrices.
     """
 
     def __init__(self, model: "LoadedModel", layers: Sequence[int]) -> None:
@@ -166,7 +166,7 @@ class ValueMatrices(Restorable):
         self._weights = {layer: model.value_matrix(layer)[1] for layer in layers}
 
     def add(self, layer: int, shift_KV: "Tensor") -> None:
-        """Add the transpose of a shift, d_ff × d_model, to the matrix of a layer."""
+        """Add an update, d_ff × d_model, to the matrix of a layer, which is stored transposed."""
         import torch
 
         weight_VK = self._weights[layer]
@@ -174,5 +174,5 @@ class ValueMatrices(Restorable):
             weight_VK.add_(shift_KV.T.to(weight_VK.dtype))
 
     def restore(self) -> None:
-        """Every matrix as it was: the same object, the same bits, no cast. May be called again."""
+        """Restore every matrix: the same tensor object, bit for bit, without a cast. May be called repeatedly."""
         self._installed.restore()

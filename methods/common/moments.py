@@ -1,7 +1,7 @@
-"""Second moments of keys: what a feed-forward matrix was read with before any edit, C = E[k kᵀ] (ROME eq. 2, MEMIT eq. 14).
+"""Covariance statistics of feed-forward keys in the unedited model, C = E[k kᵀ] (second moments; ROME eq. 2, MEMIT eq. 14).
 
-They are an artifact, kept as Cholesky factors: computed for all layers in one pass over texts, or taken over from published
-statistics. There is no stand-in for them: where no texts are found, the plan says so.
+They are an artifact, stored as Cholesky factors: computed for all layers in one pass over a corpus, or converted from
+published statistics. There is no silent fallback: if no texts are available, planning fails with an error.
 """
 
 import json
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 VERSION = 1
 FILE = "moments.json"
 CORPUS = "HARNESS_CORPUS"
-"""Environment variable that names the text file for `moments: corpus` where no `moments_path` does."""
+"""Environment variable with the text file for `moments: corpus`, used if `moments_path` is not set."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
 class MomentHparams(Hparams):
-    """Where second moments come from.
+    """Source of the covariance statistics.
 
     Attributes:
         moments: `corpus`, a text file; `train_prompts`, the unrelated records that the dataset keeps for training;
-            `published`, statistics files of ROME, MEMIT or EasyEdit; `identity`, none at all, for methods that allow it.
-        moments_path: the text file (documents as lines of a `.txt`, or `text` in a `.jsonl` or `.parquet`; default: the
-            environment variable HARNESS_CORPUS), or the folder of published `.npz` files.
-        moments_tokens: of the texts, at most. Ten times the width of a key is known to suffice (arXiv 2506.04226).
-        moments_ridge: what is added to the diagonal of C, as a share of its mean.
+            `published`, statistics files of ROME, MEMIT or EasyEdit; `identity`, C = I, for methods that allow it.
+        moments_path: the text file (one document per line of a `.txt`, or the field `text` of a `.jsonl` or `.parquet`;
+            default: the environment variable HARNESS_CORPUS), or the folder of published `.npz` files.
+        moments_tokens: maximum number of tokens. Ten times the width of a key suffices (arXiv 2506.04226).
+        moments_ridge: ridge added to the diagonal of C, as a fraction of its mean.
     """
 
     moments: Literal["corpus", "train_prompts", "published", "identity"]
@@ -53,17 +53,17 @@ class MomentHparams(Hparams):
 
 
 def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: MomentHparams, seed: int) -> ArtifactSpec:
-    """The second moments of some layers of a model.
+    """The covariance statistics of some layers of a model.
 
     Args:
         target: the unedited model.
-        data: whose train records are read where `moments` is `train_prompts`.
-        layers: whose value matrices' keys are meant.
-        hparams: not `identity`.
-        seed: which documents of a corpus are taken.
+        data: dataset whose train records are used with `moments: train_prompts`.
+        layers: layers whose value matrices' inputs are the keys.
+        hparams: the source; not `identity`.
+        seed: selects the documents of a corpus.
 
     Raises:
-        UserError: where there is nothing to compute them from.
+        UserError: if there is nothing to compute them from.
     """
     identity: dict[str, Any] = {
         "model": target.identity(),
@@ -74,14 +74,14 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
     inputs: dict[str, Any] = {"model": target}
     if hparams.moments == "published":
         if hparams.moments_path is None:
-            raise UserError("moments: published needs the folder of the statistics", fix="moments_path: FOLDER")
+            raise UserError("moments: published needs the folder that holds the statistics", fix="moments_path: FOLDER")
         inputs["published"] = home = Path(hparams.moments_path).expanduser()
         files = published_files(target, sorted(layers), home)
         identity["source"] = {"published": {str(layer): _contents(path) for layer, path in files.items()}}
     else:
         identity |= {"tokens": hparams.moments_tokens, "seed": seed}
         if hparams.moments == "train_prompts":
-            require_train(data, "second moments come from", otherwise=", or moments: corpus")
+            require_train(data, "covariance statistics are computed from", otherwise=", or moments: corpus")
             inputs["data"] = data
             identity["source"] = {"train_prompts": data.identity()}
         else:
@@ -98,10 +98,10 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
 
 
 class FactorCache:
-    """The factors of an artifact's moments, read once for all calls of a method: a sequence calls it for every block.
+    """Cholesky factors of an artifact, read once and reused: a sequential run edits with the same ones for every block.
 
     Attributes:
-        tokens: how many keys the moments are the mean of.
+        tokens: number of keys that the statistics average over.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class FactorCache:
         self.tokens = 0
 
     def of(self, folder: Path, layers: Sequence[int], device: "torch.device") -> "Mapping[int, Factor]":
-        """The Cholesky factor of C of each layer, float64, on a device."""
+        """The Cholesky factor of each layer's C, float64, on `device`."""
         if self._of != (folder, str(device)):
             self._of, self._factors = (folder, str(device)), {layer: load(folder, layer, device) for layer in layers}
             self.tokens = tokens(folder)
@@ -118,7 +118,7 @@ class FactorCache:
 
 
 def load(folder: Path, layer: int, device: "torch.device | str" = "cpu") -> "Factor":
-    """The Cholesky factor of a layer's C, its ridge included, from an artifact."""
+    """Read the Cholesky factor of a layer's C, ridge included, from an artifact."""
     from safetensors.torch import load_file
 
     from methods.common.solves import Factor
@@ -127,20 +127,20 @@ def load(folder: Path, layer: int, device: "torch.device | str" = "cpu") -> "Fac
 
 
 def tokens(folder: Path) -> int:
-    """How many keys an artifact is the mean of."""
+    """Number of keys that an artifact averages over."""
     return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["tokens"])
 
 
 def file_name(layer: int) -> str:
-    """Where an artifact keeps the Cholesky factor L of a layer's C, float32, as `lower`; C is LLᵀ."""
+    """File of a layer's Cholesky factor L, stored as `lower` in float32; C = LLᵀ."""
     return f"layer-{layer}.safetensors"
 
 
 def published_files(target: ModelRef, layers: Sequence[int], folder: Path) -> dict[int, Path]:
-    """The statistics file of each layer, named as ROME's, MEMIT's and EasyEdit's code name it.
+    """The statistics file of each layer, by the naming scheme of ROME, MEMIT and EasyEdit.
 
     Raises:
-        UserError: where a folder, a file or certainty about it is missing.
+        UserError: if a folder or file is missing, or several files match.
     """
     files = {}
     for layer in layers:
@@ -160,7 +160,7 @@ def _corpus(path: str | None) -> Path:
     named = path or os.environ.get(CORPUS)
     if not named:
         raise UserError(
-            "second moments of keys are needed, and no text to compute them from is named",
+            "covariance statistics of the keys are needed, but no text file to compute them from is given",
             fix=f"{CORPUS}=FILE ({', '.join(SUFFIXES)}), or per method moments_path: FILE, or moments: train_prompts",
         )
     file = Path(named).expanduser()
@@ -171,12 +171,12 @@ def _corpus(path: str | None) -> Path:
 
 @cache
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hash of a file, computed once for as long as it does not change."""
+    """Hash of a file, cached until its size or modification time changes."""
     return file_digest(path)
 
 
 def _contents(path: Path) -> str:
-    """Hash of an archive's directory, which holds size and checksum of every member: no need to read gigabytes."""
+    """Hash of an archive's directory, which lists the size and checksum of every member, to avoid reading gigabytes."""
     try:
         with zipfile.ZipFile(path) as archive:
             return digest([(item.filename, item.file_size, item.CRC) for item in archive.infolist()])

@@ -1,4 +1,4 @@
-"""Building second moments: one pass over texts for all layers, or published statistics in this project's form."""
+"""Compute covariance statistics in one pass over texts for all layers, or convert published ones."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 DOCUMENT_TOKENS = 4096
-"""A document is read up to here, or as far as the model reads: many documents say more than long ones."""
+"""Documents are truncated to this length or to the model's context: many short documents are more diverse than few long ones."""
 
 BATCH_TOKENS = 8192
-"""Padding included; products of so many keys are made in float32 and summed in float64."""
+"""Tokens per batch, padding included; products over one batch are computed in float32 and summed in float64."""
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
-    """Write the factor of C of each layer of `spec` to `folder`, and `moments.json` beside it.
+    """Write the Cholesky factor of each layer of `spec`, and `moments.json`, to `folder`.
 
     Raises:
-        UserError: for texts that are too few, or files that are not what their names say.
+        UserError: if there are too few texts, or a published file does not hold the expected statistics.
     """
     model = context.load_model(spec.inputs["model"])
     layers, ridge = spec.identity["layers"], spec.identity["ridge"]
@@ -51,7 +51,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
         rows = _rows(model, _texts(spec, context), spec.identity["tokens"])
         count = sum(map(len, rows))
         _require_enough(model, layers, count)
-        with context.progress("second moments", count) as advance, context.clock.phase("setup"):
+        with context.progress("covariance statistics", count) as advance, context.clock.phase("setup"):
             sums = key_moments(model, rows, layers, advance)
         for layer in layers:
             with context.clock.phase("setup"):
@@ -63,14 +63,14 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 def key_moments(
     model: "LoadedModel", rows: Sequence[Sequence[int]], layers: Sequence[int], advance: Any = lambda steps: None
 ) -> dict[int, Tensor]:
-    """Σ k kᵀ over every token of every row, per layer, d_ff × d_ff in float64.
+    """Σ k kᵀ over all tokens of all rows, per layer, d_ff × d_ff in float64.
 
-    One pass for all layers, which ends behind the last of them.
+    A single pass serves all layers and stops after the last of them.
 
     Args:
         model: the unedited model.
-        rows: ids of documents, none longer than the model reads.
-        layers: whose value matrices' inputs are the keys.
+        rows: ids of documents, none longer than the model's context.
+        layers: layers whose value matrices' inputs are the keys.
         advance: called with the number of tokens of each batch.
     """
     sums: dict[int, Tensor] = {}
@@ -100,10 +100,10 @@ def key_moments(
 
 
 def documents(path: Path) -> list[str]:
-    """The texts of a corpus file: lines of a `.txt`, the column or field `text` of a `.parquet` or `.jsonl`.
+    """The texts of a corpus file: lines of a `.txt`, or the column or field `text` of a `.parquet` or `.jsonl`.
 
     Raises:
-        UserError: for a file that has no such field.
+        UserError: if the file has no such field.
     """
     import pandas as pd
 
@@ -121,7 +121,7 @@ def documents(path: Path) -> list[str]:
 
 
 def train_texts(data: Dataset) -> list[str]:
-    """What unrelated records say before any edit, each once: prompt, rephrases and locality probes with their answers."""
+    """The unedited facts of the train records, without duplicates: prompts, rephrases and locality probes with answers."""
     texts: dict[str, None] = {}
     for record in data.train:
         for prompt in (record.prompt, *record.rephrases):
@@ -132,7 +132,7 @@ def train_texts(data: Dataset) -> list[str]:
 
 
 def _texts(spec: ArtifactSpec, context: Context) -> Iterator[str]:
-    """Documents in an order that the seed decides."""
+    """Documents in an order determined by the seed."""
     found = (
         documents(spec.inputs["corpus"])
         if "corpus" in spec.inputs
@@ -143,7 +143,7 @@ def _texts(spec: ArtifactSpec, context: Context) -> Iterator[str]:
 
 
 def _rows(model: "LoadedModel", texts: Iterator[str], tokens: int) -> list[list[int]]:
-    """Ids of documents until there are `tokens` of them; the last one is cut."""
+    """Token ids of documents, `tokens` in total if there are enough; the last document is truncated."""
     limit = min(DOCUMENT_TOKENS, int(model.model.config.max_position_embeddings))
     rows: list[list[int]] = []
     left = tokens
@@ -156,7 +156,7 @@ def _rows(model: "LoadedModel", texts: Iterator[str], tokens: int) -> list[list[
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Rows of like length, at most `BATCH_TOKENS` with their padding."""
+    """Rows of similar length, at most `BATCH_TOKENS` per batch including padding."""
     batch: list[Sequence[int]] = []
     for row in sorted(rows, key=len):
         if batch and (len(batch) + 1) * len(row) > BATCH_TOKENS:
@@ -171,16 +171,16 @@ def _require_enough(model: "LoadedModel", layers: Sequence[int], count: int) -> 
     width = max(model.value_matrix(layer)[1].shape[1] for layer in layers)
     if count < width:
         raise UserError(
-            f"second moments of keys with {width} entries need at least as many tokens, and the texts have {count}",
+            f"the covariance of keys with {width} entries needs at least as many tokens, but the texts have {count}",
             fix="a longer corpus, more train records, or more moments_tokens",
         )
 
 
 def read_published(path: Path, width: int) -> tuple[int, Tensor]:
-    """Number of keys and Σ k kᵀ of a statistics file.
+    """Read the number of keys and Σ k kᵀ from a statistics file.
 
     Raises:
-        UserError: for a file that holds no such sums, or sums of keys of another width.
+        UserError: if the file holds no such sums, or the keys have another width.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -189,7 +189,7 @@ def read_published(path: Path, width: int) -> tuple[int, Tensor]:
         raise UserError(f"{path}: not a statistics file: {error}", fix="download it again") from None
     if sum_KK.shape != (width, width) or count < 1 or not bool(sum_KK.isfinite().all()):
         raise UserError(
-            f"{path}: {' × '.join(map(str, sum_KK.shape))} sums of {count} keys, and this model's keys have {width} entries",
+            f"{path}: {' × '.join(map(str, sum_KK.shape))} sums of {count} keys, but this model's keys have {width} entries",
             fix="moments_path: the folder of this model's statistics",
         )
     return count, sum_KK

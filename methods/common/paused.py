@@ -1,4 +1,4 @@
-"""What training a stand-in for one feed-forward matrix repeats: the blocks above it, and nothing else."""
+"""Forward passes that restart at one feed-forward matrix: training its replacement reruns only the blocks above it."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,25 +14,25 @@ from harness.records import EditRequest
 from harness.tokens import Query, joint_queries
 
 Pad = Callable[[Sequence[Sequence[int]], torch.device], Padded]
-"""Makes a rectangle of rows of ids."""
+"""Pads rows of ids into a rectangular batch."""
 
 
 class Paused:
-    """Prompts and targets stopped at the second feed-forward matrix of a layer, ready to go on from any output of it.
+    """A forward pass over prompts and targets, paused at the second feed-forward matrix of a layer.
 
-    Whatever lies below or beside the matrix runs once, without gradient. A residual stream is a sum, so the stream
-    behind the layer is what it would be if the matrix gave zero, plus what it gives.
+    Everything before and alongside the matrix runs once, without gradient. The residual stream is a sum, so the stream
+    after the layer equals the stream with the matrix's output set to zero, plus that output.
 
     Args:
-        model: the whole; its blocks up to `layer` must stay as they are for as long as this is used.
-        queries: B rows, each a prompt and its target, of any lengths.
-        layer: the block with the matrix.
-        pad: lays the rows out, each in consecutive columns.
+        model: its blocks up to `layer` must not change while this object is in use.
+        queries: B prompts with their targets, of any length.
+        layer: the block that contains the matrix.
+        pad: arranges the rows in a batch, each in consecutive columns.
 
     Attributes:
-        inputs_BTK, outputs_BTD: of the matrix; padded on the right, if `pad` says nothing else.
-        mask_BT: True for a token of prompt or target.
-        prompt_BT: True for a token of the prompt.
+        inputs_BTK, outputs_BTD: inputs and outputs of the matrix, padded by `pad` (by default on the right).
+        mask_BT: True for prompt and target tokens.
+        prompt_BT: True for prompt tokens.
     """
 
     def __init__(self, model: LoadedModel, queries: Sequence[Query], layer: int, pad: Pad = right_padded) -> None:
@@ -59,10 +59,10 @@ class Paused:
         """-log p(target token | prompt, target tokens before it), mean over each row's tokens.
 
         Args:
-            outputs_BTD: what takes the place of the matrix's output.
+            outputs_BTD: replaces the matrix's output.
 
         Returns:
-            B losses, at least fp32, with gradients of whatever asks for one. Rows do not depend on each other.
+            B losses, at least fp32, differentiable. Rows are independent of each other.
         """
         residual_BTD = self._silenced.residual_BTD + outputs_BTD.to(self._silenced.residual_BTD.dtype)
         entering = Streams(residual_BTD, self._silenced.mask_BT, self._silenced.positions_BT)
@@ -71,10 +71,10 @@ class Paused:
 
 
 class Targets:
-    """The N target ids of B queries, all of a query's before those of the next.
+    """The N target ids of B queries, in query order.
 
     Attributes:
-        places: row and step of each id, from 0; `places_2N` is the same as a tensor.
+        places: (row, step) of each id, both from 0; `places_2N` is the same as a tensor.
     """
 
     def __init__(self, queries: Sequence[Query], device: torch.device) -> None:
@@ -85,17 +85,17 @@ class Targets:
         self._counts_B, self._longest = torch.tensor(counts, device=device), max(counts)
 
     def losses(self, logits_NV: Tensor) -> Tensor:
-        """Cross-entropy, mean over each query's ids: B, independent of each other even where one is no number."""
+        """Mean cross-entropy over each query's ids, B; a NaN in one query does not affect the others."""
         losses_N = torch.nn.functional.cross_entropy(logits_NV, self._ids_N, reduction="none")
         table_BA = losses_N.new_zeros(len(self._counts_B), self._longest)
         return table_BA.index_put(tuple(self.places_2N), losses_N).sum(1) / self._counts_B
 
 
 def edit_queries(model: LoadedModel, requests: Sequence[EditRequest]) -> list[Query]:
-    """Prompt and new target of each request, tokenised together.
+    """Prompt and new target of each request, tokenised jointly.
 
     Raises:
-        UserError: for a request that is longer than the model's context.
+        UserError: if a request is longer than the model's context.
     """
     limit = int(model.model.config.max_position_embeddings)
     queries = joint_queries(model.tokenizer, [(request.prompt, request.target_new) for request in requests])
@@ -103,7 +103,7 @@ def edit_queries(model: LoadedModel, requests: Sequence[EditRequest]) -> list[Qu
         length = len(query.prompt_ids) + len(query.target_ids)
         if length > limit:
             raise UserError(
-                f"record {request.record_id}: prompt and target have {length} tokens, {model.ref.name} reads {limit}",
+                f"record {request.record_id}: prompt and target have {length} tokens, but {model.ref.name} reads {limit}",
                 fix="leave the record out, or choose a model with a longer context",
             )
     return queries

@@ -1,6 +1,6 @@
-"""Context prefixes: a few words of the model's own to put in front of an edit's prompt, sampled once from the unedited model.
+"""Context prefixes: short texts to put before an edit's prompt, sampled once from the unedited model.
 
-An edit that is made behind several of them holds in more than one context (ROME §3.1, MEMIT §4.1).
+Optimising an edit after several prefixes makes it hold in more than one context (ROME §3.1, MEMIT §4.1).
 """
 
 import json
@@ -21,19 +21,19 @@ VERSION = 1
 FILE = "prefixes.json"
 
 WORDS = ("The", "Therefore", "Because", "I", "You")
-"""What a prefix begins with, as in ROME's public code."""
+"""First words of the prefixes, as in ROME's public code."""
 
 TOP_K = 5
-"""A token is drawn from this many, in proportion to their probabilities, as in ROME's public code."""
+"""k of top-k sampling, as in ROME's public code."""
 
 
 def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> ArtifactSpec:
-    """Prefixes of a model.
+    """The context prefixes of a model.
 
     Args:
-        target: the model that writes them.
-        groups: pairs of a length in tokens, the first word and a BOS among them, and the number per word of `WORDS`.
-        seed: of the draws.
+        target: the model to sample from.
+        groups: pairs of a length in tokens, including the first word and a BOS, and the number per word of `WORDS`.
+        seed: sampling seed.
     """
     return ArtifactSpec(
         name="context-prefixes",
@@ -62,21 +62,21 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[str, ...]:
-    """The prefixes of an artifact, each ready to stand in front of a prompt: `The capital of. `."""
+    """The prefixes of an artifact, each ready to be put before a prompt: `The capital of. `."""
     return tuple(json.loads((folder / FILE).read_text(encoding="utf-8"))["prefixes"])
 
 
 def load_groups(folder: Path) -> list[list[str]]:
-    """As `load`, those of each group by themselves."""
+    """Like `load`, but one list per group."""
     written = json.loads((folder / FILE).read_text(encoding="utf-8"))
     texts = iter(written["prefixes"])
     return [[next(texts) for _ in range(len(WORDS) * per_word)] for _, per_word in written["groups"]]
 
 
 def sample(model: "LoadedModel", groups: Sequence[tuple[int, int]], seed: int) -> list[str]:
-    """Draw the prefixes of each group, word by word within a group.
+    """Sample the prefixes of each group, ordered by first word within a group.
 
-    Braces are left out, as upstream does, and white space becomes one space: a prefix is one line.
+    Braces are removed, as in ROME's public code, and white space is collapsed, so that a prefix is a single line.
 
     Returns:
         Texts that end in a full stop and a space.
@@ -94,7 +94,7 @@ def sample(model: "LoadedModel", groups: Sequence[tuple[int, int]], seed: int) -
 
 
 def grow(model: "LoadedModel", rows: list[list[int]], length: int, generator: "Generator") -> list[list[int]]:
-    """Each row of ids, to a length of `length`, by top-k sampling. A few short rows: no key-value cache."""
+    """Extend each row of ids to `length` by top-k sampling; rows are few and short, so no key-value cache is used."""
     import torch
 
     from harness.models.batching import left_padded
@@ -110,7 +110,7 @@ def grow(model: "LoadedModel", rows: list[list[int]], length: int, generator: "G
                 logits_to_keep=1,
             ).logits[:, -1]
         top = logits_BV.float().topk(TOP_K, dim=-1)
-        # drawn on the CPU, so that a seed means the same on every device
+        # sampled on the CPU, so that a seed gives the same result on every device
         drawn_B1 = torch.multinomial(top.values.softmax(-1).cpu(), 1, generator=generator)
         ids_B = top.indices.cpu().gather(1, drawn_B1)[:, 0].tolist()
         rows = [[*row, new] if len(row) < length else row for row, new in zip(rows, ids_B, strict=True)]

@@ -1,4 +1,4 @@
-"""From a request to the rows that ROME, MEMIT and their kin optimise over: the fact in several contexts, and what it is about."""
+"""Turns a request into the rows that ROME-like methods optimise over: the fact in several contexts, and the essence prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """One request in ids.
+    """One tokenised request.
 
     Attributes:
-        record_id: of the request.
-        contexts: prompt and target, less its last token; first plain, then behind each context prefix.
-        essence: "{subject} is a" up to the subject's last token, where the subject must go on meaning what it did.
+        record_id: id of the record.
+        contexts: prompt and target without its last token: first plain, then after each context prefix.
+        essence: "{subject} is a" up to the subject's last token, where the KL term preserves the model's predictions.
     """
 
     record_id: str
@@ -39,21 +39,21 @@ class Rewrite:
 def rewrite(
     model: "LoadedModel", request: EditRequest, prefixes: Sequence[str], target_tokens: TargetTokens
 ) -> Rewrite:
-    """The rows of a request (ROME §3.1).
+    """Build the rows of a request (ROME §3.1).
 
     Args:
-        model: its tokenizer and the longest sequence that it reads.
-        request: names a subject that is in its prompt.
-        prefixes: texts in front of the prompt, besides none.
-        target_tokens: `joint`: prompt and target as one text. `alone`, as in EasyEdit: the target by itself, the row
-            made of its text less the last token, its ids expected in the last places whatever the row's ids are. Where
-            a target by itself begins with a lone `▁`, these places begin one too early. The end of the subject is counted
-            in the ids of the text up to there (repr_tools.py:59), so that where the subject's last letters share a token
-            with what follows, another token is read.
+        model: supplies the tokenizer and the maximum sequence length.
+        request: its subject must occur in its prompt.
+        prefixes: context prefixes to use in addition to the plain prompt.
+        target_tokens: `joint`: prompt and target are tokenised as one text. `alone`, as in EasyEdit: the target is tokenised
+            on its own, the row is the text without its last token, and the target ids are the labels of the row's last
+            positions, whatever the row's ids are. If the target alone begins with a lone `▁`, these positions start one
+            too early. The subject's end is found by tokenising the text up to it (repr_tools.py:59), so a different token
+            is used if the subject's last letters share a token with what follows.
 
     Raises:
-        UserError: naming the record, if it cannot be edited: no subject in its prompt, a prompt that is too long, a
-            subject that runs into the target.
+        UserError: if the record cannot be edited (the message names it): the subject is not in the prompt, the prompt is
+            too long, or the subject shares a token with the target.
     """
     tokenizer, limit = model.tokenizer, int(model.model.config.max_position_embeddings)
     subject = request.subject.strip()
@@ -73,30 +73,30 @@ def rewrite(
     if longest > limit:
         raise UserError(
             f"record {request.record_id}: {longest} tokens with its longest context prefix, "
-            f"and {model.ref.name} reads at most {limit}",
+            f"but {model.ref.name} reads at most {limit}",
             fix="leave it out",
         )
     return Rewrite(request.record_id, tuple(made), essence)
 
 
 def subject_end(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str) -> int:
-    """Index, in the ids of the prompt, of the last token that holds a part of the subject's last character.
+    """Index, in the prompt's ids, of the last token that contains part of the subject's last character.
 
-    The prompt is tokenised as one text, as `joint_query` does; a subject that is tokenised by itself may be cut
-    differently. Where letters that follow share the subject's last token (`Apple` in `Apples`), that token counts; where
-    the subject occurs more than once, its last occurrence does: only there has the model read all of them.
+    The prompt is tokenised as a whole, as in `joint_query`, because a subject tokenised on its own may be split
+    differently. If the subject's last token also contains the letters that follow (`Apple` in `Apples`), that token is
+    used. If the subject occurs several times, its last occurrence is used, where the model has read all of them.
 
     Args:
-        tokenizer: one that knows offsets.
-        prompt: the text; space at its end is no part of it.
-        subject: as it is written in the prompt; space around it is no part of it.
+        tokenizer: a tokenizer that supports offset mappings.
+        prompt: the text; trailing white space is ignored.
+        subject: as written in the prompt; surrounding white space is ignored.
 
     Raises:
-        UserError: if the prompt does not contain the subject, or none is named.
+        UserError: if the subject is empty or not in the prompt.
     """
     prompt, subject = prompt.rstrip(), subject.strip()
     if not subject:
-        raise UserError(f"no subject is named for the prompt {prompt!r}", fix="records with a subject")
+        raise UserError(f"no subject is given for the prompt {prompt!r}", fix="use records with a subject")
     start = prompt.rfind(subject)
     if start < 0:
         raise UserError(
@@ -119,9 +119,9 @@ def _row(
     labels = _alone(tokenizer, target)
     ids = tuple(tokenizer(prompt.rstrip() + tokenizer.decode(labels[:-1]))["input_ids"])
     if len(labels) > len(ids):
-        raise ValueError(f"the target {target!r} has more tokens than its prompt and itself")
+        raise ValueError(f"the target {target!r} has more tokens than prompt and target together")
     if pivot >= len(ids):
-        raise ValueError(f"the end of the subject {subject!r} is looked for behind the end of {prompt!r}")
+        raise ValueError(f"the end of the subject {subject!r} would be after the end of {prompt!r}")
     return PivotRow(ids, pivot, labels)
 
 
@@ -134,6 +134,6 @@ def _pivot(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, targ
 
 
 def _alone(tokenizer: "PreTrainedTokenizerBase", target: str) -> tuple[int, ...]:
-    """Ids of " target", without a BOS in front."""
+    """Ids of " target" without a leading BOS."""
     ids = tuple(tokenizer(f" {target.strip()}")["input_ids"])
     return ids[1:] if ids[0] == tokenizer.bos_token_id else ids

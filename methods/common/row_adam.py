@@ -1,20 +1,20 @@
-"""Adam for rows that have nothing to do with each other: one row per request, all trained in one batch."""
+"""Adam for independent rows: one row per request, all optimised in one batch."""
 
 import torch
 from torch import Tensor
 
 
 class RowAdam:
-    """Adam (Kingma and Ba 2015) on the rows of a tensor, each with a clock of its own.
+    """Adam (Kingma and Ba 2015) on the rows of a tensor, with a separate step count for each row.
 
-    Adam works on each number alone. So if the loss is the sum of losses that read one row each, a step here is one step
-    of `torch.optim.Adam` per row, and a row that is left out of a step is as if that step had not been.
+    Adam is elementwise. So if the loss is a sum of per-row losses, a step here equals one step of `torch.optim.Adam` per
+    row, and a row that is skipped behaves as if the step had not happened.
 
     Args:
-        rows: N rows of any shape, N × …, at least fp32; changed in place.
+        rows: N rows of any shape, N × …, at least fp32; updated in place.
         lr: learning rate.
-        betas: decay of the running means of the gradient and of its square.
-        eps: added to the root of the second.
+        betas: decay rates of the running averages of the gradient and its square.
+        eps: added to the denominator.
     """
 
     def __init__(self, rows: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
@@ -26,11 +26,11 @@ class RowAdam:
 
     @torch.no_grad()
     def step(self, gradient: Tensor, active_N: Tensor | None = None) -> None:
-        """Move the active rows against their gradient.
+        """Update the active rows.
 
         Args:
-            gradient: of the sum of the rows' losses, the shape of the rows; not read in rows that are not active.
-            active_N: booleans, one per row; None for all. A frozen row keeps its value and its running means.
+            gradient: gradient of the sum of the rows' losses, shaped like the rows; ignored in inactive rows.
+            active_N: one boolean per row; None means all. Inactive rows keep their values and running averages.
         """
         if active_N is None:
             active_N = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
@@ -46,5 +46,5 @@ class RowAdam:
             kept.copy_(torch.where(active, new, kept))
 
     def _beside(self, values_N: Tensor) -> Tensor:
-        """One value per row in a shape that spreads over the row."""
+        """Reshape one value per row so that it broadcasts over the row."""
         return values_N.reshape(-1, *[1] * (self.rows.dim() - 1))

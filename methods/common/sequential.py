@@ -1,6 +1,6 @@
-"""What methods share that continue from state of their own: `edit` as the first block of a sequence, and a count of edits.
+"""Base class of methods that carry state from block to block of a sequence, and a tally of their edits.
 
-No torch at import: the plan reads these classes.
+Does not import torch, because planning needs these classes.
 """
 
 from abc import abstractmethod
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class SequentialMethod(Method):
-    """A method that keeps state next to the weights. Its first edit is one on top of nothing."""
+    """A method that keeps state in addition to the weights; the first edit continues from an empty state."""
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """`extend` from an empty state."""
+        """Call `extend` with an empty state."""
         return self.extend(model, {}, requests, artifacts, context)
 
     @abstractmethod
@@ -36,17 +36,17 @@ class SequentialMethod(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """As `Method.extend`; `state` is empty for the first block of a sequence."""
+        """See `Method.extend`; `state` is empty for the first block of a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditTally:
-    """How the edits of a memory went, counted over all blocks of a sequence.
+    """Outcome counts of a memory method's edits over all blocks of a sequence.
 
     Attributes:
-        learned: edits that were trained.
-        failed: edits that could not be.
-        loss_sum: of those that were, each before its last step.
+        learned: number of edits trained successfully.
+        failed: number of edits that could not be trained.
+        loss_sum: sum of the losses of the trained edits, each before its last step.
     """
 
     learned: int = 0
@@ -55,11 +55,11 @@ class EditTally:
 
     @classmethod
     def of(cls, state: State) -> "EditTally":
-        """As it was when `state()` was taken; nothing counted yet if there is no state."""
+        """Restore the tally from `state()`; all zeros if the state is empty."""
         return cls(int(state["learned"]), int(state["failed"]), float(state["loss_sum"])) if state else cls()
 
     def state(self) -> "dict[str, Tensor]":
-        """Three scalars."""
+        """The tally as three scalar tensors."""
         import torch
 
         return {
@@ -69,7 +69,7 @@ class EditTally:
         }
 
     def with_losses(self, losses: Iterable[float | None]) -> "EditTally":
-        """With further edits, in their order; None for one that failed."""
+        """The tally after further edits, given their losses in order; None marks a failed edit."""
         learned, failed, loss_sum = self.learned, self.failed, self.loss_sum
         for loss in losses:
             if loss is None:
@@ -79,5 +79,5 @@ class EditTally:
         return EditTally(learned, failed, loss_sum)
 
     def diagnostics(self) -> Mapping[str, float]:
-        """What `EditedModel.diagnostics` reports; at least one edit must have been trained."""
+        """Values for `EditedModel.diagnostics`; at least one edit must have been trained."""
         return {"failed": float(self.failed), "final_loss": self.loss_sum / self.learned}

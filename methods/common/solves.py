@@ -1,10 +1,10 @@
-"""Closed-form updates of a linear layer, in float64: MEMIT's ridge regression under a second moment, in two forms.
+"""Closed-form updates of a linear layer in float64: MEMIT's covariance-weighted ridge regression, in primal and dual form.
 
-Rows are examples: keys N × K are inputs of the layer, values N × V the changes of its output that are asked for, and a shift
-S is K × V, so that `keys @ S` is what the outputs change by. A layer of `nn.Linear` takes its transpose.
+Rows are examples: keys, N × K, are inputs of the layer; values, N × V, are the desired changes of its output; a shift S is
+K × V, so that `keys @ S` is the resulting change of the outputs. The weight of an `nn.Linear` changes by Sᵀ.
 
-The normal equations can be written over the K entries of a key (primal) or over the N examples (dual, Woodbury); both are
-exact, and of very different cost: K is 11,008 on Llama-2-7B, N often below 1,000.
+The normal equations can be solved over the K entries of a key (primal) or over the N examples (dual, Woodbury). Both are
+exact, but their costs differ widely: K is 11,008 for Llama-2-7B, N often below 1,000.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A symmetric positive definite matrix C = LLᵀ, ready to be divided by. Made by `Factor.of`.
+    """Cholesky factor of a symmetric positive definite matrix C = LLᵀ; create it with `Factor.of`.
 
     Attributes:
         lower_KK: L, float64.
@@ -31,7 +31,7 @@ class Factor:
 
         Args:
             matrix_KK: C, symmetric; only the lower triangle is read.
-            ridge: what is added to the diagonal, as a share of its mean.
+            ridge: added to the diagonal, as a fraction of its mean.
 
         Raises:
             UserError: if the sum is not positive definite.
@@ -40,39 +40,39 @@ class Factor:
         lower_KK, failed = torch.linalg.cholesky_ex(_plus_diagonal(matrix_KK, ridge * matrix_KK.diagonal().mean()))
         if failed:
             raise UserError(
-                "the second moment of the keys is not positive definite: its corpus leaves directions unseen",
+                "the covariance of the keys is not positive definite: the corpus does not span all directions",
                 fix="more moments_tokens, or moments_ridge: 1.0e-6",
             )
         return cls(lower_KK)
 
     def divide(self, rows_NK: Tensor) -> Tensor:
-        """C⁻¹ x of each row x, N × K in float64."""
+        """C⁻¹ x for each row x, N × K in float64."""
         return torch.cholesky_solve(rows_NK.double().T, self.lower_KK).T
 
     def whiten(self, rows_NK: Tensor) -> Tensor:
-        """L⁻¹ x of each row x, N × K in float64: keys under C become keys under the identity."""
+        """L⁻¹ x for each row x, N × K in float64: keys with covariance C get covariance I."""
         white_KN: Tensor = torch.linalg.solve_triangular(self.lower_KK, rows_NK.double().T, upper=False)
         return white_KN.T
 
     def unwhiten(self, rows_NK: Tensor) -> Tensor:
-        """L⁻ᵀ x of each row x, N × K in float64; `unwhiten(whiten(x))` is `divide(x)`."""
+        """L⁻ᵀ x for each row x, N × K in float64; `unwhiten(whiten(x))` equals `divide(x)`."""
         plain_KN: Tensor = torch.linalg.solve_triangular(self.lower_KK.T, rows_NK.double().T, upper=True)
         return plain_KN.T
 
 
 def moment_ridge(keys_NK: Tensor, values_NV: Tensor, moment: Factor, weight: float) -> Tensor:
-    """MEMIT's shift, (λC + KᵀK)⁻¹ Kᵀ R in rows (Meng et al. 2023, eq. 14), by the smaller system of two.
+    """MEMIT's update (λC + KᵀK)⁻¹ Kᵀ R, keys in rows (Meng et al. 2023, eq. 14), via the smaller of the two systems.
 
-    It minimises ‖keys S − values‖² + λ tr(SᵀCS): with C = LLᵀ, a ridge on the whitened keys, turned back.
+    Minimises ‖keys S − values‖² + λ tr(SᵀCS): with C = LLᵀ, ridge regression on the whitened keys, mapped back.
 
     Args:
         keys_NK: one key per edit.
-        values_NV: the change of the layer's output that each edit asks for.
-        moment: of C, the second moment of keys that must keep their values.
-        weight: λ, above 0: how many such keys C stands for.
+        values_NV: desired change of the layer's output for each edit.
+        moment: factor of C, the covariance of the keys whose values are to be preserved.
+        weight: λ > 0: the number of such keys that C represents.
 
     Returns:
-        K × V in float64. With fewer edits than a key has entries, the cost beside the factor is 2 N K² + N K V.
+        S, K × V in float64. For N < K the cost, without factorising C, is 2 N K² + N K V.
     """
     white_NK, values_NV = moment.whiten(keys_NK), values_NV.double()
     if len(white_NK) > white_NK.shape[1]:

@@ -1,7 +1,7 @@
-"""The value that makes a model say a new fact: a vector added at the subject's last token, optimised for many requests at once.
+"""Value optimisation: find the vector to add at the subject's last token so that the model states a new fact.
 
-ROME adds it to the output of a block's feed-forward part, MEMIT to the residual stream behind the block. Both are the same
-sum, so there is one optimisation (ROME eq. 4); they differ in the size that bounds it.
+ROME adds it to the output of a block's MLP, MEMIT to the residual stream after the block. The resulting stream is the same,
+so one optimisation (ROME eq. 4) serves both; they differ in the norm that limits the vector. Requests are batched.
 """
 
 import math
@@ -28,10 +28,10 @@ class Values:
     """Optimised vectors of N requests.
 
     Attributes:
-        delta_ND: what is added, at least float32.
+        delta_ND: the vectors δ, at least float32.
         loss_N: last loss, penalties included.
-        nll_N: its part that wants the target: mean over contexts and tokens of -log p.
-        steps_N: updates made.
+        nll_N: its target term: mean of -log p over contexts and tokens.
+        steps_N: number of updates.
     """
 
     delta_ND: Tensor
@@ -41,7 +41,7 @@ class Values:
 
     @property
     def probability(self) -> float:
-        """Mean over requests of the geometric mean probability of a target token."""
+        """Geometric mean probability of the target tokens, averaged over requests."""
         return sum(math.exp(-nll) for nll in self.nll_N) / len(self.nll_N)
 
 
@@ -53,24 +53,24 @@ def optimise(
     scale_N: Tensor,
     hparams: ValueHparams,
 ) -> Values:
-    """Minimise, for each request by itself, ROME's objective over the vector δ.
+    """Minimise ROME's objective over the vector δ, independently for each request.
 
     mean over contexts of -1/A Σ_t log p(target_t) + kl_weight · KL(p_δ ‖ p_0) of the essence + decay · ‖δ‖ / scale²
 
-    with Adam from δ = 0 and, after each step, ‖δ‖ ≤ clamp · scale. A request stops when its loss is below `v_loss_stop`,
-    or at its `v_steps`-th loss, which no step follows (as in ROME's public code). Requests share passes and nothing else:
-    each is optimised as if it were alone.
+    with Adam from δ = 0, projecting to ‖δ‖ ≤ clamp · scale after each step; A is the number of target tokens. A request
+    stops when its loss is below `v_loss_stop`, or at its `v_steps`-th loss evaluation, after which no update follows (as
+    in ROME's public code). Requests share forward passes but are optimised independently.
 
     Args:
-        model: frozen, and not changed.
+        model: frozen and not changed.
         rewrites: N requests.
-        stream: all their rows, one request after the other, where they enter `layer`.
-        layer: the block behind the one whose output δ is added to.
+        stream: all their rows, request by request, at the input of `layer`.
+        layer: the block after the one to whose output δ is added.
         scale_N: norm of the vector that δ is added to, at the plain prompt.
-        hparams: of the optimisation.
+        hparams: optimisation hyper-parameters.
 
     Raises:
-        UserError: naming the record, when a loss is no number.
+        UserError: if a loss is NaN; the message names the record.
     """
     device, n = stream.residual_BTD.device, len(rewrites)
     work = working_dtype(stream.residual_BTD)
@@ -109,7 +109,7 @@ def optimise(
 
 
 class _Batch:
-    """The requests that are still optimised, with the places where their losses are read."""
+    """The requests still being optimised, and the positions where their losses are computed."""
 
     def __init__(self, model: "LoadedModel", rewrites: Sequence[Rewrite], stream: Stream, layer: int) -> None:
         self._model, self._rewrites = model, list(rewrites)
@@ -118,9 +118,9 @@ class _Batch:
         self._find_places()
 
     def objective(self, delta_AD: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood of the target and KL(p_δ ‖ p_0) of the essence, per request, with gradient.
+        """Negative log-likelihood of the target and KL(p_δ ‖ p_0) of the essence per request, differentiable.
 
-        The first call must be made with δ = 0: it fixes p_0.
+        The first call must use δ = 0, because it sets p_0.
         """
         hidden_BSD = self._suffix.run(delta_AD[self._owner_B])
         hidden_PD = hidden_BSD[self._places_P2[:, 0], self._places_P2[:, 1]]
@@ -134,7 +134,7 @@ class _Batch:
         return self._share_AL.to(nll_L.dtype) @ nll_L, kl_A
 
     def keep(self, requests: Sequence[int]) -> None:
-        """Drop all requests but these."""
+        """Keep only these requests."""
         starts = [0]
         for rewrite in self._rewrites:
             starts.append(starts[-1] + len(rewrite.rows))
@@ -147,9 +147,9 @@ class _Batch:
         self._find_places()
 
     def _find_places(self) -> None:
-        """Where each label is predicted, as (row, column from the pivot), then where each essence is read.
+        """Collect the (row, column from the pivot) of every label's prediction, then of every essence prompt.
 
-        A place before the pivot, which only targets that are tokenised alone can have, is left out: δ changes nothing there.
+        Positions before the pivot, which only occur for targets tokenised alone, are omitted, because δ has no effect there.
         """
         owners: list[int] = []
         places: list[tuple[int, int]] = []
@@ -177,6 +177,6 @@ class _Batch:
 
 
 def _clamp(rows_ND: Tensor, limit_N: Tensor) -> None:
-    """Shorten rows that are longer than their limit."""
+    """Rescale rows whose norm exceeds their limit."""
     norm_N = rows_ND.norm(dim=-1)
     rows_ND.mul_(torch.where(norm_N > limit_N, limit_N / norm_N, 1.0)[:, None])

@@ -66,7 +66,7 @@ def test_a_quick_run_of_editing_measures_every_method(tmp_path):
 def test_what_large_models_lack_is_said_and_stops_no_other_method(small_7b, tmp_path, capsys):
     settings = ["grace.lr=fast", "mend.validation=500", "ft-l.lr=3e38"]
     expected = {
-        "memit": "second moments of keys are needed, and no text",
+        "memit": "covariance statistics of the keys are needed, but no text",
         "grace": "--set grace: lr: expected a number",
         "mend": "mend learns from train records",
         "ft-l": "RuntimeError: ",

@@ -163,13 +163,13 @@ def test_a_file_without_texts_is_one_line(tmp_path, suffix):
 
 def test_fewer_tokens_than_a_key_has_entries_are_refused(model, tmp_path):
     (tmp_path / "short.txt").write_text("Paris")
-    with pytest.raises(UserError, match=r"keys with 48 entries need at least as many tokens, and the texts have \d "):
+    with pytest.raises(UserError, match=r"keys with 48 entries needs at least as many tokens, but the texts have \d "):
         built(model, spec_of(tmp_path / "short.txt"), tmp_path / "a")
 
 
 def test_without_a_corpus_the_plan_says_how_to_name_one(monkeypatch):
     monkeypatch.delenv(moments.CORPUS, raising=False)
-    with pytest.raises(UserError, match=r"no text .* is named → HARNESS_CORPUS=FILE .*moments: train_prompts"):
+    with pytest.raises(UserError, match=r"no text .* is given → HARNESS_CORPUS=FILE .*moments: train_prompts"):
         moments.artifact(TARGET, DATA, [4], hparams(), 0)
 
 
@@ -268,7 +268,7 @@ def test_statistics_that_are_missing_or_doubtful_are_one_line(tmp_path, folder, 
 def test_statistics_of_another_model_are_refused(tmp_path):
     model = tiny_model("llama")
     write_published(tmp_path / "stats", model, 0, random_moment(40))
-    with pytest.raises(UserError, match="40 × 40 sums of 1000 keys, and this model's keys have 48 entries"):
+    with pytest.raises(UserError, match="40 × 40 sums of 1000 keys, but this model's keys have 48 entries"):
         built(model, published(model, tmp_path, [0]), tmp_path / "a")
 
 

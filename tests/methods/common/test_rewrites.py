@@ -73,7 +73,7 @@ def test_beside_a_target_alone_the_end_of_the_subject_is_counted_in_the_text_up_
 
 
 def test_a_subject_whose_end_is_counted_behind_its_prompt_is_one_line_that_names_the_record():
-    with pytest.raises(UserError, match=r"^record r1: the end of the subject .* is looked for behind the end of"):
+    with pytest.raises(UserError, match=r"^record r1: the end of the subject .* would be after the end of"):
         rewrite(tiny_model("llama"), requests()[1], (), "alone")
 
 

@@ -112,7 +112,7 @@ def test_it_works_offline_with_small_tokenizers_too(architecture):
     [
         ("Marie Curie", "the subject 'Marie Curie' is not in its prompt 'The mother tongue of Danielle Darrieux is'"),
         ("danielle darrieux", "the subject 'danielle darrieux' is not in its prompt"),
-        (" ", "no subject is named for the prompt 'The mother tongue of"),
+        (" ", "no subject is given for the prompt 'The mother tongue of"),
     ],
 )
 def test_a_subject_that_is_not_there_is_one_line(subject, message):
