@@ -1,4 +1,4 @@
-"""Suites: from a YAML file to entries that are known, sized and checked."""
+"""Suites: load a YAML file, resolve its names, apply a scale and check its options."""
 
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.load import load_suite

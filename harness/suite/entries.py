@@ -1,4 +1,4 @@
-"""A suite with everything resolved: names are known, the scale is applied, hyper-parameters are checked."""
+"""A resolved suite: names checked, scale applied, hyper-parameters validated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from harness.suite.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model to be edited; `harness.models.catalogue.reference` completes what is None.
+    """A model to edit; `harness.models.catalogue.reference` fills in what is None.
 
     Attributes:
-        name: catalogue name, after the scale.
-        asked: the name in the suite file, which a scale may have mapped to `name`.
-        path: local folder, or empty.
+        name: catalogue name, after the scale was applied.
+        asked: name in the suite file, which a scale may have mapped to `name`.
+        path: local folder with the weights, or empty.
     """
 
     name: str
@@ -26,7 +26,7 @@ class ModelEntry:
     dtype: str | None = None
 
     def is_same_as(self, other: "ModelEntry") -> bool:
-        """Whether two entries are one model, as two models of a suite are that share a stand-in."""
+        """Whether two entries refer to the same model, for example because they share a stand-in."""
         return replace(self, asked="") == replace(other, asked="")
 
 
@@ -35,9 +35,10 @@ class MethodEntry:
     """A method with its options.
 
     Attributes:
-        name: registry name; `label` tells apart several entries of one method.
-        variant: a named set of hyper-parameters, or None.
-        hparams: values and their sources by model name.
+        name: registry name.
+        label: unique name of the entry; distinguishes several entries of one method.
+        variant: named set of hyper-parameters, or None.
+        hparams: values and their sources, by model name.
     """
 
     name: str
@@ -49,10 +50,10 @@ class MethodEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataEntry:
-    """A dataset and how much of it is used; the fields are those of `harness.records.DataRef`.
+    """A dataset and the selection of its records; the fields are those of `harness.records.DataRef`.
 
     Attributes:
-        source: folder of upstream files, `synthetic`, or empty where no folder is given (the plan reports it missing).
+        source: folder of upstream files, `synthetic`, or empty if none is given (the plan then reports missing data).
     """
 
     name: str
@@ -66,14 +67,15 @@ class DataEntry:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What to run. Each combination of models, methods, datasets, prompts and seeds is one cell.
+    """An experiment: each combination of models, methods, datasets, prompts and seeds is one cell.
 
     Attributes:
         file: the suite file, as the user named it.
-        scale: `paper` for the suite as written, else the name of the scale that is laid over it.
-        keep_weights: edited weights are kept next to the results.
+        scale: `paper` for the suite as written, otherwise the name of the scale applied to it.
+        keep_weights: whether to save the edited weights next to the results.
         schedule: as written; `Schedule.within` fits it to a dataset.
-        launch: name of a launch profile, or the path of one; `launch_at` is where it was written, `file:line`.
+        launch: name or path of a launch profile.
+        launch_at: where the profile was chosen, as `file:line`.
     """
 
     name: str

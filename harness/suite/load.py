@@ -1,4 +1,4 @@
-"""From a suite file to a `Suite`: bases merged, sweep expanded, names checked, scale applied, options set."""
+"""Load a suite file: merge its bases, expand the sweep, check names, apply the scale and command-line options."""
 
 import os
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from harness.yaml_source import Located, merge, read_chain, validate
 
 
 def suite_files() -> dict[str, Path]:
-    """Suites by the names of their files: those in `suites/` of the current folder, then the installed ones."""
+    """Suite files by name: those in `./suites/` first, then the installed ones."""
     return by_name(Path("suites"), INSTALLED)
 
 
 def find_suite(name: str) -> Path:
-    """The file of a suite.
+    """Find the file of a suite.
 
     Args:
-        name: a path, taken as it is, or a name: of `suites/NAME.yaml` or `NAME.yaml` in the current folder, or of an
-            installed suite, whichever is found first.
+        name: a path, or a name that is looked up as `suites/NAME.yaml`, then `NAME.yaml` in the current folder, then
+            among the installed suites.
 
     Raises:
-        UserError: if there is no such file, with the nearest known name.
+        UserError: if there is no such file; suggests the nearest known name.
     """
     path, known = Path(name), suite_files()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -57,15 +57,15 @@ def load_suite(
 
     Args:
         path: the suite file.
-        scale: a file of `suites/scales/` by name; None or `paper` runs the suite as written.
-        only: filters like `method=none,ft-l`; of `model`, `method` (name or label) and `dataset`.
-        data: folder of upstream files for datasets that name none themselves. After it come the environment
-            variable HARNESS_DATA, then the scale's source, then nothing: the plan reports such data as missing.
-        edits: this many edits of every dataset, whatever suite and scale say.
-        backend: of all methods whose entry names none, whatever suite and scale say.
+        scale: name of a file in `suites/scales/`; None or `paper` runs the suite as written.
+        only: filters such as `method=none,ft-l` on `model`, `method` (name or label) or `dataset`.
+        data: folder of upstream files for datasets without a `path`. The fallbacks are the environment variable
+            HARNESS_DATA, then the scale's source; otherwise the plan reports the data as missing.
+        edits: number of edits per dataset; overrides suite and scale.
+        backend: backend of all methods whose entry names none; overrides suite and scale.
 
     Raises:
-        UserError: one line with file, line, key and a suggestion, for whatever is wrong in the files or filters.
+        UserError: for any mistake in the files or filters, as one line with file, line, key and a suggestion.
     """
     if edits is not None and edits < 1:
         raise UserError(f"--edits {edits}: at least one edit is needed")
@@ -119,7 +119,9 @@ def _read(path: Path) -> tuple[Located, SuiteForm]:
     for over in chain[1:]:
         document = merge(document, over)
     if "name" in document.value and "name" not in chain[-1].value:
-        raise UserError(f"{path}:1: a suite that extends another needs a name of its own, or it would take its results")
+        raise UserError(
+            f"{path}:1: a suite that extends another needs its own name, or their results would be mixed up"
+        )
     schema_command = "python -m harness schema"
     form = validate(SuiteForm, document, fix=schema_command)
     expanded = expand(document, form)
@@ -127,7 +129,7 @@ def _read(path: Path) -> tuple[Located, SuiteForm]:
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
-    """The `path` of an entry, which must be a folder; empty if there is none."""
+    """Read the `path` of an entry, which must be an existing folder; empty if not given."""
     entry = document.at((axis, index)).value
     if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
         return ""
@@ -164,7 +166,7 @@ def _method_entry(
     twice = entry.loose.keys() & entry.hparams.keys()
     if twice:
         raise UserError(
-            f"{at.where}: methods[{index}]: '{min(twice)}' is written both next to the name and under hparams"
+            f"{at.where}: methods[{index}]: '{min(twice)}' is given both next to the name and under hparams"
         )
     written = {**entry.loose, **entry.hparams}
     where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
@@ -187,7 +189,7 @@ def _method_entry(
 
 
 def _backend(entry: MethodForm, wanted: str, at: Located) -> str:
-    """Whose implementation runs an entry; an entry that names a backend itself must get that one."""
+    """Choose the backend of an entry; a backend named by the entry itself is never replaced."""
     if entry.backend in (None, registry.AUTO):
         return registry.choose_backend(entry.name, entry.backend or wanted)
     if entry.name not in registry.implementations(entry.backend):

@@ -1,4 +1,4 @@
-"""Names in a suite: each must be known, none may be listed twice, and `--only` picks among them."""
+"""Check the names in a suite for typos and duplicates, and apply `--only` filters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,10 +15,10 @@ Item = TypeVar("Item")
 
 
 def check_names(document: Located, form: SuiteForm) -> None:
-    """Compare every name in a suite with its registry.
+    """Check every name in a suite against its registry.
 
     Raises:
-        UserError: for the first name that is unknown or repeated.
+        UserError: for the first unknown or duplicate name.
     """
     for index, model in enumerate(form.models):
         if model.name not in (known := catalogue.names()):
@@ -47,20 +47,20 @@ def check_names(document: Located, form: SuiteForm) -> None:
 
 
 def check_backend(name: str | None, where: str) -> None:
-    """Whether there is a backend of this name, written at `where`; None, `auto` and `native` always are.
+    """Check a backend name given at `where`; None, `auto` and `native` are always valid.
 
     Raises:
-        UserError: if there is none.
+        UserError: for an unknown backend.
     """
     if name not in (None, registry.AUTO, registry.NATIVE) and name not in registry.backends:
         raise registry.backends.unknown(str(name), where, others=(registry.AUTO, registry.NATIVE))
 
 
 def read_filters(only: Sequence[str]) -> dict[str, list[str]]:
-    """`["method=none,ft-l"]` as `{"method": ["none", "ft-l"]}`.
+    """Parse `--only` filters: `["method=none,ft-l"]` becomes `{"method": ["none", "ft-l"]}`.
 
     Raises:
-        UserError: for anything but `model=`, `method=` or `dataset=` with names.
+        UserError: for anything but `model=`, `method=` or `dataset=` followed by names.
     """
     wanted: dict[str, list[str]] = {}
     for text in only:
@@ -77,10 +77,10 @@ def read_filters(only: Sequence[str]) -> dict[str, list[str]]:
 def chosen(
     items: Sequence[Item], axis: str, wanted: Mapping[str, Sequence[str]], names_of: Callable[[Item], set[str]]
 ) -> list[Item]:
-    """The items that the filters of an axis leave, in the order of the suite; all where there is no filter.
+    """Filter the items of an axis, keeping the suite's order; without a filter, keep all.
 
     Raises:
-        UserError: for a wanted name that no item has.
+        UserError: for a name that matches no item.
     """
     if axis not in wanted:
         return list(items)

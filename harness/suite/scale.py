@@ -1,4 +1,4 @@
-"""A scale says how large a suite is run: stand-in models, a cap on edits, lighter settings. It fits over any suite."""
+"""Scales: stand-in models, a cap on edits and lighter settings, applied on top of any suite."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from harness.suite.schema import ScaleForm
 from harness.yaml_source import read_yaml, validate
 
 INSTALLED = Path(__file__).parents[2] / "suites"
-"""Suites that come with the harness: the package `suites`, which lies next to `harness` wherever both are installed."""
+"""Suites that ship with the harness: the package `suites`, always installed next to `harness`."""
 SCALES = INSTALLED / "scales"
 PAPER = "paper"
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A scale with its name and the file it comes from; `launch_at` is where in it a launch profile is named."""
+    """A scale with its name and file; `launch_at` is the place in it that names a launch profile."""
 
     name: str
     file: Path
@@ -27,7 +27,7 @@ class Scale:
     launch_at: str = ""
 
     def model(self, model: ModelEntry) -> ModelEntry:
-        """The stand-in of a model. It brings its own weights and precision; what stands for nothing must be small.
+        """Replace a model by its stand-in, which has its own weights and precision. Stand-ins themselves are kept.
 
         Raises:
             UserError: for a model that the scale has no stand-in for.
@@ -39,13 +39,14 @@ class Scale:
         return ModelEntry(self.form.model_map[model.name], asked=model.asked)
 
     def option(self, value: Any) -> Any:
-        """An option of a method: the name of a model becomes that of its stand-in, all else stays."""
+        """Map a method option that names a model to its stand-in; other values are unchanged."""
         return self.form.model_map.get(value, value) if isinstance(value, str) else value
 
     def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
-        """A dataset as this scale uses it; `edits` from the command line is above the cap.
+        """Apply the scale to a dataset; `edits` from the command line overrides the cap.
 
-        A split that the suite wrote (`has_split`) stays, so that a suite of dev records is one at every scale.
+        A split that the suite sets explicitly (`has_split`) is kept, so that a suite on dev records uses them at every
+        scale.
         """
         cap = (is_sequential and self.form.cap.edits_in_sequence) or self.form.cap.edits
         overlay = self.form.set.datasets
@@ -55,12 +56,12 @@ class Scale:
 
 
 def scale_files() -> dict[str, Path]:
-    """Scales by name: those in `suites/scales/` of the current folder, then the installed ones."""
+    """Scale files by name: those in `./suites/scales/` first, then the installed ones."""
     return by_name(Path("suites", "scales"), SCALES)
 
 
 def by_name(*folders: Path) -> dict[str, Path]:
-    """YAML files by their stem; of two with the same one, that of the first folder."""
+    """YAML files by stem; if several folders have the same stem, the first folder wins."""
     found: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.glob("*.yaml")):
@@ -69,10 +70,10 @@ def by_name(*folders: Path) -> dict[str, Path]:
 
 
 def load_scale(name: str | None) -> Scale:
-    """A scale by its name (see `scale_files`); None and `paper` change nothing.
+    """Load a scale by name (see `scale_files`); None and `paper` change nothing.
 
     Raises:
-        UserError: for an unknown scale, or one with a mistake in it.
+        UserError: for an unknown or invalid scale.
     """
     if name is None or name == PAPER:
         return Scale(PAPER, SCALES, ScaleForm())
@@ -80,7 +81,7 @@ def load_scale(name: str | None) -> Scale:
     known = {PAPER, *files}
     if name not in known:
         raise UserError(
-            f"unknown scale '{name}'{did_you_mean(name, known)}; there are {', '.join(sorted(known))}",
+            f"unknown scale '{name}'{did_you_mean(name, known)}; known: {', '.join(sorted(known))}",
             fix="python -m harness list scales",
         )
     file = files[name]

@@ -1,4 +1,4 @@
-"""What a suite file and a scale may contain. Here the form is checked; the names are checked in `harness.suite.names`."""
+"""Schemas of suite and scale files. Names are checked separately, in `harness.suite.names`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from harness.yaml_source import StrictModel
 
 @dataclass(frozen=True)
 class NameIn:
-    """Marks a text as a name in a registry, so that editors complete it; nothing is looked up while a file is read."""
+    """Marks a string as a name in a registry, for completion in editors; validation does not look it up."""
 
     known: registry.Registry[Any]
     others: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ Scalar = str | int | float | bool | None
 
 
 class Entry(StrictModel):
-    """One value of an axis: a bare name, or a mapping with a name and options."""
+    """One entry of an axis: a bare name, or a mapping with a name and options."""
 
     name: str
 
@@ -46,24 +46,24 @@ class Entry(StrictModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Both spellings, for editors that check while one types."""
+        """Describe both spellings, for editors that validate against the schema."""
         entry = handler(core)
         name = {key: value for key, value in entry["properties"]["name"].items() if key in ("type", "enum")}
         return {"anyOf": [name, entry]}
 
 
 class ModelForm(Entry):
-    """A model of the catalogue."""
+    """A model from the catalogue."""
 
     path: str | None = Field(None, description="local folder with the weights, relative to the working directory")
     weights: Weights | None = Field(
-        None, description="`random` measures cost without a checkpoint; default: as the catalogue says"
+        None, description="`random` measures cost without a checkpoint; default: the catalogue's"
     )
     dtype: Dtype | None = Field(None, description="default: the catalogue's")
 
 
 class MethodForm(Entry):
-    """A method of the registry. A key that is not listed here is taken as one of its hyper-parameters."""
+    """A registered method. Any key not listed here is one of its hyper-parameters."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -71,49 +71,53 @@ class MethodForm(Entry):
     label: Label | None = Field(
         None, description="name in tables and for --only; default: name, name.variant, name.variant.backend"
     )
-    variant: str | None = Field(None, description="a named set of hyper-parameters in methods/hparams/<method>/")
+    variant: str | None = Field(None, description="named set of hyper-parameters in methods/hparams/<method>/")
     backend: Backend | None = Field(
-        None, description="whose implementation is measured: default is the suite's; `auto` as there"
+        None, description="implementation to measure, or `auto` as for the suite; default: the suite's"
     )
-    hparams: dict[str, Any] = Field(default_factory=dict, description="laid over methods/hparams/<method>/<model>.yaml")
+    hparams: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of methods/hparams/<method>/<model>.yaml"
+    )
 
     @property
     def shown(self) -> str:
-        """The label, also where none was written."""
+        """The label, or the default label if none is given."""
         other = self.backend if self.backend not in (registry.AUTO, registry.NATIVE) else None
         return self.label or ".".join(filter(None, (self.name, self.variant, other)))
 
     @property
     def loose(self) -> dict[str, Any]:
-        """Hyper-parameters that were written next to `name` instead of under `hparams`."""
+        """Hyper-parameters given next to `name` instead of under `hparams`."""
         return self.model_extra or {}
 
 
 class DataForm(Entry):
-    """A dataset and how much of it is used."""
+    """A dataset and the selection of its records."""
 
     name: Dataset
-    edits: int = Field(1000, ge=1, description="records that are edited and scored")
+    edits: int = Field(1000, ge=1, description="number of records that are edited and scored")
     split: Split = Field("all", description="by record id; settings are tuned on `dev` and reported on `test`")
     path: str | None = Field(None, description="folder of upstream files, relative to the working directory")
-    train: int = Field(1000, ge=0, description="unrelated records that a method may learn from, at most")
-    unrelated: int = Field(200, ge=0, description="unrelated records that no method sees, for locality, at most")
-    strip_distractor: bool = Field(False, description="cut the sentence in front of CounterFact's paraphrases")
+    train: int = Field(1000, ge=0, description="maximum number of unrelated records that a method may learn from")
+    unrelated: int = Field(
+        200, ge=0, description="maximum number of unrelated records for locality that no method sees"
+    )
+    strip_distractor: bool = Field(False, description="remove the unrelated sentence before CounterFact's paraphrases")
 
 
 class Blocks(StrictModel):
-    """Edits in sequence."""
+    """Blocks of a sequential schedule."""
 
-    block: int = Field(ge=1, description="edits that are applied together")
+    block: int = Field(ge=1, description="number of edits applied together")
     score_at: list[Annotated[int, Field(ge=1)]] = Field(
         min_length=1,
-        description="numbers of edits so far at which all of them are scored; a block ends there. The end is always one",
+        description="numbers of edits after which all edits so far are scored; a block ends there. The end is always scored",
     )
 
     @model_validator(mode="after")
     def _score_at_ascends(self) -> Self:
         if sorted(set(self.score_at)) != self.score_at:
-            raise ValueError("score_at must ascend without repetition")
+            raise ValueError("score_at must be strictly increasing")
         return self
 
 
@@ -140,28 +144,28 @@ ScheduleForm = Annotated[
 
 
 class SuiteForm(StrictModel):
-    """A suite file: every combination of its axes is one cell."""
+    """A suite file; every combination of its axes is one cell."""
 
-    name: Label = Field(description="names the results; a suite that extends another needs its own")
+    name: Label = Field(description="name of the results; a suite that extends another needs its own")
     description: str = ""
     extends: str | None = Field(None, description="a suite file relative to this one: mappings merge, lists replace")
     models: list[ModelForm] = Field(min_length=1)
     methods: list[MethodForm] = Field(min_length=1)
     datasets: list[DataForm] = Field(min_length=1)
     protocols: list[Protocol] = Field(["teacher_forced", "generation"], min_length=1)
-    prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt, an axis")
+    prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt; an axis")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     schedule: ScheduleForm = "batch"
     backend: Backend = Field(
         registry.NATIVE,
-        description="whose implementation is measured if it has the method, else the native one; `auto`: the first that is "
-        "available; --backend overrides it",
+        description="implementation to measure if this backend has the method, otherwise the native one; `auto`: the first "
+        "available backend; --backend overrides it",
     )
-    keep_weights: bool = Field(False, description="keep the edited weights of each cell next to its results")
+    keep_weights: bool = Field(False, description="save the edited weights of each cell next to its results")
     eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
-    launch: str = Field("local", description="name of a launch profile (`harness list profiles`), or the path of one")
+    launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"
-    threads: int | None = Field(None, ge=1, description="CPU threads of a cell; default: what torch takes")
+    threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
     sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
         default_factory=dict,
@@ -170,26 +174,26 @@ class SuiteForm(StrictModel):
 
 
 class CapForm(StrictModel):
-    """Upper limits of a scale."""
+    """Upper limits set by a scale."""
 
     edits: int | None = Field(None, ge=1)
-    edits_in_sequence: int | None = Field(None, ge=1, description="of a sequential schedule; default: as `edits`")
+    edits_in_sequence: int | None = Field(None, ge=1, description="cap for sequential schedules; default: `edits`")
 
 
 class DataOverlay(StrictModel):
-    """What a scale sets in every dataset."""
+    """Dataset options set by a scale."""
 
     split: Split | None = None
     train: int | None = Field(None, ge=0)
     unrelated: int | None = Field(None, ge=0)
     strip_distractor: bool | None = None
     source: Literal["synthetic"] | None = Field(
-        None, description="if neither suite nor command line nor HARNESS_DATA names one"
+        None, description="used if neither suite, command line nor HARNESS_DATA names a source"
     )
 
 
 class Overlay(StrictModel):
-    """What a scale sets in every suite."""
+    """Suite options set by a scale."""
 
     prompts: list[Template] | None = Field(None, min_length=1)
     backend: Backend | None = None
@@ -201,15 +205,15 @@ class Overlay(StrictModel):
 
 
 class ScaleForm(StrictModel):
-    """A scale: how large a suite is run. Laid over any suite."""
+    """A scale file, applied on top of any suite."""
 
     description: str = ""
-    model_map: dict[str, str] = Field(default_factory=dict, description="model of the suite: model that stands in")
+    model_map: dict[str, str] = Field(default_factory=dict, description="stand-in for each model of a suite")
     cap: CapForm = CapForm()
     set: Overlay = Overlay()
 
 
 def suite_json_schema() -> dict[str, Any]:
-    """JSON Schema of a suite file, for editors and for `harness schema`."""
+    """Build the JSON Schema of suite files, for editors and `harness schema`."""
     schema = SuiteForm.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

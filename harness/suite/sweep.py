@@ -1,7 +1,7 @@
-"""`sweep:` replaces an entry of an axis with one entry per combination of values.
+"""Sweeps: replace an entry of an axis with one entry per combination of values.
 
-`methods.onceedit.hparams.lambda_weight: [0, 0.2]` makes two entries of `onceedit`. Several keys for one entry multiply;
-keys for different entries do not. An entry is addressed by its name or its label.
+`methods.onceedit.hparams.lambda_weight: [0, 0.2]` turns the entry `onceedit` into two. Several keys for one entry form a
+grid; keys for different entries are independent. An entry is addressed by its name or label.
 """
 
 import re
@@ -16,14 +16,14 @@ AXES = ("models", "methods", "datasets")
 
 
 def expand(document: Located, form: SuiteForm) -> Located:
-    """The document with the sweep expanded and removed.
+    """Expand the sweep of a suite and remove the key.
 
     Args:
         document: a suite file.
-        form: the same, checked.
+        form: the validated document.
 
     Raises:
-        UserError: for a key that names no axis, no entry or no option.
+        UserError: for a key that names no axis, entry or option.
     """
     sweep = document.value.get("sweep")
     if sweep is None:
@@ -48,18 +48,18 @@ def _target(key: str, values: Located, form: SuiteForm) -> tuple[str, list[int],
     axis, _, rest = key.partition(".")
     if axis not in AXES:
         raise UserError(
-            f"{values.where}: sweep: '{key}' starts with none of {', '.join(AXES)}{did_you_mean(axis, AXES)}; "
-            "other axes are lists already"
+            f"{values.where}: sweep: '{key}' must start with one of {', '.join(AXES)}{did_you_mean(axis, AXES)}; "
+            "other axes are already lists"
         )
     names = _names(form, axis)
     known = {name for entry in names for name in entry}
     entry = max((name for name in known if rest.startswith(f"{name}.")), key=len, default=None)
     if entry is None:
         guess = did_you_mean(rest.split(".")[0], known)
-        raise UserError(f"{values.where}: sweep: '{key}' names no entry of {axis}{guess}; there are {', '.join(known)}")
+        raise UserError(f"{values.where}: sweep: '{key}' matches no entry of {axis}{guess}; known: {', '.join(known)}")
     option = tuple(rest.removeprefix(f"{entry}.").split("."))
     if not all(option) or option[-1] in {"name", "label"}:
-        raise UserError(f"{values.where}: sweep: '{key}' names no option to vary")
+        raise UserError(f"{values.where}: sweep: '{key}' does not name an option to vary")
     return axis, [index for index, entries in enumerate(names) if entry in entries], option
 
 

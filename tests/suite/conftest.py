@@ -1,4 +1,4 @@
-"""A small valid suite that each test changes in one place."""
+"""A small valid suite; each test changes one part of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ def _no_data_folder_from_outside(monkeypatch):
 
 @pytest.fixture
 def write(tmp_path, monkeypatch) -> Write:
-    """Write a suite file into an empty working directory; by default the small suite with `more` below it."""
+    """Write a suite file into an empty working directory; by default the small suite followed by `more`."""
     monkeypatch.chdir(tmp_path)
 
     def _write(more: str = "", *, base: str = BASE, name: str = "suite.yaml") -> Path:

@@ -1,4 +1,4 @@
-"""Whose implementation a suite measures: by entry, command line, scale and suite, in this order."""
+"""Choice of the backend: entry, command line, scale and suite, in this order."""
 
 import dataclasses
 import subprocess
@@ -20,7 +20,7 @@ ENTRY = BASE.replace("ft-l", "{name: ft-l, backend: native}")
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """A checkout."""
+    """A checkout of EasyEdit."""
     return pinned(write_checkout(tmp_path / "checkout"), monkeypatch)
 
 
@@ -35,36 +35,36 @@ def backends(suite):
     return {entry.label: entry.backend for entry in suite.methods}
 
 
-def test_a_suite_that_says_nothing_measures_our_own(write, found):
+def test_the_default_is_the_native_backend(write, found):
     assert backends(load_suite(write())) == {"none": "native", "ft-l": "native"}
 
 
-def test_auto_is_easyedit_where_there_is_an_adapter_and_a_checkout(write, found):
+def test_auto_is_easyedit_if_there_is_an_adapter_and_a_checkout(write, found):
     assert backends(load_suite(write("backend: auto\n"))) == {"none": "native", "ft-l": "easyedit"}
 
 
-def test_auto_without_a_checkout_is_our_own(write, nothing):
+def test_auto_without_a_checkout_is_native(write, nothing):
     assert backends(load_suite(write("backend: auto\n"))) == {"none": "native", "ft-l": "native"}
 
 
-def test_the_command_line_goes_before_the_suite_and_the_scale(write, found):
+def test_the_command_line_overrides_suite_and_scale(write, found):
     path = write("backend: auto\n")
     assert backends(load_suite(path, backend="native"))["ft-l"] == "native"
     assert backends(load_suite(path, scale="mini"))["ft-l"] == "native"
     assert backends(load_suite(path, scale="mini", backend="easyedit"))["ft-l"] == "easyedit"
 
 
-def test_an_entry_goes_before_everything(write, found):
+def test_an_entry_overrides_everything(write, found):
     path = write("backend: easyedit\n", base=ENTRY)
     assert backends(load_suite(path, backend="easyedit"))["ft-l"] == "native"
 
 
-def test_an_entry_of_a_method_that_has_no_adapter_is_refused_with_its_place(write, found):
+def test_an_entry_without_an_adapter_is_refused_with_its_location(write, found):
     with pytest.raises(UserError, match=r"suite.yaml:3: backend 'easyedit' has no method 'none'; it has: .*ft-l"):
         load_suite(write(base=BASE.replace("none", "{name: none, backend: easyedit}")))
 
 
-def test_the_implementation_is_easyedit_s_and_says_so_while_all_else_is_as_for_ours(write, found):
+def test_the_easyedit_backend_sets_the_implementation_and_keeps_all_other_values(write, found):
     suite = load_suite(write("backend: easyedit\n"))
     values, sources = (suite.methods[1].hparams["llama2-7b"].values, suite.methods[1].hparams["llama2-7b"].sources)
     ours = load_suite(write()).methods[1].hparams["llama2-7b"].values
@@ -81,14 +81,14 @@ def test_the_implementation_is_easyedit_s_and_says_so_while_all_else_is_as_for_o
         (", without: [padding]", "no workaround 'padding'"),
     ],
 )
-def test_what_easyedit_cannot_do_is_said_by_the_plan(write, found, options, reason, tmp_path):
+def test_the_plan_reports_what_easyedit_does_not_support(write, found, options, reason, tmp_path):
     base = BASE.replace("ft-l", f"{{name: ft-l{options}}}").replace("zsre, edits: 100", "zsre, edits: 5")
     made = Plan(load_suite(write("backend: easyedit\n", base=base), scale="mini", backend="easyedit"), Store(tmp_path))
     assert any(line.startswith(reason) for line in made.missing())
     assert all("\n" not in line for line in made.missing())
 
 
-def test_a_missing_checkout_is_a_line_of_the_plan(write, nothing, tmp_path):
+def test_the_plan_reports_a_missing_checkout(write, nothing, tmp_path):
     made = Plan(load_suite(write(), scale="mini", backend="easyedit", edits=5), Store(tmp_path))
     (line,) = made.missing()
     assert line.startswith("no EasyEdit at")
@@ -98,7 +98,7 @@ def test_a_missing_checkout_is_a_line_of_the_plan(write, nothing, tmp_path):
 
 @pytest.fixture
 def cell(write, found, tmp_path):
-    """FT-L by EasyEdit on a small model."""
+    """EasyEdit's FT-L on a tiny model."""
     made = Plan(load_suite(write(), scale="mini", backend="easyedit", edits=5), Store(tmp_path / "store"))
     return next(cell for cell in made.runnable if cell.backend == "easyedit")
 
@@ -115,7 +115,7 @@ def test_backend_and_code_are_in_the_identity_of_a_cell(cell, found):
     assert dataclasses.replace(cell).cell_id != cell.cell_id
 
 
-def test_a_workaround_that_is_off_is_in_the_identity_and_those_that_are_on_in_the_provenance(cell, found):
+def test_disabled_workarounds_are_in_the_identity_and_active_ones_in_the_provenance(cell, found):
     off = dataclasses.replace(cell, hparams={**cell.hparams, "without": ["right-padding"]})
     assert off.cell_id != cell.cell_id
     origin = off.instance().provenance()["easyedit"]
@@ -127,7 +127,7 @@ def test_a_workaround_that_is_off_is_in_the_identity_and_those_that_are_on_in_th
     }
 
 
-def test_an_adapter_has_the_name_and_family_of_our_own():
+def test_an_adapter_has_the_name_and_family_of_the_native_method():
     for name, adapter in registry.implementations("easyedit").all().items():
         ours = registry.find_method(name).spec
         assert dataclasses.replace(adapter.spec, version=ours.version) == ours

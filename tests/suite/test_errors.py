@@ -16,7 +16,7 @@ def _refusal(path, **options) -> str:
     ("more", "message"),
     [
         ("protcols: [generation]\n", "suite.yaml:5: unknown key 'protcols' in the file (did you mean 'protocols'?)"),
-        ("seeds: [0]\nseeds: [1]\n", "suite.yaml:6: duplicate key 'seeds', first in line 5"),
+        ("seeds: [0]\nseeds: [1]\n", "suite.yaml:6: duplicate key 'seeds', first on line 5"),
         ("seeds: 0\n", "suite.yaml:5: seeds: expected a list, found a number '0'"),
         ("seeds: [zero]\n", "suite.yaml:5: seeds[0]: expected a whole number, found text 'zero'"),
         ("seeds: [true]\n", "seeds[0]: expected a whole number, found true or false"),
@@ -25,7 +25,7 @@ def _refusal(path, **options) -> str:
         ("prompts: []\n", "suite.yaml:5: prompts: is empty"),
         (
             "prompts: [none,\n  papr]\n",
-            "suite.yaml:6: prompts[1]: 'papr' is none of none, paper (did you mean 'paper'?)",
+            "suite.yaml:6: prompts[1]: 'papr' is not one of none, paper (did you mean 'paper'?)",
         ),
         (
             "protocols: [generate]\n",
@@ -36,14 +36,14 @@ def _refusal(path, **options) -> str:
             "suite.yaml:5: unknown table 'mian' (did you mean 'main'?)",
         ),
         ("backend: nativ\n", "suite.yaml:5: unknown backend 'nativ' (did you mean 'native'?)"),
-        ("device: gpu\n", "suite.yaml:5: device: 'gpu' is none of auto, cpu, cuda"),
+        ("device: gpu\n", "suite.yaml:5: device: 'gpu' is not one of auto, cpu, cuda"),
         ("eval_batch: 0\n", "suite.yaml:5: eval_batch: input should be greater than or equal to 1, found a number '0'"),
         (
             "schedule: {sequential: {blok: 2, score_at: [1]}}\n",
             "unknown key 'blok' in schedule.sequential (did you mean",
         ),
         ("schedule: {sequential: {block: 2, score_at: []}}\n", "schedule.sequential.score_at: is empty"),
-        ("schedule: {sequential: {block: 2, score_at: [4, 2]}}\n", "score_at must ascend"),
+        ("schedule: {sequential: {block: 2, score_at: [4, 2]}}\n", "score_at must be strictly increasing"),
         (
             "schedule: sequential\n",
             "suite.yaml:5: schedule: expected batch or {sequential: {block: ..., score_at: [...]}}, found text",
@@ -53,7 +53,7 @@ def _refusal(path, **options) -> str:
         ("extends: suite.yaml\n", "suite.yaml:5: extends: files extend each other in a circle"),
     ],
 )
-def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, message):
+def test_a_mistake_at_the_top_level_is_reported_in_one_line_with_its_location(write, more, message):
     assert message in _refusal(write(more))
 
 
@@ -64,15 +64,15 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
         ("ft-l", "ftl", "suite.yaml:3: unknown method 'ftl' (did you mean 'ft-l'?)"),
         ("zsre", "zsrre", "suite.yaml:4: unknown dataset 'zsrre' (did you mean 'zsre'?)"),
         ("models:", "modles:", "suite.yaml:2: unknown key 'modles' in the file (did you mean 'models'?) (and 1 more)"),
-        ("name: tiny\n", "", "suite.yaml:1: the key 'name' is missing in the file"),
+        ("name: tiny\n", "", "suite.yaml:1: missing key 'name' in the file"),
         ("name: tiny", "name: a/b", "suite.yaml:1: name: string should match pattern"),
         ("[none, ft-l]", "[]", "suite.yaml:3: methods: is empty; it needs at least one entry"),
         ("edits: 100", "edts: 100", "suite.yaml:4: unknown key 'edts' in datasets[0] (did you mean 'edits'?)"),
         ("edits: 100", "edits: many", "suite.yaml:4: datasets[0].edits: expected a whole number, found text 'many'"),
         ("edits: 100", "path: nowhere", "suite.yaml:4: datasets[0].path: no such folder: nowhere"),
         ("llama2-7b", "{name: llama2-7b, path: nowhere}", "suite.yaml:2: models[0].path: no such folder: nowhere"),
-        ("llama2-7b", "{path: x}", "suite.yaml:2: the key 'name' is missing in models[0]"),
-        ("llama2-7b", "{name: llama2-7b, dtype: float23}", "models[0].dtype: 'float23' is none of float32,"),
+        ("llama2-7b", "{path: x}", "suite.yaml:2: missing key 'name' in models[0]"),
+        ("llama2-7b", "{name: llama2-7b, dtype: float23}", "models[0].dtype: 'float23' is not one of float32,"),
         ("llama2-7b", "gpt-j-6b", "suite.yaml:2: models: 'gpt-j-6b' is listed twice"),
         (
             "[none, ft-l]",
@@ -85,7 +85,7 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
         (
             "ft-l",
             "{name: ft-l, layer: 3, hparams: {layer: 4}}",
-            "'layer' is written both next to the name and under hparams",
+            "'layer' is given both next to the name and under hparams",
         ),
         ("ft-l", "{name: ft-l, variant: constraind}", "no variant 'constraind' (did you mean 'constrained'?)"),
         ("none", "{name: none, lr: 1}", "suite.yaml:3: unknown option 'lr' of method 'none', which has none"),
@@ -96,7 +96,7 @@ def test_a_mistake_at_the_top_level_is_one_line_with_its_place(write, more, mess
         ),
     ],
 )
-def test_a_mistake_in_an_axis_is_one_line_with_its_place(write, old, new, message):
+def test_a_mistake_in_an_axis_is_reported_in_one_line_with_its_location(write, old, new, message):
     assert message in _refusal(write(base=BASE.replace(old, new)))
 
 
@@ -117,22 +117,22 @@ def test_an_unknown_option_is_also_compared_with_the_keys_of_the_entry(write):
         ("model=gpt-j-6", "the suite has no model 'gpt-j-6' (did you mean 'gpt-j-6b'?)"),
     ],
 )
-def test_a_filter_that_names_nothing_of_the_suite_is_refused(write, only, message):
+def test_a_filter_that_matches_nothing_is_refused(write, only, message):
     assert message in _refusal(write(), only=[only])
 
 
 def test_an_unknown_scale_is_refused(write):
-    assert "unknown scale 'mni' (did you mean 'mini'?); there are mini, paper" in _refusal(write(), scale="mni")
+    assert "unknown scale 'mni' (did you mean 'mini'?); known: mini, paper" in _refusal(write(), scale="mni")
 
 
-def test_a_data_folder_that_does_not_exist_is_refused_by_its_origin(write, monkeypatch):
+def test_a_missing_data_folder_is_refused_with_its_origin(write, monkeypatch):
     assert "--data: no such folder: nowhere" in _refusal(write(), data="nowhere")
     monkeypatch.setenv("HARNESS_DATA", "nowhere")
     assert "HARNESS_DATA: no such folder: nowhere" in _refusal(write())
     assert "--data: not a folder: suite.yaml" in _refusal(write(), data="suite.yaml")
 
 
-def test_no_edits_at_all_are_refused(write):
+def test_zero_edits_are_refused(write):
     assert "--edits 0" in _refusal(write(), edits=0)
 
 
@@ -142,9 +142,9 @@ def test_an_unknown_backend_on_the_command_line_is_refused(write):
 
 def test_a_suite_that_extends_another_needs_its_own_name(write):
     write(name="base.yaml")
-    assert "needs a name of its own" in _refusal(write("extends: base.yaml\n", base=""))
+    assert "needs its own name" in _refusal(write("extends: base.yaml\n", base=""))
 
 
-def test_a_mistake_in_a_base_is_told_where_it_stands(write):
+def test_a_mistake_in_a_base_is_reported_with_its_location(write):
     write("tables: [mian]\n", name="base.yaml")
     assert "base.yaml:5: unknown table 'mian'" in _refusal(write("extends: base.yaml\nname: over\n", base=""))

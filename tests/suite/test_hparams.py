@@ -117,7 +117,7 @@ def test_a_variant_lies_between_file_and_overrides_and_variants_of_a_base_are_ex
 
 def test_a_value_never_inherits_the_source_of_another(folder):
     (folder / "llama2-7b.yaml").write_text("extends: default.yaml\nlr: {value: 2.0}\n")
-    with pytest.raises(UserError, match=r"llama2-7b\.yaml:2: the key 'source' is missing"):
+    with pytest.raises(UserError, match=r"llama2-7b\.yaml:2: missing key 'source'"):
         hparams.resolve("ft-l", "llama2-7b", {}, folder=folder)
 
 
@@ -130,7 +130,10 @@ def test_a_value_never_inherits_the_source_of_another(folder):
         ),
         (FULL.replace("value: 2,", "value: two,"), "default.yaml:3: steps: expected a whole number, found text 'two'"),
         (FULL.replace("value: 2,", "value: 0,"), "default.yaml:3: steps: input should be greater than or equal to 1"),
-        (FULL.replace("prompt_last", "prompt_lst"), "default.yaml:7: objective: 'prompt_lst' is none of prompt_last"),
+        (
+            FULL.replace("prompt_last", "prompt_lst"),
+            "default.yaml:7: objective: 'prompt_lst' is not one of prompt_last",
+        ),
         (FULL + "extra: 3\n", "default.yaml:10: extra: expected {value: ..., source: ...}"),
         (FULL + "variants: [a]\n", "default.yaml:10: variants: expected a mapping"),
         (FULL.split("\n", 1)[1], "s.yaml:2: method 'ft-l' has no value of 'layer' for tiny/llama"),

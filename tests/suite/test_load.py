@@ -1,12 +1,16 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import methods
 from harness import registry
 from harness.errors import UserError
 from harness.suite import Schedule, load_suite, suite_json_schema
 from tests.suite.conftest import BASE
+
+HPARAMS = Path(methods.__file__).parent / "hparams"
 
 
 def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
@@ -15,7 +19,7 @@ def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
     assert bare == mapped
 
 
-def test_options_may_be_next_to_the_name_or_under_hparams(write):
+def test_options_can_be_next_to_the_name_or_under_hparams(write):
     loose = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, layer: 5}")))
     under = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, hparams: {layer: 5}}")))
     assert loose == under
@@ -25,12 +29,12 @@ def test_options_may_be_next_to_the_name_or_under_hparams(write):
     assert hparams.sources["lr"].startswith("OnceEdit")
 
 
-def test_each_model_has_the_hyper_parameters_of_its_own_file(write):
+def test_each_model_uses_the_hyper_parameters_of_its_own_file(write):
     by_model = load_suite(write()).methods[1].hparams
     assert (by_model["llama2-7b"].values["layer"], by_model["gpt-j-6b"].values["layer"]) == (27, 21)
 
 
-def test_the_label_of_a_variant_is_its_name_after_the_method(write):
+def test_the_label_of_a_variant_is_the_method_and_variant_name(write):
     suite = load_suite(write(base=BASE.replace("none", "{name: ft-l, variant: unconstrained}")))
     assert [entry.label for entry in suite.methods] == ["ft-l.unconstrained", "ft-l"]
     assert suite.methods[0].hparams["llama2-7b"].values["norm_constraint"] is None
@@ -48,7 +52,7 @@ def test_a_method_is_filtered_by_label_or_by_name(write):
     assert [entry.label for entry in load_suite(path, only=["method=ft-l"]).methods] == ["free", "ft-l"]
 
 
-def test_the_data_folder_of_an_entry_comes_before_all_others(write, tmp_path, monkeypatch):
+def test_the_data_folder_of_an_entry_takes_precedence(write, tmp_path, monkeypatch):
     for name in ("own", "given", "environment"):
         (tmp_path / name).mkdir()
     path = write()
@@ -60,7 +64,7 @@ def test_the_data_folder_of_an_entry_comes_before_all_others(write, tmp_path, mo
     assert load_suite(own, data="given").datasets[0].source == "own"
 
 
-def test_a_suite_takes_what_it_does_not_say_from_its_base(write):
+def test_a_suite_inherits_missing_keys_from_its_base(write):
     write("seeds: [1, 2]\n", name="base.yaml")
     suite = load_suite(write("extends: base.yaml\nname: over\nmethods: [none]\n", base=""))
     assert (suite.name, suite.seeds, len(suite.methods), len(suite.models)) == ("over", (1, 2), 1, 2)
@@ -72,13 +76,13 @@ def test_a_sequential_schedule_is_read(write):
     assert load_suite(write()).schedule == Schedule()
 
 
-def test_the_table_of_retention_needs_a_sequence(write):
+def test_the_retention_table_needs_a_sequential_schedule(write):
     with pytest.raises(UserError, match=r"suite\.yaml:5: table 'retention' needs `schedule"):
         load_suite(write("tables: [retention]\n"))
     assert load_suite(write("tables: [retention]\nschedule: {sequential: {block: 2, score_at: [4]}}\n")).tables
 
 
-def test_a_suite_may_name_a_protocol_and_a_table_that_were_registered_from_elsewhere(write):
+def test_a_suite_can_use_a_protocol_and_a_table_registered_elsewhere(write):
     path = write("protocols: [sideways]\ntables: [sideways]\n")
     with pytest.raises(UserError, match="unknown protocol 'sideways'"):
         load_suite(path)
@@ -91,7 +95,7 @@ def test_a_suite_may_name_a_protocol_and_a_table_that_were_registered_from_elsew
         registry.tables.discard("sideways")
 
 
-def test_a_suite_knows_where_its_launch_profile_was_written(write):
+def test_a_suite_records_where_its_launch_profile_was_chosen(write):
     suite = load_suite(write("launch: a100\n"))
     assert (suite.launch, suite.launch_at) == ("a100", "suite.yaml:5")
     at_scale = load_suite(write("launch: a100\n"), scale="mini")
@@ -128,7 +132,7 @@ def test_loading_a_suite_imports_nothing_heavy(heavy):
 def test_a_method_that_is_filtered_out_needs_no_hyper_parameters(write):
     path = write(base=BASE.replace("llama2-7b", "llama3-8b"))
     with pytest.raises(
-        UserError, match=r"has no value of 'layer' for llama3-8b: write methods/hparams/ft-l/llama3-8b\.yaml"
+        UserError, match=rf"has no value of 'layer' for llama3-8b: write {HPARAMS}/ft-l/llama3-8b\.yaml"
     ):
         load_suite(path)
     assert load_suite(path, only=["method=none"]).methods[0].name == "none"

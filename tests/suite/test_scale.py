@@ -16,7 +16,7 @@ def test_without_a_scale_a_suite_runs_as_written(write):
     assert load_suite(path).scale == "paper"
 
 
-def test_the_mini_scale_replaces_models_caps_edits_and_stays_on_this_machine(write):
+def test_the_mini_scale_replaces_models_caps_edits_and_runs_locally(write):
     suite = load_suite(write("prompts: [none, paper]\nlaunch: a100\n"), scale="mini")
     assert [(model.name, model.asked) for model in suite.models] == [
         ("tiny/llama", "llama2-7b"),
@@ -34,12 +34,12 @@ def test_a_cap_never_raises_the_number_of_edits(write):
 SEQUENCE = "schedule: {sequential: {block: 20, score_at: [100]}}\n"
 
 
-def test_a_sequence_has_a_cap_of_its_own(write):
+def test_a_sequence_has_its_own_cap(write):
     assert load_suite(write(SEQUENCE, base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 100
     assert load_suite(write(base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 50
 
 
-def test_without_one_a_sequence_has_that_of_a_batch(write, tmp_path, monkeypatch):
+def test_without_its_own_cap_a_sequence_uses_that_of_a_batch(write, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "SCALES", tmp_path)
     (tmp_path / "short.yaml").write_text("cap: {edits: 3}\n")
     (tmp_path / "long.yaml").write_text("cap: {edits_in_sequence: 30}\n")
@@ -48,27 +48,27 @@ def test_without_one_a_sequence_has_that_of_a_batch(write, tmp_path, monkeypatch
     assert load_suite(write(), scale="long").datasets[0].edits == 100
 
 
-def test_edits_from_the_command_line_go_above_the_cap(write):
+def test_edits_from_the_command_line_override_the_cap(write):
     assert load_suite(write(), scale="mini", edits=80).datasets[0].edits == 80
 
 
-def test_a_given_data_folder_comes_before_synthetic_records(write, tmp_path):
+def test_a_data_folder_takes_precedence_over_synthetic_records(write, tmp_path):
     (tmp_path / "records").mkdir()
     assert load_suite(write(), scale="mini", data="records").datasets[0].source == "records"
 
 
-def test_models_that_share_a_stand_in_become_one(write):
+def test_models_that_share_a_stand_in_are_merged(write):
     suite = load_suite(write(base=BASE.replace("gpt-j-6b", "llama3-8b, tiny/llama")), scale="mini")
     assert [model.name for model in suite.models] == ["tiny/llama"]
 
 
-def test_a_filter_may_name_a_model_or_its_stand_in(write):
+def test_a_filter_can_name_a_model_or_its_stand_in(write):
     path = write()
     by_name = load_suite(path, scale="mini", only=["model=gpt-j-6b"])
     assert by_name.models == load_suite(path, scale="mini", only=["model=tiny/gptj"]).models
 
 
-def test_precision_and_path_of_a_large_model_do_not_pass_to_its_stand_in(write, tmp_path):
+def test_a_stand_in_does_not_inherit_precision_and_path(write, tmp_path):
     (tmp_path / "weights").mkdir()
     entry = "{name: llama2-7b, path: weights, dtype: bfloat16, weights: random}"
     model = load_suite(write(base=BASE.replace("llama2-7b", entry)), scale="mini").models[0]
@@ -102,12 +102,12 @@ def test_every_model_of_the_catalogue_has_a_stand_in(name):
         ("set: {prompts: []}\n", "odd.yaml:1: set.prompts: is empty"),
         (
             "set: {datasets: {split: tets}}\n",
-            "set.datasets.split: 'tets' is none of test, dev, all (did you mean 'test'?)",
+            "set.datasets.split: 'tets' is not one of test, dev, all (did you mean 'test'?)",
         ),
         ("model_map: {gpt-j-6b: tiny/gptj}\n", "scale 'odd' has no stand-in for 'llama2-7b'"),
     ],
 )
-def test_a_mistake_in_a_scale_is_one_line_with_its_place(write, tmp_path, monkeypatch, text, message):
+def test_a_mistake_in_a_scale_is_reported_in_one_line_with_its_location(write, tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(scale, "SCALES", tmp_path)
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
@@ -115,7 +115,7 @@ def test_a_mistake_in_a_scale_is_one_line_with_its_place(write, tmp_path, monkey
     assert message in str(caught.value)
 
 
-def test_a_scale_without_stand_ins_leaves_models_alone(write, tmp_path, monkeypatch):
+def test_a_scale_without_stand_ins_keeps_the_models(write, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "SCALES", tmp_path)
     (tmp_path / "short.yaml").write_text("cap: {edits: 3}\n")
     suite = load_suite(write(), scale="short")

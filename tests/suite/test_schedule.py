@@ -1,4 +1,4 @@
-"""When edits are made and scored, and the records of a point."""
+"""Edit schedules, and the records scored at each point."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def sequences():
         (Schedule(), 8, Schedule()),
     ],
 )
-def test_points_beyond_the_end_fall_on_it_and_it_is_always_scored(schedule, edits, fitted):
+def test_points_beyond_the_end_move_to_the_end_which_is_always_scored(schedule, edits, fitted):
     assert schedule.within(edits) == fitted
 
 
@@ -60,12 +60,12 @@ def test_a_batch_is_one_block_and_one_point(edits):
     assert Schedule().points(edits) == (edits,)
 
 
-def test_what_does_not_matter_for_a_batch_is_not_in_its_identity():
+def test_the_identity_of_a_batch_omits_sequence_options():
     assert Schedule().identity() == {"kind": "batch"}
     assert Schedule("sequential", 2, (4,)).identity() == {"kind": "sequential", "block": 2, "score_at": [4]}
 
 
-def test_the_first_edits_of_a_reference_name_their_whole_and_nothing_else(tmp_path):
+def test_first_edits_refer_to_the_whole_selection(tmp_path):
     whole = records(write_records(tmp_path))
     first = FirstEdits.of(whole, 3)
     assert first.whole == whole
@@ -75,7 +75,7 @@ def test_the_first_edits_of_a_reference_name_their_whole_and_nothing_else(tmp_pa
     assert len({FirstEdits.of(whole, 3), FirstEdits.of(whole, 3), FirstEdits.of(whole, 4), whole}) == 3
 
 
-def test_the_first_edits_of_records_come_with_all_their_pools(tmp_path):
+def test_first_edits_keep_the_complete_pools(tmp_path):
     whole = records(write_records(tmp_path))
     data = load(whole)
     first = FirstEdits.of(whole, 3).cut(data)

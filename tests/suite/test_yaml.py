@@ -12,7 +12,7 @@ def _read(tmp_path: Path, text: str):
     return read_yaml(file)
 
 
-def test_every_value_knows_the_line_it_was_written_in(tmp_path):
+def test_every_value_knows_its_line(tmp_path):
     document = _read(tmp_path, "a: 1\nb:\n  - x\n  - {c: 2}\n")
     assert document.at(("b", 1, "c")).line == 4
     assert document.at(("b", 0)).line == 3
@@ -31,8 +31,8 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", ":3: duplicate key 'a', first in line 1"),
-        ("a: {b: 1,\n b: 2}\n", ":2: duplicate key 'b', first in line 1"),
+        ("a: 1\nb: 2\na: 3\n", ":3: duplicate key 'a', first on line 1"),
+        ("a: {b: 1,\n b: 2}\n", ":2: duplicate key 'b', first on line 1"),
         ("a: [1\n", "not valid YAML"),
         ("- a\n", ":1: expected keys with values, found a list"),
         ("", ":1: expected keys with values, found nothing"),
@@ -85,7 +85,7 @@ def test_a_file_that_extends_itself_is_a_circle(tmp_path):
         read_chain(tmp_path / "a.yaml")
 
 
-def test_a_missing_base_is_told_at_the_line_that_names_it(tmp_path):
+def test_a_missing_base_is_reported_at_the_line_that_names_it(tmp_path):
     (tmp_path / "a.yaml").write_text("x: 1\nextends: bse.yaml\n")
     with pytest.raises(UserError, match=r"a\.yaml:2: extends: no such file: .*bse\.yaml"):
         read_chain(tmp_path / "a.yaml")
