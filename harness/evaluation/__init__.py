@@ -1,1 +1,1 @@
-"""What an edited model is asked, how its answers are scored, and what they are compared with."""
+"""Evaluation of edited models: probes, protocols, scores and the unedited reference."""

@@ -1,4 +1,4 @@
-"""Put questions to a model: in batches of similar length, none of which mixes axes."""
+"""Query a model in batches of similar length, one axis per batch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def predict(
     batch_size: int,
     progress: "Advance | None" = None,
 ) -> list[list[int]]:
-    """Predicted ids of every question, in the order of the questions."""
+    """Predict the ids for every question, in the order of the questions."""
     predictions: list[list[int]] = [[] for _ in questions]
     for batch in _batches(questions, batch_size):
         answers = protocol.predict(model, [questions[index].query for index in batch])
@@ -33,7 +33,7 @@ def predict(
 def ask_scope(
     model: "EditedModel", questions: Sequence[ProbeQuery], batch_size: int, progress: "Advance | None" = None
 ) -> list[float]:
-    """Routing score of every question, in the order of the questions; NaN if the method has none.
+    """Get the routing score of every question, in order; NaN if the method has none.
 
     Raises:
         ValueError: if a score is not in [0, 1].
@@ -52,7 +52,7 @@ def ask_scope(
 
 
 def _batches(questions: Sequence[ProbeQuery], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the questions, batch by batch."""
+    """Yield the indices of the questions, batch by batch."""
     for axis in AXES:
         of_axis = [index for index, asked in enumerate(questions) if asked.axis == axis]
         queries = [questions[index].query for index in of_axis]

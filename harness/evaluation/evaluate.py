@@ -1,4 +1,4 @@
-"""Score an edited model: ask it every question under every protocol, one row per question and protocol."""
+"""Score an edited model: one row per question and protocol."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,26 +25,26 @@ def evaluate(
     unedited: UneditedOutputs,
     progress: "Advance | None" = None,
 ) -> list[Answer]:
-    """Ask all questions of a dataset under all protocols, and then for the routing score of each prompt.
+    """Ask all questions of a dataset under all protocols, then get the routing score of each prompt.
 
     Args:
-        model: after editing; it gets one batch per call.
+        model: the edited model; called with one batch at a time.
         data: the records.
-        tokenizer: of the model that was edited; all ids are its ids.
-        protocols: how to ask, in the forms that are the method's.
+        tokenizer: tokenizer of the target model; all ids refer to its vocabulary.
+        protocols: the protocols, each in the form used for the method.
         batch_size: questions per batch. The batches of an axis are the same for every method and for the unedited
-            model, so that rounding alone never lowers locality.
+            model, so that rounding differences alone never lower locality.
         unedited: the unedited model's answers to the locality questions.
-        progress: called with the number of questions after each batch; all questions are asked once per protocol and
-            once more for their routing score.
+        progress: called with the number of questions after each batch; each question counts once per protocol and once
+            for its routing score.
 
     Raises:
-        ValueError: if `unedited` was made from other questions, or a routing score is not in [0, 1].
+        ValueError: if `unedited` lacks a question, or a routing score is not in [0, 1].
     """
     ways = {Protocol.queries, *(protocol.queries for protocol in protocols)}
     questions = {tokenise: probe_queries(data, tokenizer, tokenise=tokenise) for tokenise in ways}
     predictions = [predict(model, questions[one.queries], one, batch_size, progress) for one in protocols]
-    # last, so that no answer can depend on it
+    # last, so that it cannot influence an answer
     scopes = ask_scope(model, questions[Protocol.queries], batch_size, progress)
     rows: list[Answer] = []
     for protocol, answers in zip(protocols, predictions, strict=True):

@@ -1,4 +1,4 @@
-"""From predicted ids to scores: one row per question, then means over a record's probes, then over records."""
+"""Scores from predicted ids: one row per question, averaged over each record's probes, then over records."""
 
 import math
 from collections import defaultdict
@@ -10,7 +10,7 @@ from harness.records import Answer
 
 
 class AxisMetrics(TypedDict, total=False):
-    """Means of one axis over `n` records; `answer_score` for locality only."""
+    """Means of one axis over `n` records; `answer_score` only for locality."""
 
     score: float
     exact: float
@@ -19,7 +19,7 @@ class AxisMetrics(TypedDict, total=False):
 
 
 def agreement(predicted: Sequence[int], expected: Sequence[int]) -> float:
-    """Share of places at which two id sequences of one length agree.
+    """Fraction of positions at which two id sequences of equal length agree.
 
     Raises:
         ValueError: for different or zero lengths, which no protocol may produce.
@@ -42,9 +42,9 @@ def row(
     Args:
         asked: the question.
         protocol: name of the protocol.
-        predicted_ids: the compared ids of the edited model's answer, as many as the target has.
-        predicted: the same as text.
-        unedited_ids: the compared ids of the unedited model's answer; for locality and nothing else.
+        predicted_ids: ids of the edited model's answer that are compared, as many as in the target.
+        predicted: the same ids as text.
+        unedited_ids: ids of the unedited model's answer that are compared; given for locality only.
         scope: routing score of the prompt; NaN if the method has none.
     """
     is_locality = asked.axis in LOCALITY_AXES
@@ -69,9 +69,9 @@ def row(
 
 
 def aggregate(rows: Iterable[Answer]) -> dict[str, dict[str, AxisMetrics]]:
-    """Metrics by protocol and axis: the mean over records of the mean over each record's probes.
+    """Aggregate rows by protocol and axis: the mean over records of the mean over each record's probes.
 
-    An axis without a question is absent. `n` counts records.
+    An axis without questions is absent. `n` counts records.
     """
     groups: dict[str, dict[str, dict[str, list[Answer]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for one in rows:

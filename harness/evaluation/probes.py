@@ -1,4 +1,4 @@
-"""The questions of a dataset, tokenised: what is asked about each record, and on which axis it counts."""
+"""The questions of a dataset, tokenised and assigned to evaluation axes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Axis = Literal["reliability", "generality", "locality", "locality_unrelated", "portability"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 LOCALITY_AXES: tuple[Axis, ...] = ("locality", "locality_unrelated")
-"""Axes that ask whether the edited model still says what the unedited one says."""
+"""Axes on which the edited model is compared with the unedited one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class ProbeQuery:
     """One question about one record.
 
     Attributes:
-        record_id: the record that it is about.
-        axis: the axis that it counts on.
-        probe: number of the question within its record and axis, from 0.
-        query: prompt and target in ids.
+        record_id: id of the record.
+        axis: evaluation axis.
+        probe: 0-based number of the question within its record and axis.
+        query: tokenised prompt and target.
     """
 
     record_id: str
@@ -34,7 +34,7 @@ class ProbeQuery:
 
 
 Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list[Query]]
-"""Turns pairs of prompt and answer into queries."""
+"""Converts pairs of prompt and answer to queries."""
 
 
 def probe_queries(
@@ -43,11 +43,11 @@ def probe_queries(
     axes: Iterable[Axis] = AXES,
     tokenise: Tokenise = joint_queries,
 ) -> list[ProbeQuery]:
-    """All questions of a dataset, in the order of axes, records and probes.
+    """Collect all questions of a dataset, ordered by axis, record and probe.
 
-    Reliability asks the edit's prompt and generality its rephrases, both for the new target; locality asks the
-    record's locality probes; `locality_unrelated` asks for facts of records that no method saw; portability asks what
-    follows from the new fact. An unrelated record without a known answer has no question.
+    Reliability uses the edit's prompt and generality its rephrases, both with the new target. Locality uses the record's
+    locality probes, `locality_unrelated` the facts of records that no method saw, and portability the probes that follow
+    from the new fact. Unrelated records without a known answer are skipped.
     """
     wanted = set(axes)
     asked = [(axis, *question) for axis in AXES if axis in wanted for question in questions_of(data, axis)]
@@ -59,7 +59,7 @@ def probe_queries(
 
 
 def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str]]:
-    """Record id, probe number, prompt and answer of every question of one axis."""
+    """Yield record id, probe number, prompt and answer of every question of one axis."""
     if axis == "locality_unrelated":
         for record in data.unrelated:
             if record.ground_truth.strip():
@@ -80,5 +80,5 @@ def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str
 
 
 def question_count(data: Dataset, times: int, axes: Iterable[Axis] = AXES) -> int:
-    """Number of questions if every question of a dataset is asked so many times, for a progress bar."""
+    """Total number of questions if each is asked `times` times, for a progress bar."""
     return times * sum(1 for axis in axes for _ in questions_of(data, axis))

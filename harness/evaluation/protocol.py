@@ -1,4 +1,4 @@
-"""The contract of an evaluation protocol: how a question is tokenised, how it is asked, and which ids are scored."""
+"""Base class of evaluation protocols: tokenisation, prediction, and the ids that are scored."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Protocol(ABC):
-    """A way to get, for each question, as many ids as its target has.
+    """A way to predict as many ids as each question's target has.
 
-    `harness.registry.register_protocol` adds a subclass, so that suites can name it. One that asks some methods in another
-    way than others has several forms: `of` picks one for a method, and the unedited model is asked in all of them.
+    Register a subclass with `harness.registry.register_protocol` so that suites can use it. A protocol that treats some
+    methods differently has several forms: `of` selects the form for a method, and the unedited model is run in all of them.
 
     Class attributes:
         name: as written in a suite; key of its scores in metrics.json.
         title: as printed in a table.
-        version: raised whenever it asks or scores differently; part of every cell's identity.
-        key: tells the forms of a protocol apart; the name if there is only one.
+        version: increased whenever prompting or scoring changes; part of every cell's identity.
+        key: distinguishes the forms of a protocol; equal to the name if there is only one.
     """
 
     name: ClassVar[str]
@@ -32,11 +32,11 @@ class Protocol(ABC):
     key: ClassVar[str]
 
     def of(self, method: "MethodSpec") -> "Protocol":
-        """The form in which a method is asked; by default the protocol itself."""
+        """Return the form used for a method; by default the protocol itself."""
         return self
 
     def forms(self) -> "tuple[Protocol, ...]":
-        """Every form that `of` may return."""
+        """Return every form that `of` may return."""
         return (self,)
 
     @staticmethod
@@ -50,8 +50,8 @@ class Protocol(ABC):
 
     @abstractmethod
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """Predicted ids, one list per query and as long as its target, in one batch."""
+        """Predict one batch: per query, a list of ids as long as its target."""
 
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
-        """The ids of a prediction that are compared with the target or, for locality, with the unedited model's."""
+        """Select the ids of a prediction that are compared with the target or, for locality, the unedited model's."""
         return predicted

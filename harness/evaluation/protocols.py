@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @register_protocol
 class TeacherForced(Protocol):
-    """Arg-max at each target position given the prompt and the target ids before it; the paper's Table 1."""
+    """Arg-max at each target position given the prompt and the preceding target ids (OnceEdit, Table 1)."""
 
     name: ClassVar[str] = "teacher_forced"
     title: ClassVar[str] = "teacher-forced"
@@ -21,7 +21,7 @@ class TeacherForced(Protocol):
     key: ClassVar[str] = name
 
     def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
-        """One forward per batch."""
+        """Run one forward pass."""
         return model.teacher_forced(queries)
 
 
@@ -35,9 +35,9 @@ class Generation(Protocol):
     key: ClassVar[str] = name
 
     def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
-        """One decoding per batch."""
+        """Decode one batch."""
         return model.generate(queries)
 
 
 OWN: tuple[Protocol, ...] = (TeacherForced(), Generation())
-"""The protocols of this module: they share their questions and ask every method in the same way."""
+"""The protocols of this module, which share their questions and treat every method alike."""

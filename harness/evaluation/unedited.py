@@ -1,4 +1,4 @@
-"""The unedited model's answers to the locality questions: computed once per model and dataset, for all methods."""
+"""The unedited model's answers to the locality questions, computed once per model and dataset for all methods."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class UneditedOutputs:
     def of(
         cls, answered: Iterable[tuple[Protocol, Sequence[ProbeQuery], Sequence[Sequence[int]]]]
     ) -> "UneditedOutputs":
-        """Collect predictions: of each protocol its questions, and one list of ids per question."""
+        """Collect predictions, given as (protocol, questions, one list of ids per question)."""
         return cls(
             {
                 _key(protocol, asked): tuple(ids)
@@ -48,10 +48,10 @@ class UneditedOutputs:
         )
 
     def ids(self, protocol: Protocol, asked: ProbeQuery) -> tuple[int, ...]:
-        """What the unedited model said to a question.
+        """The unedited model's answer to a question.
 
         Raises:
-            ValueError: if it was never asked.
+            ValueError: if the question was never asked.
         """
         key = _key(protocol, asked)
         if key not in self._ids:
@@ -65,7 +65,7 @@ class UneditedOutputs:
 
     @classmethod
     def load(cls, folder: Path) -> "UneditedOutputs":
-        """Read what `save` wrote."""
+        """Read `unedited.json` from a folder."""
         outputs: list[dict[str, Any]] = json.loads((folder / FILE).read_text(encoding="utf-8"))["outputs"]
         return cls({_Key(**output): tuple(ids) for output in outputs for ids in [output.pop("ids")]})
 
@@ -76,15 +76,15 @@ def artifact(
     protocols: Sequence[str],
     batch_size: int,
 ) -> ArtifactSpec:
-    """The unedited outputs as an artifact, with everything that decides them in the identity, the batch size too.
+    """Describe the unedited outputs as an artifact; its identity includes the batch size, which affects rounding.
 
-    They serve all methods, because every form of each protocol is asked.
+    All methods share the artifact, because it covers every form of each protocol.
 
     Args:
         model: the unedited model.
-        data: the records; only their locality questions are asked.
+        data: the records; only their locality questions are used.
         protocols: names of the protocols.
-        batch_size: the same as in `evaluate`.
+        batch_size: as in `evaluate`.
 
     Raises:
         UserError: for an unknown protocol.
@@ -105,7 +105,7 @@ def artifact(
 
 
 def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
-    """Builder of `artifact`: load the model, ask the locality questions, write the answers."""
+    """Build `artifact`: load the model, answer the locality questions, save the answers."""
     from harness.models.edited import WeightEditedModel
 
     model = context.load_model(spec.inputs["model"])

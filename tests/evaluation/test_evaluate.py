@@ -21,7 +21,7 @@ from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 REF = DataRef("counterfact", "synthetic", edits=3, unrelated=2, sha256="ab")
 SLOW = {"teacher_forced": slow_protocols.teacher_forced, "generation": slow_protocols.generate}
-"""The harness's own protocols, one question at a time."""
+"""Reference implementations of the protocols, one question at a time."""
 
 
 def small_dataset():
@@ -55,7 +55,7 @@ def small_dataset():
 
 
 class Context:
-    """A runner's context that hands out one model and one dataset."""
+    """A runner context that provides one model and one dataset."""
 
     device, seed = "cpu", 0
 
@@ -104,7 +104,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
     _disturb(model)
     rows = evaluate(WeightEditedModel(model), small_dataset(), model.tokenizer, OWN, 3, outputs)
     assert len(rows) == 2 * len(questions)
-    assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must show"
+    assert {one.score for one in rows if one.axis == "locality"} - {1.0}, "the disturbance must have an effect"
     for one, (name, asked) in zip(rows, ((name, asked) for name in SLOW for asked in questions), strict=True):
         assert (one.protocol, one.record_id, one.axis, one.probe) == (name, asked.record_id, asked.axis, asked.probe)
         said, target = SLOW[name](model, asked.query), asked.query.target_ids
@@ -116,7 +116,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
             assert one.answer_score == sum(a == b for a, b in zip(said, target, strict=True)) / len(target)
         else:
             assert math.isnan(one.answer_score)
-        assert math.isnan(one.scope), "edited weights do not decide by prompt"
+        assert math.isnan(one.scope), "edited weights have no routing score"
 
 
 def test_the_unedited_model_keeps_all_its_answers(model, outputs):
@@ -128,7 +128,7 @@ def test_the_unedited_model_keeps_all_its_answers(model, outputs):
             assert scores["answer_score"] < 1.0
 
 
-def test_axes_have_the_records_that_have_probes_for_them():
+def test_every_axis_has_the_records_with_probes_for_it():
     model = tiny_model("llama")
     questions = probe_queries(small_dataset(), model.tokenizer)
     assert Counter(asked.axis for asked in questions) == {
@@ -163,7 +163,7 @@ class Recorder:
 
 
 class Router(WeightEditedModel):
-    """Takes a prompt for an edit the more, the longer it is; notes what it was asked."""
+    """Gives longer prompts a higher routing score, and records its calls."""
 
     def __init__(self, model, longest=100):
         super().__init__(model)
@@ -180,7 +180,7 @@ class Router(WeightEditedModel):
         return [len(query.prompt) / self.longest for query in queries]
 
 
-def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_counted():
+def test_routing_scores_are_computed_once_per_question_in_batches_after_all_answers():
     model, steps = tiny_model("llama"), []
     router = Router(model)
     data = Dataset(REF, small_dataset().edits[2:] * 5, (), ())
@@ -192,20 +192,20 @@ def test_the_scope_is_asked_once_per_question_in_batches_after_all_answers_and_c
     assert [one.scope for one in rows] == [len("東京 is") / 100] * 10
 
 
-def test_every_protocols_row_has_the_scope_of_its_own_question(outputs, model):
+def test_every_row_has_the_routing_score_of_its_question(outputs, model):
     rows = evaluate(Router(model), small_dataset(), model.tokenizer, OWN, 2, outputs)
     assert len({one.scope for one in rows}) > 5
     assert all(one.scope == len(one.prompt) / 100 for one in rows)
 
 
-def test_a_scope_beyond_one_is_a_bug_of_the_method():
+def test_a_routing_score_above_one_is_an_error():
     model = tiny_model("llama")
     with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
         ask_scope(Router(model, longest=5), probe_queries(small_dataset(), model.tokenizer), 2)
 
 
 def test_the_batches_of_an_axis_do_not_depend_on_which_other_axes_are_asked():
-    """Otherwise rounding could differ between the unedited run, which asks for locality alone, and a cell."""
+    """Otherwise rounding could differ between a cell and the unedited run, which covers locality only."""
     tokenizer, alone, among = tiny_model("llama").tokenizer, Recorder(), Recorder()
     protocol = registry.protocols.get("generation")
     predict(alone, probe_queries(small_dataset(), tokenizer, LOCALITY_AXES), protocol, 2)
@@ -229,7 +229,7 @@ def test_a_locality_question_that_the_unedited_model_was_never_asked_is_refused(
         evaluate(WeightEditedModel(model), small_dataset(), model.tokenizer, OWN, 3, unedited.UneditedOutputs({}))
 
 
-def test_the_identity_of_unedited_outputs_holds_all_that_decides_them_and_no_path():
+def test_the_identity_of_unedited_outputs_covers_everything_that_affects_them_but_no_path():
     def key(model="tiny/llama", data=REF, protocols=("generation",), batch_size=8, source=""):
         return unedited.artifact(ModelRef(model, "trained", source), data, protocols, batch_size).key
 

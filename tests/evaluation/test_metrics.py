@@ -8,7 +8,7 @@ from harness.records import Answer
 from harness.tokens import Query
 
 
-def asked(axis, target_ids=(1, 2, 3, 4)):
+def question(axis, target_ids=(1, 2, 3, 4)):
     return ProbeQuery("r", axis, 0, Query("p", "t", (9,), target_ids))
 
 
@@ -16,27 +16,27 @@ def scored(record_id, score, axis="generality", exact=0.0, answer=math.nan):
     return Answer(record_id, "generation", axis, 0, "p", "t", "x", 4, score, exact, answer, math.nan)
 
 
-def test_reliability_is_the_share_of_target_ids_at_their_places():
-    made = row(asked("reliability"), "generation", [1, 2, 4, 3], "text", None, math.nan)
+def test_reliability_is_the_fraction_of_matching_target_ids():
+    made = row(question("reliability"), "generation", [1, 2, 4, 3], "text", None, math.nan)
     assert (made.score, made.exact, made.n_tokens, made.predicted) == (0.5, 0.0, 4, "text")
     assert math.isnan(made.answer_score)
 
 
 def test_an_answer_is_exact_only_if_every_id_is_right():
-    assert row(asked("portability"), "generation", [1, 2, 3, 4], "", None, math.nan).exact == 1.0
-    assert row(asked("portability"), "generation", [1, 2, 3, 5], "", None, math.nan).exact == 0.0
+    assert row(question("portability"), "generation", [1, 2, 3, 4], "", None, math.nan).exact == 1.0
+    assert row(question("portability"), "generation", [1, 2, 3, 5], "", None, math.nan).exact == 0.0
 
 
-def test_locality_compares_with_the_unedited_model_and_not_with_the_data_sets_answer():
-    made = row(asked("locality"), "teacher_forced", [1, 7, 7, 7], "", [7, 7, 7, 7], math.nan)
+def test_locality_compares_with_the_unedited_model_and_not_with_the_datasets_answer():
+    made = row(question("locality"), "teacher_forced", [1, 7, 7, 7], "", [7, 7, 7, 7], math.nan)
     assert (made.score, made.exact, made.answer_score) == (0.75, 0.0, 0.25)
 
 
-def test_locality_without_the_unedited_answer_is_refused_and_so_is_one_elsewhere():
+def test_the_unedited_answer_is_required_for_locality_and_refused_elsewhere():
     with pytest.raises(ValueError, match="locality"):
-        row(asked("locality"), "generation", [1, 2, 3, 4], "", None, math.nan)
+        row(question("locality"), "generation", [1, 2, 3, 4], "", None, math.nan)
     with pytest.raises(ValueError, match="reliability"):
-        row(asked("reliability"), "generation", [1, 2, 3, 4], "", [1, 2, 3, 4], math.nan)
+        row(question("reliability"), "generation", [1, 2, 3, 4], "", [1, 2, 3, 4], math.nan)
 
 
 @pytest.mark.parametrize(("predicted", "expected"), [([1], [1, 2]), ([1, 2, 3], [1, 2]), ([], [])])
@@ -61,5 +61,5 @@ def test_an_axis_without_probes_is_absent():
     assert aggregate([]) == {}
 
 
-def test_the_scope_of_a_question_stands_in_its_row():
-    assert row(asked("portability"), "generation", [1, 2, 3, 4], "", None, 0.25).scope == 0.25
+def test_a_row_contains_the_routing_score_of_its_question():
+    assert row(question("portability"), "generation", [1, 2, 3, 4], "", None, 0.25).scope == 0.25

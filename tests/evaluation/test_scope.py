@@ -33,11 +33,11 @@ def test_auroc_of_many_continuous_values_equals_the_loop():
     assert auroc(inside, outside) == pytest.approx(slow_auroc(inside, outside), abs=1e-12)
 
 
-def test_values_that_do_not_separate_at_all_have_an_auroc_of_a_half():
+def test_the_auroc_of_identical_values_is_one_half():
     assert auroc([0.5] * 7, [0.5] * 3) == 0.5
 
 
-def test_auroc_against_nothing_is_refused():
+def test_auroc_against_an_empty_side_is_refused():
     with pytest.raises(ValueError, match="3 against 0"):
         auroc([1, 1, 1], [])
 
@@ -61,7 +61,7 @@ def test_shares_are_strictly_beyond_their_thresholds_and_histograms_count_every_
     assert found["reliability"]["mean"] == pytest.approx(0.615)
 
 
-def test_edits_and_rephrases_are_told_from_each_kind_of_locality_and_from_both():
+def test_edits_and_rephrases_are_compared_with_each_kind_of_locality_and_with_both():
     scopes = {
         "reliability": [0.9, 0.4],
         "generality": [0.2, 0.95, 0.5],
@@ -79,7 +79,7 @@ def test_edits_and_rephrases_are_told_from_each_kind_of_locality_and_from_both()
         )
 
 
-def test_what_was_not_asked_has_no_figure():
+def test_axes_without_questions_are_absent():
     found = summary({"reliability": [0.9], "generality": [], "locality": [], "locality_unrelated": [0.1]})
     assert set(found) == {"reliability", "locality_unrelated"}
     assert found["reliability"]["auroc"] == {"locality_unrelated": 1.0, "both": 1.0}
@@ -87,17 +87,17 @@ def test_what_was_not_asked_has_no_figure():
     json.dumps(found, allow_nan=False)
 
 
-def test_a_method_that_does_not_decide_by_prompt_has_no_figures():
+def test_a_method_without_routing_scores_has_no_summary():
     assert scope_metrics([answered("reliability", math.nan), answered("locality", math.nan)]) == {}
     assert scope_metrics([]) == {}
 
 
-def test_a_scope_for_some_questions_only_is_a_bug():
-    with pytest.raises(ValueError, match="others have none"):
+def test_routing_scores_for_only_some_questions_are_an_error():
+    with pytest.raises(ValueError, match="only some questions"):
         scope_metrics([answered("reliability", math.nan), answered("locality", 0.5)])
 
 
-def test_a_question_counts_once_however_many_protocols_asked_it():
+def test_a_question_counts_once_regardless_of_the_number_of_protocols():
     rows = [
         answered("reliability", scope, record, probe, protocol)
         for protocol in ("teacher_forced", "generation")
