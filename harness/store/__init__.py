@@ -1,1 +1,1 @@
-"""The results store: folders that appear whole, scored answers, provenance, and their import into MLflow."""
+"""The results store: atomic folders, scored answers, provenance, and import into MLflow."""

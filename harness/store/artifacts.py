@@ -1,4 +1,4 @@
-"""The content-addressed cache of artifacts: each is built once and charged to every cell that uses it."""
+"""Content-addressed cache of artifacts. Each is built once, and its cost is charged to every cell that uses it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,21 +10,21 @@ from harness.store.store import Store
 
 
 class ArtifactCache:
-    """Artifacts of a store."""
+    """The artifacts of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def is_built(self, spec: ArtifactSpec) -> bool:
-        """Whether the store has the finished artifact."""
+        """Whether the artifact is in the store and complete."""
         return self._store.artifact(spec.name, spec.key).is_done
 
     def folder(self, spec: ArtifactSpec) -> Path:
-        """The finished artifact's folder.
+        """Folder of a finished artifact.
 
         Raises:
-            UserError: if the content does not belong to this identity (somebody edited it).
-            FileNotFoundError: if it is not built.
+            UserError: if the content does not match the identity, for example because it was edited by hand.
+            FileNotFoundError: if the artifact has not been built.
         """
         folder = self._store.artifact(spec.name, spec.key)
         if not folder.is_done:
@@ -35,7 +35,7 @@ class ArtifactCache:
         return folder.path
 
     def phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
-        """Seconds per phase that these artifacts and everything they need took; stand-in models count as free."""
+        """Total seconds per phase for these artifacts and all their dependencies; stand-in models are not counted."""
         total: dict[str, float] = {}
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":

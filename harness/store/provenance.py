@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit, the command, the packages and the machine that made it."""
+"""Provenance of results: commit, command, package versions and machine."""
 
 import os
 import platform
@@ -14,12 +14,12 @@ from harness import registry
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
 JOB = "HARNESS_JOB"
-"""Environment variable: the scheduler's id of the job that this process belongs to. A launcher's own entry point sets it."""
+"""Environment variable with the scheduler's id of the current job, set by the launcher's entry point."""
 
 
 @cache
 def environment() -> dict[str, object]:
-    """What every cell of this process shares; `job` is the scheduler's id of the job, where there is a scheduler."""
+    """Provenance shared by all cells of this process; `job` is the scheduler's job id, or empty."""
     return {
         "command": command(),
         "commit": _git("rev-parse", "HEAD"),
@@ -34,11 +34,11 @@ def environment() -> dict[str, object]:
 
 
 def command() -> str:
-    """The command line as a user would type it again; in a process that multiprocessing has spawned, its parent's."""
+    """The command line that reproduces this process; for a process spawned by multiprocessing, its parent's."""
     program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__
     if module is not None:
         start = ["python", "-m", module.name.removesuffix(".__main__")]
-    elif program.name == "__main__.py":  # spawned: it has its parent's arguments, and a main module of its own
+    elif program.name == "__main__.py":  # spawned: the parent's arguments, but another main module
         start = ["python", "-m", program.parent.name]
     else:
         start = [program.name]
@@ -46,7 +46,7 @@ def command() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command about the checkout that this code lies in; empty where it is not a checkout."""
+    """Output of a git command in the checkout that contains this code; empty if it is not a checkout."""
     here = Path(__file__).resolve().parents[1]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Scored answers as Parquet files; reading returns exactly what was written."""
+"""Scored answers in Parquet files, which round-trip exactly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,32 +12,32 @@ COLUMNS = [field.name for field in fields(Answer)]
 
 
 def frame(rows: Sequence[Answer]) -> pd.DataFrame:
-    """One row per answer."""
+    """Convert answers to a data frame, one row per answer."""
     return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
 
 
 def write_rows(rows: Sequence[Answer], file: Path) -> None:
-    """Write answers as Parquet."""
+    """Write answers to a Parquet file."""
     frame(rows).to_parquet(file, index=False)
 
 
 def read_rows(file: Path) -> list[Answer]:
-    """The answers that `write_rows` wrote."""
+    """Read answers from a Parquet file."""
     return [
         Answer(**{str(name): value for name, value in row.items()}) for row in pd.read_parquet(file).to_dict("records")
     ]
 
 
 def curve(points: Mapping[int, Sequence[Answer]], place: Mapping[str, int]) -> pd.DataFrame:
-    """The answers at every point of a sequence.
+    """Combine the answers at all scoring points of a sequence.
 
     Args:
         points: answers by the number of edits so far.
-        place: number of each record's edit, from 1.
+        place: 1-based position of each record's edit in the sequence.
 
     Returns:
-        As `frame`, with `edits`, the number of edits so far, and `edit`, the number of the record's own edit; 0 for a
-        record that is not edited.
+        As `frame`, with the columns `edits`, the number of edits so far, and `edit`, the position of the record's own
+        edit; 0 for records that are not edited.
     """
     parts = [frame(rows) for rows in points.values()]
     for part, edits in zip(parts, points, strict=True):

@@ -1,4 +1,4 @@
-"""The store: one folder per cell, finished when it holds DONE and only then. Reports and MLflow read nothing else."""
+"""The store: one folder per cell, finished if and only if it contains DONE. Reports and MLflow read nothing else."""
 
 import contextlib
 import errno
@@ -19,23 +19,23 @@ AGAIN = "AGAIN"
 
 CHECKPOINT = ".sequence"
 DROPPED = ".dropped"
-"""Endings of hidden folders: of an unfinished sequence, and of what is being removed."""
+"""Suffixes of hidden folders: the checkpoint of an unfinished sequence, and a checkpoint being removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder that appears whole: written under a temporary name, renamed when its last file, DONE, is in it."""
+    """A folder that is created atomically: written under a temporary name and renamed once DONE, its last file, exists."""
 
     path: Path
 
     @property
     def is_done(self) -> bool:
-        """Whether everything that belongs in the folder is in it."""
+        """Whether the folder is complete."""
         return (self.path / DONE).is_file()
 
     @property
     def failure(self) -> str | None:
-        """The recorded reason of a failure, or None."""
+        """The recorded reason for a failure, or None."""
         try:
             return (self.path / FAILED).read_text().strip()
         except (FileNotFoundError, NotADirectoryError):
@@ -48,21 +48,21 @@ class Folder:
 
     @property
     def has_failed(self) -> bool:
-        """Whether its last attempt failed, or was a retry that never ended."""
+        """Whether the last attempt failed, or was a retry that never finished."""
         return self.failure is not None or (self.path / AGAIN).is_file()
 
     def reopen(self) -> None:
-        """Mark a failed folder as not yet run. Its files stay until the folder is replaced."""
+        """Mark a failed folder as not yet run. Its files are kept until the folder is replaced."""
         with explained(self.path):
             if (self.path / FAILED).is_file():
                 (self.path / FAILED).rename(self.path / AGAIN)
 
     def read(self, name: str) -> Any:
-        """A JSON file of the folder."""
+        """Read a JSON file in the folder."""
         return json.loads((self.path / name).read_text())
 
     def remove(self) -> None:
-        """Remove the folder, DONE first: if killed in between, it is unfinished and not half a result."""
+        """Remove the folder, DONE first, so that an interrupted removal leaves an unfinished cell and not a partial result."""
         with explained(self.path):
             if self.path.exists():
                 (self.path / DONE).unlink(missing_ok=True)
@@ -70,20 +70,20 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yield an empty temporary folder; if the block ends without an exception, it becomes this folder, with DONE.
+        """Yield an empty temporary folder that replaces this folder, with DONE added, if the block succeeds.
 
-        An exception removes the temporary folder and leaves the old content, if any, in place. After a SIGKILL the
-        temporary folder remains and is removed when this folder is finished. A folder that is already finished stays as
-        it is: if a cluster runs a job twice at the same time, the first result counts, and both are the same.
+        On an exception the temporary folder is removed and any old content is kept. After a SIGKILL the temporary folder
+        remains until this folder is finished. A finished folder is never replaced: if a cluster runs a job twice
+        concurrently, the first result is kept, and both are identical.
 
         Raises:
-            UserError: if the file system refuses to write, inside the block too.
+            UserError: if writing fails, also inside the block.
         """
         yield from self._replace(DONE, f"{datetime.now(UTC).isoformat()}\n")
 
     @contextlib.contextmanager
     def failing(self, reason: str) -> Iterator[Path]:
-        """As `writing`, for a folder that records a failure: it gets FAILED with `reason` in place of DONE."""
+        """As `writing`, but record a failure: add FAILED with `reason` instead of DONE."""
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
@@ -104,7 +104,7 @@ class Folder:
                     _flush(self.path.parent)
         except Exception:
             if was_done or not self.is_done:
-                raise  # else another process has finished it in the meantime and removed what was written here
+                raise  # otherwise another process finished the folder meanwhile and removed our temporary one
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         if self.is_done:
@@ -122,36 +122,36 @@ class Store:
         self.root = root
 
     def cell(self, folder: str) -> Folder:
-        """The folder of a cell by its name."""
+        """The folder of a cell."""
         return Folder(self.root / "cells" / folder)
 
     def folder(self, place: str) -> Folder:
-        """The folder of a job by its place, `cells/…` or `artifacts/<name>/<key>`."""
+        """The folder of a job, given as `cells/…` or `artifacts/<name>/<key>`."""
         return Folder(self.root / place)
 
     def cells(self) -> set[str]:
-        """Names of the cells that have a folder, finished or not: one listing in place of thousands of look-ups."""
+        """Names of the cells that have a folder, finished or not; one listing instead of thousands of look-ups."""
         folder = self.root / "cells"
         return {path.name for path in folder.glob("[!.]*")}
 
     def discard(self, folder: str) -> None:
-        """Remove a cell and its checkpoint, so that it is run again from the start."""
+        """Remove a cell and its checkpoint, so that it runs again from the start."""
         self.cell(folder).remove()
         self.drop_checkpoint(folder)
 
     def checkpoint(self, folder: str) -> Path:
-        """Checkpoint folder of a cell that edits in sequence, by the name of the cell's folder."""
+        """Checkpoint folder of a sequential cell."""
         return self.root / "cells" / f".{folder}{CHECKPOINT}"
 
     def drop_checkpoint(self, folder: str) -> None:
-        """Remove a cell's checkpoint; renamed first, because a part of it would be no checkpoint."""
+        """Remove a cell's checkpoint; renamed first, so that a partly removed checkpoint is never used."""
         kept = self.checkpoint(folder)
         with explained(kept):
             if kept.exists():
                 _clear(kept.rename(kept.with_name(f"{kept.name}{DROPPED}")))
 
     def artifact(self, name: str, key: str) -> Folder:
-        """The folder of an artifact by its name and content address."""
+        """The folder of an artifact with this name and content address."""
         return Folder(self.root / "artifacts" / name / key)
 
     def manifest(self, suite: str, scale: str) -> Path:
@@ -164,10 +164,10 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only writer of this store on this machine.
+        """Hold the exclusive write lock of this store on this machine.
 
         Raises:
-            UserError: if another run writes to it, it is read-only, or it cannot be created.
+            UserError: if another run holds the lock, or the store is read-only or cannot be created.
         """
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ class Store:
             yield
 
     def _sweep(self) -> None:
-        """Remove what killed runs left over and no run can use."""
+        """Remove leftovers of killed runs that no run can use."""
         cells = self.root / "cells"
         for dropped in cells.glob(f".*{DROPPED}"):
             _clear(dropped)
@@ -197,7 +197,7 @@ class Store:
 
 
 def is_called(folder: str, name: str) -> bool:
-    """Whether a name means a cell's folder: the beginning of the folder's name, or a cell id or the beginning of one."""
+    """Whether a name matches a cell's folder: a prefix of the folder name, or a cell id or a prefix of it."""
     of_id = folder.rpartition("-")[2]
     return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
 

@@ -1,8 +1,8 @@
-"""Import finished cells into MLflow: a suite is a parent run, a cell is a child run. All of it can be imported again.
+"""Import finished cells into MLflow: a suite becomes a parent run, a cell a child run. The import is repeatable.
 
 MLflow is written through `MlflowClient` with explicit run ids, never through the active run, so that `MLFLOW_RUN_ID` or
-another run in the environment cannot redirect a cell. Only one process writes at a time, because concurrent migrations of
-a fresh SQLite file destroy it.
+another run in the environment cannot redirect a cell. Only one process writes at a time, because concurrent migrations
+corrupt a fresh SQLite file.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from harness.store.store import Folder, Store
 
 ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
 CURVE = "curve.parquet"
-"""Files of a cell that become artifacts of its run, and the one that only a sequence has."""
+"""Files of a cell that become artifacts of its run, and the one that only sequential cells have."""
 CONNECT_TIMEOUT_S = 10
 
 _PARAMS_PER_BATCH = 100
@@ -37,13 +37,13 @@ _NOISY = ("alembic", "mlflow", "sqlalchemy")
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync did, in numbers of cells.
+    """Result of a sync, as numbers of cells.
 
     Attributes:
         created: imported for the first time.
-        replaced: imported again, because the cell was run again or its import was interrupted.
-        skipped: already there and unchanged.
-        uri: of the MLflow server or database.
+        replaced: imported again, because the cell was rerun or its import was interrupted.
+        skipped: already imported and unchanged.
+        uri: address of the MLflow server or database.
     """
 
     created: int
@@ -53,20 +53,20 @@ class SyncResult:
 
     @property
     def ui_command(self) -> str:
-        """What to type, or where to look, to see the runs."""
+        """Command or address to view the runs."""
         return self.uri if _is_server(self.uri) else f"mlflow ui --backend-store-uri {self.uri}"
 
 
 def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None) -> SyncResult:
-    """Import all finished cells of a suite, or of every suite of the store; a second call changes nothing.
+    """Import all finished cells of one suite or of all suites in the store; repeating it changes nothing.
 
     Args:
         store: folder of the store.
-        suite: `<name>` for all scales at which it was run, or `<name>.<scale>`; None for all suites.
-        tracking_uri: of MLflow; default `MLFLOW_TRACKING_URI`, else `mlflow.db` in the store.
+        suite: `<name>` for all scales of a suite, or `<name>.<scale>`; None for all suites.
+        tracking_uri: MLflow tracking URI; default `MLFLOW_TRACKING_URI`, otherwise `mlflow.db` in the store.
 
     Raises:
-        UserError: if nothing was run, another sync is writing, or MLflow cannot be reached or refuses.
+        UserError: if nothing was run, another sync is running, or MLflow is unreachable or reports an error.
     """
     manifests = _manifests(store, suite)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
@@ -80,7 +80,7 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
 
 
 def params(cell: Mapping[str, Any]) -> dict[str, str]:
-    """A cell's settings, flat; these become columns of MLflow's run table."""
+    """Flatten a cell's settings into MLflow params, the columns of its run table."""
     method, data = cell["method"], cell["data"]
     return {
         "label": cell["label"],
@@ -101,14 +101,14 @@ def params(cell: Mapping[str, Any]) -> dict[str, str]:
 
 
 def metrics(folder: Folder) -> dict[str, float]:
-    """All finite numbers of metrics.json and cost.json, flat."""
+    """Flatten all finite numbers of metrics.json and cost.json."""
     flat = {**_flat(folder.read("metrics.json"), "", "/"), **_flat(folder.read("cost.json"), "cost", "/")}
     numbers = {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
     return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
 class _Importer:
-    """One connection to MLflow; imports the suites of one store.
+    """A connection to MLflow that imports the suites of one store.
 
     Raises:
         UserError: if MLflow cannot open the address.
@@ -118,16 +118,16 @@ class _Importer:
         import mlflow
 
         if _is_server(uri):
-            _knock(uri)
+            _check_reachable(uri)
         self._store = store
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
         except Exception as error:
-            raise _refusal(uri, error) from error
+            raise _mlflow_error(uri, error) from error
         self._artifacts = None if _is_server(uri) else (store.root / "mlartifacts").resolve().as_uri()
 
     def suite(self, manifest: Mapping[str, Any]) -> Iterator[str]:
-        """Import one suite; yields `created`, `replaced` or `skipped` per finished cell."""
+        """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
         experiment = self._experiment(manifest["suite"])
         parent = self._parent(experiment, manifest)
         known = self._children(experiment, parent)
@@ -142,7 +142,7 @@ class _Importer:
             self._client.set_terminated(parent)
 
     def _experiment(self, name: str) -> str:
-        """Id of the experiment that holds all scales of a suite."""
+        """Id of the experiment for all scales of a suite."""
         found = self._client.get_experiment_by_name(name)
         if found is None:
             return str(self._client.create_experiment(name, artifact_location=self._artifacts))
@@ -151,7 +151,7 @@ class _Importer:
         return str(found.experiment_id)
 
     def _parent(self, experiment: str, manifest: Mapping[str, Any]) -> str:
-        """Id of the run of a suite at a scale, with its tags updated."""
+        """Id of the parent run of a suite at a scale, with up-to-date tags."""
         from mlflow.entities import RunTag
 
         name = f"{manifest['suite']}.{manifest['scale']}"
@@ -164,7 +164,7 @@ class _Importer:
         return str(run.info.run_id)
 
     def _children(self, experiment: str, parent: str) -> dict[str, list[Any]]:
-        """Runs under a parent by the folder of their cell, finished or not."""
+        """Child runs of a parent by cell folder, finished or not."""
         known: dict[str, list[Any]] = {}
         token = None
         while True:
@@ -189,7 +189,7 @@ class _Importer:
         return "replaced" if earlier else "created"
 
     def _import(self, experiment: str, parent: str, folder: Folder, cell: Mapping[str, Any], fingerprint: str) -> None:
-        """Write one cell as one run, which is FINISHED only when everything is in it."""
+        """Write one cell as one run, which becomes FINISHED only once it is complete."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
         with understood(folder.path):
@@ -238,7 +238,7 @@ def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
 
 
 def _fingerprint(folder: Folder) -> str:
-    """Hash of what is imported; a cell that was run again has another one."""
+    """Hash of the imported files; it changes when a cell is rerun."""
     return digest({file.name: file_digest(file) for file in _artifacts(folder)}, 32)
 
 
@@ -248,7 +248,7 @@ def _artifacts(folder: Folder) -> list[Path]:
 
 
 def _is_whole(run: Any, fingerprint: str) -> bool:
-    """Whether a run was completely imported from the cell as it is now."""
+    """Whether a run is a complete import of the cell's current content."""
     return bool(run.info.status == "FINISHED" and run.data.tags.get("fingerprint") == fingerprint)
 
 
@@ -257,7 +257,7 @@ def _milliseconds(time: str) -> int:
 
 
 def _flat(value: Any, prefix: str, separator: str) -> dict[str, Any]:
-    """Leaves of nested mappings by joined keys; lists are leaves."""
+    """Flatten nested mappings by joining their keys; lists are leaves."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     leaves: dict[str, Any] = {}
@@ -275,24 +275,24 @@ def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def _knock(uri: str) -> None:
-    """Fail at once where MLflow's client would retry for minutes; any answer will do."""
+def _check_reachable(uri: str) -> None:
+    """Fail immediately if the server is unreachable; MLflow's client would retry for minutes. Any response will do."""
     try:
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:  # ValueError: not an address
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"no MLflow server answers at {uri} ({reason})",
+            f"no MLflow server responds at {uri} ({reason})",
             fix="start it, or unset MLFLOW_TRACKING_URI to write mlflow.db in the store",
         ) from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow's migrations and hints out of the terminal, and switch off its usage reports."""
+    """Hide MLflow's migration logs and hints, and disable its telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow  # noqa: F401 (reads the line above and sets log levels, so it comes first)
+    import mlflow  # noqa: F401 (reads the variable above and sets log levels, so import it first)
 
     loggers = [logging.getLogger(name) for name in _NOISY]
     before = [logger.level for logger in loggers]
@@ -307,19 +307,19 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn a refusal of the tracking server or the database into one line."""
+    """Turn an error from the tracking server or database into one line."""
     try:
         yield
     except Exception as error:
         foreign = type(error).__module__.partition(".")[0] in {"mlflow", "sqlalchemy", "alembic"}
         if not foreign or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
             raise
-        raise _refusal(uri, error) from error
+        raise _mlflow_error(uri, error) from error
 
 
-def _refusal(uri: str, error: Exception) -> UserError:
+def _mlflow_error(uri: str, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"MLflow at {uri} refused: {reason}",
-        fix="repair or remove it and run `python -m harness sync` again; the store has everything",
+        f"MLflow at {uri} reported an error: {reason}",
+        fix="repair or remove it and run `python -m harness sync` again; no results are lost",
     )

@@ -185,7 +185,7 @@ def test_a_cell_of_a_version_that_wrote_less_is_one_line(fake):
     cost = json.loads((folder / "cost.json").read_text())
     del cost["device_class"]
     (folder / "cost.json").write_text(json.dumps(cost))
-    with pytest.raises(UserError, match=r"no 'device_class' in it"):
+    with pytest.raises(UserError, match=r"missing key 'device_class'"):
         load(fake)
 
 

@@ -1,4 +1,4 @@
-"""Content-addressed artifacts: keys, needs, costs, and what was tampered with."""
+"""Content-addressed artifacts: keys, dependencies, costs and tampering."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ BUILT: list[str] = []
 
 
 def build(spec, context, folder):
-    """The builder of these tests: writes its inputs, and fails where it is told to."""
+    """Builder for these tests: write the identity, or fail on request."""
     BUILT.append(spec.name)
     if spec.inputs.get("fails"):
         (folder / "half").write_text("half")
@@ -47,7 +47,7 @@ def run(cache, tmp_path):
 
 @pytest.fixture
 def made(cache, run):
-    """Build an artifact without fail; its folder."""
+    """Build an artifact, assert success and return its folder."""
 
     def make(spec):
         assert run(spec).reason is None
@@ -56,7 +56,7 @@ def made(cache, run):
     return make
 
 
-def test_the_key_is_what_decides_the_content_and_nothing_else():
+def test_the_key_depends_only_on_what_determines_the_content():
     spec, other = spec_of(), spec_of("model", "model", {"seed": 0})
     same = [
         dataclasses.replace(spec, inputs={"path": "/anywhere"}),
@@ -79,7 +79,7 @@ def test_a_path_in_an_identity_is_an_error(tmp_path):
         _ = spec_of(identity={"path": tmp_path}).key
 
 
-def test_what_is_built_is_found_again_and_holds_its_identity(cache, made):
+def test_a_built_artifact_is_found_again_and_contains_its_identity(cache, made):
     spec = spec_of(needs={"model": (model := spec_of("model", "model", {"seed": 0}))})
     assert not cache.is_built(spec)
     with pytest.raises(FileNotFoundError, match="is not built"):
@@ -98,7 +98,7 @@ def test_what_is_built_is_found_again_and_holds_its_identity(cache, made):
     }
 
 
-def test_a_builder_that_breaks_leaves_its_reason_and_nothing_of_what_it_wrote(cache, run, tmp_path):
+def test_a_failed_build_leaves_its_reason_and_no_partial_output(cache, run, tmp_path):
     spec = spec_of(inputs={"fails": True})
     assert "the builder broke" in run(spec).reason
     assert not cache.is_built(spec)
@@ -115,14 +115,14 @@ def test_content_that_does_not_match_its_key_is_refused_with_the_command_that_fi
     assert str(file.parent) in str(refused.value)
 
 
-def test_needs_come_first_however_deep():
+def test_dependencies_come_first_at_any_depth():
     model = spec_of("model", "model", {"seed": 0})
     middle = spec_of("middle", "setup", needs={"model": model})
     top = spec_of("top", needs={"middle": middle, "model": model})
     assert [each.name for each in top.closure()] == ["model", "middle", "model", "top"]
 
 
-def test_shared_needs_are_charged_once_and_stand_in_models_never(cache, made):
+def test_shared_dependencies_are_charged_once_and_stand_in_models_never(cache, made):
     model = spec_of("model", "model", {"seed": 0})
     shared = spec_of("shared", "setup", needs={"model": model})
     one, two = (spec_of(name, identity={"n": name}, needs={"shared": shared}) for name in ("one", "two"))

@@ -1,4 +1,4 @@
-"""Where a number comes from: the command is the one that was typed, however the program was started."""
+"""Provenance: the recorded command is the one that was typed, however the program was started."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A program that can be started as a package, as a module of it, and as a script."""
+    """A program that can be started as a package, as a submodule or as a script."""
     home = tmp_path_factory.mktemp("programs")
     (home / "tool").mkdir()
     (home / "tool" / "says.py").write_text(SAYS)

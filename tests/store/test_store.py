@@ -1,4 +1,4 @@
-"""The store, on a real file system: what is finished, what is left over, who may write."""
+"""The store on a real file system: completion, leftovers and locking."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def fill(folder: Folder, text: str) -> None:
         (path / "file").write_text(text)
 
 
-def test_a_folder_appears_whole_and_only_when_its_block_has_ended(store):
+def test_a_folder_appears_atomically_when_its_block_ends(store):
     cell = store.cell("a")
     with cell.writing() as path:
         (path / "file").write_text("x")
@@ -48,7 +48,7 @@ def test_a_folder_appears_whole_and_only_when_its_block_has_ended(store):
     assert names(cell.path.parent) == ["a"]
 
 
-def test_an_exception_leaves_no_trace_and_keeps_what_was_there(store):
+def test_an_exception_leaves_no_trace_and_keeps_the_old_content(store):
     cell = store.cell("a")
     fill(cell, "first")
     with pytest.raises(ZeroDivisionError):
@@ -69,7 +69,7 @@ def test_a_second_writing_replaces_the_first_entirely(store):
     assert names(cell.path) == [DONE, "file"]
 
 
-def test_what_a_killed_writer_left_over_is_not_a_result_and_goes_with_the_next_writer(store):
+def test_leftovers_of_a_killed_writer_are_no_result_and_are_removed_by_the_next_writer(store):
     cell = store.cell("a")
     writer = (
         "import os, signal, sys; from pathlib import Path; from harness.store.store import Store\n"
@@ -108,15 +108,15 @@ if __name__ == "__main__":
     writers = [multiprocessing.Process(target=write, args=(sys.argv[1], barrier, problems)) for _ in range(2)]
     for writer in writers:
         writer.start()
-    told = []
-    while told.count(None) < 2:
-        told.append(problems.get())
-    print([problem for problem in told if problem])
+    reports = []
+    while reports.count(None) < 2:
+        reports.append(problems.get())
+    print([problem for problem in reports if problem])
 """
 
 
-def test_two_processes_that_write_the_same_folder_at_the_same_time_leave_one_whole_result(store, tmp_path):
-    """As when a node that is taken for dead is not, and its job runs on another one too."""
+def test_two_processes_that_write_the_same_folder_leave_one_complete_result(store, tmp_path):
+    """This happens if a node is wrongly considered dead and its job is started on another one."""
     script = tmp_path / "writers.py"
     script.write_text(WRITERS)
     done = subprocess.run(
@@ -135,7 +135,7 @@ def test_two_processes_that_write_the_same_folder_at_the_same_time_leave_one_who
     assert names(store.root / "cells") == sorted(str(number) for number in range(60))
 
 
-def test_a_failure_never_takes_the_place_of_a_result(store):
+def test_a_failure_never_replaces_a_result(store):
     cell = store.cell("a")
     fill(cell, "x")
     with cell.failing("too late"):
@@ -144,7 +144,7 @@ def test_a_failure_never_takes_the_place_of_a_result(store):
     assert (cell.path / "file").read_text() == "x"
 
 
-def test_a_discarded_folder_loses_done_before_anything_else(store, monkeypatch):
+def test_discarding_a_folder_removes_done_first(store, monkeypatch):
     cell = store.cell("a")
     fill(cell, "x")
 
@@ -162,7 +162,7 @@ def test_a_discarded_folder_loses_done_before_anything_else(store, monkeypatch):
     assert not cell.path.exists()
 
 
-def test_a_manifest_is_replaced_by_a_rename(store, monkeypatch):
+def test_a_manifest_is_replaced_atomically(store, monkeypatch):
     store.write_manifest("s", "mini", {"cells": ["a"]})
 
     def killed(self, target):
@@ -174,7 +174,7 @@ def test_a_manifest_is_replaced_by_a_rename(store, monkeypatch):
     assert Folder(store.root / "suites").read("s.mini.json") == {"cells": ["a"]}
 
 
-def test_only_one_process_writes_and_the_other_is_told_who_it_is(store):
+def test_only_one_process_can_write_and_the_error_names_it(store):
     holder = (
         "import sys, time; from pathlib import Path; from harness.store.store import Store\n"
         "with Store(Path(sys.argv[1])).locked():\n"
@@ -189,7 +189,7 @@ def test_only_one_process_writes_and_the_other_is_told_who_it_is(store):
             store.locked().__enter__()
         assert "--store" in str(refused.value)
         process.kill()
-    for _ in range(50):  # the kernel gives a dead process's lock back at once; leave it five seconds
+    for _ in range(50):  # the kernel releases a dead process's lock immediately; allow five seconds
         try:
             with store.locked():
                 return
@@ -198,18 +198,20 @@ def test_only_one_process_writes_and_the_other_is_told_who_it_is(store):
     raise AssertionError("the lock of a killed process is still held")
 
 
-def test_a_lock_that_the_file_system_does_not_offer_is_one_line(store, monkeypatch):
+def test_a_file_system_without_locks_is_reported_in_one_line(store, monkeypatch):
     import fcntl
 
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError, match="No locks available → choose a folder on a file system with locks"):
+    with pytest.raises(
+        UserError, match="No locks available → use --store to choose a folder on a file system that supports locks"
+    ):
         store.locked().__enter__()
 
 
-def test_a_store_is_free_again_after_its_run_even_one_that_broke(store):
+def test_a_store_is_unlocked_after_a_run_even_after_an_exception(store):
     with pytest.raises(ZeroDivisionError), store.locked():
         raise ZeroDivisionError
     with store.locked():
@@ -219,7 +221,7 @@ def test_a_store_is_free_again_after_its_run_even_one_that_broke(store):
 def test_a_read_only_store_is_refused_before_anything_is_written(store):
     store.root.mkdir(parents=True)
     store.root.chmod(0o555)
-    with pytest.raises(UserError, match="Permission denied → choose a folder that can be written with --store"):
+    with pytest.raises(UserError, match="Permission denied → choose a writable folder with --store"):
         store.locked().__enter__()
     assert names(store.root) == []
 
@@ -241,24 +243,24 @@ def tiny_disk(tmp_path):
         ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("a full disk needs the right to mount a tmpfs")
+        pytest.skip("needs permission to mount a tmpfs")
     yield place
     subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_is_one_line_and_finished_cells_are_kept(tiny_disk):
+def test_a_full_disk_is_reported_in_one_line_and_finished_cells_are_kept(tiny_disk):
     store = Store(tiny_disk)
     fill(store.cell("a"), "x")
     with pytest.raises(
         UserError, match=r"No space left on device → free some space .* finished cells are kept"
-    ) as told:
+    ) as refused:
         fill(store.cell("b"), "x" * 200_000)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
     assert names(tiny_disk / "cells") == ["a"]
     assert store.cell("a").is_done
 
 
-def test_a_disk_that_fills_up_while_the_system_writes_is_one_line(store, monkeypatch):
+def test_a_disk_that_fills_up_during_a_flush_is_reported_in_one_line(store, monkeypatch):
     fill(store.cell("a"), "x")
 
     def full(descriptor):
@@ -270,7 +272,7 @@ def test_a_disk_that_fills_up_while_the_system_writes_is_one_line(store, monkeyp
     assert names(store.root / "cells") == ["a"]
 
 
-def test_a_full_disk_under_safetensors_is_one_line_too(tiny_disk):
+def test_a_full_disk_under_safetensors_is_reported_in_one_line(tiny_disk):
     import torch
     from safetensors.torch import save_file
 
@@ -281,7 +283,7 @@ def test_a_full_disk_under_safetensors_is_one_line_too(tiny_disk):
         save_file({"weight": torch.zeros(100_000)}, path / "model.safetensors")
 
 
-def test_what_is_refused_elsewhere_is_not_blamed_on_the_store(store, tmp_path):
+def test_errors_on_other_paths_are_not_blamed_on_the_store(store, tmp_path):
     error = PermissionError(errno.EACCES, "Permission denied", "/somewhere/records.json")
     with pytest.raises(PermissionError), explained(store.root):
         raise error
@@ -295,13 +297,13 @@ def test_a_json_file_that_cannot_be_written_leaves_the_old_one_and_no_trace(tmp_
     assert (tmp_path / "file.json").read_text() == '{\n "a": 1\n}\n'
 
 
-def test_json_is_written_under_a_temporary_name_with_letters_as_they_are(tmp_path):
+def test_json_is_written_without_escaping_letters(tmp_path):
     write_json(tmp_path / "deep" / "file.json", {"title": "Zürich"})
     assert names(tmp_path / "deep") == ["file.json"]
     assert "Zürich" in (tmp_path / "deep" / "file.json").read_text()
 
 
-def test_what_killed_writers_of_a_finished_folder_left_is_swept_away(tmp_path):
+def test_leftovers_of_killed_writers_of_a_finished_folder_are_removed(tmp_path):
     store = Store(tmp_path)
     with store.artifact("statistics", "abc").writing() as folder:
         (folder / "values").write_text("1")

@@ -27,7 +27,7 @@ def _no_tracking_environment(monkeypatch):
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory):
-    """A database with all its tables and no run: migrations take seconds."""
+    """A migrated database without runs, shared because migrations take seconds."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -45,7 +45,7 @@ def fresh_store(tmp_path):
 
 @pytest.fixture
 def store(fresh_store, migrated):
-    """The same with a database that has all its tables."""
+    """The same store with a migrated database."""
     shutil.copy(migrated, fresh_store.root / "mlflow.db")
     return fresh_store
 
@@ -87,7 +87,7 @@ def test_a_cell_becomes_a_child_run_with_params_metrics_data_and_artifacts(store
     assert (run.info.end_time - run.info.start_time) == 10_000
 
 
-def test_a_second_sync_creates_nothing_and_an_unfinished_cell_is_left_out(store):
+def test_a_second_sync_creates_nothing_and_unfinished_cells_are_skipped(store):
     store.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
     store.write_manifest()
     uri = sync(store.root).uri
@@ -96,7 +96,7 @@ def test_a_second_sync_creates_nothing_and_an_unfinished_cell_is_left_out(store)
     assert len(runs_of(uri)[1]) == 2
 
 
-def test_a_cell_that_was_computed_again_replaces_its_run(store):
+def test_a_rerun_cell_replaces_its_run(store):
     uri = sync(store.root).uri
     folder = store.root / "cells" / store.cells[0]
     cost = json.loads((folder / "cost.json").read_text())
@@ -108,7 +108,7 @@ def test_a_cell_that_was_computed_again_replaces_its_run(store):
     assert sorted(child.data.metrics["cost/phases_s/edit"] for child in children) == [2.0, 77.0]
 
 
-def test_an_import_that_was_cut_off_is_done_again(store, monkeypatch):
+def test_an_interrupted_import_is_repeated(store, monkeypatch):
     from mlflow import MlflowClient
 
     log_inputs = MlflowClient.log_inputs
@@ -151,7 +151,7 @@ def test_two_suites_that_share_a_cell_each_have_it(store):
     assert sync(store.root, "speed").skipped == 1
 
 
-def test_two_labels_of_one_cell_are_two_runs_and_stay(store):
+def test_two_labels_of_one_cell_are_two_runs(store):
     store.write_cell("ft-l", "tiny/llama", "zsre")
     twin = store.write_cell("ft-l", "tiny/llama", "zsre", label="mine")
     cell = json.loads((twin / "cell.json").read_text())
@@ -168,12 +168,12 @@ def test_a_suite_that_was_not_run_is_refused(store):
         sync(store.root, "speed")
 
 
-def test_a_cell_that_cannot_be_read_is_one_line_and_leaves_no_run(store):
+def test_an_unreadable_cell_is_reported_in_one_line_and_leaves_no_run(store):
     folder = store.root / "cells" / store.cells[0]
     origin = json.loads((folder / "provenance.json").read_text())
     del origin["data_files"]
     (folder / "provenance.json").write_text(json.dumps(origin))
-    with pytest.raises(UserError, match=r"damaged, or written by another version .*no 'data_files' in it"):
+    with pytest.raises(UserError, match=r"damaged, or written by another version .*missing key 'data_files'"):
         sync(store.root)
     assert runs_of(f"sqlite:///{store.root / 'mlflow.db'}")[1] == []
 
@@ -183,25 +183,25 @@ def test_a_second_writer_is_refused(store):
         sync(store.root)
 
 
-def test_a_broken_database_is_one_line(store):
+def test_a_broken_database_is_reported_in_one_line(store):
     (store.root / "mlflow.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(UserError, match=r"mlflow\.db refused") as refusal:
+    with pytest.raises(UserError, match=r"mlflow\.db reported an error") as refusal:
         sync(store.root)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("uri", ["file:///nowhere/mlruns", "foo://bar", "http://[bad", "postgresql://me@localhost/db"])
-def test_an_address_that_mlflow_cannot_open_is_one_line(store, uri):
-    """A driver for PostgreSQL is not installed here; where it is, no server answers."""
+def test_an_address_that_mlflow_cannot_open_is_reported_in_one_line(store, uri):
+    """PostgreSQL fails without its driver, and with the driver because no server is running."""
     with pytest.raises(UserError) as refusal:
         sync(store.root, tracking_uri=uri)
     assert uri in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_server_that_does_not_answer_is_one_line_at_once(store):
+def test_an_unreachable_server_is_reported_immediately_in_one_line(store):
     started = time.monotonic()
-    with pytest.raises(UserError, match="no MLflow server answers"):
+    with pytest.raises(UserError, match="no MLflow server responds"):
         sync(store.root, tracking_uri=f"http://127.0.0.1:{free_port()}")
     assert time.monotonic() - started < 20
 
@@ -211,13 +211,13 @@ def test_importing_the_module_does_not_import_mlflow():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_a_fresh_database_is_made_without_a_word_in_the_terminal(fresh_store):
+def test_a_fresh_database_is_created_without_output(fresh_store):
     code = f"from pathlib import Path; from harness.store.tracking import sync; sync(Path({str(fresh_store.root)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 
 
-def test_the_curve_of_a_sequence_is_an_artifact_too(store):
+def test_the_curve_of_a_sequence_is_an_artifact(store):
     folder = store.root / "cells" / store.cells[0]
     shutil.copy(folder / "records.parquet", folder / "curve.parquet")
     client, children, _ = runs_of(sync(store.root).uri)
@@ -257,7 +257,7 @@ def free_port():
 
 def wait_until_healthy(uri, server):
     for _ in range(120):
-        assert server.poll() is None, "the server ended"
+        assert server.poll() is None, "the server exited"
         try:
             urllib.request.urlopen(f"{uri}/health", timeout=2).close()
         except OSError:
