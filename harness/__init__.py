@@ -1,3 +1,3 @@
-"""A benchmark harness for knowledge editing: a suite file goes in, comparable cells and tables come out."""
+"""A benchmark harness for knowledge editing: run suites of methods, models and datasets, and report comparable results."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""The contract between the harness and what plugs into it: methods, edited models, artifacts, backends and launchers.
+"""Interfaces for extending the harness: methods, edited models, artifacts, backends and launchers.
 
-A method module declares its spec, hyper-parameters and artifacts without importing torch, so that a sweep can be planned on
-a login node in a fraction of a second; it imports torch where it computes.
+A method module declares its spec, hyper-parameters and artifacts without importing torch, so that planning a sweep on a
+login node takes a fraction of a second. It imports torch inside the functions that compute.
 """
 
 from abc import ABC, abstractmethod
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
     from harness.store.store import Store
 
 State: TypeAlias = Mapping[str, "Tensor"]
-"""What an edit keeps next to the weights, by names of the method's choice; a safetensors file can hold it."""
+"""State that an edit keeps in addition to the weights, by names chosen by the method; saved as safetensors."""
 
 Phase = Literal["setup", "edit", "attach", "evaluate"]
-"""Parts of a cell's time; docs/timing.md says what belongs to each."""
+"""Timed phases of a cell; docs/timing.md defines what each includes."""
 
 
 class Hparams(BaseModel):
-    """Base of every method's hyper-parameters: no unknown key, no change after construction."""
+    """Base class of hyper-parameters: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
 class ArtifactSpec:
-    """Something costly that an edit needs or that several cells share: built once and stored by its content address.
+    """A costly prerequisite of an edit, or one shared by several cells; built once and stored under its content address.
 
     Attributes:
-        name: what it is, `plugin-edit`, `tiny-model`; the folder it is stored in.
-        kind: `model` (a stand-in for a pretrained model, never charged), `setup` (before any edit, such as statistics) or
-            `edit` (the edit itself, shared by several target models).
-        identity: everything that decides its content, JSON-like; paths and devices are not part of it.
+        name: type of the artifact, such as `plugin-edit` or `tiny-model`; also the folder it is stored in.
+        kind: `model` (a stand-in for a pretrained model, whose cost is never charged), `setup` (preparation before any
+            edit, such as statistics) or `edit` (the edit itself, shared by several target models).
+        identity: everything that determines the content, JSON-like, without paths and devices.
         builder: `module:function`, called as `function(spec, context, folder)` to write the files.
-        inputs: what the builder needs in addition to the identity (references to datasets and models).
-        needs: artifacts that must be built first, by role.
+        inputs: further inputs of the builder that are not part of the identity (references to datasets and models).
+        needs: dependencies by role, built first.
     """
 
     name: str
@@ -64,18 +64,18 @@ class ArtifactSpec:
 
     @cached_property
     def key(self) -> str:
-        """Content address: hash of name, identity and the keys of all needs."""
+        """Content address: hash of the name, the identity and the keys of all dependencies."""
         needs = {role: need.key for role, need in self.needs.items()}
         return digest({"name": self.name, "identity": self.identity, "needs": needs}, 16)
 
     def closure(self) -> Iterator["ArtifactSpec"]:
-        """Everything it needs, needs first, and then the artifact itself; shared needs are repeated."""
+        """Yield all dependencies and then the artifact itself, in build order; shared dependencies are repeated."""
         for need in self.needs.values():
             yield from need.closure()
         yield self
 
     def description(self) -> dict[str, Any]:
-        """The content of artifact.json."""
+        """Content of artifact.json."""
         needs = {role: need.key for role, need in self.needs.items()}
         return {"name": self.name, "kind": self.kind, "key": self.key, "identity": self.identity, "needs": needs}
 
@@ -84,29 +84,29 @@ class Clock(Protocol):
     """Device-synchronised timing of the phases of a cell (see docs/timing.md)."""
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
-        """Count the time spent inside towards `name`; phases do not nest."""
+        """Attribute the time spent in the block to `name`; phases do not nest."""
         ...
 
 
 class Advance(Protocol):
-    """Moves a progress bar."""
+    """Callback that advances a progress bar."""
 
     def __call__(self, steps: int = 1) -> None:
-        """Count this many steps as done."""
+        """Advance by a number of steps."""
         ...
 
 
 class Context(Protocol):
-    """What the runner provides to a method or an artifact builder."""
+    """Services that the runner provides to a method or an artifact builder."""
 
     @property
     def device(self) -> str:
-        """Where models are, `cpu` or `cuda`."""
+        """Device of the models, `cpu` or `cuda`."""
         ...
 
     @property
     def seed(self) -> int:
-        """The cell's seed; all randomness follows from it."""
+        """The cell's seed, from which all randomness is derived."""
         ...
 
     @property
@@ -115,11 +115,11 @@ class Context(Protocol):
         ...
 
     def load_model(self, ref: "ModelRef") -> "LoadedModel":
-        """The unedited model; kept in memory between cells that use it."""
+        """Load an unedited model; it stays in memory between cells that use it."""
         ...
 
     def load_data(self, ref: DataRef) -> Dataset:
-        """The records of a reference, verified against its hash."""
+        """Load the records of a reference and verify their hash."""
         ...
 
     def artifact(self, spec: ArtifactSpec) -> Path:
@@ -127,51 +127,51 @@ class Context(Protocol):
         ...
 
     def progress(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """A progress bar; call the value with the number of steps done."""
+        """Show a progress bar; call the returned function to advance it."""
         ...
 
 
 class EditedModel(ABC):
-    """A model after editing, whatever was done to it: new weights, a routed memory, an ensemble.
+    """A model after editing, with changed weights, a routed memory or an ensemble.
 
-    All calls take a batch. `revert` is always called, also after an exception.
+    All calls are batched. The harness always calls `revert`, even after an exception.
     """
 
     @abstractmethod
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Arg-max id at each target position, with the target itself as context; one list per query."""
+        """Return the arg-max id at each target position under teacher forcing; one list per query."""
 
     @abstractmethod
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Greedy continuation of each prompt by exactly as many ids as its target has."""
+        """Continue each prompt greedily by exactly as many ids as its target has."""
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
-        """Routing score of each prompt in [0, 1], 1 if it is treated as one of the edits; None if the method has none."""
+        """Return the routing score of each prompt in [0, 1], 1 for in scope of an edit; None if the method has none."""
         return None
 
     def diagnostics(self) -> Mapping[str, float]:
-        """Further numbers about the edit, written next to the metrics."""
+        """Return further numbers about the edit, stored with the metrics."""
         return {}
 
     def state(self) -> State:
-        """Everything kept next to the weights, from which `Method.extend` rebuilds the same model bit for bit."""
+        """Return all state outside the weights, from which `Method.extend` rebuilds the same model bit for bit."""
         return {}
 
     def revert(self) -> None:
-        """Restore the model that was given to `edit`, bit for bit."""
+        """Restore the model passed to `edit`, bit for bit."""
         return
 
 
 class Method(ABC):
-    """An editing method with its hyper-parameters. `harness.registry.register` adds a subclass to what suites can name.
+    """An editing method with its hyper-parameters. Register subclasses with `harness.registry.register`.
 
     Class attributes:
         spec: set by `register`.
         Hparams: class of the hyper-parameters.
-        preset: hyper-parameter values that replace those of the method's files; a variant or a suite may still differ.
-        differences: known differences from another implementation of the same method, one sentence each; the parity
-            table prints them.
-        memory_copies: how many copies of the target model a cell holds, for estimates.
+        preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
+        differences: known differences from another implementation of the same method, one sentence each; printed in the
+            parity table.
+        memory_copies: number of copies of the target model that a cell holds, for memory estimates.
     """
 
     spec: ClassVar[MethodSpec]
@@ -184,10 +184,10 @@ class Method(ABC):
         self.hparams = hparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """What must be built before `edit`, by role. Pure: imports no torch and reads no file.
+        """Declare the artifacts that `edit` needs, by role. Must not import torch or read files.
 
         Raises:
-            UserError: if the combination cannot be run here, with the reason.
+            UserError: if this combination cannot be run here, with the reason.
         """
         return {}
 
@@ -195,12 +195,12 @@ class Method(ABC):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Apply all requests to an unedited model and time the phases through `context.clock`.
+        """Apply all requests to an unedited model, timing the phases with `context.clock`.
 
         Args:
-            model: unedited; changes are undone by the result's `revert`.
-            requests: the facts to write.
-            artifacts: finished folders by role, as `artifacts` named them.
+            model: the unedited model; the result's `revert` must undo all changes.
+            requests: the edits to apply.
+            artifacts: folders of the artifacts by role, as declared by `artifacts`.
             context: device, seed, clock and progress of this cell.
         """
 
@@ -212,37 +212,38 @@ class Method(ABC):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Apply further requests on top of earlier ones; by default `edit` on the model as it is.
+        """Apply further requests on top of earlier ones; by default, call `edit` on the current model.
 
-        A method that keeps state next to the weights overrides this. One that does not needs nothing else to edit in
-        sequence: only the first edit's `revert` is called at the end, so it must restore whatever later edits may change.
+        Methods that keep state outside the weights override this. Other methods can edit sequentially without further
+        code, but only the first edit's `revert` is called at the end, so it must restore everything that later edits may
+        change.
 
         Args:
-            model: with the weights that earlier edits left; unedited for a memory.
-            state: what the last edit's `EditedModel.state` returned, on the model's device. Must not be changed in place.
-            requests: the further requests; with none at all, the model is what it was when `state` was taken.
-            artifacts, context: as for `edit`. The seed is the same for every call: a method that draws random numbers keeps
-                its position in `state`.
+            model: the model with the weights left by earlier edits; unedited for memory-based methods.
+            state: the last edit's `EditedModel.state`, on the model's device. Must not be modified in place.
+            requests: the further requests; if empty, restore the model as it was when `state` was taken.
+            artifacts, context: as for `edit`. The seed is the same for every call, so a method that draws random numbers
+                must keep the generator's state in `state`.
         """
         return self.edit(model, requests, artifacts, context)
 
     def code_identity(self) -> Mapping[str, str]:
-        """What distinguishes foreign code from any other version of it; part of the cell's identity."""
+        """Identify the version of third-party code; part of the cell's identity."""
         return {}
 
     def provenance(self) -> Mapping[str, Any]:
-        """What the cell's provenance says about foreign code."""
+        """Describe third-party code for the cell's provenance."""
         return {}
 
     @classmethod
     def edits_in_sequence(cls) -> bool:
-        """Whether the method can continue from its own edits: those in weights can, others if they override `extend`."""
+        """Whether the method supports sequential edits: it changes weights only, or it overrides `extend`."""
         return cls.spec.is_in_weights or cls.extend is not Method.extend
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that `harness doctor` looked for."""
+    """Result of one check of `harness doctor`."""
 
     what: str
     is_present: bool
@@ -250,31 +251,31 @@ class Finding:
 
 
 class Backend(ABC):
-    """Another code base whose implementations of methods stand next to the native ones under the same names.
+    """Another code base that implements methods under the same names as the native ones.
 
     Attributes:
-        commands: `module:app` of a typer application with commands of its own, or empty.
+        commands: `module:app` of a typer application with the backend's own commands, or empty.
     """
 
     commands: ClassVar[str] = ""
 
     @abstractmethod
     def is_available(self) -> bool:
-        """Whether its code can run here."""
+        """Whether the backend can run on this machine."""
 
     def findings(self) -> Iterator[Finding]:
-        """What `harness doctor` says about it."""
+        """Yield the checks that `harness doctor` reports."""
         yield from ()
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How the cells of a run ended, by the names of their folders.
+    """Outcome of a run, by the folder names of its cells.
 
     Attributes:
-        finished: cells that this run finished.
-        failed: cells that it was to run and that have no result, each with the reason.
-        kept: cells of the plan that were done before.
+        finished: cells that this run completed.
+        failed: cells that this run could not complete, each with the reason.
+        kept: cells of the plan that were already done.
     """
 
     finished: tuple[str, ...]
@@ -284,18 +285,18 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One cell or artifact as a user sees it.
+    """Status of one cell or artifact.
 
     Attributes:
-        place: its folder below the store, `cells/…`; empty for a combination that cannot be a cell here.
+        place: folder relative to the store, such as `cells/…`; empty for a combination that cannot run here.
         title: method, model and dataset.
         state: `running`, `pending`, `to do`, `done`, `failed` or `cannot run`.
-        age_s: how long it has been in that state; None if unknown.
-        node, job: where it runs, and the scheduler's id of it.
-        launch: name of the launch that has it.
-        progress: how far it is, for people.
-        note: why it failed, waits or cannot run.
-        log: file that says more about a failure.
+        age_s: time in this state; None if unknown.
+        node, job: host name and the scheduler's job id.
+        launch: name of the launch that it belongs to.
+        progress: human-readable progress.
+        note: reason why it failed, is pending or cannot run.
+        log: log file of a failure.
     """
 
     place: str
@@ -311,18 +312,18 @@ class JobStatus:
 
     @property
     def is_live(self) -> bool:
-        """Whether a launcher may still write its result: nobody else may run or forget it."""
+        """Whether a launcher may still write the result, so that no other process may run or discard it."""
         return self.state in ("running", "pending")
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchState:
-    """What a launcher knows about its unfinished launches of a store.
+    """State of a launcher's unfinished launches for a store.
 
     Attributes:
-        launches: their names.
-        jobs: by place, what was submitted, as the last job that has it tells; the store says which of them are settled.
-        silence: a sentence about a scheduler that does not answer, or empty. Its jobs may well be running.
+        launches: names of the launches.
+        jobs: status of everything submitted, by place, from the most recent job; the store knows which are settled.
+        silence: message if the scheduler does not respond, otherwise empty. Jobs may still be running then.
     """
 
     launches: tuple[str, ...] = ()
@@ -331,16 +332,16 @@ class LaunchState:
 
 
 class Launcher(ABC):
-    """Runs the jobs of a plan somewhere. `harness.registry.register_launcher` adds a subclass under a name.
+    """Runs the jobs of a plan. Register subclasses with `harness.registry.register_launcher`.
 
-    A launch profile is a YAML file whose key `launcher` is that name; `Profile` checks the rest. Profiles that come with a
-    launcher are in the folder `profiles` next to its module.
+    A launch profile is a YAML file whose key `launcher` names the launcher; `Profile` validates the rest. A launcher ships its
+    profiles in the folder `profiles` next to its module.
 
-    `run` is all that a launcher must define. One whose jobs outlive the process that submitted them also defines the class
-    methods, which find these jobs in the store again, whatever profile they were launched with and on whichever machine.
+    A launcher must implement only `run`. If its jobs outlive the submitting process, it also implements the class methods,
+    which recover these jobs from the store, independent of the profile and the machine that they were launched from.
 
     Class attributes:
-        Profile: pydantic model of the launch profiles that name this launcher, a `harness.run.profiles.LaunchProfile`.
+        Profile: pydantic model of this launcher's profiles, a `harness.run.profiles.LaunchProfile`.
     """
 
     Profile: ClassVar[type[BaseModel]]
@@ -349,61 +350,61 @@ class Launcher(ABC):
         self.profile = profile
 
     def obstacle(self) -> str:
-        """Why nothing can be launched from this machine, as in `needs SLURM, which …`; empty if it can."""
+        """Why this machine cannot launch jobs, as in `needs SLURM, which …`; empty if it can."""
         return ""
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"] | None:
-        """Where cells compute, if the profile decides that and not this machine.
+        """Device of the cells if the profile determines it; None to use this machine's.
 
         Args:
-            wanted: what the suite says.
+            wanted: the suite's setting.
         """
         return None
 
     def describe(self, plan: "Plan") -> list[str]:
-        """Sentences about how the plan would be launched, for `harness plan`."""
+        """Describe how the plan would be launched, one sentence per item, for `harness plan`."""
         return []
 
     @abstractmethod
     def run(self, plan: "Plan", display: "Display", *, detach: bool = False) -> Summary | None:
-        """Run everything the plan has to do (`harness.plan.job.jobs`); a failure stops nothing but what needs it.
+        """Run all unfinished jobs of the plan (`harness.plan.job.jobs`); a failure only stops jobs that depend on it.
 
-        Jobs of its own earlier launches that wait or run are waited for, not run again.
+        Pending and running jobs of this launcher's earlier launches are waited for, not run again.
 
         Args:
-            plan: of a store that no other process of this machine writes to.
-            display: gets every event.
-            detach: return once everything is submitted, if the launcher can.
+            plan: the plan; its store is locked by this process.
+            display: receives every event.
+            detach: return once everything is submitted, if the launcher supports it.
 
         Returns:
-            What became of the cells; None if the run continues without this process.
+            The outcome of the cells; None if the run continues without this process.
 
         Raises:
-            UserError: for what ends the whole run and can be fixed by the user.
+            UserError: for an error that stops the whole run and that the user can fix.
         """
 
     @classmethod
     def state(cls, store: "Store") -> LaunchState:
-        """What its unfinished launches of a store are doing; changes nothing."""
+        """Query the state of this launcher's unfinished launches for a store; read-only."""
         return LaunchState()
 
     @classmethod
     def cancel(cls, store: "Store", suite: str, scale: str) -> Iterator[str]:
-        """End the unfinished launches of a suite, and yield the name of each once none of its jobs can write any more.
+        """Cancel the unfinished launches of a suite, and yield each name once none of its jobs can write any more.
 
-        Finished cells stay, unfinished ones are to do.
+        Finished cells are kept; unfinished ones return to `to do`.
 
         Raises:
-            UserError: if the scheduler cannot be told, or if a job does not end.
+            UserError: if the scheduler cannot be reached, or if a job does not end.
         """
         yield from ()
 
     @classmethod
     def forget(cls, store: "Store", places: Sequence[str]) -> None:
-        """Make jobs count as never run, whatever became of them."""
+        """Discard all records of jobs, so that they count as never run."""
         return
 
     @classmethod
     def logs(cls, store: "Store") -> Mapping[str, Sequence[Path]]:
-        """The files in which the last job of each place of its unfinished launches prints; they exist once it begins."""
+        """Output files of the latest job of each place in unfinished launches; they exist once the job starts."""
         return {}

@@ -1,4 +1,4 @@
-"""The command line: all verbs with their options, and the tables and MLflow runs that a run ends with."""
+"""Command-line interface: all commands and options, and the reports written after a run."""
 
 import dataclasses
 import functools
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 EVERY_S = {"status": "5", "sync": "30"}
-"""Seconds between two looks of a verb with `--watch`, where none are given."""
+"""Default interval of `--watch` in seconds, by command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb.
+    """Run one command.
 
     Returns:
-        0 if all went well, 1 if a cell failed, 2 for a mistake that the user can fix (printed as one line), 130 if
-        interrupted, 141 if nobody reads the output any more.
+        0 on success, 1 if a cell failed, 2 for an error that the user can fix (printed as one line), 130 if interrupted,
+        141 if the output pipe was closed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows how far a killed run came
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log file shows how far a killed run got
     try:
         typer.main.get_command(app).main(arguments, prog_name="harness")
     except UserError as error:
@@ -58,26 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Verbs(TyperGroup):
-    """The verbs below, and a group of commands for each backend that has some."""
+    """The commands below, and a command group for each backend that has one."""
 
     def invoke(self, ctx: Any) -> NoReturn:
-        """Run a verb; what it returns is the exit code."""
+        """Run a command and exit with its return value."""
         try:
             code = super().invoke(ctx)
         except KeyboardInterrupt:
-            print("harness: interrupted; finished cells are kept, the same command continues", file=sys.stderr)
+            print("harness: interrupted, but finished cells are kept; run it again to continue", file=sys.stderr)
             code = 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to complain at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's flush at exit fails
             code = 141
         raise typer.Exit(code or 0)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All verbs, those of backends last."""
+        """List all commands, those of backends last."""
         return [*super().list_commands(ctx), *(name for name, each in registry.backends.all().items() if each.commands)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A verb, or the commands of a backend; None if there is neither."""
+        """Find a command or a backend's command group; None if there is neither."""
         if found := super().get_command(ctx, cmd_name):
             return found
         backend = registry.backends.all().get(cmd_name)
@@ -90,10 +90,10 @@ class Verbs(TyperGroup):
 
 
 class Watching(TyperCommand):
-    """A verb with `--watch [S]`, whose seconds may be left out."""
+    """A command with `--watch [S]`, where the interval is optional."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert the seconds where they are left out."""
+        """Insert the default interval if it is omitted."""
         return super().parse_args(ctx, list(_with_seconds(args, EVERY_S[str(self.name)])))
 
 
@@ -110,11 +110,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: harness run main_table --scale mini --only method=none,ft-l,onceedit",
 )
-data_app = typer.Typer(help="List, show or fetch records.", no_args_is_help=True)
+data_app = typer.Typer(help="List, show or download datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
-# ── Options that several verbs share
+# ── Shared options
 
 
 def _above_zero(kind: type[Number], text: str) -> Number:
@@ -137,7 +137,7 @@ def _count(text: str) -> int:
 
 
 def _plug_in(names: list[str] | None) -> list[str] | None:
-    """Load plug-ins and add them to the environment, where worker processes and cluster jobs find them."""
+    """Load plug-ins and add them to the environment, so that worker processes and cluster jobs load them too."""
     if names:
         paths = (str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names)
         os.environ[registry.PLUGINS] = ":".join(dict.fromkeys([*registry.plugin_names(), *paths]))
@@ -157,8 +157,8 @@ def _scale_names() -> list[str]:
     return [PAPER, *scale_files()]
 
 
-StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of results.")]
-CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell id or folder name, or the beginning of one.")]
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Results folder.")]
+CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell id or folder name, or a prefix of either.")]
 PluginOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -168,10 +168,10 @@ PluginOption = Annotated[
         help="Python module or file that adds methods, formats, protocols, tables or launchers. Repeatable.",
     ),
 ]
-ScaleOption = Annotated[str, typer.Option(help="Scale that it was run at.", autocompletion=lambda: _scale_names())]
-NoReportOption = Annotated[bool, typer.Option("--no-report", help="Leave out tables and MLflow.")]
+ScaleOption = Annotated[str, typer.Option(help="Scale of the run.", autocompletion=lambda: _scale_names())]
+NoReportOption = Annotated[bool, typer.Option("--no-report", help="Skip tables and MLflow.")]
 DetachOption = Annotated[
-    bool, typer.Option("--detach", help="On a cluster: return once all is submitted; run again to follow.")
+    bool, typer.Option("--detach", help="On a cluster: return once all jobs are submitted; run again to follow.")
 ]
 DataOption = Annotated[
     str | None,
@@ -183,43 +183,41 @@ DataOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SuiteOptions:
-    """What to run, how large and where: the options of every verb about a suite."""
+    """Options of every command that takes a suite."""
 
     suite: Annotated[
         str,
-        typer.Argument(
-            metavar="SUITE", help="Name of a suite, or a suite file.", autocompletion=lambda: _suite_names()
-        ),
+        typer.Argument(metavar="SUITE", help="Name or file of a suite.", autocompletion=lambda: _suite_names()),
     ]
     scale: Annotated[
         str | None,
-        typer.Option(help="How large, for example mini; as written by default.", autocompletion=lambda: _scale_names()),
+        typer.Option(help="Scale, for example mini; default: as written.", autocompletion=lambda: _scale_names()),
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="AXIS=NAME[,NAME]", help="Only method=…, model=… or dataset=…. Repeatable."),
+        typer.Option(metavar="AXIS=NAME[,NAME]", help="Restrict to method=…, model=… or dataset=…. Repeatable."),
     ] = None
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of upstream files (default: HARNESS_DATA).")
     ] = None
-    edits: Annotated[int | None, typer.Option(metavar="N", help="Edits per cell instead of the suite's.")] = None
+    edits: Annotated[int | None, typer.Option(metavar="N", help="Edits per cell; overrides the suite.")] = None
     backend: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Whose implementations, instead of the suite's choice: native, auto (another backend's where it has the "
-            "method and is installed), or a backend of `harness list backends`.",
+            help="Implementations to use; overrides the suite: native, auto (another backend's if it has the method and is "
+            "installed), or a name from `harness list backends`.",
         ),
     ] = None
     launch: Annotated[
-        str | None, typer.Option(metavar="PROFILE", help="Launch profile instead of the suite's, for example local.")
+        str | None, typer.Option(metavar="PROFILE", help="Launch profile, for example local; overrides the suite.")
     ] = None
     store: StoreOption = Path("results")
     plugin: PluginOption = None
 
 
 def suite_verb(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a verb the fields of `SuiteOptions` as options, in front of its own."""
+    """Decorator: add the fields of `SuiteOptions` to a command, before its own options."""
 
     @functools.wraps(function)
     def verb(**options: Any) -> int:
@@ -234,7 +232,7 @@ def suite_verb(function: Callable[..., int]) -> Callable[..., int]:
     return verb
 
 
-# ── Verbs about a suite
+# ── Commands on a suite
 
 
 def _print_version(is_asked: bool) -> None:
@@ -262,7 +260,7 @@ def run(
     no_report: NoReportOption = False,
     detach: DetachOption = False,
 ) -> int:
-    """Run what is missing of a suite; then write its tables and MLflow runs."""
+    """Run the unfinished cells of a suite, then write its tables and MLflow runs."""
     from harness.run.start import run as run_plan
 
     plan, launcher = _planned(options)
@@ -273,7 +271,7 @@ def run(
 @app.command("plan")
 @suite_verb
 def plan_(options: SuiteOptions) -> int:
-    """Print cells, artifacts, and what is done or missing; run nothing."""
+    """Show the cells and artifacts of a suite, and what is done or missing, without running anything."""
     from rich.markup import escape
 
     from harness.plan.describe import describe
@@ -294,13 +292,13 @@ def plan_(options: SuiteOptions) -> int:
 def status(
     options: SuiteOptions,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="As data, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
     watch: Annotated[
-        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Again every S seconds (default: 5).")
+        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Refresh every S seconds (default: 5).")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Of many cells, also those that wait or are done.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all cells, even if there are many.")] = False,
 ) -> int:
-    """Print which cells are done, failed, running and still to do; exit with 1 if one failed."""
+    """Show which cells are done, failed, running or still to do; exit with 1 if one failed."""
     from harness.run.status import show
 
     plan, _ = _planned(options)
@@ -312,11 +310,11 @@ def status(
 def retry(
     options: SuiteOptions,
     *,
-    failed: Annotated[bool, typer.Option("--failed", help="Failed cells and no others, as without it.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Failed cells only; this is the default.")] = False,
     no_report: NoReportOption = False,
     detach: DetachOption = False,
 ) -> int:
-    """Run the failed cells of a suite again, and nothing else that is missing."""
+    """Run only the failed cells of a suite again."""
     from harness.run.start import run as run_plan
 
     plan, launcher = _planned(options)
@@ -327,7 +325,7 @@ def retry(
 @app.command()
 @suite_verb
 def cancel(options: SuiteOptions) -> int:
-    """Cancel the jobs of a suite on a cluster; finished cells stay."""
+    """Cancel the cluster jobs of a suite; finished cells are kept."""
     from harness.run.status import cancel as end
     from harness.store.store import Store
 
@@ -335,16 +333,16 @@ def cancel(options: SuiteOptions) -> int:
     return end(Store(options.store), suite.name, suite.scale, _console())
 
 
-# ── Verbs about a store
+# ── Commands on a store
 
 
 @app.command()
 def logs(
     cell: CellArgument,
-    lines: Annotated[int, typer.Option(parser=_count, metavar="N", help="At most this many of each file.")] = 100,
+    lines: Annotated[int, typer.Option(parser=_count, metavar="N", help="Maximum number of lines per file.")] = 100,
     store: StoreOption = Path("results"),
 ) -> int:
-    """Print the end of what a cell has logged, or its job if it has not ended."""
+    """Print the end of a cell's log, or of its job's output while it is unfinished."""
     from harness.run.status import logs as show
     from harness.store.store import Store
 
@@ -354,18 +352,18 @@ def logs(
 @app.command(cls=Watching)
 def sync(
     suite: Annotated[
-        str | None, typer.Argument(metavar="SUITE", help="Name of a suite, or its file; default: all of the store.")
+        str | None, typer.Argument(metavar="SUITE", help="Name or file of a suite; default: all suites in the store.")
     ] = None,
     watch: Annotated[
-        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Again every S seconds (default: 30).")
+        float | None, typer.Option(parser=_seconds, metavar="[S]", help="Repeat every S seconds (default: 30).")
     ] = None,
     tracking_uri: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="MLflow server (default: MLFLOW_TRACKING_URI, else STORE/mlflow.db)."),
+        typer.Option(metavar="URI", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or STORE/mlflow.db)."),
     ] = None,
     store: StoreOption = Path("results"),
 ) -> int:
-    """Import finished cells into MLflow, once or whenever there are new ones."""
+    """Import finished cells into MLflow, once or continuously."""
     from harness.store.store import DONE
     from harness.store.tracking import sync as import_runs
 
@@ -383,7 +381,7 @@ def sync(
 
 @app.command()
 def report(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="Name of a suite, or its file.")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="Name or file of a suite.")],
     scale: ScaleOption = "paper",
     store: StoreOption = Path("results"),
     plugin: PluginOption = None,
@@ -395,7 +393,7 @@ def report(
 
 @app.command()
 def explain(cell: CellArgument, store: StoreOption = Path("results")) -> int:
-    """Print where the numbers of a cell come from."""
+    """Print a cell's settings, metrics, cost and provenance."""
     from rich.pretty import pprint
 
     from harness.files import understood
@@ -413,7 +411,7 @@ def explain(cell: CellArgument, store: StoreOption = Path("results")) -> int:
     return 0
 
 
-# ── Verbs about what there is
+# ── Listings
 
 
 @app.command("list")
@@ -423,7 +421,7 @@ def list_(
     ],
     plugin: PluginOption = None,
 ) -> int:
-    """List what a suite or the command line can name."""
+    """List the available names of a kind."""
     columns, rows = inventory.LISTINGS[kind]
     _print_table(columns, rows())
     return 0
@@ -440,7 +438,7 @@ def schema() -> int:
 
 @app.command()
 def doctor(plugin: PluginOption = None) -> int:
-    """Say what is installed, what is missing and how to get it."""
+    """Check what is installed, what is missing and how to get it."""
     from rich.markup import escape
 
     console = _console()
@@ -450,7 +448,7 @@ def doctor(plugin: PluginOption = None) -> int:
     return 0
 
 
-# ── Verbs about records
+# ── Commands on datasets
 
 
 @data_app.command("list")
@@ -459,7 +457,7 @@ def data_list(
     data: DataOption = None,
     plugin: PluginOption = None,
 ) -> int:
-    """List the files of a folder, how they are used, and their records; usable ones are sound and ask something new."""
+    """List dataset files with their role and record counts; usable records are valid and have a new prompt."""
     from harness.data.show import describe
     from harness.data.sources import SYNTHETIC
 
@@ -481,7 +479,7 @@ def data_show(
     ] = None,
     plugin: PluginOption = None,
 ) -> int:
-    """Show a record in readable form."""
+    """Show a record as text."""
     from harness.data.show import show
     from harness.data.sources import SYNTHETIC
 
@@ -492,10 +490,10 @@ def data_show(
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str | None, typer.Argument(metavar="DATASET", help="Dataset; default: all.")] = None,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")] = Path("data"),
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("data"),
     plugin: PluginOption = None,
 ) -> int:
-    """Download the upstream files of a dataset and verify them."""
+    """Download a dataset's upstream files and verify their checksums."""
     from harness.data.fetch import fetch
 
     names = [name] if name else [each for each, info in registry.datasets.all().items() if info.downloads]
@@ -506,18 +504,18 @@ def data_fetch(
     return 0
 
 
-# ── What the verbs share
+# ── Helpers
 
 
 def _console(width: int = 120) -> "Console":
-    """The terminal as it is; a file or a pipe gets room for whole lines."""
+    """Console with the terminal's width; files and pipes get a fixed one, so that lines are not wrapped."""
     from rich.console import Console
 
     return Console(width=None if Console().is_terminal else width)
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """Print rows under their headings; in a file or a pipe, one line each."""
+    """Print a table; in a file or a pipe, every row is one line."""
     from rich.table import Table
     from rich.text import Text
 
@@ -544,7 +542,7 @@ def _suite(options: SuiteOptions) -> "Suite":
 
 
 def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
-    """The plan of a suite, and what launches it."""
+    """Load a suite's plan and its launcher."""
     from harness.plan.plan import Plan
     from harness.run.profiles import load_profile
     from harness.store.store import Store
@@ -555,33 +553,33 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
 
 
 def _name(suite: str) -> str:
-    """The name of a suite, of which its file may be given."""
+    """Resolve the name of a suite that is given by name or by file."""
     from harness.suite import load_suite
 
     return load_suite(suite).name if suite.endswith((".yaml", ".yml")) else suite
 
 
 def _cell(store: "Store", name: str) -> Path:
-    """The folder of the one cell that a name fits."""
+    """Find the folder of the one cell that a name matches."""
     from harness.store.store import is_called
 
     found = sorted(folder for folder in store.cells() if is_called(folder, name))
     if len(found) != 1:
         known = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else ""
         example = min(found or store.cells(), default="")
-        fix = f"python -m harness explain {example} --store {store.root}" if example else "name its store with --store"
-        raise UserError(f"'{name}' fits {len(found)} cells of {store.root}{known}", fix=fix)
+        fix = f"python -m harness explain {example} --store {store.root}" if example else "pass the store with --store"
+        raise UserError(f"'{name}' matches {len(found)} cells in {store.root}{known}", fix=fix)
     return store.cell(found[0]).path
 
 
 def _report(plan: "Plan", console: "Console") -> None:
-    """Write the tables of a suite that was run, and import its cells into MLflow."""
+    """Write a suite's tables and import its cells into MLflow after a run."""
     from harness.store.tracking import sync
 
     suite, store = plan.suite, plan.store.root
     _write_tables(store, suite.name, suite.scale, console)
     result = sync(store, f"{suite.name}.{suite.scale}", None)
-    console.print(f"MLflow: {_sentence(result)}; look at them with:")
+    console.print(f"MLflow: {_sentence(result)}; view them with:")
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -593,5 +591,5 @@ def _write_tables(store: Path, suite: str, scale: str, console: "Console") -> No
 
 
 def _sentence(result: "SyncResult") -> str:
-    """What became of cells in MLflow."""
-    return f"{result.created} runs created, {result.replaced} replaced, {result.skipped} already there"
+    """Summarise the result of an MLflow import."""
+    return f"{result.created} runs created, {result.replaced} replaced, {result.skipped} unchanged"

@@ -1,10 +1,10 @@
-"""The one exception for what a user can fix; everything else is a bug and keeps its traceback."""
+"""The exception for errors that a user can fix; anything else is a bug and keeps its traceback."""
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A sentence that says what is wrong and where, with the command that fixes it.
+    """An error that the user can fix: what is wrong and where, with a command or action that fixes it.
 
     The command line prints it as one line and exits with code 2.
     """
@@ -19,8 +19,8 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The parenthesis that follows an unknown name: the nearest known one, or nothing."""
-    import difflib  # slower than most commands that never need it
+    """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
+    import difflib  # slow to import, and rarely needed
 
     nearest = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""

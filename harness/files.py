@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, locks, and one clear line for whatever a file system refuses."""
+"""Atomic writes, file locks, and one-line messages for file system errors."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.identity import plain
 
 _SPACE = "free some space and run the same command again; finished cells are kept"
-_ELSEWHERE = "choose a folder that can be written with --store"
+_ELSEWHERE = "choose a writable folder with --store"
 _FIXES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE.replace("space", "quota"),
@@ -24,18 +24,18 @@ _FIXES = {
     errno.EPERM: _ELSEWHERE,
     errno.ENOTDIR: "choose another folder with --store",
     errno.EEXIST: "choose another folder with --store",
-    errno.ENOLCK: "choose a folder on a file system with locks with --store",
+    errno.ENOLCK: "use --store to choose a folder on a file system that supports locks",
 }
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file under a temporary name and rename it."""
+    """Write a JSON file atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n"
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, and the folders above it, under a temporary name and rename it."""
+    """Write a file atomically, under a temporary name that is then renamed; create missing parent folders."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{this_process()}.partial")
@@ -47,23 +47,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def this_process() -> str:
-    """Name of this process among all that share a file system."""
+    """Name of this process, unique among the machines that share a file system."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 @contextlib.contextmanager
 def locked(lock: Path, refusal: str, fix: str) -> Iterator[None]:
-    """Hold a lock file while the block runs; the system releases it even if the process is killed.
+    """Hold a lock file during the block; the operating system releases it even if the process is killed.
 
     Args:
-        lock: the file, in a folder that exists. Who holds it is written next to it, in `<lock>.holder`.
-        refusal: what the error says if another process holds it; who does is added.
-        fix: what to do then.
+        lock: path of the lock file, in an existing folder. The holder is recorded next to it, in `<lock>.holder`.
+        refusal: error message if another process holds the lock; the holder is appended.
+        fix: suggested remedy.
 
     Raises:
-        UserError: if another process holds it, or the file system has no locks.
+        UserError: if another process holds the lock, or the file system does not support locks.
     """
-    from filelock import FileLock, Timeout  # slower to import than most commands are to run
+    from filelock import FileLock, Timeout  # slow to import, compared with most commands
 
     holder = lock.with_name(f"{lock.name}.holder")
     held = FileLock(lock)
@@ -84,7 +84,7 @@ def locked(lock: Path, refusal: str, fix: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an error of the file system about a path into one line with a remedy; other errors pass."""
+    """Turn a file system error about a path into a `UserError` with a remedy; other errors propagate."""
     try:
         yield
     except Exception as error:
@@ -96,15 +96,15 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Turn an error about the content of a file, damaged or of another version of the harness, into one line.
+    """Turn errors from reading a damaged or incompatible file into a `UserError`.
 
     Args:
-        path: of the file, or of the folder of a cell.
+        path: the file, or the folder of a cell.
     """
     try:
         yield
-    except (KeyError, FileNotFoundError, ValueError) as error:  # ValueError: of JSON and of Parquet
-        found = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())
+    except (KeyError, FileNotFoundError, ValueError) as error:  # ValueError: from JSON and Parquet
+        found = f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(
             f"{path}: damaged, or written by another version of the harness ({found})",
             fix=f"rm -r {path} and run the suite again",
@@ -112,14 +112,14 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def _is_elsewhere(error: Exception, path: Path) -> bool:
-    """Whether the refused file has nothing to do with this path, such as one that was to be read."""
+    """Whether an error concerns a file unrelated to this path, such as an input file."""
     name = getattr(error, "filename", None)
     return isinstance(name, str) and not (Path(name).is_relative_to(path.parent) or path.is_relative_to(name))
 
 
 def _errno(error: Exception) -> int:
-    """The system's error number; libraries written in Rust, such as safetensors, only have it in their text."""
+    """Error number of the operating system; Rust libraries such as safetensors only mention it in the message."""
     if isinstance(error, OSError):
         return error.errno or 0
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else 0
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else 0

@@ -1,4 +1,4 @@
-"""Identity: the canonical JSON of a value and its hash. Whatever has an id in this project gets it here."""
+"""Canonical JSON of a value and its hash, the basis of every id in this project."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, dataclasses as mappings, tuples as lists, no NaN.
+    """Serialise a value uniquely: sorted keys, no spaces, dataclasses as mappings, tuples as lists, no NaN.
 
     Raises:
-        TypeError: for a value that has no JSON form; paths are refused too, because a path is not an identity.
+        TypeError: for a value that is not JSON-like. Paths are rejected too, because a path does not identify content.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
 
@@ -29,7 +29,7 @@ def file_digest(path: Path) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses and mappings as dictionaries, for `json.dumps(default=...)`."""
+    """Convert dataclasses and mappings to dictionaries, for `json.dumps(default=...)`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

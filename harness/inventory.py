@@ -1,4 +1,4 @@
-"""What suites and the command line can name, and what this machine has: the content of `harness list` and `harness doctor`."""
+"""Content of `harness list` and `harness doctor`: available names and installed software."""
 
 import inspect
 import itertools
@@ -23,7 +23,7 @@ YES = "yes"
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that decides which suites can run here and which outputs are written."""
+    """Check everything that affects which suites can run here and which outputs are written."""
     yield Finding("editing-harness", True, f"{metadata.version('editing-harness')}, Python {platform.python_version()}")
     for package in ("torch", "transformers", "mlflow", "submitit", "pandas", "scipy"):
         try:
@@ -35,7 +35,7 @@ def findings() -> Iterator[Finding]:
     for name, _, obstacle in _profiles():
         yield Finding(f"launch profile {name}", obstacle == YES, "can be used here" if obstacle == YES else obstacle)
     pdflatex = shutil.which("pdflatex")
-    otherwise = "tables are written but not compiled: apt-get install texlive-latex-recommended"
+    otherwise = "not found; tables are written but not compiled: apt-get install texlive-latex-recommended"
     yield Finding("LaTeX", pdflatex is not None, pdflatex or otherwise)
     for backend in registry.backends.all().values():
         yield from backend.findings()
@@ -54,9 +54,9 @@ def _cuda() -> Finding:
 def _records() -> Finding:
     folder = os.environ.get("HARNESS_DATA")
     if not folder:
-        return Finding("records", False, "only synthetic ones; set HARNESS_DATA, or use --data")
+        return Finding("datasets", False, "synthetic data only; set HARNESS_DATA, or use --data")
     is_there = Path(folder).expanduser().is_dir()
-    return Finding("records", is_there, folder if is_there else f"HARNESS_DATA: no such folder: {folder}")
+    return Finding("datasets", is_there, folder if is_there else f"HARNESS_DATA: no such folder: {folder}")
 
 
 def _methods() -> Rows:
@@ -85,7 +85,7 @@ def _formats() -> Rows:
 
 
 def _described(kind: "registry.Registry[Any]") -> Callable[[], Rows]:
-    """Rows of a registry whose objects say in their docstrings what they are."""
+    """List a registry, describing each object by its docstring."""
 
     def rows() -> Rows:
         for name, item in kind.all().items():
@@ -104,13 +104,13 @@ def _suites() -> Rows:
 def _scales() -> Rows:
     from harness.suite.scale import PAPER, scale_files
 
-    yield PAPER, "a suite as it is written", ""
+    yield PAPER, "the suite as written", ""
     for name, file in scale_files().items():
         yield name, _description(file), str(file)
 
 
 def _description(file: Path) -> str:
-    """The description in a suite or scale, or what is wrong with it."""
+    """Description of a suite or scale, or the error if it cannot be read."""
     from harness.yaml_source import read_yaml
 
     try:
@@ -125,7 +125,7 @@ def _profiles() -> Rows:
     for name in profile_names():
         try:
             launcher = load_profile(name)
-        except UserError as error:  # of the user's own profiles
+        except UserError as error:  # in a profile of the user's own
             yield name, "", error.message
         else:
             yield name, _first_line(launcher), launcher.obstacle() or YES
@@ -138,7 +138,7 @@ def _backends() -> Rows:
 
 
 def _first_line(item: object) -> str:
-    """What a function, or the class of an object, says it is."""
+    """First line of the docstring of a function, or of an object's class."""
     documented = item if inspect.isroutine(item) or inspect.isclass(item) else type(item)
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
@@ -146,14 +146,14 @@ def _first_line(item: object) -> str:
 LISTINGS: dict[Kind, tuple[tuple[str, ...], Callable[[], Rows]]] = {
     "methods": (("method", "title", "family", "backends"), _methods),
     "models": (("model", "title", "parameters", "weights"), _models),
-    "datasets": (("dataset", "title", "formats of its edits", "homepage"), _datasets),
+    "datasets": (("dataset", "title", "edit formats", "homepage"), _datasets),
     "formats": (("format", "dataset", "title"), _formats),
-    "protocols": (("protocol", "what it asks"), _described(registry.protocols)),
-    "tables": (("table", "what it shows"), _described(registry.tables)),
-    "figures": (("figure", "what it shows"), _described(registry.figures)),
+    "protocols": (("protocol", "description"), _described(registry.protocols)),
+    "tables": (("table", "description"), _described(registry.tables)),
+    "figures": (("figure", "description"), _described(registry.figures)),
     "suites": (("suite", "description", "file"), _suites),
     "scales": (("scale", "description", "file"), _scales),
-    "profiles": (("profile", "where", "usable here"), _profiles),
-    "launchers": (("launcher", "what it does"), _described(registry.launchers)),
-    "backends": (("backend", "whose code", "usable here"), _backends),
+    "profiles": (("profile", "launcher", "usable here"), _profiles),
+    "launchers": (("launcher", "description"), _described(registry.launchers)),
+    "backends": (("backend", "description", "usable here"), _backends),
 }

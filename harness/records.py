@@ -1,12 +1,12 @@
-"""An edit in the same form for every dataset: the record, the request that a method sees, the probes and their answers."""
+"""Dataset-independent records: edits, the requests that methods see, probes and scored answers."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
 Split = Literal["test", "dev", "all"]
-"""Which records of a file are used, by their ids; `all` ignores the division."""
+"""Subset of a file's records, determined by their ids; `all` is the whole file."""
 Template = Literal["none", "paper"]
-"""What is written around every prompt; `paper` is OnceEdit's prompt for base models."""
+"""Template around every prompt; `paper` is OnceEdit's template for base models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """All that a method sees of a record that it has to edit: never a rephrase, never a locality probe."""
+    """The part of a record that a method sees: no rephrases and no locality probes."""
 
     record_id: str
     prompt: str
@@ -30,17 +30,17 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class EditRecord:
-    """One fact to edit and everything that is asked about it afterwards.
+    """One fact to edit, with all its evaluation probes.
 
     Attributes:
-        id: stable under reordering of the file: the upstream id, else a hash of prompt and target.
-        subject: occurs in `prompt`; empty where the upstream format names none.
-        ground_truth: the answer before the edit; empty where upstream has none.
-        rephrases: the same question in other words (generality).
+        id: upstream id, otherwise a hash of prompt and target; independent of the order of the file.
+        subject: subject as it occurs in `prompt`; empty if the upstream format has none.
+        ground_truth: answer before the edit; empty if upstream has none.
+        rephrases: paraphrases of the prompt (generality).
         locality: probes whose answer the edit must not change (locality).
         portability: probes that follow from the new fact.
-        attributes: other subjects of which `target_new` is already true (CounterFact `attribute_prompts`).
-        generation_prompts: prompts for free generation about the subject; no paraphrases of `prompt`.
+        attributes: probes of other subjects for which `target_new` is already true (CounterFact `attribute_prompts`).
+        generation_prompts: prompts for free generation about the subject; not paraphrases of `prompt`.
         relation: upstream relation id, or empty.
     """
 
@@ -57,24 +57,24 @@ class EditRecord:
     relation: str = ""
 
     def request(self) -> EditRequest:
-        """The part of the record that a method sees."""
+        """Return the part of the record that a method sees."""
         return EditRequest(self.id, self.prompt, self.subject, self.target_new, self.ground_truth)
 
 
 @dataclass(frozen=True, slots=True)
 class DataRef:
-    """Which records a cell uses: enough to load them again anywhere, and the hash that proves they are the same.
+    """Reference to the records of a cell: how to load them anywhere, and a hash to verify them.
 
     Attributes:
         name: name of a registered dataset, such as `zsre`.
-        source: a folder of upstream files, or `synthetic` for the generated records. Not part of the identity.
+        source: folder of upstream files, or `synthetic` for generated records. Not part of the identity.
         edits: number of scored records.
         split: `test` or `dev`, by record id; `all` ignores the split.
-        train: number of unrelated records that methods may learn from; in a resolved reference, what was found.
-        unrelated: number of further unrelated records, kept from the methods, on which locality is also scored.
-        strip_distractor: cut the sentence in front of CounterFact's paraphrases.
+        train: number of unrelated records that methods may learn from; in a resolved reference, the number found.
+        unrelated: number of further unrelated records, hidden from methods, on which locality is also scored.
+        strip_distractor: remove the unrelated sentence before CounterFact's paraphrases.
         template: prompt template around every prompt, `none` or `paper`.
-        sha256: hash of the selected records (see `Dataset.sha256`).
+        sha256: hash of the selected records.
     """
 
     name: str
@@ -88,7 +88,7 @@ class DataRef:
     sha256: str = ""
 
     def identity(self) -> dict[str, object]:
-        """What names these records, wherever they lie."""
+        """What identifies these records, independent of their location."""
         return {
             "name": self.name,
             "edits": self.edits,
@@ -103,7 +103,7 @@ class DataRef:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The records of one cell, in three groups that share no subject.
+    """The records of one cell, in three groups with disjoint subjects.
 
     Attributes:
         edits: the scored records.
@@ -119,16 +119,16 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class FirstEdits(DataRef):
-    """The records of a reference as they are scored during a sequence: only the first `so_far` edits, all the pools.
+    """The records scored at one point of a sequence: the first `so_far` edits and the complete pools.
 
-    Fewer questions mean other batches, in which the unedited model has to be asked too.
+    Fewer questions form different batches, so the unedited model needs its own reference for them.
     """
 
     so_far: int = 0
 
     @classmethod
     def of(cls, whole: DataRef, so_far: int) -> Self:
-        """The first edits of a reference."""
+        """Restrict a reference to its first edits."""
         return cls(**{field.name: getattr(whole, field.name) for field in fields(DataRef)}, so_far=so_far)
 
     @property
@@ -137,27 +137,27 @@ class FirstEdits(DataRef):
         return DataRef(**{field.name: getattr(self, field.name) for field in fields(DataRef)})
 
     def identity(self) -> dict[str, object]:
-        """That of the whole, and how many of the edits."""
+        """Identity of the full reference plus the number of edits."""
         return {**self.whole.identity(), "so_far": self.so_far}
 
     def cut(self, data: Dataset) -> Dataset:
-        """The records, out of all of them."""
+        """Select the records from the full dataset."""
         return replace(data, ref=self, edits=data.edits[: self.so_far])
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, as it is written to `records.parquet`.
+    """One scored answer, a row of `records.parquet`.
 
     Attributes:
-        record_id, protocol, axis, probe: which question, asked how.
-        prompt, target: as asked.
-        predicted: the ids that were compared, as text.
-        n_tokens: length of the target in ids, and of the prediction.
-        score: share of ids that are right. What is right: the target, or for locality what the unedited model said.
-        exact: 1 if all ids are right, else 0.
-        answer_score: for locality, share of ids that equal the dataset's answer; NaN elsewhere.
-        scope: routing score of the prompt in [0, 1], 1 if it is treated as one of the edits; NaN if the method has none.
+        record_id, protocol, axis, probe: key of the question.
+        prompt, target: text of the question.
+        predicted: the compared ids as text.
+        n_tokens: number of ids of the target and of the prediction.
+        score: fraction of ids that match the target or, for locality, the unedited model's answer.
+        exact: 1 if all ids match, otherwise 0.
+        answer_score: for locality, fraction of ids that match the dataset's answer; NaN for other axes.
+        scope: routing score of the prompt in [0, 1], 1 for in scope of an edit; NaN if the method has none.
     """
 
     record_id: str

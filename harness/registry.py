@@ -1,8 +1,8 @@
-"""Everything a suite can name: methods, backends, datasets, their formats, protocols, tables, figures and launchers.
+"""Registries of methods, backends, datasets, data formats, protocols, tables, figures and launchers.
 
-One decorator adds one of them, from any module. Modules are found in three places: the packages of this project, packages
-that declare an entry point in the group `editing_harness.<kind>` (`editing_harness.methods`, …), and modules or single
-files named by `--plugin` or by the environment variable `HARNESS_PLUGINS`, separated by colons.
+Any module can register an object with a decorator. Modules are found in three places: the packages of this project, packages
+with an entry point in the group `editing_harness.<kind>` (`editing_harness.methods`, …), and modules or single files named by
+`--plugin` or by the environment variable `HARNESS_PLUGINS`, separated by colons.
 """
 
 import hashlib
@@ -37,18 +37,18 @@ PLUGINS = "HARNESS_PLUGINS"
 """Environment variable: plug-in modules or files, separated by colons. Worker processes and cluster jobs inherit it."""
 
 NATIVE = "native"
-"""Name of the backend that every method has unless its decorator says otherwise: this project's own implementation."""
+"""Name of the default backend: this project's own implementations."""
 AUTO = "auto"
-"""Written in place of a backend: the first one that has the method and is available, else the native one."""
+"""Special backend name: the first available backend that has the method, otherwise the native one."""
 
 
 class Registry(Generic[Item]):
     """Named objects of one kind, imported on first use.
 
     Args:
-        kind: what one of them is called in messages, `data format`.
-        group: entry-point group and name for `harness list`, `formats`.
-        builtin: modules of this project that register some, imported in this order; of a package all submodules are.
+        kind: noun used in messages, such as `data format`.
+        group: name of the entry-point group and of the listing in `harness list`, such as `formats`.
+        builtin: modules of this project that register objects, imported in this order; packages with all submodules.
     """
 
     def __init__(self, kind: str, group: str, builtin: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ class Registry(Generic[Item]):
         self._is_loaded = False
 
     def add(self, name: str, item: Item, origin: str) -> Item:
-        """Register an object; registering it again from the same module replaces it.
+        """Register an object; registering a name again from the same module replaces it.
 
         Args:
             name: as written in a suite.
@@ -80,22 +80,22 @@ class Registry(Generic[Item]):
         self._origin.pop(name, None)
 
     def get(self, name: str) -> Item:
-        """The object of a name.
+        """Look up an object by name.
 
         Raises:
-            UserError: for an unknown name, with the nearest known one.
+            UserError: for an unknown name, suggesting the nearest known one.
         """
         if name not in self:
             raise self.unknown(name)
         return self._items[name]
 
     def unknown(self, name: str, where: str = "", others: Sequence[str] = ()) -> UserError:
-        """The error about an unknown name, with the nearest known one.
+        """Make the error for an unknown name, suggesting the nearest known one.
 
         Args:
-            name: as written.
-            where: `file:line` of it, if it was written in a file.
-            others: what may be written besides the names.
+            name: the unknown name.
+            where: its `file:line`, if it comes from a file.
+            others: further valid values.
         """
         known = [*others, *self.names()]
         hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
@@ -103,7 +103,7 @@ class Registry(Generic[Item]):
         return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=f"python -m harness list {self.group}")
 
     def all(self) -> dict[str, Item]:
-        """All objects by name: those of this project first, then as they were registered."""
+        """All objects by name: built-in ones first, then in order of registration."""
         self._load()
         return {name: self._items[name] for name in sorted(self._items, key=self._rank)}
 
@@ -121,7 +121,7 @@ class Registry(Generic[Item]):
     def _load(self) -> None:
         if self._is_loaded:
             return
-        self._is_loaded = True  # first, because the modules imported here may look something up themselves
+        self._is_loaded = True  # set first, because the modules imported here may use the registry themselves
         try:
             for name in self._builtin:
                 _import_tree(importlib.import_module(name))
@@ -129,25 +129,25 @@ class Registry(Generic[Item]):
                 entry.load()
             load_plugins()
         except BaseException:
-            self._is_loaded = False  # the next look-up must fail too, not miss a part
+            self._is_loaded = False  # so that the next look-up fails too instead of missing entries
             raise
 
     def _rank(self, name: str) -> int:
-        """Place in `all`, which must not depend on which module happened to be imported first."""
+        """Sort key for `all`, independent of the order in which modules happened to be imported."""
         origin = f"{self._origin[name]}."
         return next((i for i, each in enumerate(self._builtin) if origin.startswith(f"{each}.")), len(self._builtin))
 
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """What the plan and the tables know of a method.
+    """Metadata of a method, for plans and tables.
 
     Attributes:
         name: as written in a suite, `ft-l`.
         title: as printed in a table, `FT-L`.
         family: `reference`, `weights`, `hypernetwork`, `memory` or `plug-in`.
-        version: raised whenever results change; part of every cell's identity.
-        edits: False for the unedited reference, which has no reliability to speak of and no cost.
+        version: increased whenever results change; part of every cell's identity.
+        edits: False for the unedited reference, which has no meaningful reliability and no cost.
     """
 
     name: str
@@ -158,12 +158,12 @@ class MethodSpec:
 
     @property
     def is_in_weights(self) -> bool:
-        """Whether an edited model is the model itself with other weights, and nothing next to them."""
+        """Whether the method changes only the model's weights and keeps no other state."""
         return self.family in ("reference", "weights", "hypernetwork")
 
 
 methods: "Registry[type[Method]]" = Registry("method", "methods", ["methods"])
-"""Methods of the native backend by name; `find_method` also knows those of other backends."""
+"""Methods of the native backend by name; `find_method` also finds those of other backends."""
 backends: "Registry[Backend]" = Registry("backend", "backends", ["methods"])
 formats: "Registry[Format]" = Registry("data format", "formats", ["harness.data.schemas"])
 datasets: "Registry[DatasetInfo]" = Registry("dataset", "datasets", ["harness.data.catalogue"])
@@ -173,17 +173,17 @@ figures: "Registry[Any]" = Registry("figure", "figures", ["reports.figures"])
 launchers: "Registry[type[Launcher]]" = Registry("launcher", "launchers", ["harness.run.local", "slurm.launcher"])
 
 _adapters: "dict[str, Registry[type[Method]]]" = {}
-"""Methods of each backend but the native one."""
+"""Methods of each backend other than the native one."""
 
 
 def register(
     name: str, *, title: str, family: str, version: int, edits: bool = True, backend: str = NATIVE
 ) -> Callable[[Class], Class]:
-    """Class decorator: add a method, or another backend's implementation of one under the same name.
+    """Class decorator: register a method, or another backend's implementation of it under the same name.
 
     Args:
         name, title, family, version, edits: see `MethodSpec`.
-        backend: whose implementation the class is.
+        backend: name of the backend that the class belongs to.
     """
 
     def put(cls: Class) -> Class:
@@ -195,26 +195,26 @@ def register(
 
 
 def register_backend(name: str) -> Callable[[Class], Class]:
-    """Class decorator: add a backend, another code base whose implementations stand next to the native ones."""
+    """Class decorator: register a backend, another code base that implements methods."""
     return _instance_in(backends, name)
 
 
 def register_protocol(cls: Class) -> Class:
-    """Class decorator: add an evaluation protocol under `cls.name`."""
+    """Class decorator: register an evaluation protocol under `cls.name`."""
     return _instance_in(protocols, cls.name)(cls)  # type: ignore[attr-defined]
 
 
 def register_launcher(name: str) -> Callable[[Class], Class]:
-    """Class decorator: add a launcher; launch profiles name it as `launcher: <name>`."""
+    """Class decorator: register a launcher, which launch profiles select with `launcher: <name>`."""
     return _item_in(launchers, name)
 
 
 def register_table(name: str, *, needs_sequence: bool = False) -> Callable[[Function], Function]:
-    """Decorator: add a table, a function from `reports.frame.SuiteFrame` to its tables and their numbers.
+    """Decorator: register a table, a function from `reports.frame.SuiteFrame` to its tables and their numbers.
 
     Args:
         name: as written in a suite.
-        needs_sequence: whether it says nothing about a suite that does not edit in sequence.
+        needs_sequence: whether the table requires a sequential schedule.
     """
 
     def put(function: Function) -> Function:
@@ -225,41 +225,41 @@ def register_table(name: str, *, needs_sequence: bool = False) -> Callable[[Func
 
 
 def register_figure(name: str) -> Callable[[Function], Function]:
-    """Decorator: add a figure, a function from `reports.frame.SuiteFrame` to what is drawn."""
+    """Decorator: register a figure, a function that draws a `reports.frame.SuiteFrame`."""
     return _item_in(figures, name)
 
 
 def implementations(backend: str) -> "Registry[type[Method]]":
-    """The methods that a backend has, by name."""
+    """The methods of a backend, by name."""
     if backend == NATIVE:
         return methods
     return _adapters.setdefault(backend, Registry("method", "methods", ["methods"]))
 
 
 def find_method(name: str, backend: str = NATIVE) -> "type[Method]":
-    """The class of a method.
+    """Look up the class of a method.
 
     Raises:
-        UserError: for an unknown name, or a backend that does not have the method.
+        UserError: for an unknown name, or a backend without the method.
     """
     known = implementations(backend)
     if name not in known and name in methods:
         raise UserError(
-            f"method '{name}' has no backend '{backend}'; that backend has: {', '.join(known.names()) or 'none'}",
+            f"backend '{backend}' has no method '{name}'; it has: {', '.join(known.names()) or 'none'}",
             fix=f"backend: {NATIVE}",
         )
     return known.get(name)
 
 
 def choose_backend(name: str, wanted: str) -> str:
-    """The backend that runs a method if a suite names one backend for all methods.
+    """Choose the backend of a method when one backend is requested for all methods.
 
     Args:
-        name: of a method.
-        wanted: a backend's name, or `auto` for the first one that has the method and is available here.
+        name: name of the method.
+        wanted: name of a backend, or `auto` for the first one that has the method and is available here.
 
     Returns:
-        The wanted backend, or `native` if it does not have the method.
+        The requested backend, or `native` if it lacks the method.
 
     Raises:
         UserError: for an unknown backend.
@@ -274,29 +274,29 @@ def choose_backend(name: str, wanted: str) -> str:
 
 
 def plugin_names() -> list[str]:
-    """The plug-ins named by the environment, in their order."""
+    """Plug-ins named in the environment, in order."""
     return [name for name in os.environ.get(PLUGINS, "").split(":") if name]
 
 
 def load_plugins() -> None:
-    """Import every plug-in module or file that the environment names.
+    """Import every plug-in module or file named in the environment.
 
     Raises:
-        UserError: for one that does not exist.
+        UserError: for a plug-in that does not exist.
     """
     for name in plugin_names():
         _import_plugin(name)
 
 
 def source_file(item: Any) -> Path | None:
-    """The file that defines a registered class or function, if it comes from one."""
+    """The file that defines a registered class or function, if any."""
     found = inspect.getsourcefile(item)
     return Path(found) if found else None
 
 
 @cache
 def _entry_points() -> Any:
-    return metadata.entry_points()  # reads the metadata of every installed package: once is slow enough
+    return metadata.entry_points()  # slow, because it reads the metadata of every installed package
 
 
 @cache
@@ -307,15 +307,15 @@ def _import_plugin(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the plug-in exists and imports another module that does not
+            raise  # the plug-in exists, but a module that it imports is missing
         raise UserError(
-            f"{PLUGINS}: there is no module '{name}'",
-            fix="put its folder on PYTHONPATH, or name the file: --plugin FILE.py",
+            f"{PLUGINS}: no module '{name}'",
+            fix="add its folder to PYTHONPATH, or pass the file: --plugin FILE.py",
         ) from None
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a file as a module of its own name, under which other processes find what it defines too."""
+    """Import a file as a module named after it, so that other processes can unpickle what it defines."""
     if not file.is_file():
         raise UserError(f"{PLUGINS}: no such file: {file}", fix=f"ls {file.parent}")
     name = re.sub(r"\W", "_", file.stem)
@@ -337,7 +337,7 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def _import_tree(module: ModuleType) -> None:
-    """Import the direct submodules of a package, which register what they define."""
+    """Import the direct submodules of a package, which register their objects."""
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         importlib.import_module(f"{module.__name__}.{found.name}")
 

@@ -1,7 +1,6 @@
-"""Joint tokenisation: a target's ids are what follows the prompt's ids when both are tokenised as one text.
+"""Joint tokenisation: the target's ids are those that follow the prompt's ids when both are tokenised as one text.
 
-A target that is tokenised alone gets a BOS on Llama and Mistral and a lone `▁` with some tokenizers; both change
-scores.
+Tokenising the target alone would add a BOS on Llama and Mistral, and a lone `▁` with some tokenizers; both change scores.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One prompt with the continuation that it is scored against.
+    """A tokenised prompt with its target continuation.
 
     Attributes:
-        prompt, target: the texts without surrounding space; `prompt + " " + target` is what was tokenised.
-        prompt_ids: joint ids up to the first one that differs from the prompt tokenised alone.
-        target_ids: the joint ids after it, at least one.
+        prompt, target: the texts without surrounding space; `prompt + " " + target` is tokenised jointly.
+        prompt_ids: the longest common prefix of the joint ids and the ids of the prompt alone.
+        target_ids: the remaining joint ids, at least one.
     """
 
     prompt: str
@@ -29,17 +28,17 @@ class Query:
 
 
 def joint_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
-    """One of `joint_queries`."""
+    """Tokenise one prompt and target; see `joint_queries`."""
     return joint_queries(tokenizer, [(prompt, target)])[0]
 
 
 def joint_queries(tokenizer: "PreTrainedTokenizerBase", pairs: Iterable[tuple[str, str]]) -> list[Query]:
-    """Tokenise each prompt and target as one text, one space between them, and cut after their longest common prefix.
+    """Tokenise each prompt and target as one text and split it after the longest common prefix with the prompt's ids.
 
-    The cut may lie before the end of the prompt, where the target's first letters join the prompt's last ones.
+    The split may fall before the end of the prompt if the tokenizer merges its last letters with the target's first ones.
 
     Raises:
-        ValueError: for an empty target or prompt, or if no id of the prompt survives the join.
+        ValueError: for an empty target or prompt, or if no id of the prompt is left.
     """
     stripped = [(prompt.rstrip(), target.strip()) for prompt, target in pairs]
     if empty := next((pair for pair in stripped if not all(pair)), None):
@@ -50,7 +49,7 @@ def joint_queries(tokenizer: "PreTrainedTokenizerBase", pairs: Iterable[tuple[st
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], **options: Any) -> list[list[int]]:
-    """Ids of each text, all in one call, which takes a fraction of the time of one call each."""
+    """Tokenise all texts in one call, which is much faster than one call per text."""
     ids: list[list[int]] = tokenizer(list(texts), **options)["input_ids"] if texts else []
     return ids
 

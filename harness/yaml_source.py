@@ -1,6 +1,6 @@
-"""YAML files whose values know their file and line, and schemas that report a mistake in them in one line.
+"""YAML with source locations, and validation that reports a mistake in one line.
 
-Read with `read_yaml` or `read_chain`, lay one over the other with `merge`, check with `validate`.
+Read files with `read_yaml` or `read_chain`, overlay them with `merge`, check them with `validate`.
 """
 
 import re
@@ -21,12 +21,12 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A YAML value and where it was written.
+    """A YAML value and its source location.
 
     Attributes:
         value: a mapping of `Located`, a list of `Located`, or a scalar.
-        file: as the user named it.
-        line: from 1; for a value of a mapping the line of its key.
+        file: path as given by the user.
+        line: 1-based line; for a value in a mapping, the line of its key.
     """
 
     value: Any
@@ -39,7 +39,7 @@ class Located:
         return f"{self.file}:{self.line}"
 
     def plain(self) -> Any:
-        """The value without positions."""
+        """The value without locations."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -47,7 +47,7 @@ class Located:
         return self.value
 
     def at(self, keys: Keys) -> "Located":
-        """The deepest value along `keys`; keys that do not exist are skipped."""
+        """The deepest value along `keys`; missing keys are skipped."""
         node = self
         for key in keys:
             is_key = isinstance(node.value, dict) and key in node.value
@@ -57,10 +57,10 @@ class Located:
         return node
 
     def replaced(self, keys: Keys, leaf: "Located") -> "Located":
-        """A copy with `leaf` at `keys`; missing mappings on the way are created.
+        """Copy with `leaf` at `keys`, creating missing mappings along the path.
 
         Raises:
-            UserError: if there is something other than a mapping on the way.
+            UserError: if the path leads through something other than a mapping.
         """
         if not keys:
             return leaf
@@ -72,7 +72,7 @@ class Located:
 
 
 class StrictModel(BaseModel):
-    """Base of whatever is read from a YAML file: no unknown key, no conversion, no change after validation."""
+    """Base of all YAML schemas: unknown keys are errors, no type coercion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -81,8 +81,8 @@ def read_yaml(path: Path) -> Located:
     """Read one YAML mapping without executing anything in it.
 
     Raises:
-        UserError: for a file that is missing, is not YAML, is not a mapping, repeats a key, has a key that is no
-            string, or refers to itself by an anchor.
+        UserError: for a file that is missing, is not YAML, is not a mapping, has duplicate or non-string keys, or contains
+            an anchor that refers to itself.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -105,10 +105,10 @@ def read_yaml(path: Path) -> Located:
 
 
 def read_chain(path: Path) -> list[Located]:
-    """A file and everything that it extends, the base first, each without the key `extends`.
+    """Read a file and everything it extends, the base first, each without the key `extends`.
 
     Raises:
-        UserError: for a missing base, for a circle, and as `read_yaml`.
+        UserError: for a missing base or a circular `extends`, and as `read_yaml`.
     """
     chain: list[Located] = []
     seen: list[Path] = []
@@ -132,7 +132,7 @@ def read_chain(path: Path) -> list[Located]:
 
 
 def merge(base: Located, over: Located) -> Located:
-    """`over` laid over `base`: mappings are merged key by key, everything else is replaced, lists too."""
+    """Overlay `over` on `base`: mappings are merged key by key; everything else, including lists, is replaced."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     merged = dict(base.value)
@@ -142,10 +142,11 @@ def merge(base: Located, over: Located) -> Located:
 
 
 def validate(schema: type[Schema], document: Located, *, fix: str | None = None) -> Schema:
-    """The document as an instance of `schema`.
+    """Validate a document against `schema` and return the instance.
 
     Raises:
-        UserError: one line about the first mistake; a misspelt key comes before the key that is missing because of it.
+        UserError: one line about the first mistake; a misspelt key is reported before the key that is missing because of
+            it.
     """
     try:
         return schema.model_validate(document.plain())
@@ -157,11 +158,11 @@ def validate(schema: type[Schema], document: Located, *, fix: str | None = None)
 
 
 def complaint(finding: ErrorDetails) -> str:
-    """What is wrong with a value, without its key."""
+    """Describe what is wrong with a value, without its key."""
     kind, found = finding["type"], finding["input"]
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(finding["ctx"]["expected"]))
-        return f"'{found}' is none of {', '.join(choices)}{did_you_mean(str(found), set(choices))}"
+        return f"'{found}' is not one of {', '.join(choices)}{did_you_mean(str(found), set(choices))}"
     if kind == "too_short":
         return "is empty; it needs at least one entry"
     shown = f"{kind_of(found)} '{found}'" if isinstance(found, str | int | float) else kind_of(found)
@@ -172,7 +173,7 @@ def complaint(finding: ErrorDetails) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words for a message."""
+    """Describe the type of a value for a message."""
     if value is None:
         return "nothing"
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
@@ -180,7 +181,7 @@ def kind_of(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads `1e-4` as a number, as YAML 1.2 does and PyYAML does not."""
+    """Safe loader that also parses `1e-4` as a number, as in YAML 1.2 but not in PyYAML."""
 
 
 _Loader.add_implicit_resolver(
@@ -205,7 +206,7 @@ def _located(loader: _Loader, node: yaml.Node, file: Path, line: int, parents: t
                 raise UserError(f"{file}:{at}: a key must be text, found '{getattr(key_node, 'value', key_node.tag)}'")
             key = key_node.value
             if key in mapping:
-                raise UserError(f"{file}:{at}: duplicate key '{key}', first in line {mapping[key].line}")
+                raise UserError(f"{file}:{at}: duplicate key '{key}', first on line {mapping[key].line}")
             mapping[key] = _located(loader, item, file, at, inside)
         return Located(mapping, file, line)
     if isinstance(node, yaml.SequenceNode):
@@ -215,7 +216,7 @@ def _located(loader: _Loader, node: yaml.Node, file: Path, line: int, parents: t
 
 
 def _relative_to(file: Path, name: str) -> Path:
-    """A file named from the folder of another, without `..` in its path as far as possible, for messages."""
+    """Resolve a file relative to another, removing `..` where possible to keep messages short."""
     folder = file.parent
     while name.startswith("../") and folder.name not in {"", ".."}:
         folder, name = folder.parent, name.removeprefix("../")
@@ -236,20 +237,20 @@ _EXPECTED = {
 
 
 def _sentence(schema: type[BaseModel], document: Located, finding: ErrorDetails) -> str:
-    """What is wrong with which key, with a suggestion, without the position."""
+    """Describe the mistake and its key, with a suggestion but without the location."""
     keys = finding["loc"]
     inside = _real(document, keys[:-1])
     if finding["type"] == "extra_forbidden":
         guess = did_you_mean(str(keys[-1]), _known_keys(schema, inside))
         return f"unknown key '{keys[-1]}' in {_dotted(inside) or 'the file'}{guess}"
     if finding["type"] == "missing":
-        return f"the key '{keys[-1]}' is missing in {_dotted(inside) or 'the file'}"
+        return f"missing key '{keys[-1]}' in {_dotted(inside) or 'the file'}"
     key = _dotted(_real(document, keys))
     return f"{key}: {complaint(finding)}" if key else complaint(finding)
 
 
 def _dotted(keys: Iterable[str | int]) -> str:
-    """`('methods', 2, 'hparams', 'lr')` as `methods[2].hparams.lr`."""
+    """Format `('methods', 2, 'hparams', 'lr')` as `methods[2].hparams.lr`."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
@@ -262,7 +263,7 @@ def _where(document: Located, finding: ErrorDetails) -> str:
 
 
 def _real(document: Located, keys: Keys) -> Keys:
-    """`keys` without those that pydantic adds for the members of a union."""
+    """Drop the keys that pydantic adds for the members of a union."""
     node, real = document, []
     for key in keys:
         below = node.at((key,))
@@ -273,7 +274,7 @@ def _real(document: Located, keys: Keys) -> Keys:
 
 
 def _known_keys(schema: type[BaseModel], keys: Keys) -> set[str]:
-    """Field names of the model that `keys` lead to from `schema`."""
+    """Field names of the model at `keys` in `schema`."""
     current: type[BaseModel] = schema
     for key in keys:
         if isinstance(key, str) and key in current.model_fields:

@@ -1,4 +1,4 @@
-"""The wheel works in an empty folder: it holds every file that the packages read, and its command finds them."""
+"""The wheel contains every file that the packages need, and works in an empty folder."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of an installed wheel, made from a copy of this tree."""
+    """Folder with the installed wheel, built from a copy of this tree."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site-packages")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""What can be registered, from where, and what an unknown name is told."""
+"""Registration of built-in and plug-in objects, and errors for unknown names."""
 
 import os
 import subprocess
@@ -25,13 +25,13 @@ class Backwards(TeacherForced):
 
 @pytest.fixture
 def things():
-    """An empty registry of things."""
+    """An empty registry."""
     return Registry("thing", "things", [])
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module into a folder on the path of imports."""
+    """Write a module into a folder on `sys.path`."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -48,7 +48,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plugins(module, monkeypatch):
-    """Name plug-ins in the environment and load them; what they register is gone after the test."""
+    """Name plug-ins in the environment and load them; unregister their objects after the test."""
     before = set(registry.protocols)
 
     def load(*names):
@@ -61,7 +61,7 @@ def plugins(module, monkeypatch):
     registry._import_plugin.cache_clear()
 
 
-def test_a_name_gives_what_was_added_under_it(things):
+def test_objects_are_found_by_name(things):
     things.add("one", 1, "here")
     things.add("two", 2, "elsewhere")
     assert things.get("one") == 1
@@ -71,7 +71,7 @@ def test_a_name_gives_what_was_added_under_it(things):
     assert things.names() == sorted(things) == ["one", "two"]
 
 
-def test_a_module_may_register_a_name_again_and_another_module_may_not(things):
+def test_only_the_same_module_can_register_a_name_again(things):
     things.add("one", 1, "here")
     things.add("one", 11, "here")
     assert things.get("one") == 11
@@ -88,7 +88,7 @@ def test_a_discarded_name_is_free_again(things):
     things.add("one", 2, "elsewhere")
 
 
-def test_an_unknown_name_is_told_the_nearest_one_or_all(things):
+def test_an_unknown_name_is_reported_with_the_nearest_or_all_known_ones(things):
     things.add("teacher", 1, "here")
     things.add("pupil", 2, "here")
     with pytest.raises(UserError) as near:
@@ -101,7 +101,7 @@ def test_an_unknown_name_is_told_the_nearest_one_or_all(things):
     )
 
 
-def test_builtin_modules_are_imported_at_the_first_look_with_the_submodules_of_packages(module):
+def test_builtin_modules_and_submodules_are_imported_on_first_use(module):
     module("flock/__init__", "")
     module("flock/sheep", "from keeper import things; things.add('sheep', 1, __name__)")
     module("goat", "from keeper import things; things.add('goat', 2, __name__)")
@@ -113,7 +113,7 @@ def test_builtin_modules_are_imported_at_the_first_look_with_the_submodules_of_p
     assert list(things) == ["goat", "sheep"]
 
 
-def test_the_order_is_that_of_the_builtin_modules_whichever_was_imported_first(module):
+def test_the_order_does_not_depend_on_the_order_of_imports(module):
     module("first", "from shelf import things; things.add('first', 1, __name__)")
     module("second", "from shelf import things; things.add('second', 2, __name__)")
     module("shelf", "from harness.registry import Registry; things = Registry('a', 'b', ['first', 'second'])")
@@ -125,7 +125,7 @@ def test_the_order_is_that_of_the_builtin_modules_whichever_was_imported_first(m
     assert list(things) == ["first", "second", "own"]
 
 
-def test_a_module_that_cannot_be_imported_is_reported_at_every_look(module):
+def test_a_broken_module_is_reported_at_every_use(module):
     module("broken", "1 / 0")
     things = Registry("thing", "things", ["broken"])
     for _ in range(2):
@@ -133,7 +133,7 @@ def test_a_module_that_cannot_be_imported_is_reported_at_every_look(module):
             things.get("one")
 
 
-def test_decorators_return_what_they_decorate_and_register_it(plugins):
+def test_decorators_register_and_return_the_decorated_object(plugins):
     @registry.register_table("a-test-table")
     def build(frame):
         return frame
@@ -149,13 +149,13 @@ def test_decorators_return_what_they_decorate_and_register_it(plugins):
         registry.tables.discard("a-test-table")
 
 
-def test_a_plug_in_may_be_a_module(module, plugins):
+def test_a_plug_in_can_be_a_module(module, plugins):
     module("my_protocols", PROTOCOL.format(name="backwards"))
     plugins("my_protocols")
     assert registry.protocols.get("backwards").name == "backwards"
 
 
-def test_a_plug_in_may_be_a_file_whose_module_others_can_import(module, plugins, tmp_path, monkeypatch):
+def test_a_plug_in_can_be_a_file_whose_module_can_be_imported(module, plugins, tmp_path, monkeypatch):
     module("files/mine", PROTOCOL.format(name="backwards"))
     monkeypatch.chdir(tmp_path)
     plugins("files/mine.py")
@@ -170,7 +170,7 @@ def test_a_plug_in_that_is_named_twice_is_loaded_once(module, plugins, tmp_path)
     assert registry.protocols.get("backwards") is registry.protocols.get("backwards")
 
 
-def test_files_of_one_name_and_of_an_installed_module_do_not_replace_each_other(module, plugins, tmp_path):
+def test_plug_in_files_replace_neither_each_other_nor_an_installed_module(module, plugins, tmp_path):
     import json
 
     files = [
@@ -183,7 +183,7 @@ def test_files_of_one_name_and_of_an_installed_module_do_not_replace_each_other(
     assert sys.modules["json"] is json
 
 
-def test_a_file_that_cannot_be_imported_leaves_no_half_of_a_module(module, plugins):
+def test_a_broken_file_leaves_no_partial_module(module, plugins):
     file = module("files/half", "import json\n1 / 0\n")
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
@@ -194,18 +194,18 @@ def test_a_file_that_cannot_be_imported_leaves_no_half_of_a_module(module, plugi
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "HARNESS_PLUGINS: there is no module 'nowhere' → put its folder on PYTHONPATH"),
-        ("nowhere.deeper", "HARNESS_PLUGINS: there is no module 'nowhere.deeper'"),
+        ("nowhere", "HARNESS_PLUGINS: no module 'nowhere' → add its folder to PYTHONPATH"),
+        ("nowhere.deeper", "HARNESS_PLUGINS: no module 'nowhere.deeper'"),
         ("/nowhere/mine.py", "HARNESS_PLUGINS: no such file: /nowhere/mine.py → ls /nowhere"),
     ],
 )
-def test_a_plug_in_that_does_not_exist_is_one_line(plugins, name, message):
+def test_a_missing_plug_in_is_reported_in_one_line(plugins, name, message):
     with pytest.raises(UserError) as refused:
         plugins(name)
     assert str(refused.value).startswith(message)
 
 
-def test_a_plug_in_that_imports_what_is_missing_keeps_its_traceback(module, plugins):
+def test_a_plug_in_with_a_missing_import_keeps_its_traceback(module, plugins):
     module("needy", "import no_such_package")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         plugins("needy")
@@ -233,7 +233,7 @@ def test_an_installed_package_registers_through_an_entry_point(module, tmp_path)
 
 @pytest.fixture
 def another(monkeypatch):
-    """A second code base with an implementation of FT-L, which is there if `another[0]` says so."""
+    """A second backend with an implementation of FT-L; available if `another[0]` is true."""
     is_there = [True]
 
     @registry.register_backend("another")
@@ -253,13 +253,13 @@ def another(monkeypatch):
 def test_another_implementation_has_the_same_name_under_its_backend(another):
     assert registry.find_method("ft-l", "another").__name__ == "TheirFtL"
     assert registry.find_method("ft-l").__name__ != "TheirFtL"
-    with pytest.raises(UserError, match="method 'rome' has no backend 'another'; that backend has: ft-l"):
+    with pytest.raises(UserError, match="backend 'another' has no method 'rome'; it has: ft-l"):
         registry.find_method("rome", "another")
     with pytest.raises(UserError, match="unknown method 'ftl'"):
         registry.find_method("ftl", "another")
 
 
-def test_a_suite_wide_backend_is_used_for_the_methods_that_it_has(another):
+def test_a_suite_wide_backend_is_used_for_the_methods_it_implements(another):
     assert registry.choose_backend("ft-l", "another") == "another"
     assert registry.choose_backend("rome", "another") == "native"
     assert registry.choose_backend("ft-l", "native") == "native"
@@ -274,7 +274,7 @@ def test_auto_takes_only_a_backend_that_is_available(another, monkeypatch):
     assert registry.choose_backend("ft-l", "auto") == "native"
 
 
-def test_every_registry_knows_what_this_project_has():
+def test_built_in_objects_are_registered():
     assert {"rome", "onceedit", "none"} <= set(registry.methods)
     assert list(registry.protocols)[:2] == ["teacher_forced", "generation"]
     assert list(registry.datasets) == ["zsre", "counterfact"]

@@ -34,7 +34,7 @@ def test_prompt_and_target_ids_are_the_joint_tokenisation(tokenizer, prompt, tar
 
 
 @pytest.mark.parametrize(("prompt", "target"), QUESTIONS)
-def test_no_target_holds_a_bos_or_begins_with_a_lone_space(tokenizer, prompt, target):
+def test_no_target_contains_a_bos_or_starts_with_a_lone_space(tokenizer, prompt, target):
     query = joint_query(tokenizer, prompt, target)
     assert not set(query.target_ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(query.target_ids).strip() == target
@@ -42,19 +42,19 @@ def test_no_target_holds_a_bos_or_begins_with_a_lone_space(tokenizer, prompt, ta
         assert tokenizer.convert_ids_to_tokens(query.target_ids[0]) not in {"▁", "Ġ"}
 
 
-def test_many_questions_at_once_are_those_asked_one_by_one(tokenizer):
+def test_batched_tokenisation_equals_one_by_one(tokenizer):
     assert joint_queries(tokenizer, QUESTIONS) == [joint_query(tokenizer, *pair) for pair in QUESTIONS]
     assert joint_queries(tokenizer, []) == []
 
 
-def test_a_target_alone_would_have_begun_with_bos_on_llama(shared, tmp_path):
-    """What the joint rule avoids."""
+def test_a_target_tokenised_alone_would_start_with_bos_on_llama(shared, tmp_path):
+    """The reason for joint tokenisation."""
     tokenizer = real_tokenizer("llama2", shared, tmp_path)
     assert tokenizer("Paris")["input_ids"] == [1, 3681]
     assert joint_query(tokenizer, "The capital of France is", "Paris").target_ids == (3681,)
 
 
-def test_a_target_on_gpt2_is_the_token_with_its_space(shared, tmp_path):
+def test_a_target_on_gpt2_is_the_token_with_a_leading_space(shared, tmp_path):
     tokenizer = real_tokenizer("gpt2", shared, tmp_path)
     assert joint_query(tokenizer, "The capital of France is", "Paris").target_ids == (
         6342,
@@ -68,7 +68,7 @@ def test_a_number_on_llama_keeps_the_lone_space_that_belongs_to_it(shared, tmp_p
     assert pieces == ["▁", "1", "9", "8", "4"]
 
 
-def test_space_around_prompt_and_target_changes_nothing(tokenizer):
+def test_surrounding_space_changes_nothing(tokenizer):
     assert joint_query(tokenizer, "The capital of France is ", " Paris ") == joint_query(
         tokenizer, "The capital of France is", "Paris"
     )
@@ -89,7 +89,7 @@ def test_a_target_that_swallows_the_whole_prompt_is_refused():
         joint_query(Joining(), "a", "b")
 
 
-def test_a_target_that_joins_the_prompts_last_id_moves_the_cut_before_it():
+def test_a_target_that_merges_with_the_prompts_last_id_moves_the_split_before_it():
     class Joining:
         def __call__(self, texts):
             return {"input_ids": [{"New": [1, 2], "New York": [1, 3, 4]}[text] for text in texts]}

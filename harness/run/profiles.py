@@ -63,7 +63,7 @@ def load_profile(name: str, at: str = "") -> "Launcher":
     launchers = registry.launchers.all()
     if launcher not in launchers:
         raise UserError(
-            f"{document.at(('launcher',)).where}: launcher: '{launcher}' is none of {', '.join(sorted(launchers))}"
+            f"{document.at(('launcher',)).where}: launcher: '{launcher}' is not one of {', '.join(sorted(launchers))}"
             f"{did_you_mean(launcher, set(launchers))}"
         )
     found = launchers[launcher]

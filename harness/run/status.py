@@ -189,7 +189,7 @@ def _only(store: Store, unsettled: Mapping[str, Sequence[Path]], name: str) -> s
     if len(found) != 1:
         names = ", ".join(found[:5]) or "none"
         raise UserError(
-            f"'{name}' fits {len(found)} cells of {store.root} and its launches: {names}",
+            f"'{name}' matches {len(found)} cells in {store.root} and its launches: {names}",
             fix=f"name one of them, as in: ls {store.root}/cells",
         )
     return found[0]
