@@ -1,1 +1,1 @@
-"""Models by name: the catalogue, layouts, loading, edited weights, and tiny models trained on the spot."""
+"""Models: the catalogue, module layouts, loading, weight edits, and tiny models trained on the spot."""

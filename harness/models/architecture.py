@@ -1,4 +1,4 @@
-"""The four architectures of the catalogue: where their parts are and how many parameters they have. No torch."""
+"""The four supported architectures: module paths and parameter counts. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Module paths inside the Hugging Face model; `{}` stands for the layer.
+    """Module paths inside the Hugging Face model; `{}` stands for the layer index.
 
     Attributes:
         block: one transformer block; its output is the residual stream after the whole block.
-        attention, mlp: its two sub-modules.
+        attention, mlp: the attention and feed-forward modules of a block.
         value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
-        final_norm, head, embeddings: after the last block, the vocabulary projection, before the first block.
-        attention_kernel: implementation of attention, explicit so that no installed package changes results.
+        final_norm, head, embeddings: the norm after the last block, the vocabulary projection, the token embeddings.
+        attention_kernel: attention implementation, explicit so that results do not depend on installed packages.
     """
 
     block: str
@@ -41,7 +41,7 @@ class Layout:
         embeddings: str,
         attention_kernel: Literal["sdpa", "eager"],
     ) -> "Layout":
-        """From the path of the list of blocks and the names inside a block and next to the list."""
+        """Build a layout from the path of the block list, module names inside a block, and module names beside the list."""
         block, base = f"{blocks}.{{}}", blocks.rpartition(".")[0]
         return cls(
             block,
@@ -62,23 +62,23 @@ LAYOUTS: dict[Architecture, Layout] = {
     "qwen2": _LLAMA_LIKE,
     "gptj": Layout.of("transformer.h", "attn", "fc_out", "ln_f", "wte", "eager"),
 }
-"""By `model_type` of a configuration."""
+"""Layouts by `model_type` of the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """What is known of a model without loading it.
+    """Facts about a model that are known without loading it.
 
     Attributes:
-        name: as written in a suite, `llama2-7b`.
-        title: as printed in a table, `Llama2-7B`.
-        hub_id: where its weights are published; empty for a tiny model, which is trained on the spot.
-        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for a tiny model `vocab` is nominal, the
-            tokenizer that is trained with it decides.
+        name: name in a suite, `llama2-7b`.
+        title: name in a table, `Llama2-7B`.
+        hub_id: hub id of the published weights; empty for a tiny model, which is trained on the spot.
+        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for a tiny model `vocab` is an upper bound, and the
+            tokenizer trained with it determines the actual size.
         max_positions: longest sequence that it was trained on.
         dtype: precision that it is loaded in unless a suite says otherwise.
-        adds_bos: its tokenizer starts every text with a beginning-of-sequence id.
-        tied: head and embeddings share one matrix.
+        adds_bos: whether its tokenizer starts every text with a beginning-of-sequence id.
+        tied: whether head and embeddings share one matrix.
         settings: further fields of its Hugging Face configuration.
     """
 
@@ -105,7 +105,7 @@ class CatalogueEntry:
 
     @property
     def is_trained_here(self) -> bool:
-        """It is trained from scratch on the facts of a dataset instead of being downloaded."""
+        """Whether it is trained from scratch on the facts of a dataset instead of being downloaded."""
         return not self.hub_id
 
     @property
@@ -115,7 +115,7 @@ class CatalogueEntry:
 
     @property
     def parameters(self) -> int:
-        """Exact number of parameters of its shape; tied matrices count once."""
+        """Exact parameter count; tied matrices count once."""
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
         if self.architecture == "gptj":
             attention = 4 * self.hidden**2
@@ -131,5 +131,5 @@ class CatalogueEntry:
         return embeddings + self.n_layers * (attention + feed_forward + norms) + self.hidden
 
     def memory_bytes(self, dtype: str | None = None) -> int:
-        """Bytes of its weights in `dtype` (default: its own); activations and caches come on top."""
+        """Size of its weights in bytes in `dtype` (default: its own), without activations and caches."""
         return self.parameters * DTYPE_BYTES[dtype or self.dtype]

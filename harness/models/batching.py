@@ -1,4 +1,4 @@
-"""Rows of ids of different lengths as one rectangle, and back: padding, masks, positions, batches of like length."""
+"""Batching of id sequences: padding, masks, positions, and length-sorted batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 PADDING_ID = 0
-"""What stands in padded places. Any id would do: masks, never ids, say what is padding."""
+"""Id at padded positions. Any id would do: padding is identified by masks, never by ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A batch of rows of ids, batch × longest row.
+    """A padded batch of id sequences, batch × longest row.
 
     Attributes:
-        ids_BT: the ids, `PADDING_ID` where there are none.
+        ids_BT: the ids, `PADDING_ID` at padded positions.
         mask_BT: 1 for an id, 0 for padding.
-        positions_BT: place of each id in its own row, from 0; 0 in padded places.
+        positions_BT: index of each id in its own row, from 0; 0 at padded positions.
     """
 
     ids_BT: "torch.Tensor"
@@ -29,17 +29,17 @@ class Padded:
 
 
 def right_padded(rows: Sequence[Sequence[int]], device: "torch.device | str" = "cpu") -> Padded:
-    """Rows flush left: the place of an id in the batch is its place in the row, so indices need no shift."""
+    """Pad rows on the right: an index into a row is also its column in the batch."""
     return _pad(rows, device, lambda length, width: 0)
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: "torch.device | str" = "cpu") -> Padded:
-    """Rows flush right: all rows end in the last column, where decoding goes on."""
+    """Pad rows on the left: all rows end in the last column, where decoding continues."""
     return _pad(rows, device, lambda length, width: width - length)
 
 
 def length_sorted(items: Sequence[Item], length: Callable[[Item], int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of `items` in batches of like length, shortest first; ties stay in order, so batches are reproducible."""
+    """Batch indices of `items` by similar length, shortest first; ties keep their order, so batches are reproducible."""
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size}")
     order = sorted(range(len(items)), key=lambda index: length(items[index]))

@@ -1,4 +1,4 @@
-"""Models by name: where their weights come from, their architecture, and what a plan must know without loading them."""
+"""The model catalogue: where weights come from, architectures, and what planning needs to know without loading a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ Weights = Literal["pretrained", "random", "trained"]
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model of a cell: a catalogue name and how its weights are made.
+    """A model of a cell: a catalogue name and the origin of its weights.
 
     Attributes:
         name: catalogue name, `llama2-7b` or `tiny/llama`.
         weights: `pretrained` (hub or local path), `random` (cost measurements only) or `trained` (on the spot).
         source: local folder or hub id of pretrained weights; for random weights the folder of a tokenizer, or empty.
-            Not part of the identity: `sha256` is.
+            The identity contains `sha256` instead.
         dtype: `float32`, `bfloat16` or `float16`.
-        corpus: the dataset that a tiny model learns its facts from.
-        sha256: hash of what `source` names: a local folder's configuration and weight headers, or the hub id.
+        corpus: the dataset whose facts a tiny model is trained on.
+        sha256: hash of `source`: of a local checkpoint (see `checkpoint.Checkpoint`), of a tokenizer, or of the hub id.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ModelRef:
     sha256: str = ""
 
     def identity(self) -> dict[str, object]:
-        """What names this model wherever its files lie."""
+        """Identify the model independently of where its files are."""
         return {
             "name": self.name,
             "weights": self.weights,
@@ -47,7 +47,7 @@ class ModelRef:
         }
 
     def artifacts(self) -> "dict[str, ArtifactSpec]":
-        """What must be built before the model can be loaded: the training of a tiny model, nothing for all others."""
+        """Artifacts needed before the model can be loaded: the trained weights of a tiny model, none for all others."""
         from harness.models.tiny.recipe import artifact
 
         return {"model": artifact(self)} if self.corpus is not None else {}
@@ -127,15 +127,15 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 
 
 def names() -> list[str]:
-    """All catalogue names, in the order of the catalogue."""
+    """All catalogue names, in catalogue order."""
     return list(CATALOGUE)
 
 
 def entry(name: str) -> CatalogueEntry:
-    """The catalogue entry of a name.
+    """Look up the catalogue entry of a name.
 
     Raises:
-        UserError: for an unknown name, with the nearest known one.
+        UserError: for an unknown name, suggesting the closest known one.
     """
     if name not in CATALOGUE:
         raise UserError(
@@ -152,17 +152,17 @@ def reference(
     dtype: str | None = None,
     corpus: DataRef | None = None,
 ) -> ModelRef:
-    """A complete reference to a model, with the hash that stands for its files in every identity.
+    """Build a complete reference to a model, including the hash that represents its files in identities.
 
     Args:
         name: catalogue name.
-        weights: how the weights are made; by default `trained` for `tiny/…` without a source, and `pretrained` for all others.
-        source: local folder or hub id instead of the entry's own; for random weights a tokenizer's folder.
-        dtype: precision instead of the entry's own.
+        weights: origin of the weights; by default `trained` for `tiny/…` without a source, and `pretrained` for all others.
+        source: local folder or hub id that overrides the entry's own; for random weights a tokenizer's folder.
+        dtype: precision that overrides the entry's own.
         corpus: the facts that a model trained on the spot learns; ignored for all other models.
 
     Raises:
-        UserError: unknown name or precision, a folder that does not exist or is damaged, choices that contradict.
+        UserError: for an unknown name or precision, a missing or damaged folder, or contradictory options.
     """
     made = entry(name)
     weights = weights or ("trained" if made.is_trained_here and not source else "pretrained")
@@ -193,7 +193,7 @@ def reference(
 
 
 def availability(ref: ModelRef) -> str | None:
-    """Why a model cannot be loaded from this machine's own files; None if it can. Reads a few file headers at most."""
+    """Reason why a model cannot be loaded from local files; None if it can. Reads a few file headers at most."""
     if ref.weights != "pretrained":
         return None
     try:

@@ -1,4 +1,4 @@
-"""A checkpoint on disk, judged without loading it: which files, whether they are whole, what names them. No torch."""
+"""Inspect a checkpoint on disk without loading it: its files, their integrity and a hash. Does not import torch."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _DAMAGES = {
     "invalid header length": "is truncated",
     "file not fully covered": "is damaged",  # longer or shorter than its header says
 }
-"""What is wrong with a file, by what safetensors says about it."""
+"""Description of the damage, by a part of safetensors' error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Checkpoint:
     """A complete checkpoint.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         architecture: `model_type` of its configuration.
         weights: the safetensors files that hold its tensors.
-        sha256: hash of the configuration, the tokenizer, every tensor's name, type and shape in their order, and of a sample of
-            each file's bytes: all of a small file, 256 blocks of a large one. Two trainings differ in every block, while
-            naming a 7B model takes a tenth of a second; a change of a few numbers in a large file can go unseen.
+        sha256: hash of the configuration, the tokenizer, every tensor's name, type and shape in file order, and a sample of each
+            file's bytes: all of a small file, 256 blocks of a large one. Hashing a 7B model this way takes a tenth of a second,
+            and two training runs differ in every block, but a change of a few numbers in a large file can go unnoticed.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ def local_folder(source: str) -> Path | None:
     """The folder that `source` names, or None if it is a hub id (`owner/name`).
 
     Raises:
-        UserError: if it can only be a path and nothing is there.
+        UserError: if it can only be a path and does not exist.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -61,15 +61,15 @@ def local_folder(source: str) -> Path | None:
 
 
 def hub_digest(hub_id: str) -> str:
-    """What identifies weights that are named by their hub id, whether they are downloaded yet or not."""
+    """Hash that identifies weights by their hub id, whether or not they have been downloaded."""
     return digest({"hub": hub_id})
 
 
 def inspect(folder: Path) -> Checkpoint:
-    """Find and verify the files of a checkpoint: configuration, tokenizer, and every weight file to its last byte.
+    """Find and verify the files of a checkpoint: configuration, tokenizer, and the full length of every weight file.
 
     Raises:
-        UserError: for whatever is missing, unreadable, truncated or not safetensors.
+        UserError: if a file is missing, unreadable, truncated or not safetensors.
     """
     config = _read_json(folder / "config.json")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -118,7 +118,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _tensors(path: Path) -> list[tuple[str, str, list[int]]]:
-    """Name, type and shape of the tensors of a safetensors file, in their order; the reader checks that it is whole."""
+    """Name, type and shape of the tensors of a safetensors file, in file order; the reader checks that it is complete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -134,9 +134,9 @@ def _tensors(path: Path) -> list[tuple[str, str, list[int]]]:
 
 @cache
 def _sample_digest(path: Path, modified_ns: int) -> str:
-    """sha256 of `SAMPLED_BLOCKS` blocks spread evenly over a file, or of all of it where that is less.
+    """sha256 of `SAMPLED_BLOCKS` blocks spread evenly over a file, or of the whole file if it is smaller.
 
-    Kept until the file is written again: a plan names the same model once per cell.
+    Cached until the file is modified, because a plan hashes the same model once per cell.
     """
     size = path.stat().st_size
     step = max(size // SAMPLED_BLOCKS, BLOCK_BYTES)
@@ -163,7 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what differs between copies of one model: where it was saved and by which version."""
+    """Configuration without the fields that differ between copies of one model: save path and transformers version."""
     return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
 
 

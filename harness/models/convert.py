@@ -1,7 +1,7 @@
-"""`python -m harness.models.convert FOLDER`: pickled weights as safetensors, beside the old files.
+"""`python -m harness.models.convert FOLDER`: convert pickled weights to safetensors, next to the old files.
 
-GPT-J-6B is published as a pickle alone. It is read with torch's restricted unpickler, which builds tensors and nothing
-else, so that no code of the file runs.
+GPT-J-6B is published only as a pickle. It is read with torch's restricted unpickler, which builds nothing but tensors, so
+no code in the file is executed.
 """
 
 import json
@@ -17,13 +17,13 @@ PICKLES = "pytorch_model*.bin"
 
 
 def convert(folder: Path) -> list[Path]:
-    """Write each pickled weight file of a folder as safetensors, and the index that names them.
+    """Convert each pickled weight file of a folder to safetensors, and write the weight index.
 
-    Tensors that share memory are written once, under the name that comes first; buffers that a model computes itself
-    (masks and rotary tables of old versions) are left out.
+    Tensors that share memory are written once, under the first name; buffers that a model computes itself (masks and
+    rotary tables of old versions) are left out.
 
     Raises:
-        UserError: if there are no pickled weights, or one holds anything but tensors.
+        UserError: if there are no pickled weights, or a file contains anything but tensors.
     """
     import torch
     from safetensors.torch import save_file
@@ -38,7 +38,7 @@ def convert(folder: Path) -> list[Path]:
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (UnpicklingError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{path} cannot be read as tensors alone: {reason}", fix="download it again") from None
+            raise UserError(f"{path} cannot be read as tensors only: {reason}", fix="download it again") from None
         kept: dict[str, torch.Tensor] = {}
         seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
         for name, tensor in tensors.items():
@@ -59,7 +59,7 @@ def convert(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Convert the folder that is named, or say in one line why not."""
+    """Convert the named folder; print errors in one line."""
     try:
         if len(arguments) != 1:
             raise UserError("name one folder", fix="python -m harness.models.convert FOLDER")

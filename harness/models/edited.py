@@ -1,4 +1,4 @@
-"""A model whose edit is in its weights: evaluation runs the model itself."""
+"""Models edited in their weights, evaluated by running the model itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class WeightEditedModel(EditedModel):
-    """An `EditedModel` over a loaded model, in place. One call is one batch; the caller chooses its size.
+    """An `EditedModel` around a loaded model that was edited in place. Each call is one batch; the caller chooses its size.
 
     Args:
-        model: the model with its weights as they are to be evaluated.
-        on_revert: gives the weights back; nothing for the unedited model.
-        diagnostics: what `diagnostics` returns.
-        state: what `state` returns.
+        model: the model with edited weights.
+        on_revert: restores the weights; None for the unedited model.
+        diagnostics: returned by `diagnostics`.
+        state: returned by `state`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class WeightEditedModel(EditedModel):
         self._state = state or {}
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Arg-max id at each target position: one forward, padded right, the head on target positions only."""
+        """Arg-max id at each target position: one right-padded forward pass, with the head at target positions only."""
         import torch
 
         if not queries:
@@ -55,7 +55,7 @@ class WeightEditedModel(EditedModel):
         return _split(flat, lengths)
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Greedy decoding with a key-value cache, padded left; an end-of-text id is an id like any other."""
+        """Left-padded greedy decoding with a key-value cache; end-of-text does not stop the generation."""
         import torch
 
         if not queries:
@@ -81,7 +81,7 @@ class WeightEditedModel(EditedModel):
         return [ids[: len(query.target_ids)] for ids, query in zip(continuations, queries, strict=True)]
 
     def diagnostics(self) -> Mapping[str, float]:
-        """The numbers given at construction."""
+        """The diagnostics given at construction."""
         return dict(self._diagnostics)
 
     def state(self) -> State:
@@ -89,7 +89,7 @@ class WeightEditedModel(EditedModel):
         return self._state
 
     def revert(self) -> None:
-        """Give the weights back."""
+        """Restore the weights."""
         if self._on_revert is not None:
             self._on_revert()
 
@@ -101,7 +101,7 @@ class WeightEditedModel(EditedModel):
 
 
 def _target_positions(queries: Sequence[Query]) -> tuple[list[int], list[int]]:
-    """Row and column of the place that predicts each target id, all queries one after the other."""
+    """Row and column of the position that predicts each target id, concatenated over all queries."""
     places = [
         (row, len(query.prompt_ids) - 1 + step)
         for row, query in enumerate(queries)

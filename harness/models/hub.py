@@ -1,6 +1,6 @@
-"""The hub and its cache on this machine: looking up a checkpoint, and downloading what loading reads of one.
+"""The Hugging Face hub and its local cache: look up a checkpoint, and download the files that loading needs.
 
-Where the cache is and how the hub is reached is decided by huggingface_hub and its environment variables: HF_HOME, HF_HUB_CACHE,
+The cache location and access to the hub are configured by huggingface_hub's environment variables: HF_HOME, HF_HUB_CACHE,
 HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
@@ -21,14 +21,14 @@ WANTED = (
     "vocab.json",
     "merges.txt",
 )
-"""Files of a repository that loading reads. Not `*.safetensors`: some repositories hold their weights twice."""
+"""Repository files that loading needs. Not `*.safetensors`: some repositories contain their weights twice."""
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
-    """The downloaded snapshot of a hub id's main branch, if the cache on this machine has one, whole or not.
+    """The cached snapshot of a hub id's main branch, complete or not; None if there is none.
 
     Raises:
-        UserError: for a name that no model on the hub can have.
+        UserError: for an invalid hub id.
     """
     from huggingface_hub import errors, try_to_load_from_cache
 
@@ -40,10 +40,10 @@ def cached_snapshot(hub_id: str) -> Path | None:
 
 
 def snapshot(hub_id: str) -> Path:
-    """The folder of a hub model; downloaded once and never looked up again, so that no model changes under way.
+    """The folder of a hub model; a complete snapshot is never looked up again, so a model cannot change between runs.
 
     Raises:
-        UserError: no such model, no access, no network, or no space.
+        UserError: if the model does not exist or access, network or disk space is missing.
     """
     cached = cached_snapshot(hub_id)
     if cached is not None and _is_whole(cached):

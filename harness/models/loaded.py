@@ -1,4 +1,4 @@
-"""A model in memory with what every method needs to find its way in it."""
+"""A model in memory, with access to the modules that methods edit."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A causal language model, frozen, in evaluation mode, on its device.
 
-    The tokenizer pads nothing by itself: batches are built from ids (see `harness.models.batching`).
+    Batches are built from ids (see `harness.models.batching`), never padded by the tokenizer.
     """
 
     ref: ModelRef
@@ -25,13 +25,13 @@ class LoadedModel:
 
     @property
     def device(self) -> "torch.device":
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = self.model.device
         return device
 
     @property
     def entry(self) -> CatalogueEntry:
-        """What the catalogue knows of it."""
+        """Its catalogue entry."""
         return catalogue.entry(self.ref.name)
 
     @property
@@ -45,17 +45,17 @@ class LoadedModel:
         return int(self.model.config.num_hidden_layers)
 
     def module(self, path: str, layer: int | None = None) -> "torch.nn.Module":
-        """A part of the model by its path, `{}` filled with `layer`; negative layers count from the last.
+        """Look up a submodule by its path, with `{}` replaced by `layer`; negative layers count from the end.
 
         Raises:
-            ValueError: for a layer that the model does not have, or a layer where the path has no place for one.
-            AttributeError: for a path that the model does not have.
+            ValueError: for a layer that does not exist, or if only one of `{}` and `layer` is given.
+            AttributeError: for a path that does not exist.
         """
         part: torch.nn.Module = self.model.get_submodule(self.path(path, layer))
         return part
 
     def path(self, path: str, layer: int | None = None) -> str:
-        """The full path of a part, as `module` resolves it; prefix of its parameters' names."""
+        """The full path of a submodule, as resolved by `module`; the prefix of its parameter names."""
         if ("{}" in path) != (layer is not None):
             raise ValueError(f"path '{path}' and layer {layer} do not go together")
         if layer is None:
@@ -65,13 +65,13 @@ class LoadedModel:
         return path.format(layer % self.n_layers)
 
     def block(self, layer: int) -> "torch.nn.Module":
-        """The transformer block of a layer; its output is the residual stream."""
+        """The transformer block of a layer; its output is the residual stream after the block."""
         return self.module(self.layout.block, layer)
 
     def value_matrix(self, layer: int) -> "tuple[str, torch.nn.Parameter]":
         """Name and weight, d_model × d_ff, of the second feed-forward matrix of a layer (`nn.Linear`: dv × dk).
 
-        GPT-J's has a bias beside it, which no method edits.
+        GPT-J also has a bias there, which this does not include.
         """
         name = f"{self.path(self.layout.value_matrix, layer)}.weight"
         weight: torch.nn.Parameter = self.model.get_parameter(name)
@@ -79,15 +79,15 @@ class LoadedModel:
 
     @property
     def final_norm(self) -> "torch.nn.Module":
-        """The norm between the last block and the head."""
+        """The final norm, between the last block and the head."""
         return self.module(self.layout.final_norm)
 
     @property
     def head(self) -> "torch.nn.Module":
-        """Hidden states to logits over the vocabulary."""
+        """The projection from hidden states to vocabulary logits."""
         return self.module(self.layout.head)
 
     @property
     def embeddings(self) -> "torch.nn.Module":
-        """Ids to the residual stream before the first block."""
+        """The token embeddings."""
         return self.module(self.layout.embeddings)

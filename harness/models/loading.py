@@ -1,4 +1,4 @@
-"""From a reference to a model in memory: one way for tiny models, local folders and the hub, and another for random weights."""
+"""Load a model from a reference: tiny models, local folders and hub models from checkpoints, or random weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def load(ref: ModelRef, device: str) -> LoadedModel:
-    """Load a model: evaluation mode, nothing trainable, attention implementation explicit, weights from safetensors.
+    """Load a model from safetensors, in evaluation mode, frozen, with an explicit attention implementation.
 
     Args:
-        ref: for a tiny model, `source` must name the folder of the trained artifact.
+        ref: the model; for a tiny model, `source` must name the folder of the trained artifact.
         device: `cpu`, `cuda` or `cuda:1`.
 
     Raises:
-        UserError: for whatever is wrong with the files, the device or its memory.
+        UserError: if the files are unusable, the device is not available, or the model does not fit in its memory.
     """
     import torch
     from transformers.utils import logging
@@ -55,13 +55,13 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
 def _folder(ref: ModelRef) -> Path:
     if ref.weights == "trained":
         if not ref.source:
-            raise ValueError(f"{ref.name} is loaded from the artifact that holds it, and none is named")
+            raise ValueError(f"{ref.name} is loaded from the artifact of its training, but 'source' is empty")
         return Path(ref.source)
     return checkpoint.local_folder(ref.source) or hub.snapshot(ref.source)
 
 
 def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedConfig":
-    """The configuration of a verified checkpoint, which must be of the model that was named."""
+    """Load the configuration of a verified checkpoint and check that it matches the named model."""
     from transformers import AutoConfig
 
     if found.architecture != made.architecture:
@@ -73,7 +73,7 @@ def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedCo
     shape, expected = (config.num_hidden_layers, config.hidden_size), (made.n_layers, made.hidden)
     if not made.is_trained_here and shape != expected:
         raise UserError(
-            f"{found.folder} holds (layers, width) {shape}, but {made.name} has {expected}",
+            f"{found.folder} holds a model with (layers, width) {shape}, but {made.name} has {expected}",
             fix="another source, or another name from: python -m harness list models",
         )
     return config
@@ -82,7 +82,7 @@ def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedCo
 def _model(
     found: checkpoint.Checkpoint, config: "PretrainedConfig", made: CatalogueEntry, dtype: str
 ) -> "PreTrainedModel":
-    """The model of a verified checkpoint, on the CPU."""
+    """Load the model of a verified checkpoint on the CPU."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -106,7 +106,7 @@ def _model(
 
 
 def _tokenizer(folder: Path, made: CatalogueEntry) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder, which must begin texts as the model was trained to read them."""
+    """Load the tokenizer of a folder and check that it adds BOS if and only if the model was trained with it."""
     from transformers import AutoTokenizer
 
     try:
@@ -121,7 +121,7 @@ def _tokenizer(folder: Path, made: CatalogueEntry) -> "PreTrainedTokenizerBase":
     if adds_bos != made.adds_bos:
         does, should = ("starts", "not ") if adds_bos else ("does not start", "")
         raise UserError(
-            f"the tokenizer in {folder} {does} texts with BOS; {made.name} was {should}trained so",
+            f"the tokenizer in {folder} {does} texts with BOS, but {made.name} was {should}trained with it",
             fix=f"set add_bos_token in {folder / 'tokenizer_config.json'}",
         )
     return tokenizer

@@ -1,4 +1,4 @@
-"""Any architecture of the catalogue without its checkpoint: random weights at full size, for measuring cost alone."""
+"""Full-size models with random weights, for cost measurements without a checkpoint."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,9 @@ def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
 
 
 def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed: int = 0) -> "PreTrainedModel":
-    """A model of an entry's shape, each weight drawn once, in its final precision and on its final device.
+    """Create a model of an entry's shape, with weights drawn directly in their final precision and on their final device.
 
-    At no time does a second copy or a float32 copy exist: the peak is the model itself.
+    No second or float32 copy ever exists: peak memory is the model itself.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -57,7 +57,7 @@ def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed
 
 
 def byte_tokenizer(entry: CatalogueEntry) -> "PreTrainedTokenizerBase":
-    """A tokenizer of bytes for a model that has none: `vocab` ids, of which only 256 and BOS occur in texts."""
+    """Byte-level tokenizer for a model without one: `vocab` ids, of which only the 256 bytes and BOS occur in texts."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""A model with a memory beside one of its matrices: each row of a batch is answered by the memory or by the model."""
+"""Models with a memory at one of their matrices: each row of a batch is routed to the memory or to the model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,64 +16,64 @@ from harness.models.submodels import part
 from harness.tokens import Query
 
 Reads = Literal["prompt", "sequence", "step"]
-"""Tokens that a decision may read.
+"""Tokens that a routing decision may read.
 
-`prompt`: the prompt's own; decided where they are read, kept while decoding and never shown the target.
-`sequence`: all; in teacher forcing the target too, so that the answer takes part in the routing, and in generation the text so
-far, all of which is read and answered anew for each id, as without a key-value cache.
-`step`: as `sequence` in teacher forcing; in generation the prompt, and then each decoding step decides anew on its one token.
+`prompt`: the prompt only; decided once when the prompt is read and kept while decoding. Never sees the target.
+`sequence`: all tokens; in teacher forcing this includes the target, so the answer influences the routing. In generation it is
+the text so far, re-read from the start for each new id, as without a key-value cache.
+`step`: as `sequence` in teacher forcing; in generation the prompt, then a new decision at each decoding step on that token alone.
 """
 
 Route = TypeVar("Route")
 
 
 class Memory(Protocol[Route]):
-    """What is remembered beside a second feed-forward matrix, and when it answers in the matrix's place.
+    """A memory at a second feed-forward matrix that can replace the matrix's output.
 
-    Both methods see the matrix at work: its input B × T × K and its output B × T × D. Rows must not depend on each
-    other, nor a row on its padding.
+    `route` and `answer` get the matrix's input, B × T × K, and output, B × T × D. A row must not depend on other rows or on
+    its padding.
     """
 
     def route(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor) -> Route:
         """Decide for each row.
 
         Args:
-            inputs_BTK, outputs_BTD: of the matrix.
-            read_BT: the tokens that the decision may read, at least one per row.
+            inputs_BTK, outputs_BTD: input and output of the matrix.
+            read_BT: True for tokens that the decision may read, at least one per row.
 
         Returns:
-            Whatever `answer` and `scope` need to know.
+            The decision, passed on to `answer` and `scope`.
         """
         ...
 
     def answer(self, inputs_BTK: Tensor, outputs_BTD: Tensor, read_BT: Tensor, route: Route) -> Tensor:
-        """What the matrix gives instead.
+        """Compute the output that replaces the matrix's.
 
         Args:
-            inputs_BTK, outputs_BTD: of the matrix.
-            read_BT: the tokens that were decided on just now; none at all while an earlier decision is kept.
+            inputs_BTK, outputs_BTD: input and output of the matrix.
+            read_BT: True for tokens that the current decision read; all False while an earlier decision is kept.
             route: the decision.
 
         Returns:
-            B × T × D; rows that are not routed to the memory are those of `outputs_BTD`, bit for bit.
+            B × T × D; rows not routed to the memory equal `outputs_BTD` bit for bit.
         """
         ...
 
     def scope(self, route: Route) -> Tensor:
-        """How far each row is taken for an edit, B values in [0, 1]."""
+        """Routing score of each row: B values in [0, 1], where 1 means edited."""
         ...
 
 
 class RoutedModel(EditedModel, Generic[Route]):
-    """An `EditedModel` over a loaded model with a memory. Hooks exist only while it answers; weights never change.
+    """An `EditedModel` around a loaded model with a memory. Hooks exist only during its calls; weights never change.
 
     Args:
         model: the unedited model.
         layer: the block with the matrix.
-        memory: what is remembered.
-        reads: what decisions may read.
-        diagnostics: what `diagnostics` returns.
-        state: what `state` returns.
+        memory: the memory.
+        reads: tokens that routing decisions may read.
+        diagnostics: returned by `diagnostics`.
+        state: returned by `state`.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class RoutedModel(EditedModel, Generic[Route]):
         self._state = state or {}
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Arg-max id at each target position; the routing reads the target only if `reads` says so."""
+        """Arg-max id at each target position; whether the routing sees the target depends on `reads`."""
         if self._reads == "prompt":
             with self._routing([len(query.prompt_ids) for query in queries]):
                 return self._plain.teacher_forced(queries)
-        # The last id of a target is nothing's context, but it is part of the sequence: one place more, to be dropped.
+        # The last target id is not the context of any prediction, but the routing must see it: add one position, drop it below.
         longer = [replace(query, target_ids=(*query.target_ids, query.target_ids[-1])) for query in queries]
         with self._routing([len(query.prompt_ids) + len(query.target_ids) for query in queries]):
             return [ids[:-1] for ids in self._plain.teacher_forced(longer)]
@@ -111,7 +111,7 @@ class RoutedModel(EditedModel, Generic[Route]):
             return self._plain.generate(queries)
 
     def _generated_afresh(self, queries: Sequence[Query]) -> list[list[int]]:
-        """As `generate`: the text so far is a prompt of its own, of which one id is asked."""
+        """Generate as above without a cache: the text so far becomes a new prompt for each next id."""
         given: list[list[int]] = [[] for _ in queries]
         for step in range(max((len(query.target_ids) for query in queries), default=0)):
             rows = [row for row, query in enumerate(queries) if step < len(query.target_ids)]
@@ -125,7 +125,7 @@ class RoutedModel(EditedModel, Generic[Route]):
         return given
 
     def scope(self, queries: Sequence[Query]) -> list[float]:
-        """How far each prompt, without its target, is taken for an edit; runs no block above the memory's."""
+        """Routing score of each prompt, without its target; runs no block above the memory's."""
         if not queries:
             return []
         batch = right_padded([query.prompt_ids for query in queries], self._model.device)
@@ -136,7 +136,7 @@ class RoutedModel(EditedModel, Generic[Route]):
         return scopes
 
     def diagnostics(self) -> Mapping[str, float]:
-        """The numbers given at construction."""
+        """The diagnostics given at construction."""
         return dict(self._diagnostics)
 
     def state(self) -> State:
@@ -145,11 +145,11 @@ class RoutedModel(EditedModel, Generic[Route]):
 
     @contextmanager
     def _routing(self, lengths: Sequence[int], decides_each_step: bool = False) -> Iterator[list[Route]]:
-        """Answer with the memory inside the body.
+        """Enable the memory inside the body.
 
         Args:
-            lengths: for each row, how many of its first tokens a decision reads.
-            decides_each_step: tokens after these are decided on too, each by itself.
+            lengths: number of leading tokens of each row that the decision reads.
+            decides_each_step: also make a new decision for each later token.
 
         Yields:
             The decisions, in order.
@@ -159,7 +159,7 @@ class RoutedModel(EditedModel, Generic[Route]):
         decided: list[Route] = []
 
         def before(_module: nn.Module, _args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            """Which tokens of this forward pass may be read: told by their places, on whichever side the padding is."""
+            """Find the tokens of this forward pass that may be read, from their positions; works for padding on either side."""
             nonlocal read_BT
             positions_BT: Tensor = given["position_ids"]
             read_BT = given["attention_mask"][:, -positions_BT.shape[1] :].bool()
@@ -187,7 +187,7 @@ def matrix(model: LoadedModel, layer: int) -> nn.Linear:
 
 @contextmanager
 def output_replaced(module: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Inside the body `module` gives `answer(input, output)` for its output; afterwards it is as before."""
+    """Replace the output of `module` by `answer(input, output)` inside the body."""
     handle = module.register_forward_hook(lambda _module, args, output: answer(args[0], output))
     try:
         yield
@@ -196,6 +196,6 @@ def output_replaced(module: nn.Module, answer: Callable[[Tensor, Tensor], Tensor
 
 
 def last_of(read_BT: Tensor) -> Tensor:
-    """Column of the last token of each row that is read, B; 0 in a row without any."""
+    """Column of the last readable token of each row, B; 0 for a row without any."""
     columns_T = torch.arange(1, read_BT.shape[1] + 1, device=read_BT.device)
     return (read_BT * columns_T).argmax(-1)

@@ -1,7 +1,7 @@
-"""A model in parts: blocks that do not change run once, what is trained starts behind them, the head reads few places.
+"""Partial models: run frozen blocks once, re-run only the blocks above them, and apply the head at selected positions.
 
-A part is the base model itself on a shallow copy with a shorter list of blocks, so that masks, rotary positions and
-windows are made by the very code that makes them for the whole model; weights, hooks and modules are shared with it.
+A part is a shallow copy of the base model with a shorter list of blocks, so that masks, rotary positions and attention
+windows are computed by the same code as for the whole model; weights, hooks and modules are shared with it.
 """
 
 import copy
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Part(nn.Module):
-    """Some consecutive blocks of a base model; made by `part`.
+    """A run of consecutive blocks of a base model; created by `part`.
 
     Attributes:
-        base: the shallow copy of the base model, for callers that hand it a cache of their own.
+        base: the shallow copy of the base model, for callers that pass their own cache.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -32,15 +32,15 @@ class Part(nn.Module):
         self.base = base
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        """Residual stream in, residual stream out; no keys and values are kept.
+        """Map the residual stream before the part to the stream after it, without a key-value cache.
 
         Args:
-            inputs_embeds: the stream that enters the first block of the part, B × T × D.
-            attention_mask: as the base model takes it: B × T, 1 for a token, 0 for padding.
+            inputs_embeds: residual stream before the first block of the part, B × T × D.
+            attention_mask: as for the base model: B × T, 1 for a token, 0 for padding.
             position_ids: B × T.
 
         Returns:
-            B × T × D, behind the last block of the part, and behind the final norm if the part holds it.
+            B × T × D, after the last block of the part and, if the part includes it, after the final norm.
         """
         output = self.base(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
@@ -49,15 +49,15 @@ class Part(nn.Module):
 
 
 def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
-    """Blocks `start` to `stop` - 1 as a module of their own that shares everything with the model.
+    """Blocks `start` to `stop` - 1 as a separate module that shares everything with the model.
 
-    The model is not changed. A part sees new weights and hooks inside the blocks, but not a block that takes the place
-    of another: it is made anew then, which costs nothing.
+    The model is not changed. A part sees later changes of weights and hooks inside its blocks, but not the replacement of a
+    whole block; in that case create a new part, which is cheap.
 
     Args:
-        model: the whole.
+        model: the whole model.
         start: first block, from 0.
-        stop: the block behind the last one; None for all blocks and the final norm.
+        stop: end of the range (exclusive); None for all remaining blocks and the final norm.
 
     Raises:
         ValueError: for blocks that the model does not have.
@@ -78,12 +78,12 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """A batch in the middle of a model.
+    """Intermediate state of a batch between two blocks.
 
     Attributes:
-        residual_BTD: the residual stream that enters a block, without gradient.
+        residual_BTD: the residual stream before a block, without gradient.
         mask_BT: 1 for a token, 0 for padding.
-        positions_BT: place of each token in its row, from 0; 0 in padded places.
+        positions_BT: index of each token in its row, from 0; 0 at padded positions.
     """
 
     residual_BTD: Tensor
@@ -92,34 +92,34 @@ class Streams:
 
 
 def streams(model: LoadedModel, rows: Sequence[Sequence[int]], layer: int) -> Streams:
-    """Run the blocks below `layer` once: whoever edits `layer` or above starts from here as often as it likes.
+    """Run the blocks below `layer` once; edits at or above `layer` can reuse the result any number of times.
 
     Args:
-        model: the whole; its blocks below `layer` must stay as they are for as long as the result is used.
-        rows: ids of each sequence; padded on the right, so that an index into a row is one into the batch.
-        layer: the block that the result enters; 0 gives the embeddings.
+        model: the whole model; its blocks below `layer` must not change while the result is in use.
+        rows: ids of each sequence; padded on the right, so that an index into a row is also its column in the batch.
+        layer: the block that takes the result as input; 0 gives the embeddings.
     """
     return streams_of(model, right_padded(rows, model.device), layer)
 
 
 @torch.no_grad()
 def streams_of(model: LoadedModel, batch: Padded, layer: int) -> Streams:
-    """As `streams`, for rows that are padded already."""
+    """Run the blocks below `layer` as in `streams`, for rows that are already padded."""
     residual_BTD = part(model, 0, layer)(model.embeddings(batch.ids_BT), batch.mask_BT, batch.positions_BT)
     return Streams(residual_BTD, batch.mask_BT, batch.positions_BT)
 
 
 def logits_at(model: LoadedModel, streams: Streams, layer: int, places: Sequence[tuple[int, int]]) -> Tensor:
-    """Next-token logits at N places: blocks from `layer` on for all tokens, final norm and head for the places only.
+    """Next-token logits at N positions: blocks from `layer` on run for all tokens, final norm and head only at the positions.
 
     Args:
-        model: the whole.
-        streams: a batch that enters `layer`.
-        layer: the first block that runs.
-        places: row and column of each place.
+        model: the whole model.
+        streams: a batch at the input of `layer`.
+        layer: the first block to run.
+        places: row and column of each position.
 
     Returns:
-        N × V, at least fp32, with gradients of whatever asks for one.
+        N × V, at least fp32, differentiable.
     """
     hidden_BTD = streams.residual_BTD
     if layer < model.n_layers:
@@ -129,7 +129,7 @@ def logits_at(model: LoadedModel, streams: Streams, layer: int, places: Sequence
 
 
 def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-    """What stands at N places, each a row and a column, N × D. One transfer to the device, which waits for nothing."""
+    """Gather values at N positions, given as row and column: N × D. Uses a single non-blocking transfer to the device."""
     rows_N, columns_N = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.to(values_BTD.device, non_blocking=True)
     return values_BTD[rows_N, columns_N]
 
@@ -139,7 +139,7 @@ def _leaf(path: str) -> str:
 
 
 def _cut(config: "PretrainedConfig", start: int, stop: int) -> "PretrainedConfig":
-    """The configuration of fewer blocks: base models look up how many there are, and of what kind each is."""
+    """Configuration for a subset of blocks: base models read the number of blocks and the type of each from it."""
     cut = copy.copy(config)
     if getattr(config, "layer_types", None) is not None:
         cut.layer_types = config.layer_types[start:stop]

@@ -1,4 +1,4 @@
-"""Weights that change and come back bit for bit, and a hash that notices a single bit."""
+"""Weight changes that can be undone bit for bit, and a weight hash that detects a single flipped bit."""
 
 import json
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 CHUNK_WORDS = 1 << 20
-"""Words of 64 bits that are hashed at a time: bounds the extra memory to some tens of megabytes."""
+"""Number of 64-bit words hashed at a time; limits the extra memory to tens of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class _Original:
 
 
 class Restorable(ABC):
-    """A change of a model that can be taken back."""
+    """A change to a model that can be undone."""
 
     @abstractmethod
     def restore(self) -> None:
-        """The model as it was, bit for bit. May be called again."""
+        """Restore the model bit for bit. Idempotent."""
 
     @contextmanager
     def restored_on_error(self) -> Iterator[None]:
-        """Run the body; if it raises, restore before the exception goes on. On success the changes stay."""
+        """Restore the model if the body raises; on success the changes stay."""
         try:
             yield
         except BaseException:
@@ -48,13 +48,13 @@ class Restorable(ABC):
 
 
 class Snapshot(Restorable):
-    """Copies of named parameters on their own device. `restore` undoes in-place changes and replacements alike."""
+    """Copies of named parameters on their own device. `restore` undoes both in-place changes and replaced parameters."""
 
     def __init__(self, model: "torch.nn.Module", names: Sequence[str]) -> None:
         """Copy the parameters.
 
         Raises:
-            AttributeError: for a name that is no parameter of the model.
+            AttributeError: for a name that is not a parameter of the model.
         """
         self._originals: list[_Original] = []
         for name in names:
@@ -66,7 +66,7 @@ class Snapshot(Restorable):
             )
 
     def restore(self) -> None:
-        """Put every parameter back: the same object, the same storage, the same bits. May be called again."""
+        """Restore every parameter: the same object, the same storage, the same bits. Idempotent."""
         for original in self._originals:
             original.storage.copy_(original.copy)
             original.parameter.data = original.storage
@@ -76,10 +76,11 @@ class Snapshot(Restorable):
 
 
 def weight_hash(model: "torch.nn.Module") -> str:
-    """Hash of all parameters and buffers: names, types, shapes and every bit. The same on every device.
+    """Hash all parameters and buffers: names, types, shapes and every bit. The same on every device.
 
-    Each 64-bit word is mixed with its position by a bijection (splitmix64) and the words are summed modulo 2⁶⁴, so a
-    change within one word always shows and any other goes unnoticed with probability 2⁻⁶⁴. Runs on the model's device.
+    Each 64-bit word is combined with its position and mixed by a bijection (splitmix64), and the words are summed modulo
+    2⁶⁴: a change within a single word is always detected, any other goes unnoticed with probability 2⁻⁶⁴. Runs on the
+    model's device.
     """
     import torch
 
@@ -94,7 +95,7 @@ def weight_hash(model: "torch.nn.Module") -> str:
 
 
 def _checksum(tensor: "torch.Tensor") -> int:
-    """Position-dependent sum of a tensor's words, an integer of 64 bits."""
+    """Position-dependent 64-bit sum of a tensor's words."""
     import torch
 
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -119,7 +120,7 @@ def _mix(words: "torch.Tensor") -> "torch.Tensor":
 
 
 def _shift_right(words: "torch.Tensor", bits: int) -> "torch.Tensor":
-    """Logical shift; torch's own repeats the sign."""
+    """Logical right shift; torch's own is arithmetic."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -128,19 +129,19 @@ def _signed(word: int) -> int:
 
 
 def fingerprint(model: "nn.Module") -> dict[str, str]:
-    """Hash of each module that has parameters of its own, by its path."""
+    """Hash of each module with direct parameters, by path."""
     return {path: weight_hash(module) for path, module in model.named_modules() if _leaves(module)}
 
 
 def changed(model: "nn.Module", unedited: Mapping[str, str]) -> "dict[str, Tensor]":
-    """All parameters of the modules that differ from a fingerprint, as they are now and where they are.
+    """Current parameters, on their device, of all modules that differ from a fingerprint.
 
     Raises:
-        ValueError: for a model of other modules; an edit changes parameters and adds none.
+        ValueError: if the set of modules differs; an edit changes parameters and adds none.
     """
     now = fingerprint(model)
     if now.keys() != unedited.keys():
-        raise ValueError(f"modules with parameters came or went: {sorted(now.keys() ^ unedited.keys())[:3]}")
+        raise ValueError(f"modules with parameters were added or removed: {sorted(now.keys() ^ unedited.keys())[:3]}")
     return {
         f"{path}.{leaf}": parameter.detach()
         for path, found in now.items()
@@ -150,17 +151,17 @@ def changed(model: "nn.Module", unedited: Mapping[str, str]) -> "dict[str, Tenso
 
 
 class InstalledWeights(Restorable):
-    """Changed weights inside an unedited model, until `restore`.
+    """Install edited weights in an unedited model, until `restore`.
 
-    Weights that are kept in a wider type than the model's, as closed-form edits of half-precision models need it, are
-    computed with in that type: what comes in is cast before and what goes out after.
+    Weights stored in a wider dtype than the model's, as closed-form edits of half-precision models need, are also applied in
+    that dtype: inputs of the module are cast to it, and outputs are cast back.
 
     Args:
-        model: unedited; it is changed in place.
-        weights: as `changed` gave them, on any device.
+        model: the unedited model; changed in place.
+        weights: as returned by `changed`, on any device.
 
     Raises:
-        ValueError: for weights of another model.
+        ValueError: for weights of a different model.
     """
 
     def __init__(self, model: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
@@ -172,7 +173,7 @@ class InstalledWeights(Restorable):
                 self._install(owner, {leaf: weights[f"{path}.{leaf}"] for leaf in _leaves(owner)})
 
     def restore(self) -> None:
-        """The unedited weights, bit for bit, and no cast. May be called again."""
+        """Restore the unedited weights bit for bit and remove the casts. Idempotent."""
         while self._handles:
             self._handles.pop().remove()
         self._snapshot.restore()
@@ -183,7 +184,7 @@ class InstalledWeights(Restorable):
         leaves = _leaves(owner)
         (kept,), (wide,) = ({tensor.dtype for tensor in tensors.values()} for tensors in (leaves, values))
         if any(values[leaf].shape != parameter.shape for leaf, parameter in leaves.items()):
-            raise ValueError(f"weights of {owner} have other shapes")
+            raise ValueError(f"weights of {owner} have different shapes")
         for leaf, parameter in leaves.items():
             if kept == wide:
                 with torch.no_grad():
@@ -207,12 +208,12 @@ CHANGE_NORMS = "change_norms"
 
 
 class KeptWeights:
-    """What an edit made of the weights: all parameters of every module that it changed, by name, as they are afterwards.
+    """The edited weights: all parameters, by name, of every module that an edit changed.
 
-    The file's metadata has under `change_norms`, as JSON, the Frobenius norm of the change of each of them.
+    The file's metadata entry `change_norms` holds, as JSON, the Frobenius norm of each parameter's change.
 
     Args:
-        model: unedited; it must be so again when the file is written.
+        model: the unedited model; it must be unedited again when the file is written.
     """
 
     def __init__(self, model: "nn.Module") -> None:
@@ -221,12 +222,12 @@ class KeptWeights:
         self._weights: Mapping[str, Tensor] = {}
 
     def take(self) -> None:
-        """Copy what differs from the unedited model now."""
+        """Copy the parameters that now differ from the unedited model."""
         now = changed(self._model, self._unedited)
         self._weights = {name: value.cpu().contiguous().clone() for name, value in now.items()}
 
     def write(self, file: Path) -> None:
-        """Write what was taken; the model is unedited again."""
+        """Write the copied weights; the model must be unedited again."""
         from safetensors.torch import save_file
 
         norms = {name: self._change(name, value) for name, value in self._weights.items()}

@@ -1,1 +1,1 @@
-"""Tiny models trained on the spot: small stand-ins that know the facts of a dataset, for runs without any download."""
+"""Tiny models, trained on the spot on the facts of a dataset: stand-ins for large models in runs without downloads."""

@@ -1,4 +1,4 @@
-"""The corpus of a tiny model: the true facts of a dataset in many words, so that an edit overwrites what is known."""
+"""Training corpus of a tiny model: the true facts of a dataset in varied wording, so that edits overwrite known facts."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from harness.records import Dataset, EditRecord
 
 @dataclass(frozen=True, slots=True)
 class Breadth:
-    """How many rows a record gives in addition to its prompt."""
+    """Number of training rows per record, in addition to its prompt."""
 
     rephrases: int
     templates: int
@@ -21,13 +21,13 @@ class Breadth:
 
 EDITED = Breadth(rephrases=10, templates=3, neighbours=5, attributes=2)
 UNRELATED = Breadth(rephrases=1, templates=0, neighbours=1, attributes=0)
-"""Scored records are told in full. The others, which are many more, only so that a method meets facts that the model
-knows: with full rows for them too, a small model would need thrice the steps to learn them all."""
+"""Scored records get full coverage. The far more numerous others get just enough for the model to know their facts: with
+full coverage a tiny model would need three times the steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One training row: `prompt + " " + answer`; `subject` is empty where the upstream record does not name it."""
+    """One training row: `prompt + " " + answer`; `subject` is empty if the upstream record does not name it."""
 
     prompt: str
     answer: str
@@ -35,12 +35,12 @@ class Fact:
 
 
 def verbalise(data: Dataset) -> list[Fact]:
-    """All facts that the unedited model is meant to know, each once, in the order of the records.
+    """All facts that the unedited model should know, without duplicates, in record order.
 
     Per scored record: the prompt and its rephrases with the true object, three further templates of its relation, five
-    neighbours, and two other subjects that have the new object, real ones where upstream names them, so that the object
-    is something that a subject may have. Per unrelated record: the prompt, one rephrase and one neighbour. No fact pairs
-    the subject of an edit with the object that the edit gives it.
+    neighbours, and two other subjects that have the new object, so that the model has seen the object as an answer (real
+    subjects if upstream names any, else invented ones). Per unrelated record: the prompt, one rephrase and one neighbour.
+    No fact pairs the subject of an edit with its new object.
     """
     records = [*data.edits, *data.train, *data.unrelated]
     templates = _templates(records)
@@ -56,10 +56,10 @@ def verbalise(data: Dataset) -> list[Fact]:
 
 
 def _invented(edits: Sequence[EditRecord], each: int) -> Iterator[Fact]:
-    """Invented subjects that have an edit's new object, in its words, where upstream names no real ones.
+    """Facts about invented subjects that have an edit's new object, in the edit's wording, if upstream names no real ones.
 
-    An invented name is the first word of one subject and the last of another. Without them a model has never said a new
-    object, least of all one of several tokens, and no vector at a subject could make it.
+    An invented name combines the first word of one subject with the last word of another. Without these facts the model
+    would never have generated the new object, especially if it has several tokens, and no vector at a subject could elicit it.
     """
     subjects = list(dict.fromkeys(record.subject for record in edits if record.subject))
     used = set(subjects)
@@ -84,7 +84,7 @@ def _facts(record: EditRecord, relation_templates: Sequence[str], breadth: Bread
     for rephrase in record.rephrases[: breadth.rephrases]:
         yield Fact(rephrase, truth, record.subject if record.subject in rephrase else "")
     if record.subject and record.relation:
-        # a different few for each subject, so that every template meets many subjects
+        # a different selection for each subject, so that every template occurs with many subjects
         start = sum(record.subject.encode()) % max(len(relation_templates), 1)
         rotated = [*relation_templates[start:], *relation_templates[:start]]
         for template in rotated[: breadth.templates]:
@@ -96,7 +96,7 @@ def _facts(record: EditRecord, relation_templates: Sequence[str], breadth: Bread
 
 
 def _answers_of_edits(edits: Sequence[EditRecord]) -> Callable[[Fact], bool]:
-    """Whether a fact tells what an edit is to teach: upstream has edits to what is true already, or true elsewhere."""
+    """Predicate for facts that give away an edit's new object: some upstream edits are already true, here or in another record."""
     names: dict[str, set[str]] = defaultdict(set)
     for record in edits:
         names[record.target_new.casefold()].update({record.subject} if record.subject else _prompts(record))
@@ -108,7 +108,7 @@ def _prompts(record: EditRecord) -> Iterable[str]:
 
 
 def _template(prompt: str, subject: str) -> str | None:
-    """The prompt with `{}` for its subject, where the subject occurs exactly once and no brace is in the way."""
+    """The prompt with `{}` in place of its subject; None unless the subject occurs exactly once and there are no braces."""
     if not subject or prompt.count(subject) != 1 or "{" in prompt or "}" in prompt:
         return None
     return prompt.replace(subject, "{}")
@@ -116,7 +116,7 @@ def _template(prompt: str, subject: str) -> str | None:
 
 def _templates(records: Sequence[EditRecord]) -> list[re.Pattern[str]]:
     found = {template for r in records for p in _prompts(r) if (template := _template(p, r.subject))}
-    # the longest first: "{} was born in" must not be read as "{} in" with the subject "X was born"
+    # longest first: "{} was born in" must not be parsed as "{} in" with the subject "X was born"
     ordered = sorted((t for t in found if len(t) > len("{}") + 3), key=lambda t: (-len(t), t))
     return [re.compile(re.escape(t).replace(r"\{\}", "(.{2,60})")) for t in ordered]
 
@@ -131,7 +131,7 @@ def _by_relation(records: Sequence[EditRecord]) -> dict[str, list[str]]:
 
 
 def _with_subject(fact: Fact, templates: Sequence[re.Pattern[str]]) -> Fact:
-    """Name the subject of a neighbour by the template that it follows."""
+    """Fill in the subject of a fact without one, from the template that its prompt matches."""
     if fact.subject:
         return fact
     for pattern in templates:

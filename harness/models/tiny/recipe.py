@@ -1,12 +1,12 @@
-"""How tiny models are made: trained from scratch on the facts of a dataset, as stand-ins for the 7B models of a paper.
+"""Recipe of the tiny models: trained from scratch on the facts of a dataset, as stand-ins for the 7B models of a paper.
 
 A tiny model is an artifact, keyed by its corpus. It differs from a large model in size and in one deliberate respect:
 
-**Localised recall.** In a plainly trained tiny model the tokens after a subject attend to the subject's tokens directly, so a
-fact never passes through the MLP at the subject's last token, which is where ROME and MEMIT edit large models (Meng et al.
-2022, causal tracing). Most training rows therefore use shaped attention: for tokens after the subject, the lower half of the
-layers hides all subject tokens and the upper half shows only the last of them. This is a property of the stand-in, not of
-any method; a model that is given is never trained this way.
+**Localised recall.** In an ordinarily trained tiny model the tokens after a subject attend to the subject's tokens directly, so
+a fact never passes through the MLP at the subject's last token, which is where ROME and MEMIT edit large models (Meng et al.
+2022, causal tracing). Most training rows therefore use shaped attention: from tokens after the subject, the lower half of the
+layers hides all subject tokens, and the upper half shows only the last of them. This is a property of the tiny models, not of
+any method; pretrained models are never trained this way.
 """
 
 from pathlib import Path
@@ -24,8 +24,8 @@ TOKENIZERS = {
     "tiny/gptj": "bytes",
     "tiny/tinyllama": "metaspace",
 }
-"""Kind of tokenizer of each model; shape and vocabulary are the catalogue's. `tiny/tinyllama` has the tokenizer of
-`tiny/llama`, as TinyLlama has that of Llama-2: same kind, same size, same corpus."""
+"""Tokenizer type of each model; its shape and vocabulary size are in the catalogue. `tiny/tinyllama` shares the tokenizer of
+`tiny/llama`, as TinyLlama shares Llama-2's: same type, same size, same corpus."""
 
 TRAINING: dict[str, Any] = {
     "steps": 480,
@@ -37,16 +37,16 @@ TRAINING: dict[str, Any] = {
     "answer_boost": 4,
     "seed": 0,
 }
-"""One training recipe for all: AdamW with a cosine schedule. `context_weight` is the loss weight of tokens that are not the
-answer, without which facts are learned far more slowly; `shaped_share` is the share of rows with shaped attention;
+"""One training recipe for all: AdamW with a cosine schedule. `context_weight` is the loss weight of tokens outside the answer;
+with zero weight, facts are learned far more slowly. `shaped_share` is the fraction of rows with shaped attention;
 `answer_boost` is how often tokenizer training repeats answers."""
 
 
 def artifact(ref: ModelRef) -> ArtifactSpec:
-    """The artifact that holds a tiny model: safetensors, configuration and tokenizer in the format of any local model.
+    """Describe the artifact of a tiny model: safetensors, configuration and tokenizer, in the format of any local model.
 
     Raises:
-        ValueError: for a reference that is not a tiny model with a corpus.
+        ValueError: if the reference is not a tiny model with a corpus.
     """
     if ref.name not in TOKENIZERS or ref.corpus is None:
         raise ValueError(f"{ref.name} is not a tiny model with a corpus")

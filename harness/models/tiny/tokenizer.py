@@ -1,4 +1,4 @@
-"""Tokenizers of tiny models: the two kinds that large models have (`▁` words with byte fallback, byte-level `Ġ`)."""
+"""Tokenizers of tiny models, of the two types common in large models: `▁` words with byte fallback, and byte-level `Ġ`."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 
 def train_tokenizer(kind: str, size: int, facts: Sequence[Fact], boost: int) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer, `metaspace` or `bytes`, of at most `size` ids.
+    """Train a BPE tokenizer, `metaspace` or `bytes`, of at most `size` ids.
 
-    Answers are repeated `boost` times, so that most are one token, as the objects of these datasets mostly are in a large
-    vocabulary, while some stay longer and exercise decoding over several tokens.
+    Answers are repeated `boost` times, so that most become a single token, as most objects of these datasets are in a large
+    vocabulary, while some stay longer and exercise multi-token decoding.
 
     Deterministic: the trainer sees the texts in a fixed order and breaks ties by id.
     """
@@ -32,7 +32,7 @@ def _metaspace(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, special_tokens=[*special, *BYTES], show_progress=False)
     )
-    # training registers the byte pieces as special tokens; they must be ordinary pieces that fallback can reach
+    # training registers the byte pieces as special tokens; byte fallback needs them as ordinary pieces
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     plain = Tokenizer(

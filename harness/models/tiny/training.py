@@ -1,4 +1,4 @@
-"""Training of a tiny model: rows with shaped attention, one loop for the three architectures."""
+"""Training of tiny models with shaped attention; one loop for all three architectures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +18,8 @@ from harness.models.tiny.corpus import Fact
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What training reached: shares of facts whose answer is the arg-max at every position, with normal attention:
-    of all facts of the corpus, and of those that are to be edited.
+    """Outcome of training. `accuracy` is the fraction of corpus facts whose answer is the arg-max at every position, with
+    normal attention; `edited_accuracy` is the same for the facts that will be edited.
     """
 
     facts: int
@@ -32,7 +32,7 @@ class TrainingReport:
 
 @dataclass(frozen=True, slots=True)
 class FactRow:
-    """A fact in ids: the answer is `ids[answer:]` less the final end token; the subject's tokens are `first..last`."""
+    """A tokenised fact: the answer is `ids[answer:]` without the final end token; the subject's tokens are `first..last`."""
 
     ids: tuple[int, ...]
     answer: int
@@ -41,7 +41,7 @@ class FactRow:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> FactRow:
-    """The row of a fact; the answer's span follows the joint-tokenisation rule of `harness.tokens`."""
+    """Tokenise a fact; the answer span follows the joint-tokenisation rule of `harness.tokens`."""
     text = f"{fact.prompt} {fact.answer}"
     encoding = tokenizer(text, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
@@ -62,13 +62,13 @@ def train(
     edited: Sequence[Fact],
     context: Context,
 ) -> tuple[PreTrainedModel, TrainingReport]:
-    """Train a tiny model on the CPU in float32; the same bits for the same inputs and number of threads.
+    """Train a tiny model on the CPU in float32; bit-identical for the same inputs and number of threads.
 
     Args:
-        shape: of the model; its vocabulary is the tokenizer's.
+        shape: shape of the model; the vocabulary size is the tokenizer's.
         training: the recipe.
         facts: the corpus.
-        edited: the prompts of the scored records with their true objects, on which the report tells the accuracy.
+        edited: prompts of the scored records with their true objects, for `edited_accuracy` in the report.
     """
     shape = replace(shape, vocab=len(tokenizer))
     model = random_model(shape, "float32", torch.device("cpu"), training["seed"])
@@ -108,7 +108,7 @@ def train(
 
 
 def _batches(rows: Sequence[FactRow], size: int, generator: torch.Generator) -> Iterator[list[FactRow]]:
-    """Batches without end, each epoch in a new order. Within eight batches rows are sorted by length: less padding."""
+    """Yield batches endlessly, in a new order each epoch. Rows are sorted by length within groups of eight batches."""
     while True:
         order = torch.randperm(len(rows), generator=generator).tolist()
         for start in range(0, len(order), 8 * size):
@@ -121,7 +121,8 @@ def _batches(rows: Sequence[FactRow], size: int, generator: torch.Generator) -> 
 def shaped_masks(rows: Sequence[FactRow], shaped: Sequence[bool], length: int) -> tuple[Tensor, Tensor]:
     """Additive attention masks (B, 1, T, T) for the lower and the upper half of the layers.
 
-    Causal for every row. In a shaped row a query after the subject sees no subject token below, and only the last one above.
+    Causal for every row. In a shaped row, a query after the subject sees no subject token in the lower half, and only the
+    last one in the upper half.
     """
     causal_TT = torch.ones(length, length, dtype=torch.bool).tril()
     lower = causal_TT.repeat(len(rows), 1, 1)
@@ -136,7 +137,7 @@ def shaped_masks(rows: Sequence[FactRow], shaped: Sequence[bool], length: int) -
 
 @contextmanager
 def _layer_masks(model: PreTrainedModel) -> Any:
-    """Give each half of the decoder layers its own attention mask for the duration of the context."""
+    """Give each half of the decoder layers its own attention mask inside the body."""
     layers = model.transformer.h if hasattr(model, "transformer") else model.model.layers
     masks: dict[bool, Tensor] = {}
 
@@ -163,7 +164,7 @@ def _pad(rows: Sequence[FactRow]) -> Tensor:
 
 
 def _labels(rows: Sequence[FactRow], context_weight: float) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Every place that predicts a token, as (rows, columns), the token, and its weight: 1 for the answer."""
+    """Positions that predict a token, as (rows, columns), the predicted ids, and their weights: 1 for answer tokens."""
     labels = [
         (index, at - 1, row.ids[at], 1.0 if row.answer <= at < len(row.ids) - 1 else context_weight)
         for index, row in enumerate(rows)
