@@ -104,8 +104,12 @@ def read_yaml(path: Path) -> Located:
     return document
 
 
-def read_chain(path: Path) -> list[Located]:
+def read_chain(path: Path, installed: Path | None = None) -> list[Located]:
     """Read a file and everything it extends, the base first, each without the key `extends`.
+
+    Args:
+        path: the file.
+        installed: folder where a base is looked up that is not next to the file which extends it.
 
     Raises:
         UserError: for a missing base or a circular `extends`, and as `read_yaml`.
@@ -126,6 +130,8 @@ def read_chain(path: Path) -> list[Located]:
         if not isinstance(base.value, str):
             raise UserError(f"{base.where}: extends: expected the name of one file, found {kind_of(base.value)}")
         current, asked_by = _relative_to(current, base.value), base.where
+        if installed is not None and not current.is_file() and (installed / base.value).is_file():
+            current = installed / base.value
         if current.resolve() in seen:
             circle = " → ".join(file.name for file in [*seen, current])
             raise UserError(f"{base.where}: extends: files extend each other in a circle: {circle}")

@@ -125,6 +125,7 @@ def _write_manifest(plan: Plan) -> None:
             "created": datetime.now(UTC).isoformat(),
             "command": provenance.command(),
             "tables": list(suite.tables),
+            "figures": list(suite.figures),
             "cells": [planned.cell.folder for planned in plan.cells if planned.cell],
         },
     )

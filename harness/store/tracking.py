@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,7 +233,7 @@ def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
     if not chosen:
         what = f"suite '{suite}' was not" if suite else "no suite was"
         guess = did_you_mean(suite, names) if suite else ""
-        run = f"python -m harness run suites/{suite or 'main_table'}.yaml --scale mini"
+        run = f"python -m harness run {suite or 'main_table'} --scale mini --store {shlex.quote(str(store))}"
         raise UserError(f"{store}: {what} run in this store{guess}", fix=run)
     return chosen
 

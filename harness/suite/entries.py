@@ -96,3 +96,4 @@ class Suite:
     device: Literal["auto", "cpu", "cuda"]
     threads: int | None
     tables: tuple[str, ...]
+    figures: tuple[str, ...] = ()

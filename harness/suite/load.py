@@ -110,11 +110,12 @@ def load_suite(
         device=laid.device or form.device,
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
+        figures=tuple(form.figures),
     )
 
 
 def _read(path: Path) -> tuple[Located, SuiteForm]:
-    chain = read_chain(path)
+    chain = read_chain(path, INSTALLED)
     document = chain[0]
     for over in chain[1:]:
         document = merge(document, over)

@@ -29,6 +29,7 @@ def check_names(document: Located, form: SuiteForm) -> None:
         "datasets": (registry.datasets, [entry.name for entry in form.datasets]),
         "protocols": (registry.protocols, form.protocols),
         "tables": (registry.tables, form.tables),
+        "figures": (registry.figures, form.figures),
     }
     for axis, (kind, written) in names.items():
         for index, name in enumerate(written):
@@ -42,7 +43,7 @@ def check_names(document: Located, form: SuiteForm) -> None:
     for index, method in enumerate(form.methods):
         check_backend(method.backend, document.at(("methods", index, "backend")).where)
     _refuse_repeats(document, "methods", [entry.shown for entry in form.methods])
-    for axis in ("models", "datasets", "protocols", "prompts", "seeds", "tables"):
+    for axis in ("models", "datasets", "protocols", "prompts", "seeds", "tables", "figures"):
         _refuse_repeats(document, axis, getattr(form, axis))
 
 

@@ -30,6 +30,7 @@ Backend = Annotated[str, NameIn(registry.backends, (registry.AUTO, registry.NATI
 Dataset = Annotated[str, NameIn(registry.datasets)]
 Protocol = Annotated[str, NameIn(registry.protocols)]
 Table = Annotated[str, NameIn(registry.tables)]
+Figure = Annotated[str, NameIn(registry.figures)]
 Device = Literal["auto", "cpu", "cuda"]
 Scalar = str | int | float | bool | None
 
@@ -167,6 +168,7 @@ class SuiteForm(StrictModel):
     device: Device = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
+    figures: list[Figure] = Field(default_factory=list, description="figures that `harness report` writes")
     sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="`<axis>.<entry>.<option>: [values]` replaces that entry with one per value",

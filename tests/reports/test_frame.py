@@ -145,7 +145,7 @@ def _rename_protocol(file, old, new):
 def test_a_suite_that_was_not_run_names_the_command(fake):
     with pytest.raises(UserError, match="has not been run") as refusal:
         load(fake)
-    assert refusal.value.fix == f"python -m harness run suites/main_table.yaml --scale mini --store {fake.root}"
+    assert refusal.value.fix == f"python -m harness run main_table --scale mini --store {fake.root}"
 
 
 def test_a_suite_that_was_run_at_another_scale_names_it(fake):

@@ -70,6 +70,14 @@ def test_a_suite_inherits_missing_keys_from_its_base(write):
     assert (suite.name, suite.seeds, len(suite.methods), len(suite.models)) == ("over", (1, 2), 1, 2)
 
 
+def test_an_installed_suite_can_be_extended_from_anywhere(write):
+    suite = load_suite(write("extends: main_table.yaml\nname: mine\nmethods: [none]\n", base=""))
+    assert (suite.name, len(suite.methods), [model.name for model in suite.models][0]) == ("mine", 1, "llama2-7b")
+    write("name: main_table\nmodels: [gpt-j-6b]\nmethods: [none]\ndatasets: [zsre]\n", base="", name="main_table.yaml")
+    nearer = load_suite(write("extends: main_table.yaml\nname: mine\n", base=""))
+    assert [model.name for model in nearer.models] == ["gpt-j-6b"]
+
+
 def test_a_sequential_schedule_is_read(write):
     suite = load_suite(write("schedule: {sequential: {block: 20, score_at: [10, 50, 100]}}\n"))
     assert suite.schedule == Schedule("sequential", 20, (10, 50, 100))
@@ -82,17 +90,22 @@ def test_the_retention_table_needs_a_sequential_schedule(write):
     assert load_suite(write("tables: [retention]\nschedule: {sequential: {block: 2, score_at: [4]}}\n")).tables
 
 
-def test_a_suite_can_use_a_protocol_and_a_table_registered_elsewhere(write):
-    path = write("protocols: [sideways]\ntables: [sideways]\n")
+def test_a_suite_can_use_a_protocol_a_table_and_a_figure_registered_elsewhere(write):
+    path = write("protocols: [sideways]\ntables: [sideways]\nfigures: [sideways]\n")
     with pytest.raises(UserError, match="unknown protocol 'sideways'"):
         load_suite(path)
     registry.protocols.add("sideways", registry.protocols.get("generation"), __name__)
     registry.register_table("sideways")(lambda frame: ([], None))
+    with pytest.raises(UserError, match="unknown figure 'sideways'"):
+        load_suite(path)
+    registry.register_figure("sideways")(lambda frame: None)
     try:
-        assert load_suite(path).protocols == load_suite(path).tables == ("sideways",)
+        suite = load_suite(path)
+        assert suite.protocols == suite.tables == suite.figures == ("sideways",)
     finally:
         registry.protocols.discard("sideways")
         registry.tables.discard("sideways")
+        registry.figures.discard("sideways")
 
 
 def test_a_suite_records_where_its_launch_profile_was_chosen(write):
