@@ -7,7 +7,7 @@ import torch
 
 from harness.models.catalogue import CATALOGUE
 from harness.models.random_weights import random_model
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import rounding, tiny_model
 
 ANY_ARCHITECTURE = ("llama", "mistral", "qwen2", "gptj")
 N_IDS = 160
@@ -16,7 +16,7 @@ N_IDS = 160
 
 @cache
 def any_architecture(name):
-    """Mistral's window holds 5 ids; GPT-J computes its attention scores in fp32 whatever its weights are."""
+    """Mistral's window holds 5 ids."""
     if name != "qwen2":
         return tiny_model(name).model.double()
     entry = dataclasses.replace(
@@ -30,7 +30,7 @@ def any_architecture(name):
 
 
 def tolerance(name):
-    return 1e-4 if name == "gptj" else 1e-9
+    return rounding(name, fp64=1e-9, fp32=1e-4)
 
 
 @torch.no_grad()

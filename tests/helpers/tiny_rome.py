@@ -79,9 +79,9 @@ def able_model(architecture, dtype=torch.float64):
     return LoadedModel(ModelRef(f"tiny/{architecture}", "trained"), inner.to(dtype), tiny_tokenizer(architecture))
 
 
-def write_prefixes(folder, texts=PREFIXES):
+def write_prefixes(folder, texts=PREFIXES, groups=((10, 1),)):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / prefixes.FILE).write_text(json.dumps({"prefixes": texts}))
+    (folder / prefixes.FILE).write_text(json.dumps({"groups": groups, "prefixes": texts}))
     return folder
 
 
@@ -92,10 +92,10 @@ def random_moment(width, seed=0):
     return rows.T @ rows / len(rows)
 
 
-def write_moments(folder, model, layers):
+def write_moments(folder, model, layers, seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     for layer in layers:
-        lower_KK = torch.linalg.cholesky(random_moment(model.value_matrix(layer)[1].shape[1], seed=layer)).float()
+        lower_KK = torch.linalg.cholesky(random_moment(model.value_matrix(layer)[1].shape[1], seed + layer)).float()
         save_file({"lower": lower_KK.contiguous()}, folder / moments.file_name(layer))
     (folder / moments.FILE).write_text(json.dumps({"tokens": 123}))
     return folder
@@ -134,6 +134,21 @@ class TinyContext:
 
     def load_data(self, ref):
         return self.data
+
+
+class SpoilingContext(TinyContext):
+    """Ends in numbers that are none: once some requests are done, the model's head is NaN; `restored` puts it back."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self._head_VD = model.head.weight.clone()
+
+    @contextmanager
+    def progress(self, description, total):
+        yield lambda steps=1: self.model.head.weight.fill_(torch.nan)
+
+    def restored(self):
+        self.model.head.weight.copy_(self._head_VD)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from harness.tokens import joint_query
 from methods.ft_l import FtL, FtLHparams
 from methods.ft_l.rows import OBJECTIVES, faithful_rows
 from methods.ft_l.training import Masters, batches, loss, train
-from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_models import ARCHITECTURES, rounding, tiny_model
 
 PROMPTS = (
     "The mother tongue of Danielle Darrieux is",
@@ -150,8 +150,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_loop_over_records(architecture
     (slow_gradient,) = torch.autograd.grad(slow, weight)
     (fast_gradient,) = torch.autograd.grad(fast, weight)
     assert fast.dtype == torch.float64
-    # GPT-J's own attention multiplies queries and keys in fp32 whatever the model's precision
-    tolerance = 1e-6 if architecture == "gptj" else 1e-12
+    tolerance = rounding(architecture, 1e-12, 1e-6)
     assert abs(fast - slow) <= tolerance * slow
     assert (fast_gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
     assert slow_gradient.abs().max() > 1e-6
@@ -465,7 +464,7 @@ def test_the_faithful_loss_and_gradient_are_easyedits(model):
         part = loss(model, batch)
         gradient += torch.autograd.grad(part, weight)[0]
         fast += part.item()
-    tolerance = 1e-6 if model.ref.name == "tiny/gptj" else 1e-12
+    tolerance = rounding(model.entry.architecture, 1e-12, 1e-6)
     assert fast == pytest.approx(slow.item(), rel=tolerance)
     assert (gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
     queries = queries_of(model, requests)
@@ -513,7 +512,7 @@ def test_the_faithful_edit_also_trains_the_bias_where_there_is_one(model):
 
 
 def test_there_is_no_faithful_form_of_the_other_objective():
-    with pytest.raises(ValidationError, match="'faithful-easyedit' is of objective 'prompt_last' only"):
+    with pytest.raises(ValidationError, match="'faithful-easyedit' supports only objective 'prompt_last'"):
         ft_l(implementation="faithful-easyedit", objective="target_new")
 
 
@@ -524,7 +523,7 @@ VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedi
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value(name, variant):
-    models = {"trained": "tiny/llama", "tiny_gptj": "tiny/gptj", "tiny_tinyllama": "tiny/tinyllama"}
+    models = {"tiny": "tiny/llama", "tiny_gptj": "tiny/gptj", "tiny_tinyllama": "tiny/tinyllama"}
     model = models.get(name, name)
     found = hparams.resolve("ft-l", model, {}, variant=variant)
     chosen = FtLHparams.model_validate(found.values)

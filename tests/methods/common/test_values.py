@@ -8,6 +8,7 @@ from methods.common.aligned import enter
 from methods.common.closed_form import ValueHparams
 from methods.common.rewrites import rewrite
 from methods.common.values import optimise
+from tests.helpers.tiny_models import rounding
 from tests.helpers.tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 
 LAYER = 0
@@ -102,7 +103,7 @@ def test_requests_in_a_batch_are_optimised_as_if_each_were_alone(model, changes)
     alone_ND = torch.cat([fast(model, [each], values).delta_ND for each in rewrites])
     error = ((together.delta_ND - alone_ND).norm() / alone_ND.norm()).item()
     print(f"{model.entry.architecture} {changes}: batch - one by one {error:.1e}")
-    assert error < (1e-4 if model.entry.architecture == "gptj" else 1e-9)
+    assert error < rounding(model.entry.architecture, 1e-9, 1e-4)
 
 
 def test_some_requests_stop_early_and_the_others_go_on(model):

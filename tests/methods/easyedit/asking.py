@@ -5,7 +5,6 @@ from harness.models.edited import WeightEditedModel
 from harness.models.weights import weight_hash
 from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of
 
-ARCHITECTURES = ("llama", "mistral", "gptj")
 REPHRASED = [(f"It is known: {prompt}", target) for prompt, target in FACTS]
 REQUESTS = requests_of(FACTS)
 

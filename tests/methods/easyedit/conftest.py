@@ -10,6 +10,8 @@ from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from tests.helpers.small_suites import write_checkpoint
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.methods.easyedit.parity import three_layers
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,18 @@ def small_model(checkpoints):
         return load(reference, "cpu")
 
     return loaded
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request, tmp_path_factory):
+    """A checkpoint with a layer below and one above the memory's; other files make their own."""
+    return three_layers(tmp_path_factory.mktemp("models"), request.param)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """Workers by the name of their model, for `asking.theirs`: starting one takes seconds."""
+    return {}
 
 
 @pytest.fixture(autouse=True)

@@ -1,19 +1,17 @@
 """Facts in the words of small tokenizers, and how far apart two implementations move the same weights."""
 
 import dataclasses
-import json
 
 import torch
-from safetensors.torch import save_file
 
 from harness.data.load import load as load_data
 from harness.data.load import resolve
 from harness.models.catalogue import ModelRef
 from harness.models.loading import load
 from harness.models.random_weights import random_model
-from methods.common import moments, prefixes
+from methods.common import prefixes
 from tests.helpers.small_suites import small_entry, small_tokenizer
-from tests.helpers.tiny_rome import TinyContext, random_moment
+from tests.helpers.tiny_rome import TinyContext, write_moments, write_prefixes
 
 CONTEXT = TinyContext()
 GROUPS = [[5, 1], [10, 1]]
@@ -40,25 +38,10 @@ def facts(count=4):
     return [record.request() for record in load_data(resolve("counterfact", "synthetic", 8, train=8)).edits[:count]]
 
 
-def write_prefixes(folder, texts=TEXTS, groups=GROUPS):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / prefixes.FILE).write_text(json.dumps({"groups": groups, "prefixes": texts}))
-    return folder
-
-
-def write_moments(folder, model, layers, seed=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    for layer in layers:
-        lower_KK = torch.linalg.cholesky(random_moment(model.value_matrix(layer)[1].shape[1], seed + layer)).float()
-        save_file({"lower": lower_KK.contiguous()}, folder / moments.file_name(layer))
-    (folder / moments.FILE).write_text(json.dumps({"tokens": 123}))
-    return folder
-
-
 def artifacts_of(model, folder, layers, seed=0):
     """Prefixes and statistics for ROME and MEMIT, written by hand, others for each seed."""
     return {
-        "prefixes": write_prefixes(folder / "prefixes", TEXTS[seed:] + TEXTS[:seed]),
+        "prefixes": write_prefixes(folder / "prefixes", TEXTS[seed:] + TEXTS[:seed], GROUPS),
         "moments": write_moments(folder / "moments", model, layers, 7 * seed),
     }
 

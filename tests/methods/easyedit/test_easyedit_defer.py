@@ -6,7 +6,6 @@ from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 from tests.methods.easyedit.asking import (
-    ARCHITECTURES,
     REQUESTS,
     editor_of,
     ours,
@@ -16,20 +15,9 @@ from tests.methods.easyedit.asking import (
     theirs,
     weights_there,
 )
-from tests.methods.easyedit.parity import three_layers
 
 VALUES = {"layer": 1, "query": "sequence_last", "threshold": 0.5, "lr": 0.02, "steps": 12}
 TARGET, DATA = ModelRef("tiny/llama", "pretrained", source="nowhere"), DataRef("tiny", "synthetic", 4, train=8)
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request, tmp_path_factory):
-    return three_layers(tmp_path_factory.mktemp("models"), request.param)
-
-
-@pytest.fixture(scope="module")
-def kept():
-    return {}
 
 
 @pytest.mark.easyedit
@@ -58,7 +46,7 @@ def test_without_calls_of_their_own_all_requests_but_the_first_are_dropped(kept,
 
 @pytest.mark.easyedit
 def test_a_gate_that_reads_the_prompt_is_refused_when_a_run_is_planned():
-    with pytest.raises(UserError, match="nothing like query") as caught:
+    with pytest.raises(UserError, match="does not support query") as caught:
         editor_of("defer", VALUES, query="prompt_last").artifacts(TARGET, DATA, 0)
     assert 'query: "sequence_last"' in str(caught.value)
 

@@ -9,7 +9,6 @@ from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 from tests.helpers.tiny_edits import FACTS, queries_of
 from tests.methods.easyedit.asking import (
-    ARCHITECTURES,
     REQUESTS,
     changed_share,
     editor_of,
@@ -20,7 +19,6 @@ from tests.methods.easyedit.asking import (
     theirs,
     weights_there,
 )
-from tests.methods.easyedit.parity import three_layers
 
 VALUES = {
     "layer": 1,
@@ -35,16 +33,6 @@ VALUES = {
     "implementation": "faithful-easyedit",
 }
 TARGET, DATA = ModelRef("tiny/llama", "pretrained", source="nowhere"), DataRef("tiny", "synthetic", 4, train=8)
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request, tmp_path_factory):
-    return three_layers(tmp_path_factory.mktemp("models"), request.param)
-
-
-@pytest.fixture(scope="module")
-def kept():
-    return {}
 
 
 @pytest.mark.easyedit

@@ -10,8 +10,8 @@ from harness.records import DataRef, EditRequest
 from methods.easyedit.closed_form import as_template
 from methods.easyedit.rome import EasyEditRome, EasyEditRomeHparams
 from methods.rome import Rome, RomeHparams
-from tests.helpers.tiny_rome import MOMENTS, VALUE
-from tests.methods.easyedit.parity import TEXTS, apart, artifacts_of, changes, facts, three_layers, write_prefixes
+from tests.helpers.tiny_rome import MOMENTS, VALUE, write_prefixes
+from tests.methods.easyedit.parity import GROUPS, TEXTS, apart, artifacts_of, changes, facts, three_layers
 
 LAYERS = [0, 1]
 VALUES = {
@@ -49,13 +49,13 @@ def test_it_moves_the_weights_as_our_faithful_variant_does_act_after_act(tmp_pat
 @pytest.mark.easyedit
 def test_without_workarounds_the_first_request_is_applied_alone_and_one_subject_read_once(tmp_path):
     model = three_layers(tmp_path, "gptj")
-    given = {"prefixes": write_prefixes(tmp_path)}
+    given = {"prefixes": write_prefixes(tmp_path, TEXTS, GROUPS)}
     editor = adapter(moments="identity", without=["one-by-one", "last-mention"])
     first = changes(native(moments="identity"), model, facts(1), given)
     assert apart(first, changes(editor, model, facts(3), given)) < 1e-4
     fact = facts(1)[0]
     twice = dataclasses.replace(fact, prompt=f"{fact.subject} is known. {fact.prompt}")
-    with pytest.raises(UserError, match="can fill in a subject once") as caught:
+    with pytest.raises(UserError, match="can fill in a subject only once") as caught:
         editor.edit(model, [twice], given, None)
     assert fact.record_id in str(caught.value)
 
@@ -100,8 +100,8 @@ def test_it_needs_the_artifacts_of_our_own():
     [
         ("The capital of Peru is", "Chile", "Lima", "is not in its prompt"),
         ("The capital of Peru is", "", "Lima", "is not in its prompt"),
-        ("The {capital} of Peru is", "Peru", "Lima", "cannot read braces"),
-        ("The capital of Peru is", "Peru", "{Lima}", "cannot read braces"),
+        ("The {capital} of Peru is", "Peru", "Lima", "cannot handle braces"),
+        ("The capital of Peru is", "Peru", "{Lima}", "cannot handle braces"),
     ],
 )
 def test_a_request_that_it_cannot_read_is_named(prompt, subject, target, complaint):
@@ -125,6 +125,6 @@ def test_a_subject_that_shares_a_token_with_what_follows_is_refused_before_a_wor
     word = next(word for word in sorted(words) if length[word[:-1]] > length[word])
     fact = EditRequest("glued", f"This is {word}", word[:-1], "Paris", "")
     editor = adapter(moments="identity")
-    with pytest.raises(UserError, match="behind the end of"):
-        editor.edit(model, [fact], {"prefixes": write_prefixes(tmp_path)}, None)
+    with pytest.raises(UserError, match="past the end of"):
+        editor.edit(model, [fact], {"prefixes": write_prefixes(tmp_path, TEXTS, GROUPS)}, None)
     assert editor._worker is None

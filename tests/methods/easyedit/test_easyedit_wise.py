@@ -11,7 +11,6 @@ from methods.wise import Wise, WiseHparams, loc_prompts
 from tests.helpers.tiny_edits import UNRELATED
 from tests.helpers.tiny_wise import REF
 from tests.methods.easyedit.asking import (
-    ARCHITECTURES,
     REQUESTS,
     changed_share,
     editor_of,
@@ -22,7 +21,6 @@ from tests.methods.easyedit.asking import (
     theirs,
     weights_there,
 )
-from tests.methods.easyedit.parity import three_layers
 
 VALUES = {
     "layer": 1,
@@ -48,16 +46,6 @@ VALUES = {
     "implementation": "faithful-easyedit",
 }
 TARGET = ModelRef("tiny/llama", "pretrained", source="nowhere")
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request, tmp_path_factory):
-    return three_layers(tmp_path_factory.mktemp("models"), request.param)
-
-
-@pytest.fixture(scope="module")
-def kept():
-    return {}
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
-from benchmarks.as_easyedit import compare
 
+from benchmarks.easyedit_own_scores import compare
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
@@ -23,7 +23,7 @@ from tests.helpers.tiny_models import tiny_entry
 
 TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 EACH = 100
-"""Records of either data set."""
+"""Records of either dataset."""
 STEPS, ROWS = 150, 32
 
 

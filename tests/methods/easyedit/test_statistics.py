@@ -7,8 +7,7 @@ import torch
 from methods.common.moments import published_files
 from methods.common.moments_build import read_published
 from methods.easyedit import statistics
-from tests.helpers.tiny_rome import read_moment
-from tests.methods.easyedit.parity import write_moments
+from tests.helpers.tiny_rome import read_moment, write_moments
 
 
 def written(model, folder, layers=(0, 1)):

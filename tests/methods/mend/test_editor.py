@@ -185,7 +185,7 @@ def test_only_what_training_reads_decides_the_artifact():
     assert len({key(), *others}) == 6
 
 
-def test_a_zoo_model_is_trained_first_and_no_train_records_are_refused():
+def test_a_tiny_model_is_trained_first_and_no_train_records_are_refused():
     editor = Mend(hparams_with())
     spec = editor.artifacts(reference("tiny/llama", corpus=REF), REF, 0)[ROLE]
     assert (spec.kind, spec.needs["model"].name) == ("setup", "tiny-model")
