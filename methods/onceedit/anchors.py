@@ -1,4 +1,4 @@
-"""Anchors: the tokens that two vocabularies share, which span the space in which their distributions are mixed."""
+"""Anchors: the tokens shared by two vocabularies, which span the space where their distributions are mixed."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,16 +26,16 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
 
     Args:
         llm, plugin: the vocabularies of the target model and of the plug-in.
-        rule: `deepen` intersects token strings with `Ġ` read as `▁`, added and special tokens included (DeePEn, arXiv
-            2404.12715; counts of OnceEdit Table 9). `bytes` intersects what the tokens spell; it has no false friends,
-            such as the byte-level `Ã` and the letter `Ã`.
-        pair_special: also pair end, begin and unknown tokens by role, in this order, each id at most once.
+        rule: `deepen` intersects token strings with `Ġ` read as `▁`, including added and special tokens (DeePEn, arXiv
+            2404.12715; reproduces the counts of OnceEdit Table 9). `bytes` intersects the byte strings that tokens stand
+            for, which avoids false matches such as the byte-level `Ã` with the letter `Ã`.
+        pair_special: also pair the EOS, BOS and unknown tokens by role, in this order, each id at most once.
 
     Returns:
-        Anchors in sorted order of their strings, paired special tokens last.
+        Anchors sorted by their strings, with paired special tokens last.
 
     Raises:
-        ValueError: if the vocabularies share nothing.
+        ValueError: if the vocabularies have no token in common.
     """
     by_key = _by_string if rule == "deepen" else _by_bytes
     left, right = by_key(llm), by_key(plugin)
@@ -55,7 +55,7 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
 
 
 def _by_string(vocabulary: Vocabulary) -> dict[bytes, int]:
-    """Lowest id of each string (as UTF-8) with `Ġ` read as `▁`: Llama-2 holds both and keeps `▁`, 29871."""
+    """Lowest id of each string (as UTF-8) with `Ġ` read as `▁`; Llama-2 has both tokens and keeps `▁`, id 29871."""
     chosen: dict[bytes, int] = {}
     for token, token_id in sorted(vocabulary.ids.items(), key=lambda item: item[1]):
         chosen.setdefault(token.replace("Ġ", "▁").encode(), token_id)
@@ -63,7 +63,7 @@ def _by_string(vocabulary: Vocabulary) -> dict[bytes, int]:
 
 
 def _by_bytes(vocabulary: Vocabulary) -> dict[bytes, int]:
-    """Lowest id of each byte string; a byte of the fallback alphabet yields to the token of ordinary text."""
+    """Lowest id of each byte string; ordinary tokens take precedence over byte-fallback tokens."""
     chosen: dict[bytes, int] = {}
     for token, token_id in sorted(
         vocabulary.ids.items(), key=lambda item: (vocabulary.is_byte_piece(item[0]), item[1])

@@ -1,4 +1,4 @@
-"""Lower and upper bounds of a fused anchor distribution, from listed pairs and from tangents (see `certify`)."""
+"""Lower and upper bounds on a fused anchor distribution, from listed pairs and from tangents (see `certify`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from methods.onceedit.relative import RelativeState
 
 @dataclass(frozen=True, eq=False)
 class RowBounds:
-    """What is known of each row of R without its embeddings; V values each, fp64.
+    """Bounds on each row of R that need no embeddings; V values each, fp64.
 
-    With t(x) = slope · (1 + x - μ) the tangent of exp(x) / Z at the mean exponent μ of the unlisted pairs:
+    Let t(x) = slope · (1 + x - μ) be the tangent of exp(x) / Z at the mean exponent μ of the unlisted pairs.
 
     Attributes:
         nearest_V: the anchor with the largest value.
-        low_V, next_V, second_V, peak_V: smallest value, largest unlisted, second largest and largest value of the row.
-        slope_V: exp(μ) / Z; 0 for an embedding of zeros.
+        low_V, next_V, second_V, peak_V: smallest, largest unlisted, second largest and largest value of the row.
+        slope_V: exp(μ) / Z; 0 for a zero embedding.
         mean_x_V: μ.
-        missed_next_V, missed_peak_V: largest value of exp(x) / Z - t(x) over the unlisted pairs, and over all pairs.
+        missed_next_V, missed_peak_V: maximum of exp(x) / Z - t(x) over the unlisted pairs, and over all pairs.
     """
 
     nearest_V: Tensor
@@ -36,9 +36,9 @@ class RowBounds:
 
     @classmethod
     def of(cls, state: RelativeState) -> Self:
-        """The bounds that a state implies."""
+        """Derive the bounds from a state."""
         peak_x_V = state.near_x_VM[:, 0].double()
-        # an embedding of zeros adds nothing to v, though its cosine with itself is 1: it gets no tangent
+        # a zero embedding contributes nothing to v although its cosine with itself is 1, so it gets no tangent
         slope_V = (state.mean_x_V - state.log_z_V).exp_().masked_fill_(state.is_zero_V, 0.0)
 
         def value(x_V: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class MixturePart:
     """One model's part of the mixture.
 
     Attributes:
-        state: of the model.
-        bounds: of its rows.
-        weights_BV: share of the model times its probabilities, fp64, none negative.
+        state: relative state of the model.
+        bounds: bounds on the rows of its R.
+        weights_BV: the model's mixture weight times its probabilities, fp64, non-negative.
     """
 
     state: RelativeState
@@ -82,12 +82,14 @@ class MixturePart:
 
 
 def from_lists(sides: Sequence[MixturePart], listed_tokens: int) -> tuple[Tensor, Tensor]:
-    """Bounds of P, B × A each, that read no embedding.
+    """Lower and upper bounds on P, B × A each, without reading embeddings.
+
+    The nearest pair of every token is exact and its other pairs are in [low, second]. For the `listed_tokens` tokens per
+    row that could change P most, all listed pairs are exact and the others are in [low, next].
 
     Args:
         sides: the parts of the mixture.
-        listed_tokens: the nearest pair of every token counts exactly, its others lie in [low, second]; of so many tokens per
-            row, those that could move P most, all listed pairs do, and the others lie in [low, next].
+        listed_tokens: number of such tokens.
     """
     shape = (len(sides[0].weights_BV), sides[0].state.n_anchors)
     low_BA, gap_BA = sides[0].weights_BV.new_zeros(2, *shape).unbind()
@@ -109,12 +111,12 @@ def from_lists(sides: Sequence[MixturePart], listed_tokens: int) -> tuple[Tensor
 
 @dataclass(frozen=True, eq=False)
 class Tangents:
-    """The tangents of all pairs of one side, summed: Σ_i t_i(x_ia) = constant + v · e_a / ‖e_a‖.
+    """Sum of the tangents of all pairs of one side: Σ_i t_i(x_ia) = constant + v · e_a / ‖e_a‖.
 
     Attributes:
         side: the part of the mixture.
         slopes_BV: weights · slope.
-        constant_B, v_BD: of the sum over all tokens; reads every embedding once.
+        constant_B, v_BD: the sum's constant and v; computing them reads every embedding once.
     """
 
     side: MixturePart
@@ -124,7 +126,7 @@ class Tangents:
 
     @classmethod
     def of(cls, side: MixturePart) -> Self:
-        """Sum the tangents of a side."""
+        """Sum the tangents of one side."""
         state, bounds = side.state, side.bounds
         slopes_BV = side.weights_BV * bounds.slope_V
         weights_BV = slopes_BV * (state.scale_V / state.norm_V)
@@ -141,13 +143,13 @@ class Tangents:
 def from_tangents(
     sides: Sequence[Tangents], exact_rows: int, listed_tokens: int, anchors_S: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of P, B × S each, that read the embeddings of the anchors once.
+    """Lower and upper bounds on P, B × S each, reading the embeddings of the anchors once.
 
     Args:
         sides: the parts of the mixture.
-        exact_rows: of so many tokens per row, those that could move P most, all pairs are exact.
-        listed_tokens: of so many, these included, the listed pairs are.
-        anchors_S: the anchors that are asked for; all by default.
+        exact_rows: number of tokens per row, those that could change P most, whose pairs are all exact.
+        listed_tokens: number of tokens per row, including these, whose listed pairs are exact.
+        anchors_S: the anchors to bound; all by default.
     """
     low_BS = high_BS = torch.zeros((), dtype=torch.float64, device=sides[0].v_BD.device)
     for tangents in sides:
@@ -171,7 +173,7 @@ def from_tangents(
 
 
 def exactly(sides: Sequence[MixturePart], anchors_S: Tensor) -> Tensor:
-    """P itself at some anchors, B × S, in fp64 from the embeddings."""
+    """Exact P at some anchors, B × S, in fp64 from the embeddings."""
     fused_BS = sides[0].weights_BV.new_zeros(len(sides[0].weights_BV), len(anchors_S))
     for side in sides:
         state = side.state
@@ -185,7 +187,7 @@ def exactly(sides: Sequence[MixturePart], anchors_S: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Listed:
-    """The tokens of each row of a batch that could move P most, heaviest first, with the pairs listed for them."""
+    """The tokens of each batch row that could change P most, in descending order, with their listed pairs."""
 
     state: RelativeState
     ids_BN: Tensor
@@ -211,7 +213,7 @@ class _Listed:
         return (w_BV @ values_V - self.sum(values_V)).clamp_min_(0.0)
 
     def of_token(self, values_V: Tensor) -> Tensor:
-        """A value per token, B × N × 1."""
+        """One value per token, B × N × 1."""
         return values_V[self.ids_BN].unsqueeze(-1)
 
     def x_BNM(self) -> Tensor:
@@ -236,7 +238,7 @@ class _Listed:
 
 
 def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | None) -> Tensor:
-    """Σ w R over the exact rows plus the tangents of all others, B × S, one block of anchors after the other."""
+    """Σ w R over the exact rows plus the tangents of all other rows, B × S, one block of anchors at a time."""
     state, ids_BH = exact.state, exact.ids_BN
     batch, exact_rows = ids_BH.shape
     ids_P = ids_BH.flatten()

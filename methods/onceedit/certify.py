@@ -1,22 +1,22 @@
-"""The arg-max over the anchors of a fused distribution, proved without computing the distribution (OnceEdit eq. 8-9).
+"""Certified arg-max over the anchors of a fused distribution, without computing the distribution (OnceEdit eq. 8-9).
 
-P[a] = Σ_k Σ_i w_ki R_k[i, a] over both models k, with w = α p_s and (1 - α) p_l. Only its arg-max is needed, and it
-is found by bounds that tighten level by level until a single anchor is left:
+P[a] = Σ_k Σ_i w_ki R_k[i, a] over both models k, with w = α p_s and (1 - α) p_l. Only its arg-max is needed; bounds that
+tighten level by level rule out anchors until one is left:
 
-* **L0** reads no embedding. The nearest pair of every token counts exactly and its others lie between the row's smallest
-  value and its second largest; of the tokens that could move P most, all listed pairs count exactly.
-* **L1** reads the embeddings once. e^x ≥ e^μ (1 + x - μ) for every x, so all unlisted pairs together are at least a
+* **L0** reads no embeddings. The nearest pair of every token is exact, and its other pairs are bounded by the row's smallest
+  and second largest values; for the tokens that could change P most, all listed pairs are exact.
+* **L1** reads the embeddings once. e^x ≥ e^μ (1 + x - μ) for every x, so the unlisted pairs together contribute at least a
   constant + v · ê_a with v = Σ_i w_i e^μ_i ρ_i ê_i / Z_i (ρ: scale, ê: unit embedding, μ: mean exponent of the unlisted
-  pairs). What the tangent misses is convex in x, hence largest at an end of the interval. The heaviest rows are exact.
-* **L2** looks at the survivors alone, with more and more exact rows, in the end with all. Where L0 leaves few of them, it
-  follows at once.
+  pairs). The gap to the tangent is convex in x and therefore largest at an end of the interval. The heaviest rows are exact.
+* **L2** considers only the surviving anchors, with more and more exact rows and finally all of them. If L0 leaves few
+  survivors, it follows directly after L0.
 
-Rounding. Everything is summed in fp64; w ≥ 0 and R ≥ 0, so there is no cancellation but in the tangents, whose
-terms stay below 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs
-are kept in fp32: at most 100 · 2⁻²⁴ off (1 · 2⁻²⁴ under the rule `plain`), which changes a sum by no more than that
-share of itself. Bounds are compared with a slack above both, and the last step is fp64 from the embeddings. There
-anchors within `TIE` of the largest are tied and the first of them is taken. A tie is closer than any slack, so no other
-level decides one: the result does not depend on the device, the batch or the order of a sum.
+Rounding: All sums are in fp64. w ≥ 0 and R ≥ 0, so cancellation occurs only in the tangents, whose terms stay below
+200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs are stored in fp32,
+with an error of at most 100 · 2⁻²⁴ (1 · 2⁻²⁴ under the rule `plain`), which changes a sum by at most that fraction of
+itself. Bounds are compared with a slack above both errors, and the last step computes P in fp64 from the embeddings. There,
+anchors within `TIE` of the largest are tied, and the first of them wins. Ties are closer than any slack, so no earlier level
+decides one; the result therefore does not depend on the device, the batch or the order of summation.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,18 +29,18 @@ from torch import Tensor
 from methods.onceedit.bounds import MixturePart, Tangents, exactly, from_lists, from_tangents
 
 TIE = 1e-9
-"""Anchors whose P differ by less than this share of the largest are tied."""
+"""Anchors whose P differs by less than this fraction of the largest are tied."""
 
 LISTED_L0 = 32
 LISTED_L1 = 512
-"""Tokens per row of a batch whose listed pairs are counted pair by pair, at L0 and from L1 on."""
+"""Tokens per batch row whose listed pairs are exact, at L0 and from L1 on."""
 
 FEW_SURVIVORS = 256
-"""So many columns of R cost less than another look at all of them."""
+"""Computing this many columns of R is cheaper than another pass over all of them."""
 
 EXACT_ROWS_L1 = 8
 EXACT_ROWS_L2 = (64, 512, 4096)
-"""Tokens per row of a batch whose rows of R are exact: at L1, and in the steps of L2 before the last."""
+"""Tokens per batch row whose rows of R are exact: at L1, and in all steps of L2 but the last."""
 
 _SLACK_FP32 = 2.0**-23
 _SLACK_FP64 = 1e-12
@@ -48,13 +48,13 @@ _SLACK_FP64 = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """The arg-max for each row of a batch, and how it was proved.
+    """The arg-max of each batch row, and how it was proved.
 
     Attributes:
         anchors_B: index of the most probable anchor.
-        level_B: 0, 1 or 2: how far it had to be looked.
+        level_B: the level (0, 1 or 2) that decided it.
         margin_B: proved lead over the runner-up, relative to the largest bound, fp64; 0 for a tie.
-        survivors_B: anchors that L2 had to look at; 1 where it was not needed.
+        survivors_B: number of anchors that L2 had to consider; 1 if L2 was not needed.
     """
 
     anchors_B: Tensor
@@ -64,11 +64,11 @@ class Certificate:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """One certificate for the rows of several."""
+        """Concatenate certificates."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def with_rows(self, rows_F: Tensor, others: Self) -> Self:
-        """The certificate with some rows from another one."""
+        """Replace some rows by those of another certificate."""
         pairs = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
         return type(self)(*(own_B.index_copy(0, rows_F, other_F) for own_B, other_F in pairs))
 
@@ -80,15 +80,15 @@ Rows = slice | Tensor
 def certified_argmax(
     sides: Callable[[Rows], Sequence[MixturePart]], batch: int, together: int, is_needed_B: Tensor | None = None
 ) -> Certificate:
-    """Arg-max over the anchors of Σ_sides weights_BV @ R: the same as in fp64 over the whole of R.
+    """Arg-max over the anchors of Σ_sides weights_BV @ R; identical to the arg-max of the full product in fp64.
 
-    The host waits for whether a level was enough, and for nothing else.
+    The host synchronises with the device only to learn whether a level was sufficient.
 
     Args:
-        sides: parts of the mixture over the same anchors, on one device, for some rows of the batch.
+        sides: returns the parts of the mixture for some rows of the batch; same anchors, same device.
         batch: number of rows.
-        together: rows that are looked at together: what is computed takes some numbers per row, token and anchor.
-        is_needed_B: rows to decide; the others get some anchor, at level 0. All by default.
+        together: rows processed at once; limits memory, which grows with rows × tokens and rows × anchors.
+        is_needed_B: rows to decide; the others get an arbitrary anchor at level 0. All by default.
     """
     parts = []
     for start in range(0, batch, together):
@@ -105,7 +105,7 @@ def certified_argmax(
 
 
 def _from_lists(sides: Sequence[MixturePart], is_needed_B: Tensor) -> Certificate:
-    """L0, and L2 for rows with few survivors; rows that are left open are at level 1."""
+    """L0, and L2 for rows with few survivors; rows that remain undecided have level 1."""
     slack = _slack(sides)
     low_BA, high_BA = from_lists(sides, LISTED_L0)
     anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
@@ -122,7 +122,7 @@ def _from_lists(sides: Sequence[MixturePart], is_needed_B: Tensor) -> Certificat
 
 
 def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
-    """L1 for all rows, and L2 for those that it leaves open, one after the other."""
+    """L1 for all rows, then L2 for the undecided ones, row by row."""
     slack, tangents = _slack(sides), [Tangents.of(side) for side in sides]
     low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_L1)
     anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
@@ -150,12 +150,12 @@ def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
 
 
 def _slack(sides: Sequence[MixturePart]) -> float:
-    """Share of the largest bound by which rounding may have moved a bound, twice over."""
+    """Twice the rounding error of a bound, as a fraction of the largest bound."""
     return max(side.state.largest_x for side in sides) * _SLACK_FP32 + _SLACK_FP64
 
 
 def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The anchor with the largest lower bound, whether that proves it the arg-max, and its lead."""
+    """The anchor with the largest lower bound, whether it is proved to be the arg-max, and its lead."""
     best_B1 = low_BA.argmax(dim=-1, keepdim=True)
     lowest_B = low_BA.gather(1, best_B1).squeeze(1)
     rival_B = high_BA.scatter(1, best_B1, 0.0).amax(dim=-1)
@@ -164,12 +164,12 @@ def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tens
 
 
 def _survivors(low_BA: Tensor, high_BA: Tensor, slack: float) -> Tensor:
-    """Which anchors may be the arg-max."""
+    """Mask of the anchors that may still be the arg-max."""
     return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack * high_BA.amax(dim=-1, keepdim=True)
 
 
 def _exact_argmax(sides: Sequence[MixturePart], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The most probable survivor of each row, and its lead; every row of R is computed once for the whole batch."""
+    """The most probable survivor of each row and its lead; each row of R is computed once for the whole batch."""
     anchors_S = torch.unique(torch.cat(list(survivors)))
     fused_US = exactly(sides, anchors_S)
     for row, own_S in enumerate(survivors):

@@ -1,4 +1,4 @@
-"""One decoding step of the pair: from two next-token distributions and alpha to a token of the target model."""
+"""One decoding step of the ensemble: from two next-token distributions and alpha to a token of the target model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from methods.onceedit.fusion import Fused, Projection
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Tokens of a batch.
+    """Chosen tokens of a batch.
 
     Attributes:
         tokens_B: ids of the target model.
-        anchors_B: index of the anchor that was decoded; -1 where the target model's own token was taken.
+        anchors_B: index of the decoded anchor; -1 where the target model's own token was kept.
     """
 
     tokens_B: Tensor
@@ -26,16 +26,16 @@ class Choice:
 
 @dataclass(eq=False)
 class TokenChooser:
-    """Fusion, decoding, and the rules under which the target model's own token is taken instead.
+    """Fuses and decodes, and applies the rules for keeping the target model's own token instead.
 
     Attributes:
         llm, plugin: projections onto the same anchors.
-        decoder: from anchor space back to a token.
-        gate: where alpha is smaller, the model's own greedy token is taken; 0 is off.
-        eos_id: where the model's own greedy token is this one, it is taken (DeePEn's rule); None is off.
-        keep_own: where the most probable anchor is that of the model alone, its own token is taken: the detour through
-            anchor space, which not every token survives, is only made where it changes something.
-        tally: how often what happened, over all steps so far.
+        decoder: maps from anchor space back to a token.
+        gate: if alpha is smaller, keep the model's own greedy token; 0 turns the gate off.
+        eos_id: if the model's own greedy token is this one, keep it (DeePEn's rule); None turns the rule off.
+        keep_own: keep the model's own token if fusion does not change the most probable anchor. Not every token survives
+            the round trip through anchor space, so it is made only where it changes the result.
+        tally: counts over all steps so far.
     """
 
     llm: Projection
@@ -47,7 +47,7 @@ class TokenChooser:
     tally: "StepTally" = field(default_factory=lambda: StepTally())
 
     def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
-        """One step of a batch.
+        """Choose the next token of each row.
 
         Args:
             logits_l_BV: the target model's logits, at least fp32.
@@ -68,7 +68,7 @@ class TokenChooser:
 
 
 class StepTally:
-    """Counts over all steps, kept on the device until they are read."""
+    """Counts over all decoding steps, kept on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -94,14 +94,15 @@ class StepTally:
 
     @property
     def steps(self) -> int:
-        """Steps so far."""
+        """Number of steps so far."""
         return int(self._sums["steps"]) if "steps" in self._sums else 0
 
     def diagnostics(self) -> Mapping[str, float]:
-        """Shares of the steps, and of the certified ones the levels, the proved margins and what L2 had to look at.
+        """Shares of the step outcomes and, for certified steps, levels, margins and the number of survivors at L2.
 
-        `fused_share`: a token came out of anchor space. `gated_share`, `ended_share`: the model's own was taken below
-        the gate, or as the end of text. `margin_mean`, `margin_least`: relative lead of the winner, a lower bound.
+        `fused_share`: the token was decoded from anchor space. `gated_share`, `ended_share`: the model's own token was
+        kept because alpha was below the gate, or because it was the end of text. `margin_mean`, `margin_least`: lower
+        bound on the relative lead of the winner.
         """
         sums = {name: float(total) for name, total in self._sums.items()}
         if not self.steps:

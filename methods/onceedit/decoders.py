@@ -1,10 +1,10 @@
-"""From a fused anchor distribution back to a token of the target model (OnceEdit eq. 9-11): three decoders.
+"""Three decoders from a fused anchor distribution back to a token of the target model (OnceEdit eq. 9-11).
 
-`search` is DeePEn's: find logits whose projection meets the target, by a few steps of AdamW on the KL divergence.
-`column` is the same search for a one-hot target, which reads one column of R instead of all. `owner` skips the search:
-in exact arithmetic, gradient descent with any rate and number of steps from zero logits ends with its arg-max at the
-token that owns the target's column. With AdamW the two agree at the rates in use but not always: neither stands in for
-the other.
+`search` is DeePEn's: a few AdamW steps on the KL divergence find logits whose projection matches the target. `column` is
+the same search for a one-hot target, which needs only one column of R. `owner` skips the search: in exact arithmetic,
+gradient descent from zero logits, at any rate and for any number of steps, has its arg-max at the token with the largest
+value in the target's column (its owner). With AdamW the two usually agree at the learning rates in use, but not always, so
+neither is used in place of the other.
 """
 
 import math
@@ -30,12 +30,12 @@ _COSINE_STEPS = 10
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What a decoder makes of a batch.
+    """Decoded tokens of a batch.
 
     Attributes:
         tokens_B: ids of the target model.
-        anchors_B: the most probable anchor of each row, which a one-hot target stands for.
-        certificate: the proof that it is the most probable; None where the whole distribution was computed.
+        anchors_B: the most probable anchor of each row, i.e. the one-hot target.
+        certificate: proof that it is the most probable; None if the full distribution was computed.
     """
 
     tokens_B: Tensor
@@ -44,21 +44,21 @@ class Decoded:
 
 
 class Decoder(Protocol):
-    """Tokens of the target model for fused distributions."""
+    """Maps fused distributions to tokens of the target model."""
 
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """Decode a batch.
 
         Args:
             fused: mixture over the anchors.
-            logits_l_BV: the target model's own logits, from which a search may start.
+            logits_l_BV: the target model's own logits, a possible starting point of the search.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class OwnerDecoder:
-    """The token with the largest value in the column of the most probable anchor: one look-up."""
+    """Look up the token with the largest value in the column of the most probable anchor."""
 
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
@@ -68,10 +68,10 @@ class OwnerDecoder:
 
 @dataclass(frozen=True, eq=False)
 class ColumnDecoder:
-    """The search on a one-hot target in O(steps · V): only the target's column r of R matters.
+    """The search for a one-hot target in O(steps · V): only the target's column r of R matters.
 
-    With p = softmax(z) and q = p · r the loss is -log(q) / A (KL divergence, mean over A anchors), and
-    ∂L/∂z_j = -p_j (r_j - q) / (q A) = (p_j - softmax(z + log r)_j) / A, the second form safe where q underflows.
+    With p = softmax(z) and q = p · r, the loss is -log(q) / A (KL divergence, mean over A anchors) and
+    ∂L/∂z_j = -p_j (r_j - q) / (q A) = (p_j - softmax(z + log r)_j) / A; the second form is safe when q underflows.
     """
 
     steps: int = 5
@@ -85,7 +85,7 @@ class ColumnDecoder:
         return Decoded(tokens_B, anchors_B, fused.certificate)
 
     def search(self, state: RelativeState, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
-        """The logits that the search ends with, B × V, for one target anchor per row."""
+        """Final logits of the search, B × V, for one target anchor per row."""
         log_r_BV = state.log_columns(anchors_B)
         z_BV = _start(self.init, logits_l_BV, log_r_BV.dtype)
         optimiser = _AdamW(z_BV, self.lr)
@@ -113,7 +113,7 @@ class SearchDecoder:
         return Decoded(tokens_B, fused.probs_BA.argmax(dim=-1))
 
     def search(self, matrix: TransferMatrix, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
-        """The logits that the search ends with, B × V."""
+        """Final logits of the search, B × V."""
         target_BA = fused_BA
         if self.target == "onehot":
             target_BA = torch.zeros_like(fused_BA).scatter_(1, fused_BA.argmax(dim=-1, keepdim=True), 1.0)
@@ -131,7 +131,7 @@ class SearchDecoder:
 def make_decoder(
     name: Literal["search", "column", "owner"], *, steps: int, lr: float, init: Init, target: Target
 ) -> Decoder:
-    """A decoder by name; the combinations it has no meaning for are refused with the hyper-parameters."""
+    """Create a decoder by name; `OnceEditHparams` rejects invalid combinations beforehand."""
     if name == "search":
         return SearchDecoder(steps, lr, init, target)
     return ColumnDecoder(steps, lr, init) if name == "column" else OwnerDecoder()
@@ -143,12 +143,12 @@ def learning_rate(lr: float, step: int) -> float:
 
 
 def _start(init: Init, logits_l_BV: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where a search begins. Zero *logits* are the uniform distribution; zero probabilities have no divergence."""
+    """Initial logits. Zero *logits* are the uniform distribution; for zero probabilities the divergence is undefined."""
     return torch.zeros_like(logits_l_BV, dtype=dtype) if init == "zero" else logits_l_BV.to(dtype, copy=True)
 
 
 class _AdamW:
-    """torch.optim.AdamW with the cosine schedule, on one tensor in place and without autograd."""
+    """torch.optim.AdamW with the cosine schedule, applied to one tensor in place, without autograd."""
 
     def __init__(self, variable: Tensor, lr: float) -> None:
         self.variable, self.lr, self.taken = variable, lr, 0

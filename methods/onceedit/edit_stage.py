@@ -1,6 +1,7 @@
-"""The edit stage: one edit of the plug-in with all requests, shared by every target model (OnceEdit eq. 5-7).
+"""The edit stage: edit the plug-in once with all requests, for every target model (OnceEdit eq. 5-7).
 
-The plug-in is trained, in full or by low-rank updates, or another method edits its weights and `[WEIGHT]` alone is learned.
+Either the plug-in is trained, in full or with low-rank updates, or another method edits its weights and only `[WEIGHT]` is
+learned.
 """
 
 import copy
@@ -31,10 +32,10 @@ _BINS = 10
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Edit the plug-in of `spec` and write it to `folder`: fp32 model, tokenizer, `calibration.json`.
 
-    The unedited plug-in is not touched. Deterministic for a seed: order and negatives come from a generator of its own.
+    The unedited plug-in is not changed. Deterministic for a given seed: a separate generator draws order and negatives.
 
     Raises:
-        UserError: if the training diverges.
+        UserError: if training diverges.
     """
     loaded = context.load_model(spec.inputs["plugin"])
     data = context.load_data(spec.inputs["data"])
@@ -63,7 +64,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 def _train(
     loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
-    """Fine-tune a copy, all weights of it or low-rank updates, together with `[WEIGHT]`; one figure per epoch."""
+    """Fine-tune a copy, in full or with low-rank updates, together with `[WEIGHT]`; also return the losses per epoch."""
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
     with context.clock.phase("edit"):
         plugin = _copy(loaded)
@@ -82,7 +83,7 @@ def _train(
 def _borrow(
     loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
-    """Let another method edit a copy, then learn `[WEIGHT]` on the hidden states that it leaves; one figure, of the end."""
+    """Let another method edit a copy, then learn `[WEIGHT]` on the resulting hidden states; also return the final losses."""
     hparams, editor = spec.identity["hparams"], borrowed.editor(spec.identity["editor"])
     needed = editor.artifacts(spec.inputs["plugin"], spec.inputs["data"], spec.identity["seed"])
     plugin = _copy(loaded)
@@ -96,14 +97,14 @@ def _borrow(
 
 
 def _copy(loaded: LoadedModel) -> LoadedModel:
-    """The plug-in in fp32 (an update of 1e-4 is lost in bf16 weights), frozen; its weights are its own."""
+    """A frozen deep copy of the plug-in in fp32, because updates of 1e-4 are lost in bf16 weights."""
     return LoadedModel(loaded.ref, copy.deepcopy(loaded.model).float().eval().requires_grad_(False), loaded.tokenizer)
 
 
 def _rows(
     tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest], unrelated: Sequence[str]
 ) -> tuple[list[list[TrainingRow]], list[TrainingRow]]:
-    """Rows of each edit, and of the unrelated prompts."""
+    """Training rows of each edit and of the unrelated prompts."""
     edits = [edit_rows(tokenizer, request) for request in requests]
     return edits, [prompt_row(tokenizer, prompt, is_edit=False) for prompt in unrelated]
 
@@ -114,7 +115,7 @@ def _finished(plugin: LoadedModel, entry: nn.Linear) -> EditedPlugin:
 
 
 def _warm_up(loaded: LoadedModel, unrelated: Sequence[str], hparams: Mapping[str, Any]) -> None:
-    """One discarded forward and backward pass, so that the first edit does not pay for loading kernels."""
+    """Run one discarded forward and backward pass, so that the timing of the edit excludes kernel loading."""
     if unrelated:
         plugin = _copy(loaded)
         plugin.model.requires_grad_(True)
@@ -124,7 +125,7 @@ def _warm_up(loaded: LoadedModel, unrelated: Sequence[str], hparams: Mapping[str
 
 
 def _alpha_summary(plugin: EditedPlugin, prompts: Sequence[str]) -> dict[str, Any]:
-    """Number, mean and histogram (ten bins over [0, 1]) of alpha."""
+    """Count, mean and histogram (ten bins over [0, 1]) of alpha."""
     if not prompts:
         return {"n": 0}
     alpha_N = plugin.read(prompts).alpha_B.double().cpu()
@@ -133,7 +134,7 @@ def _alpha_summary(plugin: EditedPlugin, prompts: Sequence[str]) -> dict[str, An
 
 
 def _verify_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path, prompts: Sequence[str]) -> None:
-    """What is read back must tokenise as what was trained with.
+    """Check that the saved tokenizer splits the prompts like the one used for training.
 
     Raises:
         ValueError: if it does not.

@@ -1,4 +1,4 @@
-"""The method as the harness sees it: one edit of the plug-in for all target models, one attachment per model."""
+"""The OnceEdit method: one edit of the plug-in for all target models, and one attach step per target model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 EDIT_VERSION = 2
-"""Raised whenever the edit stage learns something else from the same inputs."""
+"""Increment when the edit stage yields a different plug-in for the same inputs."""
 
 STATE_VERSION = 1
-"""Raised whenever the relative state of a pair holds something else."""
+"""Increment when the contents of a pair's relative state change."""
 
 EDIT, STATE = "plugin_edit", "relative_state"
 
 
 @register("onceedit", title="OnceEdit", family="plug-in", version=2)
 class OnceEdit(Method):
-    """OnceEdit (arXiv 2506.00817): the target model stays as it is; an edited plug-in joins it at every step."""
+    """OnceEdit (arXiv 2506.00817): the target model is unchanged; an edited plug-in is ensembled with it at every step."""
 
     Hparams = OnceEditHparams
     hparams: OnceEditHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """The edited plug-in, and what its unedited self and the target model share.
+        """The edited plug-in, and the relative state of the target model paired with the unedited plug-in.
 
-        The identity of the first does not hold the target model: one edit serves every model. That of the second does
-        not hold the edits.
+        The first artifact's identity does not include the target model, because one edit serves all of them; the second's
+        does not include the edits.
 
         Raises:
-            UserError: if alpha has to be learned and the dataset keeps no unrelated records for it, or if `editor` cannot
-                edit a plug-in.
+            UserError: if alpha must be learned but the dataset has no unrelated records for it, or if `editor` cannot edit
+                a plug-in.
         """
         from harness.models.catalogue import reference
 
@@ -52,7 +52,7 @@ class OnceEdit(Method):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Attach the edited plug-in to the target model: its relative state is new after every edit."""
+        """Attach the edited plug-in to the target model, which recomputes the plug-in's relative state."""
         from methods.onceedit.ensemble import EnsembleModel
         from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
@@ -65,10 +65,10 @@ class OnceEdit(Method):
 
 
 def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:
-    """The artifact that holds a plug-in after the edit stage; what another method needs to edit it is among its needs.
+    """The artifact with the edited plug-in; if another method edits it, that method's artifacts are among its needs.
 
     Raises:
-        UserError: if the `[WEIGHT]` loss needs negatives and `data` has no train records, or if `editor` is a method that
+        UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, or if `editor` is a method that
             cannot edit a plug-in.
     """
     if hparams.lambda_weight and hparams.negatives:
@@ -96,7 +96,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
 
 
 def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHparams) -> ArtifactSpec:
-    """The artifact that holds a pair's anchors and the target model's state; all edits of the plug-in share it."""
+    """The artifact with a pair's anchors and the target model's relative state, shared by all edits of the plug-in."""
     models = {"model": target, "plugin": plugin}
     return ArtifactSpec(
         name="relative-state",

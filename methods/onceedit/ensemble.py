@@ -1,10 +1,10 @@
-"""The target model and an edited plug-in as one model to evaluate: two tokenizers kept in step by text.
+"""The target model and an edited plug-in as one edited model; text keeps the two tokenizers in sync.
 
-The plug-in sees text, never the target model's ids: what it says at a step is its distribution after tokenising all
-text in front of that step afresh. Where that text ends inside a UTF-8 character, it has no say: alpha is 0.
+The plug-in sees text, never the target model's ids: at every step, the text so far is tokenised afresh and the plug-in
+predicts the next token. If that text ends inside a UTF-8 character, the plug-in is ignored (alpha is 0).
 
-The target model is run in the shapes in which it is run unedited, row for row and step for step. So where its own
-tokens are taken, they are the unedited model's to the bit, and rounding never counts as lost locality.
+The target model runs with the same batch shapes as when it is unedited, row for row and step for step. So wherever its own
+tokens are kept, they match the unedited model's bit for bit, and rounding is never counted as lost locality.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ from methods.onceedit.vocabulary import Vocabulary
 
 
 class EnsembleModel(EditedModel):
-    """OnceEdit's edited model (an `EditedModel`); the target model's weights are never touched."""
+    """OnceEdit's edited model; the target model's weights are never changed."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class EnsembleModel(EditedModel):
         hparams: OnceEditHparams,
         pair: PairState | None = None,
     ) -> "EnsembleModel":
-        """Build what the plug-in's edit made new: its own relative state; the pair's, too, where none is given."""
+        """Compute the edited plug-in's relative state and, if `pair` is None, the pair state, and build the ensemble."""
         pairs_special = hparams.eos == "pair_special"
         pair = pair or PairState.of(
             target.model,
@@ -89,10 +89,10 @@ class EnsembleModel(EditedModel):
 
     @torch.no_grad()
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Arg-max id of the pair at each target position.
+        """Arg-max id of the ensemble at each target position.
 
-        At target token j the plug-in reads the text in front of that token; alpha comes from the prompt. All that it
-        reads of a query is one tree of ids, and the whole batch one forward pass.
+        At target token j the plug-in reads the text before that token; alpha comes from the prompt. All texts of a query
+        form one prefix tree of ids, and the whole batch is one forward pass of the plug-in.
         """
         if not queries:
             return []
@@ -141,7 +141,7 @@ class EnsembleModel(EditedModel):
             tokens, mapped = self._step(active, logits_AV, reading.probs_BU, alpha_A)
             for n, token in tokens.items():
                 made[n].append(token)
-            # finished rows go on with their last token, for the shapes' sake; nobody reads what follows it
+            # finished rows repeat their last token to keep the batch shape; their further outputs are ignored
             ids_BT = torch.tensor([ids[-1:] for ids in made], device=ids_BT.device)
             mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=-1)
             positions_BT = positions_BT[:, -1:] + 1
@@ -150,7 +150,7 @@ class EnsembleModel(EditedModel):
 
     @torch.no_grad()
     def scope(self, queries: Sequence[Query]) -> list[float]:
-        """Alpha of each prompt, whatever `alpha` the hyper-parameters fix."""
+        """Learned alpha of each prompt, even if the hyper-parameters fix `alpha`."""
         prompts = [query.prompt for query in queries]
         unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
         if unread:
@@ -158,11 +158,11 @@ class EnsembleModel(EditedModel):
         return [self._alpha_of[prompt] for prompt in prompts]
 
     def diagnostics(self) -> Mapping[str, float]:
-        """Alpha over the prompts seen, edits and others apart, and what became of the decoding steps.
+        """Statistics of alpha, separately for edits and other prompts, and of the decoding steps.
 
-        What became of the steps is explained in `StepTally.diagnostics`. `held_back_share`: steps inside a character.
-        `packed_share`: ids that the plug-in was fed under teacher forcing, of those of all texts one by one.
-        `fed_per_token`: ids that it was fed per generated token, prompts not counted.
+        For the decoding steps, see `StepTally.diagnostics`. `held_back_share`: share of steps inside a character.
+        `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
+        `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts.
         """
         diagnostics: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
         for group, is_edit in (("edits", True), ("others", False)):
@@ -184,7 +184,7 @@ class EnsembleModel(EditedModel):
     def _step(
         self, rows: Sequence[int], logits_BV: Tensor, probs_BU: Tensor, alpha_B: Tensor
     ) -> tuple[dict[int, int], dict[int, int]]:
-        """One step of decoding: the token of each row and, where tokens are mapped, the plug-in's id for it."""
+        """Decode one step: the token of each row and, with `sync: map`, the plug-in's id for it."""
         chosen = self.chooser.choose(logits_BV, probs_BU, alpha_B)
         if self._anchor_map is None:
             return dict(zip(rows, chosen.tokens_B.tolist(), strict=True)), {}
@@ -194,7 +194,7 @@ class EnsembleModel(EditedModel):
         return dict(zip(rows, tokens, strict=True)), images
 
     def _alpha(self, reading: Reading, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
-        """Weight of the plug-in at each of S steps, from its reading there and from that of the step's prompt."""
+        """Weight of the plug-in at each of S steps, from its reading there or from that of the step's prompt."""
         alpha_S = reading.alpha_B if self.hparams.per_step_alpha else of_prompt_S
         if self.hparams.alpha == "fixed":
             alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
@@ -203,13 +203,13 @@ class EnsembleModel(EditedModel):
         return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), 0.0)
 
     def _noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
-        """Remember the alpha of prompts that were not seen before."""
+        """Record the alpha of prompts not seen before, and return `alpha_N`."""
         for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
             self._alpha_of.setdefault(prompt, alpha)
         return alpha_N
 
     def _transcripts(self, queries: Sequence[Query]) -> list[Transcript]:
-        """The texts of queries; whether a target starts where its prompt ends, only the tokenizer can tell."""
+        """The transcript of each query; tokenises the prompts to find out whether each target starts where its prompt ends."""
         alone = self.target.tokenizer([query.prompt for query in queries])["input_ids"]
         return [
             Transcript(self._vocabulary, query, starts_at_prompt=tuple(ids) == query.prompt_ids)

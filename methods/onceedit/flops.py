@@ -27,26 +27,26 @@ def relative_matrix_flops(side: EmbeddingTable, anchors: int) -> int:
 
 
 def attach_flops(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int) -> int:
-    """FLOPs of both matrices of a pair: what attaching a target model costs, once (Table 5, "all")."""
+    """FLOPs of both matrices of a pair: the one-time cost of attaching a target model (Table 5, "all")."""
     return relative_matrix_flops(llm, anchors) + relative_matrix_flops(plugin, anchors)
 
 
 def forward_flops(non_embedding_parameters: int) -> int:
-    """FLOPs of one forward pass per token: a multiplication and an addition for each weight outside the embeddings."""
+    """FLOPs of a forward pass per token: one multiplication and one addition per non-embedding weight."""
     return 2 * non_embedding_parameters
 
 
 def equivalent_tokens(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int, non_embedding_parameters: int) -> int:
-    """How many tokens the target model could decode for the price of attaching (Table 5, "Num").
+    """Number of tokens that the target model could decode for the cost of attaching (Table 5, "Num").
 
-    As the paper does: the price per token rounded to 0.001 TFLOPs first, the ratio rounded up.
+    As in the paper, the cost per token is first rounded to 0.001 TFLOPs, and the ratio is rounded up.
     """
     gigaflops = round(forward_flops(non_embedding_parameters) / 10**9)
     return -(-attach_flops(llm, plugin, anchors) // (gigaflops * 10**9))
 
 
 def non_embedding_parameters(model: "PreTrainedModel") -> int:
-    """Weights outside the input embeddings and the output head; works on a model without memory (device `meta`)."""
+    """Number of weights outside the input embeddings and the output head; also works on the `meta` device."""
     outside = [model.get_input_embeddings(), model.get_output_embeddings()]
     embedded = {id(parameter) for module in outside for parameter in module.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in embedded)

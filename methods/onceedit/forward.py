@@ -1,4 +1,4 @@
-"""Forward passes over ragged batches of ids: the output head only where its logits are read, masks of one's own."""
+"""Forward passes over ragged batches: logits only where they are needed, and custom attention masks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
-    """Final hidden states of N places, N × D.
+    """Final hidden states at N positions, N × D.
 
     Args:
-        model: a causal language model whose logits are its output head on the last hidden state of its base model.
+        model: a causal language model whose logits are its output head applied to the base model's last hidden state.
         rows: ids of each sequence.
-        at: the places, each a row and an index into it.
+        at: the positions, each a row and an index into it.
     """
     batch = right_padded(rows, model.device)
     hidden_BTD: Tensor = model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False)[0]
@@ -28,7 +28,7 @@ def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Seque
 
 
 def logits_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
-    """Next-token logits of N places, N × V, at least fp32; arguments as in `hidden_at`."""
+    """Next-token logits at N positions, N × V, at least fp32; arguments as in `hidden_at`."""
     head = model.get_output_embeddings()
     return at_least_fp32(head(hidden_at(model, rows, at)))
 
@@ -36,16 +36,16 @@ def logits_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Seque
 def attention_mask(
     model: "PreTrainedModel", is_visible_BQK: Tensor, positions_BQ: Tensor, positions_BK: Tensor
 ) -> Tensor:
-    """Who sees whom, in the form that every architecture takes as it is: added to the scores, B × 1 × Q × K.
+    """Additive attention mask, B × 1 × Q × K, in a form that every architecture uses unchanged.
 
-    A model builds its own masks from the order of the keys in its cache. Where that order is not the order of the text,
-    it would cut a sliding window in the wrong place; here the window counts positions.
+    A model builds its own masks from the order of the keys in its cache. If that is not the order of the text, a sliding
+    window would be cut off in the wrong place; here the window is measured in positions.
 
     Args:
-        model: the model that is to be run; its configuration holds the window.
-        is_visible_BQK: which keys a query may see, before any window.
-        positions_BQ: place of each query in its text.
-        positions_BK: place of each key.
+        model: the model to run; its configuration defines the window.
+        is_visible_BQK: which keys a query may see, ignoring any window.
+        positions_BQ: position of each query in its text.
+        positions_BK: position of each key.
     """
     window = sliding_window(model.config)
     if window is not None:

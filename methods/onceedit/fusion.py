@@ -1,4 +1,4 @@
-"""Fusion of two next-token distributions in anchor space (OnceEdit eq. 8), as a whole or only its arg-max."""
+"""Fusion of two next-token distributions in anchor space (OnceEdit eq. 8): the full distribution, or only its arg-max."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
 
 ROWS_BYTES = 2 * 2**20
-"""Rows of a batch are certified together as long as one fp64 number per row and token fits into this."""
+"""Memory limit for certifying batch rows together, at one fp64 number per row and token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """One model's way into anchor space."""
+    """Projection of one model's token distributions onto the anchors."""
 
     state: RelativeState
 
     @cached_property
     def bounds(self) -> RowBounds:
-        """Of the rows of its R."""
+        """Bounds on the rows of R."""
         return RowBounds.of(self.state)
 
     @cached_property
     def matrix(self) -> TransferMatrix:
-        """Its R; made only if something needs the whole distribution."""
+        """R; created only if the full distribution is needed."""
         return TransferMatrix.of(self.state)
 
     def side(self, probs_BV: Tensor, share_B: Tensor) -> MixturePart:
-        """Its part of a mixture: probabilities times the model's share of each row."""
+        """This model's part of a mixture: its probabilities times its share of each row."""
         device = self.state.embeddings_VD.device
         weights_BV = probs_BV.to(device, torch.float64) * share_B.to(device, torch.float64)[:, None]
         return MixturePart(self.state, self.bounds, weights_BV)
@@ -41,14 +41,14 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """P = α · p_s R_s + (1 - α) · p_l R_l of a batch, computed as far as it is asked for.
+    """P = α · p_s R_s + (1 - α) · p_l R_l for a batch, evaluated lazily.
 
     Attributes:
         llm, plugin: projections onto the same anchors.
-        probs_l_BV: target model probabilities, batch × its vocabulary, rows sum to 1.
-        probs_s_BU: plug-in probabilities, batch × its vocabulary; `[WEIGHT]` has none.
+        probs_l_BV: target model probabilities, batch × its vocabulary; rows sum to 1.
+        probs_s_BU: plug-in probabilities, batch × its vocabulary; 0 for `[WEIGHT]`.
         alpha_B: weight of the plug-in, in [0, 1].
-        is_needed_B: rows that anybody will look at; all by default.
+        is_needed_B: rows whose result is needed; all by default.
     """
 
     llm: Projection
@@ -60,7 +60,7 @@ class Fused:
 
     @cached_property
     def certificate(self) -> Certificate:
-        """The most probable anchor of each row, proved; never V × A numbers."""
+        """The certified arg-max of each row; never materialises V × A numbers."""
         return self._certify(self.sides)
 
     @cached_property
@@ -75,7 +75,7 @@ class Fused:
 
     @cached_property
     def probs_BA(self) -> Tensor:
-        """P itself over the A anchors, at least fp32, rows sum to 1."""
+        """The full P over the A anchors, at least fp32; rows sum to 1."""
         llm_BA = self.llm.matrix.project(self.probs_l_BV)
         plugin_BA = self.plugin.matrix.project(self.probs_s_BU).to(llm_BA.device)
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])

@@ -1,4 +1,4 @@
-"""Hyper-parameters of OnceEdit: of the edit stage (shared by all target models), of the pair, and of decoding."""
+"""Hyper-parameters of OnceEdit: the edit stage (shared by all target models), the pair, and decoding."""
 
 from typing import Literal, Self
 
@@ -21,34 +21,35 @@ EDIT_STAGE = (
     "precision",
     "gradient_checkpointing",
 )
-"""The keys that decide what the plug-in learns; with plug-in, data and seed they are the identity of the edit."""
+"""The keys that determine what the plug-in learns; together with plug-in, data and seed, the identity of the edit."""
 
 
 class OnceEditHparams(Hparams):
-    """All choices of OnceEdit; the values with their sources are in `methods/hparams/onceedit/`.
+    """All hyper-parameters of OnceEdit; values and their sources are in `methods/hparams/onceedit/`.
 
     Attributes:
         plugin: catalogue name of the plug-in.
-        lr, epochs, batch, weight_decay: AdamW on all plug-in weights; `batch` is edits and negatives together.
-        lambda_weight: weight of the `[WEIGHT]` loss beside the generation loss (eq. 7).
-        negatives: unrelated prompts per edit in an epoch, at most as many as the training records give.
+        lr, epochs, batch, weight_decay: AdamW on all plug-in weights; `batch` counts edits and negatives together.
+        lambda_weight: weight of the `[WEIGHT]` loss relative to the generation loss (eq. 7).
+        negatives: unrelated prompts per edit and epoch, limited by the number of available prompts.
         negative_weight: weight of a negative in the `[WEIGHT]` loss relative to an edit; 1 is the plain mean of eq. 6.
         stop_accuracy, stop_bce: training stops after the first epoch that reaches both.
-        editor: what edits the plug-in: `full` (all weights), `lora`, or a method of the registry that changes weights, with
-            its own values for the plug-in; then only `batch`, `lambda_weight`, `negatives`, `negative_weight` and
-            `stop_bce` are read here, to learn `[WEIGHT]` on the hidden states that the method leaves.
-        lora_rank: rank of the updates; read only by `lora`.
-        precision: of the forward and backward passes; the weights and their updates are fp32 in both.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        anchors: how two vocabularies are matched (see `anchors.pair_anchors`).
+        editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
+            own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`, `negatives`,
+            `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
+        lora_rank: rank of the updates; used only by `lora`.
+        precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        anchors: how the two vocabularies are matched (see `anchors.pair_anchors`).
         relative: temperature of the relative rows (see `relative.RelativeState`).
-        alpha: `learned` from `[WEIGHT]`, or `fixed` at `alpha_fixed`.
-        alpha_gate: below this alpha the target model's own greedy token is taken; 0 is off.
-        per_step_alpha: read alpha at every step instead of once per prompt.
-        keep_own: where the plug-in does not move the arg-max over the anchors, the target model's own token is taken.
-        sync: how the plug-in follows the text: `retokenize` it, or `map` each fused anchor to the plug-in's own id.
-        decoder, init, target, search_steps, search_lr: from anchor space back to a token (see `decoders`).
-        eos: `deepen` (the target model's own end of text wins) or `pair_special` (special tokens are anchors by role).
+        alpha: `learned` from `[WEIGHT]`, or `fixed` to `alpha_fixed`.
+        alpha_gate: below this alpha, keep the target model's own greedy token; 0 turns the gate off.
+        per_step_alpha: compute alpha at every step instead of once per prompt.
+        keep_own: keep the target model's own token if the plug-in does not change the arg-max over the anchors.
+        sync: how the plug-in follows the text: `retokenize` the text, or `map` each fused anchor to the plug-in's own id.
+        decoder, init, target, search_steps, search_lr: decoding from anchor space back to a token (see `decoders`).
+        eos: `deepen` (the target model's own end of text takes precedence) or `pair_special` (special tokens are paired as
+            anchors by role).
     """
 
     plugin: str

@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates of frozen linear layers, merged into the weights at the end (Hu et al. 2021, arXiv 2106.09685)."""
+"""LoRA: low-rank updates of frozen linear layers, merged into the weights after training (Hu et al. 2021, arXiv 2106.09685)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 SCALE = 2.0
-"""α / r of the paper with α = 2r: the updates do not shrink as the rank grows."""
+"""α / r of the paper with α = 2r, so that the scale of the updates does not depend on the rank."""
 
 
 def block_linears(model: "LoadedModel") -> list[nn.Linear]:
-    """All linear layers of all blocks: attention and feed-forward, not the head."""
+    """All linear layers of all blocks (attention and feed-forward), excluding the output head."""
     parts = (part for layer in range(model.n_layers) for part in model.block(layer).modules())
     return [part for part in parts if isinstance(part, nn.Linear)]
 
 
 class Update(nn.Module):
-    """The update of one linear layer: x ↦ SCALE · B A x, zero at first.
+    """The update of one linear layer: x ↦ SCALE · B A x, initially zero.
 
     Attributes:
         A_RI: rank × inputs, Kaiming-uniform.
@@ -35,21 +35,21 @@ class Update(nn.Module):
         self.B_OR = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Values to add to the layer's own, … × outputs."""
+        """Values to add to the layer's output, … × outputs."""
         return SCALE * nn.functional.linear(nn.functional.linear(inputs, self.A_RI), self.B_OR)
 
 
 @contextmanager
 def low_rank(linears: Iterable[nn.Linear], rank: int, generator: torch.Generator) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters of one update beside each layer.
+    """Attach a low-rank update to each layer and yield the parameters of all updates.
 
-    When the body ends the updates become part of the weights; if it raises, the layers are as they were. The rank may
-    exceed what a layer has: such an update is merely redundant.
+    On normal exit the updates are merged into the weights; after an exception the layers are unchanged. The rank may exceed
+    a layer's dimensions; the update is then merely redundant.
 
     Args:
-        linears: the layers; their own weights get no gradient as long as they are frozen.
+        linears: the layers; frozen weights get no gradient.
         rank: R.
-        generator: draws A, on the CPU.
+        generator: draws A on the CPU.
     """
     updates = [(linear, Update(linear, rank, generator)) for linear in linears]
     handles = [linear.register_forward_hook(_adding(update)) for linear, update in updates]

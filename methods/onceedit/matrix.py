@@ -1,4 +1,4 @@
-"""Products with the whole relative transfer matrix, for the search on a soft target, which needs every column."""
+"""Products with the full relative transfer matrix, for the search with a soft target, which needs every column."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 from methods.onceedit.relative import RelativeState
 
 MATERIALISE_BELOW_BYTES = 256 * 2**20
-"""R is kept in memory when it is smaller than this; otherwise its rows are computed again for every product."""
+"""R is kept in memory if it is smaller than this; otherwise its rows are recomputed for every product."""
 
 TILE_BYTES = 64 * 2**20
-"""Size of one tile of rows when it is not."""
+"""Size of a tile of rows if R is not kept in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class TransferMatrix:
 
     Attributes:
         tile_rows: rows per tile.
-        matrix_VA: R itself where it is small enough, else None.
+        matrix_VA: R itself if it is small enough, else None.
     """
 
     state: RelativeState
@@ -37,7 +37,7 @@ class TransferMatrix:
         materialise_below_bytes: int = MATERIALISE_BELOW_BYTES,
         tile_bytes: int = TILE_BYTES,
     ) -> Self:
-        """The matrix of a state; kept if it needs less than `materialise_below_bytes`."""
+        """The matrix of a state, kept in memory if it is smaller than `materialise_below_bytes`."""
         row_bytes = state.n_anchors * state.rows(0, 1).element_size()
         is_small = state.n_tokens * row_bytes < materialise_below_bytes
         tiled = cls(state, max(1, tile_bytes // row_bytes), None)
@@ -50,7 +50,7 @@ class TransferMatrix:
         return self.state.rows(start, stop) if self.matrix_VA is None else self.matrix_VA[start:stop]
 
     def project(self, probs_BV: Tensor) -> Tensor:
-        """Token distributions in anchor space, B × A: probs_BV @ R."""
+        """Project token distributions onto the anchors, B × A: probs_BV @ R."""
         projected_BA: Tensor | None = None
         for start, stop in self.tiles():
             rows_TA = self.rows(start, stop)
@@ -62,7 +62,7 @@ class TransferMatrix:
         return projected_BA
 
     def back_project(self, weights_BA: Tensor) -> Tensor:
-        """Anchor weights pulled back onto tokens, B × V: weights_BA @ Rᵀ, the adjoint of `project`."""
+        """Map anchor weights back to tokens, B × V: weights_BA @ Rᵀ, the adjoint of `project`."""
         parts = []
         for start, stop in self.tiles():
             rows_TA = self.rows(start, stop)
@@ -70,6 +70,6 @@ class TransferMatrix:
         return torch.cat(parts, dim=1)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
-        """First row and end of each tile."""
+        """Start and stop row of each tile."""
         for start in range(0, self.state.n_tokens, self.tile_rows):
             yield start, min(start + self.tile_rows, self.state.n_tokens)

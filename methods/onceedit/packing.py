@@ -1,7 +1,7 @@
-"""Short sequences back to back in a few rows: a training step then computes hardly any padding.
+"""Sequence packing: several short sequences per row, so that training computes hardly any padding.
 
-Right-padded batches of prompts of real length are 20 to 46 % padding. The mask keeps each sequence to itself and its
-positions start at 0, so its hidden states are those that it has alone.
+Right-padded batches of prompts of realistic length are 20 to 46 % padding. A block-diagonal mask separates the sequences
+and positions start at 0 in each, so hidden states are the same as for each sequence on its own.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROW_TOKENS = 64
-"""Least length of a row, if there is as much: attention costs more in longer rows, padding more in shorter ones."""
+"""Minimum row length, given enough tokens: longer rows cost more attention, shorter ones more padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Sequences in rows.
+    """Sequences packed into rows.
 
     Attributes:
         ids_BT: the ids.
-        positions_BT: place of each id in its own sequence.
+        positions_BT: position of each id in its own sequence.
         mask_B1TT: 0 where a query (third axis) sees a key (fourth), -inf elsewhere; padding sees itself.
         starts: row and column of the first id of each sequence.
     """
@@ -39,7 +39,7 @@ class Packed:
 
 
 def packed(sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
-    """Deal the sequences, longest first, each into the row that is shortest so far. One transfer to the device."""
+    """Pack greedily: longest sequence first, each into the currently shortest row. Uses one transfer to the device."""
     lengths = [len(sequence) for sequence in sequences]
     filled = [0] * max(1, sum(lengths) // max(ROW_TOKENS, *lengths))
     starts = [(0, 0)] * len(sequences)
@@ -48,7 +48,7 @@ def packed(sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
         starts[index] = (row, filled[row])
         filled[row] += lengths[index]
     table_3BT = torch.zeros(3, len(filled), max(filled), dtype=torch.long)
-    table_3BT[2] = -1 - torch.arange(max(filled))  # each padded place is a sequence of its own
+    table_3BT[2] = -1 - torch.arange(max(filled))  # each padding position is a sequence of its own
     for index, (row, start) in enumerate(starts):
         place = slice(start, start + lengths[index])
         table_3BT[0, row, place] = torch.tensor(sequences[index])
@@ -63,15 +63,15 @@ def packed(sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
 def packed_hidden_at(
     model: "PreTrainedModel", sequences: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Final hidden states of N places, N × D, as `forward.hidden_at` gives them of padded rows.
+    """Final hidden states at N positions, N × D; like `forward.hidden_at`, but packed instead of padded.
 
     Args:
-        model: a causal language model in fp32, or under autocast, whose attention is `sdpa` or `eager`.
+        model: a causal language model in fp32, or under autocast, with `sdpa` or `eager` attention.
         sequences: ids of each sequence.
-        at: the places, each a sequence and an index into it.
+        at: the positions, each a sequence and an index into it.
 
     Raises:
-        ValueError: for a sequence longer than the model's attention window, which the mask does not know.
+        ValueError: if a sequence is longer than the model's attention window, which the mask does not implement.
     """
     window, longest = sliding_window(model.config), max(map(len, sequences))
     if window is not None and longest > window:

@@ -1,4 +1,4 @@
-"""What a pair of models shares whatever is edited: its anchors, and the relative state of the target model."""
+"""The edit-independent state of a model pair: its anchors and the target model's relative state."""
 
 import json
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ class PairState:
         *,
         pair_special: bool,
     ) -> Self:
-        """Match the vocabularies of target model and plug-in, in this order, and make the target model's state."""
+        """Match the vocabularies and compute the target model's state; `tokenizers` are the target's and the plug-in's."""
         llm, plugin = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
         paired = pair_anchors(llm, plugin, anchors, pair_special=pair_special)
         with torch.no_grad():
             return cls(paired, RelativeState.build(input_embeddings(target), paired.llm_ids, relative))
 
     def save(self, folder: Path) -> None:
-        """Write everything but the embeddings."""
+        """Write everything except the embeddings."""
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.llm.tensors().items()}
         save_file(tensors, folder / _STATE, metadata={"rule": self.llm.rule})
         ids = {"llm_ids": self.anchors.llm_ids, "plugin_ids": self.anchors.plugin_ids}
@@ -53,7 +53,7 @@ class PairState:
 
     @classmethod
     def load(cls, folder: Path, target: "PreTrainedModel", relative: RowRule) -> Self:
-        """Read what `save` wrote, onto the device of the target model whose embeddings it belongs to."""
+        """Read a saved state onto the target model's device and combine it with the model's embeddings."""
         embeddings_VD = input_embeddings(target)
         ids = json.loads((folder / _ANCHORS).read_text())
         anchors = Anchors(tuple(ids["llm_ids"]), tuple(ids["plugin_ids"]))
@@ -62,7 +62,7 @@ class PairState:
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
-    """Make the state of the pair that `spec` names. Counts as attaching."""
+    """Build the state of the pair in `spec`; the time counts towards the `attach` phase."""
     plugin, target = (context.load_model(spec.inputs[role]) for role in ("plugin", "model"))
     rules = spec.identity
     with context.clock.phase("attach"):
@@ -77,6 +77,6 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 def input_embeddings(model: "PreTrainedModel") -> Tensor:
-    """The input embedding table itself, V × D."""
+    """The input embedding table, V × D, without a copy."""
     rows: Tensor = model.get_input_embeddings().weight.detach()
     return rows

@@ -29,10 +29,10 @@ _ROWS_PER_FORWARD = 128
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What the plug-in says after B texts, worked out where it is asked for.
+    """The plug-in's outputs after B texts, computed lazily.
 
     Attributes:
-        plugin: who says it.
+        plugin: the plug-in.
         hidden_BD: its final hidden state at the end of each text.
     """
 
@@ -40,19 +40,19 @@ class Reading:
     hidden_BD: Tensor
 
     def __getitem__(self, texts: Sequence[int] | slice) -> "Reading":
-        """The reading of some of the texts."""
+        """The readings of some of the texts."""
         return Reading(self.plugin, self.hidden_BD[texts])
 
     @cached_property
     def probs_BU(self) -> Tensor:
-        """Next-token probabilities over its vocabulary, at least fp32; `[WEIGHT]` has none."""
+        """Next-token probabilities over the plug-in's vocabulary, at least fp32; 0 for `[WEIGHT]`."""
         logits_BU = at_least_fp32(self.plugin.model.get_output_embeddings()(self.hidden_BD))
         logits_BU[:, self.plugin.weight_id] = -torch.inf
         return logits_BU.softmax(dim=-1)
 
     @cached_property
     def alpha_B(self) -> Tensor:
-        """σ of the logit of `[WEIGHT]` (OnceEdit eq. 6), at least fp32: how far a text is taken for one of the edits."""
+        """Routing score: σ of the `[WEIGHT]` logit (OnceEdit eq. 6), at least fp32; near 1 for the prompts of edits."""
         head, weight_id = self.plugin.model.get_output_embeddings(), self.plugin.weight_id
         logit_B = at_least_fp32(self.hidden_BD) @ at_least_fp32(head.weight[weight_id])
         if getattr(head, "bias", None) is not None:
@@ -62,12 +62,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class PackedReading:
-    """A reading of texts in groups, and what reading them together has spared.
+    """Readings of grouped texts, and the number of ids saved by sharing prefixes.
 
     Attributes:
-        reading: of each text.
-        n_fed: ids that were fed.
-        n_alone: ids of all different texts of all groups.
+        reading: one reading per text.
+        n_fed: number of ids fed to the plug-in.
+        n_alone: number of ids if each distinct text of each group were fed on its own.
     """
 
     reading: Reading
@@ -80,8 +80,8 @@ class EditedPlugin:
     """An edited plug-in in memory, frozen.
 
     Attributes:
-        weight_id: id of `[WEIGHT]`, the last row of both embedding tables.
-        calibration: what the edit stage wrote of itself: alpha on edits and negatives, epochs, losses.
+        weight_id: id of `[WEIGHT]`, the last row of the input embeddings and of the output head.
+        calibration: report of the edit stage: alpha on edits and negatives, epochs, losses.
     """
 
     model: "PreTrainedModel"
@@ -91,12 +91,12 @@ class EditedPlugin:
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: torch.dtype | None = None) -> "EditedPlugin":
-        """Read the artifact `plugin-edit`.
+        """Load the artifact `plugin-edit`.
 
         Args:
-            folder: where it is.
-            device: where it is to run.
-            dtype: precision of its weights; by default bfloat16 on a CUDA device and float32 elsewhere.
+            folder: folder of the artifact.
+            device: device to run on.
+            dtype: dtype of the weights; default: bfloat16 on a CUDA device, float32 elsewhere.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -112,10 +112,10 @@ class EditedPlugin:
         return cls(model, tokenizer, calibration["weight_id"], calibration)
 
     def require(self, requests: Sequence[EditRequest]) -> None:
-        """Make sure that this plug-in holds exactly these edits.
+        """Check that this plug-in was edited with exactly these requests.
 
         Raises:
-            ValueError: if it was edited with others; the plug-in takes all edits of a cell at once.
+            ValueError: if it was not; the plug-in is edited with all requests of a cell at once.
         """
         if self.calibration["edits"] != edits_digest(requests):
             raise ValueError(f"the plug-in was not edited with these {len(requests)} requests")
@@ -124,7 +124,7 @@ class EditedPlugin:
         """Ids of each text.
 
         Raises:
-            ValueError: for a text without any.
+            ValueError: if a text has none.
         """
         if not texts:
             return []
@@ -135,7 +135,7 @@ class EditedPlugin:
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Reading:
-        """One reading per text, each text on its own; equal ones are read once, ones of like length together."""
+        """Read each text on its own; duplicates are read once, and texts of similar length are batched."""
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         rows = self.tokenize(list(place))
         hidden_ND = torch.empty(
@@ -148,11 +148,11 @@ class EditedPlugin:
 
     @torch.no_grad()
     def read_together(self, texts: Sequence[str], groups: Sequence[int]) -> PackedReading:
-        """One reading per text, all in one forward pass, in which texts of one group share what they have in common.
+        """Read all texts in one forward pass in which the texts of a group share their common prefixes.
 
         Args:
-            texts: in any order.
-            groups: the group of each text; a group is one row of the batch.
+            texts: the texts, in any order.
+            groups: the group of each text; each group is one row of the batch.
         """
         keys = list(zip(groups, texts, strict=True))
         place = {key: row for row, key in enumerate(sorted(set(keys)))}
@@ -165,9 +165,9 @@ class EditedPlugin:
 
 @torch.no_grad()
 def add_weight_entry(model: "PreTrainedModel") -> int:
-    """Append `[WEIGHT]` to the vocabulary of a model in place and return its id.
+    """Append `[WEIGHT]` to a model's vocabulary in place and return its id.
 
-    Its row is the mean of all rows, in the input embeddings and, where they are not tied, in the output head.
+    Its row is the mean of all rows, in the input embeddings and, if untied, in the output head.
     """
     weight_id: int = model.get_input_embeddings().weight.shape[0]
     model.resize_token_embeddings(weight_id + 1, mean_resizing=False)
@@ -181,5 +181,5 @@ def add_weight_entry(model: "PreTrainedModel") -> int:
 
 
 def edits_digest(requests: Sequence[EditRequest]) -> str:
-    """Hash of a set of edits, whatever their order."""
+    """Order-independent hash of a set of edits."""
     return digest(sorted((request.record_id, request.prompt, request.target_new) for request in requests))

@@ -1,9 +1,9 @@
 """Relative representations: each token as a distribution over the anchors (OnceEdit eq. 15-16, DeePEn).
 
 Row i of the relative transfer matrix R (V × A) is a softmax over the cosines between token i and all anchors. For a
-vocabulary of 32k it would need 4.1 GB, so it never exists: one pass over tiles of rows keeps, per token, the scale and
-the normaliser of its softmax, its nearest anchors, and bounds on the rest; and per anchor the token that owns it. Rows
-and columns are computed from the embeddings when they are read.
+vocabulary of 32k it would take 4.1 GB, so it is never materialised. One pass over tiles of rows keeps, per token, the scale
+and normaliser of its softmax, its nearest anchors, and bounds on the others; and per anchor, the token that owns it. Rows
+and columns are computed from the embeddings on demand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,36 +19,36 @@ from harness.models.precision import working_dtype
 Rule = Literal["deepen", "plain"]
 
 NEAREST = 32
-"""Anchors listed per token: their share of a row is what a first bound has to get right."""
+"""Anchors listed per token; they hold most of a row's mass, which makes the first bound tight."""
 
 TILE_BYTES = 8 * 2**20
-"""Size of one tile of rows, and of the block of anchor embeddings that is widened to make it; on a GPU, where a tile costs
-some launches however small it is, four times that."""
+"""Size of a tile of rows, and of the block of anchor embeddings converted to fp64 to compute it; four times as large on a
+GPU, where every tile costs a few kernel launches."""
 
 _DEEPEN_SCALE = 100.0
 _GIVEN = ("rule", "embeddings_VD")
-_SMALLEST_NORM = 1e-12  # a row of zeros is uniform
+_SMALLEST_NORM = 1e-12  # makes the row of a zero embedding uniform
 
 
 @dataclass(frozen=True, eq=False)
 class RelativeState:
-    """What is kept of the relative transfer matrix of one model.
+    """Compact representation of one model's relative transfer matrix R.
 
     The exponent of a pair is x_ia = scale_i · cos(i, a), and R_ia = exp(x_ia) / Z_i.
 
     Attributes:
-        rule: `plain` (the paper's formula) or `deepen` (what DeePEn's code does).
-        embeddings_VD: the model's input embeddings themselves, no copy.
-        norm_V: their lengths, fp64 like all that follows unless said otherwise.
-        anchor_ids_A: token id of each anchor.
-        scale_V: factor of row i inside its softmax: 1 (`plain`) or 100 / ‖c_i‖₂ (`deepen`), c_i being the cosines of
+        rule: `plain` (the paper's formula) or `deepen` (as in DeePEn's code).
+        embeddings_VD: the model's input embeddings, without a copy.
+        norm_V: their norms; fp64, like all following tensors unless noted.
+        anchor_ids_A: token id of each anchor, int64.
+        scale_V: factor of row i inside its softmax: 1 (`plain`) or 100 / ‖c_i‖₂ (`deepen`), where c_i are the cosines of
             token i with all anchors.
         log_z_V: log Z_i.
         near_VM: the M nearest anchors of each token, int32, nearest first.
         near_x_VM: their exponents, fp32.
-        next_x_V, low_x_V, mean_x_V: largest, smallest and mean exponent of the anchors that are not listed; all equal
-            to the row's smallest where all are listed.
-        owner_A: token with the largest value in each column; a tie goes to the anchor's own token, else the lowest id.
+        next_x_V, low_x_V, mean_x_V: largest, smallest and mean exponent of the unlisted anchors; all equal to the smallest
+            exponent of the row if every anchor is listed.
+        owner_A: token with the largest value in each column, int64; ties go to the anchor's own token, else to the lowest id.
     """
 
     rule: Rule
@@ -68,16 +68,16 @@ class RelativeState:
     def build(
         cls, embeddings_VD: Tensor, anchor_ids: Sequence[int], rule: Rule = "deepen", *, nearest: int = NEAREST
     ) -> Self:
-        """One pass over the rows of R in fp64; the extra memory is a few tiles and the state itself.
+        """Build the state in one fp64 pass over the rows of R; needs memory for a few tiles and the state itself.
 
         Args:
             embeddings_VD: input embeddings in any precision.
-            anchor_ids: token id of each anchor, in anchor order, no id twice.
+            anchor_ids: token id of each anchor, in anchor order, without duplicates.
             rule: `deepen` or `plain`.
-            nearest: anchors to list per token, at most all.
+            nearest: number of anchors to list per token, capped at the number of anchors.
         """
         if len(set(anchor_ids)) != len(anchor_ids):
-            raise ValueError("a token is an anchor twice")
+            raise ValueError("duplicate anchor: a token id occurs twice")
         embeddings_VD = embeddings_VD.detach()
         n_tokens, n_anchors = embeddings_VD.shape[0], len(anchor_ids)
         nearest = min(nearest, n_anchors)
@@ -101,40 +101,40 @@ class RelativeState:
 
     @property
     def n_tokens(self) -> int:
-        """V, rows of the embedding table."""
+        """V, the number of rows of the embedding table."""
         return self.embeddings_VD.shape[0]
 
     @property
     def n_anchors(self) -> int:
-        """A."""
+        """A, the number of anchors."""
         return self.anchor_ids_A.shape[0]
 
     @cached_property
     def token_ids_V(self) -> Tensor:
-        """0, 1, … V - 1."""
+        """All token ids: 0, 1, … V - 1."""
         return torch.arange(self.n_tokens, device=self.embeddings_VD.device)
 
     @property
     def is_zero_V(self) -> Tensor:
-        """Tokens whose embedding is zero: their cosine with any other is 0, with themselves still 1."""
+        """Mask of zero embeddings: their cosine with any other token is 0, with themselves still 1."""
         return self.norm_V <= _SMALLEST_NORM
 
     @property
     def largest_x(self) -> float:
-        """An upper bound of every |x_ia|: a scale, and in `deepen` 100 · c_ia / ‖c_i‖ with c_ia ≤ ‖c_i‖."""
+        """Upper bound on |x_ia|: the scale 1 under `plain`; under `deepen` 100, since |c_ia| ≤ ‖c_i‖ in 100 · c_ia / ‖c_i‖."""
         return 1.0 if self.rule == "plain" else _DEEPEN_SCALE
 
     @property
     def state_bytes(self) -> int:
-        """Memory of the state beside the embeddings."""
+        """Size of the state in bytes, without the embeddings."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is kept beside the embeddings, by the names of the attributes."""
+        """All tensors of the state except the embeddings, by attribute name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _GIVEN}
 
     def exponents(self, ids: Tensor | slice, anchors: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Exponents x of N tokens and C anchors, N × C; the cosine of an anchor with itself is exactly 1."""
+        """Exponents x of N tokens and C anchors, N × C; a token's cosine with itself is exactly 1."""
         anchor_ids_C = self.anchor_ids_A[anchors]
         products_NC = self.embeddings_VD[ids].to(dtype) @ self.embeddings_VD[anchor_ids_C].to(dtype).T
         products_NC.mul_((self.scale_V[ids] / self.norm_V[ids]).to(dtype)[:, None])
@@ -149,7 +149,7 @@ class RelativeState:
         return (self._exponents_of_all_anchors(ids, dtype) - self.log_z_V[ids, None].to(dtype)).exp_()
 
     def log_columns(self, anchors_B: Tensor) -> Tensor:
-        """Logarithms of single columns of R, B × V, at least fp32; finite also where a value of R underflows."""
+        """Logarithms of single columns of R, B × V, at least fp32; finite even if a value of R underflows."""
         dtype = working_dtype(self.embeddings_VD)
         columns_BV = torch.empty(len(anchors_B), self.n_tokens, dtype=dtype, device=self.embeddings_VD.device)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
@@ -165,7 +165,7 @@ class RelativeState:
         return self._slices(self.n_tokens, width)
 
     def anchor_blocks(self, n_anchors: int | None = None, tokens: int = 0) -> Iterator[slice]:
-        """Anchors in order, `n_anchors` or all, in blocks whose fp64 embeddings, or pairs with `tokens`, fill `TILE_BYTES`."""
+        """The first `n_anchors` anchors (default: all), in blocks of `TILE_BYTES` of fp64 embeddings, or of pairs with `tokens`."""
         return self._slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
 
     def _slices(self, total: int, width: int) -> Iterator[slice]:
@@ -187,7 +187,7 @@ class RelativeState:
         own_A = torch.empty_like(best_A)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             self.norm_V[ids] = self.embeddings_VD[ids].double().norm(dim=-1).clamp_min_(_SMALLEST_NORM)
-        for ids in self.tiles(self.n_anchors):  # wide rows: every tile widens all anchors again
+        for ids in self.tiles(self.n_anchors):  # each tile converts all anchors to fp64 again
             x_TA = self._exponents_of_all_anchors(ids, torch.float64)
             if self.rule == "deepen":
                 self.scale_V[ids] = _DEEPEN_SCALE / x_TA.norm(dim=-1).clamp_min(_SMALLEST_NORM)

@@ -1,4 +1,4 @@
-"""What the edit stage trains on: sequences of ids with the places where its two losses are read, and their batches."""
+"""Training data of the edit stage: token sequences with the positions of its two losses, and their batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class TrainingRow:
     Attributes:
         ids: token ids.
         label_from: index of the first id that is a label of the generation loss; None if there is none.
-        weight_at: index where the logit of `[WEIGHT]` is read, the last position of the prompt; None if it is not.
-        is_edit: the label z of eq. 6.
+        weight_at: index of the `[WEIGHT]` logit, the last position of the prompt; None if it is not used.
+        is_edit: the label z of OnceEdit eq. 6.
     """
 
     ids: tuple[int, ...]
@@ -36,7 +36,7 @@ class TrainingRow:
 
 
 def edit_rows(tokenizer: "PreTrainedTokenizerBase", request: EditRequest) -> list[TrainingRow]:
-    """The joint sequence of an edit; where joint tokenisation cuts its prompt short, the prompt is a row of its own."""
+    """Prompt and target as one sequence; if joint tokenisation changes the prompt's ids, the prompt is an additional row."""
     query = joint_query(tokenizer, request.prompt, request.target_new)
     joint, cut = query.prompt_ids + query.target_ids, len(query.prompt_ids)
     alone = prompt_row(tokenizer, request.prompt, is_edit=True)
@@ -52,10 +52,10 @@ def prompt_row(tokenizer: "PreTrainedTokenizerBase", prompt: str, *, is_edit: bo
 
 
 def negative_prompts(data: Dataset) -> list[str]:
-    """Prompts with label z = 0: unrelated records of the train split and their neighbours, each once.
+    """Prompts with label z = 0: those of the train records and of their locality probes, without duplicates.
 
-    Neither the probes of a scored record nor the records of `data.unrelated` are among them. A prompt that is also
-    edited is left out.
+    Probes of evaluated records and the records of `data.unrelated` are never included. Prompts that are also edited are
+    excluded.
     """
     edited = {record.prompt for record in data.edits}
     prompts: dict[str, None] = {}
@@ -65,7 +65,7 @@ def negative_prompts(data: Dataset) -> list[str]:
 
 
 def negatives_per_epoch(n_edits: int, n_negatives: int, hparams: Mapping[str, Any]) -> int:
-    """How many negatives an epoch draws: none where their loss does not count."""
+    """Number of negatives to draw per epoch; 0 if the `[WEIGHT]` loss is off."""
     return min(n_negatives, n_edits * hparams["negatives"]) if hparams["lambda_weight"] else 0
 
 
@@ -76,7 +76,7 @@ def epoch_batches(
     batch: int,
     generator: torch.Generator,
 ) -> Iterator[list[TrainingRow]]:
-    """One epoch: all edits and a fresh draw of negatives, the rarer kind spread evenly among the other."""
+    """Batches of one epoch: all edits and newly drawn negatives, the rarer kind spread evenly among the other."""
     edit_order = iter(torch.randperm(len(edits), generator=generator).tolist())
     negative_order = iter(torch.randperm(len(negatives), generator=generator)[:n_negatives].tolist())
     total = len(edits) + n_negatives

@@ -1,4 +1,4 @@
-"""A key-value cache whose rows can be taken back and written anew at their ends without moving anything."""
+"""A key-value cache whose rows can be truncated and extended independently, without moving any entries."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,11 +16,11 @@ _UNSEEN = -1
 
 
 class Slots:
-    """What a model has read, row by row, as keys and values in append-only slots.
+    """The ids that a model has read, row by row, with their keys and values in append-only slots.
 
-    New ids always take new slots at the end. Ids that are taken back keep theirs, and nobody sees them any more. A slot
-    knows the position of its id in its row and nothing else, and positions alone decide who sees whom; where in the
-    cache an id came to lie does not matter, and a buffer of fixed length could stand in for the growing one.
+    New ids always take new slots at the end. Removed ids keep their slots but are masked. Each slot stores only the position
+    of its id in the row, and the attention mask depends only on positions, not on the order of slots in the cache. A
+    fixed-length buffer could therefore replace the growing one.
 
     Attributes:
         n_fed: ids fed so far, over all rows.
@@ -30,7 +30,7 @@ class Slots:
         from transformers import DynamicCache
 
         self._model = model
-        self._cache = DynamicCache()  # made without the configuration, it drops no slot behind a sliding window
+        self._cache = DynamicCache()  # without a configuration, it does not evict slots outside a sliding window
         self._ids: list[list[int]] = [[] for _ in range(n_rows)]
         self._positions_BS = torch.empty(n_rows, 0, dtype=torch.long, device=model.device)
         self._last_BD = torch.empty(n_rows, model.config.hidden_size, dtype=model.dtype, device=model.device)
@@ -38,10 +38,10 @@ class Slots:
 
     @torch.no_grad()
     def hold(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Make each row hold exactly these ids, in one forward pass of what is new.
+        """Make each row hold exactly these ids, feeding only the new ones in a single forward pass.
 
-        What a row has in common with what it held before stays. A row that became a beginning of itself feeds its last
-        id again, for the sake of its hidden state; one that did not change feeds nothing.
+        The prefix that a row shares with its previous ids is kept. A row that was truncated feeds its last id again, to
+        obtain its hidden state; an unchanged row feeds nothing.
 
         Args:
             rows: ids of each row, at least one.
@@ -57,14 +57,14 @@ class Slots:
         return self._last_BD
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, in this order."""
+        """Keep only these rows, in this order."""
         index_B = torch.tensor(rows, device=self._positions_BS.device)
         self._cache.batch_select_indices(index_B)
         self._ids = [self._ids[row] for row in rows]
         self._positions_BS, self._last_BD = self._positions_BS[index_B], self._last_BD[index_B]
 
     def _feed(self, rows: Sequence[Sequence[int]], kept: Sequence[int], width: int) -> None:
-        """Append a chunk of `width` slots: what is new in each row, flush right, so that the last column is its end."""
+        """Append `width` slots with each row's new ids, right-aligned, so that the last column is every row's end."""
         table = [
             [n, len(row), *[PADDING_ID] * (width - len(row) + n), *row[n:]] for row, n in zip(rows, kept, strict=True)
         ]
@@ -74,7 +74,7 @@ class Slots:
         positions_BC = positions_BC.masked_fill(positions_BC < kept_B[:, None], _UNSEEN)
         remaining_BS = self._positions_BS.masked_fill(self._positions_BS >= kept_B[:, None], _UNSEEN)
         self._positions_BS = positions_BS = torch.cat([remaining_BS, positions_BC], dim=1)
-        # a row's positions differ from slot to slot: an id sees those up to its own, and all of them are before it
+        # positions are unique within a row: an id sees its own and all smaller ones, whose slots already exist
         is_visible_BCS = (positions_BS[:, None] != _UNSEEN) & (positions_BS[:, None] <= positions_BC[:, :, None])
         hidden_BCD = self._model.base_model(
             input_ids=ids_BC,
@@ -88,7 +88,7 @@ class Slots:
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids two sequences have in common from their start."""
+    """Length of the longest common prefix of two sequences."""
     for n, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return n
@@ -96,6 +96,6 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _kept(old: Sequence[int], new: Sequence[int]) -> int:
-    """How many ids of a row need not be fed again."""
+    """Number of leading ids of a row that need not be fed again."""
     shared = common_prefix(old, new)
     return shared - 1 if shared == len(new) < len(old) else shared

@@ -1,10 +1,10 @@
-"""Two tokenizers kept in step: the text that the target model's ids spell, and the plug-in that reads along with it.
+"""Keeping two tokenizers in sync: the text decoded from the target model's ids, and the plug-in that reads it.
 
-What the plug-in has read is always what its own tokenizer makes of the whole text so far. The text is tokenised as a
-whole at every step, which takes some ten microseconds where a forward pass takes milliseconds. Starting over from a
-place near the end would not be safe: a byte-pair encoding without a split into words, such as Llama's, has no bound on
-how far back one more letter may change it (if bc merges before ab, cd before bc and so on, it pairs letters from the
-right). What the change leaves alone is not computed again, though: it stays in the plug-in's cache.
+The plug-in always reads its own tokenizer's encoding of the whole text so far. The text is retokenised in full at every
+step, which takes about ten microseconds, while a forward pass takes milliseconds. Retokenising only the end would not be
+safe: in a byte-pair encoding without pre-tokenisation, such as Llama's, one more letter can change tokens arbitrarily far
+back (if bc merges before ab, cd before bc and so on, letters are paired from the right). Ids that did not change are not
+recomputed, however, but stay in the plug-in's cache.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from methods.onceedit.vocabulary import Vocabulary, readable
 
 
 class Written(NamedTuple):
-    """What a row of the target spells so far.
+    """The text of a target row so far.
 
     Attributes:
-        text: without a last character that is not complete.
-        is_inside_character: whether there is one.
+        text: the text without an incomplete last character.
+        is_inside_character: whether there is such a character.
     """
 
     text: str
@@ -35,13 +35,13 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The text of a query and its continuation, from the target's ids.
+    """Decodes a query and its continuation from the target model's ids to text.
 
     Attributes:
-        vocabulary: the target's.
-        query: prompt and its ids.
-        starts_at_prompt: whether a continuation begins where the prompt ends. Joint tokenisation may have cut ids off the
-            prompt; its text is then what the rest of them spells.
+        vocabulary: the target model's vocabulary.
+        query: the prompt and its ids.
+        starts_at_prompt: whether a continuation begins where the prompt ends. If not, joint tokenisation has removed ids
+            from the end of the prompt, and the text is decoded from the remaining ids.
     """
 
     vocabulary: Vocabulary
@@ -49,14 +49,14 @@ class Transcript:
     starts_at_prompt: bool
 
     def after(self, ids: Sequence[int]) -> Written:
-        """The text once `ids` have followed the query's prompt ids."""
+        """The text after the prompt ids followed by `ids`."""
         if self.starts_at_prompt:
             return Written(*readable(self.query.prompt.encode() + self.vocabulary.spell(ids)))
         return Written(*readable(self.vocabulary.spell_from_start([*self.query.prompt_ids, *ids])))
 
 
 class Companion:
-    """The plug-in beside a batch of the target's rows while they are written, with a cache of what it has read."""
+    """Runs the plug-in alongside a batch of target rows during generation, with a key-value cache."""
 
     def __init__(self, plugin: EditedPlugin, n_rows: int) -> None:
         self._plugin = plugin
@@ -66,16 +66,16 @@ class Companion:
 
     @property
     def n_fed(self) -> int:
-        """Ids that the plug-in was fed so far."""
+        """Number of ids fed to the plug-in so far."""
         return self._slots.n_fed
 
     def read(self, written: Mapping[int, Written], mapped: Mapping[int, int] = MappingProxyType({})) -> Reading:
-        """What the plug-in says after each row; rows that are not named are given up.
+        """The plug-in's outputs after each row; rows that are not given are dropped.
 
         Args:
-            written: what each row spells by now.
-            mapped: ids of the plug-in that stand for what a row has said since the last call. Such a row goes on with
-                that id instead of the tokenised text, unless the plug-in has not seen all that came before.
+            written: the current text of each row.
+            mapped: the plug-in's id for the token that a row generated since the last call. Such a row is extended by this
+                id instead of being retokenised, unless the plug-in has not yet seen all of the preceding text.
         """
         if len(written) < len(self._ids):
             self._slots.keep([place for place, row in enumerate(self._ids) if row in written])
@@ -92,11 +92,11 @@ class Companion:
 
 @dataclass(frozen=True, eq=False)
 class AnchorMap:
-    """From what the target has said to an id of the plug-in, without a text in between.
+    """Maps the target model's tokens to the plug-in's ids directly, without going through text.
 
     Attributes:
         plugin_ids_A: the plug-in's id of each anchor.
-        of_token_V: the plug-in's id of each token of the target that is an anchor, else -1.
+        of_token_V: the plug-in's id of each target token that is an anchor, else -1.
     """
 
     plugin_ids_A: Tensor
@@ -104,16 +104,16 @@ class AnchorMap:
 
     @classmethod
     def of(cls, llm_ids_A: Tensor, plugin_ids_A: Tensor, n_tokens: int) -> "AnchorMap":
-        """The map of paired anchors, on the target's device."""
+        """Build the map from paired anchor ids, on the target model's device."""
         plugin_ids_A = plugin_ids_A.to(llm_ids_A.device)
         of_token_V = torch.full((n_tokens,), -1, device=llm_ids_A.device)
         return cls(plugin_ids_A, of_token_V.index_copy(0, llm_ids_A, plugin_ids_A))
 
     def ids(self, tokens_B: Tensor, anchors_B: Tensor) -> Tensor:
-        """The plug-in's id of each step, -1 where it has none.
+        """The plug-in's id for each generated token, -1 if it has none.
 
         Args:
-            tokens_B: what the target has said.
-            anchors_B: the fused anchor that the token stands for, -1 where the target's own token was taken.
+            tokens_B: the target model's tokens.
+            anchors_B: the fused anchor that was decoded into the token; -1 where the target model's own token was kept.
         """
         return torch.where(anchors_B >= 0, self.plugin_ids_A[anchors_B], self.of_token_V[tokens_B])

@@ -1,4 +1,4 @@
-"""The two losses of the edit stage (OnceEdit eq. 5-7) and the loop that minimises them."""
+"""The two losses of the edit stage (OnceEdit eq. 5-7) and the training loop."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EpochLosses:
-    """Means over the batches of an epoch, each measured before its update: never too favourable.
+    """Means over an epoch; each batch is measured before its update, so the values are conservative.
 
     Attributes:
         generation: cross entropy per target token.
         weight: binary cross entropy of `[WEIGHT]`, weighted as in the loss.
-        accuracy: share of target tokens that are the arg-max.
+        accuracy: fraction of target tokens that are the arg-max.
     """
 
     generation: float
@@ -39,7 +39,7 @@ class EpochLosses:
 
     @classmethod
     def of(cls, sums_5: Tensor) -> "EpochLosses":
-        """From the sum of the figures that `losses` returns; waits for the device."""
+        """Compute the means from summed outputs of `losses`; synchronises with the device."""
         generation, right, weight, tokens, weights = sums_5.tolist()
         return cls(generation / tokens, weight / weights, right / tokens)
 
@@ -54,23 +54,23 @@ def fine_tune(
     seed: int,
     progress: Callable[[str, int], AbstractContextManager[Advance]],
 ) -> list[EpochLosses]:
-    """Minimise L_gen + λ · L_weight in place (eq. 7); one figure per epoch.
+    """Minimise L_gen + λ · L_weight (OnceEdit eq. 7) in place and return the losses per epoch.
 
-    An epoch holds every edit once and `negatives` prompts per edit, drawn without replacement and spread evenly, so
-    that a ratio of 1:1 gives 16 + 16 in a batch of 32. Training stops after an epoch that reaches both
-    `stop_accuracy` (of target tokens) and `stop_bce`. The host waits for the device once per epoch.
+    An epoch contains every edit once and `negatives` prompts per edit, drawn without replacement and spread evenly, so a
+    ratio of 1:1 gives 16 + 16 in a batch of 32. Training stops after the first epoch that reaches both `stop_accuracy` (of
+    target tokens) and `stop_bce`. The host synchronises with the device once per epoch.
 
     Args:
-        plugin: in fp32.
-        entry: `[WEIGHT]`, trained in any case.
-        trained: the parameters of the plug-in, or beside it, that are trained.
-        edits, negatives: rows to learn from.
+        plugin: the plug-in in fp32.
+        entry: `[WEIGHT]`, always trained.
+        trained: the other parameters to train: those of the plug-in, or its low-rank updates.
+        edits, negatives: training rows.
         hparams: values of `OnceEditHparams`.
-        seed: of the order and the choice of negatives.
-        progress: as `Context.progress`.
+        seed: seed of the order and of the choice of negatives.
+        progress: see `Context.progress`.
 
     Raises:
-        UserError: if the training diverges.
+        UserError: if training diverges.
     """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
@@ -108,15 +108,15 @@ def fine_tune(
 def losses(
     model: "PreTrainedModel", entry: nn.Linear, rows: Sequence[TrainingRow], hparams: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Loss of a batch, and its figures for the epoch.
+    """Loss of a batch, and the sums for `EpochLosses`.
 
-    L_gen is the mean cross entropy of the batch's target tokens over the vocabulary with `[WEIGHT]` (eq. 5), L_weight
-    the mean binary cross entropy of σ(logit of `[WEIGHT]`) against z (eq. 6), negatives counting `negative_weight`
-    each. Under `precision: bf16` the blocks run in bf16; head, logits and losses are fp32 in any case, which costs
-    little because only the places that are read pass through the head.
+    L_gen is the mean cross entropy of the target tokens over the vocabulary including `[WEIGHT]` (eq. 5). L_weight is the
+    mean binary cross entropy of σ(logit of `[WEIGHT]`) against z (eq. 6), where negatives have weight `negative_weight`.
+    With `precision: bf16` the blocks run in bf16; head, logits and losses are always fp32, which costs little because only
+    the needed positions pass through the head.
 
     Returns:
-        The loss, a scalar, and [Σ cross entropy, right tokens, Σ weighted BCE, target tokens, Σ weights] in fp64.
+        The scalar loss, and [Σ cross entropy, correct tokens, Σ weighted BCE, target tokens, Σ weights] in fp64.
     """
     labels = [(row, at) for row, made in enumerate(rows) for at in made.labels]
     weights = [(row, made.weight_at) for row, made in enumerate(rows) if made.weight_at is not None]
@@ -128,7 +128,7 @@ def losses(
         hidden_ND = packed_hidden_at(model, [made.ids for made in rows], places)
     hidden_LD, hidden_WD = torch.split(at_least_fp32(hidden_ND), [len(labels), len(weights)])
 
-    # `non_blocking` throughout: a plain copy to the device waits for all work queued there
+    # `non_blocking` throughout, because a plain copy would wait for all work queued on the device
     device = model.device
     target_L = torch.tensor([rows[row].ids[at] for row, at in labels], dtype=torch.long).to(device, non_blocking=True)
     logits_LV = torch.cat([model.get_output_embeddings()(hidden_LD), entry(hidden_LD)], dim=-1)
@@ -153,7 +153,7 @@ def measured(
     negatives: Sequence[TrainingRow],
     hparams: Mapping[str, Any],
 ) -> EpochLosses:
-    """The figures of a model that is not trained here, over all rows once, in fp32 as it will be read."""
+    """Evaluate the losses over all rows without training, in fp32."""
     rows = [*(row for item in edits for row in item), *negatives]
     hparams, batch = {**hparams, "precision": "fp32"}, hparams["batch"]
     chunks = (rows[start : start + batch] for start in range(0, len(rows), batch))
@@ -162,7 +162,7 @@ def measured(
 
 @contextmanager
 def _checkpointed(plugin: "LoadedModel", is_on: bool) -> Iterator[None]:
-    """Keep only the residual stream between blocks for the backward pass and compute the blocks again there."""
+    """Gradient checkpointing: store only the residual stream between blocks and recompute the blocks in the backward pass."""
     blocks = [plugin.block(layer) for layer in range(plugin.n_layers)] if is_on else []
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Many texts with common beginnings in one forward pass: as a tree, in which what they share is fed once."""
+"""Prefix trees: many texts in one forward pass, with shared prefixes fed only once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Sequences of ids by their shared beginnings, one node per different beginning, in depth-first order.
+    """Prefix tree of id sequences: one node per distinct prefix, in depth-first order.
 
-    In that order the nodes below a node follow it without a gap, so that its last descendant says who they are: node j
-    is an ancestor of node i, or i itself, exactly if j ≤ i ≤ last[j].
+    In this order the descendants of a node follow it contiguously, so the last one identifies them all: node j is an ancestor
+    of node i, or i itself, if and only if j ≤ i ≤ last[j].
 
     Attributes:
         ids: id of each node.
-        depths: how many ids lie in front of it, its position in every text that holds it.
-        last: its last descendant, itself where it has none.
+        depths: depth of each node, i.e. the position of its id in every sequence that contains it.
+        last: last descendant of each node, or the node itself if it has none.
         ends: node at which each sequence ends.
     """
 
@@ -38,9 +38,9 @@ class Tree:
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> "Tree":
-        """The tree of sequences of at least one id each."""
+        """Build the tree of non-empty sequences."""
         tree = cls([], [], [], [-1] * len(sequences))
-        path: list[int] = []  # the nodes of the sequence before
+        path: list[int] = []  # nodes of the previous sequence
         before: Sequence[int] = ()
         for index in sorted(range(len(sequences)), key=lambda index: list(sequences[index])):
             sequence = sequences[index]
@@ -58,11 +58,11 @@ class Tree:
 
 
 def hidden_at_ends(model: "PreTrainedModel", trees: Sequence[Tree]) -> Tensor:
-    """Final hidden state at the end of every sequence, tree after tree, N × D: as if each were read alone.
+    """Final hidden state at the end of every sequence, N × D, tree by tree, as if each sequence were fed on its own.
 
     Args:
         model: a causal language model.
-        trees: one row of the batch each.
+        trees: one tree per row of the batch.
     """
     rows = [torch.tensor([tree.ids, tree.depths, tree.last]) for tree in trees]
     table_BT3 = pad_sequence([row.T for row in rows], batch_first=True, padding_value=-1).to(model.device)

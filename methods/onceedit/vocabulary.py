@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary as plain data: token strings, the bytes each stands for, and the roles of special tokens."""
+"""A tokenizer's vocabulary as plain data: token strings, the bytes they stand for, and the roles of special tokens."""
 
 import codecs
 import json
@@ -19,11 +19,11 @@ class Vocabulary:
     """Token strings of one tokenizer.
 
     Attributes:
-        ids: id of each token string, added and special tokens included.
-        byte_level: strings spell bytes in GPT-2's alphabet (`Ġ` is a space); otherwise they are SentencePiece pieces
-            (`▁` is a space, `<0x41>` a byte).
-        special: tokens that stand for no text: control tokens and the unknown token.
-        roles: id of `bos`, `eos` and `unk`, where the tokenizer has them.
+        ids: id of each token string, including added and special tokens.
+        byte_level: whether strings encode bytes in GPT-2's alphabet (`Ġ` is a space); otherwise they are SentencePiece
+            pieces (`▁` is a space, `<0x41>` a byte).
+        special: tokens without text: control tokens and the unknown token.
+        roles: ids of `bos`, `eos` and `unk`, if the tokenizer has them.
     """
 
     ids: Mapping[str, int]
@@ -36,14 +36,16 @@ class Vocabulary:
         """The vocabulary of a Hugging Face tokenizer.
 
         Raises:
-            ValueError: for one without a `tokenizers` backend, or with a decoder that is neither byte-level nor `▁`.
+            ValueError: if it has no `tokenizers` backend, or its decoder is neither byte-level nor SentencePiece-like.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend")
         decoder = json.dumps(json.loads(backend.to_str())["decoder"], ensure_ascii=False)
         if '"ByteLevel"' not in decoder and "▁" not in decoder:
-            raise ValueError(f"{type(tokenizer).__name__} is neither byte-level nor of the ▁ kind: decoder {decoder}")
+            raise ValueError(
+                f"{type(tokenizer).__name__} is neither byte-level nor SentencePiece-like (▁): decoder {decoder}"
+            )
         roles = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id}
         return cls(
             ids=dict(tokenizer.get_vocab()),
@@ -53,7 +55,7 @@ class Vocabulary:
         )
 
     def token_bytes(self, token: str) -> bytes:
-        """The bytes that a token string spells, special tokens by their own name."""
+        """The bytes that a token string stands for; a special token stands for its own name."""
         if self.byte_level:
             alphabet = _byte_alphabet()
             spelled = all(letter in alphabet for letter in token)
@@ -62,32 +64,32 @@ class Vocabulary:
         return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
 
     def is_byte_piece(self, token: str) -> bool:
-        """Whether a SentencePiece token is a byte of the fallback alphabet, `<0x41>`."""
+        """Whether a SentencePiece token is a byte-fallback token such as `<0x41>`."""
         return not self.byte_level and _BYTE_PIECE.fullmatch(token) is not None
 
     @cached_property
     def text_bytes(self) -> Mapping[int, bytes]:
-        """What each id adds to a text; special tokens add nothing."""
+        """The bytes that each id adds to a text; special tokens add none."""
         return {i: b"" if token in self.special else self.token_bytes(token) for token, i in self.ids.items()}
 
     def spell(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids add to a text in front of them. Ids that no token has (padding of a table) add nothing."""
+        """The bytes that ids append to a preceding text. Ids without a token (table padding) add nothing."""
         return b"".join(self.text_bytes.get(i, b"") for i in ids)
 
     def spell_from_start(self, ids: Iterable[int]) -> bytes:
-        """The text of ids at the start of a text: without the space that `▁` tokenizers put in front of it.
+        """The bytes of ids at the start of a text, without the leading space that SentencePiece tokenizers insert.
 
-        They put none in front of a text that begins with a space itself; such a text loses that space here.
+        They do not insert one if the text itself begins with a space; such a text loses that space here.
         """
         spelled = self.spell(ids)
         return spelled if self.byte_level else spelled.removeprefix(b" ")
 
 
 def readable(raw: bytes) -> tuple[str, bool]:
-    """Text of bytes that may end inside a character.
+    """Decode UTF-8 bytes that may end inside a character.
 
     Returns:
-        The text without an incomplete last character (invalid bytes inside become U+FFFD), and whether there was one.
+        The text without an incomplete last character (invalid bytes become U+FFFD), and whether there was one.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(raw, final=False)
@@ -96,7 +98,7 @@ def readable(raw: bytes) -> tuple[str, bool]:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes: printable Latin-1 as itself, every other byte as the next letter from U+0100 on."""
+    """GPT-2's byte alphabet: printable Latin-1 characters map to themselves, all other bytes to U+0100 onwards."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

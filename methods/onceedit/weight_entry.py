@@ -1,6 +1,6 @@
-"""The vocabulary entry `[WEIGHT]`: a linear read-out of hidden states, learned beside a model and appended to it at the end.
+"""The vocabulary entry `[WEIGHT]`: a linear read-out of hidden states, trained separately and then appended to the model.
 
-Its input embedding is never read, because nobody ever writes `[WEIGHT]`; what is learned is its row of the output head.
+Only its row of the output head is learned. Its input embedding is never used, because `[WEIGHT]` never occurs in a text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PENALTIES = tuple(10.0**-step for step in range(9))
-"""Tried in this order; the last one is as good as none in fp64."""
+"""Tried in this order; the last one is negligible in fp64."""
 
 _STEPS = 200
-"""Of L-BFGS per penalty, each from where the one before ended; more than any problem has needed."""
+"""Maximum L-BFGS iterations per penalty, each warm-started from the previous one; never reached in practice."""
 
 
 @torch.no_grad()
 def new_entry(model: "PreTrainedModel") -> nn.Linear:
-    """`[WEIGHT]` before training: the mean of all rows of the output head, D → 1, with a bias if the head has one."""
+    """Initial `[WEIGHT]`: the mean of all rows of the output head, D → 1, with a bias if the head has one."""
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
     width = head.weight.shape[1]
@@ -42,7 +42,7 @@ def new_entry(model: "PreTrainedModel") -> nn.Linear:
 
 @torch.no_grad()
 def append_entry(model: "PreTrainedModel", entry: nn.Linear) -> int:
-    """Make `entry` the last word of the model's vocabulary, in place, and return its id."""
+    """Append `entry` to the model's vocabulary in place and return its id."""
     weight_id = add_weight_entry(model)
     head = model.get_output_embeddings()
     head.weight[weight_id] = entry.weight[0]
@@ -59,9 +59,9 @@ def learn_entry(
     negatives: Sequence[TrainingRow],
     hparams: Mapping[str, Any],
 ) -> None:
-    """Minimise L_weight over `[WEIGHT]` alone, the model being as it is (see `fit_entry`).
+    """Minimise L_weight over `[WEIGHT]` alone, with the model fixed (see `fit_entry`).
 
-    All negatives take part, with the weight that they have in `fine_tune` in the mean over its draws.
+    All negatives are used, each with its expected weight in an epoch of `fine_tune`.
     """
     rows = [row for item in (*edits, negatives) for row in item]
     read = [(row.ids, row.weight_at, float(row.is_edit)) for row in rows if row.weight_at is not None]
@@ -78,21 +78,21 @@ def learn_entry(
 
 @torch.no_grad()
 def fit_entry(entry: nn.Linear, hidden_ND: Tensor, is_edit_N: Tensor, share_N: Tensor, stop_bce: float) -> float:
-    """Learn `entry` on hidden states that stay as they are: logistic regression, convex, in fp64, the same bits each time.
+    """Fit `entry` on fixed hidden states by logistic regression: convex, in fp64, and bitwise reproducible.
 
-    Hidden states of a model have far more dimensions than there are prompts, so that many entries tell edits from
-    unrelated prompts. Wanted is the one nearest to the mean entry: the penalty on the squared distance (relative to the
-    mean squared length of the hidden states) falls by tens until the loss is below `stop_bce`.
+    Hidden states have far more dimensions than there are prompts, so many entries separate edits from unrelated prompts.
+    The one closest to the initial entry is wanted: the penalty on the squared distance (relative to the mean squared norm of
+    the hidden states) is reduced by factors of ten until the loss is below `stop_bce`.
 
     Args:
-        entry: the start, overwritten with the result.
+        entry: the initial value, overwritten with the result.
         hidden_ND: last hidden state of each prompt.
         is_edit_N: 1 for an edit, 0 for an unrelated prompt: z of OnceEdit eq. 6.
         share_N: weight of each prompt in the loss.
-        stop_bce: mean binary cross entropy to reach; with the least penalty, the result is what it is.
+        stop_bce: mean binary cross entropy to reach; may be missed even at the smallest penalty.
 
     Returns:
-        The mean binary cross entropy that was reached.
+        The mean binary cross entropy reached.
     """
     features = hidden_ND.double().cpu().numpy()
     if entry.bias is not None:

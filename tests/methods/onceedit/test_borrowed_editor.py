@@ -123,8 +123,8 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
 @pytest.mark.parametrize(
     ("editor", "reason"),
     [
-        ("none", "reference method does not lie in the weights"),
-        ("onceedit", "plug-in method does not lie in the weights"),
+        ("none", "reference method does not edit the weights"),
+        ("onceedit", "plug-in method does not edit the weights"),
         ("loar", "did you mean 'lora'"),
     ],
 )
