@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks share: options, the console, number formats, and the JSON file of the results."""
+"""Shared command-line code of the benchmarks: options, console, number formats, and the JSON file with the results."""
 
 import argparse
 import statistics
@@ -19,10 +19,10 @@ from harness.store import provenance
 
 
 def new_parser(benchmark: str, doc: str | None, quick: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has.
+    """Create a parser with the options common to all benchmarks.
 
     Args:
-        benchmark: name of its module.
+        benchmark: name of the benchmark's module.
         doc: the module's docstring, printed by `--help`.
         quick: what `--quick` reduces.
     """
@@ -42,10 +42,10 @@ def new_parser(benchmark: str, doc: str | None, quick: str) -> argparse.Argument
 
 
 def start(options: argparse.Namespace) -> Console:
-    """Apply the options about the machine, print what it is, and return the console for the results.
+    """Apply the device options, print the machine's description, and return the console for the results.
 
     Raises:
-        UserError: for a device that torch does not see.
+        UserError: if torch does not see the device.
     """
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{options.device}': torch sees no GPU here", fix="--device cpu")
@@ -59,7 +59,7 @@ def start(options: argparse.Namespace) -> Console:
 
 
 def write_results(options: argparse.Namespace, results: Mapping[str, Any]) -> None:
-    """Write the results to the file of `--out`, if it was given, with the options and the machine."""
+    """Write the results, with the options and the machine, to the `--out` file if one was given."""
     if options.out:
         chosen = {key: value for key, value in vars(options).items() if key not in ("benchmark", "out")}
         chosen = {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
@@ -77,7 +77,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def new_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table of which the first columns are text and the others are numbers."""
+    """Create a table with left-aligned text columns followed by right-aligned number columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in left:
         table.add_column(column, no_wrap=True)
@@ -87,27 +87,27 @@ def new_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median and range of one value per round."""
+    """Median and range over the rounds."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
-    """How many times as long the first took, in each round: other work on the machine slows down both sides of a round."""
+    """Slow time divided by fast time in each round; paired, because other load on the machine affects both sides of a round."""
     return [ours / theirs for ours, theirs in zip(slow, fast, strict=True)]
 
 
 def spread(values: Sequence[float], digits: Callable[[float], str]) -> str:
-    """`low to high`."""
+    """Format the range of values as `low to high`."""
     return f"{digits(min(values))} to {digits(max(values))}"
 
 
 def number(value: float) -> str:
-    """Three digits, or all of those before the point."""
+    """Format with three significant digits, or as an integer from 100 on."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in the largest unit that leaves a digit before the point."""
+    """Format a number of bytes in B, kB, MB or GB."""
     for unit in ("B", "kB", "MB"):
         if n_bytes < 1000:
             return f"{number(n_bytes)} {unit}"

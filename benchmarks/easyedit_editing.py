@@ -1,15 +1,15 @@
-"""Seconds of editing by our implementations next to EasyEdit's, method by method, on the same model and machine.
+"""Edit time of our implementations compared with EasyEdit's, method by method, on the same model and machine.
 
     python -m benchmarks.easyedit_editing [--quick] [--methods grace wise] [--models tiny/llama …] [--data FOLDER] [--out FILE]
 
-Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Three sides take turns, in a random order within each
-round: EasyEdit in its worker, our variant that computes the same (`faithful-easyedit`), and our default (`corrected`).
-All edit the same facts from the same weights with the same prefixes, the first two also with the same covariance and
-hypernetwork (docs/parity.md says what `corrected` has instead). Before the first round each makes one edit that does not count.
+Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Three sides take turns, in random order within each
+round: EasyEdit in its worker, our variant that reproduces it (`faithful-easyedit`), and our default (`corrected`).
+All edit the same facts from the same weights with the same prefixes; the first two also use the same covariance statistics and
+hypernetwork (docs/parity.md describes what `corrected` uses instead). Each side makes one untimed warm-up edit.
 
-What is timed is the phase `edit`, all facts at once. For EasyEdit, that is its `apply_…_to_model` and what follows from the
-workarounds in docs/parity.md; loading the model, reading statistics and handing over weights are left out. Ratios are taken
-within a round.
+The timed phase is `edit`, with all facts at once. For EasyEdit, this covers its `apply_…_to_model` and the cost of the
+workarounds in docs/parity.md, but not loading the model, reading statistics or transferring weights. Ratios are computed
+within each round.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from harness import registry
 from methods.easyedit import checkout
 
 Seconds = dict[str, list[float]]
-"""Of each round, by side."""
+"""Seconds of each round, by side."""
 
 THEIRS, FAITHFUL, CORRECTED = "EasyEdit", "ours, faithful", "ours, corrected"
 OURS = {FAITHFUL: "faithful-easyedit", CORRECTED: "corrected"}
 SHARED = {"mend": {"archive": "native"}}
-"""Options of the adapter that make it use the artifacts of our implementations instead of building its own."""
+"""Adapter options that make EasyEdit use the artifacts of our implementations instead of building its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(bench: Workbench, method: str, rounds: int, is_quick: bool = False) -> Seconds:
-    """Let the three sides edit in turns.
+    """Measure the edit times of the three sides, in turns.
 
     Raises:
-        UserError: if EasyEdit lacks something that the method needs, or an option.
+        UserError: if EasyEdit lacks something that the method needs, or does not support an option.
     """
     options = quick_hparams(method, is_quick)
     theirs = MethodBench(bench, method, options | SHARED.get(method, {}), OURS[FAITHFUL], "easyedit")
@@ -79,7 +79,7 @@ def measure(bench: Workbench, method: str, rounds: int, is_quick: bool = False) 
 
 
 def speed_ups(seconds: Seconds, name: str) -> list[float]:
-    """How many times as fast as EasyEdit a side was, in each round."""
+    """Speed-up of one side over EasyEdit in each round."""
     return command.ratios(seconds[THEIRS], seconds[name])
 
 

@@ -1,4 +1,4 @@
-"""Score a model with EasyEdit's own functions and with `protocol: easyedit`: all values of both, and the seconds they take."""
+"""Score a model with EasyEdit's own functions and with `protocol: easyedit`, and collect all values and times."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from harness.records import Dataset, EditRecord
 from methods.easyedit.scoring import FORMS
 
 ALGORITHM = {"teacher_forced": "FT", "generation": "GRACE"}
-"""A method that EasyEdit scores in this form."""
+"""For each form of scoring, a method that EasyEdit scores this way."""
 
 Result = TypeVar("Result")
 
 Values = dict[tuple[str, ...], float | list[int]]
-"""A score, or the ids of an answer, by when it was asked (before or after the edit), record, axis and probe."""
+"""Scores, or the ids of answers, by time (before or after the edit), record, axis and probe."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scored:
 
     Attributes:
         ours, theirs: all values of both sides, for the records that EasyEdit can score.
-        failed: ids of the records that it cannot score: an answer ended so early that it compares lists of different lengths.
+        failed: ids of the records that it cannot score, because an answer ends early and lists of different lengths are compared.
         ours_s, theirs_s: seconds per record, by round.
     """
 
@@ -46,21 +46,21 @@ class Scored:
 
     @property
     def differing(self) -> list[tuple[str, ...]]:
-        """Values that are not the same on both sides, or exist on one side only."""
+        """Values that differ between the two sides or exist on only one of them."""
         return [of for of in {**self.ours, **self.theirs} if self.ours.get(of) != self.theirs.get(of)]
 
     @property
     def speed_ups(self) -> list[float]:
-        """How many times as fast the harness was, in each round."""
+        """Speed-up of the harness over EasyEdit in each round."""
         return command.ratios(self.theirs_s, self.ours_s)
 
 
 class EasyEditScoring:
-    """EasyEdit's functions applied to a model. They are imported into this process, which should do nothing else.
+    """EasyEdit's scoring functions applied to a model; imports EasyEdit into this process, which should do nothing else.
 
     Args:
-        model: to be scored, in whatever state it is.
-        scoring: the form.
+        model: the model to score, edited or not.
+        scoring: the form of scoring.
     """
 
     def __init__(self, model: LoadedModel, scoring: str) -> None:
@@ -76,7 +76,7 @@ class EasyEditScoring:
         self._finish: Callable[..., None] = finalize_locality_metrics
 
     def quality(self, record: EditRecord) -> dict[str, Any]:
-        """What `compute_edit_quality` returns for a record; it takes one rephrase, so the others are asked one by one."""
+        """The result of `compute_edit_quality` for a record; it takes a single rephrase, so the others are asked separately."""
         metrics: dict[str, Any] = self._quality(*self._on, _request(record), self._device)
         further = [
             self._rephrase(*self._on, rephrase, record.target_new, self._device, test_rephrase=True)["rephrase_acc"][0]
@@ -85,7 +85,7 @@ class EasyEditScoring:
         return metrics | {"rephrase_acc": [*metrics.get("rephrase_acc", []), *further]}
 
     def values(self, record: EditRecord, before: dict[str, Any], after: dict[str, Any]) -> Values:
-        """All values of a record. `finalize_locality_metrics` adds to `after` how it compares with `before`."""
+        """All values of a record; `finalize_locality_metrics` adds the comparison with `before` to `after`."""
         _, model_name, hparams, _ = self._on
         self._finish({"pre": before, "post": after}, _request(record), hparams, model_name)
         found: dict[tuple[str, str], Sequence[Any]] = {("after", "locality"): after["locality"].get("probes_acc", [])}
@@ -104,14 +104,14 @@ class EasyEditScoring:
 def compare(
     model: LoadedModel, data: Dataset, scoring: str, batch: int, rounds: int, edit: Callable[[LoadedModel], None]
 ) -> Scored:
-    """Score a model before and after an edit, with both sides.
+    """Score a model before and after an edit, with both EasyEdit and the harness.
 
     Args:
-        model: unedited.
+        model: the unedited model.
         data: the records, without unrelated ones.
-        scoring: the form.
+        scoring: the form of scoring.
         batch: questions per batch of the harness.
-        rounds: EasyEdit scores one share of the records in each; at most as many as there are records.
+        rounds: number of rounds; EasyEdit scores one share of the records in each. Capped at the number of records.
         edit: changes the model's weights.
     """
     protocol, own = FORMS[scoring], EasyEditScoring(model, scoring)
@@ -148,7 +148,7 @@ def compare(
 
 
 def if_it_can(ask: Callable[..., Result], *arguments: Any) -> Result | None:
-    """What EasyEdit returns; None if it compares lists of different lengths."""
+    """The result of an EasyEdit function; None if it fails because it compares lists of different lengths."""
     try:
         return ask(*arguments)
     except ValueError as error:
@@ -158,7 +158,7 @@ def if_it_can(ask: Callable[..., Result], *arguments: Any) -> Result | None:
 
 
 def _unedited(model: LoadedModel, data: Dataset, protocol: Protocol, batch: int) -> tuple[UneditedOutputs, Values]:
-    """The unedited model's answers to the locality questions, and what is compared of them."""
+    """The unedited model's answers to the locality questions, and the ids that are compared."""
     questions = probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries)
     answers = predict(WeightEditedModel(model), questions, protocol, batch)
     compared: Values = {
@@ -169,7 +169,7 @@ def _unedited(model: LoadedModel, data: Dataset, protocol: Protocol, batch: int)
 
 
 def _request(record: EditRecord) -> dict[str, Any]:
-    """A record as EasyEdit's editors have it (editors/utils.py:159-266)."""
+    """A record in the form that EasyEdit's editors use (editors/utils.py:159-266)."""
     request: dict[str, Any] = {"prompt": record.prompt, "target_new": record.target_new, "ground_truth": None}
     if record.rephrases:
         request["rephrase_prompt"] = record.rephrases[0]

@@ -1,14 +1,15 @@
-"""Scores of `protocol: easyedit` next to those of EasyEdit's own functions: are they the same, and how long do both take?
+"""Compare the scores of `protocol: easyedit` with those of EasyEdit's own functions: values and time.
 
     python -m benchmarks.easyedit_scores [--quick] [--data FOLDER] [--records 200] [--models tiny/llama …] [--out FILE]
 
 Needs a checkout of EasyEdit (EASYEDIT_HOME, or `harness easyedit fetch`). Each model answers the questions of all records before
-and after FT-L has edited it with all of them: asked by `compute_edit_quality`, one record at a time, and by the harness, in
+and after FT-L edits it with all of them: through `compute_edit_quality`, one record at a time, and through the harness, in
 batches. Every value is compared, including the ids of the unedited model's answers to locality questions. Both sides take
-turns: in each round the harness scores all records of the edited model, and EasyEdit its next share of them.
+turns: in each round, the harness scores all records with the edited model, and EasyEdit its next share of them.
 
-Both of EasyEdit's ways to score are compared, that of most methods and that of GRACE, on the same models: what is compared is
-the scoring. EasyEdit's generation also computes an F1 that the harness does not use, and generates a second time for it.
+Both of EasyEdit's forms of scoring are compared, the one for most methods and the one for GRACE, on the same models, because
+only the scoring matters here. EasyEdit's generation form also computes an F1 score that the harness does not use, and
+generates a second time for it.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _scored(options: argparse.Namespace, scoring: str, console: Console) -> Scored:
     with Workbench.opened(options, options.records, console) as bench:
         model, undo = bench.model, []
-        if bench.is_random:  # a checkpoint names its end-of-text id; a random model has none, or another vocabulary's
+        if bench.is_random:  # unlike a checkpoint, a random model has no matching end-of-text id
             model.model.generation_config.eos_token_id = model.tokenizer.eos_token_id
         try:
             edit = MethodBench(bench, "ft-l", {}).edit
@@ -74,7 +75,7 @@ def _scored(options: argparse.Namespace, scoring: str, console: Console) -> Scor
 
 
 def table(title: str, found: Mapping[str, Mapping[str, Scored]]) -> Table:
-    """One row per model and form."""
+    """One row per model and form of scoring."""
     made = command.new_table(title, ["model", "scored by"], ["values", "differing", "EasyEdit fails", "mean",
         "EasyEdit, ms per record", "harness, ms per record", "times as fast"])  # fmt: skip
     for name, forms in found.items():
@@ -98,7 +99,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", default=["tiny/llama", "tiny/mistral", "tiny/gptj"], help="default: three tiny models")
     add("--records", type=int, default=200, help="default: 200")
-    add("--rounds", type=int, default=4, help="in each EasyEdit scores its share of the records; default: 4")
+    add("--rounds", type=int, default=4, help="EasyEdit scores one share of the records per round; default: 4")
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:

@@ -1,15 +1,15 @@
-"""Time per edit of OnceEdit's edit stage, next to a plain fine-tuning loop over the same batches.
+"""Time per edit of OnceEdit's edit stage, compared with a plain fine-tuning loop over the same batches.
 
     python -m benchmarks.edit_stage [--model tiny/tinyllama] [--layers N] [--precision bf16] [--quick] [--out FILE]
 
-The reference is a Trainer-style loop: what `transformers.Trainer` runs per step with its default settings, written out,
-because Trainer itself needs `accelerate`, which this project does not depend on. Rows are padded on the right, the
-model's own loss takes the logits of the whole vocabulary at all positions, labels are -100 where nothing is learned (the
-whole row of an unrelated prompt), gradients are clipped at norm 1, AdamW is the fused one, its learning rate falls linearly. It
-does less than Trainer does (no data-loader, no accumulation, no check for NaN, no logs, no checkpoints) and less than the
-edit stage (no `[WEIGHT]` loss), so the ratio is too small rather than too large.
+The reference is a Trainer-style loop: the steps of `transformers.Trainer` with its default settings, written out because
+Trainer itself needs `accelerate`, which this project does not depend on. Rows are right-padded, the model's own loss
+computes logits over the whole vocabulary at all positions, labels are -100 where nothing is learned (the whole row of an
+unrelated prompt), gradients are clipped to norm 1, and fused AdamW uses a linearly decaying learning rate. The loop does less
+than Trainer (no data loader, accumulation, NaN check, logging or checkpoints) and less than the edit stage (no `[WEIGHT]`
+loss), so the speed-up is a conservative estimate.
 
-Both run in this process in turn, on models with the same random weights. The final losses only show that both loops learn.
+Both run alternately in this process, on models with the same random weights. The final losses only show that both learn.
 """
 
 import argparse
@@ -49,20 +49,20 @@ from methods.onceedit.training import fine_tune
 from methods.onceedit.weight_entry import new_entry
 
 VOCABULARY = 3000
-"""Ids of the tokenizer, which is trained on the records; prompts then have the lengths that large models give them."""
+"""Vocabulary size of the tokenizer trained on the records, chosen so that prompts are as long as with large models."""
 
 IGNORED = -100
-"""The label of a place where a Hugging Face model learns nothing."""
+"""Label of positions that the loss of a Hugging Face model ignores."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The training that both loops do.
+    """The training task of both loops.
 
     Attributes:
-        plugin: the model, in fp32, and a tokenizer.
-        edits, negatives: rows to learn from.
-        hparams: OnceEdit's own for this model; training does not stop early.
+        plugin: the model in fp32, with a tokenizer.
+        edits, negatives: training rows.
+        hparams: OnceEdit's hyper-parameters for this model; training does not stop early.
     """
 
     plugin: LoadedModel
@@ -71,7 +71,7 @@ class Work:
     hparams: dict[str, Any]
 
     def batches(self) -> list[list[TrainingRow]]:
-        """All batches of all epochs, as the edit stage draws them."""
+        """All batches of all epochs, drawn as in the edit stage."""
         generator = torch.Generator().manual_seed(0)
         n_negatives = negatives_per_epoch(len(self.edits), len(self.negatives), self.hparams)
         return [
@@ -81,12 +81,12 @@ class Work:
         ]
 
     def copy(self) -> LoadedModel:
-        """The model before training."""
+        """A trainable copy of the untrained model."""
         return dataclasses.replace(self.plugin, model=copy.deepcopy(self.plugin.model).requires_grad_(True))
 
 
 def prepared(options: argparse.Namespace) -> Work:
-    """Synthetic records, a tokenizer trained on them, a model with random weights."""
+    """Prepare synthetic records, a tokenizer trained on them, and a model with random weights."""
     data = load(resolve("counterfact", "synthetic", options.edits, train=200))
     tokenizer = train_tokenizer("metaspace", VOCABULARY, verbalise(data), boost=1)
     shape = entry(options.model)
@@ -103,7 +103,7 @@ def prepared(options: argparse.Namespace) -> Work:
 
 
 def run_edit_stage(work: Work, clock: PhaseClock) -> float:
-    """Train a copy as the edit stage does; the cross entropy per target token in the last epoch."""
+    """Train a copy with the edit stage; returns the cross entropy per target token in the last epoch."""
     plugin = work.copy()
     silent = Display(Console(quiet=True)).bar
     with clock.phase("edit"):
@@ -115,7 +115,7 @@ def run_edit_stage(work: Work, clock: PhaseClock) -> float:
 
 
 def run_reference(work: Work, clock: PhaseClock) -> float:
-    """Train a copy in the Trainer-style loop; the cross entropy per target token in the last epoch."""
+    """Train a copy with the Trainer-style loop; returns the cross entropy per target token in the last epoch."""
     plugin, batches = work.copy(), work.batches()
     model: PreTrainedModel = plugin.model.train()
     per_epoch = len(batches) // work.hparams["epochs"]
@@ -140,7 +140,7 @@ def run_reference(work: Work, clock: PhaseClock) -> float:
 
 
 def _collated(rows: Sequence[TrainingRow], device: torch.device) -> dict[str, torch.Tensor]:
-    """Ids, mask and labels of a batch, padded on the right."""
+    """Ids, mask and labels of a right-padded batch."""
     batch = right_padded([row.ids for row in rows], device)
     labels_BT = torch.full(batch.ids_BT.shape, IGNORED)
     for index, row in enumerate(rows):
@@ -149,7 +149,7 @@ def _collated(rows: Sequence[TrainingRow], device: torch.device) -> dict[str, to
 
 
 def token_shares(work: Work) -> dict[str, float]:
-    """Share of computed tokens that are not padding, in the edit stage and in the reference."""
+    """Fraction of computed tokens that are not padding, in the edit stage and in the reference."""
     real = in_rows = in_rectangles = 0
     for rows in work.batches():
         lengths = [len(row.ids) for row in rows]
@@ -165,7 +165,7 @@ LOOPS = {"edit stage": run_edit_stage, "reference": run_reference}
 def measured(work: Work, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds per edit of each loop, one value per repeat, and final losses.
 
-    The loops take turns, in a random order within each repeat; a first repeat of one epoch is discarded.
+    The loops take turns, in random order within each repeat; a warm-up repeat of one epoch is discarded.
     """
     order = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in LOOPS}

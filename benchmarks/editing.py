@@ -1,19 +1,19 @@
-"""Seconds per edit of every method, and seconds per record to evaluate its edits, as multiples of OnceEdit's.
+"""Time per edit of every method, and time per record to evaluate its edits, relative to OnceEdit.
 
     python -m benchmarks.editing [--quick] [--methods rome memit onceedit] [--out FILE]
     python -m benchmarks.editing --model llama2-7b --device cuda --dtype bfloat16 --set memit.moments=train_prompts
 
-All methods edit the same facts with the hyper-parameters that a suite would give them. They take turns in one process, in a
-random order within each round; before the first round each makes one edit that does not count. What is timed:
-    edit      the phase of that name, divided by the number of edits. An edit that is an artifact (OnceEdit's, which serves
-              every target model) is made again in each round and counts in full
-    attach    what follows once per target model
-    evaluate  all questions under both protocols and for their routing score, divided by the number of records
-    artifacts what is built once before any edit (covariance, a hypernetwork, a pair's relative state): listed separately
-docs/timing.md says what a phase contains. Ratios are taken within a round. A method that fails is listed with its reason.
+All methods edit the same facts with the hyper-parameters that they would have in a suite. They take turns in one process, in
+random order within each round, after one untimed warm-up edit each. What is timed:
+    edit      the phase `edit`, divided by the number of edits. An edit that is an artifact (OnceEdit's, which serves every
+              target model) is repeated in each round and counts in full
+    attach    the phase `attach`, once per target model
+    evaluate  all questions under both protocols plus their routing scores, divided by the number of records
+    artifacts one-time setup before any edit (covariance statistics, hypernetwork, relative state): listed separately
+docs/timing.md describes the phases. Ratios are computed within each round. If a method fails, the reason is listed.
 
-A step costs the same with random weights as with trained ones, but a method that stops when its loss is low may take another
-number of steps. `--weights trained` trains the tiny models first.
+A step costs the same with random weights as with trained ones, but a method that stops when its loss is low may take a
+different number of steps. `--weights trained` trains the tiny models first.
 """
 
 import argparse
@@ -36,22 +36,22 @@ from harness.evaluation.evaluate import evaluate
 from harness.evaluation.protocols import OWN
 
 QUICK = {"epochs": 2, "steps": 2, "v_steps": 2, "validate_every": 2, "validation": 4}
-"""Hyper-parameters of a quick run, for those methods that have them."""
+"""Hyper-parameter overrides of a quick run, applied to the methods that have them."""
 
 REFERENCE = "onceedit"
-"""The method whose times the others are multiples of."""
+"""The method that all others are compared with."""
 
 EDIT, ATTACH, EVALUATE = "edit_s", "attach_s", "evaluate_s"
 
 
 @dataclass
 class MethodTimes:
-    """What was measured of a method.
+    """Measurements of one method.
 
     Attributes:
         seconds: one value per round: per edit, per target model and per record.
-        artifacts_s: by phase, of each artifact that is not an edit.
-        diagnostics: of the last edit.
+        artifacts_s: seconds by phase of each artifact that is not an edit.
+        diagnostics: diagnostics of the last edit.
         reason: why the method failed; None if it did not.
     """
 
@@ -75,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in remarks(found):
         console.print(line)
     if options.weights == "random":
-        console.print("Random weights: a method that stops when its loss is low may take another number of steps.")
+        console.print("Random weights: a method that stops when its loss is low may take a different number of steps.")
 
 
 def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, MethodTimes]:
-    """Times of all methods, written after each round; a failure stops no other method."""
+    """Measure all methods, writing the results after each round; a failing method does not stop the others."""
     found = {name: MethodTimes(registry.find_method(name).spec.title) for name in options.methods}
     unedited = bench.unedited(options.eval_batch)
     methods: dict[str, MethodBench] = {}
@@ -126,7 +126,7 @@ def measure(bench: Workbench, options: argparse.Namespace) -> dict[str, MethodTi
 
 
 def relative(found: Mapping[str, MethodTimes]) -> dict[str, dict[str, dict[str, float]]]:
-    """Seconds per edit and per record as multiples of the reference's in the same round."""
+    """Seconds per edit and per record relative to the reference in the same round."""
     if REFERENCE not in found or found[REFERENCE].reason is not None:
         return {}
     base = found[REFERENCE].seconds
@@ -164,7 +164,7 @@ def table(title: str, found: Mapping[str, MethodTimes], against: Mapping[str, An
 
 
 def remarks(found: Mapping[str, MethodTimes]) -> list[str]:
-    """What failed, and what the artifacts took: to be printed below the table."""
+    """Lines to print below the table: failures, and the build times of artifacts."""
     lines = [f"{of.title}: {of.reason}" for of in found.values() if of.reason is not None]
     artifacts = {name: phases for of in found.values() for name, phases in of.artifacts_s.items()}
     for name, phases in artifacts.items():
@@ -175,16 +175,16 @@ def remarks(found: Mapping[str, MethodTimes]) -> list[str]:
 
 
 def quick_hparams(method: str, is_quick: bool) -> dict[str, Any]:
-    """Hyper-parameters with which a method takes a few steps only, if that is asked for."""
+    """Overrides that limit a method to a few steps in a quick run; empty otherwise."""
     known = registry.find_method(method).Hparams.model_fields
     return {key: value for key, value in QUICK.items() if is_quick and key in known}
 
 
 def _settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`METHOD.KEY=VALUE` of each text; a value that is not JSON is a string.
+    """Parse `METHOD.KEY=VALUE` settings; a value that is not JSON is taken as a string.
 
     Raises:
-        UserError: for a text of another form.
+        UserError: if a setting has another form.
     """
     settings: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -209,8 +209,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--methods", nargs="+", metavar="METHOD", help="default: all")
     add("--edits", type=int, default=50, help="facts to edit; default: 50")
     add("--repeats", type=int, default=3, help="rounds; default: 3")
-    add("--set", nargs="+", default=[], metavar="METHOD.KEY=VALUE", help="hyper-parameters that replace those of the "
-        "files, values as JSON")  # fmt: skip
+    add("--set", nargs="+", default=[], metavar="METHOD.KEY=VALUE", help="override hyper-parameters of the files; "
+        "values are JSON")  # fmt: skip
     add_options(parser)
     options = parser.parse_args(arguments)
     options.methods = [registry.find_method(name).spec.name for name in options.methods or registry.methods.all()]

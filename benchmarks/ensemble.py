@@ -1,14 +1,14 @@
-"""Cost of OnceEdit's decoding step, compared with both matrices R in memory and with the models' own steps.
+"""Cost of OnceEdit's decoding step, compared with keeping both matrices R in memory and with the models' own forward passes.
 
     python -m benchmarks.ensemble [--quick] [--out FILE]
     python -m benchmarks.ensemble --pair llama2-7b+tinyllama-1.1b --dtype bfloat16 --device cuda [--compile default]
 
-Part `fusion` needs no model: embeddings and next-token distributions are drawn (benchmarks/ensemble_data.py) and decoded
-    owner, column  with the certified arg-max, as OnceEdit's decoders do
-    R, owner       with both relative transfer matrices in fp32 in memory: two products, arg-max, its owner
-    R, search      the same, then DeePEn's search of 5 steps on a one-hot target: the reference of all speed-ups
-Part `step` runs both models of a pair with random weights in the middle of a text, then fuses and decodes. Logits of
-random weights are nearly flat, so the distributions are drawn there too. Everything compared takes turns in one process.
+Part `fusion` needs no model. Embeddings and next-token distributions are random (benchmarks/ensemble_data.py), decoded by
+    owner, column  OnceEdit's decoders, with the certified arg-max
+    R, owner       both relative transfer matrices in memory in fp32: two products, arg-max, its owner
+    R, search      the same, then DeePEn's 5-step search on a one-hot target: the reference for all speed-ups
+Part `step` runs both models of a pair, with random weights, in the middle of a text, then fuses and decodes. Random weights
+give nearly flat logits, so random distributions are fused there too. All candidates take turns in one process.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PARTS = ("fusion", "step")
 VOCABULARIES, WIDTHS = (8000, 32000), (512, 256)
 
 ROOM = 1.25
-"""Free memory that the reference needs, as a multiple of its two matrices."""
+"""Free memory that the reference needs, as a multiple of the size of its two matrices."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +56,7 @@ class Run:
     """One run of the benchmark.
 
     Attributes:
-        found: all results, as they are written.
+        found: all results, in the form in which they are written.
     """
 
     options: argparse.Namespace
@@ -65,7 +65,7 @@ class Run:
     found: dict[str, list[Any]] = field(default_factory=lambda: {"pairs": [], "fusion": [], "step": [], "left_out": []})
 
     def fusion(self, shape: PairShape) -> None:
-        """Part `fusion` at one shape."""
+        """Run part `fusion` for one shape."""
         options, pair = self.options, self._pair(shape)
         whole = self._in_memory(pair)
         compiled = _compiled(options.compile) if options.compile else None
@@ -81,7 +81,7 @@ class Run:
             self.console.print(tables.fusion_line(record))
 
     def step(self, named: ModelPair) -> None:
-        """Part `step` of a pair of models."""
+        """Run part `step` for a pair of models."""
         options, pair = self.options, self._pair(named.shape(self.options.common))
         models = ensemble_step.random_models(named, pair, options.dtype, self.device, options.seed)
         records = []
@@ -98,7 +98,7 @@ class Run:
             self.console.print(tables.step_line(record))
 
     def _pair(self, shape: PairShape) -> BuiltPair:
-        """Embeddings and relative states of a shape; a new one is reported."""
+        """Embeddings and relative states of a shape; prints its build cost the first time."""
         options = self.options
         with self.console.status(f"relative states, V {shape.tokens_llm}"):
             pair = built(shape, options.rule, getattr(torch, options.dtype), self.device, options.seed)
@@ -108,10 +108,10 @@ class Run:
         return pair
 
     def _in_memory(self, pair: BuiltPair) -> tuple[InMemory, InMemory] | None:
-        """Both R in memory; None, with the reason printed, if there is no room."""
+        """Both R in memory; None, after printing the reason, if there is not enough memory."""
         need, free = ROOM * pair.shape.matrix_bytes, free_bytes(self.device)
         if free < need:
-            reason = f"R in memory is left out: it needs {size(need)}, {size(free)} are free"
+            reason = f"R in memory is skipped: it needs {size(need)}, but only {size(free)} are free"
             self.found["left_out"].append({"pair": dataclasses.asdict(pair.shape), "reason": reason})
             self.console.print(reason)
             return None
@@ -120,7 +120,7 @@ class Run:
 
 
 def _shapes(options: argparse.Namespace) -> list[PairShape]:
-    """What part `fusion` measures: the vocabularies of `--vocab`, else those of the pair."""
+    """Shapes that part `fusion` measures: the vocabularies of `--vocab`, else those of the pair."""
     if options.vocab:
         return [plain_shape(tokens, options.width, options.common) for tokens in options.vocab]
     return [ModelPair.named(options.pair).shape(options.common)]
@@ -135,19 +135,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure; default: both")
     add("--pair", default="small", help="small, tiny, or two catalogue names such as llama2-7b+tinyllama-1.1b")
-    add("--vocab", nargs="+", type=int, metavar="V", help="vocabularies of part fusion; default: those of the pair, and "
+    add("--vocab", nargs="+", type=int, metavar="V", help="vocabulary sizes for part fusion; default: those of the pair, and "
         "8000 32000 for small")  # fmt: skip
-    add("--width", nargs=2, type=int, default=WIDTHS, metavar=("D", "D"), help="widths of the target model's and the "
-        "plug-in's embeddings, with --vocab; default: 512 256")  # fmt: skip
-    add("--common", type=float, default=0.05, metavar="C", help="share of a direction that all embeddings have in common, "
-        "0 to .75; the larger, the flatter are the rows of R; default: .05")  # fmt: skip
-    add("--rule", default="deepen", choices=["deepen", "plain"], help="of the relative representation; default: deepen")
+    add("--width", nargs=2, type=int, default=WIDTHS, metavar=("D", "D"), help="embedding widths of the target model and the "
+        "plug-in, with --vocab; default: 512 256")  # fmt: skip
+    add("--common", type=float, default=0.05, metavar="C", help="share of a direction common to all embeddings, "
+        "0 to .75; a larger share makes the rows of R flatter; default: .05")  # fmt: skip
+    add("--rule", default="deepen", choices=["deepen", "plain"], help="relative representation; default: deepen")
     add("--batch", nargs="+", type=int, default=[1, 8, 32], metavar="B", help="default: 1 8 32")
     add("--context", type=int, default=64, help="ids in both caches before the first step; default: 64")
-    add("--repeats", type=int, default=24, help="rounds, each with distributions of its own; default: 24")
+    add("--repeats", type=int, default=24, help="rounds, each with new distributions; default: 24")
     add("--reference-repeats", type=int, default=3, help="rounds in which R in memory takes part; default: 3")
-    add("--dtype", default="float32", choices=list(DTYPE_BYTES), help="of weights and embeddings; default: float32")
-    add("--compile", choices=["default", "reduce-overhead", "max-autotune"], help="also time L0 alone, as it is and with "
+    add("--dtype", default="float32", choices=list(DTYPE_BYTES), help="weights and embeddings; default: float32")
+    add("--compile", choices=["default", "reduce-overhead", "max-autotune"], help="also time L0 alone, with and without "
         "torch.compile(dynamic=False) in this mode")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.quick:

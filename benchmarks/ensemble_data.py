@@ -1,17 +1,17 @@
-"""Random embeddings and next-token distributions, shaped like those of trained models.
+"""Random embeddings and next-token distributions that resemble those of trained models.
 
-The cost of a certified arg-max depends on both: on how far a row of R spreads over the anchors, and on how far the most
-probable anchor leads. Isotropic embeddings and the flat logits of random weights would say nothing about either.
+The cost of a certified arg-max depends on how widely the rows of R spread over the anchors and on the lead of the most
+probable anchor. Isotropic embeddings and the flat logits of random weights would be realistic in neither respect.
 
-**Embeddings.** A unit row is √c · common direction + √.25 · centre of its cluster + √(.75 - c) · a direction of its own: the
-mean cosine is c over all pairs and c + .25 within a cluster. Clusters have 60 tokens on average, their sizes fall like
-1 / rank; lengths are log-normal (σ = .25). An anchor belongs to the same cluster in both models. c is an option: the larger
-it is, the flatter are the rows of R, and the harder is a proof.
+**Embeddings.** A unit row is √c · common direction + √.25 · centre of its cluster + √(.75 - c) · an individual direction, so
+the mean cosine is c over all pairs and c + .25 within a cluster. Clusters have 60 tokens on average, with sizes proportional
+to 1 / rank; norms are log-normal (σ = .25). An anchor belongs to the same cluster in both models. c is an option: larger
+values make the rows of R flatter and the arg-max harder to certify.
 
-**Next-token distributions.** Half of the rows are sharp (the first token's probability is uniform in .6 … .99), half are
-flat (.15 … .4). The rest of a row falls over the vocabulary like 1 / (rank + 2.7)^1.5 (Zipf-Mandelbrot), in a random
-order; the mean entropy is about 2.6 nats. In half of the rows the plug-in's first token is the target model's; its sharpness
-is drawn anew. Alpha is near the ends, as after training: uniform in 0 … .2 or in .8 … 1.
+**Next-token distributions.** Half of the rows are sharp (the top token's probability is uniform in .6 … .99), half are flat
+(.15 … .4). The remaining mass is distributed over the vocabulary as 1 / (rank + 2.7)^1.5 (Zipf-Mandelbrot) in random order;
+the mean entropy is about 2.6 nats. In half of the rows, the plug-in's top token is that of the target model; its sharpness is
+drawn independently. Alpha is near 0 or 1, as after training: uniform in 0 … .2 or in .8 … 1.
 """
 
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class PairShape:
     """Sizes of a pair in anchor space.
 
     Attributes:
-        tokens_llm, tokens_plugin: rows of the embedding tables, `[WEIGHT]` included.
-        anchors: tokens that they share.
-        width_llm, width_plugin: of the embeddings.
-        common: share c of the direction that all embeddings have in common, 0 … .75.
+        tokens_llm, tokens_plugin: rows of the embedding tables, including `[WEIGHT]`.
+        anchors: number of shared tokens.
+        width_llm, width_plugin: widths of the embeddings.
+        common: share c of the direction common to all embeddings, 0 … .75.
     """
 
     tokens_llm: int
@@ -45,7 +45,7 @@ class PairShape:
 
     @property
     def matrix_bytes(self) -> int:
-        """Both relative transfer matrices in fp32."""
+        """Size of both relative transfer matrices in fp32."""
         return 4 * self.anchors * (self.tokens_llm + self.tokens_plugin)
 
 
@@ -69,7 +69,7 @@ class Draw:
 
 
 def draw_tables(shape: PairShape, dtype: torch.dtype, device: torch.device, seed: int) -> Tables:
-    """Embeddings of a pair."""
+    """Draw the embeddings of a pair."""
     generator = torch.Generator().manual_seed(seed)
     ids_A2 = [
         torch.randperm(tokens, generator=generator)[: shape.anchors]
@@ -86,7 +86,7 @@ def draw_tables(shape: PairShape, dtype: torch.dtype, device: torch.device, seed
 
 
 def draw_steps(tables: Tables, rows: int, generator: torch.Generator) -> Draw:
-    """One decoding step of a batch."""
+    """Draw the inputs of one decoding step for a batch."""
     device = tables.llm_VD.device
     anchor_B = torch.randint(len(tables.llm_ids), (rows,), generator=generator)
     first_l_B = torch.tensor(tables.llm_ids)[anchor_B]
@@ -111,14 +111,14 @@ def _embeddings(cluster_V: Tensor, centres: int, width: int, common: float, gene
 
 
 def _distributions(first_B: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """Rows that sum to 1, sharp or flat, with `first_B` the most probable."""
+    """Sharp or flat rows that sum to 1, with `first_B` as the most probable token."""
     rows = len(first_B)
     peak_B = torch.rand(rows, generator=generator)
     is_sharp_B = torch.rand(rows, generator=generator) < 0.5
     peak_B = torch.where(is_sharp_B, 0.6 + 0.39 * peak_B, 0.15 + 0.25 * peak_B)
     rank_V = torch.randperm(tokens, generator=generator)
     start_B = torch.randint(tokens, (rows,), generator=generator)
-    rank_BV = (rank_V + start_B[:, None]) % tokens  # one random order, started elsewhere in each row
+    rank_BV = (rank_V + start_B[:, None]) % tokens  # one random order, with a different start in each row
     tail_BV = (rank_BV + 1.0 + _TAIL_OFFSET).pow_(-_TAIL_EXPONENT).scatter_(1, first_B[:, None], 0.0)
     tail_BV *= ((1 - peak_B) / tail_BV.sum(dim=-1))[:, None]
     return tail_BV.scatter_(1, first_B[:, None], peak_B[:, None])

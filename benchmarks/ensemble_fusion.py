@@ -1,4 +1,4 @@
-"""Fusion and decoding alone: the certified arg-max, and the same with both relative transfer matrices in memory."""
+"""Fusion and decoding alone: with the certified arg-max, and with both relative transfer matrices in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ L0, L0_COMPILED = "L0", "L0 compiled"
 
 @dataclass(frozen=True, eq=False)
 class InMemory(Projection):
-    """A projection with the whole of R in memory as one tile, whatever its size."""
+    """A projection with all of R in memory as a single tile, regardless of its size."""
 
     matrix: TransferMatrix
 
     @classmethod
     def of(cls, state: RelativeState) -> Self:
-        """Write R in place, so that there is never more than one copy."""
+        """Fill R in place, so that there is never more than one copy."""
         tiled = TransferMatrix.of(state, materialise_below_bytes=0)
         matrix_VA = state.rows(0, 1).new_empty(state.n_tokens, state.n_anchors)
         for start, stop in tiled.tiles():
@@ -38,7 +38,7 @@ class InMemory(Projection):
 
 
 class WholeOwnerDecoder:
-    """The owner of the arg-max of the whole fused distribution."""
+    """Returns the owner of the arg-max of the full fused distribution."""
 
     def decode(self, fused: Fused, logits_l_BV: torch.Tensor) -> Decoded:
         """See `Decoder`."""
@@ -47,7 +47,7 @@ class WholeOwnerDecoder:
 
 
 def draws_of(pair: BuiltPair, batch: int, rounds: int, seed: int) -> list[Draw]:
-    """One decoding step per round."""
+    """Draw the inputs of one decoding step per round."""
     generator = torch.Generator().manual_seed(seed)
     return [draw_steps(pair.tables, batch, generator) for _ in range(rounds)]
 
@@ -59,14 +59,14 @@ def measure(
     reference_repeats: int,
     compiled: Callable[..., Any] | None,
 ) -> dict[str, Any]:
-    """Time, memory, levels and agreement of all decoders at one shape and batch.
+    """Measure time, memory, levels and agreement of all decoders for one shape and batch size.
 
     Args:
         pair: states of both models.
-        whole: the same with both R in memory; None leaves the reference out.
+        whole: the same with both R in memory; None skips the reference.
         draws: one decoding step per round.
-        reference_repeats: rounds in which the reference takes part.
-        compiled: `bounds.from_lists` compiled, to be timed next to the original; None leaves both out.
+        reference_repeats: number of rounds that include the reference.
+        compiled: compiled `bounds.from_lists`, timed against the original; None skips both.
     """
     candidates = [
         Candidate(OWNER, decoding(pair.llm, pair.plugin, OwnerDecoder(), draws)),
@@ -97,7 +97,7 @@ def measure(
 
 
 def decoding(llm: Projection, plugin: Projection, decoder: Decoder, draws: Sequence[Draw]) -> Callable[[int], Decoded]:
-    """A repetition: from logits and probabilities to a token."""
+    """A timed run from logits and probabilities to a token."""
 
     def decode(turn: int) -> Decoded:
         return decoder.decode(_fused(llm, plugin, draws[turn]), draws[turn].logits_l_BV)
@@ -106,7 +106,7 @@ def decoding(llm: Projection, plugin: Projection, decoder: Decoder, draws: Seque
 
 
 def _first_level(pair: BuiltPair, draws: Sequence[Draw], bounds: Callable[..., Any]) -> Callable[[int], None]:
-    """A repetition: from logits and probabilities to the bounds of L0, which are dropped."""
+    """A timed run from logits and probabilities to the bounds of L0, which are discarded."""
 
     def bound(turn: int) -> None:
         bounds(_fused(pair.llm, pair.plugin, draws[turn]).sides(), LISTED_L0)
@@ -119,15 +119,15 @@ def _fused(llm: Projection, plugin: Projection, draw: Draw) -> Fused:
 
 
 def _levels(measured: Measured) -> dict[str, float]:
-    """Share of the rows that each level decided."""
+    """Fraction of rows decided at each level."""
     level_N = torch.cat([decoded.certificate.level_B for decoded in measured.results.values()])
     return {f"l{level}": float((level_N == level).double().mean()) for level in (0, 1, 2)}
 
 
 def agreement(pair: BuiltPair, found: Mapping[str, Measured], draws: Sequence[Draw]) -> dict[str, int]:
-    """How often the decoders agree.
+    """Count how often the decoders agree.
 
-    `wrong`: rows where the reference's anchor, an arg-max in fp32, is truly more probable than the certified one.
+    `wrong` counts rows where the reference's fp32 arg-max is in fact more probable than the certified anchor.
     """
     owner, column = found[OWNER].results, found[COLUMN].results
     counts = {

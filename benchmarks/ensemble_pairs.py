@@ -1,4 +1,4 @@
-"""Pairs of models for `benchmarks.ensemble`: architectures, how many anchors they share, and their relative states."""
+"""Model pairs for `benchmarks.ensemble`: architectures, numbers of shared anchors, and relative states."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from methods.onceedit.fusion import Projection
 from methods.onceedit.relative import RelativeState, Rule
 
 ANCHOR_SHARE = 0.75
-"""Anchors of a pair whose number is unknown, as a share of the smaller vocabulary; Mistral-7B shares as many."""
+"""Number of anchors relative to the smaller vocabulary, if it is unknown; the share of Mistral-7B and TinyLlama."""
 
 _ANCHORS = {
     ("llama2-7b", "tinyllama-1.1b"): 31999,
@@ -45,8 +45,8 @@ class ModelPair:
     """The architectures of a target model and a plug-in.
 
     Attributes:
-        llm, plugin: their shapes; the plug-in's vocabulary without `[WEIGHT]`.
-        anchors: tokens that they share.
+        llm, plugin: their shapes; the plug-in's vocabulary excludes `[WEIGHT]`.
+        anchors: number of shared tokens.
     """
 
     llm: CatalogueEntry
@@ -58,7 +58,7 @@ class ModelPair:
         """A pair by name: `small`, `tiny`, or two catalogue names joined by `+`.
 
         Raises:
-            UserError: for any other name.
+            UserError: if the name is unknown.
         """
         if name in OWN_PAIRS:
             llm, plugin = OWN_PAIRS[name]
@@ -78,22 +78,22 @@ class ModelPair:
 
 
 def plain_shape(tokens: int, widths: tuple[int, int], common: float) -> PairShape:
-    """The shape of two models' tables with vocabularies of one size."""
+    """The shape of a pair whose vocabularies have the same size."""
     return PairShape(tokens, tokens + 1, round(ANCHOR_SHARE * tokens), *widths, common)
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltPair:
-    """Embeddings of a pair, its relative states, and their cost.
+    """Embeddings and relative states of a pair, and the cost of building them.
 
     Attributes:
-        shape: of the tables.
+        shape: shape of the tables.
         tables: the embeddings.
         llm, plugin: projections onto the anchors.
-        build_s: seconds to build both states and what is derived from them; on the CPU a few per cent too many, because
-            memory is tracked.
-        build_bytes: peak memory while building, without the embeddings.
-        state_bytes: memory of what is kept.
+        build_s: seconds to build both states and their bounds; overestimated by a few per cent on the CPU, where memory
+            tracking slows it down.
+        build_bytes: peak memory while building, excluding the embeddings.
+        state_bytes: size of the states and bounds.
     """
 
     shape: PairShape

@@ -1,4 +1,4 @@
-"""A whole decoding step of a pair with random weights: both models, fusion, decoding."""
+"""A complete decoding step of a pair with random weights: both models, fusion and decoding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +21,9 @@ WHOLE = "whole step, owner"
 
 
 class RunningPair:
-    """Two models in the middle of a batch of texts, as OnceEdit's ensemble runs them: one more id per step.
+    """Two models in the middle of a batch of texts, run as in OnceEdit's ensemble, with one more id per step.
 
-    Texts are random ids, so neither tokenizer is used.
+    The texts are random ids, so no tokenizer is used.
     """
 
     def __init__(self, models: tuple[Any, EditedPlugin], batch: int, context: int, seed: int) -> None:
@@ -64,7 +64,7 @@ class RunningPair:
 def random_models(
     pair: ModelPair, tables: BuiltPair, dtype: str, device: torch.device, seed: int
 ) -> tuple[Any, EditedPlugin]:
-    """Both models with random weights, their input embeddings those of the tables."""
+    """Both models with random weights and the input embeddings of `tables`."""
     llm = random_model(pair.llm, dtype, device, seed).eval()
     plugin = random_model(pair.plugin, dtype, device, seed).eval()
     weight_id = add_weight_entry(plugin)
@@ -77,9 +77,9 @@ def random_models(
 def measure(
     built: BuiltPair, models: tuple[Any, EditedPlugin], batch: int, context: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Times of both models alone, of fusion and decoding alone, and of the whole step.
+    """Time both models alone, fusion and decoding alone, and the whole step.
 
-    Logits of random weights are nearly flat. The distributions to fuse are therefore drawn and not taken from the models.
+    Random weights give nearly flat logits, so random distributions are fused instead of the models' own.
     """
     running = RunningPair(models, batch, context, seed)
     draws = draws_of(built, batch, repeats, seed)
@@ -93,7 +93,7 @@ def measure(
         return choosers[name].choose(draw.logits_l_BV, draw.probs_s_BU, draw.alpha_B)
 
     def forwards(*steps: Callable[[], Tensor]) -> None:
-        """Run steps without keeping their large outputs."""
+        """Run steps and discard their large outputs."""
         for step in steps:
             step()
 

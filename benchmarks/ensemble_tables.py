@@ -1,4 +1,4 @@
-"""The results of `benchmarks.ensemble`, as its JSON file has them, in tables for the terminal."""
+"""Terminal tables of the results of `benchmarks.ensemble`, from the contents of its JSON file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def pair_line(pair: Results) -> str:
 
 
 def fusion_table(pair: Results, found: Sequence[Results]) -> Table:
-    """Part `fusion` at one shape, one record per batch."""
+    """Table of part `fusion` for one shape, one record per batch size."""
     table = new_table(
         f"fusion and decoding, {name(pair)}", ["batch", "decoder"], [*_TIMES, "memory", "speed-up", "by means"]
     )
@@ -33,7 +33,7 @@ def fusion_table(pair: Results, found: Sequence[Results]) -> Table:
 
 
 def fusion_line(record: Results) -> str:
-    """Levels and agreement at one batch."""
+    """Levels and agreement for one batch size."""
     levels = ", ".join(f"{level.upper()} {share:.0%}" for level, share in record["levels"].items())
     counts = record["agreement"]
     text = f"batch {record['batch']}: {levels}; owner = column {counts['owner_is_column']} / {counts['rows']}"
@@ -47,7 +47,7 @@ def fusion_line(record: Results) -> str:
 
 
 def step_table(title: str, found: Sequence[Results]) -> Table:
-    """Part `step`, one record per batch."""
+    """Table of part `step`, one record per batch size."""
     table = new_table(title, ["batch", "what"], [*_TIMES, "of both models"])
     for record in found:
         for candidate, times in record["candidates"].items():
@@ -57,14 +57,14 @@ def step_table(title: str, found: Sequence[Results]) -> Table:
 
 
 def step_line(record: Results) -> str:
-    """The whole step as a multiple of both models' own, and the levels."""
+    """Cost of the whole step relative to both forward passes, and the levels."""
     ratio, tally = record["ratio"], record["tally"]
     levels = ", ".join(f"L{level} {tally[f'certified_l{level}_share']:.0%}" for level in (0, 1, 2))
     return f"batch {record['batch']}: {ratio['median']:.3f} by medians, {ratio['mean']:.3f} by means; {levels}"
 
 
 def name(pair: Results) -> str:
-    """The shape of a pair in short."""
+    """Short description of a pair's shape."""
     return f"V {pair['tokens_llm']}, A {pair['anchors']}, D {pair['width_llm']} / {pair['width_plugin']}"
 
 

@@ -1,17 +1,18 @@
-"""Seconds per record of the batched evaluation, next to a loop that asks one question at a time.
+"""Time per record of the batched evaluation, compared with a loop that asks one question at a time.
 
     python -m benchmarks.evaluation [--quick] [--records 100] [--out FILE]
     python -m benchmarks.evaluation --model llama2-7b --device cuda --dtype bfloat16
 
-The batched side is the harness's own: questions of similar length together, a key-value cache, the head only where its logits
-are read. The loop has none of this: batch 1, a forward pass over everything so far for each new token, the head at every
-position (benchmarks/evaluation_loops.py). Both ask the same questions of the same models under both protocols, for
-    plain     the model alone: this is how every method is evaluated that edits weights
-    pair      the model next to OnceEdit's plug-in, which was edited with the records
+The batched side is the harness's own evaluation: questions of similar length are batched, a key-value cache is used, and the
+head is applied only where logits are needed. The loop does none of this: batch size 1, a forward pass over the whole sequence
+for each new token, and the head at every position (benchmarks/evaluation_loops.py). Both ask the same questions under both
+protocols, of
+    plain     the model alone, as for every method that edits weights
+    pair      the model ensembled with OnceEdit's plug-in, edited with the records
 
-Both sides take turns in one process: in each round the batched side asks all questions, and the loop those of its next share of
-the records. All answers are compared. Where any differ, both sides ask those questions again in float64: what is equal there
-differed by rounding, and what is not is a bug and ends the run with an error.
+Both sides take turns in one process: in each round, the batched side asks all questions, and the loop those of its next share
+of the records. All answers are compared. Questions with different answers are asked again in float64: if the answers now
+agree, the difference was rounding; otherwise it is a bug, and the run ends with an error.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def plain(bench: Workbench) -> TwoWays:
 
 
 def pair(bench: Workbench) -> TwoWays:
-    """The target model and a plug-in that was edited with all records."""
+    """The target model with a plug-in that was edited with all records."""
     method = MethodBench(bench, "onceedit", {})
     method.build()
     return TwoWays.pair(method.edit()[0], bench.requests)
@@ -108,7 +109,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="default: both")
     add("--records", type=int, default=100, help="records to ask about; default: 100")
-    add("--rounds", type=int, default=4, help="in each the loop asks about its share of the records; default: 4")
+    add("--rounds", type=int, default=4, help="the loop asks about one share of the records per round; default: 4")
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:

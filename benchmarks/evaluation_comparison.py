@@ -1,4 +1,4 @@
-"""Ask the same questions in batches and one at a time: seconds of both, and whether the answers are the same."""
+"""Ask the same questions in batches and one at a time, and compare times and answers."""
 
 import contextlib
 import random
@@ -23,24 +23,24 @@ from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
 
 WARM_UPS = 3
-"""Questions that the loop answers before any is timed."""
+"""Number of questions that the loop answers before timing starts."""
 
 ASK: dict[str, Callable[[Loop, Query], list[int]]] = {
     "teacher_forced": lambda loop, query: loop.teacher_forced(query),
     "generation": lambda loop, query: loop.generate(query),
 }
-"""How a loop is asked, by protocol."""
+"""Function that asks a loop a question, by protocol."""
 
 
 @dataclass(frozen=True)
 class TwoWays:
-    """A model that is evaluated in two ways.
+    """A model that can be evaluated in batches and in a loop.
 
     Attributes:
-        batched: as the harness evaluates it.
+        batched: the model as the harness evaluates it.
         loop: the same model, one question at a time.
-        modules: everything with weights in it.
-        again: makes both ways anew, without anything remembered from earlier questions.
+        modules: all modules with weights.
+        again: recreates both, without state cached from earlier questions.
     """
 
     batched: EditedModel
@@ -50,12 +50,12 @@ class TwoWays:
 
     @classmethod
     def plain(cls, model: LoadedModel) -> "TwoWays":
-        """A model by itself."""
+        """A model on its own."""
         return cls(WeightEditedModel(model), PlainLoop(model), (model.model,), lambda: cls.plain(model))
 
     @classmethod
     def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "TwoWays":
-        """A model that OnceEdit has edited, next to its plug-in."""
+        """A target model with OnceEdit's edited plug-in."""
         if not isinstance(pair, EnsembleModel):
             raise TypeError(f"a {type(pair).__name__} is not a pair of models")
 
@@ -67,13 +67,13 @@ class TwoWays:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ways compared under one protocol.
+    """Comparison of batched evaluation and loop under one protocol.
 
     Attributes:
         batched_s, loop_s: seconds per question, one value per round.
-        questions: how many there are.
-        differ: how many were answered differently.
-        differ_in_float64: how many of these are in float64, too.
+        questions: number of questions.
+        differ: number of questions with different answers.
+        differ_in_float64: number of these that also differ in float64.
     """
 
     batched_s: list[float]
@@ -84,7 +84,7 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast the batched side is, by round."""
+        """Speed-up of the batched evaluation over the loop, by round."""
         return command.ratios(self.loop_s, self.batched_s)
 
 
@@ -96,15 +96,15 @@ def compare(
     rounds: int,
     device: torch.device,
 ) -> Comparison:
-    """Ask all questions both ways, in turns, and compare the answers.
+    """Ask all questions in batches and in the loop, in turns, and compare the answers.
 
     Args:
-        model: the model, both ways.
+        model: the model in both forms.
         questions: all of them are asked in batches in each round.
         protocol: how they are asked.
         batch: questions per batch.
-        rounds: the loop answers one share of the records in each.
-        device: of the model.
+        rounds: number of rounds; the loop answers one share of the records in each.
+        device: device of the model.
     """
     ask = ASK[protocol.name]
     one_by_one: dict[int, list[int]] = {}
@@ -122,7 +122,7 @@ def compare(
         one_by_one.update(zip(part, answers, strict=True))
         loop_s.append(seconds / len(part))
 
-    predict(model.batched, questions[:batch], protocol, batch)  # first calls are not timed
+    predict(model.batched, questions[:batch], protocol, batch)  # untimed warm-up
     for asked in questions[:WARM_UPS]:
         ask(model.loop, asked.query)
     order = random.Random(0)
@@ -141,7 +141,9 @@ def compare(
 
 
 def parts(questions: Sequence[ProbeQuery], rounds: int) -> list[list[int]]:
-    """Indices of each round's questions, all questions of a record in one round; at most as many rounds as records."""
+    """Indices of each round's questions; all questions of a record are in one round, and there are at most as many rounds as
+    records.
+    """
     number = {record: place for place, record in enumerate(dict.fromkeys(asked.record_id for asked in questions))}
     return [
         [index for index, asked in enumerate(questions) if number[asked.record_id] % rounds == turn]
@@ -151,7 +153,7 @@ def parts(questions: Sequence[ProbeQuery], rounds: int) -> list[list[int]]:
 
 @contextlib.contextmanager
 def in_float64(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Convert weights and buffers to float64 in place, and back, which restores every bit: there is no room for two copies."""
+    """Convert weights and buffers to float64 in place and back, which is lossless and avoids a second copy of the weights."""
     tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     dtypes = [tensor.dtype for tensor in tensors]
     try:

@@ -1,6 +1,6 @@
-"""Both protocols in their simplest form: one question at a time, no cache, the head at every position.
+"""Both protocols in their simplest form: one question at a time, no cache, and the head at every position.
 
-Evaluation is often done like this. The answers are those of the batched evaluation, except for rounding.
+This is how evaluation is often implemented. The answers equal those of the batched evaluation up to rounding.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ class Loop(Protocol):
     """Answers single questions."""
 
     def teacher_forced(self, query: Query) -> list[int]:
-        """The arg-max before each target id."""
+        """The arg-max prediction for each target id."""
         ...
 
     def generate(self, query: Query) -> list[int]:
-        """As many new ids as the target has."""
+        """Greedily generate as many ids as the target has."""
         ...
 
 
 class PlainLoop:
-    """A model by itself."""
+    """A model on its own."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
@@ -45,7 +45,7 @@ class PlainLoop:
         return [int(logits_TV[first + step].argmax()) for step in range(len(query.target_ids))]
 
     def generate(self, query: Query) -> list[int]:
-        """One forward pass over everything so far for each new id."""
+        """One forward pass over the whole sequence for each new id."""
         ids = list(query.prompt_ids)
         for _ in query.target_ids:
             ids.append(int(all_logits(self._model.model, ids)[-1].argmax()))
@@ -53,10 +53,10 @@ class PlainLoop:
 
 
 class PairLoop:
-    """A target model next to OnceEdit's plug-in with the method's defaults: retokenised text, one learned alpha per prompt.
+    """A target model with OnceEdit's plug-in and the method's defaults: retokenised text, one learned alpha per prompt.
 
-    The plug-in reads the whole text again at every step. Two distributions become a token by the pair's own chooser, for
-    one row: `benchmarks.ensemble` measures that.
+    The plug-in reads the whole text again at every step. The pair's own chooser fuses the two distributions of a single row;
+    `benchmarks.ensemble` measures that part.
     """
 
     def __init__(self, pair: EnsembleModel) -> None:
@@ -74,7 +74,7 @@ class PairLoop:
         ]
 
     def generate(self, query: Query) -> list[int]:
-        """One forward pass of either model over everything so far for each new id."""
+        """One forward pass of each model over the whole sequence for each new id."""
         transcript, alpha = self._begin(query)
         made: list[int] = []
         for _ in query.target_ids:
@@ -83,7 +83,7 @@ class PairLoop:
         return made
 
     def _begin(self, query: Query) -> tuple[Transcript, Tensor]:
-        """The text of a question, and alpha of its prompt."""
+        """The transcript of a question and the alpha of its prompt."""
         starts_at_prompt = tuple(self._pair.target.tokenizer(query.prompt)["input_ids"]) == query.prompt_ids
         alpha = self._plugin_logits(query.prompt)[self._pair.plugin.weight_id].sigmoid()
         return Transcript(self._vocabulary, query, starts_at_prompt), alpha

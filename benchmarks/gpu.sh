@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The benchmarks that matter on a GPU, at 7B shapes with random weights: no checkpoint and no download is needed.
+# The GPU benchmarks, at 7B shapes with random weights, so that no checkpoint and no download is needed.
 #
 #     benchmarks/gpu.sh FOLDER [--quick]
 #
-# Writes one JSON file and one log per benchmark into FOLDER. Takes at most 12 minutes on one GPU with 80 GB; a benchmark that
-# runs out of its time is stopped, and what it has measured until then is kept. Without a GPU nothing is measured.
-# --quick runs all of it at the smallest sizes, on the CPU if there is no GPU: it checks this script and measures nothing.
+# Writes one JSON file and one log per benchmark to FOLDER. Takes at most 12 minutes on one 80 GB GPU; a benchmark that
+# exceeds its time limit is stopped, and its measurements so far are kept. Without a GPU, nothing is measured.
+# --quick runs everything at the smallest sizes, on the CPU if there is no GPU, to check this script; its times mean nothing.
 set -euo pipefail
 
 usage() {

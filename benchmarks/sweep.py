@@ -1,12 +1,12 @@
-"""Overhead of the harness in a sweep: many cells that only sleep are submitted, run and collected.
+"""Overhead of the harness in a sweep: submit, run and collect many cells that only sleep.
 
     python -m benchmarks.sweep --launch mysite [--cells 1000] [--seconds 0] [--folder FOLDER] [--out FILE]
     python -m benchmarks.sweep --launch ./mine.yaml --cells 40 --seconds 10
 
-Cells of zero seconds show what a cell costs the driver: its CPU time, including every squeue and sbatch, and its peak memory.
-Cells of some seconds show what a job adds to their work: the time from submitit's first line in its log to its last, compared
-with the sleep in between, so that the start is shared by as many cells as the profile packs together. The model is small and
-has random weights. The store stays in FOLDER.
+Cells of zero seconds show the cost per cell in the driver: CPU time, including every squeue and sbatch, and peak memory.
+Longer cells show the overhead of a job: the time between the first and the last line that submitit writes to its log, compared
+with the time slept, so the start-up cost is shared by as many cells as the profile packs into a job. The model is small and
+has random weights. The store is kept in FOLDER.
 """
 
 import argparse
@@ -37,12 +37,12 @@ class Overhead:
     """Cost of a sweep.
 
     Attributes:
-        cells, jobs: number of finished cells, and of the jobs that ran them.
-        wall_s: from start to end of the command.
-        driver_cpu_s: of the driver and everything it called.
-        driver_peak_bytes: of the largest process among them.
-        work_s: sleep in all cells.
-        job_s: summed over jobs, from the first line of the log to the last.
+        cells, jobs: numbers of finished cells and of the jobs that ran them.
+        wall_s: wall time of the command.
+        driver_cpu_s: CPU time of the driver and all its child processes.
+        driver_peak_bytes: peak memory of the largest of these processes.
+        work_s: total time slept in all cells.
+        job_s: time from the first to the last log line, summed over all jobs.
     """
 
     cells: int
@@ -55,7 +55,7 @@ class Overhead:
 
     @property
     def share(self) -> float:
-        """Time that jobs add to the work in them, relative to it."""
+        """Overhead of the jobs relative to the work in them."""
         return self.job_s / self.work_s - 1 if self.work_s else float("nan")
 
 
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweep, print and write its cost.
 
     Returns:
-        0, or 1 if a cell was not finished.
+        0, or 1 if some cells did not finish.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--launch", required=True, help="launch profile, or the file of one")
+    parser.add_argument("--launch", required=True, help="name or file of a launch profile")
     parser.add_argument("--cells", type=int, default=1000, help="default: 1000")
-    parser.add_argument("--seconds", type=float, default=0.0, help="length of each cell; default: 0")
+    parser.add_argument("--seconds", type=float, default=0.0, help="duration of each cell; default: 0")
     parser.add_argument("--folder", type=Path, help="on a file system that all nodes see; default: a new one in TMPDIR")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     options = parser.parse_args(arguments)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, launch: str, cells: int, seconds: float) -> Overhead:
-    """Run this many cells in a store in a folder."""
+    """Run the cells with a store in `folder` and measure the overhead."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = {
         "name": "sweep",

@@ -1,4 +1,4 @@
-"""A plug-in with a method whose edit is a pause, for cells of a known length."""
+"""Harness plug-in with a method that only sleeps, for cells of known duration."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SleepingHparams(Hparams):
-    """Which of many equal cells this is, and how long it takes."""
+    """Number of the cell, to make cells distinct, and its duration."""
 
     number: int
     seconds: float
@@ -22,7 +22,7 @@ class SleepingHparams(Hparams):
 
 @register("sleeping", title="Sleeping", family="weights", version=1)
 class Sleeping(Method):
-    """Changes nothing. The warm-up edit, of a single request, takes no time."""
+    """Changes nothing; the warm-up edit, with a single request, does not sleep."""
 
     Hparams = SleepingHparams
     hparams: SleepingHparams

@@ -1,4 +1,4 @@
-"""Times and memory of candidates that take turns in one process, so that other work on the machine slows all of them alike."""
+"""Measure time and memory of candidates that take turns in one process, so that other load affects all of them equally."""
 
 import math
 import os
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # no log lines of the profiler; read when it first starts
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler; read when it first starts
 
 Result = TypeVar("Result")
 
 WARM_UPS = 3
-"""Rounds that run before any is timed, with memory tracked; slow candidates have one."""
+"""Untimed rounds, in which memory is tracked; slow candidates have one."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Candidate:
     """Something to measure.
 
     Attributes:
-        name: what the table calls it.
-        run: one repetition, given the number of the round; all candidates of a round work on the same input.
-        every: it takes part in every n-th round, if it is slow.
+        name: name in the table.
+        run: runs one repetition, given the round number; all candidates of a round use the same input.
+        every: takes part only in every n-th round, for slow candidates.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Measured:
     """Times and results of a candidate.
 
     Attributes:
-        seconds: of each repetition, by round.
-        results: what each returned, by round.
-        peak_bytes: the most memory that a warm-up round took on top of what was in use; None if it was not tracked.
+        seconds: time of each repetition, by round.
+        results: return value of each repetition, by round.
+        peak_bytes: maximum additional memory in a warm-up round; None if memory was not tracked.
     """
 
     seconds: dict[int, float]
@@ -54,12 +54,12 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Median of the seconds."""
         return statistics.median(self.seconds.values())
 
     @property
     def mean(self) -> float:
-        """Seconds; unlike the median it includes rare slow rounds."""
+        """Mean of the seconds; unlike the median, it reflects rare slow rounds."""
         return statistics.fmean(self.seconds.values())
 
     def summary(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Measured:
 def taking_turns(
     candidates: Sequence[Candidate], rounds: int, device: torch.device, *, tracks_memory: bool = True
 ) -> dict[str, Measured]:
-    """Warm all candidates up, then run them `rounds` times, in a random order within each round."""
+    """Warm up all candidates, then run them `rounds` times, in random order within each round."""
     order = random.Random(0)
     made: dict[str, Measured] = {}
     for candidate in candidates:
@@ -100,7 +100,7 @@ def taking_turns(
 
 
 def timed(run: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Seconds of a run, from an idle device to an idle device, and its result."""
+    """Seconds of a run and its result; synchronises with the device before and after."""
     _synchronise(device)
     start = time.perf_counter()
     result = run()
@@ -109,9 +109,9 @@ def timed(run: Callable[[], Result], device: torch.device) -> tuple[float, Resul
 
 
 def peak_bytes(run: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
-    """The result of a run, and the most memory it took on top of what was in use, to the byte.
+    """The result of a run and its peak additional memory in bytes.
 
-    On the CPU the allocator's own reports are added up, including kernels' buffers, which makes the run slower.
+    On the CPU, the allocator's profiling events are summed, including kernels' buffers, which slows down the run.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -128,7 +128,7 @@ def peak_bytes(run: Callable[[], Result], device: torch.device) -> tuple[Result,
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that is available now; infinite if the system does not say."""
+    """Available memory in bytes; infinite if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")

@@ -1,6 +1,6 @@
 """One model and one dataset in a temporary store, so that methods run as in a cell of a suite.
 
-Methods get the hyper-parameters, the artifacts and the clock that the harness would give them.
+Methods get the same hyper-parameters, artifacts and clock as in the harness.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from harness.suite.hparams import resolve as resolve_hparams
 
 @dataclass(frozen=True)
 class Workbench:
-    """A model, records and everything the harness provides to a method.
+    """A model, records and everything that the harness provides to a method.
 
     Attributes:
-        target: the model that is edited.
-        is_random: whether all models have random weights; then none is trained or loaded.
-        seed: of every edit.
+        target: the model to edit.
+        is_random: whether all models have random weights, so that none is trained or loaded.
+        seed: seed of every edit.
     """
 
     store: Store
@@ -56,15 +56,15 @@ class Workbench:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, options: argparse.Namespace, edits: int, console: Console) -> Iterator[Self]:
-        """The model and the records that the options name, with artifacts in a temporary folder.
+        """Open the model and records given by the options, with artifacts in a temporary folder.
 
         Args:
-            options: of `add_options`.
+            options: options of `add_options`.
             edits: number of records to edit.
-            console: shows the progress.
+            console: displays the progress.
 
         Raises:
-            UserError: for an unknown name, missing records or missing weights.
+            UserError: if a name is unknown, or records or weights are missing.
         """
         logging.disable_progress_bar()
         data = resolve_records(
@@ -102,20 +102,20 @@ class Workbench:
 
     @property
     def requests(self) -> list[EditRequest]:
-        """All edits."""
+        """The edit requests of all records."""
         return [record.request() for record in self.records.edits]
 
     def build(self, roots: Iterable[ArtifactSpec]) -> None:
-        """Build what is missing of these artifacts and of everything they need."""
+        """Build these artifacts and everything they need, unless already built."""
         for spec in needed_for(roots):
             if not ArtifactCache(self.store).is_built(spec) and not (spec.kind == "model" and self.is_random):
                 self.rebuild(spec)
 
     def rebuild(self, spec: ArtifactSpec) -> None:
-        """Build one artifact, again if it already exists.
+        """Build one artifact, even if it already exists.
 
         Raises:
-            UserError: if it cannot be built, with the reason.
+            UserError: if the build fails; the message is the reason.
         """
         outcome = Runner(self.store, self.context).run(job_of(spec, self.seed, self.context.device))
         if outcome.reason is not None:
@@ -138,13 +138,13 @@ class MethodBench:
 
     Args:
         bench: the model and the records.
-        method: its name.
-        overrides: hyper-parameters that replace those of its files.
-        variant: of its files.
-        backend: whose implementation it is.
+        method: name of the method.
+        overrides: hyper-parameters that override those of the method's files.
+        variant: variant in the method's files.
+        backend: backend of the implementation.
 
     Raises:
-        UserError: for an unknown method or option, or if something that the method needs is missing.
+        UserError: if the method or an option is unknown, or something that the method needs is missing.
     """
 
     def __init__(
@@ -170,21 +170,21 @@ class MethodBench:
         self._bench.build(self._needed.values())
 
     def warm_up(self) -> None:
-        """Edit once, untimed, so that the costs of first calls are not measured."""
+        """Make one untimed edit, so that one-time costs of first calls are not measured."""
         bench = self._bench
-        # an artifact that holds the edits can be used with these edits only
+        # an artifact that contains the edits works only with these edits
         requests = bench.requests if self._shared_edits else [record.request() for record in bench.records.train[:1]]
         if requests:
             self._apply(requests).revert()
 
     def artifact_seconds(self) -> dict[str, dict[str, float]]:
-        """Seconds by phase of each artifact that is not an edit, by its name and key; untimed ones are left out."""
+        """Seconds by phase of each artifact that is not an edit, keyed by name and key; untimed ones are omitted."""
         specs = [spec for spec in needed_for(self._needed.values()) if spec.kind == "setup"]
         found = {f"{spec.name} {spec.key}": self._bench.seconds(spec) for spec in specs}
         return {name: seconds for name, seconds in found.items() if seconds}
 
     def edit(self) -> tuple[EditedModel, dict[str, float]]:
-        """Make all edits, including those that are artifacts; the edited model, and seconds by phase."""
+        """Make all edits, rebuilding those that are artifacts; returns the edited model and seconds by phase."""
         for spec in self._shared_edits:
             self._bench.rebuild(spec)
         edited = self._apply(self._bench.requests)
@@ -200,17 +200,17 @@ class MethodBench:
 
 
 def needed_for(roots: Iterable[ArtifactSpec]) -> list[ArtifactSpec]:
-    """Artifacts and everything they need, each once, needs first."""
+    """These artifacts and everything they need, without duplicates, dependencies first."""
     return list({need.key: need for root in roots for need in root.closure()}.values())
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What all benchmarks of a workbench let choose."""
+    """Add the options of all benchmarks that use a workbench."""
     add = parser.add_argument
     add("--model", default="tiny/llama", help="catalogue name; default: tiny/llama")
-    add("--weights", default="random", choices=["random", "trained", "pretrained"], help="random: all models get random "
-        "weights, plug-ins too, and no checkpoint is needed; trained: tiny models, trained on the records first; default: "
-        "random")  # fmt: skip
+    add("--weights", default="random", choices=["random", "trained", "pretrained"], help="random: all models, including "
+        "plug-ins, have random weights, and no checkpoint is needed; trained: tiny models, first trained on the records; "
+        "default: random")  # fmt: skip
     add("--dtype", choices=list(DTYPE_BYTES), help="precision of the target model; default: the catalogue's")
     add("--dataset", default="counterfact", help="zsre or counterfact; default: counterfact")
     add("--data", default=SYNTHETIC, metavar="FOLDER", help="upstream files; default: synthetic records")

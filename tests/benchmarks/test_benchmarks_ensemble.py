@@ -46,7 +46,7 @@ def test_the_reference_is_left_out_where_it_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "ROOM", 1e12)
     ensemble.main(["--quick", "--parts", "fusion", "--out", str(tmp_path / "results.json")])
     found = json.loads((tmp_path / "results.json").read_text())
-    assert "R in memory is left out" in found["left_out"][0]["reason"]
+    assert "R in memory is skipped" in found["left_out"][0]["reason"]
     assert set(found["fusion"][0]["candidates"]) == {"owner", "column"}
 
 
