@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from harness import registry
 from harness.api import ArtifactSpec
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef, reference
@@ -132,12 +131,6 @@ def test_an_editor_whose_edit_is_not_in_the_weights_is_refused_when_it_is_planne
     with pytest.raises(UserError, match=reason) as caught:
         OnceEdit(hparams_with(editor=editor)).artifacts(ModelRef("tiny/llama", "trained", corpus=data.ref), data.ref, 0)
     assert {"full", "lora", "ft-l"} <= set(caught.value.fix.removeprefix("editor: one of ").split(", "))
-
-
-def test_a_method_that_is_planned_but_not_built_is_refused_with_that_reason(data, monkeypatch):
-    monkeypatch.setitem(registry.PLANNED, "not-yet", "Not yet")
-    with pytest.raises(UserError, match="not built yet"):
-        artifact(data, editor="not-yet")
 
 
 def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
