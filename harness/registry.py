@@ -315,7 +315,7 @@ def _import_plugin(name: str) -> ModuleType:
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a file as a module named after it, so that other processes can unpickle what it defines."""
+    """Import a file as a module named after it, so that other processes can import what it defines."""
     if not file.is_file():
         raise UserError(f"{PLUGINS}: no such file: {file}", fix=f"ls {file.parent}")
     name = re.sub(r"\W", "_", file.stem)
