@@ -1,4 +1,4 @@
-"""A checkout of EasyEdit: where it lies, whether it is the commit that the adapters were written for, what it lacks. No torch."""
+"""The EasyEdit checkout: its location, commit, local changes and missing requirements. Does not import torch."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import UserError
 
 COMMIT = "14cea8245f06715684592ab55184939b99d70784"
-"""Of zjunlp/EasyEdit, 2026-07-14. Another one makes other results; every file and line that is cited is of this one."""
+"""Commit of zjunlp/EasyEdit, 2026-07-14. Results may differ at other commits; all cited files and lines refer to this one."""
 REPOSITORY = "https://github.com/zjunlp/EasyEdit"
 FETCH = "python -m harness easyedit fetch"
 INSTALL = "python -m pip install 'editing-harness[easyedit]'"
@@ -22,9 +22,9 @@ EXTRAS = {
     "nltk": "its evaluation",
     "regex": "its evaluation",
 }
-"""Modules beyond this project's own needs that EasyEdit imports, with what for; `INSTALL` brings them."""
+"""Modules beyond this project's own requirements that EasyEdit imports, and what for; `INSTALL` installs them."""
 DIFFERENCE = ("diff-index", "--patch", "--no-ext-diff", "--full-index")
-"""Unlike `git diff`, it says the same whatever a user's settings are and however deep the clone is."""
+"""Unlike `git diff`, its output does not depend on user settings or on the depth of the clone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Checkout:
     """EasyEdit's code at the pinned commit.
 
     Attributes:
-        folder: the one that holds `easyeditor`.
-        commit: what is checked out.
-        changes: sha256 of the difference to that commit, whatever the user's settings of git; empty if there is none.
+        folder: the folder that contains `easyeditor`.
+        commit: the commit that is checked out.
+        changes: sha256 of the diff against that commit, independent of git settings; empty if there are no changes.
     """
 
     folder: Path
@@ -43,58 +43,58 @@ class Checkout:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells this code from any other, wherever it lies."""
+        """Identify this code, independent of its location."""
         return {"easyedit": self.commit, **({"changes": self.changes} if self.changes else {})}
 
 
 def place() -> Path:
-    """The folder where a checkout is looked for: `EASYEDIT_HOME`, else where `fetch` puts one."""
+    """The folder where a checkout is expected: `EASYEDIT_HOME`, or else where `fetch` puts it."""
     home = os.environ.get("EASYEDIT_HOME", "")
     return Path(home).expanduser().absolute() if home else fetched()
 
 
 def fetched() -> Path:
-    """Where `harness easyedit fetch` puts the checkout; its name says of which commit."""
+    """Where `harness easyedit fetch` puts the checkout; the folder name contains the commit."""
     cache_home = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
     return Path(cache_home).expanduser().absolute() / "editing-harness" / f"easyedit-{COMMIT[:12]}"
 
 
 def is_present() -> bool:
-    """Whether there is one, in whatever state."""
+    """Whether a checkout exists, in any state."""
     return (place() / "easyeditor").is_dir()
 
 
 def find() -> Checkout:
-    """The checkout that will be used.
+    """Find the checkout that will be used.
 
-    It is looked at once per process, so that all cells of a run are planned, run and described with the same one; `confirmed`
-    says whether it still is.
+    It is inspected once per process, so that all cells of a run are planned, run and described with the same code;
+    `confirmed` checks that it has not changed since.
 
     Raises:
-        UserError: if there is none, or one of another commit, or one that git knows nothing of.
+        UserError: if there is no checkout, it is at a different commit, or it is not a git repository.
     """
     return at(place())
 
 
 def at(folder: Path) -> Checkout:
-    """The checkout in a folder.
+    """Inspect the checkout in a folder.
 
     Raises:
-        UserError: as `find`.
+        UserError: as for `find`.
     """
     found = _inspect(folder)
     if found.commit != COMMIT:
-        is_what = f"is at commit {found.commit[:12]}" if found.commit else "is no git checkout"
+        is_what = f"is at commit {found.commit[:12]}" if found.commit else "is not a git checkout"
         ways = f"rm -r {folder} && {FETCH}" if folder == fetched() else f"git -C {folder} checkout {COMMIT}"
         raise UserError(f"EasyEdit at {folder} {is_what}, not at {COMMIT[:12]}", fix=ways)
     return found
 
 
 def confirmed() -> Checkout:
-    """The checkout that was found, looked at again: another one would make cells that name this one as their code.
+    """Return the checkout after checking that it has not changed: otherwise cells would record the wrong code.
 
     Raises:
-        UserError: if it is gone or was changed.
+        UserError: if it was removed or changed.
     """
     found = find()
     try:
@@ -103,52 +103,54 @@ def confirmed() -> Checkout:
         is_same = False
     if not is_same:
         raise UserError(
-            f"EasyEdit at {found.folder} is not what this process began with: changed or gone",
+            f"EasyEdit at {found.folder} was changed or removed while this process was running",
             fix="python -m harness easyedit show, then run the suite again",
         )
     return found
 
 
 def absent(extras: Sequence[str] = tuple(EXTRAS)) -> list[str]:
-    """Those of some modules that this environment lacks."""
+    """The given modules that are not installed in this environment."""
     return [name for name in extras if find_spec(name) is None]
 
 
 def require(extras: Sequence[str]) -> None:
-    """Check that modules are there.
+    """Check that modules are installed.
 
     Raises:
-        UserError: naming those that are not.
+        UserError: naming those that are missing.
     """
     if lacking := absent(extras):
         raise UserError(f"EasyEdit needs {', '.join(lacking)} here", fix=INSTALL)
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Output of a git command in a checkout, whoever owns it.
+    """Run a git command in a checkout, regardless of its owner, and return its output.
 
     Raises:
-        subprocess.CalledProcessError: with git's complaint as `stderr`.
-        UserError: if there is no git.
+        subprocess.CalledProcessError: with git's error message as `stderr`.
+        UserError: if git is not installed.
     """
     command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except FileNotFoundError:
-        raise UserError("no git on the path, and EasyEdit's commit is asked of it", fix="apt-get install git") from None
+        raise UserError(
+            "git is needed to check EasyEdit's commit, but is not installed", fix="apt-get install git"
+        ) from None
 
 
 @cache
 def _inspect(folder: Path) -> Checkout:
-    """`_look`, once per process and folder."""
+    """`_look`, cached per process and folder."""
     return _look(folder)
 
 
 def _look(folder: Path) -> Checkout:
-    """A folder as git sees it; no commit where it does not, also where it only sees a repository around it.
+    """Inspect a folder with git; the commit is empty if the folder is not the root of a git repository.
 
     Raises:
-        UserError: if EasyEdit is not in it.
+        UserError: if the folder does not contain EasyEdit.
     """
     if not (folder / "easyeditor").is_dir():
         home = "set EASYEDIT_HOME to a checkout"

@@ -1,4 +1,4 @@
-"""What the adapters of ROME and MEMIT share: hyper-parameters, prompts as templates, context prefixes and statistics."""
+"""Shared parts of the ROME and MEMIT adapters: hyper-parameters, prompt templates, context prefixes and statistics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 LOSS_STOP = 5e-2
-"""rome/compute_v.py:167, memit/compute_z.py:184: it is no option there."""
+"""Hard-coded in rome/compute_v.py:167 and memit/compute_z.py:184."""
 
 WORKAROUNDS = ("trainable-again", "fresh-caches", "given-prefixes", "given-statistics", "last-mention")
-"""Of both."""
+"""Workarounds of both methods."""
 
 
 class EasyEditClosedForm(WeightMethod):
-    """The caller's half of both."""
+    """The caller's half of both adapters."""
 
     own_workarounds: ClassVar[tuple[str, ...]] = WORKAROUNDS
     preset: ClassVar[Mapping[str, Any]] = {"target_tokens": "alone"}
     differences: ClassVar[tuple[str, ...]] = (
-        "labels in front of the subject, which no value can change, count in the loss that stops the optimisation "
+        "labels before the subject, which no value can affect, count in the loss that stops the optimisation "
         "(rome/compute_v.py:152, memit/compute_z.py:169; methods/common/values.py leaves them out)",
     )
 
     hparams: Any
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what both lack.
+        """Reject options that neither method supports.
 
         Raises:
-            UserError: for targets that are tokenised with their prompt, another loss to stop at, or statistics that EasyEdit
-                would download Wikipedia for.
+            UserError: for targets tokenised with their prompt, a different stopping loss, or statistics for which EasyEdit
+                would download Wikipedia.
         """
         if self.hparams.target_tokens != "alone":
             raise self.refused("target_tokens", "alone")
@@ -50,11 +50,11 @@ class EasyEditClosedForm(WeightMethod):
         if "given-statistics" in self.hparams.without:
             raise UserError(
                 f"{self.spec.name}: without given-statistics EasyEdit would download Wikipedia in the middle of an edit",
-                fix="moments: published, and moments_path: the folder of statistics that EasyEdit has made",
+                fix="moments: published, and moments_path: the folder of statistics that EasyEdit computed",
             )
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Those of our own implementation, so that both read the same prefixes and statistics."""
+        """The artifacts of our own implementation, so that both use the same prefixes and statistics."""
         needed: dict[str, ArtifactSpec] = self.hparams.artifacts(target, data, seed)
         if "given-prefixes" in self.hparams.without:
             del needed["prefixes"]
@@ -63,10 +63,10 @@ class EasyEditClosedForm(WeightMethod):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Look for what EasyEdit would break off at, then edit.
+        """Reject requests that EasyEdit would fail on, then edit.
 
         Raises:
-            UserError: naming the record, for a request that it cannot read.
+            UserError: naming the record, for a request that EasyEdit cannot process.
         """
         is_last = "last-mention" not in self.hparams.without
         contexts = prefixes.load(artifacts["prefixes"]) if "prefixes" in artifacts else ()
@@ -75,9 +75,9 @@ class EasyEditClosedForm(WeightMethod):
         return super().edit(model, requests, artifacts, context)
 
     def value_options(self, model: "LoadedModel", algorithm: str) -> dict[str, Any]:
-        """As `hparams/ROME/llama-7b.yaml` and `hparams/MEMIT/llama-7b.yaml` have them in common.
+        """The options shared by `hparams/ROME/llama-7b.yaml` and `hparams/MEMIT/llama-7b.yaml`.
 
-        The loss is read behind the last block (`v_loss_layer`), as in the files of all models.
+        The loss is computed after the last block (`v_loss_layer`), as in the files of all models.
         """
         return {
             **common_options(model, algorithm),
@@ -98,26 +98,26 @@ class EasyEditClosedForm(WeightMethod):
 
 
 def as_template(request: EditRequest, is_last: bool = True) -> dict[str, str]:
-    """A request with `{}` for its subject, as EasyEdit makes it of the whole prompt (rome_main.py:80, memit_main.py:92).
+    """Convert a request to a template with `{}` for its subject, as EasyEdit does (rome_main.py:80, memit_main.py:92).
 
     Args:
-        request: whose space around prompt, subject and target is no part of them.
-        is_last: the last mention of the subject becomes `{}`; otherwise all do.
+        request: the request; whitespace around prompt, subject and target is stripped.
+        is_last: replace only the last mention of the subject by `{}`; otherwise all mentions.
 
     Raises:
-        UserError: naming the record: for no subject in the prompt, for braces, which its templates take for places to be
-            filled, and for a subject that is mentioned twice if all mentions are meant.
+        UserError: naming the record, if the subject is not in the prompt, if prompt or target contain braces, which the
+            templates would treat as placeholders, or if the subject occurs twice and all mentions are to be replaced.
     """
     prompt, subject, target = request.prompt.rstrip(), request.subject.strip(), request.target_new.strip()
     fix = "leave it out, or backend: native"
     if not subject or subject not in prompt:
         raise UserError(f"record {request.record_id}: the subject {subject!r} is not in its prompt {prompt!r}", fix=fix)
     if set("{}") & set(prompt + target):
-        raise UserError(f"record {request.record_id}: EasyEdit cannot read braces, as in {prompt!r}", fix=fix)
+        raise UserError(f"record {request.record_id}: EasyEdit cannot handle braces, as in {prompt!r}", fix=fix)
     before, _, behind = prompt.rpartition(subject)
     if not is_last and subject in before:
         raise UserError(
-            f"record {request.record_id}: EasyEdit can fill in a subject once, not in {prompt!r}",
+            f"record {request.record_id}: EasyEdit can fill in a subject only once, but it occurs repeatedly in {prompt!r}",
             fix="the workaround last-mention",
         )
     record = {"case_id": request.record_id, "subject": subject, "target_new": target}
@@ -125,7 +125,7 @@ def as_template(request: EditRequest, is_last: bool = True) -> dict[str, str]:
 
 
 def given_options(bench: Bench) -> dict[str, Any]:
-    """The options of an act with the place of its statistics, which are written there if they are not."""
+    """The options of an edit run with the location of its statistics, which are written there unless they exist."""
     if "moments" not in bench.artifacts:
         return dict(bench.options)
     folder = bench.artifacts["moments"]
@@ -134,7 +134,7 @@ def given_options(bench: Bench) -> dict[str, Any]:
 
 
 def given_prefixes(bench: Bench) -> list[list[str]]:
-    """The context prefixes of an act, group by group, as EasyEdit's templates."""
+    """The context prefixes of an edit run, by group, as EasyEdit templates."""
     return [[f"{text}{{}}" for text in group] for group in prefixes.load_groups(bench.artifacts["prefixes"])]
 
 
@@ -146,8 +146,8 @@ def matrices(bench: Bench) -> tuple[str, ...]:
 def _require_readable(model: "LoadedModel", record: Mapping[str, str], contexts: Sequence[str]) -> None:
     """Check that EasyEdit finds the end of the subject inside the text, in every context.
 
-    It counts the ids of the text up to there (repr_tools.py:59), of which there are more than in the whole text where the
-    subject's last letters become one token with what follows.
+    It counts the ids of the text up to there (repr_tools.py:59). If the subject's last letters merge into one token with
+    the text that follows, these can be more ids than the whole text has.
     """
     tokenizer = model.tokenizer
     until, _, behind = record["prompt"].partition("{}")
@@ -155,7 +155,7 @@ def _require_readable(model: "LoadedModel", record: Mapping[str, str], contexts:
         text = f"{context}{until}{record['subject']}"
         if len(tokenizer(text)["input_ids"]) > len(tokenizer(text + behind)["input_ids"]):
             raise UserError(
-                f"record {record['case_id']}: EasyEdit looks for the end of the subject {record['subject']!r} behind the "
+                f"record {record['case_id']}: EasyEdit looks for the end of the subject {record['subject']!r} past the "
                 f"end of {text + behind!r}",
                 fix="leave it out, or backend: native",
             )

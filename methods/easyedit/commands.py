@@ -1,4 +1,4 @@
-"""`harness easyedit`: fetch the checkout, and say what is there and what the adapters do with it."""
+"""`harness easyedit`: fetch the checkout, and show its state, the adapters and their workarounds."""
 
 import shutil
 import subprocess
@@ -12,11 +12,11 @@ from harness.errors import UserError
 from methods.easyedit import checkout
 from methods.easyedit.workarounds import WORKAROUNDS
 
-app = typer.Typer(help="Fetch EasyEdit's code, or show which there is.", no_args_is_help=True)
+app = typer.Typer(help="Fetch EasyEdit's code, or show the present checkout.", no_args_is_help=True)
 """The commands; `harness` adds them under the backend's name."""
 
 PARTS = ("easyeditor", "hparams")
-"""Its code, and the files of values that ours cite as sources; the rest of the repository is pictures, notebooks and data."""
+"""EasyEdit's code and the hyper-parameter files that ours cite; the rest of the repository is images, notebooks and data."""
 
 
 @app.command("fetch")
@@ -37,13 +37,13 @@ def show_command() -> None:
 
 
 def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
-    """Clone the pinned commit, without history, to where `checkout.find` looks for it; nothing if it is there.
+    """Clone the pinned commit, without history, to where `checkout.find` expects it, unless it is already there.
 
     Args:
         source: a URL, or the folder of a clone.
 
     Raises:
-        UserError: if git cannot, with its complaint.
+        UserError: if git fails, with its error message.
     """
     folder = checkout.fetched()
     if not (folder / "easyeditor").is_dir():
@@ -57,7 +57,7 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
             checkout.git(partial, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", checkout.COMMIT)
             checkout.git(partial, "checkout", "--quiet", checkout.COMMIT)
         except subprocess.CalledProcessError as error:
-            said = (error.stderr or "").strip().splitlines() or ["git said nothing"]
+            said = (error.stderr or "").strip().splitlines() or ["git gave no reason"]
             raise UserError(
                 f"cannot fetch {checkout.COMMIT[:12]} from {source}: {said[-1]}",
                 fix=f"{checkout.FETCH} --from URL_OR_FOLDER",
@@ -71,7 +71,7 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
 
 
 def described(found: checkout.Checkout) -> str:
-    """A checkout in one line."""
+    """Describe a checkout in one line."""
     changed = f", changed ({found.changes[:12]})" if found.changes else ", clean"
     return f"{found.folder} at {found.commit[:12]}{changed}"
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class EasyEditDeferHparams(DeferHparams, Without):
-    """Those of DEFER."""
+    """Hyper-parameters of DEFER."""
 
 
 @register("defer", title="DEFER", family="memory", version=1, backend="easyedit")
 class EasyEditDefer(MemoryMethod):
-    """One call of DEFER per request, all on one gate and value."""
+    """One call of DEFER per request, all training the same gate and value layer."""
 
     Hparams = EasyEditDeferHparams
     inside: ClassVar[str] = "methods.easyedit.defer:DeferInside"
@@ -30,7 +30,7 @@ class EasyEditDefer(MemoryMethod):
     hparams: EasyEditDeferHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what DEFER there lacks.
+        """Reject options that EasyEdit's DEFER does not support.
 
         Raises:
             UserError: for a gate that reads the prompt's last token.
@@ -39,7 +39,7 @@ class EasyEditDefer(MemoryMethod):
             raise self.refused("query", "sequence_last")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/DEFER/llama-7b.yaml` has them."""
+        """The options of `hparams/DEFER/llama-7b.yaml`."""
         return {
             **self.memory_options(model, "DEFER"),
             "edit_lr": self.hparams.lr,
@@ -49,7 +49,7 @@ class EasyEditDefer(MemoryMethod):
 
 
 class DeferInside(MemoryInside):
-    """DEFER in the worker. The first call draws gate and value, right behind the seed, as our own implementation does."""
+    """DEFER in the worker. The first call initialises the gate right after seeding, as in our own implementation."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
@@ -59,7 +59,7 @@ class DeferInside(MemoryInside):
         self._losses: list[float] = []
 
     def call(self, records: list[dict[str, str]]) -> Any:
-        """As `MemoryInside.call`."""
+        """Call DEFER on the records, as described in `MemoryInside.call`."""
         from easyeditor.models.defer import apply_defer_to_model
 
         wrapper, _ = apply_defer_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
@@ -67,5 +67,5 @@ class DeferInside(MemoryInside):
         return wrapper
 
     def diagnostics(self) -> dict[str, float]:
-        """The mean loss before the last step of each edit."""
+        """The loss before the last step, averaged over the edits."""
         return {"final_loss": sum(self._losses) / len(self._losses)}

@@ -1,4 +1,4 @@
-"""What all adapters share: checks before anything runs, the worker with the right weights in it, and what comes of an edit."""
+"""Base classes of all adapters: checks at planning time, the worker and its weights, and the edited model."""
 
 import json
 from abc import abstractmethod
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Without(BaseModel):
-    """What every adapter adds to the hyper-parameters of its method.
+    """Hyper-parameters that every adapter adds to those of its method.
 
     Attributes:
         without: names of workarounds that are switched off.
@@ -33,19 +33,19 @@ class Without(BaseModel):
 
 
 class EasyEditMethod(Method):
-    """A method as EasyEdit computes it, with the hyper-parameters of our own implementation.
+    """A method run by EasyEdit, with the hyper-parameters of our own implementation.
 
     Class attributes of an adapter, in addition to those of `Method`:
-        Hparams: our own class with `Without` next to it.
-        inside: `module:class` of its half in the worker, an `inside.Inside`.
-        own_workarounds: names of those that it has.
-        extras: modules that EasyEdit imports for it and that are not always installed.
+        Hparams: our own class combined with `Without`.
+        inside: `module:class` of the worker's half, an `inside.Inside`.
+        own_workarounds: names of the workarounds that apply to it.
+        extras: optional modules that EasyEdit imports for it.
     """
 
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()
-    memory_copies: ClassVar[int] = 2  # the worker process holds a copy of its own
+    memory_copies: ClassVar[int] = 2  # the worker process holds its own copy
 
     def __init__(self, hparams: Any) -> None:
         super().__init__(hparams)
@@ -54,25 +54,25 @@ class EasyEditMethod(Method):
 
     @abstractmethod
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """EasyEdit's hyper-parameters for a model, by its names, as its own hyper-parameter files have them."""
+        """EasyEdit's hyper-parameters for a model, under its own names, as in its hyper-parameter files."""
 
     @abstractmethod
     def check(self, target: ModelRef) -> None:
-        """Refuse options that EasyEdit has no word for.
+        """Reject options that EasyEdit does not support.
 
         Raises:
-            UserError: best made by `refused`.
+            UserError: created with `refused`.
         """
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """What must be built before `edit`, by role."""
+        """Artifacts that must be built before `edit`, by role."""
         return {}
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """As `Method.artifacts`; whatever prevents an edit is said here, when a run is planned.
+        """Return the artifacts, after checking when a run is planned that edits will be possible.
 
         Raises:
-            UserError: no checkout, a wrong one, a missing module, an unknown workaround, an option that EasyEdit lacks.
+            UserError: for a missing or wrong checkout, a missing module, an unknown workaround or an unsupported option.
         """
         checkout.find()
         checkout.require(self.extras)
@@ -86,7 +86,7 @@ class EasyEditMethod(Method):
         """Edit in the worker.
 
         Raises:
-            UserError, WorkerError: as `Worker.call`; the model here is as it was.
+            UserError, WorkerError: as for `Worker.call`; the caller's model is then unchanged.
         """
         worker = self.worker(model)
         folders = {role: folder.absolute() for role, folder in artifacts.items()}
@@ -98,14 +98,14 @@ class EasyEditMethod(Method):
 
     @abstractmethod
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
-        """The edited model, once the worker has edited its own."""
+        """The edited model, after the worker has applied the edits to its own model."""
 
     def code_identity(self) -> dict[str, str]:
-        """The commit, and a hash of what was changed in it."""
+        """The commit, and a hash of local changes."""
         return checkout.find().identity
 
     def provenance(self) -> dict[str, Any]:
-        """Where the checkout is, and which workarounds are on."""
+        """The checkout's location and state, and the active workarounds."""
         found = checkout.find()
         return {
             "easyedit": {
@@ -117,15 +117,15 @@ class EasyEditMethod(Method):
         }
 
     def refused(self, option: str, instead: object) -> UserError:
-        """That EasyEdit cannot do what an option says, and the value with which it can."""
+        """Error for a value that EasyEdit does not support, with a supported one as the fix."""
         value = getattr(self.hparams, option)
         return UserError(
-            f"{self.spec.name}: EasyEdit has nothing like {option}: {json.dumps(value)}",
+            f"{self.spec.name}: EasyEdit does not support {option}: {json.dumps(value)}",
             fix=f"{option}: {json.dumps(instead)}",
         )
 
     def worker(self, model: "LoadedModel") -> Worker:
-        """The worker with a model in it that equals this one."""
+        """The worker, started if necessary, with a model whose weights equal this one's."""
         wanted = (_absolute(model.ref), str(model.device))
         if self._worker is None or not self._worker.is_alive or self._loaded != wanted:
             self.stop()
@@ -134,7 +134,7 @@ class EasyEditMethod(Method):
         return self._worker
 
     def stop(self) -> None:
-        """End the worker, if there is one; the next edit starts another."""
+        """Stop the worker, if there is one; the next edit starts a new one."""
         if self._worker is not None:
             self._worker.stop()
         self._worker = None
@@ -144,10 +144,10 @@ class EasyEditMethod(Method):
 
 
 class WeightMethod(EasyEditMethod):
-    """A method whose edit is in the weights: they are handed over, and the model here is evaluated with them."""
+    """A method that edits weights: the worker hands them over, and the caller's model is evaluated with them."""
 
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
-        """The model here with the worker's weights."""
+        """The caller's model with the worker's weights."""
         from safetensors.torch import load_file
 
         from harness.models.edited import WeightEditedModel
@@ -158,19 +158,19 @@ class WeightMethod(EasyEditMethod):
 
 
 class WrapperMethod(EasyEditMethod):
-    """A method whose edited model is a wrapper around the model, which stays in the worker and is asked there."""
+    """A method whose edited model is a wrapper around the model; it stays in the worker and is queried there."""
 
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
-        """The worker's wrapper."""
+        """A proxy for the worker's wrapper."""
         return AskedModel(worker, diagnostics)
 
 
 class AskedModel(EditedModel):
-    """An `EditedModel` in the worker.
+    """Proxy for an edited model in the worker.
 
     Args:
-        worker: which holds it.
-        diagnostics: what `diagnostics` returns.
+        worker: the worker that holds it.
+        diagnostics: returned by `diagnostics`.
     """
 
     def __init__(self, worker: Worker, diagnostics: Mapping[str, float]) -> None:
@@ -188,26 +188,26 @@ class AskedModel(EditedModel):
         return answers
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
-        """How far each prompt is taken for an edit, where the method decides by prompt."""
+        """Routing score of each prompt, if the method routes by prompt."""
         scopes: list[float] | None = self._worker.call("scope", list(queries))
         return scopes
 
     def diagnostics(self) -> Mapping[str, float]:
-        """The numbers given at construction."""
+        """The diagnostics given at construction."""
         return dict(self._diagnostics)
 
     def revert(self) -> None:
-        """Take the wrapper off the worker's model; a worker that is gone has taken it along."""
+        """Remove the wrapper from the worker's model; nothing to do if the worker has ended."""
         if self._worker.is_alive:
             self._worker.call("revert")
 
 
 def started(model: "LoadedModel") -> Worker:
-    """A worker that has loaded the same checkpoint, also for builders of artifacts.
+    """Start a worker that has loaded the same checkpoint; also used by artifact builders.
 
     Raises:
-        UserError: if the checkout is not the one that this process began with, and as `Worker.call`.
-        WorkerError: as `Worker.call`.
+        UserError: if the checkout has changed since this process first used it, and as for `Worker.call`.
+        WorkerError: as for `Worker.call`.
     """
     import torch
 
@@ -223,7 +223,7 @@ def started(model: "LoadedModel") -> Worker:
 
 
 def common_options(model: "LoadedModel", algorithm: str) -> dict[str, Any]:
-    """EasyEdit's hyper-parameters that say which model it is and where its parts are; templates have `{}` for the layer."""
+    """EasyEdit's options that name the model and its modules; templates have `{}` for the layer."""
     layout = model.layout
     return {
         "alg_name": algorithm,
@@ -240,7 +240,7 @@ def common_options(model: "LoadedModel", algorithm: str) -> dict[str, Any]:
 
 
 def _make_equal(worker: Worker, model: "LoadedModel") -> None:
-    """Give the worker's model the weights of this one: those that differ, after an edit or in a sequence."""
+    """Copy the weights that differ, after an edit or in a sequence, to the worker's model."""
     from safetensors.torch import save_file
 
     from harness.models.weights import fingerprint
@@ -257,10 +257,10 @@ def _make_equal(worker: Worker, model: "LoadedModel") -> None:
         save_file(weights, file)
         worker.call("take", file)
         if left := worker.call("differing", wanted):
-            raise RuntimeError(f"the worker's model stays different in {left[:3]}")
+            raise RuntimeError(f"the worker's model still differs in {left[:3]}")
 
 
 def _absolute(ref: ModelRef) -> ModelRef:
-    """The same reference from whatever working directory."""
+    """The same reference with an absolute path, since the worker has a different working directory."""
     folder = checkpoint.local_folder(ref.source) if ref.source else None
     return replace(ref, source=str(folder.absolute())) if folder else ref

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 LOSS_STOP = 1e-2
-"""ft_main.py:219 and 233: it is no option there."""
+"""Hard-coded in ft_main.py:219 and 233."""
 
 
 class EasyEditFtLHparams(FtLHparams, Without):
-    """Those of FT-L. `micro_batch` is not read: a call is one backward pass in EasyEdit."""
+    """Hyper-parameters of FT-L. `micro_batch` has no effect: EasyEdit runs each call as one backward pass."""
 
 
 @register("ft-l", title="FT-L", family="weights", version=1, backend="easyedit")
 class EasyEditFtL(WeightMethod):
-    """One call of FT per `batch` requests, each on the weights that the one before has left."""
+    """One call of FT per `batch` requests, each starting from the weights left by the previous call."""
 
     Hparams = EasyEditFtLHparams
     inside: ClassVar[str] = "methods.easyedit.ft_l:FtLInside"
@@ -33,10 +33,10 @@ class EasyEditFtL(WeightMethod):
     hparams: EasyEditFtLHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what FT lacks.
+        """Reject options that EasyEdit's FT does not support.
 
         Raises:
-            UserError: for another implementation, or another loss to stop at.
+            UserError: for a different implementation or stopping loss.
         """
         if self.hparams.implementation != "faithful-easyedit":
             raise self.refused("implementation", "faithful-easyedit")
@@ -44,7 +44,7 @@ class EasyEditFtL(WeightMethod):
             raise self.refused("loss_stop", LOSS_STOP)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/FT/llama-7b.yaml` has them; FT bounds a change only if the bound is a float."""
+        """The options of `hparams/FT/llama-7b.yaml`; FT applies the norm constraint only if it is a float."""
         bound = self.hparams.norm_constraint
         return {
             **common_options(model, "FT"),
@@ -71,7 +71,7 @@ class FtLInside(Inside):
             tokenizer.pad_token_id = tokenizer.unk_token_id
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Call FT as `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264)."""
+        """Call FT the way `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264)."""
         from easyeditor.models.ft import FTHyperParams, apply_ft_to_model
 
         loaded, hparams = self.bench.loaded, FTHyperParams(**self.bench.options)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class EasyEditGraceHparams(GraceHparams, Without):
-    """Those of GRACE. `batch` is not read: a value is learned by itself in EasyEdit."""
+    """Hyper-parameters of GRACE. `batch` has no effect: EasyEdit learns one value at a time."""
 
 
 @register("grace", title="GRACE", family="memory", version=1, backend="easyedit")
 class EasyEditGrace(MemoryMethod):
-    """One call of GRACE per request, all on one codebook."""
+    """One call of GRACE per request, all extending the same codebook."""
 
     Hparams = EasyEditGraceHparams
     inside: ClassVar[str] = "methods.easyedit.grace:GraceInside"
@@ -32,10 +32,10 @@ class EasyEditGrace(MemoryMethod):
     hparams: EasyEditGraceHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what GRACE there lacks.
+        """Reject options that EasyEdit's GRACE does not support.
 
         Raises:
-            UserError: for labels that are compared id by id, or another distance: it has an option, which nothing reads.
+            UserError: for labels compared id by id, or a different distance (EasyEdit has an option for it but ignores it).
         """
         if self.hparams.implementation != "faithful-easyedit":
             raise self.refused("implementation", "faithful-easyedit")
@@ -43,7 +43,7 @@ class EasyEditGrace(MemoryMethod):
             raise self.refused("distance", "euclidean")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/GRACE/llama-7b.yaml` has them; nothing reads `val_reg`, `reg` and `dropout`."""
+        """The options of `hparams/GRACE/llama-7b.yaml`; EasyEdit ignores `val_reg`, `reg` and `dropout`."""
         return {
             **self.memory_options(model, "GRACE"),
             "edit_lr": self.hparams.lr,
@@ -72,14 +72,14 @@ class GraceInside(MemoryInside):
         self._losses: list[float] = []
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """As `MemoryInside.apply`; a generator of its own says where each value starts."""
+        """Apply all requests as in `MemoryInside.apply`, with a separate generator for the initial values."""
         import torch
 
         self._starts = torch.Generator().manual_seed(self.bench.seed)
         return super().apply(requests)
 
     def call(self, records: list[dict[str, str]]) -> Any:
-        """As `MemoryInside.call`."""
+        """Call GRACE on the records, as described in `MemoryInside.call`."""
         import torch
         from easyeditor.models.grace import apply_grace_to_model
 
@@ -91,11 +91,11 @@ class GraceInside(MemoryInside):
         return wrapper
 
     def diagnostics(self) -> dict[str, float]:
-        """Number of keys, and the mean loss before the last step of each edit."""
+        """Number of keys, and the loss before the last step, averaged over the edits."""
         return {"keys": float(len(self.adapter.keys)), "final_loss": sum(self._losses) / len(self._losses)}
 
     def before(self, query: Query, is_forced: bool) -> None:
-        """The place of the key: -1 where GRACE.generate sets it so (GRACE.py:74), to be fixed at the end of the prompt."""
+        """Set the key position: -1 in generation, as in GRACE.generate (GRACE.py:74), which means the end of the prompt."""
         if not is_forced:
             self.adapter.key_id = -1
         elif "prompt-key" in self.bench.workarounds:

@@ -1,4 +1,4 @@
-"""What an adapter is inside the worker: EasyEdit's calls on our model, one request or question after the other."""
+"""Base classes of the worker's half of an adapter: EasyEdit's calls on our model, one request or query at a time."""
 
 import random
 from abc import ABC, abstractmethod
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What an act of editing is made with.
+    """Inputs of an edit run.
 
     Attributes:
-        loaded: the worker's own model, with the weights of the one that is to be edited, and its tokenizer, set up as
-            EasyEdit's editor does for most methods: it pads on the left, with the end-of-text token.
-        options: EasyEdit's hyper-parameters by its own names, as the adapter's `options` gave them.
-        workarounds: names of those that are on.
-        artifacts: finished folders, by role.
-        checkout: the folder that holds `easyeditor`.
-        seed: of the cell; `seed_all` has been called with it just before.
+        loaded: the worker's own model, with the weights of the model to be edited, and its tokenizer, set up as EasyEdit's
+            editor does for most methods: padding on the left, with the end-of-text token.
+        options: EasyEdit's hyper-parameters under its own names, as returned by the adapter's `options`.
+        workarounds: names of the active workarounds.
+        artifacts: folders of finished artifacts, by role.
+        checkout: the folder that contains `easyeditor`.
+        seed: seed of the cell; `seed_all` has just been called with it.
     """
 
     loaded: "LoadedModel"
@@ -40,11 +40,11 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What an act of editing says of itself.
+    """Result of an edit run.
 
     Attributes:
-        touched: names of the parameters that the method may change, whether it has or not.
-        diagnostics: for those of the cell.
+        touched: names of the parameters that the method may change, whether or not it did.
+        diagnostics: added to those of the cell.
     """
 
     touched: tuple[str, ...] = ()
@@ -52,10 +52,10 @@ class Applied:
 
 
 class Inside(ABC):
-    """A method of EasyEdit in the worker. One object makes one act of editing; what its constructor does is not timed.
+    """One edit run of an EasyEdit method in the worker. The constructor is not timed.
 
-    A method of weights leaves the edited weights in `bench.loaded.model`; the worker compares them with those it was
-    given and hands over what differs.
+    A weight-editing method leaves the edited weights in `bench.loaded.model`; the worker compares them with the weights it
+    was given and hands over the difference.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -63,19 +63,19 @@ class Inside(ABC):
 
     @abstractmethod
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Apply all requests; this is what is timed."""
+        """Apply all requests; only this is timed."""
 
 
 class Wrapped(Inside):
-    """A method whose edited model is a wrapper around the model; it stays in the worker and is asked there, row by row.
+    """A method whose edited model is a wrapper around the model; it stays in the worker and is queried there, row by row.
 
-    `apply` sets `wrapper`. What a method has to set for each question goes into `before`.
+    `apply` sets `wrapper`. Override `before` to prepare the wrapper for each query.
     """
 
     wrapper: Any
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """As `harness.api.EditedModel.teacher_forced`; the wrapper sees the whole text (evaluate_utils.py:297)."""
+        """See `harness.api.EditedModel.teacher_forced`; the wrapper sees the whole text (evaluate_utils.py:297)."""
         answers = []
         for query in queries:
             self.before(query, is_forced=True)
@@ -84,7 +84,7 @@ class Wrapped(Inside):
         return answers
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """As `harness.api.EditedModel.generate`: the whole text is read again for each id (evaluate_utils.py:259)."""
+        """See `harness.api.EditedModel.generate`; the whole text is re-read for each new id (evaluate_utils.py:259)."""
         answers = []
         for query in queries:
             self.before(query, is_forced=False)
@@ -95,7 +95,7 @@ class Wrapped(Inside):
         return answers
 
     def logits(self, ids: Sequence[int]) -> "Tensor":
-        """What the wrapper says behind each of T ids, T × V."""
+        """Next-token logits of the wrapper at each of T ids, T × V."""
         import torch
 
         ids_1T = torch.tensor([list(ids)], device=self.bench.loaded.device)
@@ -105,19 +105,19 @@ class Wrapped(Inside):
         return logits_TV
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
-        """As `harness.api.EditedModel.scope`."""
+        """See `harness.api.EditedModel.scope`."""
         return None
 
     def before(self, query: Query, is_forced: bool) -> None:
-        """Set on the wrapper whatever it must know of the next question; `is_forced` in teacher forcing."""
+        """Prepare the wrapper for the next query; `is_forced` is True in teacher forcing."""
 
     @abstractmethod
     def revert(self) -> None:
-        """Take the wrapper off the model, whose parameters must then be those that were given, by the same names."""
+        """Remove the wrapper from the model; its parameters must then have their original names and values."""
 
 
 def seed_all(seed: int) -> None:
-    """Start every generator of this process that EasyEdit draws from."""
+    """Seed every random generator of this process that EasyEdit uses."""
     import numpy as np
     import torch
 
@@ -127,7 +127,7 @@ def seed_all(seed: int) -> None:
 
 
 def as_dicts(requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-    """Requests as EasyEdit has them; space around a text is no part of it, as for `joint_query`."""
+    """Convert requests to EasyEdit's dictionaries, stripping whitespace as `joint_query` does."""
     return [
         {
             "prompt": request.prompt.rstrip(),

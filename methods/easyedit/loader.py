@@ -1,8 +1,8 @@
-"""EasyEdit's modules without EasyEdit's imports: only for the worker's process, which ends with its cell.
+"""Import EasyEdit's modules without its heavy package imports; used only in the worker process.
 
-Importing any part of `easyeditor` runs its `__init__`, which imports every method and wants torchvision, timm, fairscale and
-a dozen more. The packages on the way to the seven methods are made here instead, empty but for their paths, so that a
-module brings what it names itself and nothing else. Weights after an edit are those of a full import.
+Importing any part of `easyeditor` runs its `__init__`, which imports every method and requires torchvision, timm, fairscale and
+a dozen others. Instead, the parent packages of the seven methods are created here, empty except for their paths, so that a
+module imports only what it names itself. Edited weights are the same as with a full import.
 """
 
 import importlib
@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 PACKAGES = ("", ".models", ".models.melo", ".util", ".trainer", ".trainer.algs", ".evaluate", ".dataset", ".editors")
-"""Whose `__init__` is not run; those of single methods are."""
+"""Packages whose `__init__` is skipped; those of individual methods are run."""
 UNUSED = ("hydra", "matplotlib", "matplotlib.style", "datasets", "openai", "omegaconf")
-"""Imported by modules on the way and called by none that is used here; present ones are imported as they are."""
+"""Imported by modules that are needed, but never called here; replaced by stand-ins unless installed."""
 ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     ".util": {"HyperParams": ".util.hparams"},
     ".trainer": {"MEND": ".trainer.algs.MEND", "EditTrainer": ".trainer.EditTrainer"},
@@ -29,35 +29,35 @@ ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "compute_sent_metric": ".evaluate.personality_evaluate",
     },
 }
-"""Names that a package hands on, and the modules that have them."""
+"""Names that a package re-exports, and the modules that define them."""
 
 
 def install(home: Path) -> None:
     """Make `import easyeditor.…` find the modules of a checkout.
 
     Args:
-        home: the folder that holds `easyeditor`.
+        home: the folder that contains `easyeditor`.
 
     Raises:
-        RuntimeError: if another EasyEdit has been imported already.
+        RuntimeError: if EasyEdit has already been imported.
     """
     root = home / "easyeditor"
     for dotted in PACKAGES:
         name = f"easyeditor{dotted}"
         if name in sys.modules:
-            raise RuntimeError(f"{name} has been imported already")
+            raise RuntimeError(f"{name} has already been imported")
         _add(name, _Package(name, root.joinpath(*dotted.split("."))))
     for name in UNUSED:
         if name not in sys.modules and not _exists(name):
             _add(name, _Unused(name))
     _add("easyeditor.models.melo.melo", ModuleType("easyeditor.models.melo.melo")).LORA = type("LORA", (), {})
-    # what `trainer` and `editors` look methods up in; the full ones import all of them
+    # `trainer` and `editors` look methods up in these; the original modules import every method
     _add("easyeditor.util.alg_dict", ModuleType("easyeditor.util.alg_dict")).ALG_DICT = {}
     _add("easyeditor.util.alg_train_dict", _TrainDict("easyeditor.util.alg_train_dict"))
 
 
 class _Package(ModuleType):
-    """A package with a path and nothing in it but what `ELSEWHERE` says."""
+    """A package with only a path and the re-exports in `ELSEWHERE`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -71,7 +71,7 @@ class _Package(ModuleType):
 
 
 class _TrainDict(ModuleType):
-    """`ALG_TRAIN_DICT` with MEND, whose module is imported when it is asked for."""
+    """`ALG_TRAIN_DICT` with only MEND, imported on access."""
 
     def __getattr__(self, name: str) -> Any:
         if name != "ALG_TRAIN_DICT":
@@ -80,7 +80,7 @@ class _TrainDict(ModuleType):
 
 
 class _Unused(ModuleType):
-    """A module that is absent: its names may be imported, but nothing can be done with them."""
+    """Stand-in for a missing module: its names can be imported, but using them raises an error."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

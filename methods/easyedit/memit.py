@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 OWN_PREFIXES = ((10, 1),)
-"""The groups that it samples itself (memit_main.py:323): length in tokens, number per first word."""
+"""The prefix groups that EasyEdit samples itself (memit_main.py:323): length in tokens, number per first word."""
 
 
 class EasyEditMemitHparams(MemitHparams, Without):
-    """Those of MEMIT. `micro_batch` is not read: EasyEdit optimises one request at a time."""
+    """Hyper-parameters of MEMIT. `micro_batch` has no effect: EasyEdit optimises one request at a time."""
 
 
 @register("memit", title="MEMIT", family="weights", version=1, backend="easyedit")
 class EasyEditMemit(EasyEditClosedForm):
-    """One call of MEMIT per `batch` requests, each on the weights that the one before has left."""
+    """One call of MEMIT per `batch` requests, each starting from the weights left by the previous call."""
 
     Hparams = EasyEditMemitHparams
     inside: ClassVar[str] = "methods.easyedit.memit:MemitInside"
     differences: ClassVar[tuple[str, ...]] = (
         *EasyEditClosedForm.differences,
-        "second moments are rounded to float32 (memit_main.py:285)",
+        "covariance statistics are rounded to float32 (memit_main.py:285)",
     )
 
     hparams: EasyEditMemitHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what MEMIT there lacks.
+        """Reject options that EasyEdit's MEMIT does not support.
 
         Raises:
-            UserError: as for ROME, and for other prefixes than its own if it is to sample them itself.
+            UserError: as for ROME, and for prefix groups other than EasyEdit's own if it samples the prefixes itself.
         """
         super().check(target)
         if "given-prefixes" in self.hparams.without and self.hparams.prefixes != OWN_PREFIXES:
             raise self.refused("prefixes", OWN_PREFIXES)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/MEMIT/llama-7b.yaml` has them."""
+        """The options of `hparams/MEMIT/llama-7b.yaml`."""
         return {
             **self.value_options(model, "MEMIT"),
             "layer_selection": "all",
@@ -73,10 +73,10 @@ class MemitInside(Inside):
         for layer in hparams.layers:
             name = hparams.rewrite_module_tmp.format(layer)
             given = (hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
-            memit_main.get_cov(loaded.model, loaded.tokenizer, name, *given, hparams=hparams)  # kept in its cache
+            memit_main.get_cov(loaded.model, loaded.tokenizer, name, *given, hparams=hparams)  # fills its cache
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Call MEMIT as `BaseEditor.batch_edit` does (editor.py:264)."""
+        """Call MEMIT the way `BaseEditor.batch_edit` does (editor.py:264)."""
         from easyeditor.models.memit import apply_memit_to_model
 
         loaded, hparams = self.bench.loaded, self._hparams

@@ -1,6 +1,7 @@
-"""What the adapters of GRACE, DEFER and WISE share: one layer with a wrapper around its matrix, asked row by row."""
+"""Shared parts of the GRACE, DEFER and WISE adapters: a wrapper around one layer's matrix, queried row by row."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 COMMON = ("alg_name", "model_name", "device", "model_parallel")
-"""Of `common_options`, what EasyEdit's hyper-parameters of all three have; any more, and they refuse to be made."""
+"""The `common_options` that EasyEdit's hyper-parameter classes of all three accept; their constructors reject the others."""
 
 
 class MemoryMethod(WrapperMethod):
-    """The caller's half of each."""
+    """The caller's half of the three adapters."""
 
     hparams: Any
 
@@ -28,7 +29,7 @@ class MemoryMethod(WrapperMethod):
         """Edit in the worker.
 
         Raises:
-            UserError: for a request longer than the model's context, and as `WrapperMethod.edit`.
+            UserError: if a request is longer than the model's context, and as for `WrapperMethod.edit`.
         """
         from methods.common.paused import edit_queries
 
@@ -36,16 +37,16 @@ class MemoryMethod(WrapperMethod):
         return super().edit(model, requests, artifacts, context)
 
     def memory_options(self, model: "LoadedModel", algorithm: str) -> dict[str, Any]:
-        """Which model it is, and where the wrapper goes: numbers in brackets, since EasyEdit evaluates it as Python."""
+        """Options for the model and the wrapped matrix; layer indices are in brackets, since EasyEdit evals the path."""
         common = common_options(model, algorithm)
         matrix = re.sub(r"\.(\d+)", r"[\1]", model.path(model.layout.value_matrix, self.hparams.layer))
         return {**{key: common[key] for key in COMMON}, "inner_params": [f"{matrix}.weight"]}
 
 
 class MemoryInside(Wrapped):
-    """The worker's half of each: `self.hparams` is EasyEdit's object, `call` its function.
+    """The worker's half of the three adapters: `self.hparams` is EasyEdit's object, `call` its function.
 
-    Only the first wrapper of an act has kept the layer as it was, so that is the one that is asked to take itself off.
+    Only the first wrapper of an edit run holds the original layer, so that one is used to restore it.
     """
 
     hparams: Any
@@ -54,9 +55,9 @@ class MemoryInside(Wrapped):
         super().__init__(bench)
         self._first: Any = None
 
+    @abstractmethod
     def call(self, records: list[dict[str, str]]) -> Any:
-        """Apply EasyEdit's function to the records of one call; the wrapper that it gives."""
-        raise NotImplementedError
+        """Apply EasyEdit's function to the records of one call and return its wrapper."""
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
         """Call EasyEdit once per request."""
@@ -67,21 +68,21 @@ class MemoryInside(Wrapped):
         return Applied(diagnostics=self.diagnostics())
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-        """Requests as EasyEdit has them."""
+        """Convert requests to EasyEdit's records."""
         return as_dicts(requests)
 
     def diagnostics(self) -> dict[str, float]:
-        """For those of the cell, after the last edit."""
+        """Diagnostics after the last edit, added to those of the cell."""
         return {}
 
     @property
     def adapter(self) -> Any:
-        """What stands in the matrix's place."""
+        """The EasyEdit module that replaces the matrix."""
         path = re.sub(r"\[(\d+)\]", r".\1", self.hparams.inner_params[0]).removesuffix(".weight")
         return self.bench.loaded.model.get_submodule(path)
 
     def revert(self) -> None:
-        """Put the layer back."""
+        """Restore the original layer."""
         if self._first is not None:
             self._first.reset_layer()
         self._first = self.wrapper = None

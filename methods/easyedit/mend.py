@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 ARCHIVE = Path("archive")
-"""Where the worker puts a hypernetwork for EasyEdit to read."""
+"""File in which the worker passes a hypernetwork to EasyEdit."""
 
 
 class EasyEditMendHparams(MendHparams, Without):
-    """Those of MEND. `micro_batch` is not read: a call is one backward pass in EasyEdit.
+    """Hyper-parameters of MEND. `micro_batch` has no effect: EasyEdit runs each call as one backward pass.
 
     Attributes:
-        archive: who trains the hypernetwork: `easyedit` its own trainer, `native` ours, whose archive our own MEND with the
-            same hyper-parameters reads too.
+        archive: trainer of the hypernetwork: `easyedit` is EasyEdit's own, `native` is ours, whose archive is shared with our
+            own MEND for the same hyper-parameters.
     """
 
     archive: Literal["easyedit", "native"] = "easyedit"
@@ -35,7 +35,7 @@ class EasyEditMendHparams(MendHparams, Without):
 
 @register("mend", title="MEND", family="hypernetwork", version=1, backend="easyedit")
 class EasyEditMend(WeightMethod):
-    """One call of MEND per `batch` requests, each on the weights that the one before has left."""
+    """One call of MEND per `batch` requests, each starting from the weights left by the previous call."""
 
     Hparams = EasyEditMendHparams
     inside: ClassVar[str] = "methods.easyedit.mend:MendInside"
@@ -43,18 +43,18 @@ class EasyEditMend(WeightMethod):
     extras: ClassVar[tuple[str, ...]] = ("higher",)
     preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "inner_reduction": "batch_mean"}
     differences: ClassVar[tuple[str, ...]] = (
-        "with archive: easyedit its trainer keeps the hypernetwork of the last look and not of the best "
-        "(BaseTrainer.py:211-213), and cuts texts at 40 tokens (zsre.py:30)",
+        "with archive: easyedit its trainer keeps the hypernetwork of the last validation instead of the best "
+        "(BaseTrainer.py:211-213), and truncates texts to 40 tokens (zsre.py:30)",
     )
 
     hparams: EasyEditMendHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what MEND there lacks.
+        """Reject options that EasyEdit's MEND does not support.
 
         Raises:
-            UserError: for our own losses, gradients of edits by themselves, or a rank above the size of a pair of factors,
-                to which EasyEdit reduces it (local_nn.py:50).
+            UserError: for our own losses, per-edit gradients, or a rank above the size of a pair of factors, to which
+                EasyEdit reduces it (local_nn.py:50).
         """
         if self.hparams.implementation != "faithful-easyedit":
             raise self.refused("implementation", "faithful-easyedit")
@@ -68,7 +68,7 @@ class EasyEditMend(WeightMethod):
         """The hypernetwork, trained for this model on the train records.
 
         Raises:
-            UserError: if the data set keeps no train records.
+            UserError: if the dataset has no train records.
         """
         ours = Mend(self.hparams).artifacts(target, data, seed)[ROLE]
         if self.hparams.archive == "native":
@@ -76,7 +76,7 @@ class EasyEditMend(WeightMethod):
         return {ROLE: mend_training.artifact(ours, self.code_identity(), "leading-space" not in self.hparams.without)}
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/MEND/llama-7b.yaml` has them."""
+        """The options of `hparams/MEND/llama-7b.yaml`."""
         return edit_options(self.hparams, self.hparams.batch, model)
 
 
@@ -84,7 +84,7 @@ class MendInside(Inside):
     """MEND in the worker."""
 
     executor: ClassVar[Any] = None
-    """Of the last act, for those who go on without a fresh one."""
+    """Executor of the last edit run, reused if the workaround fresh-executor is off."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
@@ -107,7 +107,7 @@ class MendInside(Inside):
         MendInside.executor.init_model(model, tokenizer, self._hparams)
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Call MEND as `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264)."""
+        """Call MEND the way `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264)."""
         loaded, hparams = self.bench.loaded, self._hparams
         records = as_dicts(requests)
         for start in range(0, len(records), hparams.batch_size):

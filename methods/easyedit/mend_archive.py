@@ -1,6 +1,6 @@
-"""A hypernetwork of ours as a state of EasyEdit's MEND, and back: the same numbers under other names.
+"""Convert our MEND hypernetwork to the state dict of EasyEdit's MEND and back: the same numbers under different names.
 
-Neither form holds anything that the other lacks, except that EasyEdit keeps the standard deviations beside what they follow from.
+Both forms hold the same information; EasyEdit additionally stores the standard deviations, which follow from the rest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,15 +18,15 @@ RESIDUAL = {
     "mode_scale.weight": "scale_MS",
     "mode_shift.weight": "shift_MS",
 }
-"""Parameters of a residual layer, local_nn.py:44, by ours."""
+"""EasyEdit's names of a residual layer's parameters (local_nn.py:44), and ours."""
 
 
 def state_of(hypernetwork: Hypernetwork, config: object) -> dict[str, Any]:
-    """What `MEND.load_state_dict` reads (MEND.py:355).
+    """Build the state that `MEND.load_state_dict` reads (MEND.py:355).
 
     Args:
-        hypernetwork: of ours.
-        config: the model's; another than that of the model which is edited leaves a line in the log.
+        hypernetwork: our hypernetwork.
+        config: configuration of the edited model; EasyEdit logs a warning if it differs.
     """
     state: dict[str, Any] = {"model_config": config, "edit_lrs": hypernetwork.edit_lr_M.detach().clone()}
     for at, transform in _transforms(hypernetwork):
@@ -41,12 +41,12 @@ def state_of(hypernetwork: Hypernetwork, config: object) -> dict[str, Any]:
 
 
 def from_state(state: Mapping[str, Tensor], matrices: tuple[EditedMatrix, ...], rank: int) -> Hypernetwork:
-    """Our hypernetwork from what `MEND.state_dict` gives (MEND.py:343).
+    """Build our hypernetwork from the state that `MEND.state_dict` returns (MEND.py:343).
 
     Args:
-        state: trained for the matrices, in their order.
-        matrices: the edited ones.
-        rank: of the residual layers.
+        state: state trained for the matrices, in their order.
+        matrices: the edited matrices.
+        rank: rank of the residual layers.
     """
     hypernetwork = Hypernetwork(matrices, rank, edit_lr=0.0, seed=0).requires_grad_(False)
     hypernetwork.edit_lr_M.copy_(state["edit_lrs"])
@@ -61,7 +61,7 @@ def from_state(state: Mapping[str, Tensor], matrices: tuple[EditedMatrix, ...], 
 
 
 def _transforms(hypernetwork: Hypernetwork) -> Iterator[tuple[str, GradientTransform]]:
-    """Each transform behind EasyEdit's name of it, `mend.(inputs, outputs)`."""
+    """Yield each transform with EasyEdit's name for it, `mend.(inputs, outputs)`."""
     for transform in hypernetwork.transforms.values():
         assert isinstance(transform, GradientTransform)
         outputs = len(transform.mean_S) - transform.inputs

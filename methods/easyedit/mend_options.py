@@ -1,4 +1,4 @@
-"""MEND's hyper-parameters by EasyEdit's names, for an edit and for the training before it."""
+"""MEND's hyper-parameters under EasyEdit's names, for editing and for training the hypernetwork."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 MODEL_CLASSES = {"llama": "LlamaForCausalLM", "gptj": "GPTJForCausalLM"}
-"""By architecture, as in the files of `hparams/MEND`; the others have `AutoModelForCausalLM`, and are known by their names."""
+"""Model classes by architecture, as in `hparams/MEND`; the others use `AutoModelForCausalLM` and are recognised by name."""
 
 
 def edit_options(hparams: HypernetworkHparams, batch: int, model: "LoadedModel") -> dict[str, Any]:
-    """As `hparams/MEND/llama-7b.yaml` has them, less the archive."""
+    """The options of `hparams/MEND/llama-7b.yaml`, without the archive."""
     return {
         **_options(hparams, model),
         "alg_name": "MEND",
@@ -24,12 +24,12 @@ def edit_options(hparams: HypernetworkHparams, batch: int, model: "LoadedModel")
 
 
 def training_options(hparams: HypernetworkHparams, has_leading_space: bool, model: "LoadedModel") -> dict[str, Any]:
-    """As `hparams/TRAINING/MEND/llama-7b.yaml` has them: one edit per iteration, `train_batch` of them per optimiser step.
+    """The options of `hparams/TRAINING/MEND/llama-7b.yaml`: one edit per iteration, `train_batch` edits per optimiser step.
 
     Args:
-        hparams: of the hypernetwork.
+        hparams: hyper-parameters of the hypernetwork.
         has_leading_space: see the workaround leading-space.
-        model: with the matrices.
+        model: the model to be edited.
     """
     gpt = has_leading_space and model.entry.architecture == "gptj"
     return {
@@ -38,7 +38,7 @@ def training_options(hparams: HypernetworkHparams, has_leading_space: bool, mode
         "eval_only": False,
         "archive": None,
         "batch_size": 1,
-        "max_iters": hparams.steps * hparams.train_batch + 1,  # it breaks off at the last one (BaseTrainer.py:187)
+        "max_iters": hparams.steps * hparams.train_batch + 1,  # it stops before the last one (BaseTrainer.py:187)
         "tokenizer_class": "GPT2Tokenizer" if gpt else "AutoTokenizer",
     }
 
@@ -87,7 +87,7 @@ def _options(hparams: HypernetworkHparams, model: "LoadedModel") -> dict[str, An
         "no_grad_layers": None,
         "half": False,
         "seed": 0,
-        # what it writes and says
+        # output and logging
         "results_dir": "results",
         "final_eval": False,
         "save": False,

@@ -1,7 +1,7 @@
-"""MEND's hypernetwork trained by EasyEdit's own trainer, in a worker, and kept in the form of our own.
+"""Train MEND's hypernetwork with EasyEdit's own trainer, in a worker, and save it in our format.
 
-What is kept is the hypernetwork of the last look at the held-out records, not the best: EasyEdit writes each, and never
-tells its stopper of any (BaseTrainer.py:211-213), so that `patience` decides nothing.
+The result is the hypernetwork of the last validation, not the best one: EasyEdit saves at each validation but never updates
+its early stopper (BaseTrainer.py:211-213), so `patience` has no effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from harness.records import EditRecord
 
 VERSION = 1
-"""Raised whenever training learns something else from the same inputs."""
+"""Incremented whenever the same inputs give a different hypernetwork."""
 
 MAX_TOKENS = 40
-"""Texts are cut here: `max_length` of a data set whose options do not name it (zsre.py:30)."""
+"""Texts are truncated to this length, the default `max_length` of EasyEdit's dataset (zsre.py:30)."""
 
 
 def artifact(ours: ArtifactSpec, code: Mapping[str, str], has_leading_space: bool) -> ArtifactSpec:
-    """The archive of EasyEdit's trainer.
+    """Describe the archive trained by EasyEdit.
 
     Args:
         ours: the artifact of our own trainer for the same model, records, hyper-parameters and seed.
-        code: which EasyEdit it is.
+        code: identity of the EasyEdit checkout.
         has_leading_space: see the workaround leading-space.
     """
     return ArtifactSpec(
@@ -46,8 +46,8 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Train the hypernetwork of `spec` in a worker and write it to `folder`.
 
     Raises:
-        UserError: if the train records do not suffice.
-        WorkerError: if the training breaks off, as EasyEdit's does on gradients that are no numbers.
+        UserError: if there are too few train records.
+        WorkerError: if the training fails, as EasyEdit's does on non-finite gradients.
     """
     import torch
 
@@ -59,8 +59,8 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     rows = [_row(record) for record in train if record.locality]
     if len(rows) <= hparams.validation:
         raise UserError(
-            f"mend learns from train records with a locality probe, and {len(rows)} of {len(train)} have one; "
-            f"{hparams.validation} of them are held out",
+            f"mend learns from train records with a locality probe, but only {len(rows)} of {len(train)} have one and "
+            f"{hparams.validation} are held out for validation",
             fix="datasets: [{train: ...}] with more, or a smaller `validation`",
         )
     generator = torch.Generator().manual_seed(spec.identity["seed"])
@@ -83,7 +83,7 @@ def train(
     seed: int,
     folder: Path,
 ) -> None:
-    """In the worker: run `EditTrainer` on our model and records, and write what it has made to `folder`."""
+    """Run `EditTrainer` on our model and records, and write the hypernetwork to `folder`. Runs in the worker."""
     import torch
     from easyeditor.dataset.zsre import ZsreDataset
     from easyeditor.trainer import BaseTrainer
@@ -101,17 +101,19 @@ def train(
     )  # zsre.py:47-60
 
     def data_set(rows: Sequence[dict[str, str]]) -> ZsreDataset:
-        made = ZsreDataset.__new__(ZsreDataset)  # which would read a file and a tokenizer by its name
+        made = ZsreDataset.__new__(ZsreDataset)  # __init__ would load a file, and a tokenizer by name
         made._data, made.config, made.tok, made.max_length = list(rows), config, loaded.tokenizer, MAX_TOKENS
         return made
 
     BaseTrainer.get_model = lambda _: loaded.model.requires_grad_(True)
     seed_all(seed)
-    # one pass over copies: the number of passes is rounded, down too (BaseTrainer.py:176), and then the last look is missed
+    # one epoch over copies: EasyEdit rounds the number of epochs (BaseTrainer.py:176); rounding down skips the last validation
     copies = -(-config.max_iters // len(learned))
     trainer = EditTrainer(config, data_set(list(learned) * copies), data_set(held_out))
     trainer.run()
-    written = torch.load(trainer.save_path, map_location="cpu", weights_only=False)  # it has just been written here
+    written = torch.load(
+        trainer.save_path, map_location="cpu", weights_only=False
+    )  # trusted: just written by this process
     shapes = {name: loaded.model.get_parameter(name).shape for name in config.inner_params}
     matrices = tuple(EditedMatrix(name, inputs, outputs) for name, (outputs, inputs) in shapes.items())
     hypernetwork = from_state(written["model"], matrices, config.rank)
@@ -125,7 +127,7 @@ def train(
 
 
 def _row(record: "EditRecord") -> dict[str, str]:
-    """A record as `ZsreDataset` keeps it; of its rephrase no loss is made (EditTrainer.py:53)."""
+    """Convert a record to the form of `ZsreDataset`; the rephrase does not enter the loss (EditTrainer.py:53)."""
     probe = record.locality[0]
     return {
         "case_id": record.id,

@@ -1,4 +1,4 @@
-"""The caller's end of the worker's process: started, asked, and stopped, and never waited for when it is gone. No torch."""
+"""The caller's end of the worker process: start it, call it, stop it, and detect when it has died. Does not import torch."""
 
 import os
 import shutil
@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[2]
 LOG = "worker.log"
 TAIL_BYTES = 4000
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""The caller has what is needed; whatever EasyEdit would still download, it must not find half-way through an edit."""
+"""The caller provides all files; EasyEdit must not start downloads in the middle of an edit."""
 
 
 class WorkerError(RuntimeError):
-    """EasyEdit, or its process, has failed: one line; what the process said last is a note."""
+    """Failure of EasyEdit or its process: a one-line message, with the end of the process's log as a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Failure:
     """An exception in the worker.
 
     Attributes:
-        message: one line.
-        fix: of a `UserError`.
-        is_users: it was a `UserError`.
+        message: one-line message.
+        fix: fix of a `UserError`.
+        is_users: whether it was a `UserError`.
         trace: its traceback.
     """
 
@@ -43,7 +43,7 @@ class Failure:
 
 
 class Worker:
-    """A process with EasyEdit in it. It ends with this object, or with this process, whatever it is doing.
+    """A process that runs EasyEdit. It is killed together with this object or this process.
 
     Args:
         home: folder of the checkout.
@@ -56,7 +56,7 @@ class Worker:
         with theirs, (self.folder / LOG).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "methods.easyedit.worker", str(theirs.fileno()), str(home)],
-                cwd=self.folder,  # EasyEdit writes `logs` where it is
+                cwd=self.folder,  # EasyEdit writes `logs` to its working directory
                 env={**os.environ, **OFFLINE, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,34 +67,34 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the worker."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Whether it is still running."""
         return self.stop.alive and self._process.poll() is None
 
     def call(self, verb: str, *arguments: Any) -> Any:
-        """Have the process do something.
+        """Call a method in the process.
 
         Args:
-            verb: a method of `worker.Host`.
+            verb: name of a method of `worker.Host`.
             arguments: its arguments.
 
         Returns:
-            What the method returns.
+            The method's return value.
 
         Raises:
-            UserError: raised in the process.
-            WorkerError: for any other exception there, and for a process that ends. It has been stopped then.
+            UserError: if the method raised one.
+            WorkerError: for any other exception, or if the process dies. In all cases the worker has been stopped.
         """
         try:
             self._connection.send((verb, arguments))
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
             raise self._ended(verb) from None
-        except BaseException:  # an interrupt: the answer to this call must not become that to the next
+        except BaseException:  # an interrupt: the next call must not receive this call's answer
             self.stop()
             raise
         if not isinstance(answer, Failure):
@@ -104,16 +104,16 @@ class Worker:
             if answer.is_users
             else WorkerError(f"EasyEdit failed in '{verb}': {answer.message}")
         )
-        error.add_note(f"In the worker:\n{answer.trace}\nIts last words:\n{self._last_words()}")
+        error.add_note(f"In the worker:\n{answer.trace}\nEnd of its log:\n{self._last_words()}")
         self.stop()
         raise error
 
     def _ended(self, verb: str) -> WorkerError:
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        hint = "; is the memory large enough for two models?" if code == -signal.SIGKILL else ""
-        error = WorkerError(f"the process of EasyEdit {how} in '{verb}'{hint}")
-        error.add_note(f"Its last words:\n{self._last_words()}")
+        hint = "; is there enough memory for two models?" if code == -signal.SIGKILL else ""
+        error = WorkerError(f"the EasyEdit process {how} in '{verb}'{hint}")
+        error.add_note(f"End of its log:\n{self._last_words()}")
         self.stop()
         return error
 

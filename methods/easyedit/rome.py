@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class EasyEditRomeHparams(RomeHparams, Without):
-    """Those of ROME."""
+    """Hyper-parameters of ROME."""
 
 
 @register("rome", title="ROME", family="weights", version=1, backend="easyedit")
 class EasyEditRome(EasyEditClosedForm):
-    """ROME for one request after the other, each on the weights that those before it have left."""
+    """One call of ROME per request, each starting from the weights left by the previous call."""
 
     Hparams = EasyEditRomeHparams
     inside: ClassVar[str] = "methods.easyedit.rome:RomeInside"
@@ -39,17 +39,17 @@ class EasyEditRome(EasyEditClosedForm):
     hparams: EasyEditRomeHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what ROME there lacks.
+        """Reject options that EasyEdit's ROME does not support.
 
         Raises:
-            UserError: as for MEMIT, and for keys of one kind in both places, which is another method there (R-ROME).
+            UserError: as for MEMIT, and for the same key in both places, which is a separate method in EasyEdit (R-ROME).
         """
         super().check(target)
         if self.hparams.key_mode != "rome":
             raise self.refused("key_mode", "rome")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/ROME/llama-7b.yaml` has them."""
+        """The options of `hparams/ROME/llama-7b.yaml`."""
         lengths = [[length, len(WORDS) * per_word] for length, per_word in self.hparams.prefixes]
         return {**self.value_options(model, "ROME"), "context_template_length_params": lengths}
 
@@ -72,7 +72,7 @@ class RomeInside(Inside):
         for layer in hparams.layers if hparams.mom2_adjustment else ():
             name = hparams.rewrite_module_tmp.format(layer)
             given = (hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype, hparams)
-            compute_u.get_inv_cov(loaded.model, loaded.tokenizer, name, *given)  # kept in its cache
+            compute_u.get_inv_cov(loaded.model, loaded.tokenizer, name, *given)  # fills its cache
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
         """Call ROME once per request."""

@@ -1,8 +1,8 @@
-"""EasyEdit's scoring rules, in batches, so that numbers published with it can be compared with those of a cell.
+"""EasyEdit's scoring rules, computed in batches, for comparison with numbers published with EasyEdit.
 
-Line numbers are those of `easyeditor/evaluate/evaluate_utils.py`, unless another file of that folder is named, in zjunlp/EasyEdit
-at commit 14cea8245f06715684592ab55184939b99d70784. What looks odd is as it is there; docs/metrics.md lists it, and what is
-not taken over.
+Line numbers refer to `easyeditor/evaluate/evaluate_utils.py`, unless another file of that folder is named, in zjunlp/EasyEdit
+at commit 14cea8245f06715684592ab55184939b99d70784. Its oddities are reproduced on purpose; docs/metrics.md lists them, and the
+parts that are not reproduced.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @register_protocol
 class EasyEditScoring(Protocol):
-    """EasyEdit's scoring: arg-max over the ids that prompt and target have beyond the prompt's; GRACE by generation."""
+    """EasyEdit's scoring: arg-max at the ids that follow the prompt in the joint text; GRACE is scored by generation."""
 
     name: ClassVar[str] = "easyedit"
     title: ClassVar[str] = "EasyEdit's scoring"
@@ -29,7 +29,7 @@ class EasyEditScoring(Protocol):
     key: ClassVar[str] = name
 
     def of(self, method: "MethodSpec") -> Protocol:
-        """The form in which EasyEdit scores a method."""
+        """The variant of this protocol with which EasyEdit scores a method."""
         return FORMS["generation" if method.name in GENERATED else "teacher_forced"]
 
     def forms(self) -> tuple[Protocol, ...]:
@@ -38,14 +38,14 @@ class EasyEditScoring(Protocol):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Prompt, one space and target as they are (274), cut after as many ids as the prompt has by itself (293-295).
+        """Join prompt, one space and target unchanged (274), split after as many ids as the prompt alone has (293-295).
 
-        Nothing is stripped, and where the join changes the prompt's own ids the cut stays at their number. EasyEdit
-        pads with the end-of-text id (../editors/editor.py:148, 152, 177) and takes each such id for padding, also in a text:
-        those of the prompt do not count towards its length, those of prompt and target together move the cut to the right.
+        Nothing is stripped, and if joining changes the prompt's own ids, the split still uses their original number. EasyEdit
+        pads with the end-of-text id (../editors/editor.py:148, 152, 177) and treats each such id as padding, even inside a
+        text: those in the prompt do not count towards its length, those in the joint text move the split to the right.
 
         Raises:
-            ValueError: if nothing is left on one side of the cut, where EasyEdit fails too (307, 308).
+            ValueError: if nothing is left on one side of the split, where EasyEdit fails too (307, 308).
         """
         padding = end_of_text(tokenizer)
         prompts = token_ids(tokenizer, [prompt for prompt, _ in pairs])
@@ -57,7 +57,7 @@ class EasyEditScoring(Protocol):
         return [_query(*pair, joint[:cut], joint[cut:]) for pair, joint, cut in zip(pairs, joints, cuts, strict=True)]
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """The arg-max before each id behind the cut, given all ids before it (297-305)."""
+        """Arg-max prediction of each id after the split, given all ids before it (297-305)."""
         return model.teacher_forced(queries)
 
 
@@ -68,27 +68,27 @@ class EasyEditGeneration(EasyEditScoring):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """The prompt (249), and the target without special ids and without the space before it (248).
+        """Tokenise the prompt (249), and the target without special ids and without a leading space (248).
 
-        With a tokenizer that keeps spaces in its ids, as GPT-2's does, these are not the ids that a model says after a
-        prompt: a right answer of one id scores 0.
+        With a tokenizer whose ids include spaces, such as GPT-2's, these are not the ids that a model generates after a
+        prompt: a correct one-id answer scores 0.
 
         Raises:
-            ValueError: for a prompt or target without an id.
+            ValueError: for an empty prompt or target.
         """
         prompts = token_ids(tokenizer, [prompt for prompt, _ in pairs])
         targets = token_ids(tokenizer, [target for _, target in pairs], add_special_tokens=False)
         return [_query(*pair, *ids) for pair, *ids in zip(pairs, prompts, targets, strict=True)]
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """The greedy continuation of each prompt by as many ids as its target has (253-260)."""
+        """Greedy continuation of each prompt by as many ids as its target has (253-260)."""
         return model.generate(queries)
 
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
         """The last ids of prompt and continuation together, as many as the target has (262, 264).
 
-        The continuation ends with the first end-of-text id, and after an early end the prompt's last ids are compared.
-        Where even the prompt is too short, EasyEdit fails; here it counts as padded on the left.
+        The continuation ends at the first end-of-text id; if that is early, the prompt's last ids take part in the comparison.
+        If even the prompt is too short, EasyEdit fails; here the ids are padded on the left.
         """
         length, end = len(query.target_ids), end_of_text(tokenizer)
         said = predicted[: predicted.index(end) + 1] if end in predicted else predicted
@@ -96,7 +96,7 @@ class EasyEditGeneration(EasyEditScoring):
 
 
 FORMS: dict[str, Protocol] = {"teacher_forced": EasyEditScoring(), "generation": EasyEditGeneration()}
-"""How EasyEdit asks."""
+"""Variants of EasyEdit's scoring."""
 
 GENERATED = frozenset({"grace"})
 """Methods that EasyEdit scores by generation (evaluate.py:150, 191, 230)."""
@@ -106,7 +106,7 @@ def end_of_text(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The id that EasyEdit pads with and that ends a generation.
 
     Raises:
-        ValueError: for a tokenizer without one.
+        ValueError: if the tokenizer has no end-of-text id.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("EasyEdit's scoring needs an end-of-text id, and the tokenizer has none")

@@ -1,4 +1,4 @@
-"""Second moments of keys as EasyEdit's statistics files, which ROME and MEMIT read in the place of a pass over Wikipedia."""
+"""Write covariance statistics in EasyEdit's file format, which ROME and MEMIT read instead of processing Wikipedia."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 DATASET = "given"
-"""What EasyEdit takes for the name of a data set. It knows none of it, so that a file that is not there is an error."""
+"""Dataset name passed to EasyEdit. It is not a real dataset, so that a missing file is an error instead of a download."""
 DTYPE = "float32"
-"""As in its files of hyper-parameters (`mom2_dtype`)."""
+"""As in EasyEdit's hyper-parameter files (`mom2_dtype`)."""
 
 
 def write(folder: Path, model: "LoadedModel", layers: Sequence[int], home: Path) -> dict[str, object]:
-    """Write the second moments of an artifact where EasyEdit will look for them (layer_stats.py:168).
+    """Write the statistics of an artifact where EasyEdit will look for them (layer_stats.py:168).
 
-    A file has Σ k kᵀ over all keys, their number, and the number of texts that it was asked for, which decides the name. No
-    artifact knows that number; the one of keys stands for it. Files that are there already are left.
+    A file contains Σ k kᵀ over all keys, their number, and the requested number of texts, which is part of the file name. The
+    artifact does not record that number, so the number of keys is used instead. Existing files are kept.
 
     Args:
-        folder: of the artifact.
-        model: whose keys they are; its name is that of a folder.
-        layers: whose.
+        folder: folder of the artifact.
+        model: the model that the keys belong to; EasyEdit names a folder after it.
+        layers: layers whose statistics are written.
         home: EasyEdit's `stats_dir`.
 
     Returns:
-        EasyEdit's options under which it finds them.
+        EasyEdit's options that point to the files.
     """
     import numpy as np
 

@@ -27,18 +27,18 @@ FIXED = {
     "stop_loss": 2e-2,
     "reads": "sequence",
 }
-"""What is no option there: how it lays out rows and merges, WISE.py:160, wise/utils.py:401, WISE.py:45."""
+"""Hard-coded in EasyEdit: row layout and merging, WISE.py:160, wise/utils.py:401, WISE.py:45."""
 CONTEXTS = 10
-"""What `get_context_templates` makes if it is left to it (wise_main.py:20)."""
+"""Number of prefixes that `get_context_templates` generates by itself (wise_main.py:20)."""
 
 
 class EasyEditWiseHparams(WiseHparams, Without):
-    """Those of WISE."""
+    """Hyper-parameters of WISE."""
 
 
 @register("wise", title="WISE", family="memory", version=1, backend="easyedit")
 class EasyEditWise(MemoryMethod):
-    """One call of WISE per request, all on one row of side memories."""
+    """One call of WISE per request, all using the same side memories."""
 
     Hparams = EasyEditWiseHparams
     inside: ClassVar[str] = "methods.easyedit.wise:WiseInside"
@@ -52,16 +52,16 @@ class EasyEditWise(MemoryMethod):
     )
     preset: ClassVar[Mapping[str, Any]] = {
         **{key: FIXED[key] for key in ("implementation", "decay", "reads")},
-        "parallel": 1,  # read by none, but our own faithful variant has no other
+        "parallel": 1,  # has no effect here, but our own faithful variant requires it
     }
 
     hparams: EasyEditWiseHparams
 
     def check(self, target: ModelRef) -> None:
-        """Refuse what WISE there lacks.
+        """Reject options that EasyEdit's WISE does not support.
 
         Raises:
-            UserError: for another value of what it has no option for.
+            UserError: for a different value of an option that EasyEdit hard-codes.
         """
         for option, value in FIXED.items():
             if getattr(self.hparams, option) != value:
@@ -70,14 +70,14 @@ class EasyEditWise(MemoryMethod):
             raise self.refused("contexts", CONTEXTS)
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """Those of our own implementation, so that both read the same prefixes and unrelated prompts."""
+        """The artifacts of our own implementation, so that both use the same prefixes and unrelated prompts."""
         needed = dict(Wise(self.hparams).artifacts(target, data, seed))
         if "given-prefixes" in self.hparams.without:
             del needed["prefixes"]
         return needed
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """As `hparams/WISE/llama-7b.yaml` has them, with the number of prefixes; a bound counts only if it is a float."""
+        """The options of `hparams/WISE/llama-7b.yaml`, plus the number of prefixes; the norm constraint must be a float."""
         hparams, bound = self.hparams, self.hparams.norm_constraint
         return {
             **self.memory_options(model, "WISE"),
@@ -122,14 +122,14 @@ class WiseInside(MemoryInside):
             utils.CONTEXT_TEMPLATES_CACHE = ["{}", *(f"{prefix}{{}}" for prefix in given[:contexts])]
 
     def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """As `MemoryInside.apply`."""
+        """Apply all requests as in `MemoryInside.apply`, with our masks if given-masks is on."""
         if "given-masks" not in self.bench.workarounds:
             return super().apply(requests)
         with _drawn_as_ours(self.bench.seed):
             return super().apply(requests)
 
     def call(self, records: list[dict[str, str]]) -> Any:
-        """As `MemoryInside.call`."""
+        """Call WISE on the records, as described in `MemoryInside.call`."""
         from easyeditor.models.wise import apply_wise_to_model
 
         loaded = self.bench.loaded
@@ -137,7 +137,7 @@ class WiseInside(MemoryInside):
         return wrapper
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-        """Each with its unrelated prompt and answer."""
+        """Convert requests to EasyEdit's records, each with its unrelated prompt and answer."""
         spared = loc_prompts.taken(self._spared, len(requests))
         return [
             {**record, "loc_prompt": f"{probe.prompt.rstrip()} {probe.answer.strip()}"}
@@ -145,15 +145,17 @@ class WiseInside(MemoryInside):
         ]
 
     def diagnostics(self) -> dict[str, float]:
-        """As our own implementation has them."""
+        """The same diagnostics as in our own implementation."""
         memories = [*self.adapter.memory_mean_act, self.adapter.editing_mean_act]
-        active = [memory.min_act() for memory in memories if memory.min_act() < 1e9]  # EditingMeanAct of no edit
+        active = [
+            memory.min_act() for memory in memories if memory.min_act() < 1e9
+        ]  # initial value, if no edit used the memory
         return {"memories": float(len(active)), "threshold": min(active)}
 
 
 @contextmanager
 def _drawn_as_ours(seed: int) -> Iterator[None]:
-    """Inside the body each shard's mask is what `methods.wise.training.learn` draws."""
+    """Draw each shard's mask as `methods.wise.training.learn` does, inside the body."""
     import torch
     from easyeditor.models.wise.WISE import WISEAdapter
 

@@ -1,7 +1,7 @@
-"""The process in which EasyEdit runs: `python -m methods.easyedit.worker FD HOME`, started and asked by `process.Worker`.
+"""The process in which EasyEdit runs: `python -m methods.easyedit.worker FD HOME`, started and called by `process.Worker`.
 
-It has a model of its own, which is made equal to the caller's before each act of editing. What EasyEdit does to environment
-variables, generators, caches, tokenizers and the working directory ends with it.
+It has its own copy of the model, whose weights are synchronised with the caller's before each edit run. EasyEdit's changes to
+environment variables, random generators, caches, tokenizers and the working directory are confined to this process.
 """
 
 import importlib
@@ -34,7 +34,7 @@ WEIGHTS = "weights.safetensors"
 
 
 class Host:
-    """What the caller may ask for; each public method is a verb.
+    """The worker's interface: the caller can call each public method by name.
 
     Args:
         home: folder of the checkout.
@@ -49,31 +49,31 @@ class Host:
         self._applied = Applied()
 
     def load(self, ref: ModelRef, device: str, threads: int, is_deterministic: bool) -> None:
-        """Load the model as the caller did, and set its tokenizer up as EasyEdit's editor does."""
+        """Load the model as the caller did, with the settings that EasyEdit expects."""
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(is_deterministic)
-        # as in the caller's process: filling takes time for memory that nothing reads, and both are timed
+        # as in the caller's process: filling unused memory would add to the timed work of both
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         loaded = load(ref, device)
-        name = loaded.entry.hub_id or ref.name  # EasyEdit tells kinds of models by their names; a folder's says nothing
+        name = loaded.entry.hub_id or ref.name  # EasyEdit recognises model types by name, which a folder does not give
         loaded.model.config._name_or_path = loaded.model.name_or_path = name
         loaded.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         self._loaded = loaded
 
     def differing(self, wanted: Mapping[str, str]) -> list[str]:
-        """Paths of the modules whose parameters are not those of a fingerprint.
+        """Paths of the modules whose parameters differ from a fingerprint.
 
         Raises:
-            RuntimeError: for a fingerprint of other modules.
+            RuntimeError: if the fingerprint covers different modules.
         """
         here = fingerprint(self._model.model)
         if here.keys() != wanted.keys():
-            raise RuntimeError(f"the worker's model has other parts: {sorted(here.keys() ^ wanted.keys())[:3]}")
+            raise RuntimeError(f"the worker's model has different modules: {sorted(here.keys() ^ wanted.keys())[:3]}")
         self._given = wanted
         return [path for path, found in here.items() if found != wanted[path]]
 
     def take(self, file: Path) -> None:
-        """Replace parameters by those of a file."""
+        """Overwrite parameters with those in a file."""
         from safetensors.torch import load_file
 
         with torch.no_grad():
@@ -92,7 +92,7 @@ class Host:
         artifacts: Mapping[str, Path],
         seed: int,
     ) -> None:
-        """Everything of an act of editing that is not timed."""
+        """Set up an edit run; not timed."""
         tokenizer = self._model.tokenizer
         tokenizer.pad_token_id, tokenizer.padding_side = tokenizer.eos_token_id, "left"  # editor.py:145-183
         if "trainable-again" in workarounds:
@@ -101,18 +101,18 @@ class Host:
         bench = Bench(self._model, options, frozenset(workarounds), artifacts, self._home, seed)
         self._act = _named(inside)(bench)
         if self._model.device.type == "cuda":
-            torch.cuda.synchronize(self._model.device)  # what is still under way is no part of the act
+            torch.cuda.synchronize(self._model.device)  # pending work must not be timed
             torch.cuda.reset_peak_memory_stats(self._model.device)
 
     def apply(self, requests: Sequence[EditRequest]) -> None:
-        """Apply all requests of the act."""
+        """Apply all requests of the edit run."""
         assert self._act is not None
         self._applied = self._act.apply(requests)
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
     def diagnostics(self) -> dict[str, float]:
-        """What the act says of itself, with the memory that it took."""
+        """Diagnostics of the edit run, with its peak memory."""
         on_device = self._model.device.type == "cuda"
         peak = (
             torch.cuda.max_memory_allocated(self._model.device)
@@ -122,7 +122,7 @@ class Host:
         return {**self._applied.diagnostics, "worker_peak_memory_bytes": float(peak)}
 
     def hand_over(self) -> Path:
-        """A file with all parameters of the modules that the act has changed or may change."""
+        """Write all parameters of the modules that the edit run changed or may have changed; return the file."""
         from safetensors.torch import save_file
 
         model = self._model.model
@@ -132,24 +132,24 @@ class Host:
             for leaf, parameter in model.get_submodule(path).named_parameters(recurse=False)
         }
         weights = {**touched, **changed(model, self._given)}
-        # each with a storage of its own, which the format asks for
+        # clones, because safetensors rejects tensors that share storage
         save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, WEIGHTS)
         return Path(WEIGHTS).absolute()
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Ask the wrapper."""
+        """Query the wrapper."""
         return self._wrapped.teacher_forced(queries)
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Ask the wrapper."""
+        """Query the wrapper."""
         return self._wrapped.generate(queries)
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
-        """Ask the wrapper."""
+        """Query the wrapper."""
         return self._wrapped.scope(queries)
 
     def revert(self) -> None:
-        """Take the wrapper off the model."""
+        """Remove the wrapper from the model."""
         self._wrapped.revert()
         self._act = None
 
@@ -165,13 +165,13 @@ class Host:
 
 
 def _named(place: str) -> Any:
-    """What `module:name` names."""
+    """Import the object that `module:name` refers to."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def serve(connection: Connection, home: Path) -> None:
-    """Answer until the caller is gone, however it went: also in the middle of an act."""
+    """Serve calls until the caller disconnects or dies, even in the middle of an edit run."""
     calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
     folder = Path.cwd()
 
@@ -180,7 +180,7 @@ def serve(connection: Connection, home: Path) -> None:
             while True:
                 calls.put(connection.recv())
         except (EOFError, OSError):
-            shutil.rmtree(folder, ignore_errors=True)  # a caller that was killed could not
+            shutil.rmtree(folder, ignore_errors=True)  # a killed caller could not do it
             os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()

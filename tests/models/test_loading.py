@@ -148,7 +148,9 @@ def test_a_folder_of_another_architecture_is_refused(folder, monkeypatch):
 
 
 def test_a_folder_of_another_size_is_refused(folder):
-    with pytest.raises(UserError, match=r"holds \(layers, width\) \(2, 32\), but llama2-7b has \(32, 4096\)"):
+    with pytest.raises(
+        UserError, match=r"holds a model with \(layers, width\) \(2, 32\), but llama2-7b has \(32, 4096\)"
+    ):
         load(reference("llama2-7b", source=str(folder)), "cpu")
 
 
@@ -166,7 +168,7 @@ def test_a_tokenizer_that_forgets_the_bos_is_refused(tiny, folder):
     """Silently different ids would only show as worse scores."""
     text = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(text | {"post_processor": None}))
-    with pytest.raises(UserError, match="does not start texts with BOS; tiny-llama was trained so"):
+    with pytest.raises(UserError, match="does not start texts with BOS, but tiny-llama was trained with it"):
         load(reference(tiny, source=str(folder)), "cpu")
 
 
@@ -204,7 +206,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
             return print, ("code of the pickle ran",)
 
     torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="cannot be read as tensors alone"):
+    with pytest.raises(UserError, match="cannot be read as tensors only"):
         convert(tmp_path)
     assert main([str(tmp_path / "nowhere")]) == 2
 

@@ -153,12 +153,12 @@ def test_a_cell_of_easyedit_that_failed_is_named_and_its_model_left_out_of_the_b
         "ft-l", "tiny/gptj", "zsre", variant="faithful-easyedit", label="theirs", backend="easyedit"
     )
     (failed / "DONE").unlink()
-    (failed / "FAILED").write_text("the process of EasyEdit was killed by SIGKILL in 'apply'\n")
+    (failed / "FAILED").write_text("the EasyEdit process was killed by SIGKILL in 'apply'\n")
     fake.write_manifest(["parity"])
     (table,), numbers = registry.tables.get("parity")(load_suite(fake.root, "main_table", "mini"))
     (section,) = table.sections
     assert section.remarks == ("FT-L on Llama2-7B (mini): exact.",)
-    assert any("on GPT-J-6B (mini): failed: the process of EasyEdit was killed" in note for note in table.notes)
+    assert any("on GPT-J-6B (mini): failed: the EasyEdit process was killed" in note for note in table.notes)
     same = [column.title for column in table.columns].index("Same")
     alone = next(row for row in section.rows if row.title == "GPT-J-6B (mini): ours")
     assert alone.entries[same].text == "–"

@@ -76,8 +76,8 @@ def test_the_easyedit_backend_sets_the_implementation_and_keeps_all_other_values
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (", variant: corrected", 'ft-l: EasyEdit has nothing like implementation: "corrected"'),
-        (", loss_stop: 0.5", "ft-l: EasyEdit has nothing like loss_stop: 0.5 → loss_stop: 0.01"),
+        (", variant: corrected", 'ft-l: EasyEdit does not support implementation: "corrected"'),
+        (", loss_stop: 0.5", "ft-l: EasyEdit does not support loss_stop: 0.5 → loss_stop: 0.01"),
         (", without: [padding]", "no workaround 'padding'"),
     ],
 )

@@ -81,8 +81,8 @@ def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, 
     start = time.monotonic()
     cell = bench.cells["theirs"]
     reason = bench.runner.run(job_of(cell, cell.seed, "cpu")).reason
-    assert reason.startswith("WorkerError: the process of EasyEdit was killed by SIGKILL in 'apply'")
+    assert reason.startswith("WorkerError: the EasyEdit process was killed by SIGKILL in 'apply'")
     assert "\n" not in reason
     assert time.monotonic() - start < 120
     assert bench.folder("theirs").failure == reason
-    assert "Its last words" in (bench.folder("theirs").path / "log.txt").read_text()
+    assert "End of its log" in (bench.folder("theirs").path / "log.txt").read_text()

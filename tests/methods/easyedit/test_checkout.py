@@ -76,7 +76,7 @@ def test_a_fetched_one_of_another_commit_is_to_be_fetched_again(home_of_fetch):
 def test_a_folder_without_git_is_refused_also_inside_of_another_repository(source):
     inner = source / "inner"
     (inner / "easyeditor").mkdir(parents=True)
-    with pytest.raises(UserError, match="is no git checkout"):
+    with pytest.raises(UserError, match="is not a git checkout"):
         checkout.at(inner)
 
 
@@ -139,5 +139,5 @@ def test_what_is_shown_names_the_checkout_the_adapters_and_every_workaround(sour
 
 def test_without_git_nothing_is_taken_for_granted(source, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="no git on the path"):
+    with pytest.raises(UserError, match="git is needed"):
         checkout.find()

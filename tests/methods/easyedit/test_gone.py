@@ -55,7 +55,7 @@ def test_a_checkout_that_is_not_the_planned_one_any_more_fails_the_cell_in_one_l
     folder = cell.folder
     happens(source)
     reason = Runner(plan.store, context).run(job_of(cell, cell.seed, "cpu")).reason
-    assert "is not what this process began with" in reason
+    assert "was changed or removed while this process was running" in reason
     assert "\n" not in reason
     assert plan.store.cell(folder).failure == reason
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TREE = {
     "__init__.py": "raise ImportError('the package itself')",
     "models/__init__.py": "raise ImportError('all methods')",
@@ -82,4 +82,4 @@ def test_a_module_that_is_there_is_the_real_one(tmp_path):
 
 def test_a_second_installation_in_one_process_is_refused(tmp_path):
     code = f"try:\n  loader.install(Path({str(tmp_path)!r}))\nexcept RuntimeError as error: print(error)"
-    assert run(tmp_path, code) == "easyeditor has been imported already\n"
+    assert run(tmp_path, code) == "easyeditor has already been imported\n"
