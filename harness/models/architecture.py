@@ -41,7 +41,7 @@ class Layout:
         embeddings: str,
         attention_kernel: Literal["sdpa", "eager"],
     ) -> "Layout":
-        """Build a layout from the path of the block list, module names inside a block, and module names beside the list."""
+        """Build a layout from the path of the block list, module names inside a block, and module names next to the list."""
         block, base = f"{blocks}.{{}}", blocks.rpartition(".")[0]
         return cls(
             block,
