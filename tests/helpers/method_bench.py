@@ -8,7 +8,7 @@ from harness.models.catalogue import reference
 from harness.models.weights import weight_hash
 from harness.store.store import Store
 from harness.suite import hparams
-from tests.helpers.artifacts import build, quiet_context
+from tests.helpers.in_process import build, quiet_context
 from tests.helpers.small_suites import records
 
 OPTIONS = {

@@ -15,7 +15,7 @@ from harness.models.tiny.tokenizer import train_tokenizer
 from harness.models.tiny.training import FactRow, encode, shaped_masks
 from harness.store.store import Store
 from harness.tokens import joint_query
-from tests.helpers.artifacts import build, quiet_context
+from tests.helpers.in_process import build, quiet_context
 
 KINDS = ("metaspace", "bytes")
 HIDDEN = torch.finfo(torch.float32).min

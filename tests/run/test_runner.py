@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from harness.errors import UserError
@@ -15,45 +15,24 @@ from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
-from harness.plan.job import job_of, jobs
-from harness.plan.plan import Plan, roots
+from harness.plan.plan import roots
 from harness.records import Answer
-from harness.run.context import RunContext
-from harness.run.progress import Display
-from harness.run.runner import Runner
-from harness.store.artifacts import ArtifactCache
-from harness.store.store import Store
-from harness.suite import load_suite
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
+from tests.helpers.in_process import PlanBench
 
 
-class Bench:
-    """A runner with the artifacts of all cells built."""
-
-    def __init__(self, home, store):
-        torch.set_num_threads(1)
-        self.plan = Plan(load_suite(home / "small.yaml"), Store(store))
-        self.store = self.plan.store
-        self.context = RunContext(ArtifactCache(self.store), "cpu", Display(Console(quiet=True)))
-        self.runner = Runner(self.store, self.context)
-        for job in jobs(self.plan):
-            if not job.is_cell:
-                assert self.runner.run(job).reason is None
-
-    def cell(self, label, model="tiny/llama"):
-        return next(c for c in self.plan.runnable if (c.label, c.model.name) == (label, model))
-
-    def run(self, work):
-        return self.runner.run(job_of(work, getattr(work, "seed", 0), "cpu"))
-
-    def folder(self, cell):
-        return self.store.cell(cell.folder)
+@pytest.fixture(scope="module")
+def built(home, tmp_path_factory):
+    """A store with the artifacts of the suite."""
+    store = tmp_path_factory.mktemp("built")
+    PlanBench(home / "small.yaml", store)
+    return store
 
 
 @pytest.fixture
-def bench(home, tmp_path):
-    return Bench(home, tmp_path / "store")
+def bench(home, built, tmp_path):
+    return PlanBench(home / "small.yaml", shutil.copytree(built, tmp_path / "store"))
 
 
 def test_a_finished_cell_holds_everything_that_tables_need(bench):
@@ -156,7 +135,7 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
 def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
     for cell in bench.plan.runnable:
         bench.run(cell)
-    alone = Bench(home, tmp_path / "alone")
+    alone = PlanBench(home / "small.yaml", tmp_path / "alone")
     for cell in reversed(alone.plan.runnable):
         alone.run(cell)
         for name in ("records.parquet", "metrics.json"):

@@ -8,7 +8,6 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 
 from harness import registry
 from harness.api import Hparams, Method
@@ -18,19 +17,14 @@ from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import weight_hash
-from harness.plan.job import job_of, jobs
-from harness.plan.plan import Plan
 from harness.records import Answer
 from harness.registry import MethodSpec
 from harness.run.checkpoint import Checkpoint
-from harness.run.context import RunContext
-from harness.run.progress import Display
-from harness.run.runner import Runner
 from harness.run.sequence import Chain
 from harness.store.artifacts import ArtifactCache
 from harness.store.store import Store
-from harness.suite import load_suite
 from methods.ft_l import FtL
+from tests.helpers.in_process import PlanBench
 from tests.helpers.small_suites import write_suite
 
 EDITS, BLOCKS = 8, [(0, 2), (2, 3), (3, 4), (4, 6), (6, 8)]
@@ -115,46 +109,31 @@ def _no_calls():
     Notebook.calls.clear()
 
 
-class Bench:
+class Bench(PlanBench):
     """A process: its own models in memory, the store that it is given."""
-
-    def __init__(self, home, store):
-        torch.set_num_threads(1)
-        self.plan = Plan(load_suite(home / "sequence.yaml"), Store(store))
-        self.store = self.plan.store
-        self.context = RunContext(ArtifactCache(self.store), "cpu", Display(Console(quiet=True)))
-        self.runner = Runner(self.store, self.context)
-        for job in jobs(self.plan):
-            if not job.is_cell:
-                assert self.runner.run(job).reason is None
 
     def cell(self, label):
         if label == "notebook":
             return dataclasses.replace(self.cell("ft-l"), method=Notebook.spec, label=label, hparams={}, sources={})
-        return next(cell for cell in self.plan.runnable if cell.label == label)
+        return super().cell(label)
 
-    def folder(self, label):
-        return self.store.cell(self.cell(label).folder)
-
-    def outcome(self, work):
-        return self.runner.run(job_of(work, getattr(work, "seed", 0), "cpu"))
-
-    def run(self, label):
-        assert self.outcome(self.cell(label)).reason is None
-        return self.folder(label)
+    def finish(self, label):
+        """Run a cell that must not fail; its folder."""
+        assert self.run(self.cell(label)).reason is None
+        return self.folder(self.cell(label))
 
     def checkpoint(self, label):
         return Checkpoint(self.store.checkpoint(self.cell(label).folder))
 
     def bytes(self, label):
-        return {name: (self.folder(label).path / name).read_bytes() for name in FILES}
+        return {name: (self.folder(self.cell(label)).path / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture(scope="module")
 def built(home, tmp_path_factory):
     """A store with the artifacts of the suite."""
     store = tmp_path_factory.mktemp("built")
-    Bench(home, store)
+    Bench(home / "sequence.yaml", store)
     return store
 
 
@@ -162,15 +141,15 @@ def built(home, tmp_path_factory):
 def process(home, built, tmp_path):
     """Each call is another process on the same store."""
     shutil.copytree(built, tmp_path / "store")
-    return lambda: Bench(home, tmp_path / "store")
+    return lambda: Bench(home / "sequence.yaml", tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(home, built, tmp_path_factory):
     store = tmp_path_factory.mktemp("whole") / "store"
     shutil.copytree(built, store)
-    bench = Bench(home, store)
-    return {label: (bench.run(label), bench.bytes(label))[1] for label in ("none", "ft-l", "notebook")}
+    bench = Bench(home / "sequence.yaml", store)
+    return {label: (bench.finish(label), bench.bytes(label))[1] for label in ("none", "ft-l", "notebook")}
 
 
 class Killed(BaseException):
@@ -193,7 +172,7 @@ def killed_at(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoint, moment, keep)
             with pytest.raises(Killed):
-                bench.outcome(bench.cell(label))
+                bench.run(bench.cell(label))
 
     return run
 
@@ -216,25 +195,25 @@ def test_a_sequence_of_a_weight_method_is_its_edit_again_and_again_on_the_model_
     seen = []
     original = Checkpoint.keep
     monkeypatch.setattr(Checkpoint, "keep", lambda *a: (seen.append(a[1]), original(*a))[1])
-    bench.run("ft-l")
+    bench.finish("ft-l")
     assert [progress.weights for progress in seen] == by_hand
     assert [progress.edits for progress in seen] == [end for _, end in BLOCKS]
 
 
 def test_a_memory_is_extended_by_what_it_kept_and_never_edited_anew(process):
     bench = process()
-    bench.run("notebook")
+    bench.finish("notebook")
     warm_up, *blocks = Notebook.calls
     assert warm_up == ("edit", 1)
     assert blocks == [("edit", 2), ("extend", 1), ("extend", 1), ("extend", 2), ("extend", 2)]
-    metrics = bench.folder("notebook").read("metrics.json")
+    metrics = bench.folder(bench.cell("notebook")).read("metrics.json")
     assert metrics["diagnostics"]["notes"] == EDITS
     assert [metrics["curve"][point]["teacher_forced"]["reliability"]["score"] for point in "238"] == [1.0, 1.0, 1.0]
 
 
 def test_at_each_point_all_edits_so_far_are_scored_and_nothing_else(process):
     bench = process()
-    path = bench.run("ft-l").path
+    path = bench.finish("ft-l").path
     order = [record.id for record in bench.context.load_data(bench.cell("ft-l").data).edits]
     rows = pd.read_parquet(path / "curve.parquet")
     assert list(rows.columns) == ["edits", "edit", *(field.name for field in dataclasses.fields(Answer))]
@@ -251,7 +230,7 @@ def test_at_each_point_all_edits_so_far_are_scored_and_nothing_else(process):
 def test_the_scores_of_a_point_are_those_of_the_model_after_so_many_edits(process):
     bench = process()
     cell = bench.cell("ft-l")
-    path = bench.run("ft-l").path
+    path = bench.finish("ft-l").path
     model, data = bench.context.load_model(cell.model), bench.context.load_data(cell.data_at(3))
     requests = [record.request() for record in data.edits]
     with Chain(cell.instance(), model, {}, bench.context) as chain:
@@ -268,7 +247,7 @@ def test_the_scores_of_a_point_are_those_of_the_model_after_so_many_edits(proces
 
 def test_the_last_point_is_what_a_reader_of_batch_cells_finds(process):
     bench = process()
-    folder = bench.run("ft-l")
+    folder = bench.finish("ft-l")
     rows = pd.read_parquet(folder.path / "records.parquet")
     last = pd.read_parquet(folder.path / "curve.parquet").query("edits == 8").drop(columns=["edits", "edit"])
     pd.testing.assert_frame_equal(rows, last.reset_index(drop=True))
@@ -278,7 +257,7 @@ def test_the_last_point_is_what_a_reader_of_batch_cells_finds(process):
 
 
 def test_the_curve_follows_from_the_rows_and_says_what_is_left_of_the_first_edits(process):
-    folder = process().run("ft-l")
+    folder = process().finish("ft-l")
     curve = folder.read("metrics.json")["curve"]
     rows = pd.read_parquet(folder.path / "curve.parquet")
     for point in (2, 3, 8):
@@ -304,10 +283,10 @@ def test_the_unedited_model_is_asked_in_the_very_batches_of_a_point(process, mon
     monkeypatch.setattr(WeightEditedModel, "generate", generate)
     for spec in cell.all_unedited_outputs():
         bench.store.artifact(spec.name, spec.key).remove()
-        bench.outcome(spec)
+        bench.run(spec)
     alone = list(asked)
     asked.clear()
-    curve = bench.run("none").read("metrics.json")["curve"]
+    curve = bench.finish("none").read("metrics.json")["curve"]
     local = {probe.prompt for record in bench.context.load_data(cell.data).edits for probe in record.locality}
     assert [batch for batch in asked if batch[0] in local] == [batch for batch in alone if batch[0] in local]
     assert len({len(batch) for batch in alone}) > 1
@@ -331,11 +310,11 @@ def test_a_killed_sequence_goes_on_from_its_last_block_and_ends_with_the_same_bi
 ):
     bench = process()
     killed_at(bench, label, moment, after)
-    assert not bench.folder(label).path.exists()
+    assert not bench.folder(bench.cell(label)).path.exists()
     done = bench.checkpoint(label).progress().edits
     again = process()
     Notebook.calls.clear()
-    again.run(label)
+    again.finish(label)
     assert again.bytes(label) == uninterrupted[label]
     if label == "notebook":
         later = [("extend", end - start) for start, end in BLOCKS if end > done]
@@ -348,24 +327,30 @@ def test_a_sequence_may_be_killed_many_times(process, killed_at, uninterrupted):
     for _ in BLOCKS:
         killed_at(process(), "ft-l", "keep", 1)
     bench = process()
-    bench.run("ft-l")
+    bench.finish("ft-l")
     assert bench.bytes("ft-l") == uninterrupted["ft-l"]
-    assert [again["edits"] for again in bench.folder("ft-l").read("provenance.json")["resumed"]] == [2, 3, 4, 6, 8]
+    assert [again["edits"] for again in bench.folder(bench.cell("ft-l")).read("provenance.json")["resumed"]] == [
+        2,
+        3,
+        4,
+        6,
+        8,
+    ]
 
 
 def test_times_of_a_resumed_sequence_are_not_citable_and_the_block_that_may_have_been_cut_is_named(process, killed_at):
     killed_at(process(), "ft-l", "keep_point", 2)
     bench = process()
-    cost = bench.run("ft-l").read("cost.json")
+    cost = bench.finish("ft-l").read("cost.json")
     assert cost["citable"] is False
     assert [(block["edits"], block["citable"]) for block in cost["blocks"]] == [
         *((2, True), (3, True), (4, False), (6, True), (8, True))
     ]
-    assert bench.folder("ft-l").read("provenance.json")["resumed"][0]["edits"] == 3
+    assert bench.folder(bench.cell("ft-l")).read("provenance.json")["resumed"][0]["edits"] == 3
 
 
 def test_an_uninterrupted_sequence_is_citable_and_its_seconds_are_the_sum_of_its_blocks(process):
-    cost = process().run("ft-l").read("cost.json")
+    cost = process().finish("ft-l").read("cost.json")
     assert cost["citable"] is True
     assert [block["edits"] for block in cost["blocks"]] == [end for _, end in BLOCKS]
     assert all(block["phases_s"]["edit"] > 0 for block in cost["blocks"])
@@ -376,7 +361,7 @@ def test_an_uninterrupted_sequence_is_citable_and_its_seconds_are_the_sum_of_its
 
 def test_nothing_is_left_of_a_checkpoint_when_the_cell_is_finished(process):
     bench = process()
-    folder = bench.run("ft-l")
+    folder = bench.finish("ft-l")
     assert not list(folder.path.parent.glob(".*"))
 
 
@@ -402,12 +387,12 @@ def test_a_block_that_fails_fails_the_cell_and_gives_the_model_back(block, proce
     before = weight_hash(model.model)
     with monkeypatch.context() as patch:
         patch.setattr(FtL, "_train", fail)
-        assert bench.outcome(bench.cell("ft-l")).reason == "FloatingPointError: "
+        assert bench.run(bench.cell("ft-l")).reason == "FloatingPointError: "
     assert weight_hash(model.model) == before
-    assert bench.folder("ft-l").failure is not None
-    bench.run("ft-l")
+    assert bench.folder(bench.cell("ft-l")).failure is not None
+    bench.finish("ft-l")
     assert bench.bytes("ft-l") == uninterrupted["ft-l"]
-    resumed = [again["edits"] for again in bench.folder("ft-l").read("provenance.json")["resumed"]]
+    resumed = [again["edits"] for again in bench.folder(bench.cell("ft-l")).read("provenance.json")["resumed"]]
     assert resumed == ([3] if block else []), "the blocks before it are not made again"
 
 
@@ -423,7 +408,7 @@ def test_a_method_whose_first_edit_does_not_give_back_what_later_ones_change_is_
 
     before = weight_hash(bench.context.load_model(bench.cell("ft-l").model).model)
     monkeypatch.setattr(FtL, "extend", extend)
-    assert "did not give the model back bit for bit" in bench.outcome(bench.cell("ft-l")).reason
+    assert "did not give the model back bit for bit" in bench.run(bench.cell("ft-l")).reason
 
 
 DAMAGE = {
@@ -458,12 +443,12 @@ def test_a_checkpoint_that_is_not_what_was_kept_is_refused_with_the_way_out(what
     again = process()
     model = again.context.load_model(again.cell("ft-l").model)
     before = weight_hash(model.model)
-    said = again.outcome(again.cell("ft-l")).reason
+    said = again.run(again.cell("ft-l")).reason
     assert reason in said
     assert said.endswith(f"→ rm -r {root}")
     assert weight_hash(model.model) == before
     shutil.rmtree(root)
-    again.run("ft-l")
+    again.finish("ft-l")
     assert again.bytes("ft-l") == uninterrupted["ft-l"]
 
 
@@ -476,9 +461,9 @@ def test_scores_alone_say_nothing_of_how_far_a_sequence_is(process, killed_at, u
     stray = root / "point-0000003" / "records.parquet"
     pd.read_parquet(stray).assign(score=0.5).to_parquet(stray)
     again = process()
-    again.run("ft-l")
+    again.finish("ft-l")
     assert again.bytes("ft-l") == uninterrupted["ft-l"]
-    assert again.folder("ft-l").read("provenance.json")["resumed"] == []
+    assert again.folder(again.cell("ft-l")).read("provenance.json")["resumed"] == []
 
 
 def test_a_discarded_cell_begins_again(process, killed_at):
@@ -486,15 +471,15 @@ def test_a_discarded_cell_begins_again(process, killed_at):
     killed_at(bench, "ft-l", "keep", 3)
     bench.store.discard(bench.cell("ft-l").folder)
     assert not list(bench.checkpoint("ft-l").root.parent.glob(".*"))
-    bench.run("ft-l")
-    assert bench.folder("ft-l").read("provenance.json")["resumed"] == []
+    bench.finish("ft-l")
+    assert bench.folder(bench.cell("ft-l")).read("provenance.json")["resumed"] == []
 
 
 def test_the_next_run_clears_away_what_a_finished_cell_left_and_keeps_what_is_needed(process, killed_at, monkeypatch):
     bench = process()
     with monkeypatch.context() as patch:
         patch.setattr(Store, "drop_checkpoint", lambda self, folder: None)  # killed right before
-        bench.run("none")
+        bench.finish("none")
     killed_at(bench, "ft-l", "keep", 2)
     finished, unfinished = (bench.checkpoint(label).root for label in ("none", "ft-l"))
     dropped = finished.with_name(".some-cell.sequence.dropped")
@@ -508,7 +493,7 @@ def test_random_weights_are_edited_in_sequence_and_timed_and_never_scored(proces
     bench = process()
     cell = bench.cell("ft-l")
     random = dataclasses.replace(cell, model=dataclasses.replace(cell.model, name="tiny/mistral", weights="random"))
-    assert bench.outcome(random).reason is None
+    assert bench.run(random).reason is None
     folder = bench.store.cell(random.folder)
     assert set(folder.read("metrics.json")) == {"diagnostics"}
     assert len(pd.read_parquet(folder.path / "curve.parquet")) == 0

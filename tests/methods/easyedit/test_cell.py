@@ -10,13 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from harness.models.weights import FILE
-from harness.plan.job import job_of
-from harness.plan.plan import Plan
-from harness.run.runner import Runner
-from harness.store.store import Store
-from harness.suite import load_suite
 from methods.easyedit import checkout, process
-from tests.helpers.artifacts import build, quiet_context
+from tests.helpers.in_process import PlanBench
 from tests.helpers.small_suites import write_suite
 
 pytestmark = pytest.mark.easyedit
@@ -24,51 +19,42 @@ pytestmark = pytest.mark.easyedit
 FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}
 
 
-class Bench:
-    """The cells of FT-L, ours and EasyEdit's, in one or several acts, on one small model."""
-
-    def __init__(self, home, store, **changes):
-        torch.set_num_threads(1)
-        models = [{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}]
-        methods = [FT_L | {"label": "ours"}, FT_L | {"label": "theirs", "backend": "easyedit"}]
-        suite = write_suite(home / "both.yaml", models=models, methods=methods, keep_weights=True, **changes)
-        self.plan = Plan(load_suite(suite), Store(store))
-        assert self.plan.missing() == []
-        context = quiet_context(self.plan.store)
-        self.runner = Runner(self.plan.store, context)
-        for spec, seed in self.plan.artifacts(self.plan.runnable):
-            build(self.plan.store, context, [spec], seed)
-        self.cells = {cell.label: cell for cell in self.plan.runnable}
-
-    def folder(self, label):
-        return self.plan.store.cell(self.cells[label].folder)
+def bench_of(home, store, **changes):
+    """The cells of FT-L, ours and EasyEdit's, on one small model, in batch or in sequence."""
+    models = [{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}]
+    methods = [FT_L | {"label": "ours"}, FT_L | {"label": "theirs", "backend": "easyedit"}]
+    suite = write_suite(home / "both.yaml", models=models, methods=methods, keep_weights=True, **changes)
+    bench = PlanBench(suite, store)
+    assert bench.plan.missing() == []
+    return bench
 
 
 @pytest.mark.parametrize(
     "schedule", ["batch", {"sequential": {"block": 3, "score_at": [3, 8]}}], ids=["batch", "blocks"]
 )
 def test_a_cell_of_easyedit_gives_what_ours_gives_and_says_where_it_comes_from(home, tmp_path, schedule):
-    bench = Bench(home, tmp_path, schedule=schedule)
-    for cell in bench.cells.values():
-        assert bench.runner.run(job_of(cell, cell.seed, "cpu")).reason is None
-    ours, theirs = (load_file(bench.folder(label).path / FILE) for label in ("ours", "theirs"))
+    bench = bench_of(home, tmp_path, schedule=schedule)
+    cells = [bench.cell(label) for label in ("ours", "theirs")]
+    assert [bench.run(cell).reason for cell in cells] == [None, None]
+    folder_of_ours, folder_of_theirs = map(bench.folder, cells)
+    ours, theirs = (load_file(bench.folder(cell).path / FILE) for cell in cells)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
-    metrics = [bench.folder(label).read("metrics.json") for label in ("ours", "theirs")]
+    metrics = [bench.folder(cell).read("metrics.json") for cell in cells]
     assert metrics[0]["teacher_forced"] == metrics[1]["teacher_forced"]
     assert metrics[1]["diagnostics"]["worker_peak_memory_bytes"] > 0
-    origin = bench.folder("theirs").read("provenance.json")["easyedit"]
+    origin = folder_of_theirs.read("provenance.json")["easyedit"]
     assert (origin["commit"], origin["clean"]) == (checkout.COMMIT, not checkout.find().changes)
     assert "right-padding" in origin["workarounds"]
-    described = bench.folder("theirs").read("cell.json")["method"]
+    described = folder_of_theirs.read("cell.json")["method"]
     assert described["code"]["easyedit"] == checkout.COMMIT
     assert described["backend"] == "easyedit"
-    assert "easyedit" not in bench.folder("ours").read("provenance.json")
+    assert "easyedit" not in folder_of_ours.read("provenance.json")
 
 
 def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, tmp_path, monkeypatch):
-    bench = Bench(home, tmp_path)
+    bench = bench_of(home, tmp_path)
     call = process.Worker.call
 
     def killed(worker, verb, *arguments):
@@ -79,10 +65,10 @@ def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, 
 
     monkeypatch.setattr(process.Worker, "call", killed)
     start = time.monotonic()
-    cell = bench.cells["theirs"]
-    reason = bench.runner.run(job_of(cell, cell.seed, "cpu")).reason
+    cell = bench.cell("theirs")
+    reason = bench.run(cell).reason
     assert reason.startswith("WorkerError: the EasyEdit process was killed by SIGKILL in 'apply'")
     assert "\n" not in reason
     assert time.monotonic() - start < 120
-    assert bench.folder("theirs").failure == reason
-    assert "End of its log" in (bench.folder("theirs").path / "log.txt").read_text()
+    assert bench.folder(cell).failure == reason
+    assert "End of its log" in (bench.folder(cell).path / "log.txt").read_text()

@@ -10,8 +10,8 @@ from harness.run.runner import Runner
 from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout
-from tests.helpers.artifacts import build, quiet_context
 from tests.helpers.fake_checkout import pinned, write_checkout
+from tests.helpers.in_process import build, quiet_context
 from tests.helpers.small_suites import write_home, write_suite
 
 FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}

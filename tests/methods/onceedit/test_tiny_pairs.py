@@ -13,7 +13,7 @@ from harness.tokens import Query, joint_query
 from methods.onceedit import OnceEdit, OnceEditHparams
 from methods.onceedit.certify import TIE
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
-from tests.helpers.artifacts import build, quiet_context
+from tests.helpers.in_process import build, quiet_context
 
 STEPS = 12
 MODELS = ("tiny/llama", "tiny/mistral", "tiny/gptj")
