@@ -109,7 +109,7 @@ def _not_run(store: Path, suite: str, scale: str) -> UserError:
         )
     return UserError(
         f"{text}{did_you_mean(suite, {name for name, _ in runs})}",
-        fix=f"python -m harness run suites/{suite}.yaml --scale {scale} {in_store}",
+        fix=f"python -m harness run {suite} --scale {scale} {in_store}",
     )
 
 
