@@ -117,11 +117,13 @@ def test_reverting_the_first_of_several_edits_reverts_what_later_ones_may_change
 
 def test_the_worker_has_the_weights_of_the_model_whatever_was_done_to_it(editor_of, model):
     editor, names = editor_of(Adding), (CHANGED, "model.norm.weight")
-    with weights.edited(model.model, names), torch.no_grad():
+    snapshot = weights.Snapshot(model.model, names)
+    with snapshot.restored_on_error(), torch.no_grad():
         for name in names:
             model.model.get_parameter(name).add_(1)
         there = editor.worker(model).call("run", "in_worker:weights_of")
         assert there == weights.weight_hash(model.model)
+    snapshot.restore()
     assert there != weights.weight_hash(model.model)
 
 

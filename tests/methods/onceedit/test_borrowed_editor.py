@@ -114,7 +114,7 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
     monkeypatch.setattr(FtL, "edit", editing)
     spec = artifact(data)
     assert spec.needs["editor/moments"] == needed
-    assert spec.needs["plugin"].name == "tiny-model"
+    assert spec.needs["plugin/model"].name == "tiny-model"
     build(spec, Lending(data), tmp_path)
     assert given == {"moments": "moments"}
 

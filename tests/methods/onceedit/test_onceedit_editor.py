@@ -45,7 +45,7 @@ def test_one_edit_serves_every_target_model(data):
     specs = [editor.artifacts(reference(name, corpus=data.ref), data.ref, 0) for name in ("tiny/llama", "tiny/gptj")]
     assert specs[0][EDIT].key == specs[1][EDIT].key
     assert specs[0][EDIT].kind == "edit"
-    assert specs[0][EDIT].needs["plugin"].inputs["corpus"] == data.ref
+    assert specs[0][EDIT].needs["plugin/model"].inputs["corpus"] == data.ref
     assert editor.artifacts(reference("tiny/llama", corpus=data.ref), data.ref, 1)[EDIT].key != specs[0][EDIT].key
 
 
