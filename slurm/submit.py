@@ -134,7 +134,7 @@ def submit(
 def parameters(
     name: str, resources: ResourceClass, profile: SlurmProfile, after: Collection[str] = ()
 ) -> dict[str, Any]:
-    """What submitit is told about a SLURM job; what is None is left to the cluster."""
+    """Parameters of a SLURM job for submitit; None leaves the choice to the cluster."""
     return {
         "name": name,
         "timeout_min": resources.time_min,

@@ -88,7 +88,7 @@ class Workers:
     Args:
         processes: how many there are.
         gpus: names for CUDA_VISIBLE_DEVICES, given out in turn, so that each process sees one; empty without GPU.
-        watcher: is told, in this process, what all of them do.
+        watcher: notified, in this process, of what all of them do.
     """
 
     def __init__(self, processes: int, gpus: Sequence[str], watcher: Watcher) -> None:

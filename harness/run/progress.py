@@ -39,7 +39,7 @@ class Bars(Protocol):
 
 
 class Watcher(Bars, Protocol):
-    """Is told what a batch of jobs does while it does it; its bars show progress inside a job."""
+    """Notified of what a batch of jobs does while it runs; its bars show progress inside a job."""
 
     def began(self, job: "Job") -> None:
         """A job runs from now on."""

@@ -154,7 +154,7 @@ def trained(request, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_zoo_model_knows_its_facts_before_any_edit(trained):
+def test_a_tiny_model_knows_its_facts_before_any_edit(trained):
     assert trained.accuracy >= 0.95
     right = sum(answer(trained.model, e.prompt, e.ground_truth) == "true" for e in trained.data.edits)
     assert right >= 0.95 * len(trained.data.edits)

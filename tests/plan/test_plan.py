@@ -19,7 +19,7 @@ from tests.helpers.small_suites import write_suite
 
 @pytest.fixture
 def plan_of(home, tmp_path):
-    """The plan of a suite that lies beside the checkpoints."""
+    """The plan of a suite next to the checkpoints."""
 
     def made(file="small.yaml", **changes) -> Plan:
         suite = write_suite(home / "other.yaml", **changes) if changes else home / file
@@ -40,7 +40,7 @@ CHANGES = {
     "the weights of the model": lambda cell: {"model": dataclasses.replace(cell.model, sha256="0")},
     "the kind of weights": lambda cell: {"model": dataclasses.replace(cell.model, weights="random")},
     "the precision": lambda cell: {"model": dataclasses.replace(cell.model, dtype="bfloat16")},
-    "what a zoo model learns": lambda cell: {"model": dataclasses.replace(cell.model, corpus=cell.data)},
+    "what a tiny model learns": lambda cell: {"model": dataclasses.replace(cell.model, corpus=cell.data)},
     "the records": lambda cell: {"data": dataclasses.replace(cell.data, sha256="0")},
     "the number of edits": lambda cell: {"data": dataclasses.replace(cell.data, edits=7)},
     "the prompt template": lambda cell: {"data": dataclasses.replace(cell.data, template="paper")},
