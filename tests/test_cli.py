@@ -11,7 +11,7 @@ from harness import __version__
 from harness.cli import main
 from harness.run import status
 from harness.suite.load import find_suite
-from tests.helpers.commands import ROOT, environment, harness, results
+from tests.helpers.commands import ROOT, environment, harness, harness_here, results
 from tests.helpers.small_suites import write_suite
 
 MAIN = "suites/main_table.yaml"
@@ -109,7 +109,7 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_lost(mistake, home, st
     if damage:
         damage(spoilt)
     before = state(store)
-    line = refused(harness("run", suite, "--store", store, "--no-report"))
+    line = refused(harness_here("run", suite, "--store", store, "--no-report"))
     for word in words:
         assert word in line
     assert state(store) == before
@@ -133,17 +133,21 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_lost(mistake, home, st
     ],
 )
 def test_a_wrong_argument_is_reported_in_one_line(arguments, words, tmp_path):
-    line = refused(harness(*arguments, "--store", tmp_path / "store"))
+    line = refused(harness_here(*arguments, "--store", tmp_path / "store"))
     for word in words:
         assert word in line
     assert not (tmp_path / "store").exists()
+
+
+def test_a_wrong_argument_is_one_line_and_exit_code_2_in_a_shell():
+    assert refused(harness("run", "mian_table")).startswith("harness: no suite 'mian_table'")
 
 
 @pytest.mark.parametrize(
     "arguments", [["sync", "--watch", "-1"], ["status", MAIN, "--watch", "no"], ["logs", "x", "--lines", "0"]]
 )
 def test_an_invalid_number_is_refused_immediately(arguments):
-    done = harness(*arguments)
+    done = harness_here(*arguments)
     assert done.returncode == 2
     assert "above 0, found" in done.stderr
     assert "Traceback" not in done.stderr
@@ -153,7 +157,7 @@ def test_an_invalid_number_is_refused_immediately(arguments):
     "arguments", [["rnu", MAIN], ["run"], ["list", "method"], ["run", MAIN, "--modle", "x"], ["data", "show"]]
 )
 def test_a_usage_error_is_explained_and_nothing_runs(arguments):
-    done = harness(*arguments)
+    done = harness_here(*arguments)
     assert done.returncode == 2
     assert "Usage: harness" in done.stderr
     assert "Traceback" not in done.stderr
@@ -264,7 +268,7 @@ def test_doctor_needs_no_torch_and_does_not_wrap_commands():
 def test_a_read_only_store_is_reported_in_one_line_and_keeps_its_cells(home, store):
     before = state(store)
     store.chmod(0o555)
-    line = refused(harness("run", home / "small.yaml", "--store", store, "--no-report"))
+    line = refused(harness_here("run", home / "small.yaml", "--store", store, "--no-report"))
     assert "Permission denied" in line
     assert "--store" in line
     assert state(store) == before
@@ -281,7 +285,7 @@ def test_a_concurrent_run_on_the_same_store_is_refused_in_one_line(home, store):
     ) as first:
         assert first.stdout
         first.stdout.readline()
-        line = refused(harness("run", home / "small.yaml", "--store", store, "--no-report", "--force"))
+        line = refused(harness_here("run", home / "small.yaml", "--store", store, "--no-report", "--force"))
         first.communicate()
     assert f"another run is writing to this store (pid {first.pid}" in line
     assert state(store) == before
@@ -289,7 +293,7 @@ def test_a_concurrent_run_on_the_same_store_is_refused_in_one_line(home, store):
 
 def test_a_second_run_does_nothing(home, finished):
     before = state(finished)
-    again = harness("run", home / "small.yaml", "--store", finished, "--no-report")
+    again = harness_here("run", home / "small.yaml", "--store", finished, "--no-report")
     assert again.returncode == 0
     assert "0 cells finished, 4 were there already, 0 failed" in again.stdout
     assert state(finished) == before
@@ -335,17 +339,17 @@ def test_a_failed_cell_stops_no_other_and_is_reported_at_the_end(home, tmp_path)
 
 
 def test_plan_shows_what_a_run_would_do_without_doing_it(home, store, tmp_path):
-    to_do = harness("plan", home / "small.yaml", "--store", tmp_path / "none").stdout
+    to_do = harness_here("plan", home / "small.yaml", "--store", tmp_path / "none").stdout
     assert "4 cells, 4 can run here, 0 done, 4 to do" in to_do
     assert "artifact unedited-outputs: 2 to build" in to_do
     assert not (tmp_path / "none").exists()
-    done = harness("plan", home / "small.yaml", "--store", store).stdout
+    done = harness_here("plan", home / "small.yaml", "--store", store).stdout
     assert "4 can run here, 4 done, 0 to do" in done
     assert "artifact unedited-outputs: 2 built" in done
 
 
 def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_is_missing(tmp_path):
-    out = harness("plan", MAIN, "--store", tmp_path).stdout
+    out = harness_here("plan", MAIN, "--store", tmp_path).stdout
     rows = [line for line in out.splitlines() if line.startswith("│")]
     for method in ("none", "ft-l", "mend", "rome", "memit", "defer", "grace", "wise", "onceedit"):
         for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
@@ -381,7 +385,7 @@ def test_explain_prints_settings_metrics_and_sources(finished):
     folder = min(path.name for path in (finished / "cells").glob("ft-l-*"))
     cell_id = json.loads((finished / "cells" / folder / "cell.json").read_text())["cell_id"]
     for name in (folder, folder.rpartition("-")[2], cell_id):
-        out = harness("explain", name, "--store", finished).stdout
+        out = harness_here("explain", name, "--store", finished).stdout
         assert "our choice: rows per backward pass" in out
         assert "'reliability'" in out
         assert "'weights'" in out
@@ -404,11 +408,11 @@ def test_explain_prints_settings_metrics_and_sources(finished):
     ],
 )
 def test_names_are_listed(what, name):
-    assert any(line.split()[0] == name for line in harness("list", what).stdout.splitlines())
+    assert any(line.split()[0] == name for line in harness_here("list", what).stdout.splitlines())
 
 
 def test_the_schema_of_suites_is_printed_as_json():
-    assert "methods" in json.loads(harness("schema").stdout)["properties"]
+    assert "methods" in json.loads(harness_here("schema").stdout)["properties"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from harness.plan.plan import Plan
 from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.launch import Launch
-from tests.helpers.commands import ROOT, environment, harness
+from tests.helpers.commands import ROOT, environment, harness_here
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def launch(made):
 
 
 def status(home, made, *options):
-    return harness("status", home / "small.yaml", "--store", made.store.root, *options)
+    return harness_here("status", home / "small.yaml", "--store", made.store.root, *options)
 
 
 def test_status_shows_the_state_and_log_of_each_cell(home, made, launch):
@@ -86,7 +86,7 @@ def test_status_watches_until_there_is_nothing_left_to_wait_for(home, made):
 
 
 def logs(made, name, *options):
-    return harness("logs", name, "--store", made.store.root, *options)
+    return harness_here("logs", name, "--store", made.store.root, *options)
 
 
 def test_logs_come_from_the_cell_or_from_its_job(made, launch):
@@ -121,20 +121,20 @@ def test_an_ambiguous_name_is_refused_with_all_matches(made, launch):
 def test_a_retry_without_failures_counts_only_finished_cells(home, made):
     with made.store.cell(made.runnable[0].folder).writing():
         pass
-    done = harness("retry", home / "small.yaml", "--failed", "--no-report", "--store", made.store.root)
+    done = harness_here("retry", home / "small.yaml", "--failed", "--no-report", "--store", made.store.root)
     assert done.stdout.splitlines()[-1] == "0 cells finished, 1 were there already, 0 failed"
 
 
 def test_cells_of_live_jobs_are_neither_run_here_nor_discarded(home, made, launch):
     for options in ([], ["--force"]):
-        done = harness("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
+        done = harness_here("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert "2 of these cells are with jobs of launch" in done.stderr
     assert made.store.cell(made.runnable[0].folder).is_done
 
 
 def test_cancel_without_a_launch_is_refused(home, made):
-    done = harness("cancel", home / "small.yaml", "--store", made.store.root)
+    done = harness_here("cancel", home / "small.yaml", "--store", made.store.root)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no launch of small.paper is under way" in done.stderr
 

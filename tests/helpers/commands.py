@@ -1,9 +1,12 @@
-"""The command line in a process of its own, and what it leaves in a store."""
+"""The command line, in a process of its own or in this one, and what it leaves in a store."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 KILLER = Path(__file__).with_name("kill_at_change.py")
@@ -26,6 +29,21 @@ def harness(*arguments: object, timeout_s: float = 300) -> subprocess.CompletedP
         timeout=timeout_s,
         check=False,
     )
+
+
+def harness_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `harness`, in this process, which saves the imports; for commands that run no cell."""
+    from harness.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(), clear=True),
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(list(map(str, arguments)))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def run_killed(suite: Path, store: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
