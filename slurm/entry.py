@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.plan.job import place_of
 from harness.run.heartbeat import Beat, Heartbeat
 from harness.run.jobs import Batch, run_batch
-from harness.store.provenance import JOB
+from harness.store.provenance import COMMAND, JOB
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class BatchEntry:
         progress: file in which the batch says how far it is.
         limit_s: time limit of the SLURM job.
         warned_s: time between SLURM's warning and the end.
-        command: `sys.argv` of the launch, for the provenance of cells.
+        command: of the launch, for the provenance of cells.
     """
 
-    def __init__(self, progress: Path, limit_s: float, warned_s: float, command: list[str]) -> None:
+    def __init__(self, progress: Path, limit_s: float, warned_s: float, command: str) -> None:
         self.progress = progress
         self.limit_s = limit_s
         self.warned_s = warned_s
@@ -55,7 +55,7 @@ class BatchEntry:
                     f"the code was changed after these jobs were submitted: {job.place} is now {place}",
                     fix="harness cancel, then run the suite again",
                 )
-        sys.argv = self.command
+        os.environ[COMMAND] = self.command
         if name := slurm_job():
             os.environ[JOB] = name
         with self._heeding_warnings(batch), Heartbeat(self.progress, batch) as beat:

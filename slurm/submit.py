@@ -5,7 +5,6 @@ import io
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness.plan import estimate
 from harness.plan.job import Job
 from harness.plan.plan import Plan
 from harness.run.jobs import Batch, waves
+from harness.store import provenance
 from slurm.entry import BatchEntry
 from slurm.launch import Launch, Submission
 from slurm.profile import ResourceClass, SlurmProfile
@@ -110,9 +110,10 @@ def submit(
             _heeded(told),
             executor.batch(),
         ):
+            command = provenance.command()
             jobs = [
                 executor.submit(
-                    BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, sys.argv),
+                    BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, command),
                     batch.renamed(each.batch),
                 )
                 for each, batch in zip(asked, batches, strict=True)

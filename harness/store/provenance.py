@@ -13,6 +13,8 @@ from pathlib import Path
 from harness import registry
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
+COMMAND = "HARNESS_COMMAND"
+"""Environment variable: the command that launched this process elsewhere. A launcher's own entry point sets it."""
 JOB = "HARNESS_JOB"
 """Environment variable with the scheduler's id of the current job, set by the launcher's entry point."""
 
@@ -34,7 +36,9 @@ def environment() -> dict[str, object]:
 
 
 def command() -> str:
-    """The command line that reproduces this process; for a process spawned by multiprocessing, its parent's."""
+    """The command line that reproduces this process; for a process that a launcher has started, the launcher's."""
+    if launched_by := os.environ.get(COMMAND):
+        return launched_by
     program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__
     if module is not None:
         start = ["python", "-m", module.name.removesuffix(".__main__")]

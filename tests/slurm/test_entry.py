@@ -39,7 +39,7 @@ def test_nothing_else_moves_in_blocks(tmp_path, place):
 def test_cells_that_were_planned_with_other_code_are_refused(tmp_path):
     planned = fake_job("a")
     batch = Batch("001", tmp_path, (dataclasses.replace(planned, place="artifacts/fake/other"),), "cpu", 1)
-    entry = pickle.loads(pickle.dumps(BatchEntry(tmp_path / "001.json", 60, 0, ["harness"])))
+    entry = pickle.loads(pickle.dumps(BatchEntry(tmp_path / "001.json", 60, 0, "harness run")))
     with pytest.raises(UserError, match=f"artifacts/fake/other is now {planned.place}"):
         entry(batch)
     assert list(tmp_path.iterdir()) == []

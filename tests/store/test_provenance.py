@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from harness.store.provenance import COMMAND, command
 from tests.helpers.commands import ROOT, environment
 
 SAYS = "from harness.store.provenance import command\n\n\ndef say():\n    print(command())\n"
@@ -48,3 +49,8 @@ def test_the_command_is_what_was_typed(folder, started, expected, how):
         check=True,
     )
     assert done.stdout.strip() == f"{expected} {how} 'two words'"
+
+
+def test_a_process_that_a_scheduler_has_started_names_the_command_of_its_launch(monkeypatch):
+    monkeypatch.setenv(COMMAND, "python -m harness run suite.yaml")
+    assert command() == "python -m harness run suite.yaml"

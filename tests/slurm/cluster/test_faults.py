@@ -60,6 +60,12 @@ def test_cells_whose_jobs_are_struck_are_settled_once_and_equal_the_local_ones(s
     assert len(struck.begun(0)) == 1
 
 
+def test_a_cell_names_the_command_of_its_launch_and_its_slurm_job(struck):
+    origin = struck.provenance(0)
+    assert origin["command"].startswith("python -m harness run suite.yaml --store")
+    assert origin["job"] == struck.begun(0)[0].job
+
+
 def test_a_cell_whose_job_somebody_cancels_is_not_begun_again(struck):
     assert len(struck.begun(1)) == 1
 
