@@ -24,7 +24,7 @@ def uninterrupted(home):
 
 
 def left_over(store):
-    return [path for path in store.rglob(".*") if path.name != ".lock"]
+    return [path for path in store.rglob(".*") if path.name not in (".lock", ".lock.holder")]
 
 
 def unfinished(store):
