@@ -1,9 +1,11 @@
 """A store like one that a run leaves behind, with known scores in every cell and nothing run."""
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +129,14 @@ class FakeStore:
         folder = self.root / "cells" / f"{label}-{model.replace('/', '_')}-{data}-{cell['cell_id'][:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         noise = int(cell["cell_id"][:6], 16)
-        probes = fake_records(records, chances or CHANCES[method], noise)
-        probes["scope"] = fake_scopes(probes, SCOPES.get(method, {}) if scopes is None else scopes, noise)
-        probes.to_parquet(folder / "records.parquet")
+        scopes = SCOPES.get(method, {}) if scopes is None else scopes
+        parquet, metrics = _scored(records, tuple((chances or CHANCES[method]).items()), tuple(scopes.items()), noise)
+        (folder / "records.parquet").write_bytes(parquet)
         shared = f"plugin-{data}-{template}-{seed}" if method == "onceedit" else cell["cell_id"]
         actions = [] if method == "none" else [shared]
         files = {
             "cell": cell,
-            "metrics": metrics_of(probes),
+            "metrics": json.loads(metrics),
             "cost": {
                 "phases_s": {"setup": 1.0, "edit": EDIT_S[method], "attach": 0.1, "evaluate": 3.0},
                 "edits": records,
@@ -180,6 +182,21 @@ class FakeStore:
     def add_planned(self, method: str, model: str, data: str) -> None:
         """A cell that is in the manifest and was not run."""
         self.cells.append(f"{method}-{model.replace('/', '_')}-{data}-{'0' * 12}")
+
+
+@cache
+def _scored(
+    records: int,
+    chances: tuple[tuple[str, float], ...],
+    scopes: tuple[tuple[str, tuple[float, float]], ...],
+    noise: int,
+) -> tuple[bytes, str]:
+    """The Parquet file of a cell's rows and the JSON of its metrics; most tests write the same cells."""
+    probes = fake_records(records, dict(chances), noise)
+    probes["scope"] = fake_scopes(probes, dict(scopes), noise)
+    file = io.BytesIO()
+    probes.to_parquet(file)
+    return file.getvalue(), json.dumps(metrics_of(probes))
 
 
 def fake_records(records: int, chances: Mapping[str, float], noise: int) -> pd.DataFrame:

@@ -4,7 +4,10 @@ import csv
 import subprocess
 import sys
 
-from tests.helpers.commands import ROOT, environment, harness
+import pytest
+
+from harness import registry
+from tests.helpers.commands import ROOT, environment, harness_here
 
 PLUGIN = '''"""Reliability alone, as a table and as a figure."""
 
@@ -35,15 +38,24 @@ def bars(frame: SuiteFrame) -> Figure:
 '''
 
 
-def test_a_table_and_a_figure_in_a_plug_in_file_are_listed_and_written(fake, tmp_path):
-    plugin = tmp_path / "reliability.py"
-    plugin.write_text(PLUGIN)
+@pytest.fixture
+def plugin(tmp_path):
+    file = tmp_path / "reliability.py"
+    file.write_text(PLUGIN)
+    yield file
+    registry.tables.discard("reliability")
+    registry.figures.discard("bars")
+    registry._import_plugin.cache_clear()
+    del sys.modules["reliability"]
+
+
+def test_a_table_and_a_figure_in_a_plug_in_file_are_listed_and_written(fake, plugin):
     fake.write_suite(models=("tiny/llama",), data=("zsre",), tables=("reliability",), figures=("bars",))
     folder = fake.root / "reports" / "main_table.mini"
 
-    listed = harness("list", "tables", "--plugin", plugin)
+    listed = harness_here("list", "tables", "--plugin", plugin)
     assert "Mean reliability per method." in listed.stdout, listed.stderr
-    done = harness("report", "main_table", "--scale", "mini", "--store", fake.root, "--plugin", plugin)
+    done = harness_here("report", "main_table", "--scale", "mini", "--store", fake.root, "--plugin", plugin)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"wrote {folder / 'bars_figure.pdf'}" in done.stdout
     assert "Reliability: All data" in done.stdout
@@ -56,13 +68,13 @@ def test_a_table_and_a_figure_in_a_plug_in_file_are_listed_and_written(fake, tmp
     drawn = (folder / "bars_figure.pdf").read_bytes()
     assert drawn.startswith(b"%PDF")
 
-    harness("report", "main_table", "--scale", "mini", "--store", fake.root, "--plugin", plugin)
+    harness_here("report", "main_table", "--scale", "mini", "--store", fake.root, "--plugin", plugin)
     assert (folder / "bars_figure.pdf").read_bytes() == drawn
 
 
 def test_without_the_plug_in_the_table_is_unknown(fake):
     fake.write_suite(models=("tiny/llama",), data=("zsre",), tables=("reliability",))
-    done = harness("report", "main_table", "--scale", "mini", "--store", fake.root)
+    done = harness_here("report", "main_table", "--scale", "mini", "--store", fake.root)
     assert done.returncode == 2
     assert "unknown table 'reliability'" in done.stderr
     assert not (fake.root / "reports").exists()
