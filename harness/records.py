@@ -33,7 +33,8 @@ class EditRecord:
     """One fact to edit, with all its evaluation probes.
 
     Attributes:
-        id: upstream id, otherwise a hash of prompt and target; independent of the order of the file.
+        id: upstream id, otherwise a hash of prompt and target; independent of the order of the file, and unique among
+            all records of a dataset.
         subject: subject as it occurs in `prompt`; empty if the upstream format has none.
         ground_truth: answer before the edit; empty if upstream has none.
         rephrases: paraphrases of the prompt (generality).

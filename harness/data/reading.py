@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from harness import registry
 from harness.data.formats import Format, Row, contents, recognise
+from harness.data.ids import own_ids
 from harness.errors import UserError
 from harness.records import EditRecord
 
@@ -117,7 +118,6 @@ def _collect(rows: Iterable[Row], form: Format, where: str) -> UpstreamFile:
     numbers: list[int] = []
     flaws: list[Flaw] = []
     prompts: set[str] = set()
-    ids: dict[str, int] = {}
     number = 0
     for number, row in enumerate(rows, start=1):
         record = row.record()
@@ -126,16 +126,12 @@ def _collect(rows: Iterable[Row], form: Format, where: str) -> UpstreamFile:
                 raise _broken(f"{where}: record {number}: {reason}", form)
             flaws.append(Flaw(number, reason))
         elif record.prompt not in prompts:
-            if (earlier := ids.setdefault(record.id, number)) != number:
-                raise _broken(
-                    f"{where}: record {number}: duplicate id {record.id}, also used by record {earlier}", form
-                )
             prompts.add(record.prompt)
             records.append(record)
             numbers.append(number)
     if not records:
         raise _broken(f"{where}: contains no usable record", form)
-    return UpstreamFile(where, form, number, tuple(records), tuple(numbers), tuple(flaws))
+    return UpstreamFile(where, form, number, own_ids(records), tuple(numbers), tuple(flaws))
 
 
 def _flaw(record: EditRecord) -> str | None:

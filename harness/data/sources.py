@@ -1,11 +1,12 @@
 """Find a dataset's records: generated ones, or files in a folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from harness import registry
 from harness.data.formats import Format, recognise
+from harness.data.ids import own_ids
 from harness.data.reading import UpstreamFile, from_rows, read
 from harness.errors import UserError
 
@@ -40,7 +41,7 @@ def find_files(name: str, source: str) -> DatasetFiles:
     edited = min(
         editable, key=lambda path: ("train" in path.name.lower(), info.edited_formats.index(found[path].name), path)
     )
-    return DatasetFiles(read(edited), tuple(read(path) for path in found if path != edited))
+    return _with_own_ids(DatasetFiles(read(edited), tuple(read(path) for path in found if path != edited)))
 
 
 def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -> dict[Path, Format]:
@@ -59,6 +60,14 @@ def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -
         if not hidden and path.is_file() and (form := recognise(path)):
             found[path] = form
     return found
+
+
+def _with_own_ids(found: DatasetFiles) -> DatasetFiles:
+    """Rename ids of other files that stand for another question in the edited file or in each other."""
+    everything = [record for file in (found.edited, *found.others) for record in file.records]
+    return replace(
+        found, others=tuple(replace(file, records=own_ids(file.records, everything)) for file in found.others)
+    )
 
 
 @cache

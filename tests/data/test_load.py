@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from harness.data.load import files, load, resolve, strip_distractor, without_distractors
 from harness.data.pools import is_dev
 from harness.data.reading import read
+from harness.data.show import show
 from harness.errors import UserError
 from harness.identity import file_digest
 from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
@@ -60,6 +61,24 @@ def test_other_files_fill_a_pool_when_the_edited_file_is_exhausted(folder):
 
     assert max(int(record.id) for record in data.train) >= 40
     assert not subjects(data.edits) & subjects(data.train)
+
+
+def test_files_that_number_their_records_independently_share_no_id(tmp_path):
+    write(tmp_path / "edits.json", [flat(number) for number in range(20)])
+    write(tmp_path / "pool_train.json", [flat(number, subject=f"Stranger{number}") for number in range(40)])
+
+    data = load(resolve("counterfact", str(tmp_path), 20, split="all", train=15, unrelated=20))
+
+    ids = [record.id for record in (*data.edits, *data.train, *data.unrelated)]
+    assert ids[:20] == [str(number) for number in range(20)]
+    assert len(set(ids)) == len(ids) == 55
+    assert "Stranger3 is" in show("counterfact", str(tmp_path), next(i for i in ids if i.startswith("3-")))
+
+
+def test_a_record_that_two_files_have_keeps_its_id(folder):
+    data = load(resolve("counterfact", str(folder), 5, split="all", train=80))
+
+    assert all(record.id.isdecimal() for record in data.train)
 
 
 @pytest.mark.parametrize(("split", "wanted"), [("test", 3), ("dev", 2)])

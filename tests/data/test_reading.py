@@ -188,9 +188,15 @@ def test_a_record_that_is_not_a_mapping_is_reported(tmp_path):
         read(write(tmp_path / "data.json", [FLAT, "text"]))
 
 
-def test_duplicate_ids_are_reported(tmp_path):
-    with pytest.raises(UserError, match=r"record 2: duplicate id 7, also used by record 1"):
-        read(write(tmp_path / "data.json", [flat(7), flat(7, subject="Other")]))
+def test_records_that_share_an_id_get_ids_of_their_own_whatever_their_order(tmp_path):
+    rows = [flat(7), flat(7, subject="Other"), flat(8)]
+    forward, backward = (
+        read(write(tmp_path / name, given)).records for name, given in (("a.json", rows), ("b.json", rows[::-1]))
+    )
+
+    assert {record.id.partition("-")[0] for record in forward} == {"7", "8"}
+    assert len({record.id for record in forward}) == 3
+    assert {record.subject: record.id for record in forward} == {record.subject: record.id for record in backward}
 
 
 def test_an_unrecognised_file_is_reported_with_the_known_formats(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.data.synthetic import upstream_rows
 from harness.errors import UserError
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
@@ -19,7 +20,9 @@ from harness.plan.plan import roots
 from harness.records import Answer
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
+from tests.data.rows import write
 from tests.helpers.in_process import PlanBench
+from tests.helpers.small_suites import write_suite
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,32 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
         for axis in ("locality", "locality_unrelated"):
             assert metrics[protocol][axis]["score"] == 1.0
     assert (cost["edit_actions"], cost["warm_up"], cost["phases_s"]["edit"]) == ([], False, 0.0)
+
+
+def test_the_unedited_model_agrees_with_itself_where_two_files_number_their_records_alike(home, tmp_path):
+    rows = upstream_rows("counterfact")
+    for name, part in (("my_edits", rows[:18]), ("pool_train", rows[100:130])):
+        numbered = [row | {"case_id": number} for number, row in enumerate(part)]
+        write(tmp_path / "records" / f"{name}.json", numbered)
+    suite = write_suite(
+        tmp_path / "alike.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        methods=["none"],
+        datasets=[
+            {"name": "counterfact", "path": str(tmp_path / "records"), "edits": 8, "train": 0, "unrelated": 20},
+        ],
+    )
+    bench = PlanBench(suite, tmp_path / "store")
+    assert bench.run(bench.cell("none")).reason is None
+
+    metrics = bench.folder(bench.cell("none")).read("metrics.json")
+
+    for protocol in ("teacher_forced", "generation"):
+        assert (metrics[protocol]["locality_unrelated"]["score"], metrics[protocol]["locality_unrelated"]["n"]) == (
+            1,
+            20,
+        )
+        assert metrics[protocol]["locality"]["score"] == 1
 
 
 def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
