@@ -1,14 +1,80 @@
-"""Joint tokenisation: the target's ids are those that follow the prompt's ids when both are tokenised as one text.
+"""Token ids of texts: what a tokenizer puts around them, and joint tokenisation of a prompt and its target.
 
-Tokenising the target alone would add a BOS on Llama and Mistral, and a lone `▁` with some tokenizers; both change scores.
+The target's ids are those that follow the prompt's ids when both are tokenised as one text. Tokenising the target alone
+would add a BOS on Llama and Mistral, and a lone `▁` with some tokenizers; both change scores.
+
+What a tokenizer puts before a text (BOS) is kept: the model was trained with it. What it appends (`add_eos_token: true`, or
+`$A </s>` in its template) is switched off when it is loaded: a target has to follow its prompt, and a model is asked what
+comes after the prompt, not after the end of a text.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_SAMPLES = ("a", "The capital of France is", "Who wrote it?", "1984", "C++, e.g.", "東京", " two  lines\n")
+"""Texts that differ in length, in their first and last character, and in script."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Ids that a tokenizer puts around every text.
+
+    Attributes:
+        prefix: ids before the text, such as BOS.
+        suffix: ids after the text, such as EOS.
+    """
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Framing":
+        """Compare sample texts tokenised with and without special tokens.
+
+        Raises:
+            ValueError: if what is put around a text depends on the text, or on whether it is tokenised alone or in a batch.
+        """
+        framed = token_ids(tokenizer, _SAMPLES)
+        if framed != [list(tokenizer(text)["input_ids"]) for text in _SAMPLES]:
+            raise ValueError("gives a text other ids in a batch than alone")
+        bare = token_ids(tokenizer, _SAMPLES, add_special_tokens=False)
+        possible = [set(_framings(*pair)) for pair in zip(framed, bare, strict=True)]
+        common = set.intersection(*possible)
+        if not common:
+            raise ValueError("puts special tokens around a text that depend on the text")
+        prefix, suffix = min(common)
+        return cls(prefix, suffix)
+
+
+def drop_suffix(tokenizer: "PreTrainedTokenizerBase") -> Framing:
+    """Make a tokenizer append nothing to a text, in place.
+
+    Returns:
+        What it put around texts before.
+
+    Raises:
+        ValueError: as `Framing.of`, or if it cannot be made to append nothing.
+    """
+    found = Framing.of(tokenizer)
+    if not found.suffix:
+        return found
+    if getattr(tokenizer, "add_eos_token", False):
+        tokenizer.add_eos_token = False
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and Framing.of(tokenizer) != Framing(found.prefix):
+        from tokenizers.processors import TemplateProcessing
+
+        pieces = tokenizer.convert_ids_to_tokens(list(found.prefix))
+        special = [{"id": "prefix", "ids": list(found.prefix), "tokens": pieces}] if pieces else []
+        backend.post_processor = TemplateProcessing(single="prefix $A" if pieces else "$A", special_tokens=special)
+    if Framing.of(tokenizer) != Framing(found.prefix):
+        appended = " ".join(tokenizer.convert_ids_to_tokens(list(found.suffix)))
+        raise ValueError(f"appends {appended} to every text, which cannot be switched off")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +127,10 @@ def _cut(prompt: str, target: str, alone: Sequence[int], joint: Sequence[int]) -
     if cut == 0:
         raise ValueError(f"no id of the prompt {prompt!r} is left before the target {target!r}")
     return Query(prompt, target, tuple(joint[:cut]), tuple(joint[cut:]))
+
+
+def _framings(framed: Sequence[int], bare: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """All ways to find the ids of a bare text among its ids with special tokens: what is before it, and what is after it."""
+    for start in range(len(framed) - len(bare) + 1):
+        if list(framed[start : start + len(bare)]) == list(bare):
+            yield tuple(framed[:start]), tuple(framed[start + len(bare) :])

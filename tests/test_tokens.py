@@ -1,8 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
-from harness.tokens import joint_queries, joint_query
+from harness.tokens import Framing, drop_suffix, joint_queries, joint_query
 from tests.helpers.real_tokenizers import NAMES, real_tokenizer
 from tests.helpers.tiny_models import tiny_tokenizer
 
@@ -105,3 +107,57 @@ def test_the_ids_are_the_joint_ids_and_neither_part_is_empty(prompt, target):
     assert [*query.prompt_ids, *query.target_ids] == tokenizer(f"{prompt.rstrip()} {target.strip()}")["input_ids"]
     assert query.prompt_ids
     assert query.target_ids
+
+
+SPECIAL = [("<s>", 1), ("</s>", 2), ("<unk>", 0)]
+APPENDING = {
+    "$A </s>": (processors.TemplateProcessing(single="$A </s>", special_tokens=SPECIAL), Framing((), (2,))),
+    "<s> $A </s> <unk>": (
+        processors.TemplateProcessing(single="<s> $A </s> <unk>", special_tokens=SPECIAL),
+        Framing((1,), (2, 0)),
+    ),
+    "<s> <s> $A <s>": (
+        processors.TemplateProcessing(single="<s> <s> $A <s>", special_tokens=SPECIAL),
+        Framing((1, 1), (1,)),
+    ),
+    "BERT": (processors.BertProcessing(("</s>", 2), ("<s>", 1)), Framing((1,), (2,))),
+    "RoBERTa": (processors.RobertaProcessing(("</s>", 2), ("<s>", 1)), Framing((1,), (2,))),
+    "bytes and template": (
+        processors.Sequence(
+            [processors.ByteLevel(), processors.TemplateProcessing(single="<s> $A </s>", special_tokens=SPECIAL)]
+        ),
+        Framing((1,), (2,)),
+    ),
+    "nothing": (processors.TemplateProcessing(single="<s> $A", special_tokens=SPECIAL), Framing((1,))),
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+@pytest.mark.parametrize(("processor", "framing"), APPENDING.values(), ids=list(APPENDING))
+def test_a_tokenizer_keeps_what_it_puts_before_a_text_and_loses_what_it_appends(
+    processor, framing, architecture, tmp_path
+):
+    backend = Tokenizer.from_str(tiny_tokenizer(architecture).backend_tokenizer.to_str())
+    backend.post_processor = processor
+    backend.enable_padding(length=40, direction="left")  # the harness never lets a tokenizer pad
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<unk>")
+    bare = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Paris is", "", "日本")]
+    assert drop_suffix(tokenizer) == framing
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, PreTrainedTokenizerFast.from_pretrained(tmp_path)):
+        assert one(["Paris is", "", "日本"])["input_ids"] == [[*framing.prefix, *ids] for ids in bare]
+        assert Framing.of(one) == Framing(framing.prefix)
+
+
+def test_a_tokenizer_that_goes_on_appending_is_refused():
+    class Stubborn:
+        def __call__(self, texts, add_special_tokens=True):
+            if isinstance(texts, str):
+                return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
+            return {"input_ids": [[ord(letter) for letter in text] + [2] * add_special_tokens for text in texts]}
+
+        def convert_ids_to_tokens(self, ids):
+            return [{2: "</s>"}[number] for number in ids]
+
+    with pytest.raises(ValueError, match="appends </s> to every text, which cannot be switched off"):
+        drop_suffix(Stubborn())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from harness.models import catalogue
 from harness.models.architecture import CatalogueEntry, Layout
 from harness.models.catalogue import ModelRef
+from harness.tokens import Framing
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +18,22 @@ class LoadedModel:
     """A causal language model, frozen, in evaluation mode, on its device.
 
     Batches are built from ids (see `harness.models.batching`), never padded by the tokenizer.
+
+    Attributes:
+        tokenizer: appends nothing to a text; what it puts before a text is kept (see `harness.tokens`).
+        removed_suffix: tokens that the tokenizer in the model's files appends to every text.
     """
 
     ref: ModelRef
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
+    removed_suffix: tuple[str, ...] = ()
+
+    @property
+    def framing(self) -> dict[str, list[str]]:
+        """The tokens around every text: the kept prefix and the removed suffix."""
+        prefix = Framing.of(self.tokenizer).prefix
+        return {"prefix": self.tokenizer.convert_ids_to_tokens(list(prefix)), "removed_suffix": [*self.removed_suffix]}
 
     @property
     def device(self) -> "torch.device":

@@ -8,6 +8,7 @@ from harness.models import checkpoint, hub
 from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import ModelRef, entry
 from harness.models.loaded import LoadedModel
+from harness.tokens import drop_suffix
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,12 +35,13 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
         if ref.weights == "random":
             from harness.models.random_weights import byte_tokenizer, random_model
 
-            tokenizer = _tokenizer(Path(ref.source).expanduser(), made) if ref.source else byte_tokenizer(made)
+            folder = Path(ref.source).expanduser()
+            tokenizer, suffix = _tokenizer(folder, made) if ref.source else (byte_tokenizer(made), ())
             model = random_model(made, ref.dtype, place)
         else:
             found = checkpoint.inspect(_folder(ref))
             config = _config(found, made)
-            tokenizer = _tokenizer(found.folder, made)
+            tokenizer, suffix = _tokenizer(found.folder, made)
             model = _model(found, config, made, ref.dtype).to(place)
     except torch.OutOfMemoryError:
         gigabytes = made.memory_bytes(ref.dtype) / 1e9
@@ -49,7 +51,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise UserError(f"the tokenizer of {ref.name} has {len(tokenizer)} ids, its model {rows}", fix="another source")
-    return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer)
+    return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
 
 
 def _folder(ref: ModelRef) -> Path:
@@ -105,8 +107,13 @@ def _model(
     return checked
 
 
-def _tokenizer(folder: Path, made: CatalogueEntry) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a folder and check that it adds BOS if and only if the model was trained with it."""
+def _tokenizer(folder: Path, made: CatalogueEntry) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """Load the tokenizer of a folder, without what it appends to texts, which is returned as well.
+
+    Raises:
+        UserError: if it cannot be read, adds BOS although the model was not trained with it or the other way round, or does
+            not put the same tokens around every text.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -116,12 +123,20 @@ def _tokenizer(folder: Path, made: CatalogueEntry) -> "PreTrainedTokenizerBase":
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the tokenizer in {folder} cannot be read: {reason}", fix="copy its files again") from error
-    first = tokenizer("a")["input_ids"][0]
-    adds_bos = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
+    is_whole = (folder / "tokenizer.json").is_file()  # if so, transformers ignores add_bos_token and add_eos_token
+    setting = f"{{}} in {folder / ('tokenizer.json' if is_whole else 'tokenizer_config.json')}"
+    try:
+        framing = drop_suffix(tokenizer)
+    except ValueError as error:
+        raise UserError(
+            f"the tokenizer in {folder} {error}",
+            fix=f"correct {setting.format('post_processor' if is_whole else 'add_eos_token')}",
+        ) from None
+    adds_bos = tokenizer.bos_token_id in framing.prefix[:1]
     if adds_bos != made.adds_bos:
         does, should = ("starts", "not ") if adds_bos else ("does not start", "")
         raise UserError(
             f"the tokenizer in {folder} {does} texts with BOS, but {made.name} was {should}trained with it",
-            fix=f"set add_bos_token in {folder / 'tokenizer_config.json'}",
+            fix=f"correct {setting.format('post_processor' if is_whole else 'add_bos_token')}",
         )
-    return tokenizer
+    return tokenizer, tuple(tokenizer.convert_ids_to_tokens(list(framing.suffix)))

@@ -133,6 +133,7 @@ class Runner:
             "data_files": data_files(cell.data),
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
+            "tokenizer": model.framing,
             **bench.method.provenance(),
             **edited.origin,
         }

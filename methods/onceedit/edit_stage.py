@@ -45,6 +45,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     plugin, history = edit(loaded, requests, unrelated, spec, context)
     calibration = {
         "weight_id": plugin.weight_id,
+        "tokenizer": loaded.framing,
         "edits": edits_digest(requests),
         "epochs": len(history),
         "generation_loss": [epoch.generation for epoch in history],

@@ -60,6 +60,22 @@ def write_checkpoint(folder: Path, architecture: str, seed: int = 0) -> Path:
     return folder
 
 
+def append_to_texts(folder: Path, *tokens: str) -> Path:
+    """Let the tokenizer of a checkpoint append special tokens to every text, as `add_eos_token: true` does when it is saved."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    template = content["post_processor"]
+    if template["type"] != "TemplateProcessing":
+        template = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+        template["single"] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    vocabulary = {added["content"]: added["id"] for added in content["added_tokens"]}
+    for token in tokens:
+        template["single"].append({"SpecialToken": {"id": token, "type_id": 0}})
+        template["special_tokens"][token] = {"id": token, "ids": [vocabulary[token]], "tokens": [token]}
+    path.write_text(json.dumps(content | {"post_processor": template}))
+    return folder
+
+
 def write_records(folder: Path, name: str = "counterfact") -> Path:
     """The first synthetic records as an upstream file."""
     folder.mkdir(parents=True, exist_ok=True)

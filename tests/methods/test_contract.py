@@ -5,11 +5,11 @@ import contextlib
 import pytest
 import torch
 
-from harness.models.catalogue import reference
+from harness.models.catalogue import CATALOGUE, reference
 from harness.models.weights import weight_hash
 from harness.run.cost import PhaseClock
 from tests.helpers.method_bench import EDITING, METHODS, OPTIONS, Bench
-from tests.helpers.small_suites import ARCHITECTURES
+from tests.helpers.small_suites import ARCHITECTURES, append_to_texts, small_entry, write_checkpoint, write_records
 
 
 class InjectedError(Exception):
@@ -140,6 +140,30 @@ def test_building_an_artifact_of_a_method_leaves_every_model_as_it_was(method, b
     fresh = Bench(small_checkpoints, tmp_path / "b", method, bench.model.entry.architecture)
     assert fresh.state()[0] == state[0]
     assert weight_hash(fresh.context.load_model(reference("small-llama")).model) == plain
+
+
+@pytest.fixture(scope="module")
+def appending(tmp_path_factory):
+    """The small Llama, whose tokenizer appends end-of-text to every text, under the name of the one whose tokenizer does not."""
+    home = tmp_path_factory.mktemp("appending")
+    write_records(home / "records")
+    append_to_texts(write_checkpoint(home / "llama", "llama"), "</s>")
+    return home
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tokenizer_that_appends_end_of_text_changes_no_question_no_artifact_and_no_answer(
+    method, small_checkpoints, appending, artifact_store, tmp_path, monkeypatch
+):
+    plain = Bench(small_checkpoints, artifact_store, method, "llama")
+    monkeypatch.setitem(CATALOGUE, "small-llama", small_entry("llama", str(appending / "llama")))
+    bench = Bench(appending, tmp_path, method, "llama")
+    assert bench.model.removed_suffix == ("</s>",)
+    assert bench.queries == plain.queries
+    assert bench.answers(bench.edit()) == plain.answers(plain.edit())
+    for role, folder in plain.artifacts.items():
+        for file in folder.glob("*.safetensors"):
+            assert (bench.artifacts[role] / file.name).read_bytes() == file.read_bytes(), f"{role}/{file.name}"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,7 +19,8 @@ from harness.models.weights import weight_hash
 from harness.tokens import joint_query
 from tests.helpers.real_tokenizers import write_tokenizer
 from tests.helpers.slow_protocols import teacher_forced
-from tests.helpers.tiny_models import tiny_entry, tiny_model
+from tests.helpers.small_suites import append_to_texts
+from tests.helpers.tiny_models import QUESTIONS, tiny_entry, tiny_model
 
 TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 
@@ -169,6 +170,78 @@ def test_a_tokenizer_that_forgets_the_bos_is_refused(tiny, folder):
     text = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(text | {"post_processor": None}))
     with pytest.raises(UserError, match="does not start texts with BOS, but tiny-llama was trained with it"):
+        load(reference(tiny, source=str(folder)), "cpu")
+
+
+@pytest.mark.parametrize("appended", [("</s>",), ("</s>", "<unk>"), ()])
+def test_what_a_tokenizer_appends_to_texts_is_removed_and_recorded_and_what_it_puts_before_them_stays(
+    appended, tiny, folder
+):
+    append_to_texts(folder, *appended)
+    model = load(reference(tiny, source=str(folder)), "cpu")
+    plain = tiny_model("llama").tokenizer
+    assert model.framing == {"prefix": ["<s>"], "removed_suffix": [*appended]}
+    for text in ("Paris is", "", "日本"):
+        assert model.tokenizer(text)["input_ids"] == plain(text)["input_ids"]
+    pair = ("The capital of France is", "Paris")
+    assert joint_query(model.tokenizer, *pair) == joint_query(plain, *pair)
+
+
+@pytest.mark.parametrize("architecture", TOKENIZERS)
+def test_a_real_tokenizer_that_adds_eos_gives_the_ids_of_one_that_does_not(architecture, shared, tmp_path, monkeypatch):
+    """Llama-2: `Paris` after a prompt is [3681], and was [3681, 2]."""
+    ids = {}
+    for adds_eos in (False, True):
+        folder = tmp_path / str(adds_eos)
+        write_tokenizer(TOKENIZERS[architecture], shared, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"add_eos_token": adds_eos}))
+        made = add_entry(monkeypatch, architecture, vocab=50400)
+        model = load(ModelRef(made.name, "random", source=str(folder)), "cpu")
+        assert bool(model.removed_suffix) == adds_eos
+        ids[adds_eos] = [
+            (joint_query(model.tokenizer, prompt, target), model.tokenizer(prompt)["input_ids"])
+            for prompt, target in QUESTIONS
+        ]
+    assert ids[True] == ids[False]
+
+
+class Fickle:
+    """A tokenizer with a BOS before questions only."""
+
+    bos_token_id = 1
+
+    def __call__(self, texts, add_special_tokens=True):
+        if isinstance(texts, str):
+            return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
+        starts = [[1] if add_special_tokens and text.endswith("?") else [] for text in texts]
+        return {
+            "input_ids": [start + [ord(letter) for letter in text] for start, text in zip(starts, texts, strict=True)]
+        }
+
+
+class Batchwise(Fickle):
+    """A tokenizer with a BOS before texts of a batch only."""
+
+    def __call__(self, texts, add_special_tokens=True):
+        if isinstance(texts, str):
+            return {"input_ids": [ord(letter) for letter in texts]}
+        return {"input_ids": [[1] * add_special_tokens + [ord(letter) for letter in text] for text in texts]}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "complaint"),
+    [
+        (Fickle(), r"puts special tokens around a text that depend on the text → correct post_processor in .*json"),
+        (Batchwise(), r"gives a text other ids in a batch than alone → correct post_processor in .*json"),
+    ],
+    ids=["by text", "by call"],
+)
+def test_a_tokenizer_that_treats_texts_differently_is_refused_in_one_line(
+    tokenizer, complaint, tiny, folder, monkeypatch
+):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
+    with pytest.raises(UserError, match=complaint):
         load(reference(tiny, source=str(folder)), "cpu")
 
 
