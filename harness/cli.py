@@ -458,7 +458,7 @@ def data_list(
     plugin: PluginOption = None,
 ) -> int:
     """List dataset files with their role and record counts; usable records are valid and have a new prompt."""
-    from harness.data.show import describe
+    from harness.data.show import contradictions, describe
     from harness.data.sources import SYNTHETIC
 
     numbers = ("records", "usable", "test", "dev")
@@ -467,6 +467,8 @@ def data_list(
         counts = (f"{count:,}" for count in (file.rows, file.usable, file.test, file.dev))
         rows.append((file.dataset, file.role, *counts, file.format, file.path))
     _print_table(("dataset", "used for", *numbers, "format", "file"), rows, numbers)
+    for line in contradictions(data or SYNTHETIC, name):
+        print(f"if all of it is edited: {line}")
     return 0
 
 

@@ -7,6 +7,8 @@ Split = Literal["test", "dev", "all"]
 """Subset of a file's records, determined by their ids; `all` is the whole file."""
 Template = Literal["none", "paper"]
 """Template around every prompt; `paper` is OnceEdit's template for base models."""
+Conflict = Literal["keep", "drop"]
+"""What happens to edits that contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ class DataRef:
         strip_distractor: remove the unrelated sentence before CounterFact's paraphrases.
         template: prompt template around every prompt, `none` or `paper`.
         sha256: hash of the selected records.
+        conflicts: `keep` or `drop` edits that contradict themselves or an earlier edit. Which records are left says
+            `sha256`, so this is not part of the identity.
+        without: ids of records that are left out, for the same reason not part of the identity.
     """
 
     name: str
@@ -87,6 +92,8 @@ class DataRef:
     strip_distractor: bool = False
     template: str = "none"
     sha256: str = ""
+    conflicts: str = "keep"
+    without: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, object]:
         """What identifies these records, independent of their location."""
@@ -110,12 +117,15 @@ class Dataset:
         edits: the scored records.
         train: unrelated records that a method may learn from (negatives, hypernetworks).
         unrelated: unrelated records that no method sees; locality is also scored on them.
+        left_out: number of records before the last edit that are not edited, because of the reference's `conflicts` or
+            `without`.
     """
 
     ref: DataRef
     edits: tuple[EditRecord, ...]
     train: tuple[EditRecord, ...]
     unrelated: tuple[EditRecord, ...]
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

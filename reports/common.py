@@ -1,5 +1,6 @@
 """What the tables share: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
@@ -84,7 +85,8 @@ def ranked_section(
     """
     missing = empty_rows(frame, board.section, {line.row for line in board.lines}, len(columns))
     gaps = gap_remarks(frame, board.section, board.title)
-    return Section(board.title, ranked([*rows, *missing], columns), (*gaps, *remarks))
+    limits = limit_remarks(frame, board.section, board.title, board.protocol)
+    return Section(board.title, ranked([*rows, *missing], columns), (*gaps, *limits, *remarks))
 
 
 def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:
@@ -98,6 +100,33 @@ def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -
 def gap_remarks(frame: "SuiteFrame", section: str, section_title: str) -> Iterator[str]:
     """One sentence on the missing cells of a section per method, template, seed and reason."""
     yield from _sentences(frame, _missing_in(frame, section), section_title)
+
+
+def limit_remarks(frame: "SuiteFrame", section: str, section_title: str, *protocols: str) -> Iterator[str]:
+    """One sentence on scores that no editor can exceed, with a range where they differ between models or templates."""
+    cells = frame.cells[(frame.cells["section"] == section) & ~frame.cells["is_reference"]]
+    for protocol in protocols:
+        limits = [
+            f"{column.title()} {_range(values)}"
+            for column in AVERAGED
+            if (values := [_four_digits(value) for value in cells.loc[cells["protocol"] == protocol, f"{column}_max"]])
+            and min(values) < 1
+        ]
+        if limits:
+            under = f", {protocol_title(protocol)}" if len(protocols) > 1 else ""
+            yield (
+                f"{section_title}{under}: a model with all edits can reach at most {', '.join(limits)}, "
+                "because some records contradict each other."
+            )
+
+
+def _range(values: Sequence[float]) -> str:
+    return "–".join(f"{value:g}" for value in sorted({min(values), max(values)}))
+
+
+def _four_digits(value: float) -> float:
+    """Rounded up, so that no score exceeds it."""
+    return math.ceil(value * 10_000 - 1e-6) / 10_000
 
 
 def absent_sections(frame: "SuiteFrame") -> Iterator[str]:

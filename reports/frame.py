@@ -27,7 +27,8 @@ class SuiteFrame:
         store: folder of the store.
         manifest: `suites/<suite>.<scale>.json` as written by the run.
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
-            without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<phase>_s` is in seconds;
+            without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
+            that a model with all edits can reach; `<phase>_s` is in seconds;
             `edit_actions` is a frozenset with the ids of the edit runs; `section` and `row` say where in a table the
             cell belongs.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
@@ -135,7 +136,10 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "citable": bool(cost["citable"]),
         "commit": (origin["commit"] or "no commit")[:9] + ("+" if origin["dirty"] else ""),
     }
-    return [{**common, "protocol": name, **_scores(metrics.get(name, {}))} for name in in_order(cell["protocols"])]
+    return [
+        {**common, "protocol": name, **_scores(metrics.get(name, {})), **_maxima(metrics, name)}
+        for name in in_order(cell["protocols"])
+    ]
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -146,6 +150,12 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
         scores[f"{column}_exact"] = metrics.get(axis, {}).get("exact", np.nan)
     scores["avg"] = float(np.mean([scores[column] for column in AVERAGED]))
     return scores
+
+
+def _maxima(metrics: Mapping[str, Any], protocol: str) -> dict[str, float]:
+    """By column, `rel_max` and so on, the highest score that a model with all edits can reach."""
+    found = metrics.get("attainable", {}).get(protocol, {})
+    return {f"{column}_max": float(found.get(axis, 1.0)) for axis, column in AXES.items()}
 
 
 def _read_answers(folder: Path) -> pd.DataFrame:

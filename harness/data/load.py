@@ -1,19 +1,22 @@
-"""Select the records of a cell: `resolve` when a suite is planned, `load` when a cell runs."""
+"""Select the records of a cell: `select` or `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
 from harness import registry
+from harness.data.conflicts import consistent
 from harness.data.pools import belongs, draw
 from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest, file_digest
-from harness.records import DataRef, Dataset, EditRecord, Probe, Template
+from harness.records import Conflict, DataRef, Dataset, EditRecord, Probe, Template
 
 TEMPLATES: tuple[str, ...] = get_args(Template)
+CONFLICTS: tuple[str, ...] = get_args(Conflict)
 
 # End of a sentence: punctuation, closing quotes or brackets, and whitespace; a line break; or punctuation without a space
 # between two lower-case letters and a capital ("season.Spike", but not "NU.nl" or "U.S.").
@@ -29,6 +32,8 @@ def resolve(
     unrelated: int = 0,
     strip_distractor: bool = False,
     template: str = "none",
+    conflicts: str = "keep",
+    without: tuple[str, ...] = (),
 ) -> DataRef:
     """Select records and return a reference to them, with their hash and the actual pool sizes.
 
@@ -45,13 +50,30 @@ def resolve(
         unrelated: maximum number of further unrelated records; these are drawn first.
         strip_distractor: remove the unrelated sentence before CounterFact's paraphrases.
         template: `paper` wraps every prompt in the paper's template for base models.
+        conflicts: `drop` leaves out records that contradict themselves or an earlier edit (`harness.data.conflicts`);
+            the next records of the split take their places.
+        without: ids of records to leave out, in the same way.
 
     Raises:
         UserError: for an unknown name, missing files, a broken file, or fewer records than requested edits.
     """
-    asked = DataRef(name, source, edits, split, train, unrelated, strip_distractor, template)
+    return select(
+        DataRef(
+            *(name, source, edits, split, train, unrelated, strip_distractor, template),
+            conflicts=conflicts,
+            without=without,
+        )
+    ).ref
+
+
+def select(asked: DataRef) -> Dataset:
+    """As `resolve`, with the records; the reference of the result is complete.
+
+    Raises:
+        UserError: as `resolve`.
+    """
     data = _select(asked)
-    return replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data))
+    return replace(data, ref=replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data)))
 
 
 def load(ref: DataRef) -> Dataset:
@@ -124,17 +146,28 @@ def without_distractors(record: EditRecord) -> EditRecord:
 def _select(ref: DataRef) -> Dataset:
     _check_options(ref)
     found = find_files(ref.name, ref.source)
-    inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
-    if len(inside) < ref.edits:
-        of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
-        raise UserError(
-            f"{found.edited.where}: {len(inside)} {of_split}, {ref.edits} requested", fix=f"edits: {len(inside)}"
-        )
-    edits, rest = inside[: ref.edits], inside[ref.edits :]
-    excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
-    train, unrelated = draw(edits, _tiers(found, rest, excluded), ref.train, ref.unrelated)
     shape = _shape(ref)
-    return Dataset(ref, *(tuple(map(shape, group)) for group in (edits, train, unrelated)))
+    inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
+    excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
+    left_out = set(ref.without)
+    eligible: Iterable[EditRecord] = (record for record in inside if record.id not in left_out)
+    if ref.conflicts == "drop":
+        eligible = consistent(eligible, shape)
+    edits = list(islice(eligible, ref.edits))
+    if len(edits) < ref.edits:
+        of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
+        of_these = f", {len(edits)} of them usable together" if len(edits) < len(inside) else ""
+        raise UserError(
+            f"{found.edited.where}: {len(inside)} {of_split}{of_these}, {ref.edits} requested",
+            fix=f"edits: {len(edits)}",
+        )
+    reached = inside.index(edits[-1]) + 1
+    rest = inside[reached:]
+    tiers = [[record for record in tier if record.id not in left_out] for tier in _tiers(found, rest, excluded)]
+    train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
+    return Dataset(
+        ref, tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated)), reached - len(edits)
+    )
 
 
 def _check_options(ref: DataRef) -> None:
@@ -145,6 +178,11 @@ def _check_options(ref: DataRef) -> None:
     if ref.template not in TEMPLATES:
         raise UserError(
             f"unknown template '{ref.template}'{did_you_mean(ref.template, TEMPLATES)}", fix="template: none"
+        )
+    if ref.conflicts not in CONFLICTS:
+        raise UserError(
+            f"unknown value '{ref.conflicts}' of conflicts{did_you_mean(ref.conflicts, CONFLICTS)}",
+            fix="conflicts: keep",
         )
     if ref.template == "paper" and info.paper_template is None:
         raise UserError(f"the paper has no prompt template for dataset '{ref.name}'", fix="prompts: [none]")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import registry
+from harness.data import conflicts
 from harness.data.pools import is_dev
 from harness.data.reading import UpstreamFile
 from harness.data.sources import SYNTHETIC, find_files, upstream_files
@@ -50,6 +51,19 @@ def describe(source: str, name: str | None = None) -> list[FileRow]:
         rows.append(_row(each, "edits", found.edited))
         rows += [_row(each, "pool", file) for file in found.others]
     return rows
+
+
+def contradictions(source: str, name: str | None = None) -> list[str]:
+    """One line per dataset whose edited file contradicts itself: how often, by kind.
+
+    Raises:
+        UserError: as `describe`.
+    """
+    found = {
+        each: conflicts.count(find_files(each, source).edited.records)
+        for each in ([name] if name else _present(source))
+    }
+    return [f"{each}: {counted}" for each, counted in found.items() if counted]
 
 
 def show(name: str, source: str, record_id: str | None = None) -> str:

@@ -1,7 +1,7 @@
 """Base class of evaluation protocols: tokenisation, prediction, and the ids that are scored."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.tokens import Query, joint_queries
@@ -51,6 +51,13 @@ class Protocol(ABC):
     @abstractmethod
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """Predict one batch: per query, a list of ids as long as its target."""
+
+    def context(self, query: Query, position: int) -> Hashable | None:
+        """What the id predicted at a position of the target depends on; None, the default, if that cannot be said.
+
+        A model predicts the same id in the same context, so questions that want different ids there exclude each other.
+        """
+        return None
 
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
         """Select the ids of a prediction that are compared with the target or, for locality, the unedited model's."""

@@ -1,6 +1,6 @@
 """The two protocols of the paper: teacher forcing and greedy generation."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.evaluation.protocol import Protocol
@@ -24,6 +24,10 @@ class TeacherForced(Protocol):
         """Run one forward pass."""
         return model.teacher_forced(queries)
 
+    def context(self, query: "Query", position: int) -> Hashable:
+        """The prompt and the target up to there."""
+        return query.prompt_ids + query.target_ids[:position]
+
 
 @register_protocol
 class Generation(Protocol):
@@ -37,6 +41,10 @@ class Generation(Protocol):
     def predict(self, model: "EditedModel", queries: "Sequence[Query]") -> list[list[int]]:
         """Decode one batch."""
         return model.generate(queries)
+
+    def context(self, query: "Query", position: int) -> Hashable:
+        """The prompt, which decides the whole continuation."""
+        return query.prompt_ids, position
 
 
 OWN: tuple[Protocol, ...] = (TeacherForced(), Generation())

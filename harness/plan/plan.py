@@ -1,7 +1,7 @@
 """From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Literal
 
 from harness import registry
 from harness.api import ArtifactSpec
-from harness.data.load import resolve
+from harness.data import conflicts
+from harness.data.load import select
 from harness.errors import UserError
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
@@ -111,16 +112,22 @@ class Plan:
         ]
         short = [
             f"{entry.name}: {there} of {asked} records for '{pool}'"
-            for entry, refs in self._data.items()
-            if not isinstance(refs, str)
-            for ref in [refs["none"]]
+            for entry, data in self._data.items()
+            if not isinstance(data, str)
+            for ref in [data.refs["none"]]
             for pool, asked, there in (("train", entry.train, ref.train), ("unrelated", entry.unrelated, ref.unrelated))
             if there < asked
         ]
-        return [*short, *late, *(reason for model in models if (reason := catalogue.availability(model)))]
+        about = [
+            f"{entry.name}: {note}"
+            for entry, data in self._data.items()
+            if not isinstance(data, str)
+            for note in data.notes
+        ]
+        return [*short, *about, *late, *(reason for model in models if (reason := catalogue.availability(model)))]
 
     def _planned(
-        self, method: MethodEntry, model: ModelEntry, entry: DataEntry, refs: "_Data", template: str, seed: int
+        self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int
     ) -> PlannedCell:
         extra = ", ".join(
             [*([f"prompt {template}"] if template != "none" else []), *([f"seed {seed}"] if seed else [])]
@@ -134,9 +141,9 @@ class Plan:
             missing.append(
                 f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
             )
-        if isinstance(refs, str):
-            missing.append(refs)
-        if missing or isinstance(refs, str):
+        if isinstance(data, str):
+            missing.append(data)
+        if missing or isinstance(data, str):
             return PlannedCell(title, method.backend, None, tuple(missing))
         resolved = method.hparams[model.name]
         cell = Cell(
@@ -146,8 +153,8 @@ class Plan:
             backend=method.backend,
             hparams=resolved.values,
             sources=resolved.sources,
-            model=self._model(model, refs["none"]),
-            data=refs[template],
+            model=self._model(model, data.refs["none"]),
+            data=data.refs[template],
             protocols=self.suite.protocols,
             schedule=self.suite.schedule.within(entry.edits),
             seed=seed,
@@ -172,19 +179,27 @@ def roots(cell: Cell) -> list[ArtifactSpec]:
     return [*cell.model.artifacts().values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
 
 
-_Data = dict[str, DataRef] | str
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """A dataset of the suite: its reference under each template and under none, and what should be known about it."""
+
+    refs: dict[str, DataRef]
+    notes: tuple[str, ...]
 
 
-def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data:
+def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data | str:
     """The records under each template (and under none, for the corpus of tiny models), or why they are missing."""
     if not entry.source:
         ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
         return f"no records of '{entry.name}': no folder given ({ways})"
-    options = {field: getattr(entry, field) for field in ("edits", "split", "train", "unrelated", "strip_distractor")}
-    return {
-        template: resolve(entry.name, entry.source, **options, template=template)
-        for template in dict.fromkeys(["none", *templates])
-    }
+    asked = DataRef(**{field.name: getattr(entry, field.name) for field in fields(entry)})
+    found = {template: select(replace(asked, template=template)) for template in dict.fromkeys(["none", *templates])}
+    notes = []
+    if left_out := found["none"].left_out:
+        notes.append(f"{left_out} records left out, because they contradict themselves or an earlier edit")
+    if contradictions := conflicts.count(found["none"].edits):
+        notes.append(f"{entry.edits} edits, of which {contradictions} (`conflicts: drop` replaces these records)")
+    return _Data({template: data.ref for template, data in found.items()}, tuple(notes))
 
 
 def _model(entry: ModelEntry, corpus: DataRef) -> ModelRef:

@@ -17,9 +17,11 @@ from harness import registry
 from harness.api import ArtifactSpec, EditedModel, Method
 from harness.data.load import files as data_files
 from harness.errors import UserError
+from harness.evaluation.attainable import attainable
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import question_count
+from harness.evaluation.protocol import Protocol
 from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json
@@ -138,7 +140,8 @@ class Runner:
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
-        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, bench.kept)
+        limits = self._attainable(cell, model, data)
+        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, bench.kept, limits)
 
     def _warm_up(self, bench: "_Bench", data: Dataset, is_shared: bool) -> bool:
         """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
@@ -199,11 +202,23 @@ class Runner:
             return []
         context = self._context
         data = context.load_data(cell.data_at(edits))
-        protocols = [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
+        protocols = _protocols(cell)
         unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
         total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
             return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
+
+    def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
+        """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
+        if cell.model.weights == "random" or not cell.method.edits:
+            return {}
+        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(len(data.edits))))
+        return attainable(data, model.tokenizer, _protocols(cell), unedited)
+
+
+def _protocols(cell: Cell) -> list[Protocol]:
+    """The protocols of a cell, in the form used for its method."""
+    return [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
 
 
 def _reason(error: Exception) -> str:
@@ -242,7 +257,13 @@ class _Edited:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is written for a cell; `place` is the number of each record's edit, from 1, `kept` its edited weights."""
+    """What is written for a cell.
+
+    Attributes:
+        place: number of each record's edit, from 1.
+        kept: the edited weights.
+        attainable: see `harness.evaluation.attainable`, for the records after the last edit.
+    """
 
     cell: Cell
     points: Mapping[int, Sequence[Answer]]
@@ -251,6 +272,7 @@ class _Result:
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
     kept: KeptWeights | None
+    attainable: Mapping[str, Mapping[str, float]]
 
     @property
     def rows(self) -> Sequence[Answer]:
@@ -262,6 +284,8 @@ class _Result:
         metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
         if scope := scope_metrics(self.rows):
             metrics["scope"] = scope
+        if self.attainable:
+            metrics["attainable"] = self.attainable
         if self.cell.schedule.is_sequential and self.rows:
             metrics["curve"] = curve_metrics(self.points, self.place)
         return metrics

@@ -63,6 +63,7 @@ class DataEntry:
     train: int
     unrelated: int
     strip_distractor: bool
+    conflicts: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def load_suite(
     methods = chosen(list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown})
     datasets = [
         overlay.data(
-            _data_entry(document, index, entry, data),
+            _data_entry(document, index, entry, form, data),
             edits,
             has_split="split" in entry.model_fields_set,
             is_sequential=schedule.is_sequential,
@@ -149,14 +149,17 @@ def _model_entry(document: Located, index: int, entry: ModelForm) -> ModelEntry:
     return ModelEntry(entry.name, entry.name, _folder(document, "models", index), entry.weights, entry.dtype)
 
 
-def _data_entry(document: Located, index: int, entry: DataForm, data: str | None) -> DataEntry:
+def _data_entry(document: Located, index: int, entry: DataForm, form: SuiteForm, data: str | None) -> DataEntry:
     source = _folder(document, "datasets", index)
     environment = os.environ.get("HARNESS_DATA")
     if not source and data:
         source = _existing(data, "--data")
     elif not source and environment:
         source = _existing(environment, "HARNESS_DATA")
-    return DataEntry(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor)
+    return DataEntry(
+        *(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor),
+        conflicts=entry.conflicts or form.conflicts,
+    )
 
 
 def _method_entry(

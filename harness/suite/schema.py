@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from harness import registry
 from harness.models.architecture import Dtype
 from harness.models.catalogue import Weights
-from harness.records import Split, Template
+from harness.records import Conflict, Split, Template
 from harness.yaml_source import StrictModel
 
 
@@ -104,6 +104,7 @@ class DataForm(Entry):
         200, ge=0, description="maximum number of unrelated records for locality that no method sees"
     )
     strip_distractor: bool = Field(False, description="remove the unrelated sentence before CounterFact's paraphrases")
+    conflicts: Conflict | None = Field(None, description="default: the suite's")
 
 
 class Blocks(StrictModel):
@@ -156,6 +157,10 @@ class SuiteForm(StrictModel):
     protocols: list[Protocol] = Field(["teacher_forced", "generation"], min_length=1)
     prompts: list[Template] = Field(["none"], min_length=1, description="template around every prompt; an axis")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    conflicts: Conflict = Field(
+        "keep",
+        description="`drop` replaces edits that contradict themselves or an earlier edit by the next records of the file",
+    )
     schedule: ScheduleForm = "batch"
     backend: Backend = Field(
         registry.NATIVE,

@@ -5,7 +5,7 @@ at commit 14cea8245f06715684592ab55184939b99d70784. Its oddities are reproduced 
 parts that are not reproduced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.evaluation.protocol import Protocol
@@ -60,6 +60,10 @@ class EasyEditScoring(Protocol):
         """Arg-max prediction of each id after the split, given all ids before it (297-305)."""
         return model.teacher_forced(queries)
 
+    def context(self, query: Query, position: int) -> Hashable | None:
+        """The prompt and the target up to there."""
+        return query.prompt_ids + query.target_ids[:position]
+
 
 class EasyEditGeneration(EasyEditScoring):
     """EasyEdit's scoring of GRACE: greedy generation against the target tokenised by itself (evaluate.py:150, 191, 230)."""
@@ -83,6 +87,9 @@ class EasyEditGeneration(EasyEditScoring):
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has (253-260)."""
         return model.generate(queries)
+
+    def context(self, query: Query, position: int) -> None:
+        """Not known: where a continuation ends early, the compared ids are others than the predicted ones."""
 
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
         """The last ids of prompt and continuation together, as many as the target has (262, 264).

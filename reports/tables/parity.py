@@ -11,6 +11,7 @@ from reports.common import (
     commits_shown,
     gap_remarks,
     in_order,
+    limit_remarks,
     protocol_title,
     seeds_shown,
     suite_shown,
@@ -63,7 +64,8 @@ def _table(frame: "SuiteFrame", backend: str, cells: "pd.DataFrame", found: "Seq
         f"Device: {'; '.join(dict.fromkeys(cells['device_class']))}. {commits_shown(frame)}"
     )
     title = f"Native implementations and those of {backend} on {first['section_title']}"
-    gaps = (*gap_remarks(frame, first["section"], first["section_title"]), *absent_sections(frame))
+    place = (first["section"], first["section_title"])
+    gaps = (*gap_remarks(frame, *place), *limit_remarks(frame, *place, *protocols), *absent_sections(frame))
     return Table(f"parity-{backend}-{first['data']}", title, caption, columns, sections, (*_notes(backend), *gaps))
 
 

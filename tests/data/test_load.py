@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.load import files, load, resolve, strip_distractor, without_distractors
+from harness.data.load import files, load, resolve, select, strip_distractor, without_distractors
 from harness.data.pools import is_dev
 from harness.data.reading import read
 from harness.data.show import show
 from harness.errors import UserError
 from harness.identity import file_digest
+from harness.records import DataRef
 from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
 
 
@@ -200,6 +201,40 @@ def test_an_invalid_option_is_refused(folder, options, complaint):
 def test_an_unknown_dataset_is_refused_with_the_nearest(folder):
     with pytest.raises(UserError, match="unknown dataset 'counterfacts' \\(did you mean 'counterfact'"):
         resolve("counterfacts", str(folder), 1)
+
+
+def test_contradictory_records_are_replaced_by_the_next_ones_on_request(tmp_path):
+    rows = [flat(number) for number in range(8)]
+    rows[1] |= {"target_new": "French"}  # changes nothing
+    rows[4] |= {"locality_prompt": rows[2]["prompt"]}
+    write(tmp_path / "edits.json", rows)
+
+    kept, dropped = (
+        select(DataRef("counterfact", str(tmp_path), 5, split="all", conflicts=conflicts))
+        for conflicts in ("keep", "drop")
+    )
+
+    assert [record.id for record in kept.edits] == ["0", "1", "2", "3", "4"]
+    assert [record.id for record in dropped.edits] == ["0", "2", "3", "5", "6"]
+    assert (kept.left_out, dropped.left_out) == (0, 2)
+    assert load(dropped.ref) == dropped
+    assert kept.ref.identity().keys() == dropped.ref.identity().keys()
+    assert kept.ref.sha256 != dropped.ref.sha256
+    with pytest.raises(UserError, match="8 records, 6 of them usable together, 7 requested"):
+        resolve("counterfact", str(tmp_path), 7, split="all", conflicts="drop")
+
+
+def test_dropping_contradictions_where_there_are_none_changes_no_identity(folder):
+    kept, dropped = (resolve("counterfact", str(folder), 5, train=3, conflicts=choice) for choice in ("keep", "drop"))
+
+    assert kept.identity() == dropped.identity()
+
+
+def test_named_records_are_left_out_of_edits_and_pools(folder):
+    data = select(DataRef("counterfact", str(folder), 3, split="all", train=90, without=("1", "20", "50")))
+
+    assert [record.id for record in data.edits] == ["0", "2", "3"]
+    assert not {"1", "20", "50"} & {record.id for record in data.train}
 
 
 def test_a_missing_folder_says_how_to_fetch(tmp_path):

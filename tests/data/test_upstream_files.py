@@ -5,10 +5,12 @@ import sys
 
 import pytest
 
-from harness.data.load import load, resolve, strip_distractor
+from harness.data.conflicts import Conflicts, count
+from harness.data.load import load, resolve, select, strip_distractor
 from harness.data.pools import is_dev
 from harness.data.reading import read
 from harness.data.show import describe
+from harness.records import DataRef
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +129,23 @@ def test_no_record_of_the_dev_split_is_scored_or_learned_from_in_a_test(real, fi
 
 def test_the_paper_scale_of_zsre_is_available(real):
     assert len(load(resolve("zsre", str(real), 1000, split="all", train=10, unrelated=10)).edits) == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "left_out"),
+    [
+        ("zsre", Conflicts(unchanged=34, rephrases=10, shared_rephrases=4), 44),
+        ("counterfact", Conflicts(facts=1, locality=16), 17),
+    ],
+)
+def test_the_contradictions_of_the_papers_edits_are_known_and_can_be_left_out(real, name, expected, left_out):
+    kept, dropped = (
+        select(DataRef(name, str(real), 1000, split="all", conflicts=conflicts)) for conflicts in ("keep", "drop")
+    )
+
+    assert count(kept.edits) == expected
+    assert not count(dropped.edits)
+    assert (len(dropped.edits), dropped.left_out) == (1000, left_out)
 
 
 def test_planning_needs_neither_torch_nor_pandas():

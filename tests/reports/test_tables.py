@@ -126,6 +126,29 @@ def test_missing_cells_are_dashes_with_a_reason(fake):
     assert "– mquake: OnceEdit on Llama2-7B (mini): not run." in table.notes
 
 
+def test_scores_that_no_editor_can_reach_are_stated_below_every_table(fake):
+    for model, most in (("llama", 0.99), ("gptj", 0.985)):
+        for method in ("none", "ft-l"):
+            folder = fake.write_cell(method, f"tiny/{model}", "zsre")
+            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics["attainable"] = {"teacher_forced": {"generality": most, "locality": 0.99875, "portability": 0.5}}
+            if method != "none":
+                (folder / "metrics.json").write_text(json.dumps(metrics))
+    fake.write_manifest()
+    stated = (
+        "ZsRE: a model with all edits can reach at most Gen 0.985–0.99, Loc 0.9988, "
+        "because some records contradict each other."
+    )
+
+    teacher_forced, generation = build(fake)[0]
+
+    assert stated in teacher_forced.sections[0].remarks
+    assert not any("at most" in remark for remark in generation.sections[0].remarks)
+    assert r"\footnotesize ZsRE: a model with all edits can reach at most Gen 0.985--0.99, Loc 0.9988" in render(
+        [teacher_forced], "x"
+    )
+
+
 def test_components_are_the_methods_of_the_suite_in_their_order(fake):
     for model in ("tiny/llama", "tiny/gptj"):
         for label in ("DeePEn", "DeePEn+DW", "onceedit"):

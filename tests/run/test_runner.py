@@ -162,6 +162,34 @@ def test_the_unedited_model_agrees_with_itself_where_two_files_number_their_reco
         assert metrics[protocol]["locality"]["score"] == 1
 
 
+def test_the_scores_that_contradictory_records_allow_are_in_the_metrics(home, tmp_path):
+    rows = upstream_rows("counterfact")[:20]
+    edited = rows[1]["requested_rewrite"]
+    prompt = edited["prompt"].format(edited["subject"])
+    write(tmp_path / "records" / "edits.json", [rows[0] | {"paraphrase_prompts": [prompt]}, *rows[1:]])
+    suite = write_suite(
+        tmp_path / "contradictory.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        datasets=[{"name": "counterfact", "path": str(tmp_path / "records"), "edits": 4, "train": 0, "unrelated": 0}],
+        protocols=["teacher_forced"],
+    )
+    bench = PlanBench(suite, tmp_path / "store")
+    assert [bench.run(cell).reason for cell in bench.plan.runnable] == [None, None]
+
+    folder = bench.folder(bench.cell("ft-l"))
+    frame = pd.read_parquet(folder.path / "records.parquet")
+    asked = frame[(frame.axis == "generality") & (frame.prompt == prompt)].iloc[0]
+    reached = folder.read("metrics.json")["attainable"]
+
+    assert asked.target != edited["target_new"]["str"]
+    assert reached == {"teacher_forced": {"generality": pytest.approx(1 - 1 / asked.n_tokens / 4)}}
+    assert "attainable" not in bench.folder(bench.cell("none")).read("metrics.json")
+    assert bench.plan.notes() == [
+        "counterfact: 4 edits, of which 1 rephrase is another edit's prompt with another target "
+        "(`conflicts: drop` replaces these records)"
+    ]
+
+
 def test_cells_do_not_depend_on_what_ran_before_them(home, bench, tmp_path):
     for cell in bench.plan.runnable:
         bench.run(cell)

@@ -64,6 +64,13 @@ def test_the_data_folder_of_an_entry_takes_precedence(write, tmp_path, monkeypat
     assert load_suite(own, data="given").datasets[0].source == "own"
 
 
+def test_a_dataset_may_treat_contradictory_records_otherwise_than_its_suite(write):
+    base = BASE.replace("[{name: zsre, edits: 100}]", "[zsre, {name: counterfact, conflicts: keep}]")
+
+    assert [entry.conflicts for entry in load_suite(write()).datasets] == ["keep"]
+    assert [entry.conflicts for entry in load_suite(write("conflicts: drop\n", base=base)).datasets] == ["drop", "keep"]
+
+
 def test_a_suite_inherits_missing_keys_from_its_base(write):
     write("seeds: [1, 2]\n", name="base.yaml")
     suite = load_suite(write("extends: base.yaml\nname: over\nmethods: [none]\n", base=""))
