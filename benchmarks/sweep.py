@@ -24,8 +24,8 @@ from pathlib import Path
 
 import yaml
 
+from harness.commands import PLUGINS
 from harness.files import write_json
-from harness.registry import PLUGINS
 
 SLEEPING = Path(__file__).with_name("sweep_method.py")
 KILOBYTE = 1024

@@ -31,14 +31,30 @@ if TYPE_CHECKING:
 State: TypeAlias = Mapping[str, "Tensor"]
 """State that an edit keeps in addition to the weights, by names chosen by the method; saved as safetensors."""
 
+TOKENS_PER_PASS = 25
+"""Length of the prompt in which estimates of time count passes through a model."""
+
 Phase = Literal["setup", "edit", "attach", "evaluate"]
 """Timed phases of a cell; docs/timing.md defines what each includes."""
 
 
 class Hparams(BaseModel):
-    """Base class of hyper-parameters: immutable, and unknown keys are errors."""
+    """Base class of hyper-parameters: immutable, and unknown keys are errors.
+
+    A method that overrides the two properties gets better estimates of time; nothing else depends on them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def passes_per_edit(self) -> float:
+        """Forward passes of a prompt through the target model per edit; a forward and a backward pass count as three."""
+        return 75.0
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Successive optimiser steps per edit that no other edit shares; each costs at least the start of its kernels."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,8 @@ class ArtifactSpec:
         builder: `module:function`, called as `function(spec, context, folder)` to write the files.
         inputs: further inputs of the builder that are not part of the identity (references to datasets and models).
         needs: dependencies by role, built first.
+        passes: forward passes of a prompt through the models in `inputs` that building takes (a forward and a backward
+            pass count as three), for estimates of time only; None if unknown.
     """
 
     name: str
@@ -61,6 +79,7 @@ class ArtifactSpec:
     builder: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, "ArtifactSpec"] = field(default_factory=dict)
+    passes: float | None = None
 
     @cached_property
     def key(self) -> str:

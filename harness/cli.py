@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import inventory, registry
+from harness.commands import PLUGINS, harness_command, plugin_names
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from harness.api import Launcher
     from harness.plan.plan import Plan
-    from harness.store.store import Store
     from harness.store.tracking import SyncResult
     from harness.suite import Suite
 
@@ -36,6 +36,8 @@ Number = TypeVar("Number", int, float)
 
 EVERY_S = {"status": "5", "sync": "30"}
 """Default interval of `--watch` in seconds, by command."""
+TABLE_LINES = 38
+"""Of the tables, at the end of a run: with everything else there, at most a screen of 60 lines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +142,7 @@ def _plug_in(names: list[str] | None) -> list[str] | None:
     """Load plug-ins and add them to the environment, so that worker processes and cluster jobs load them too."""
     if names:
         paths = (str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names)
-        os.environ[registry.PLUGINS] = ":".join(dict.fromkeys([*registry.plugin_names(), *paths]))
+        os.environ[PLUGINS] = ":".join(dict.fromkeys([*plugin_names(), *paths]))
         registry.load_plugins()
     return names
 
@@ -152,7 +154,8 @@ def _suite_names() -> list[str]:
 
 
 def _scale_names() -> list[str]:
-    from harness.suite.scale import PAPER, scale_files
+    from harness.suite.entries import PAPER
+    from harness.suite.scale import scale_files
 
     return [PAPER, *scale_files()]
 
@@ -263,9 +266,11 @@ def run(
     """Run the unfinished cells of a suite, then write its tables and MLflow runs."""
     from harness.run.start import run as run_plan
 
+    console = _console()
+    _say_hello(options, console)
     plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, _console(), force=force, detach=detach, report=report)
+    return run_plan(plan, launcher, console, force=force, detach=detach, report=report)
 
 
 @app.command("plan")
@@ -317,9 +322,11 @@ def retry(
     """Run only the failed cells of a suite again."""
     from harness.run.start import run as run_plan
 
+    console = _console()
+    _say_hello(options, console)
     plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, _console(), failed_only=True, detach=detach, report=report)
+    return run_plan(plan, launcher, console, failed_only=True, detach=detach, report=report)
 
 
 @app.command()
@@ -382,32 +389,80 @@ def sync(
 @app.command()
 def report(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="Name or file of a suite.")],
+    *,
     scale: ScaleOption = "paper",
+    everything: Annotated[bool, typer.Option("--all", help="Print all tables, not only the beginning.")] = False,
     store: StoreOption = Path("results"),
     plugin: PluginOption = None,
 ) -> int:
-    """Write the tables of a suite from its finished cells."""
-    _write_tables(store, _name(suite), scale, _console())
+    """Write the tables of a suite from its finished cells, and print the first."""
+    _write_tables(store, _name(suite), scale, _console(), None if everything else TABLE_LINES)
     return 0
 
 
 @app.command()
-def explain(cell: CellArgument, store: StoreOption = Path("results")) -> int:
-    """Print a cell's settings, metrics, cost and provenance."""
-    from rich.pretty import pprint
+def explain(
+    cell: CellArgument,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+    store: StoreOption = Path("results"),
+) -> int:
+    """Show a cell on one screen: settings and their sources, scores, time, provenance, and why it failed."""
+    from harness import examine
+    from harness.store.store import Store
 
-    from harness.files import understood
-    from harness.store.store import FAILED, Store
+    folder = examine.find_cell(Store(store), cell, "explain")
+    if as_json:
+        print(json.dumps(examine.read_parts(folder), indent=1, ensure_ascii=False))
+        return 0
+    console = _console()
+    for line in examine.explain(folder):
+        console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
+    if folder.is_done:
+        print(f"answers    {harness_command('answers', folder.path.name, store=store)}")
+    return 0
 
-    folder = _cell(Store(store), cell)
-    for name in ("cell", "metrics", "cost", "provenance"):
-        file = folder / f"{name}.json"
-        if file.is_file():
-            print(f"── {name}")
-            with understood(folder):
-                pprint(json.loads(file.read_text()), expand_all=True)
-    if (folder / FAILED).is_file():
-        print(f"── failed: {(folder / FAILED).read_text().strip()}")
+
+@app.command()
+def answers(
+    cell: CellArgument,
+    *,
+    wrong: Annotated[
+        bool,
+        typer.Option("--wrong", help="Only answers that differ from the target or, for locality, from the unedited."),
+    ] = False,
+    axis: Annotated[str, typer.Option(metavar="AXIS", help="Only this axis, for example generality.")] = "",
+    record: Annotated[str, typer.Option(metavar="ID", help="Only this record.")] = "",
+    protocol: Annotated[str, typer.Option(metavar="NAME", help="Only this protocol, for example generation.")] = "",
+    limit: Annotated[int, typer.Option(parser=_count, metavar="N", help="Maximum number of answers.")] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON with all columns; no limit unless given.")
+    ] = False,
+    store: StoreOption = Path("results"),
+) -> int:
+    """Show prompts, targets, and what the unedited and the edited model answer, with scores."""
+    from harness import examine
+    from harness.store.store import Store
+
+    kept = Store(store)
+    folder = examine.find_cell(kept, cell, "answers")
+    rows = examine.answers(kept, folder, examine.Wanted(wrong, axis, record, protocol))
+    if as_json:
+        print(json.dumps(examine.as_records(rows), indent=1, ensure_ascii=False))
+        return 0
+    console = _console()
+    shown = examine.plain_rows(rows[:limit])
+    if console.is_terminal:
+        _print_wrapped(tuple(examine.COLUMNS.values()), shown)
+    else:
+        for row in (examine.COLUMNS.values(), *shown):
+            print("\t".join(row))
+    said = [f"{len(shown)} of {len(rows)} answers"]
+    if len(rows) > limit:
+        said.append(f"all: --limit {len(rows)}")
+    if len(rows) and rows["unedited"].isna().all():
+        said.append("no cell of the unedited model (method none) with the same model and records in this store")
+    print("; ".join(said), file=sys.stderr)
     return 0
 
 
@@ -529,6 +584,14 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers:
     _console(width=2000).print(table)
 
 
+def _say_hello(options: SuiteOptions, console: "Console") -> None:
+    """Say at once what is being prepared: to plan a large suite and to import torch takes a while."""
+    scale = f" at scale {options.scale}" if options.scale else ""
+    console.print(
+        f"planning {options.suite}{scale}, results in {options.store}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
 def _suite(options: SuiteOptions) -> "Suite":
     from harness.suite.load import find_suite, load_suite
 
@@ -540,7 +603,10 @@ def _suite(options: SuiteOptions) -> "Suite":
         edits=options.edits,
         backend=options.backend,
     )
-    return dataclasses.replace(suite, launch=options.launch, launch_at="--launch") if options.launch else suite
+    if not options.launch:
+        return suite
+    given = {**suite.options, "launch": options.launch}
+    return dataclasses.replace(suite, launch=options.launch, launch_at="--launch", options=given)
 
 
 def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
@@ -561,17 +627,18 @@ def _name(suite: str) -> str:
     return load_suite(suite).name if suite.endswith((".yaml", ".yml")) else suite
 
 
-def _cell(store: "Store", name: str) -> Path:
-    """Find the folder of the one cell that a name matches."""
-    from harness.store.store import is_called
+def _print_wrapped(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table with wrapped columns for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
-    found = sorted(folder for folder in store.cells() if is_called(folder, name))
-    if len(found) != 1:
-        known = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else ""
-        example = min(found or store.cells(), default="")
-        fix = f"python -m harness explain {example} --store {store.root}" if example else "pass the store with --store"
-        raise UserError(f"'{name}' matches {len(found)} cells in {store.root}{known}", fix=fix)
-    return store.cell(found[0]).path
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
 
 
 def _report(plan: "Plan", console: "Console") -> None:
@@ -579,17 +646,21 @@ def _report(plan: "Plan", console: "Console") -> None:
     from harness.store.tracking import sync
 
     suite, store = plan.suite, plan.store.root
-    _write_tables(store, suite.name, suite.scale, console)
+    _write_tables(store, suite.name, suite.scale, console, TABLE_LINES)
     result = sync(store, f"{suite.name}.{suite.scale}", None)
     console.print(f"MLflow: {_sentence(result)}; view them with:")
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_tables(store: Path, suite: str, scale: str, console: "Console") -> None:
+def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None) -> None:
+    """Write a report, and print as much of it as fits and where all of it is: one line per table or figure."""
     from reports import write_report
 
-    for path in write_report(store, suite, scale, console):
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    written = write_report(store, suite, scale, console, lines=lines)
+    console.print(f"tables and figures in {written[0].parent}:", markup=False, highlight=False, soft_wrap=True)
+    for stem, files in itertools.groupby(sorted(written), lambda path: path.stem):
+        endings = "  ".join(path.suffix for path in files)
+        console.print(f"  {stem:<24} {endings}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentence(result: "SyncResult") -> str:

@@ -102,7 +102,8 @@ def _suites() -> Rows:
 
 
 def _scales() -> Rows:
-    from harness.suite.scale import PAPER, scale_files
+    from harness.suite.entries import PAPER
+    from harness.suite.scale import scale_files
 
     yield PAPER, "the suite as written", ""
     for name, file in scale_files().items():

@@ -95,6 +95,11 @@ class DataRef:
     conflicts: str = "keep"
     without: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """The dataset, and the prompt template unless it is none."""
+        return self.name if self.template == "none" else f"{self.name} with prompt {self.template}"
+
     def identity(self) -> dict[str, object]:
         """What identifies these records, independent of their location."""
         return {
@@ -146,6 +151,11 @@ class FirstEdits(DataRef):
     def whole(self) -> DataRef:
         """The reference to all records."""
         return DataRef(**{field.name: getattr(self, field.name) for field in fields(DataRef)})
+
+    @property
+    def title(self) -> str:
+        """As that of all records, and the number of edits."""
+        return f"{self.whole.title} after {self.so_far} edits"
 
     def identity(self) -> dict[str, object]:
         """Identity of the full reference plus the number of edits."""

@@ -9,7 +9,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import pkgutil
 import re
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from harness.commands import PLUGINS, harness_command, plugin_names
 from harness.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Class = TypeVar("Class", bound=type)
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-PLUGINS = "HARNESS_PLUGINS"
-"""Environment variable: plug-in modules or files, separated by colons. Worker processes and cluster jobs inherit it."""
 
 NATIVE = "native"
 """Name of the default backend: this project's own implementations."""
@@ -100,7 +97,7 @@ class Registry(Generic[Item]):
         known = [*others, *self.names()]
         hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
         place = f"{where}: " if where else ""
-        return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=f"python -m harness list {self.group}")
+        return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=harness_command("list", self.group))
 
     def all(self) -> dict[str, Item]:
         """All objects by name: built-in ones first, then in order of registration."""
@@ -271,11 +268,6 @@ def choose_backend(name: str, wanted: str) -> str:
         if name in implementations(backend) and (wanted != AUTO or found.is_available()):
             return backend
     return NATIVE
-
-
-def plugin_names() -> list[str]:
-    """Plug-ins named in the environment, in order."""
-    return [name for name in os.environ.get(PLUGINS, "").split(":") if name]
 
 
 def load_plugins() -> None:

@@ -31,6 +31,16 @@ class RomeHparams(ClosedFormHparams):
 
     key_mode: KeyMode
 
+    @property
+    def passes_per_edit(self) -> float:
+        """A value for each layer."""
+        return super().passes_per_edit * len(self.layers)
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Facts are written one by one."""
+        return self.v_steps * len(self.layers)
+
 
 @register("rome", title="ROME", family="weights", version=2)
 class Rome(ClosedFormMethod):

@@ -14,12 +14,18 @@ ALWAYS = ("time",)
 """Tables that every report contains."""
 
 
-def write_report(store: Path, suite: str, scale: str, console: "Console") -> list[Path]:
+def write_report(store: Path, suite: str, scale: str, console: "Console", *, lines: int | None = None) -> list[Path]:
     """Write every table and figure that a suite asks for, and the time table, to `reports/<suite>.<scale>/`.
 
-    A table gives `<name>_table.tex`, `<name>_table.csv` (all numbers with their intervals and the cells that they come
-    from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure gives `<name>_figure.pdf`. Tables
-    are also printed to the console.
+    A table gives `<name>_table.txt` (as in a terminal), `<name>_table.tex`, `<name>_table.csv` (all numbers with their
+    intervals and the cells that they come from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure
+    gives `<name>_figure.pdf`.
+
+    Args:
+        store: folder of the store.
+        suite, scale: of the run.
+        console: for the tables.
+        lines: print of the suite's first table what fits in so many lines; None to print all tables.
 
     Returns:
         The files that were written.
@@ -30,7 +36,7 @@ def write_report(store: Path, suite: str, scale: str, console: "Console") -> lis
     """
     from reports.frame import load_suite  # pandas, which is not needed to know the names of tables
     from reports.latex import INSTALL_HINT, compile_pdf, render
-    from reports.terminal import print_table
+    from reports.terminal import as_text, print_beginning, print_table
 
     frame = load_suite(store, suite, scale)
     tables = {name: registry.tables.get(name) for name in (*frame.manifest["tables"], *ALWAYS)}
@@ -40,13 +46,17 @@ def write_report(store: Path, suite: str, scale: str, console: "Console") -> lis
     for name, build in tables.items():
         built, numbers = build(frame)
         source = f"{name} table of suite {suite} at {scale} scale, from {frame.cells['cell'].nunique()} cells"
-        tex, csv = folder / f"{name}_table.tex", folder / f"{name}_table.csv"
+        txt, tex, csv = (folder / f"{name}_table.{ending}" for ending in ("txt", "tex", "csv"))
+        write_bytes(txt, as_text(built).encode())
         write_bytes(tex, render(built, source).encode())
         write_bytes(csv, numbers.to_csv(index=False).encode())
-        written += [tex, csv]
+        written += [txt, tex, csv]
         sources.append(tex)
-        for table in built:
-            print_table(table, console)
+        if lines is None:
+            for table in built:
+                print_table(table, console)
+        elif len(sources) == 1 and (left := print_beginning(built, console, lines)):
+            console.print(f"{left}: see {txt}", markup=False, highlight=False, soft_wrap=True)
     for name, draw in figures.items():
         written.append(folder / f"{name}_figure.pdf")
         drawn = io.BytesIO()

@@ -1,8 +1,10 @@
 """Tables in the terminal: one per section, a model's columns in one block, readable at 100 to 120 characters."""
 
 import contextlib
+import io
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
@@ -10,6 +12,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow
+
+HEADING_LINES = 6
+"""Title, two lines of column headings, rules and blank lines around a section."""
 
 _STYLES = {Mark.BEST: "bold green", Mark.SECOND: "underline", Mark.NONE: ""}
 
@@ -32,6 +37,37 @@ def print_table(table: Table, console: Console) -> None:
             console.print(Text(f"  {remark}", style="dim"), soft_wrap=True)
     for note in table.notes:
         console.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+
+
+def as_text(tables: Sequence[Table], width: int = 120) -> str:
+    """The same as plain text, as wide as the tables need."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        for table in tables:
+            print_table(table, console)
+    return captured.get()
+
+
+def print_beginning(tables: Sequence[Table], console: Console, lines: int) -> str:
+    """Print whole tables while they fit in a number of lines; of a first one that does not fit, the first rows.
+
+    Returns:
+        What was left out, for a sentence; empty if nothing was.
+    """
+    titles: list[str] = []
+    for table in tables:
+        height = as_text([table]).count("\n")
+        if not titles and height <= lines:
+            print_table(table, console)
+            lines -= height
+        elif table is tables[0]:
+            section = table.sections[0]
+            rows = section.rows[: max(1, lines - HEADING_LINES - len(table.notes))]
+            print_table(replace(table, sections=(replace(section, rows=rows, remarks=()),)), console)
+            titles.append(f"all {sum(len(each.rows) for each in table.sections)} rows of {table.title}")
+        else:
+            titles.append(table.title)
+    return "; ".join(titles)
 
 
 @contextlib.contextmanager

@@ -384,4 +384,4 @@ def _close_settled(store: Store) -> None:
 
 
 def _ways(plan: Plan) -> str:
-    return f"The same command follows it; `harness status {plan.arguments}` looks; `harness cancel {plan.arguments}` ends it."
+    return f"The same command follows it; `{plan.command('status')}` looks; `{plan.command('cancel')}` ends it."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.commands import PLUGINS
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -52,7 +53,7 @@ def plugins(module, monkeypatch):
     before = set(registry.protocols)
 
     def load(*names):
-        monkeypatch.setenv(registry.PLUGINS, ":".join(map(str, names)))
+        monkeypatch.setenv(PLUGINS, ":".join(map(str, names)))
         registry.load_plugins()
 
     yield load

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.api import Context
 
 FILE = "unedited.json"
+LOCALITY_PROBES = 10
+"""Per record, for estimates of time: as many as CounterFact has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def artifact(
         builder="harness.evaluation.unedited:build",
         inputs={"model": model, "data": data},
         needs=model.artifacts(),
+        passes=len(protocols) * (LOCALITY_PROBES * data.edits + data.unrelated),
     )
 
 

@@ -77,6 +77,11 @@ class Cell:
         """Readable and unique name of the cell's folder."""
         return f"{self.label}-{self.model.name.replace('/', '_')}-{self.data.name}-{self.cell_id[:12]}"
 
+    @property
+    def extra(self) -> str:
+        """What distinguishes it beyond method, model and dataset: `prompt paper, seed 1`, or nothing."""
+        return extra(self.data.template, self.seed)
+
     def instance(self) -> Method:
         """The method with this cell's hyper-parameters."""
         method = registry.find_method(self.method.name, self.backend)
@@ -121,6 +126,11 @@ class Cell:
         identity["model"] |= {"title": entry(self.model.name).title}
         identity["data"] |= {"title": registry.datasets.get(self.data.name).title}
         return {"cell_id": self.cell_id, "label": self.label, **identity}
+
+
+def extra(template: str, seed: int) -> str:
+    """Prompt template and seed, where they are not the usual ones."""
+    return ", ".join([f"prompt {template}"] * (template != "none") + [f"seed {seed}"] * (seed != 0))
 
 
 def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:

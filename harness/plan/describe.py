@@ -1,14 +1,14 @@
 """Describe a plan: its cells and artifacts, what is done, what is missing, and roughly what the rest takes."""
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.plan.estimate import duration, of_cell
+from harness.plan.estimate import duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell
 from harness.store.artifacts import ArtifactCache
 
@@ -33,19 +33,36 @@ def describe(plan: Plan, console: Console) -> None:
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
         table.add_row(*same[0].title[:3], extra, same[0].backend, ", ".join(shown), time, memory)
     console.print(table)
-    cache = ArtifactCache(plan.store)
-    artifacts = Counter((spec.name, cache.is_built(spec)) for spec, _ in plan.artifacts(plan.runnable))
-    for (name, is_built), count in sorted(artifacts.items()):
-        console.print(f"artifact {name}: {count} {'built' if is_built else 'to build'}")
+    builds_s = _describe_artifacts(plan, console)
     suite, todo = plan.suite, plan.todo()
-    total = duration(sum(of_cell(cell, plan.device).seconds for cell in todo))
+    cells_s = sum(of_cell(cell, plan.device).seconds for cell in todo)
     console.print(
         f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
         f"{len(plan.cells)} cells, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
-        f"{len(todo)} to do (~{total} on {plan.device}), launch {suite.launch}"
+        f"{len(todo)} to do, launch {suite.launch}"
     )
+    if todo:
+        parts = f"artifacts {duration(builds_s)}, cells {duration(cells_s)}"
+        console.print(f"about {duration(builds_s + cells_s)} of work on {plan.device}: {parts}")
     for note in plan.notes():
         console.print(f"[dim]note[/dim] {escape(note)}")
+
+
+def _describe_artifacts(plan: Plan, console: Console) -> float:
+    """Print a line for each kind of artifact; return the estimated seconds of those that are not built."""
+    cache, needed = ArtifactCache(plan.store), {spec.key for spec, _ in plan.artifacts(plan.todo())}
+    built, to_build = Counter[str](), defaultdict[str, list[float]](list)
+    for spec, _ in plan.artifacts(plan.runnable):
+        if cache.is_built(spec):
+            built[spec.name] += 1
+        elif spec.key in needed:
+            to_build[spec.name].append(of_artifact(spec, plan.device).seconds)
+    for name in sorted({*built, *to_build}):
+        if built[name]:
+            console.print(f"artifact {name}: {built[name]} built")
+        if to_build[name]:
+            console.print(f"artifact {name}: {len(to_build[name])} to build, ~{duration(sum(to_build[name]))}")
+    return sum(itertools.chain.from_iterable(to_build.values()))
 
 
 def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:

@@ -1,11 +1,10 @@
 """Rough memory and time of cells and artifacts: for `harness plan`, and for the resources that a scheduler is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness import registry
-from harness.api import ArtifactSpec
+from harness.api import TOKENS_PER_PASS, ArtifactSpec
 from harness.models import catalogue
 from harness.plan.cell import Cell, models_of
 from harness.records import DataRef
@@ -14,23 +13,24 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.plan.job import Job
 
-CPU_FLOPS = 1e11
-"""Rough throughput of a few cores on small matrices."""
+CPU_FLOPS = 2.5e11
+"""Rough throughput of two quiet cores on small matrices."""
 CUDA_FLOPS = 5e13
 """Rough throughput of one A100 on small batches."""
-TOKENS_PER_PROMPT = 25
-STEPS_PER_EDIT = 25
+STEP_S = 0.007
+"""Least time of an optimiser step, however small the model: it starts hundreds of kernels, forward and backward."""
+START_S = 2
+"""Least time of a job that uses a model: to load or hash it and to write the results."""
 QUESTIONS_PER_EDIT = 14
-PASSES = 100
-"""Training passes over its records that an artifact is assumed to take: about what tiny models and hypernetworks need;
-statistics need fewer."""
+EPOCHS = 100
+"""Training passes over its records that an artifact is assumed to take that does not say how many it takes."""
 LIBRARIES_BYTES = 2**30
 """Memory of a process that has imported everything and loaded no model."""
 IMPORTS_S = 20
 """From the start of a process to its first model, with a busy file system."""
 READING_BYTES_PER_S = 2e8
 """Throughput of such a file system."""
-SPARE = 3
+SPARE = 6
 """A batch is given this many times its estimated time, which knows neither the method nor the machine."""
 
 
@@ -50,24 +50,28 @@ class Resources:
 def of_cell(cell: Cell, device: str) -> Resources:
     """Each copy of the target model in a process with the libraries, and the other models that artifacts bring along.
 
-    Time is that of 25 training steps per edit and of 14 forward passes per edit that is scored.
+    Time is that of the passes and steps per edit that the method's hyper-parameters state, and of one pass per question
+    and protocol.
     """
     target, *others = models_of(cell)
-    copies = registry.find_method(cell.method.name, cell.backend).memory_copies
-    memory = copies * (_loaded_bytes(target) + LIBRARIES_BYTES) + sum(map(_loaded_bytes, others))
-    forward = 2 * catalogue.entry(target.name).parameters * TOKENS_PER_PROMPT
-    edits = 3 * STEPS_PER_EDIT * cell.data.edits if cell.method.edits else 0
+    method, edits = cell.instance(), cell.data.edits if cell.method.edits else 0
+    memory = method.memory_copies * (_loaded_bytes(target) + LIBRARIES_BYTES) + sum(map(_loaded_bytes, others))
     questions = QUESTIONS_PER_EDIT * len(cell.protocols) * sum(cell.schedule.points(cell.data.edits))
-    return Resources(memory, _seconds(forward * (edits + questions), device))
+    passes_s = _passes_s([target.name], method.hparams.passes_per_edit * edits, device)
+    questions_s = _passes_s([model.name for model in (target, *others)], questions, device)
+    return Resources(memory, START_S + passes_s + questions_s + STEP_S * method.hparams.steps_per_edit * edits)
 
 
 def of_artifact(spec: ArtifactSpec, device: str) -> Resources:
-    """The models it loads, four times the weights of one that it trains, and many passes over its records."""
+    """The models it loads, four times the weights of one that it trains, and the passes through them that it states."""
     loaded, trained = models_of(spec), _trained(spec)
     memory = LIBRARIES_BYTES + sum(map(_loaded_bytes, loaded)) + 4 * sum(_bytes(name, None) for name in trained)
-    records = sum(ref.edits + ref.train + ref.unrelated for ref in spec.inputs.values() if isinstance(ref, DataRef))
-    parameters = sum(catalogue.entry(name).parameters for name in [*trained, *(ref.name for ref in loaded)])
-    return Resources(memory, _seconds(3 * 2 * parameters * TOKENS_PER_PROMPT * PASSES * records, device))
+    passes = spec.passes
+    if passes is None:
+        records = sum(ref.edits + ref.train + ref.unrelated for ref in spec.inputs.values() if isinstance(ref, DataRef))
+        passes = 3 * EPOCHS * records
+    models = [*trained, *(ref.name for ref in loaded)]
+    return Resources(memory, (START_S if models else 0) + _passes_s(models, passes, device))
 
 
 def together(jobs: Sequence["Job"]) -> Resources:
@@ -87,8 +91,10 @@ def duration(length_s: float) -> str:
     return f"{hours} h {minutes:02d}" if hours else f"{minutes} min" if minutes else f"{rest} s"
 
 
-def _seconds(flops: float, device: str) -> float:
-    return 2 + flops / (CUDA_FLOPS if device == "cuda" else CPU_FLOPS)
+def _passes_s(models: Iterable[str], passes: float, device: str) -> float:
+    """Time of so many forward passes of one prompt through each of these models."""
+    parameters = sum(catalogue.entry(name).parameters for name in models)
+    return 2 * parameters * TOKENS_PER_PASS * passes / (CUDA_FLOPS if device == "cuda" else CPU_FLOPS)
 
 
 def _loaded_bytes(model: "ModelRef") -> int:

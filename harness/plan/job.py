@@ -1,7 +1,9 @@
 """A job: the unit of execution. An artifact to build or a cell to run, with what must exist before and what it takes."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from harness.api import ArtifactSpec
@@ -49,7 +51,7 @@ def jobs(plan: Plan) -> list[Job]:
     cells = plan.todo()
     cache = ArtifactCache(plan.store)
     builds = [job_of(spec, seed, plan.device) for spec, seed in plan.artifacts(cells) if not cache.is_built(spec)]
-    return [*builds, *(job_of(cell, cell.seed, plan.device) for cell in cells)]
+    return _apart([*builds, *(job_of(cell, cell.seed, plan.device) for cell in cells)])
 
 
 def job_of(work: Work, seed: int, device: str) -> Job:
@@ -62,13 +64,24 @@ def job_of(work: Work, seed: int, device: str) -> Job:
     """
     needs: Iterable[ArtifactSpec]
     if isinstance(work, Cell):
-        title = f"{work.label} on {work.model.name}, {work.data.name}"
+        title = f"{work.label} on {work.model.name}, {', '.join(filter(None, [work.data.name, work.extra]))}"
         needs, resources = roots(work), estimate.of_cell(work, device)
     else:
-        inputs = " ".join(str(getattr(value, "name", value)) for value in work.inputs.values())
+        inputs = " ".join(
+            str(getattr(value, "title", None) or getattr(value, "name", value)) for value in work.inputs.values()
+        )
         title = f"artifact {work.name} {inputs}"
         needs, resources = work.needs.values(), estimate.of_artifact(work, device)
     return Job(work, seed, place_of(work), title, tuple(map(place_of, needs)), models_of(work), resources)
+
+
+def _apart(found: Sequence[Job]) -> list[Job]:
+    """Give jobs that share a title one with the beginning of their id, so that no two lines about jobs are the same."""
+    titles = Counter(job.title for job in found)
+    return [
+        replace(job, title=f"{job.title} ({re.split('[-/]', job.place)[-1][:8]})") if titles[job.title] > 1 else job
+        for job in found
+    ]
 
 
 def place_of(work: Work) -> str:

@@ -14,7 +14,7 @@ from harness.data.load import select
 from harness.errors import UserError
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
-from harness.plan.cell import Cell
+from harness.plan.cell import Cell, extra
 from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -88,11 +88,9 @@ class Plan:
                     found |= {spec.key: (spec, cell.seed) for spec in root.closure() if spec.key not in found}
         return list(found.values())
 
-    @property
-    def arguments(self) -> str:
-        """Suite, scale and store as a user names them on the command line."""
-        scale = f" --scale {self.suite.scale}" if self.suite.scale != "paper" else ""
-        return f"{self.suite.file}{scale} --store {self.store.root}"
+    def command(self, verb: str, **more: object) -> str:
+        """The command line that does something with the same suite, options and store."""
+        return self.suite.command(verb, self.store.root, **more)
 
     def missing(self) -> list[str]:
         """What this machine lacks, each reason once."""
@@ -129,10 +127,7 @@ class Plan:
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int
     ) -> PlannedCell:
-        extra = ", ".join(
-            [*([f"prompt {template}"] if template != "none" else []), *([f"seed {seed}"] if seed else [])]
-        )
-        title = (method.label, model.name, entry.name, extra)
+        title = (method.label, model.name, entry.name, extra(template, seed))
         missing = []
         if (
             self.suite.schedule.is_sequential

@@ -16,6 +16,9 @@ from harness.plan.plan import Plan
 from harness.run.progress import Display
 from harness.store import provenance
 
+FEW = 5
+"""Failed cells that the summary names; it counts the rest."""
+
 Report: TypeAlias = Callable[[Plan, Console], None]
 """Called after a run: writes what is made from finished cells, and prints where it is."""
 
@@ -48,7 +51,7 @@ def run(
         UserError: if something cannot run here; nothing is done then.
     """
     _refuse(plan, launcher)
-    display, store = Display(console), plan.store
+    display, store = Display(console, f"{plan.suite.name}.{plan.suite.scale}"), plan.store
     for note in plan.notes():
         display.note(note)
     with store.locked():
@@ -86,9 +89,7 @@ def _refuse(plan: Plan, launcher: Launcher) -> None:
         )
     missing = plan.missing()
     if missing:
-        raise UserError(
-            f"{suite.file}: {missing[0]}", fix=f"{len(missing)} reason(s) in: python -m harness plan {plan.arguments}"
-        )
+        raise UserError(f"{suite.file}: {missing[0]}", fix=plan.command("plan"))
 
 
 def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None:
@@ -102,7 +103,7 @@ def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None
             if live:
                 raise UserError(
                     f"{plan.store.root}: {len(live)} of these cells are with jobs of launch {live[0].launch}",
-                    fix=f"wait for them, or: python -m harness cancel {plan.arguments}",
+                    fix=f"wait for them, or: {plan.command('cancel')}",
                 )
 
 
@@ -136,6 +137,16 @@ def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:
     console.print(
         f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
     )
-    for folder, reason in summary.failed:
+    for folder, reason in summary.failed[:FEW]:
         log = plan.store.cell(folder).path / "log.txt"
-        console.print(f"[red]failed[/red] {escape(f'{folder}: {reason}')}\n  log: {escape(str(log))}", soft_wrap=True)
+        line = reason.splitlines()[0] if reason else ""
+        console.print(f"[red]failed[/red] {escape(f'{folder}: {line}')}\n  log: {escape(str(log))}", soft_wrap=True)
+    if len(summary.failed) > FEW:
+        console.print(
+            f"and {len(summary.failed) - FEW} more: {plan.command('status')}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    if summary.failed:
+        console.print(f"run them again: {plan.command('retry')}", markup=False, highlight=False, soft_wrap=True)

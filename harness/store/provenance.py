@@ -10,7 +10,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from harness import registry
+from harness.commands import plugin_names
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "editing-harness")
 COMMAND = "HARNESS_COMMAND"
@@ -31,7 +31,7 @@ def environment() -> dict[str, object]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "job": os.environ.get(JOB, ""),
-        "plugins": registry.plugin_names(),
+        "plugins": plugin_names(),
     }
 
 

@@ -1,12 +1,17 @@
 """A resolved suite: names checked, scale applied, hyper-parameters validated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from harness.commands import harness_command
 from harness.models.catalogue import Weights
 from harness.suite.hparams import ResolvedHparams
 from harness.suite.schedule import Schedule
+
+PAPER = "paper"
+"""Name of the scale that leaves a suite as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Suite:
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
+        options: command-line options that it was read with, apart from the scale, by name.
     """
 
     name: str
@@ -98,3 +104,9 @@ class Suite:
     threads: int | None
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def command(self, verb: str, store: Path, **more: object) -> str:
+        """The command line that does something with the same suite, options and store."""
+        scale = "" if self.scale == PAPER else self.scale
+        return harness_command(verb, self.file, scale=scale, **self.options, **more, store=store)

@@ -75,6 +75,7 @@ def load_suite(
     laid, schedule = overlay.form.set, _schedule(form)
     wanted = read_filters(only)
     check_backend(backend, "--backend")
+    asked_backend = backend
     backend = backend or laid.backend or form.backend
 
     models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
@@ -111,6 +112,7 @@ def load_suite(
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
         figures=tuple(form.figures),
+        options={"only": list(only), "data": data, "edits": edits, "backend": asked_backend},
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
-from harness.suite.entries import DataEntry, ModelEntry
+from harness.suite.entries import PAPER, DataEntry, ModelEntry
 from harness.suite.names import check_backend
 from harness.suite.schema import ScaleForm
 from harness.yaml_source import read_yaml, validate
@@ -14,7 +14,6 @@ from harness.yaml_source import read_yaml, validate
 INSTALLED = Path(__file__).parents[2] / "suites"
 """Suites that ship with the harness: the package `suites`, always installed next to `harness`."""
 SCALES = INSTALLED / "scales"
-PAPER = "paper"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from harness.models.weights import InstalledWeights, Restorable
 from harness.records import DataRef, EditRequest
 from methods.common import moments, prefixes
 from methods.common.moments import MomentHparams
+from methods.common.prefixes import WORDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +53,12 @@ class ValueHparams(Hparams):
     kl_weight: float = Field(ge=0)
     prefixes: tuple[tuple[int, int], ...]
     target_tokens: TargetTokens
+
+    @property
+    def passes_per_edit(self) -> float:
+        """At each step of the value optimisation the prompt with each prefix, and the bare subject."""
+        contexts = 1 + len(WORDS) * sum(per_word for _, per_word in self.prefixes)
+        return 3.0 * self.v_steps * (contexts + 1)
 
     @field_validator("layers")
     @classmethod

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import ArtifactSpec, Hparams
+from harness.api import TOKENS_PER_PASS, ArtifactSpec, Hparams
 from harness.errors import UserError
 from harness.identity import digest, file_digest
 from harness.models.catalogue import ModelRef, entry
@@ -32,6 +32,8 @@ CORPUS = "HARNESS_CORPUS"
 """Environment variable with the text file for `moments: corpus`, used if `moments_path` is not set."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+PROMPTS_PER_RECORD = 10
+"""Of a record's own, for estimates of time."""
 
 
 class MomentHparams(Hparams):
@@ -94,7 +96,16 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
         builder="methods.common.moments_build:build",
         inputs=inputs,
         needs=target.artifacts(),
+        passes=_passes(hparams, data),
     )
+
+
+def _passes(hparams: MomentHparams, data: DataRef) -> float:
+    """Of as many tokens as are wanted, or as there are."""
+    if hparams.moments == "published":
+        return 0
+    wanted = hparams.moments_tokens / TOKENS_PER_PASS
+    return min(wanted, PROMPTS_PER_RECORD * data.train) if hparams.moments == "train_prompts" else wanted
 
 
 class FactorCache:

@@ -49,6 +49,7 @@ def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> 
         builder="methods.common.prefixes:build",
         inputs={"model": target},
         needs=target.artifacts(),
+        passes=len(WORDS) * sum(per_word for _, per_word in groups),
     )
 
 

@@ -36,6 +36,16 @@ class DeferHparams(Hparams):
     lr: float = Field(gt=0)
     steps: int = Field(ge=1)
 
+    @property
+    def passes_per_edit(self) -> float:
+        """One row per step."""
+        return 3.0 * self.steps
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Edits are trained one by one."""
+        return self.steps
+
 
 @register("defer", title="DEFER", family="memory", version=2)
 class Defer(SequentialMethod):

@@ -46,6 +46,11 @@ class FtLHparams(Hparams):
     loss_stop: float = Field(ge=0)
     implementation: Implementation = "corrected"
 
+    @property
+    def passes_per_edit(self) -> float:
+        """Each step of a call passes all its edits."""
+        return 3.0 * self.steps
+
     @model_validator(mode="after")
     def _faithful_to_one_objective(self) -> Self:
         if self.implementation == "faithful-easyedit" and self.objective != "prompt_last":

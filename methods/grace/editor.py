@@ -50,6 +50,11 @@ class GraceHparams(Hparams):
     batch: int = Field(ge=1)
     implementation: Implementation
 
+    @property
+    def passes_per_edit(self) -> float:
+        """Each step of a batch passes all its edits."""
+        return 3.0 * self.steps
+
 
 @register("grace", title="GRACE", family="memory", version=1)
 class Grace(SequentialMethod):

@@ -19,6 +19,9 @@ TRAINING_VERSION = 2
 
 ROLE = "hypernetwork"
 
+PASSES_PER_EXAMPLE = 10
+"""Per edit of a training step: forward and backward for its factors and through the edited model, twice for locality."""
+
 
 @register("mend", title="MEND", family="hypernetwork", version=2)
 class Mend(Method):
@@ -52,6 +55,7 @@ class Mend(Method):
                 builder="methods.mend.training:build",
                 inputs={"model": target, "data": data},
                 needs=target.artifacts(),
+                passes=PASSES_PER_EXAMPLE * self.hparams.steps * self.hparams.train_batch,
             )
         }
 

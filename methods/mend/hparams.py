@@ -70,3 +70,8 @@ class MendHparams(HypernetworkHparams):
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     inner_reduction: Literal["batch_mean", "sum_of_example_means"]
+
+    @property
+    def passes_per_edit(self) -> float:
+        """One gradient; the hypernetwork is an artifact."""
+        return 3.0

@@ -92,6 +92,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
+        passes=3 * hparams.epochs * data.edits * (1 + hparams.negatives),
     )
 
 
@@ -110,4 +111,5 @@ def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHpar
         builder="methods.onceedit.pair:build",
         inputs=models,
         needs={f"{role}/{need}": spec for role, ref in models.items() for need, spec in ref.artifacts().items()},
+        passes=0,
     )

@@ -81,6 +81,11 @@ class OnceEditHparams(Hparams):
     search_lr: float = Field(gt=0)
     eos: Literal["deepen", "pair_special"]
 
+    @property
+    def passes_per_edit(self) -> float:
+        """None through the target model: the edited plug-in is an artifact."""
+        return 0.0
+
     @model_validator(mode="after")
     def _one_decoder_per_target(self) -> Self:
         if self.target == "soft" and self.decoder != "search":

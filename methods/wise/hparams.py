@@ -61,6 +61,16 @@ class WiseHparams(Hparams):
     parallel: int = Field(ge=1)
     implementation: Implementation
 
+    @property
+    def passes_per_edit(self) -> float:
+        """The edit with each context prefix and an unrelated prompt, in each step."""
+        return 3.0 * self.steps * (1 + self.contexts + 1)
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Edits of a shard are trained one by one, shards together."""
+        return self.steps / self.parallel
+
     @model_validator(mode="after")
     def _whole_shards(self) -> Self:
         if self.merge_freq % self.save_freq:

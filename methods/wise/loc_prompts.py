@@ -21,6 +21,7 @@ def artifact(data: DataRef) -> ArtifactSpec:
         identity={"data": data.identity(), "version": VERSION},
         builder="methods.wise.loc_prompts:build",
         inputs={"data": data},
+        passes=0,
     )
 
 

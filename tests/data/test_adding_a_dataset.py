@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from harness import registry
+from harness.commands import PLUGINS
 from harness.data.formats import register_format
 from harness.data.load import load, resolve
 from harness.data.reading import read
@@ -42,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def coaches(folder, monkeypatch):
     """The same working directory with the plug-in loaded."""
-    monkeypatch.setenv(registry.PLUGINS, str(folder / "coaches.py"))
+    monkeypatch.setenv(PLUGINS, str(folder / "coaches.py"))
     registry.load_plugins()
     yield folder / "data"
     registry.datasets.discard("coaches")
@@ -73,7 +74,7 @@ def test_a_suite_can_use_it(coaches):
 def test_it_is_available_once_the_environment_names_its_file(folder):
     done = subprocess.run(
         [sys.executable, "-c", LOOK],
-        env=os.environ | {registry.PLUGINS: "coaches.py", "PYTHONPATH": str(ROOT)},
+        env=os.environ | {PLUGINS: "coaches.py", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

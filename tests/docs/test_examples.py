@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from harness import registry
+from harness.commands import PLUGINS
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.models.edited import WeightEditedModel
@@ -43,7 +44,7 @@ def page(request):
 def load_plugin(page, folder, monkeypatch):
     """Write the files of a page to a folder and load its plug-in, as `--plugin FILE.py` does."""
     write(page, folder)
-    monkeypatch.setenv(registry.PLUGINS, str(folder / EXAMPLES[page]))
+    monkeypatch.setenv(PLUGINS, str(folder / EXAMPLES[page]))
     registry.load_plugins()
 
 
@@ -54,7 +55,7 @@ def forget(module):
 
 def command(folder, *arguments, plugin=None):
     """`python -m harness` from a reader's folder, with a plug-in of theirs."""
-    names = {registry.PLUGINS: plugin} if plugin else {}
+    names = {PLUGINS: plugin} if plugin else {}
     return subprocess.run(
         [sys.executable, "-m", "harness", *map(str, arguments)],
         cwd=folder,

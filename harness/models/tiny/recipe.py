@@ -63,6 +63,7 @@ def artifact(ref: ModelRef) -> ArtifactSpec:
         },
         builder="harness.models.tiny.recipe:build",
         inputs={"corpus": ref.corpus, "model": ref.name},
+        passes=3 * TRAINING["steps"] * TRAINING["batch"],
     )
 
 

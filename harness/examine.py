@@ -1,0 +1,282 @@
+"""Content of `harness explain` and `harness answers`: one cell of a store on one screen, and its answers one by one."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.commands import harness_command
+from harness.errors import UserError, did_you_mean
+from harness.files import understood
+from harness.store.store import Folder, Store, is_called
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("cell", "metrics", "cost", "provenance")
+"""JSON files of a cell, in the order in which they are read."""
+
+SETTINGS = 16
+DIAGNOSTICS = 4
+TRACEBACK = 8
+"""Lines of each kind that `explain` prints at most; `--json` has all of them."""
+
+PER_LINE = 3
+"""Scores on a line."""
+
+COLUMNS = {
+    "protocol": "protocol",
+    "axis": "axis",
+    "record_id": "record",
+    "prompt": "prompt",
+    "target": "target",
+    "unedited": "unedited",
+    "predicted": "edited",
+    "score": "score",
+}
+"""What `answers` prints of each answer, with the heading of the column."""
+
+KEY = ["protocol", "axis", "record_id", "probe"]
+"""Columns that identify a question within a cell."""
+
+
+def find_cell(store: Store, name: str, verb: str) -> Folder:
+    """Find the one cell that a name matches.
+
+    Args:
+        store: where to look.
+        name: cell id or folder name, or a prefix of either.
+        verb: the command that asked, for the suggestion.
+
+    Raises:
+        UserError: if none or several match.
+    """
+    known = store.cells()
+    found = sorted(folder for folder in known if is_called(folder, name))
+    if len(found) == 1:
+        return store.cell(found[0])
+    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else did_you_mean(name, known)
+    example = min(found or known, default="")
+    fix = (
+        harness_command(verb, example, store=store.root)
+        if example
+        else harness_command("run", "main_table", scale="mini", store=store.root)
+    )
+    raise UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
+
+
+def read_parts(folder: Folder) -> dict[str, Any]:
+    """All JSON files of a cell that exist, and why it failed if it did.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    with understood(folder.path):
+        found = {name: folder.read(f"{name}.json") for name in PARTS if (folder.path / f"{name}.json").is_file()}
+    return {**found, **({"failed": folder.failure} if folder.failure is not None else {})}
+
+
+# ── explain
+
+
+def explain(folder: Folder) -> Iterator[str]:
+    """A cell in at most 45 lines, each of which may be cut off at the width of the screen.
+
+    Raises:
+        UserError: if a file is damaged or lacks what every cell has.
+    """
+    parts = read_parts(folder)
+    with understood(folder.path):
+        yield from _heading(folder, parts)
+        if cell := parts.get("cell"):
+            yield from _identity(cell)
+        yield from _scores(parts.get("metrics", {}))
+        if cost := parts.get("cost"):
+            yield from _cost(cost)
+        if origin := parts.get("provenance"):
+            yield from _origin(origin)
+        yield from _failure(folder)
+    yield f"files      {folder.path}"
+
+
+def _heading(folder: Folder, parts: Mapping[str, Any]) -> Iterator[str]:
+    state = "done" if folder.is_done else "failed" if folder.failure is not None else "not finished"
+    yield f"{folder.path.name}: {state}"
+    if folder.failure is not None:
+        yield f"reason     {folder.failure.splitlines()[0]}"
+    if "cell" not in parts:
+        yield "cell.json  missing"
+
+
+def _identity(cell: Mapping[str, Any]) -> Iterator[str]:
+    method, model, data = cell["method"], cell["model"], cell["data"]
+    variant = f", variant {method['variant']}" if method.get("variant") else ""
+    yield f"method     {method['title']} ({method['name']} version {method['version']}, {method['backend']}{variant})"
+    settings, sources = method["hparams"], method.get("sources", {})
+    width = max((len(_setting(item)) for item in settings.items()), default=0)
+    for item in itertools.islice(settings.items(), SETTINGS):
+        yield f"           {_setting(item):{min(width, 40)}}  {sources.get(item[0], '')}".rstrip()
+    if len(settings) > SETTINGS:
+        yield f"           and {len(settings) - SETTINGS} more settings: --json"
+    of_model = [model["title"], model.get("weights", ""), model.get("dtype", ""), _hash(model.get("sha256"))]
+    yield f"model      {model['name']}: {', '.join(filter(None, of_model))}"
+    pools = [f"{data[pool]} {pool}" for pool in ("train", "unrelated") if data.get(pool)]
+    template = f"prompt template {data['template']}" if data["template"] != "none" else ""
+    of_data = [f"{data['edits']} edits of {data['split']}", *pools, template, _hash(data["sha256"])]
+    yield f"data       {data['name']}: {', '.join(filter(None, of_data))}"
+    schedule = ", ".join(f"{key} {value}" for key, value in cell["schedule"].items() if key != "kind")
+    yield f"run        {cell['schedule']['kind']}{f' ({schedule})' if schedule else ''}, seed {cell['seed']}, " + (
+        f"{cell['eval_batch']} rows per forward pass"
+    )
+
+
+def _setting(item: tuple[str, Any]) -> str:
+    return f"{item[0]} = {json.dumps(item[1], ensure_ascii=False)}"
+
+
+def _hash(sha256: str | None) -> str:
+    return f"sha256 {sha256[:12]}" if sha256 else ""
+
+
+def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Two lines per protocol at most, and a few diagnostics."""
+    for protocol, axes in metrics.items():
+        if protocol in ("diagnostics", "scope", "curve"):
+            continue
+        shown = [f"{axis} {found['score']:.3f} (n {found['n']})" for axis, found in axes.items()]
+        for start in range(0, len(shown), PER_LINE):
+            named = ("scores", protocol) if start == 0 else ("", "")
+            yield f"{named[0]:<10} {named[1]:<15} {', '.join(shown[start : start + PER_LINE])}"
+    if "curve" in metrics:
+        yield f"           also after {', '.join(sorted(metrics['curve'], key=int))} edits: --json"
+    diagnostics = list(metrics.get("diagnostics", {}).items())
+    shown = [f"{name} {value:.4g}" for name, value in diagnostics[:DIAGNOSTICS]]
+    more = [f"and {len(diagnostics) - DIAGNOSTICS} more: --json"] * (len(diagnostics) > DIAGNOSTICS)
+    if shown:
+        yield f"edit       {', '.join([*shown, *more])}"
+
+
+def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in cost["phases_s"].items())
+    peak = f", {cost['peak_memory_bytes'] / 2**30:.1f} GiB at most" if cost.get("peak_memory_bytes") else ""
+    yield f"time       {phases or 'none measured'}{peak}"
+    doubt = "" if cost["citable"] else "; not citable: it was interrupted, or shared its device"
+    yield f"device     {cost['device_class']}{doubt}"
+
+
+def _origin(origin: Mapping[str, Any]) -> Iterator[str]:
+    commit = (origin.get("commit") or "no commit")[:12] + (", with uncommitted changes" if origin.get("dirty") else "")
+    ended = f" at {origin['finished'][:19]}" if "finished" in origin else ""
+    yield f"computed   by {commit}{ended} on {origin['host']}, Python {origin['python']}"
+    yield f"command    {origin['command']}"
+
+
+def _failure(folder: Folder) -> Iterator[str]:
+    """The end of the log of a failed cell."""
+    log = folder.path / "log.txt"
+    if folder.failure is not None and log.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        yield f"log        {log}, which ends with"
+        yield from (f"           {line}" for line in lines[-TRACEBACK:])
+
+
+# ── answers
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which answers of a cell are wanted; an empty filter lets all pass.
+
+    Attributes:
+        wrong: only those that differ from what is compared: the target or, for locality, the unedited model's answer.
+        axis, record, protocol: names.
+    """
+
+    wrong: bool = False
+    axis: str = ""
+    record: str = ""
+    protocol: str = ""
+
+
+def answers(store: Store, folder: Folder, wanted: Wanted) -> "pd.DataFrame":
+    """Answers of a finished cell, next to those of the unedited model.
+
+    Returns:
+        The columns of `harness.records.Answer`, and `unedited`: the answer to the same question in a cell of this store with
+        the unedited model; None if there is no such cell.
+
+    Raises:
+        UserError: if the cell is not finished, a file is damaged, or a name to filter by does not occur.
+    """
+    import pandas as pd
+
+    if not folder.is_done:
+        fix = harness_command("explain" if folder.failure is not None else "logs", folder.path.name, store=store.root)
+        raise UserError(f"{folder.path}: no answers, because the cell is not finished", fix=fix)
+    with understood(folder.path):
+        rows = pd.read_parquet(folder.path / "records.parquet")
+    rows = rows.merge(_unedited(store, folder), on=KEY, how="left", sort=False)
+    rows["unedited"] = rows["unedited"].astype(object).where(rows["unedited"].notna(), None)
+    for column, name in (("protocol", wanted.protocol), ("axis", wanted.axis), ("record_id", wanted.record)):
+        if name:
+            rows = rows[rows[column] == _known(name, column, list(rows[column].unique()), folder)]
+    return rows[rows["exact"] < 1] if wanted.wrong else rows
+
+
+def plain_rows(rows: "pd.DataFrame") -> list[tuple[str, ...]]:
+    """The columns of `COLUMNS` as text on one line each."""
+    return [tuple(_one_line(_text(row[column])) for column in COLUMNS) for row in rows.to_dict("records")]
+
+
+def as_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The same for JSON, where a number that does not apply is null."""
+    return [
+        {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in rows.to_dict("records")
+    ]
+
+
+def _unedited(store: Store, folder: Folder) -> "pd.DataFrame":
+    """Answers of the cell of the unedited model that asked the same questions of the same model; empty without one."""
+    import pandas as pd
+
+    with understood(folder.path):
+        cell = folder.read("cell.json")
+    same = f"-{cell['model']['name'].replace('/', '_')}-{cell['data']['name']}-"
+    for name in sorted(name for name in store.cells() if same in name):
+        other = store.cell(name)
+        if other.is_done and (other.path / "cell.json").is_file():
+            with understood(other.path):
+                found = other.read("cell.json")
+                is_same = all(found[part] == cell[part] for part in ("model", "data", "protocols", "schedule"))
+                if is_same and not found["method"]["edits"]:
+                    rows = pd.read_parquet(other.path / "records.parquet", columns=[*KEY, "predicted"])
+                    return rows.rename(columns={"predicted": "unedited"})
+    return pd.DataFrame(
+        {**dict.fromkeys(KEY, pd.Series(dtype=object)), "probe": pd.Series(dtype="int64"), "unedited": []}
+    )
+
+
+def _known(name: str, column: str, known: Sequence[str], folder: Folder) -> str:
+    if name in known:
+        return name
+    raise UserError(
+        f"{folder.path.name}: no answers with {column.removesuffix('_id')} '{name}'{did_you_mean(name, known)}; "
+        f"there are {', '.join(known[:8])}{', …' * (len(known) > 8)}",
+        fix=harness_command(
+            "answers", folder.path.name, store=folder.path.parents[1], **{column.removesuffix("_id"): known[0]}
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and tabs become visible, so that a row is one line and a tab separates columns."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
