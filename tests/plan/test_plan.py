@@ -1,7 +1,9 @@
 """From a suite to cells: what makes an identity, what is shared, what is done, what is missing."""
 
 import dataclasses
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,10 +12,13 @@ from harness import registry
 from harness.api import ArtifactSpec
 from harness.plan.cell import Cell
 from harness.plan.estimate import of_cell
+from harness.plan.job import jobs
 from harness.plan.plan import Plan, roots
 from harness.store.store import Store
 from harness.suite import load_suite
+from harness.suite.load import find_suite
 from harness.suite.schedule import Schedule
+from tests.helpers.commands import harness_here
 from tests.helpers.small_suites import write_suite
 
 
@@ -277,3 +282,26 @@ def test_the_same_suite_read_twice_has_the_same_ids(home, plan_of):
 def test_a_gpu_that_is_elsewhere_is_not_missed_here(home, tmp_path):
     suite = load_suite(write_suite(home / "other.yaml", device="cuda"))
     assert Plan(suite, Store(tmp_path), elsewhere="cuda").missing() == []
+
+
+def test_the_estimate_of_a_plan_includes_the_artifacts_that_are_to_be_built(tmp_path):
+    out = harness_here("plan", "main_table", "--scale", "mini", "--store", tmp_path).stdout
+    artifacts, cells = re.search(r"of work on cpu: artifacts (\d+) min, cells (\d+) min", out).groups()
+    total = int(re.search(r"about (\d+) min of work", out)[1])
+    assert total - int(artifacts) - int(cells) in (0, 1)
+    assert int(artifacts) >= 2, "eight tiny models are trained"
+    assert 8 <= total <= 25, "measured: 11 minutes on two quiet cores"
+
+
+def test_methods_that_pass_more_through_the_model_take_longer(plan_of):
+    plan = Plan(load_suite(find_suite("main_table"), scale="mini"), Store(Path("nowhere")))
+    taken = {cell.label: of_cell(cell, "cpu").seconds for cell in plan.runnable if cell.model.name == "tiny/llama"}
+    assert taken["none"] < taken["mend"] < taken["ft-l"] < taken["memit"] < taken["rome"]
+
+
+def test_no_two_jobs_have_the_same_title(home, plan_of):
+    data = {"name": "counterfact", "path": str(home / "records"), "train": 8, "unrelated": 4}
+    plan = plan_of(prompts=["none", "paper"], seeds=[0, 1], datasets=[{**data, "edits": 8}, {**data, "edits": 6}])
+    titles = [job.title for job in jobs(plan)]
+    assert len(set(titles)) == len(titles)
+    assert any(title.startswith("ft-l on tiny/llama, counterfact, prompt paper, seed 1 (") for title in titles)

@@ -15,7 +15,7 @@ from reports import latex, write_report
 from reports.frame import load_suite
 from reports.latex import compile_pdf, escape, render
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
-from reports.terminal import print_table
+from reports.terminal import print_beginning, print_table
 
 
 def rows(*values, digits=2):
@@ -356,13 +356,35 @@ def test_a_report_writes_and_prints_its_tables(fake, monkeypatch):
     console = Console(width=110, record=True)
     written = write_report(fake.root, "main_table", "mini", console)
     assert [path.name for path in written] == [
-        f"{name}_table.{kind}" for name in ("main", "components", "time") for kind in ("tex", "csv")
+        f"{name}_table.{kind}" for name in ("main", "components", "time") for kind in ("txt", "tex", "csv")
     ]
     assert all(path.parent == fake.root / "reports" / "main_table.mini" for path in written)
     text = console.export_text()
     assert "Editing quality, generation: CounterFact" in text
     assert "Editing time: ZsRE" in text
     assert "pdflatex is not installed" in text
+
+
+def test_a_short_report_prints_whole_tables_of_the_first_kind_while_they_fit_and_names_the_file_of_the_rest(fake):
+    fake.write_suite(tables=("main", "calibration"))
+    console = Console(width=110, record=True)
+    write_report(fake.root, "main_table", "mini", console, lines=30)
+    text = console.export_text()
+    file = fake.root / "reports" / "main_table.mini" / "main_table.txt"
+    assert len(text.splitlines()) <= 31
+    assert "Editing quality, teacher-forced: CounterFact" in text
+    assert f"Editing quality, generation: see {file}" in text
+    assert "Editing time" not in text
+    whole = file.read_text()
+    assert "Editing quality, generation: CounterFact" in whole
+    assert (file.parent / "time_table.txt").read_text().startswith("Editing time: ZsRE")
+
+
+def test_of_a_table_longer_than_the_screen_the_first_rows_are_printed():
+    table = Table("t", "Sweep", "C", (Column("Rel"),), (Section("S", tuple(rows(*[0.5] * 500))),))
+    console = Console(width=110, record=True)
+    assert print_beginning([table], console, 20) == "all 500 rows of Sweep"
+    assert 15 <= len(console.export_text().splitlines()) <= 20
 
 
 def test_an_unknown_table_is_refused_with_a_suggestion(fake):

@@ -52,7 +52,8 @@ def without_numbers(lines):
 
 
 def test_a_line_for_each_job_in_their_order(alone):
-    assert alone[1] == [
+    assert alone[1][0].startswith("to do: 2 artifacts and 4 cells, about ")
+    assert alone[1][1:] == [
         "✓ 1/2 artifact unedited-outputs tiny/llama counterfact",
         "✓ 2/2 artifact unedited-outputs tiny/gptj counterfact",
         "✓ 1/4 none on tiny/llama, counterfact",
