@@ -375,7 +375,7 @@ def sync(
     from harness.store.tracking import sync as import_runs
 
     console, seen = _console(), None
-    name = _name(suite) if suite else None
+    name = _name(suite, store, console) if suite else None
     while True:
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
@@ -392,11 +392,16 @@ def report(
     *,
     scale: ScaleOption = "paper",
     everything: Annotated[bool, typer.Option("--all", help="Print all tables, not only the beginning.")] = False,
+    data: DataOption = None,
+    edits: Annotated[int | None, typer.Option(metavar="N", help="As in the run.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="As in the run.")] = None,
     store: StoreOption = Path("results"),
     plugin: PluginOption = None,
 ) -> int:
-    """Write the tables of a suite from its finished cells, and print the first."""
-    _write_tables(store, _name(suite), scale, _console(), None if everything else TABLE_LINES)
+    """Write the tables of a suite from its finished cells, also of earlier runs, and print the first."""
+    console, lines = _console(), None if everything else TABLE_LINES
+    name = _name(suite, store, console)
+    _write_tables(store, name, scale, console, lines, edits=edits, backend=backend, data=data)
     return 0
 
 
@@ -620,11 +625,31 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
     return Plan(suite, Store(options.store), launcher.device(suite.device)), launcher
 
 
-def _name(suite: str) -> str:
-    """Resolve the name of a suite that is given by name or by file."""
-    from harness.suite import load_suite
+def _name(suite: str, store: Path, console: "Console") -> str:
+    """The name of a suite that is given by name or by file; of a file, says if it has changed since its last run.
 
-    return load_suite(suite).name if suite.endswith((".yaml", ".yml")) else suite
+    Raises:
+        UserError: for a file whose name is that of another suite in the store.
+    """
+    from harness.store.manifest import manifests
+    from harness.suite.load import find_suite
+    from harness.suite.source import read_source, refuse_rival
+
+    if not suite.endswith((".yaml", ".yml")):
+        return suite
+    source = read_source(find_suite(suite))
+    for manifest in manifests(store):
+        refuse_rival(manifest, source, store)
+        if manifest.suite == source.name and manifest.sha256 not in ("", source.sha256):
+            console.print(
+                f"{suite} has changed since it was run ({manifest.created[:16]}), and this is about that run; "
+                f"for its present cells: {manifest.again('run', store)}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    return source.name
 
 
 def _print_wrapped(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -643,20 +668,26 @@ def _print_wrapped(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 def _report(plan: "Plan", console: "Console") -> None:
     """Write a suite's tables and import its cells into MLflow after a run."""
+    from harness.store.manifest import find_manifest
     from harness.store.tracking import sync
 
     suite, store = plan.suite, plan.store.root
-    _write_tables(store, suite.name, suite.scale, console, TABLE_LINES)
-    result = sync(store, f"{suite.name}.{suite.scale}", None)
+    options: dict[str, Any] = {
+        "edits": suite.options["edits"],
+        "backend": suite.options["backend"],
+        "data": suite.data,
+    }
+    _write_tables(store, suite.name, suite.scale, console, TABLE_LINES, **options)
+    result = sync(store, find_manifest(store, suite.name, suite.scale, **options).name, None)
     console.print(f"MLflow: {_sentence(result)}; view them with:")
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None) -> None:
+def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: Any) -> None:
     """Write a report, and print as much of it as fits and where all of it is: one line per table or figure."""
     from reports import write_report
 
-    written = write_report(store, suite, scale, console, lines=lines)
+    written = write_report(store, suite, scale, console, lines=lines, **options)
     console.print(f"tables and figures in {written[0].parent}:", markup=False, highlight=False, soft_wrap=True)
     for stem, files in itertools.groupby(sorted(written), lambda path: path.stem):
         endings = "  ".join(path.suffix for path in files)

@@ -42,7 +42,7 @@ def protocol_title(name: str) -> str:
 
 def suite_shown(frame: "SuiteFrame") -> str:
     """`Suite main_table at mini scale`."""
-    return f"Suite {frame.manifest['suite']} at {frame.manifest['scale']} scale"
+    return f"Suite {frame.manifest.suite} at {frame.manifest.scale} scale"
 
 
 def seeds_shown(frame: "SuiteFrame") -> str:
@@ -90,15 +90,15 @@ def ranked_section(
 
 
 def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:
-    """A row of dashes for each method that has no finished cell in the section."""
+    """A row of dashes for each method that was run and has no finished cell in the section."""
     missing = _missing_in(frame, section)
-    lines = missing[~missing["row"].isin({*shown, ""})].drop_duplicates("row")
+    lines = missing[missing["was_run"] & ~missing["row"].isin({*shown, ""})].drop_duplicates("row")
     for title, is_reference in zip(lines["title"], lines["is_reference"], strict=True):
         yield TableRow(title, (TableEntry(),) * width, is_reference)
 
 
 def gap_remarks(frame: "SuiteFrame", section: str, section_title: str) -> Iterator[str]:
-    """One sentence on the missing cells of a section per method, template, seed and reason."""
+    """One sentence on the missing cells of a section per reason, template, seed and group of models."""
     yield from _sentences(frame, _missing_in(frame, section), section_title)
 
 
@@ -151,10 +151,14 @@ def _missing_in(frame: "SuiteFrame", section: str) -> "pd.DataFrame":
 
 def _sentences(frame: "SuiteFrame", missing: "pd.DataFrame", where: str) -> Iterator[str]:
     has_templates, has_seeds = (frame.cells[axis].nunique() > 1 for axis in ("template", "seed"))
-    for (title, template, seed, reason), same in missing.groupby(["title", "template", "seed", "reason"], sort=False):
-        models = ", ".join(model for model in dict.fromkeys(same["model_title"]) if model)
-        place = f"{where}: " if where else ""
-        how = [f" on {models}"] * bool(models)
-        how += [f", prompt template '{template}'"] * bool(template and has_templates)
-        how += [f", seed {seed}" if seed else ", some seeds"] * has_seeds
-        yield f"{DASH} {place}{title}{''.join(how)}: {str(reason).rstrip('.')}."
+    for (template, seed, reason), alike in missing.groupby(["template", "seed", "reason"], sort=False):
+        titles: dict[str, list[str]] = {}
+        for title, same in alike.groupby("title", sort=False):
+            models = ", ".join(model for model in dict.fromkeys(same["model_title"]) if model)
+            titles.setdefault(models, []).append(str(title))
+        for models, methods in titles.items():
+            place = f"{where}: " if where else ""
+            how = [f" on {models}"] * bool(models)
+            how += [f", prompt template '{template}'"] * bool(template and has_templates)
+            how += [f", seed {seed}" if seed else ", some seeds"] * has_seeds
+            yield f"{DASH} {place}{', '.join(methods)}{''.join(how)}: {str(reason).rstrip('.')}."

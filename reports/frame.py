@@ -1,7 +1,7 @@
 """The finished cells of a suite as tidy data frames: one row per cell and protocol, and one per scored record."""
 
 import json
-import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.evaluation.scope import summary
 from harness.files import understood
+from harness.store.manifest import Manifest, find_manifest
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES, PHASES, in_order
 from reports.places import describe_missing, names_of, reason_of, section_of
@@ -25,7 +26,7 @@ class SuiteFrame:
 
     Attributes:
         store: folder of the store.
-        manifest: `suites/<suite>.<scale>.json` as written by the run.
+        manifest: what the last run says about the suite's cells.
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach; `<phase>_s` is in seconds;
@@ -34,46 +35,66 @@ class SuiteFrame:
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
         scopes: one row per (cell, axis, record_id) and probe with its routing score `scope`, axes named as in the
             store; only for cells whose method decides by prompt whether an edit applies.
-        missing: one row per unfinished cell: its name, titles, section and row as in `cells`, and the reason; fields
-            are empty where neither the folder nor its name tells.
+        missing: one row per unfinished cell: its name, titles, section and row as in `cells`, the reason, and whether
+            it was run (and failed); fields are empty where neither the folder nor its name tells.
     """
 
     store: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     cells: pd.DataFrame
     records: pd.DataFrame
     scopes: pd.DataFrame
     missing: pd.DataFrame
 
     def models(self) -> dict[str, str]:
-        """Titles of all models of the suite by name, in the suite's order, including models without a finished cell."""
-        place = {name: number for number, name in enumerate(self.manifest["cells"])}
-        named = pd.concat([self.cells, self.missing])[["cell", "model", "model_title"]]
+        """Titles of all models that were run, by name, in the suite's order, including those without a finished cell."""
+        place = {name: number for number, name in enumerate(self.manifest.cells)}
+        named = pd.concat([self.cells, self.missing[self.missing["was_run"]]])[["cell", "model", "model_title"]]
         named = named[named["model"] != ""].sort_values("cell", key=lambda names: names.map(place), kind="stable")
         return dict(zip(named["model"], named["model_title"], strict=True))
+
+    def gaps(self) -> str:
+        """How many of the suite's cells are missing and why, and the command that runs them; empty if none is."""
+        reasons = Counter(
+            "failed" if was_run else reason
+            for was_run, reason in zip(self.missing["was_run"], self.missing["reason"], strict=True)
+        )
+        if not reasons:
+            return ""
+        total = len(self.manifest.cells) + len(self.manifest.unresolved)
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        verb = "run" if reasons.keys() - {"failed"} else "retry"
+        return f"{reasons.total()} of {total} cells are missing: {why}; run: {self.manifest.again(verb, self.store)}"
 
     def commits(self) -> list[str]:
         """Abbreviated commits that computed the cells, in order of appearance; `+` marks uncommitted changes."""
         return list(dict.fromkeys(self.cells["commit"]))
 
 
-def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
-    """Read the manifest of a suite and every finished cell in it.
+def load_suite(
+    store: Path,
+    suite: str,
+    scale: str,
+    *,
+    edits: int | None = None,
+    backend: str | None = None,
+    data: str | None = None,
+) -> SuiteFrame:
+    """Read every finished cell of a suite at a scale, run with these options of the command line.
 
     Raises:
-        UserError: if the suite was never run at this scale, if none of its cells is finished, if two of them belong
-            in the same row of a table, if a file cannot be read, or if the metrics of a cell contradict its records.
+        UserError: if the suite was never run like that, if none of its cells is finished, if two of them belong in the
+            same row of a table, if a file cannot be read, or if the metrics of a cell contradict its records.
     """
-    path = Store(store).manifest(suite, scale)
-    if not path.is_file():
-        raise _not_run(store, suite, scale)
-    with understood(path):
-        manifest = json.loads(path.read_text())
-        again, folders = manifest["command"], [Store(store).cell(name) for name in manifest["cells"]]
+    manifest = find_manifest(store, suite, scale, edits=edits, backend=backend, data=data)
+    folders = [Store(store).cell(name) for name in manifest.cells]
     finished = [folder for folder in folders if folder.is_done]
     if not finished:
         reasons = "; ".join(dict.fromkeys(reason_of(folder) for folder in folders))
-        raise UserError(f"{path}: none of its {len(folders)} cells is finished ({reasons})", fix=again)
+        raise UserError(
+            f"{store}: none of the {len(folders)} cells of {manifest.name} is finished ({reasons})",
+            fix=manifest.command,
+        )
     rows, answers = [], []
     for folder in finished:
         with understood(folder.path):
@@ -89,29 +110,13 @@ def load_suite(store: Path, suite: str, scale: str) -> SuiteFrame:
         _check_against_scopes(folder, scopes)
     _disambiguate(cells, "section", "section_title", _differences)
     _disambiguate(cells, "row", "title", _labels)
-    missing = describe_missing([folder for folder in folders if folder not in finished], cells)
+    missing = describe_missing([folder for folder in folders if folder not in finished], manifest.unresolved, cells)
     return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
 
 
 def rerun(folder: Folder) -> str:
     """How to replace a cell whose files contradict each other."""
     return f"rm -r {folder.path} and run the suite again"
-
-
-def _not_run(store: Path, suite: str, scale: str) -> UserError:
-    """The error for a suite without a manifest: names the scales at which it was run, or a suite with a similar name."""
-    runs = [run.stem.rpartition(".")[::2] for run in sorted((store / "suites").glob("[!.]*.json"))]
-    text = f"{store}: suite '{suite}' has not been run at scale '{scale}' in this store"
-    in_store = f"--store {shlex.quote(str(store))}"
-    if scales := [other for name, other in runs if name == suite]:
-        return UserError(
-            f"{text}, only at {', '.join(scales)}",
-            fix=f"python -m harness report {suite} --scale {scales[0]} {in_store}",
-        )
-    return UserError(
-        f"{text}{did_you_mean(suite, {name for name, _ in runs})}",
-        fix=f"python -m harness run {suite} --scale {scale} {in_store}",
-    )
 
 
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:

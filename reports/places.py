@@ -7,12 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from harness import registry
+from harness.models import catalogue
 from harness.registry import NATIVE
+from harness.store.manifest import Unresolved, stem_of
 from harness.store.store import Folder
 
 _NOWHERE = {
     **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template", "seed"), ""),
     "is_reference": False,
+    "was_run": False,
 }
 """Fields of an unfinished cell of which nothing is known."""
 
@@ -54,16 +58,23 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_missing(folders: Sequence[Folder], cells: pd.DataFrame) -> pd.DataFrame:
+def describe_missing(folders: Sequence[Folder], unresolved: Sequence[Unresolved], cells: pd.DataFrame) -> pd.DataFrame:
     """Why each of the given cells is unfinished, and which entries of a table it leaves empty."""
     columns = ["cell", *_NOWHERE, "reason"]
-    return pd.DataFrame(
-        [
-            {"cell": folder.path.name, **_NOWHERE, **_place(folder, cells), "reason": reason_of(folder)}
-            for folder in folders
-        ],
-        columns=columns,
-    )
+    rows = [
+        {
+            "cell": folder.path.name,
+            **_NOWHERE,
+            **_place(folder, cells),
+            "reason": reason_of(folder),
+            "was_run": folder.failure is not None,
+        }
+        for folder in folders
+    ]
+    rows += [
+        {"cell": "", **_NOWHERE, **_named(each.stem, cells), "reason": f"not run: {each.reason}"} for each in unresolved
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
@@ -78,21 +89,34 @@ def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:
         )
         model_names = cells.loc[is_of_model, ["model", "model_title"]].drop_duplicates().to_dict("records")
         return {**names, **described, **dict(*model_names), "section": section_of(cell), "seed": str(cell["seed"])}
-    parts = _split(folder.path.name.rpartition("-")[0], cells)
+    return _named(stem_of(folder.path.name), cells)
+
+
+def _named(stem: str, cells: pd.DataFrame) -> dict[str, Any]:
+    """What the name of a folder says, in the words of the finished cells."""
+    parts = _split(stem, cells)
     if parts is None:
-        return {"title": folder.path.name}
+        return {"title": stem}
     label, model, data = parts
     same_row, same_data = cells[cells["label"] == label], cells[cells["data"] == data]
     same_model = cells[cells["model_name"].str.replace("/", "_") == model]
     return {
         "row": same_row.iloc[0]["row"] if len(same_row) else f"{label}//{NATIVE}",
-        "title": same_row.iloc[0]["title"] if len(same_row) else label,
+        "title": same_row.iloc[0]["title"] if len(same_row) else _method_title(label),
         "is_reference": bool(len(same_row) and same_row.iloc[0]["is_reference"]),
         "model": same_model.iloc[0]["model"] if len(same_model) else model,
-        "model_title": same_model.iloc[0]["model_title"] if len(same_model) else model,
+        "model_title": same_model.iloc[0]["model_title"] if len(same_model) else _model_title(model),
         "data": data,
         "data_title": same_data.iloc[0]["data_title"] if len(same_data) else data,
     }
+
+
+def _method_title(label: str) -> str:
+    return registry.methods.get(label).spec.title if label in registry.methods else label
+
+
+def _model_title(model: str) -> str:
+    return next((catalogue.entry(name).title for name in catalogue.names() if name.replace("/", "_") == model), model)
 
 
 def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:

@@ -14,8 +14,18 @@ ALWAYS = ("time",)
 """Tables that every report contains."""
 
 
-def write_report(store: Path, suite: str, scale: str, console: "Console", *, lines: int | None = None) -> list[Path]:
-    """Write every table and figure that a suite asks for, and the time table, to `reports/<suite>.<scale>/`.
+def write_report(
+    store: Path,
+    suite: str,
+    scale: str,
+    console: "Console",
+    *,
+    lines: int | None = None,
+    edits: int | None = None,
+    backend: str | None = None,
+    data: str | None = None,
+) -> list[Path]:
+    """Write every table and figure that a suite asks for, and the time table, to `reports/<manifest>/`.
 
     A table gives `<name>_table.txt` (as in a terminal), `<name>_table.tex`, `<name>_table.csv` (all numbers with their
     intervals and the cells that they come from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure
@@ -26,6 +36,7 @@ def write_report(store: Path, suite: str, scale: str, console: "Console", *, lin
         suite, scale: of the run.
         console: for the tables.
         lines: print of the suite's first table what fits in so many lines; None to print all tables.
+        edits, backend, data: options of the run on the command line.
 
     Returns:
         The files that were written.
@@ -38,10 +49,10 @@ def write_report(store: Path, suite: str, scale: str, console: "Console", *, lin
     from reports.latex import INSTALL_HINT, compile_pdf, render
     from reports.terminal import as_text, print_beginning, print_table
 
-    frame = load_suite(store, suite, scale)
-    tables = {name: registry.tables.get(name) for name in (*frame.manifest["tables"], *ALWAYS)}
-    figures = {name: registry.figures.get(name) for name in frame.manifest.get("figures", ())}
-    folder = store / "reports" / f"{suite}.{scale}"
+    frame = load_suite(store, suite, scale, edits=edits, backend=backend, data=data)
+    tables = {name: registry.tables.get(name) for name in (*frame.manifest.tables, *ALWAYS)}
+    figures = {name: registry.figures.get(name) for name in frame.manifest.figures}
+    folder = store / "reports" / frame.manifest.name
     written, sources = [], []
     for name, build in tables.items():
         built, numbers = build(frame)
@@ -62,6 +73,8 @@ def write_report(store: Path, suite: str, scale: str, console: "Console", *, lin
         drawn = io.BytesIO()
         draw(frame).savefig(drawn, format="pdf", metadata={"CreationDate": None})  # the same bytes every time
         write_bytes(written[-1], drawn.getvalue())
+    if gaps := frame.gaps():
+        console.print(gaps, style="yellow", markup=False, highlight=False, soft_wrap=True)
     compiled = [pdf for tex in sources if (pdf := compile_pdf(tex))]
     if not compiled:
         console.print(f"pdflatex is not installed, so no PDF was made of the tables ({INSTALL_HINT})", style="yellow")

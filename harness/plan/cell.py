@@ -75,7 +75,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Readable and unique name of the cell's folder."""
-        return f"{self.label}-{self.model.name.replace('/', '_')}-{self.data.name}-{self.cell_id[:12]}"
+        return f"{stem(self.label, self.model.name, self.data.name)}-{self.cell_id[:12]}"
 
     @property
     def extra(self) -> str:
@@ -131,6 +131,11 @@ class Cell:
 def extra(template: str, seed: int) -> str:
     """Prompt template and seed, where they are not the usual ones."""
     return ", ".join([f"prompt {template}"] * (template != "none") + [f"seed {seed}"] * (seed != 0))
+
+
+def stem(label: str, model: str, data: str) -> str:
+    """What the name of a cell's folder begins with."""
+    return f"{label}-{model.replace('/', '_')}-{data}"
 
 
 def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:

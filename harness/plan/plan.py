@@ -14,7 +14,7 @@ from harness.data.load import select
 from harness.errors import UserError
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
-from harness.plan.cell import Cell, extra
+from harness.plan.cell import Cell, extra, stem
 from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -36,6 +36,12 @@ class PlannedCell:
     cell: Cell | None
     missing: tuple[str, ...] = ()
 
+    @property
+    def stem(self) -> str:
+        """What the name of its folder begins with, whether or not there is a cell."""
+        label, model, data, _ = self.title
+        return stem(label, model, data)
+
 
 class Plan:
     """Cells and artifacts of a suite, and their state in a store.
@@ -51,7 +57,7 @@ class Plan:
         self.store = store
         self.device = elsewhere or _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
-        self._data = {entry: _reference(entry, suite.prompts) for entry in suite.datasets}
+        self._data = {entry: _reference(entry, suite.prompts, suite.is_lenient) for entry in suite.datasets}
         self._models: dict[tuple[ModelEntry, DataRef], ModelRef] = {}
         self.cells = [
             self._planned(method, model, entry, self._data[entry], template, seed)
@@ -91,6 +97,20 @@ class Plan:
     def command(self, verb: str, **more: object) -> str:
         """The command line that does something with the same suite, options and store."""
         return self.suite.command(verb, self.store.root, **more)
+
+    def records(self) -> dict[str, str]:
+        """Hash of the records of each dataset entry, by what the entry selects."""
+        refs = [data.refs["none"] for data in self._data.values() if not isinstance(data, str)]
+        return {
+            ", ".join(
+                [
+                    f"{ref.name}, {ref.edits} edits of split {ref.split}",
+                    *["no distractors"] * ref.strip_distractor,
+                    f"{ref.train} and {ref.unrelated} unrelated, conflicts: {ref.conflicts}",
+                ]
+            ): ref.sha256
+            for ref in refs
+        }
 
     def missing(self) -> list[str]:
         """What this machine lacks, each reason once."""
@@ -138,9 +158,16 @@ class Plan:
             )
         if isinstance(data, str):
             missing.append(data)
+        missing += [problem for problem in (model.problem, method.problems.get(model.name)) if problem]
         if missing or isinstance(data, str):
             return PlannedCell(title, method.backend, None, tuple(missing))
         resolved = method.hparams[model.name]
+        try:
+            reference = self._model(model, data.refs["none"])
+        except UserError as error:
+            if not self.suite.is_lenient:
+                raise
+            return PlannedCell(title, method.backend, None, (error.message,))
         cell = Cell(
             method=registry.find_method(method.name, method.backend).spec,
             label=method.label,
@@ -148,7 +175,7 @@ class Plan:
             backend=method.backend,
             hparams=resolved.values,
             sources=resolved.sources,
-            model=self._model(model, data.refs["none"]),
+            model=reference,
             data=data.refs[template],
             protocols=self.suite.protocols,
             schedule=self.suite.schedule.within(entry.edits),
@@ -182,13 +209,23 @@ class _Data:
     notes: tuple[str, ...]
 
 
-def _reference(entry: DataEntry, templates: Sequence[str]) -> _Data | str:
+def _reference(entry: DataEntry, templates: Sequence[str], is_lenient: bool) -> _Data | str:
     """The records under each template (and under none, for the corpus of tiny models), or why they are missing."""
+    if entry.problem:
+        return entry.problem
     if not entry.source:
         ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
         return f"no records of '{entry.name}': no folder given ({ways})"
-    asked = DataRef(**{field.name: getattr(entry, field.name) for field in fields(entry)})
-    found = {template: select(replace(asked, template=template)) for template in dict.fromkeys(["none", *templates])}
+    selection = [field.name for field in fields(DataRef) if field.name in DataEntry.__dataclass_fields__]
+    asked = DataRef(**{name: getattr(entry, name) for name in selection})
+    try:
+        found = {
+            template: select(replace(asked, template=template)) for template in dict.fromkeys(["none", *templates])
+        }
+    except UserError as error:
+        if not is_lenient:
+            raise
+        return error.message
     notes = []
     if left_out := found["none"].left_out:
         notes.append(f"{left_out} records left out, because they contradict themselves or an earlier edit")

@@ -1,7 +1,10 @@
 """A run from its plan to its summary: what stops it before it begins, and what it leaves behind."""
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeAlias
 
 from rich.console import Console
@@ -15,6 +18,9 @@ from harness.plan.job import place_of
 from harness.plan.plan import Plan
 from harness.run.progress import Display
 from harness.store import provenance
+from harness.store.manifest import Manifest, Unresolved, manifests
+from harness.suite.load import whole
+from harness.suite.source import refuse_rival
 
 FEW = 5
 """Failed cells that the summary names; it counts the rest."""
@@ -58,7 +64,7 @@ def run(
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)
         _refuse_cells_of_others(plan, launcher, force)
-        _write_manifest(plan)
+        _write_manifest(Plan(whole(plan.suite), store) if plan.suite.options["only"] else plan)
         if force:
             _forget(plan)
         with display:
@@ -116,20 +122,49 @@ def _forget(plan: Plan) -> None:
 
 
 def _write_manifest(plan: Plan) -> None:
-    suite = plan.suite
-    plan.store.write_manifest(
-        suite.name,
-        suite.scale,
-        {
-            "suite": suite.name,
-            "scale": suite.scale,
-            "created": datetime.now(UTC).isoformat(),
-            "command": provenance.command(),
-            "tables": list(suite.tables),
-            "figures": list(suite.figures),
-            "cells": [planned.cell.folder for planned in plan.cells if planned.cell],
-        },
+    """List all cells of a suite for reports and MLflow.
+
+    Raises:
+        UserError: if the store has results of another suite with this name, or of other records of a dataset.
+    """
+    suite, stems = plan.suite, [planned.stem for planned in plan.cells]
+    manifest = Manifest(
+        suite=suite.name,
+        scale=suite.scale,
+        variant=suite.variant,
+        created=datetime.now(UTC).isoformat(),
+        command=provenance.command(),
+        file=suite.source.file,
+        file_from_store=os.path.relpath(Path(suite.file).resolve(), plan.store.root.resolve()),
+        sha256=suite.source.sha256,
+        edits=suite.options["edits"],
+        backend=suite.options["backend"],
+        data=str(Path(suite.data).resolve()) if suite.data else "",
+        records=plan.records(),
+        tables=suite.tables,
+        figures=suite.figures,
+        cells=tuple(dict.fromkeys(planned.cell.folder for planned in plan.cells if planned.cell)),
+        unresolved=tuple(
+            Unresolved(planned.stem, planned.missing[0]) for planned in plan.cells if planned.cell is None
+        ),
     )
+    for other in manifests(plan.store.root):
+        refuse_rival(other, suite.source, plan.store.root)
+        if other.name == manifest.name:
+            _refuse_other_records(plan, manifest, other)
+            manifest = manifest.after(other, stems)
+    manifest.write(plan.store.root)
+
+
+def _refuse_other_records(plan: Plan, now: Manifest, earlier: Manifest) -> None:
+    for selection, sha256 in now.records.items():
+        if earlier.records.get(selection, sha256) != sha256:
+            file = plan.store.root / "suites" / f"{now.name}.json"
+            raise UserError(
+                f"{plan.suite.file}: {now.name} has results on other records in this store ({selection}; "
+                f"from {earlier.data or 'the suite'} in: {earlier.command})",
+                fix=f"another --store; or to begin its tables anew, without losing a cell: rm {shlex.quote(str(file))}",
+            )
 
 
 def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:

@@ -5,13 +5,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.files import explained, locked, this_process, write_json
+from harness.files import explained, locked, this_process
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -153,14 +153,6 @@ class Store:
     def artifact(self, name: str, key: str) -> Folder:
         """The folder of an artifact with this name and content address."""
         return Folder(self.root / "artifacts" / name / key)
-
-    def manifest(self, suite: str, scale: str) -> Path:
-        """The file that lists the cells of the last run of a suite."""
-        return self.root / "suites" / f"{suite}.{scale}.json"
-
-    def write_manifest(self, suite: str, scale: str, content: Mapping[str, Any]) -> None:
-        """Replace a suite's manifest atomically."""
-        write_json(self.manifest(suite, scale), content)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

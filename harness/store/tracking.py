@@ -22,6 +22,7 @@ from typing import Any
 from harness.errors import UserError, did_you_mean
 from harness.files import explained, locked, understood
 from harness.identity import digest, file_digest
+from harness.store.manifest import Manifest, manifests
 from harness.store.store import Folder, Store
 
 ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
@@ -63,18 +64,18 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
 
     Args:
         store: folder of the store.
-        suite: `<name>` for all scales of a suite, or `<name>.<scale>`; None for all suites.
+        suite: name of a suite, for all its scales, or of a manifest; None for all suites.
         tracking_uri: MLflow tracking URI; default `MLFLOW_TRACKING_URI`, otherwise `mlflow.db` in the store.
 
     Raises:
         UserError: if nothing was run, another sync is running, or MLflow is unreachable or reports an error.
     """
-    manifests = _manifests(store, suite)
+    chosen = _manifests(store, suite)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
     with _quiet(), explained(store), _only_writer(store), _mlflow_errors(uri):
         importer = _Importer(Store(store), uri)
         counts = {"created": 0, "replaced": 0, "skipped": 0}
-        for manifest in manifests:
+        for manifest in chosen:
             for outcome in importer.suite(manifest):
                 counts[outcome] += 1
     return SyncResult(**counts, uri=uri)
@@ -127,13 +128,13 @@ class _Importer:
             raise _mlflow_error(uri, error) from error
         self._artifacts = None if _is_server(uri) else (store.root / "mlartifacts").resolve().as_uri()
 
-    def suite(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+    def suite(self, manifest: Manifest) -> Iterator[str]:
         """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
-        experiment = self._experiment(manifest["suite"])
+        experiment = self._experiment(manifest.suite)
         parent = self._parent(experiment, manifest)
         known = self._children(experiment, parent)
         is_changed = self._client.get_run(parent).info.status != "FINISHED"
-        for name in manifest["cells"]:
+        for name in manifest.cells:
             folder = self._store.cell(name)
             if folder.is_done:
                 outcome = self._cell(experiment, parent, folder, known)
@@ -151,14 +152,14 @@ class _Importer:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _parent(self, experiment: str, manifest: Mapping[str, Any]) -> str:
+    def _parent(self, experiment: str, manifest: Manifest) -> str:
         """Id of the parent run of a suite at a scale, with up-to-date tags."""
         from mlflow.entities import RunTag
 
-        name = f"{manifest['suite']}.{manifest['scale']}"
+        name = manifest.name
         runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
         run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
-        facts = {key: str(manifest[key]) for key in ("suite", "scale", "command", "created")}
+        facts = {key: str(getattr(manifest, key)) for key in ("suite", "scale", "command", "created")}
         changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
         if changed:
             self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
@@ -221,18 +222,12 @@ class _Importer:
         self._client.set_terminated(run_id, end_time=finished_ms)
 
 
-def _manifests(store: Path, suite: str | None) -> list[dict[str, Any]]:
-    chosen, names = [], set()
-    for path in sorted((store / "suites").glob("*.json")):
-        with understood(path):
-            one = json.loads(path.read_text())
-            name, scale, _ = one["suite"], one["scale"], one["cells"]
-        names.add(name)
-        if suite in (None, name, f"{name}.{scale}"):
-            chosen.append(one)
+def _manifests(store: Path, suite: str | None) -> list[Manifest]:
+    known = manifests(store)
+    chosen = [each for each in known if suite in (None, each.suite, each.name)]
     if not chosen:
         what = f"suite '{suite}' was not" if suite else "no suite was"
-        guess = did_you_mean(suite, names) if suite else ""
+        guess = did_you_mean(suite, {each.suite for each in known}) if suite else ""
         run = f"python -m harness run {suite or 'main_table'} --scale mini --store {shlex.quote(str(store))}"
         raise UserError(f"{store}: {what} run in this store{guess}", fix=run)
     return chosen

@@ -22,6 +22,7 @@ class ModelEntry:
         name: catalogue name, after the scale was applied.
         asked: name in the suite file, which a scale may have mapped to `name`.
         path: local folder with the weights, or empty.
+        problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelEntry:
     path: str = ""
     weights: Weights | None = None
     dtype: str | None = None
+    problem: str = ""
 
     def is_same_as(self, other: "ModelEntry") -> bool:
         """Whether two entries refer to the same model, for example because they share a stand-in."""
@@ -44,6 +46,7 @@ class MethodEntry:
         label: unique name of the entry; distinguishes several entries of one method.
         variant: named set of hyper-parameters, or None.
         hparams: values and their sources, by model name.
+        problems: why there are no hyper-parameters for a model, by model name; only in a suite that is loaded leniently.
     """
 
     name: str
@@ -51,6 +54,7 @@ class MethodEntry:
     variant: str | None
     backend: str
     hparams: Mapping[str, ResolvedHparams]
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class DataEntry:
 
     Attributes:
         source: folder of upstream files, `synthetic`, or empty if none is given (the plan then reports missing data).
+        problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
     """
 
     name: str
@@ -69,6 +74,21 @@ class DataEntry:
     unrelated: int
     strip_distractor: bool
     conflicts: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteSource:
+    """Where a suite comes from, to tell whether two runs under one name are of the same suite.
+
+    Attributes:
+        file: absolute path, or `installed:<file>` for a suite that ships with the harness.
+        sha256: hash of what the file and its bases say; comments and layout do not count.
+    """
+
+    name: str
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,10 @@ class Suite:
 
     Attributes:
         file: the suite file, as the user named it.
+        source: the same, whatever the working directory, and a hash of the content.
+        data: folder of upstream files, from the command line or HARNESS_DATA; empty if no dataset uses it.
+        variant: name of the results, apart from those of the suite as written; empty if no option changes its cells.
+        is_lenient: whether entries that cannot be resolved here say why, instead of stopping everything.
         scale: `paper` for the suite as written, otherwise the name of the scale applied to it.
         keep_weights: whether to save the edited weights next to the results.
         schedule: as written; `Schedule.within` fits it to a dataset.
@@ -88,6 +112,10 @@ class Suite:
     name: str
     description: str
     file: str
+    source: SuiteSource
+    data: str
+    variant: str
+    is_lenient: bool
     scale: str
     models: tuple[ModelEntry, ...]
     methods: tuple[MethodEntry, ...]

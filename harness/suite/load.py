@@ -1,7 +1,7 @@
 """Load a suite file: merge its bases, expand the sweep, check names, apply the scale and command-line options."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import registry
@@ -11,9 +11,9 @@ from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
 from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
-from harness.suite.schema import DataForm, MethodForm, ModelForm, Sequential, SuiteForm
-from harness.suite.sweep import expand
-from harness.yaml_source import Located, merge, read_chain, validate
+from harness.suite.schema import MethodForm, Sequential, SuiteForm
+from harness.suite.source import read_form, source_of
+from harness.yaml_source import Located
 
 
 def suite_files() -> dict[str, Path]:
@@ -52,54 +52,52 @@ def load_suite(
     data: str | None = None,
     edits: int | None = None,
     backend: str | None = None,
+    is_lenient: bool = False,
 ) -> Suite:
     """Read a suite and resolve everything in it.
 
     Args:
         path: the suite file.
         scale: name of a file in `suites/scales/`; None or `paper` runs the suite as written.
-        only: filters such as `method=none,ft-l` on `model`, `method` (name or label) or `dataset`.
+        only: filters such as `method=none,ft-l` on `model`, `method` (name or label) or `dataset`; what they leave out is
+            not resolved and need not be available.
         data: folder of upstream files for datasets without a `path`. The fallbacks are the environment variable
             HARNESS_DATA, then the scale's source; otherwise the plan reports the data as missing.
         edits: number of edits per dataset; overrides suite and scale.
         backend: backend of all methods whose entry names none; overrides suite and scale.
+        is_lenient: let an entry that cannot be resolved here, such as a model without its weights, say so in `problem`.
 
     Raises:
         UserError: for any mistake in the files or filters, as one line with file, line, key and a suggestion.
     """
     if edits is not None and edits < 1:
         raise UserError(f"--edits {edits}: at least one edit is needed")
-    document, form = _read(Path(path))
+    document, form = read_form(Path(path))
     check_names(document, form)
     overlay = load_scale(scale)
     laid, schedule = overlay.form.set, _schedule(form)
     wanted = read_filters(only)
     check_backend(backend, "--backend")
-    asked_backend = backend
-    backend = backend or laid.backend or form.backend
-
-    models = [overlay.model(_model_entry(document, index, entry)) for index, entry in enumerate(form.models)]
-    models = chosen(models, "model", wanted, lambda entry: {entry.name, entry.asked})
-    models = [entry for index, entry in enumerate(models) if not any(map(entry.is_same_as, models[:index]))]
-    methods = chosen(list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown})
-    datasets = [
-        overlay.data(
-            _data_entry(document, index, entry, form, data),
-            edits,
-            has_split="split" in entry.model_fields_set,
-            is_sequential=schedule.is_sequential,
-        )
-        for index, entry in enumerate(form.datasets)
-    ]
-    datasets = chosen(datasets, "dataset", wanted, lambda entry: {entry.name})
+    default_backend = backend or laid.backend or form.backend
+    folder = _data_folder(form, data)
+    models = _models(document, form, overlay, wanted, is_lenient)
     return Suite(
         name=form.name,
         description=form.description,
         file=str(path),
+        source=source_of(Path(path), form),
+        data=folder,
+        variant=_variant(overlay, edits, backend, folder),
+        is_lenient=is_lenient,
         scale=overlay.name,
         models=tuple(models),
-        methods=tuple(_method_entry(document, index, entry, models, overlay, backend) for index, entry in methods),
-        datasets=tuple(dict.fromkeys(datasets)),
+        methods=tuple(
+            _method_entry(document, index, entry, models, overlay, default_backend, is_lenient)
+            for index, entry in chosen(
+                list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown}
+            )
+        ),
+        datasets=tuple(dict.fromkeys(_datasets(document, form, overlay, wanted, folder, edits, is_lenient))),
         protocols=tuple(form.protocols),
         prompts=tuple(laid.prompts or form.prompts),
         seeds=tuple(form.seeds),
@@ -112,23 +110,124 @@ def load_suite(
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
         figures=tuple(form.figures),
-        options={"only": list(only), "data": data, "edits": edits, "backend": asked_backend},
+        options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
 
 
-def _read(path: Path) -> tuple[Located, SuiteForm]:
-    chain = read_chain(path, INSTALLED)
-    document = chain[0]
-    for over in chain[1:]:
-        document = merge(document, over)
-    if "name" in document.value and "name" not in chain[-1].value:
-        raise UserError(
-            f"{path}:1: a suite that extends another needs its own name, or their results would be mixed up"
+def whole(suite: Suite) -> Suite:
+    """The suite without its `--only` filters; what they leave out says why if it cannot be resolved here."""
+    return load_suite(suite.file, scale=suite.scale, **{**suite.options, "only": ()}, is_lenient=True)
+
+
+def _data_folder(form: SuiteForm, data: str | None) -> str:
+    """The folder of upstream files for datasets that name none; empty if there is no such dataset or no folder."""
+    if all(entry.path for entry in form.datasets):
+        return ""
+    if data:
+        return _existing(data, "--data")
+    environment = os.environ.get("HARNESS_DATA")
+    return _existing(environment, "HARNESS_DATA") if environment else ""
+
+
+def _variant(overlay: Scale, edits: int | None, backend: str | None, folder: str) -> str:
+    """A name for results that no table may mix with those of the suite as written."""
+    replaces_data = folder and overlay.form.set.datasets.source
+    parts = ("data" if replaces_data else "", f"edits-{edits}" if edits else "", backend or "")
+    return ".".join(part for part in parts if part)
+
+
+def _models(
+    document: Located, form: SuiteForm, overlay: Scale, wanted: Mapping[str, Sequence[str]], is_lenient: bool
+) -> list[ModelEntry]:
+    """The selected models, each once: several may share a stand-in."""
+    models: list[ModelEntry] = []
+    for index, entry in chosen(
+        list(enumerate(form.models)), "model", wanted, lambda item: {item[1].name, overlay.stand_in(item[1].name)}
+    ):
+        try:
+            model = ModelEntry(entry.name, entry.name, _folder(document, "models", index), entry.weights, entry.dtype)
+            model = overlay.model(model)
+        except UserError as error:
+            model = ModelEntry(overlay.stand_in(entry.name), entry.name, problem=_reason(error, is_lenient))
+        if not any(map(model.is_same_as, models)):
+            models.append(model)
+    return models
+
+
+def _datasets(
+    document: Located,
+    form: SuiteForm,
+    overlay: Scale,
+    wanted: Mapping[str, Sequence[str]],
+    folder: str,
+    edits: int | None,
+    is_lenient: bool,
+) -> Iterator[DataEntry]:
+    for index, entry in chosen(list(enumerate(form.datasets)), "dataset", wanted, lambda item: {item[1].name}):
+        source = problem = ""
+        try:
+            source = _folder(document, "datasets", index) or folder
+        except UserError as error:
+            problem = _reason(error, is_lenient)
+        yield overlay.data(
+            DataEntry(
+                *(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor),
+                conflicts=entry.conflicts or form.conflicts,
+                problem=problem,
+            ),
+            edits,
+            has_split="split" in entry.model_fields_set,
+            is_sequential=form.schedule != "batch",
         )
-    schema_command = "python -m harness schema"
-    form = validate(SuiteForm, document, fix=schema_command)
-    expanded = expand(document, form)
-    return expanded, validate(SuiteForm, expanded, fix=schema_command)
+
+
+def _method_entry(
+    document: Located,
+    index: int,
+    entry: MethodForm,
+    models: Sequence[ModelEntry],
+    overlay: Scale,
+    wanted: str,
+    is_lenient: bool,
+) -> MethodEntry:
+    at = document.at(("methods", index))
+    twice = entry.loose.keys() & entry.hparams.keys()
+    if twice:
+        raise UserError(
+            f"{at.where}: methods[{index}]: '{min(twice)}' is given both next to the name and under hparams"
+        )
+    written = {**entry.loose, **entry.hparams}
+    where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
+    options = {key: overlay.option(value) for key, value in written.items()}
+    where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
+    backend, resolved, problems = registry.NATIVE, {}, {}
+    for model in models:
+        try:
+            backend = _backend(entry, wanted, at.at(("backend",)))
+            resolved[model.name] = hparams.resolve(
+                entry.name,
+                model.name,
+                options,
+                variant=entry.variant,
+                where=where,
+                at=at.at(("variant",)).where,
+                neighbours=MethodForm.model_fields,
+                backend=backend,
+            )
+        except UserError as error:
+            problems[model.name] = _reason(error, is_lenient)
+    return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved, problems)
+
+
+def _reason(error: UserError, is_lenient: bool) -> str:
+    """The reason why an entry cannot be resolved, if that is to be kept.
+
+    Raises:
+        UserError: the error itself, otherwise.
+    """
+    if not is_lenient:
+        raise error
+    return error.message
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
@@ -145,53 +244,6 @@ def _existing(name: str, origin: str) -> str:
         what = "not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
     return str(folder)
-
-
-def _model_entry(document: Located, index: int, entry: ModelForm) -> ModelEntry:
-    return ModelEntry(entry.name, entry.name, _folder(document, "models", index), entry.weights, entry.dtype)
-
-
-def _data_entry(document: Located, index: int, entry: DataForm, form: SuiteForm, data: str | None) -> DataEntry:
-    source = _folder(document, "datasets", index)
-    environment = os.environ.get("HARNESS_DATA")
-    if not source and data:
-        source = _existing(data, "--data")
-    elif not source and environment:
-        source = _existing(environment, "HARNESS_DATA")
-    return DataEntry(
-        *(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor),
-        conflicts=entry.conflicts or form.conflicts,
-    )
-
-
-def _method_entry(
-    document: Located, index: int, entry: MethodForm, models: Sequence[ModelEntry], overlay: Scale, wanted: str
-) -> MethodEntry:
-    at = document.at(("methods", index))
-    backend = _backend(entry, wanted, at.at(("backend",)))
-    twice = entry.loose.keys() & entry.hparams.keys()
-    if twice:
-        raise UserError(
-            f"{at.where}: methods[{index}]: '{min(twice)}' is given both next to the name and under hparams"
-        )
-    written = {**entry.loose, **entry.hparams}
-    where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
-    options = {key: overlay.option(value) for key, value in written.items()}
-    where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
-    resolved = {
-        model.name: hparams.resolve(
-            entry.name,
-            model.name,
-            options,
-            variant=entry.variant,
-            where=where,
-            at=at.at(("variant",)).where,
-            neighbours=MethodForm.model_fields,
-            backend=backend,
-        )
-        for model in models
-    }
-    return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved)
 
 
 def _backend(entry: MethodForm, wanted: str, at: Located) -> str:

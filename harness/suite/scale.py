@@ -37,9 +37,13 @@ class Scale:
             raise UserError(f"{self.file}: scale '{self.name}' has no stand-in for '{model.name}': add it to model_map")
         return ModelEntry(self.form.model_map[model.name], asked=model.asked)
 
+    def stand_in(self, model: str) -> str:
+        """Name of the stand-in for a model; the model's own name if it has none."""
+        return self.form.model_map.get(model, model)
+
     def option(self, value: Any) -> Any:
         """Map a method option that names a model to its stand-in; other values are unchanged."""
-        return self.form.model_map.get(value, value) if isinstance(value, str) else value
+        return self.stand_in(value) if isinstance(value, str) else value
 
     def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
         """Apply the scale to a dataset; `edits` from the command line overrides the cap.

@@ -48,6 +48,7 @@ class FakeStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.cells: list[str] = []
+        self.unresolved: dict[str, str] = {}
 
     def write_suite(
         self,
@@ -74,6 +75,8 @@ class FakeStore:
             "tables": list(tables),
             "figures": list(figures),
             "cells": self.cells,
+            "file": "installed:main_table.yaml",
+            "unresolved": [{"stem": stem, "reason": reason} for stem, reason in self.unresolved.items()],
         }
         path = self.root / "suites" / "main_table.mini.json"
         path.parent.mkdir(parents=True, exist_ok=True)

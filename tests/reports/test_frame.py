@@ -161,7 +161,9 @@ def test_a_suite_that_was_run_at_another_scale_names_it(fake):
 def test_a_suite_without_a_finished_cell_says_why_and_names_its_own_command(fake):
     fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
     fake.write_manifest()
-    with pytest.raises(UserError, match=r"none of its 1 cells is finished \(failed: out of memory\)") as refusal:
+    with pytest.raises(
+        UserError, match=r"none of the 1 cells of main_table.mini is finished \(failed: out of memory\)"
+    ) as refusal:
         load(fake)
     manifest = fake.root / "suites" / "main_table.mini.json"
     assert refusal.value.fix == json.loads(manifest.read_text())["command"]
@@ -241,5 +243,20 @@ def test_unfinished_cells_are_named_with_their_reason(fake):
         ("OnceEdit", "tiny/mistral", "counterfact", "not run"),
         ("OnceEdit", "tiny_gptj", "counterfact", "not run"),
         ("FT-L", "tiny/llama", "mquake", "not run"),
-        ("rome", "tiny/llama", "zsre", "not run"),
+        ("ROME", "tiny/llama", "zsre", "not run"),
     ]
+
+
+def test_what_is_missing_of_a_suite_is_one_line_with_the_command_that_runs_it(fake):
+    fake.write_suite(methods=("none",), data=("zsre",))
+    assert load(fake).gaps() == ""
+    fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
+    fake.write_manifest()
+    command = f"main_table --scale mini --store {fake.root}"
+    assert load(fake).gaps() == f"1 of 4 cells are missing: 1 failed; run: python -m harness retry {command}"
+    fake.add_planned("onceedit", "tiny/gptj", "zsre")
+    fake.unresolved = {"onceedit-tiny_llama-zsre": "no such folder: x"}
+    fake.write_manifest()
+    assert load(fake).gaps() == (
+        f"3 of 6 cells are missing: 1 failed, 1 not run, 1 not run: no such folder: x; run: python -m harness run {command}"
+    )

@@ -1,6 +1,7 @@
 """Layout, ranking, LaTeX and terminal."""
 
 import json
+import math
 import shutil
 import subprocess
 
@@ -147,6 +148,26 @@ def test_scores_that_no_editor_can_reach_are_stated_below_every_table(fake):
     assert r"\footnotesize ZsRE: a model with all edits can reach at most Gen 0.985--0.99, Loc 0.9988" in render(
         [teacher_forced], "x"
     )
+
+
+def test_methods_and_models_that_were_never_run_are_left_out_and_named_in_one_sentence(fake):
+    fake.write_suite(methods=("none", "onceedit"), models=("tiny/llama", "tiny/mistral"), data=("zsre",))
+    for method in ("ft-l", "rome"):
+        for model in ("tiny/llama", "tiny/mistral"):
+            fake.add_planned(method, model, "zsre")
+    fake.unresolved = {f"{method}-tiny_gptj-zsre": "no such folder: x" for method in ("none", "onceedit")}
+    fake.write_manifest()
+    table = build(fake)[0][0]
+    assert [row.title for row in table.sections[0].rows] == ["Unedited", "OnceEdit"]
+    assert [column.group for column in table.columns if column.title == "Avg"] == [
+        "Llama2-7B (mini)",
+        "Mistral-7B-v0.1 (mini)",
+    ]
+    assert table.sections[0].remarks[:2] == (
+        "– ZsRE: FT-L, ROME on Llama2-7B (mini), Mistral-7B-v0.1 (mini): not run.",
+        "– ZsRE: Unedited, OnceEdit on Tiny-GPT-J: not run: no such folder: x.",
+    )
+    assert not any(math.isnan(row.entries[-2].value) for row in table.sections[0].rows)
 
 
 def test_components_are_the_methods_of_the_suite_in_their_order(fake):

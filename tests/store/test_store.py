@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -160,18 +159,6 @@ def test_discarding_a_folder_removes_done_first(store, monkeypatch):
     store.discard("a")
     store.discard("a")
     assert not cell.path.exists()
-
-
-def test_a_manifest_is_replaced_atomically(store, monkeypatch):
-    store.write_manifest("s", "mini", {"cells": ["a"]})
-
-    def killed(self, target):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
-        store.write_manifest("s", "mini", {"cells": ["b"]})
-    assert Folder(store.root / "suites").read("s.mini.json") == {"cells": ["a"]}
 
 
 def test_only_one_process_can_write_and_the_error_names_it(store):

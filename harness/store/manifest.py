@@ -1,0 +1,185 @@
+"""The manifest of a suite: which cells it has at a scale, run or not, so that reports and MLflow know what to look for.
+
+There is one per suite, scale and variant (`--data` in place of a scale's own records, `--edits`, `--backend`), in
+`<store>/suites/`. `--only` decides what runs and does not change which cells a manifest lists.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.commands import harness_command
+from harness.errors import UserError, did_you_mean
+from harness.files import understood, write_json
+
+INSTALLED = "installed:"
+"""In place of the folder of suites that ship with the harness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A combination of a suite's axes whose cell is not known, for example because the model's weights are missing.
+
+    Attributes:
+        stem: what the name of its folder begins with, `<label>-<model>-<dataset>`.
+        reason: why, in one line.
+    """
+
+    stem: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the last run of a suite says about its cells.
+
+    Attributes:
+        variant: what the command line put in place of the suite's own settings; empty for the suite as written.
+        created: when that run began; UTC, ISO.
+        command: the command of that run.
+        file: the suite file, as an absolute path, or `installed:<file name>`.
+        file_from_store: the same, relative to the store.
+        sha256: hash of what the file says.
+        edits, backend, data: options of the command line.
+        records: hash of the records by dataset.
+        cells: folders of all cells that are known, in the order of the suite.
+        unresolved: the combinations without a known cell.
+    """
+
+    suite: str
+    scale: str
+    created: str
+    command: str
+    cells: tuple[str, ...]
+    tables: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+    variant: str = ""
+    file: str = ""
+    file_from_store: str = ""
+    sha256: str = ""
+    edits: int | None = None
+    backend: str | None = None
+    data: str = ""
+    records: Mapping[str, str] = field(default_factory=dict)
+    unresolved: tuple[Unresolved, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the manifest, of the report's folder and of the run in MLflow."""
+        return ".".join(part for part in (self.suite, self.scale, self.variant) if part)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the command line, apart from the scale, by name."""
+        return {"data": self.data, "edits": self.edits, "backend": self.backend}
+
+    def again(self, verb: str, store: Path) -> str:
+        """The command that does something with the whole suite; the last command of all if its file is not known."""
+        if not self.file:
+            return self.command
+        named = Path(self.file).stem if self.file.startswith(INSTALLED) else self.file
+        scale = "" if self.scale == "paper" else self.scale
+        return harness_command(verb, named, scale=scale, **self.options, store=store)
+
+    def after(self, earlier: "Manifest | None", stems: Sequence[str]) -> "Manifest":
+        """This manifest, with the cells that an earlier one knows where this one knows none; both of the same content.
+
+        Args:
+            earlier: None if there is none.
+            stems: of all combinations, in the order of the suite.
+        """
+        if earlier is None or earlier.sha256 != self.sha256:
+            return self
+        unknown = {each.stem for each in self.unresolved}
+        kept = [name for name in earlier.cells if stem_of(name) in unknown]
+        found = {stem_of(name) for name in kept}
+        return replace(
+            self,
+            cells=tuple(sorted((*self.cells, *kept), key=lambda name: stems.index(stem_of(name)))),
+            unresolved=tuple(each for each in self.unresolved if each.stem not in found),
+        )
+
+    def write(self, store: Path) -> None:
+        """Replace the file atomically."""
+        write_json(_file(store, self.name), asdict(self))
+
+
+def stem_of(folder: str) -> str:
+    """The name of a cell's folder without the hash."""
+    return folder.rpartition("-")[0]
+
+
+def read_manifest(store: Path, name: str) -> Manifest | None:
+    """The manifest of this name; None if there is none."""
+    file = _file(store, name)
+    return _read(file) if file.is_file() else None
+
+
+def manifests(store: Path) -> list[Manifest]:
+    """All manifests of a store, by name."""
+    return [_read(file) for file in sorted((store / "suites").glob("[!.]*.json"), key=lambda file: file.stem)]
+
+
+def find_manifest(
+    store: Path,
+    suite: str,
+    scale: str,
+    *,
+    edits: int | None = None,
+    backend: str | None = None,
+    data: str | None = None,
+) -> Manifest:
+    """The manifest of a suite at a scale that fits the options of the command line.
+
+    Without options, the only variant will do.
+
+    Raises:
+        UserError: if the suite was not run like that; names what was run.
+    """
+    known = manifests(store)
+    of_scale = [each for each in known if (each.suite, each.scale) == (suite, scale)]
+    fitting = [each for each in of_scale if (each.edits, each.backend) == (edits, backend)]
+    exact = [each for each in fitting if bool(each.data) == bool(data)]
+    for candidates in (exact, fitting, [] if edits or backend or data else of_scale):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise _not_run(store, suite, scale, known)
+
+
+def _not_run(store: Path, suite: str, scale: str, known: Sequence[Manifest]) -> UserError:
+    """The error for a suite without a manifest: names how it was run, or a suite with a similar name."""
+    text = f"{store}: suite '{suite}' has not been run at scale '{scale}' in this store"
+    same = [each for each in known if each.suite == suite]
+    if same:
+        scales = list(dict.fromkeys(each.scale for each in same))
+        first = next((each for each in same if each.scale == scale), same[0])
+        report = harness_command("report", suite, scale=first.scale, **first.options, store=store)
+        if scale in scales:
+            ways = ", ".join(_shown(each) for each in same if each.scale == scale)
+            return UserError(f"{text} with these options, only with {ways}", fix=report)
+        return UserError(f"{text}, only at {', '.join(scales)}", fix=report)
+    return UserError(
+        f"{text}{did_you_mean(suite, {each.suite for each in known})}",
+        fix=harness_command("run", suite, scale=scale, store=store),
+    )
+
+
+def _shown(manifest: Manifest) -> str:
+    options = " ".join(f"--{name} {value}" for name, value in manifest.options.items() if value)
+    return f"'{options}'" if options else "no option"
+
+
+def _file(store: Path, name: str) -> Path:
+    return store / "suites" / f"{name}.json"
+
+
+def _read(file: Path) -> Manifest:
+    with understood(file):
+        content: dict[str, Any] = json.loads(file.read_text())
+        lists = {key: tuple(content.get(key, ())) for key in ("cells", "tables", "figures")}
+        unresolved = tuple(Unresolved(**each) for each in content.get("unresolved", ()))
+        known = {key: value for key, value in content.items() if key in Manifest.__dataclass_fields__}
+        known |= {key: content[key] for key in ("suite", "scale", "created", "command", "cells", "tables")}
+        return Manifest(**{**known, **lists, "unresolved": unresolved})
