@@ -79,7 +79,7 @@ class Manifest:
         """The command that does something with the whole suite; the last command of all if its file is not known."""
         if not self.file:
             return self.command
-        named = Path(self.file).stem if self.file.startswith(INSTALLED) else self.file
+        named = Path(self.file.removeprefix(INSTALLED)).stem if self.file.startswith(INSTALLED) else self.file
         scale = "" if self.scale == "paper" else self.scale
         return harness_command(verb, named, scale=scale, **self.options, store=store)
 
