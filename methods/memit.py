@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.api import Advance
+from harness.api import Advance, ArtifactSpec
 from harness.errors import UserError
+from harness.models.catalogue import ModelRef, entry
+from harness.records import DataRef
 from harness.registry import register
 from methods.common import prefixes
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
@@ -45,6 +47,20 @@ class Memit(ClosedFormMethod):
 
     Hparams = MemitHparams
     hparams: MemitHparams
+
+    def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """See `ClosedFormHparams.artifacts`.
+
+        Raises:
+            UserError: also if the model normalises the output of its value matrices: then no change of a matrix adds a given
+                vector to the residual stream.
+        """
+        if entry(target.name).layout.value_norm is not None:
+            raise UserError(
+                f"memit spreads a change of the residual stream over layers, but {target.name} normalises what each adds to it",
+                fix="method: rome",
+            )
+        return super().artifacts(target, data, seed)
 
     def write(
         self,

@@ -81,7 +81,10 @@ class Rome(ClosedFormMethod):
             at = layer
             behind, went = self._through(model, stream, layer)
             scale_1 = went.values_BV[:1].norm(dim=-1)
-            value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
+            if model.layout.value_norm is None:
+                value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
+            else:  # the block normalises the value before adding it to the stream
+                value = optimise(model, [made], stream, layer, scale_1, self.hparams, at_value=True)
             contexts = len(made.contexts)
             shift_KV = rank_one(
                 went.keys_BK[:contexts],

@@ -1,10 +1,12 @@
-"""The four supported architectures: module paths and parameter counts. Does not import torch."""
+"""The supported architectures: module paths and parameter counts. Does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Architecture = Literal["llama", "mistral", "qwen2", "gptj"]
+Architecture = Literal[
+    "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gptj", "gpt_neo", "gpt_neox"
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -20,6 +22,10 @@ class Layout:
         value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
         final_norm, head, embeddings: the norm after the last block, the vocabulary projection, the token embeddings.
         attention_kernel: attention implementation, explicit so that results do not depend on installed packages.
+        value_norm: norm of the value matrix's output before it is added to the residual stream; None if there is none.
+        positions: learned position embeddings, which are added to the token embeddings; None for rotary positions.
+        counts_columns: whether some layers measure their attention window in columns of the key-value cache, whatever the
+            positions of the ids in them.
     """
 
     block: str
@@ -30,6 +36,9 @@ class Layout:
     head: str
     embeddings: str
     attention_kernel: Literal["sdpa", "eager"]
+    value_norm: str | None = None
+    positions: str | None = None
+    counts_columns: bool = False
 
     @classmethod
     def of(
@@ -40,6 +49,8 @@ class Layout:
         final_norm: str,
         embeddings: str,
         attention_kernel: Literal["sdpa", "eager"],
+        positions: str | None = None,
+        counts_columns: bool = False,
     ) -> "Layout":
         """Build a layout from the path of the block list, module names inside a block, and module names next to the list."""
         block, base = f"{blocks}.{{}}", blocks.rpartition(".")[0]
@@ -52,15 +63,26 @@ class Layout:
             "lm_head",
             f"{base}.{embeddings}",
             attention_kernel,
+            positions=positions and f"{base}.{positions}",
+            counts_columns=counts_columns,
         )
 
 
 _LLAMA_LIKE = Layout.of("model.layers", "self_attn", "down_proj", "norm", "embed_tokens", "sdpa")
+_GEMMA_LIKE = replace(_LLAMA_LIKE, value_norm="model.layers.{}.post_feedforward_layernorm")
 LAYOUTS: dict[Architecture, Layout] = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "phi3": _LLAMA_LIKE,
+    "gemma2": replace(_GEMMA_LIKE, attention_kernel="eager"),  # sdpa ignores its cap on attention scores
+    "gemma3_text": _GEMMA_LIKE,
     "gptj": Layout.of("transformer.h", "attn", "fc_out", "ln_f", "wte", "eager"),
+    "gpt_neo": Layout.of(
+        "transformer.h", "attn", "c_proj", "ln_f", "wte", "eager", positions="wpe", counts_columns=True
+    ),
+    "gpt_neox": Layout.of("gpt_neox.layers", "attention", "dense_4h_to_h", "final_layer_norm", "embed_in", "sdpa"),
 }
 """Layouts by `model_type` of the configuration."""
 
@@ -111,24 +133,36 @@ class CatalogueEntry:
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.hidden // self.n_heads
+        return int(self.settings.get("head_dim") or self.hidden // self.n_heads)
 
     @property
     def parameters(self) -> int:
         """Exact parameter count; tied matrices count once."""
-        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        if self.architecture == "gptj":
-            attention = 4 * self.hidden**2
-            feed_forward = 2 * self.hidden * self.ffn + self.ffn + self.hidden
-            norms = 2 * self.hidden
-            return embeddings + self.vocab + self.n_layers * (attention + feed_forward + norms) + 2 * self.hidden
-        kv_width = self.n_kv_heads * self.head_size
-        attention = 2 * self.hidden**2 + 2 * self.hidden * kv_width
-        if self.architecture == "qwen2":
-            attention += self.hidden + 2 * kv_width
-        feed_forward = 3 * self.hidden * self.ffn
-        norms = 2 * self.hidden
-        return embeddings + self.n_layers * (attention + feed_forward + norms) + self.hidden
+        width, inner = self.hidden, self.ffn
+        embeddings = self.vocab * width * (1 if self.tied else 2)
+        queries, keys = self.n_heads * self.head_size, self.n_kv_heads * self.head_size
+        match self.architecture:
+            case "gptj":
+                block = 4 * width**2 + (2 * width * inner + inner + width) + 2 * width
+                return embeddings + self.vocab + self.n_layers * block + 2 * width
+            case "gpt_neo":
+                block = (4 * width**2 + width) + (2 * width * inner + inner + width) + 4 * width
+                return embeddings + self.max_positions * width + self.n_layers * block + 2 * width
+            case "gpt_neox":
+                block = (4 * width**2 + 4 * width) + (2 * width * inner + inner + width) + 4 * width
+                return embeddings + self.n_layers * block + 2 * width
+        attention = 2 * width * queries + 2 * width * keys
+        norms = 2 * width
+        match self.architecture:
+            case "qwen2":
+                attention += queries + 2 * keys  # biases
+            case "qwen3":
+                norms += 2 * self.head_size  # of queries and keys
+            case "gemma2":
+                norms += 2 * width
+            case "gemma3_text":
+                norms += 2 * width + 2 * self.head_size
+        return embeddings + self.n_layers * (attention + 3 * width * inner + norms) + width
 
     def memory_bytes(self, dtype: str | None = None) -> int:
         """Size of its weights in bytes in `dtype` (default: its own), without activations and caches."""

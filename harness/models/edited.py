@@ -50,7 +50,7 @@ class WeightEditedModel(EditedModel):
                 position_ids=batch.positions_BT,
                 use_cache=False,
             ).last_hidden_state
-            flat = self._model.head(hidden_BTD[rows, columns]).argmax(-1).tolist()
+            flat = self._model.logits(hidden_BTD[rows, columns]).argmax(-1).tolist()
         lengths = [len(query.target_ids) for query in queries]
         return _split(flat, lengths)
 
@@ -58,8 +58,13 @@ class WeightEditedModel(EditedModel):
         """Left-padded greedy decoding with a key-value cache; end-of-text does not stop the generation."""
         import torch
 
+        from harness.models.rope import fixed_context
+
         if not queries:
             return []
+        context = fixed_context(self._model.model)
+        if context is not None and max(len(query.prompt_ids + query.target_ids) for query in queries) > context:
+            return self._generated_uncached(queries)
         batch = left_padded([query.prompt_ids for query in queries], self._model.device)
         ids_BT, mask_BT, positions_BT, cache = batch.ids_BT, batch.mask_BT, batch.positions_BT, None
         chosen: list[torch.Tensor] = []
@@ -73,12 +78,33 @@ class WeightEditedModel(EditedModel):
                     use_cache=True,
                 )
                 cache = output.past_key_values
-                ids_BT = self._model.head(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
+                ids_BT = self._model.logits(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
                 mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=1)
                 positions_BT = positions_BT[:, -1:] + 1
                 chosen.append(ids_BT)
         continuations: list[list[int]] = torch.cat(chosen, dim=1).tolist()
         return [ids[: len(query.target_ids)] for ids, query in zip(continuations, queries, strict=True)]
+
+    def _generated_uncached(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Generate as above, reading each row anew for each id: its rotary frequencies may change as it becomes longer."""
+        import torch
+
+        rows = [list(query.prompt_ids) for query in queries]
+        with torch.no_grad():
+            for _ in range(max(len(query.target_ids) for query in queries)):
+                batch = left_padded(rows, self._model.device)
+                hidden_BTD = self._backbone(
+                    input_ids=batch.ids_BT,
+                    attention_mask=batch.mask_BT,
+                    position_ids=batch.positions_BT,
+                    use_cache=False,
+                ).last_hidden_state
+                for row, id_ in zip(rows, self._model.logits(hidden_BTD[:, -1]).argmax(-1).tolist(), strict=True):
+                    row.append(id_)
+        starts = (len(query.prompt_ids) for query in queries)
+        return [
+            row[start : start + len(query.target_ids)] for row, start, query in zip(rows, starts, queries, strict=True)
+        ]
 
     def diagnostics(self) -> Mapping[str, float]:
         """The diagnostics given at construction."""

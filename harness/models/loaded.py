@@ -56,6 +56,17 @@ class LoadedModel:
         """Number of transformer blocks."""
         return int(self.model.config.num_hidden_layers)
 
+    @property
+    def context(self) -> int:
+        """Longest text in ids that can be run in parts, as editing and statistics do.
+
+        Less than the longest that the model reads if its rotary frequencies depend on the length of a text.
+        """
+        from harness.models.rope import fixed_context
+
+        longest = int(self.model.config.max_position_embeddings)
+        return min(longest, fixed_context(self.model) or longest)
+
     def module(self, path: str, layer: int | None = None) -> "torch.nn.Module":
         """Look up a submodule by its path, with `{}` replaced by `layer`; negative layers count from the end.
 
@@ -96,10 +107,39 @@ class LoadedModel:
 
     @property
     def head(self) -> "torch.nn.Module":
-        """The projection from hidden states to vocabulary logits."""
+        """The projection from hidden states to vocabulary logits; `logits` also applies what may follow it."""
         return self.module(self.layout.head)
 
     @property
     def embeddings(self) -> "torch.nn.Module":
-        """The token embeddings."""
+        """The token embeddings; `first_stream` also adds learned position embeddings."""
         return self.module(self.layout.embeddings)
+
+    def logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        """Vocabulary logits of final hidden states, … × D to … × V."""
+        return logits_of(self.model, hidden)
+
+    def first_stream(self, ids_BT: "torch.Tensor", positions_BT: "torch.Tensor") -> "torch.Tensor":
+        """The residual stream in front of the first block, B × T × D: embeddings of the ids and, if learned, positions."""
+        stream_BTD: torch.Tensor = self.module(self.layout.embeddings)(ids_BT)
+        if self.layout.positions is not None:
+            stream_BTD = stream_BTD + self.module(self.layout.positions)(positions_BT)
+        return stream_BTD
+
+    def into_stream(self, layer: int, values: "torch.Tensor") -> "torch.Tensor":
+        """What outputs of a layer's value matrix, … × D, add to the residual stream: themselves, or their norm (Gemma)."""
+        if self.layout.value_norm is None:
+            return values
+        normed: torch.Tensor = self.module(self.layout.value_norm, layer)(values)
+        return normed
+
+
+def logits_of(model: "PreTrainedModel", hidden: "torch.Tensor") -> "torch.Tensor":
+    """Vocabulary logits of final hidden states, … × D to … × V, as the causal model computes them."""
+    return capped(model, model.get_output_embeddings()(hidden))
+
+
+def capped(model: "PreTrainedModel", logits: "torch.Tensor") -> "torch.Tensor":
+    """Cap the head's logits smoothly as the causal model does (Gemma 2); the identity for a model without a cap."""
+    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else (logits / cap).tanh() * cap

@@ -27,6 +27,8 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     import torch
     from transformers.utils import logging
 
+    from harness.models.rope import make_rowwise
+
     logging.disable_progress_bar()
     made, place = entry(ref.name), torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
@@ -51,6 +53,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise UserError(f"the tokenizer of {ref.name} has {len(tokenizer)} ids, its model {rows}", fix="another source")
+    make_rowwise(model)
     return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
 
 

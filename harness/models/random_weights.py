@@ -27,13 +27,17 @@ def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
             resid_pdrop=0.0,
             **common,
         )
+    if entry.architecture == "gpt_neo":
+        pairs, rest = divmod(entry.n_layers, 2)
+        common = {"attention_types": [[["global", "local"], pairs], [["global"], rest]], **common}
+    elif entry.architecture != "gpt_neox":  # these two have as many keys as queries
+        common["num_key_value_heads"] = entry.n_kv_heads
     return AutoConfig.for_model(
         entry.architecture,
         hidden_size=entry.hidden,
         intermediate_size=entry.ffn,
         num_hidden_layers=entry.n_layers,
         num_attention_heads=entry.n_heads,
-        num_key_value_heads=entry.n_kv_heads,
         max_position_embeddings=entry.max_positions,
         **common,
     )

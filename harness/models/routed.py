@@ -131,7 +131,8 @@ class RoutedModel(EditedModel, Generic[Route]):
         batch = right_padded([query.prompt_ids for query in queries], self._model.device)
         with self._routing([len(query.prompt_ids) for query in queries]) as decided, torch.no_grad():
             below = part(self._model, 0, self._layer + 1)
-            below(self._model.embeddings(batch.ids_BT), attention_mask=batch.mask_BT, position_ids=batch.positions_BT)
+            stream_BTD = self._model.first_stream(batch.ids_BT, batch.positions_BT)
+            below(stream_BTD, attention_mask=batch.mask_BT, position_ids=batch.positions_BT)
         scopes: list[float] = self._memory.scope(decided[-1]).tolist()
         return scopes
 

@@ -5,7 +5,7 @@ windows are computed by the same code as for the whole model; weights, hooks and
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -31,12 +31,14 @@ class Part(nn.Module):
         super().__init__()
         self.base = base
 
-    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | Mapping[str, Tensor], position_ids: Tensor
+    ) -> Tensor:
         """Map the residual stream before the part to the stream after it, without a key-value cache.
 
         Args:
             inputs_embeds: residual stream before the first block of the part, B × T × D.
-            attention_mask: as for the base model: B × T, 1 for a token, 0 for padding.
+            attention_mask: as for the base model: B × T, 1 for a token, 0 for padding; or a custom mask.
             position_ids: B × T.
 
         Returns:
@@ -56,7 +58,7 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
 
     Args:
         model: the whole model.
-        start: first block, from 0.
+        start: first block, from 0; even then the stream in front of it must be given (see `LoadedModel.first_stream`).
         stop: end of the range (exclusive); None for all remaining blocks and the final norm.
 
     Raises:
@@ -69,6 +71,8 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
     blocks, norm = _leaf(model.layout.block.removesuffix(".{}")), _leaf(model.layout.final_norm)
     twin = copy.copy(whole)
     modules = dict(whole._modules)
+    if model.layout.positions is not None:
+        modules[_leaf(model.layout.positions)] = _NoPositions()
     modules[blocks] = nn.ModuleList(list(cast(nn.ModuleList, whole.get_submodule(blocks)))[start:last])
     if stop is not None:
         modules[norm] = nn.Identity()
@@ -105,7 +109,8 @@ def streams(model: LoadedModel, rows: Sequence[Sequence[int]], layer: int) -> St
 @torch.no_grad()
 def streams_of(model: LoadedModel, batch: Padded, layer: int) -> Streams:
     """Run the blocks below `layer` as in `streams`, for rows that are already padded."""
-    residual_BTD = part(model, 0, layer)(model.embeddings(batch.ids_BT), batch.mask_BT, batch.positions_BT)
+    first_BTD = model.first_stream(batch.ids_BT, batch.positions_BT)
+    residual_BTD = part(model, 0, layer)(first_BTD, batch.mask_BT, batch.positions_BT)
     return Streams(residual_BTD, batch.mask_BT, batch.positions_BT)
 
 
@@ -124,14 +129,20 @@ def logits_at(model: LoadedModel, streams: Streams, layer: int, places: Sequence
     hidden_BTD = streams.residual_BTD
     if layer < model.n_layers:
         hidden_BTD = part(model, layer, model.n_layers)(hidden_BTD, streams.mask_BT, streams.positions_BT)
-    logits_NV = cast(Tensor, model.head(model.final_norm(at_places(hidden_BTD, places))))
-    return at_least_fp32(logits_NV)
+    return at_least_fp32(model.logits(model.final_norm(at_places(hidden_BTD, places))))
 
 
 def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
     """Gather values at N positions, given as row and column: N × D. Uses a single non-blocking transfer to the device."""
     rows_N, columns_N = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.to(values_BTD.device, non_blocking=True)
     return values_BTD[rows_N, columns_N]
+
+
+class _NoPositions(nn.Module):
+    """Stands in for learned position embeddings, which the stream in front of the first block already contains."""
+
+    def forward(self, positions_BT: Tensor) -> Tensor:
+        return torch.zeros((), device=positions_BT.device)
 
 
 def _leaf(path: str) -> str:

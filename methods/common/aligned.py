@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from harness.models.batching import PADDING_ID
+from harness.models.routed import matrix, output_replaced
 from harness.models.submodels import part
-from methods.common.masks import additive, sliding_window
+from methods.common.masks import LayerMasks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,13 +46,13 @@ class Stream:
 
     Attributes:
         residual_BTD: the residual stream, without gradient.
-        mask_B1TT: additive attention mask, 0 where a query sees a key; padding sees only itself.
+        masks: attention masks, T × T for each row; padding sees only itself.
         positions_BT: position of each token in its row; 0 for padding.
         pivot: the common pivot column.
     """
 
     residual_BTD: Tensor
-    mask_B1TT: Tensor
+    masks: LayerMasks
     positions_BT: Tensor
     pivot: int
 
@@ -62,12 +63,12 @@ class Stream:
 
     def rows(self, index: Sequence[int] | slice) -> "Stream":
         """Some of the rows."""
-        return Stream(self.residual_BTD[index], self.mask_B1TT[index], self.positions_BT[index], self.pivot)
+        return Stream(self.residual_BTD[index], self.masks[index], self.positions_BT[index], self.pivot)
 
     def until(self, end: int) -> "Stream":
         """The first `end` columns; attention is causal, so they do not depend on the later ones."""
-        mask_B1TT = self.mask_B1TT[:, :, :end, :end]
-        return Stream(self.residual_BTD[:, :end], mask_B1TT, self.positions_BT[:, :end], self.pivot)
+        masks = self.masks[:, :, :end, :end]
+        return Stream(self.residual_BTD[:, :end], masks, self.positions_BT[:, :end], self.pivot)
 
 
 @torch.no_grad()
@@ -83,17 +84,17 @@ def enter(model: "LoadedModel", rows: Sequence[PivotRow], layer: int) -> Stream:
         ids_BT[index, columns] = torch.tensor(row.ids)
         positions_BT[index, columns] = torch.arange(len(row.ids))
         is_token_BT[index, columns] = True
-    residual_BTD = model.embeddings(ids_BT.to(model.device))
-    mask_B1TT = _mask(is_token_BT.to(model.device), sliding_window(model.model.config), residual_BTD.dtype)
-    stream = Stream(residual_BTD, mask_B1TT, positions_BT.to(model.device), pivot)
+    positions_BT = positions_BT.to(model.device)
+    residual_BTD = model.first_stream(ids_BT.to(model.device), positions_BT)
+    stream = Stream(residual_BTD, _masks(model, is_token_BT.to(model.device), residual_BTD.dtype), positions_BT, pivot)
     return advance(model, stream, 0, layer)
 
 
 @torch.no_grad()
 def advance(model: "LoadedModel", stream: Stream, start: int, stop: int) -> Stream:
     """Run blocks `start` to `stop` - 1 on a stream at the input of block `start`."""
-    residual_BTD = part(model, start, stop)(stream.residual_BTD, stream.mask_B1TT, stream.positions_BT)
-    return Stream(residual_BTD, stream.mask_B1TT, stream.positions_BT, stream.pivot)
+    residual_BTD = part(model, start, stop)(stream.residual_BTD, stream.masks.argument, stream.positions_BT)
+    return Stream(residual_BTD, stream.masks, stream.positions_BT, stream.pivot)
 
 
 @dataclass(slots=True)
@@ -126,41 +127,50 @@ class Suffix:
         model: its blocks from `layer` on must not change.
         stream: the rows at the input of block `layer`.
         layer: the first block to run.
+        at_value: add vectors to the output of that block's value matrix instead of to the residual stream in front of it.
     """
 
-    def __init__(self, model: "LoadedModel", stream: Stream, layer: int) -> None:
+    def __init__(self, model: "LoadedModel", stream: Stream, layer: int, at_value: bool = False) -> None:
+        self._matrix = matrix(model, layer) if at_value else None
         self._blocks: Callable[..., Any] = part(model, layer, model.n_layers).base
         self._past: dict[int, tuple[Tensor, Tensor]] = {}
         pivot = stream.pivot
         before = stream.until(pivot)
         if pivot:
             with torch.no_grad():
-                self._run(before.residual_BTD, before.mask_B1TT, before.positions_BT, _Recording(self._past))
+                self._run(before.residual_BTD, before.masks, before.positions_BT, _Recording(self._past))
         self._residual_BSD = stream.residual_BTD[:, pivot:].clone()
-        self._mask_B1ST = stream.mask_B1TT[:, :, pivot:].clone()
+        self._masks = stream.masks[:, :, pivot:]
         self._positions_BS = stream.positions_BT[:, pivot:].clone()
 
     def run(self, delta_BD: Tensor) -> Tensor:
-        """Add a vector to the residual stream at each row's pivot and run the blocks.
+        """Add a vector at each row's pivot and run the blocks.
 
         Returns:
             The residual stream after the last block, before the final norm, B × S × D; the pivot is column 0.
         """
-        work = torch.promote_types(self._residual_BSD.dtype, delta_BD.dtype)
-        moved_B1D = (self._residual_BSD[:, :1].to(work) + delta_BD[:, None].to(work)).to(self._residual_BSD.dtype)
-        residual_BSD = torch.cat([moved_B1D, self._residual_BSD[:, 1:]], dim=1)
-        return self._run(residual_BSD, self._mask_B1ST, self._positions_BS, _Continuing(self._past))
+
+        def moved(values_BSD: Tensor) -> Tensor:
+            work = torch.promote_types(values_BSD.dtype, delta_BD.dtype)
+            first_B1D = (values_BSD[:, :1].to(work) + delta_BD[:, None].to(work)).to(values_BSD.dtype)
+            return torch.cat([first_B1D, values_BSD[:, 1:]], dim=1)
+
+        past = _Continuing(self._past)
+        if self._matrix is None:
+            return self._run(moved(self._residual_BSD), self._masks, self._positions_BS, past)
+        with output_replaced(self._matrix, lambda _, outputs_BSD: moved(outputs_BSD)):
+            return self._run(self._residual_BSD, self._masks, self._positions_BS, past)
 
     def keep(self, rows_B: Tensor) -> None:
         """Keep only the rows with these indices."""
         self._past = {layer: (keys[rows_B], values[rows_B]) for layer, (keys, values) in self._past.items()}
-        self._residual_BSD, self._mask_B1ST = self._residual_BSD[rows_B], self._mask_B1ST[rows_B]
+        self._residual_BSD, self._masks = self._residual_BSD[rows_B], self._masks[rows_B]
         self._positions_BS = self._positions_BS[rows_B]
 
-    def _run(self, residual_BSD: Tensor, mask_B1ST: Tensor, positions_BS: Tensor, past: "_Past") -> Tensor:
+    def _run(self, residual_BSD: Tensor, masks: LayerMasks, positions_BS: Tensor, past: "_Past") -> Tensor:
         output = self._blocks(
             inputs_embeds=residual_BSD,
-            attention_mask=mask_B1ST,
+            attention_mask=masks.argument,
             position_ids=positions_BS,
             past_key_values=past,
             use_cache=True,
@@ -202,10 +212,9 @@ class _Continuing(_Past):
         return torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
 
 
-def _mask(is_token_BT: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """Additive causal mask, B × 1 × T × T. A padded query sees itself, because a softmax over no keys is NaN."""
+def _masks(model: "LoadedModel", is_token_BT: Tensor, dtype: torch.dtype) -> LayerMasks:
+    """Causal masks, T × T for each row. A padded query sees itself, because a softmax over no keys is NaN."""
     columns_T = torch.arange(is_token_BT.shape[1], device=is_token_BT.device)
     back_TT = columns_T[:, None] - columns_T
-    is_seen_TT = back_TT >= 0 if window is None else (back_TT >= 0) & (back_TT < window)
-    is_seen_BTT = is_seen_TT & is_token_BT[:, None, :] | (back_TT == 0)
-    return additive(is_seen_BTT, dtype)
+    is_seen_BTT = (back_TT >= 0) & is_token_BT[:, None, :] | (back_TT == 0)
+    return LayerMasks.of(model.model.config, is_seen_BTT, back_TT, dtype)

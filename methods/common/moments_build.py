@@ -144,7 +144,7 @@ def _texts(spec: ArtifactSpec, context: Context) -> Iterator[str]:
 
 def _rows(model: "LoadedModel", texts: Iterator[str], tokens: int) -> list[list[int]]:
     """Token ids of documents, `tokens` in total if there are enough; the last document is truncated."""
-    limit = min(DOCUMENT_TOKENS, int(model.model.config.max_position_embeddings))
+    limit = min(DOCUMENT_TOKENS, model.context)
     rows: list[list[int]] = []
     left = tokens
     while left > 0 and (text := next(texts, None)) is not None:

@@ -21,7 +21,7 @@ class Paused:
     """A forward pass over prompts and targets, paused at the second feed-forward matrix of a layer.
 
     Everything before and alongside the matrix runs once, without gradient. The residual stream is a sum, so the stream
-    after the layer equals the stream with the matrix's output set to zero, plus that output.
+    after the layer equals the stream with the matrix's output set to zero, plus that output (or, in Gemma, its norm).
 
     Args:
         model: its blocks up to `layer` must not change while this object is in use.
@@ -42,10 +42,10 @@ class Paused:
             seen.append((inputs_BTK, outputs_BTD))
             return torch.zeros_like(outputs_BTD)
 
-        self._model, self._above = model, layer % model.n_layers + 1
+        self._model, self._layer = model, layer % model.n_layers
         with output_replaced(matrix(model, layer), silence):
             batch = pad([query.prompt_ids + query.target_ids for query in queries], model.device)
-            self._silenced = streams_of(model, batch, self._above)
+            self._silenced = streams_of(model, batch, self._layer + 1)
         ((self.inputs_BTK, self.outputs_BTD),) = seen
         self.mask_BT = self._silenced.mask_BT.bool()
         lengths_B1 = torch.tensor([len(query.prompt_ids) for query in queries], device=model.device)[:, None]
@@ -64,9 +64,10 @@ class Paused:
         Returns:
             B losses, at least fp32, differentiable. Rows are independent of each other.
         """
-        residual_BTD = self._silenced.residual_BTD + outputs_BTD.to(self._silenced.residual_BTD.dtype)
+        silenced_BTD = self._silenced.residual_BTD
+        residual_BTD = silenced_BTD + self._model.into_stream(self._layer, outputs_BTD.to(silenced_BTD.dtype))
         entering = Streams(residual_BTD, self._silenced.mask_BT, self._silenced.positions_BT)
-        logits_NV = logits_at(self._model, entering, self._above, self._places)
+        logits_NV = logits_at(self._model, entering, self._layer + 1, self._places)
         return self._targets.losses(logits_NV)
 
 
@@ -97,7 +98,7 @@ def edit_queries(model: LoadedModel, requests: Sequence[EditRequest]) -> list[Qu
     Raises:
         UserError: if a request is longer than the model's context.
     """
-    limit = int(model.model.config.max_position_embeddings)
+    limit = model.context
     queries = joint_queries(model.tokenizer, [(request.prompt, request.target_new) for request in requests])
     for request, query in zip(requests, queries, strict=True):
         length = len(query.prompt_ids) + len(query.target_ids)

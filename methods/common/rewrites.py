@@ -55,7 +55,7 @@ def rewrite(
         UserError: if the record cannot be edited (the message names it): the subject is not in the prompt, the prompt is
             too long, or the subject shares a token with the target.
     """
-    tokenizer, limit = model.tokenizer, int(model.model.config.max_position_embeddings)
+    tokenizer, limit = model.tokenizer, model.context
     subject = request.subject.strip()
     try:
         made = [

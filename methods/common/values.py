@@ -1,7 +1,8 @@
 """Value optimisation: find the vector to add at the subject's last token so that the model states a new fact.
 
-ROME adds it to the output of a block's MLP, MEMIT to the residual stream after the block. The resulting stream is the same,
-so one optimisation (ROME eq. 4) serves both; they differ in the norm that limits the vector. Requests are batched.
+ROME adds it to the output of a block's value matrix, MEMIT to the residual stream after the block. Unless the model
+normalises that output, the resulting stream is the same, and one optimisation (ROME eq. 4) serves both; they differ in the
+norm that limits the vector. Requests are batched.
 """
 
 import math
@@ -52,6 +53,7 @@ def optimise(
     layer: int,
     scale_N: Tensor,
     hparams: ValueHparams,
+    at_value: bool = False,
 ) -> Values:
     """Minimise ROME's objective over the vector δ, independently for each request.
 
@@ -65,9 +67,10 @@ def optimise(
         model: frozen and not changed.
         rewrites: N requests.
         stream: all their rows, request by request, at the input of `layer`.
-        layer: the block after the one to whose output δ is added.
+        layer: the first block to run; δ is added to the residual stream in front of it.
         scale_N: norm of the vector that δ is added to, at the plain prompt.
         hparams: optimisation hyper-parameters.
+        at_value: add δ to the output of this block's value matrix instead.
 
     Raises:
         UserError: if a loss is NaN; the message names the record.
@@ -77,7 +80,7 @@ def optimise(
     scale_N = scale_N.to(work)
     delta_ND = torch.zeros(n, stream.residual_BTD.shape[-1], dtype=work, device=device)
     adam = RowAdam(delta_ND, hparams.v_lr)
-    batch = _Batch(model, rewrites, stream, layer)
+    batch = _Batch(model, rewrites, Suffix(model, stream, layer, at_value))
     made = Values(delta_ND, [math.nan] * n, [math.nan] * n, [0] * n)
     active = list(range(n))
     for step in range(hparams.v_steps):
@@ -111,9 +114,8 @@ def optimise(
 class _Batch:
     """The requests still being optimised, and the positions where their losses are computed."""
 
-    def __init__(self, model: "LoadedModel", rewrites: Sequence[Rewrite], stream: Stream, layer: int) -> None:
-        self._model, self._rewrites = model, list(rewrites)
-        self._suffix = Suffix(model, stream, layer)
+    def __init__(self, model: "LoadedModel", rewrites: Sequence[Rewrite], suffix: Suffix) -> None:
+        self._model, self._rewrites, self._suffix = model, list(rewrites), suffix
         self._before_AV: Tensor | None = None
         self._find_places()
 
@@ -124,7 +126,7 @@ class _Batch:
         """
         hidden_BSD = self._suffix.run(delta_AD[self._owner_B])
         hidden_PD = hidden_BSD[self._places_P2[:, 0], self._places_P2[:, 1]]
-        logits_PV = self._model.head(self._model.final_norm(hidden_PD)).to(delta_AD.dtype)
+        logits_PV = self._model.logits(self._model.final_norm(hidden_PD)).to(delta_AD.dtype)
         labels = len(self._labels_L)
         logits_LV, after_AV = logits_PV[:labels], logits_PV[labels:].log_softmax(-1)
         nll_L = logits_LV.logsumexp(-1) - logits_LV.gather(1, self._labels_L[:, None])[:, 0]

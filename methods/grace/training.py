@@ -95,14 +95,14 @@ class AtLast:
 
         with output_replaced(matrix(model, layer), silence):
             stream = enter(model, rows, above)
-        self._model, self._suffix = model, Suffix(model, stream, above)
+        self._model, self._layer, self._suffix = model, layer, Suffix(model, stream, above)
         self._dtype = stream.residual_BTD.dtype
         self._targets = Targets(queries, model.device)
 
     def losses(self, values_BD: Tensor) -> Tensor:
         """-log p(target token | prompt, previous target tokens), averaged over each row's tokens: B."""
-        hidden_BSD = self._suffix.run(values_BD.to(self._dtype))
-        logits_NV = self._model.head(self._model.final_norm(hidden_BSD[tuple(self._targets.places_2N)]))
+        hidden_BSD = self._suffix.run(self._model.into_stream(self._layer, values_BD.to(self._dtype)))
+        logits_NV = self._model.logits(self._model.final_norm(hidden_BSD[tuple(self._targets.places_2N)]))
         return self._targets.losses(at_least_fp32(logits_NV))
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.errors import UserError
+from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_train
@@ -68,9 +70,14 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
     """The artifact with the edited plug-in; if another method edits it, that method's artifacts are among its needs.
 
     Raises:
-        UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, or if `editor` is a method that
-            cannot edit a plug-in.
+        UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, if `editor` is a method that
+            cannot edit a plug-in, or if the plug-in cannot read several texts at once.
     """
+    if entry(plugin.name).layout.counts_columns:
+        raise UserError(
+            f"{plugin.name} cannot be a plug-in: its local attention counts columns of the cache, which texts share",
+            fix="python -m harness list models",
+        )
     if hparams.lambda_weight and hparams.negatives:
         require_train(data, "onceedit learns alpha from")
     identity: dict[str, Any] = {

@@ -137,7 +137,7 @@ class EnsembleModel(EditedModel):
             written = {n: transcripts[n].after(made[n]) for n in active}
             reading = companion.read(written, mapped)
             alpha_A = self._alpha(reading, alpha_N[active], list(written.values()))
-            logits_AV = at_least_fp32(self.target.head(output.last_hidden_state[:, -1])[active])
+            logits_AV = at_least_fp32(self.target.logits(output.last_hidden_state[:, -1])[active])
             tokens, mapped = self._step(active, logits_AV, reading.probs_BU, alpha_A)
             for n, token in tokens.items():
                 made[n].append(token)

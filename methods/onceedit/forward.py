@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from harness.models.batching import right_padded
+from harness.models.loaded import logits_of
 from harness.models.precision import at_least_fp32
 from harness.models.submodels import at_places
-from methods.common.masks import additive, sliding_window
+from methods.common.masks import LayerMasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,25 +19,26 @@ def hidden_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Seque
     """Final hidden states at N positions, N × D.
 
     Args:
-        model: a causal language model whose logits are its output head applied to the base model's last hidden state.
+        model: a causal language model.
         rows: ids of each sequence.
         at: the positions, each a row and an index into it.
     """
     batch = right_padded(rows, model.device)
-    hidden_BTD: Tensor = model.base_model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False)[0]
+    hidden_BTD: Tensor = model.base_model(
+        input_ids=batch.ids_BT, attention_mask=batch.mask_BT, position_ids=batch.positions_BT, use_cache=False
+    )[0]
     return at_places(hidden_BTD, at)
 
 
 def logits_at(model: "PreTrainedModel", rows: Sequence[Sequence[int]], at: Sequence[tuple[int, int]]) -> Tensor:
     """Next-token logits at N positions, N × V, at least fp32; arguments as in `hidden_at`."""
-    head = model.get_output_embeddings()
-    return at_least_fp32(head(hidden_at(model, rows, at)))
+    return at_least_fp32(logits_of(model, hidden_at(model, rows, at)))
 
 
 def attention_mask(
     model: "PreTrainedModel", is_visible_BQK: Tensor, positions_BQ: Tensor, positions_BK: Tensor
-) -> Tensor:
-    """Additive attention mask, B × 1 × Q × K, in a form that every architecture uses unchanged.
+) -> Tensor | dict[str, Tensor]:
+    """Additive attention mask, B × 1 × Q × K, in a form that every architecture uses unchanged; one for each kind of layer.
 
     A model builds its own masks from the order of the keys in its cache. If that is not the order of the text, a sliding
     window would be cut off in the wrong place; here the window is measured in positions.
@@ -47,7 +49,5 @@ def attention_mask(
         positions_BQ: position of each query in its text.
         positions_BK: position of each key.
     """
-    window = sliding_window(model.config)
-    if window is not None:
-        is_visible_BQK = is_visible_BQK & (positions_BQ[:, :, None] - positions_BK[:, None, :] < window)
-    return additive(is_visible_BQK, model.dtype)
+    distance_BQK = positions_BQ[:, :, None] - positions_BK[:, None, :]
+    return LayerMasks.of(model.config, is_visible_BQK, distance_BQK, model.dtype).argument

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.models.submodels import at_places
-from methods.common.masks import sliding_window
+from methods.onceedit.forward import attention_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,13 +28,13 @@ class Packed:
     Attributes:
         ids_BT: the ids.
         positions_BT: position of each id in its own sequence.
-        mask_B1TT: 0 where a query (third axis) sees a key (fourth), -inf elsewhere; padding sees itself.
+        is_visible_BTT: which keys (third axis) a query (second) may see, ignoring any window; padding sees itself.
         starts: row and column of the first id of each sequence.
     """
 
     ids_BT: Tensor
     positions_BT: Tensor
-    mask_B1TT: Tensor
+    is_visible_BTT: Tensor
     starts: tuple[tuple[int, int], ...]
 
 
@@ -56,8 +56,7 @@ def packed(sequences: Sequence[Sequence[int]], device: torch.device) -> Packed:
         table_3BT[2, row, place] = index
     ids_BT, positions_BT, sequence_BT = table_3BT.to(device, non_blocking=True)
     is_own_BTT = (sequence_BT[:, :, None] == sequence_BT[:, None, :]).tril()
-    mask_BTT = torch.zeros(is_own_BTT.shape, device=device).masked_fill_(~is_own_BTT, -torch.inf)
-    return Packed(ids_BT, positions_BT, mask_BTT[:, None], tuple(starts))
+    return Packed(ids_BT, positions_BT, is_own_BTT, tuple(starts))
 
 
 def packed_hidden_at(
@@ -69,16 +68,11 @@ def packed_hidden_at(
         model: a causal language model in fp32, or under autocast, with `sdpa` or `eager` attention.
         sequences: ids of each sequence.
         at: the positions, each a sequence and an index into it.
-
-    Raises:
-        ValueError: if a sequence is longer than the model's attention window, which the mask does not implement.
     """
-    window, longest = sliding_window(model.config), max(map(len, sequences))
-    if window is not None and longest > window:
-        raise ValueError(f"a sequence of {longest} ids is longer than the attention window of {window}")
     batch = packed(sequences, model.device)
+    mask = attention_mask(model, batch.is_visible_BTT, batch.positions_BT, batch.positions_BT)
     hidden_BTD: Tensor = model.base_model(
-        input_ids=batch.ids_BT, position_ids=batch.positions_BT, attention_mask=batch.mask_B1TT, use_cache=False
+        input_ids=batch.ids_BT, position_ids=batch.positions_BT, attention_mask=mask, use_cache=False
     )[0]
     places = [(batch.starts[sequence][0], batch.starts[sequence][1] + index) for sequence, index in at]
     return at_places(hidden_BTD, places)

@@ -14,7 +14,9 @@ from torch import Tensor
 from harness.identity import digest
 from harness.models.architecture import LAYOUTS
 from harness.models.batching import length_sorted
+from harness.models.loaded import logits_of
 from harness.models.precision import at_least_fp32
+from harness.models.rope import make_rowwise
 from harness.records import EditRequest
 from methods.onceedit.forward import hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
@@ -46,7 +48,7 @@ class Reading:
     @cached_property
     def probs_BU(self) -> Tensor:
         """Next-token probabilities over the plug-in's vocabulary, at least fp32; 0 for `[WEIGHT]`."""
-        logits_BU = at_least_fp32(self.plugin.model.get_output_embeddings()(self.hidden_BD))
+        logits_BU = at_least_fp32(logits_of(self.plugin.model, self.hidden_BD))
         logits_BU[:, self.plugin.weight_id] = -torch.inf
         return logits_BU.softmax(dim=-1)
 
@@ -107,6 +109,7 @@ class EditedPlugin:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=LAYOUTS[architecture].attention_kernel, local_files_only=True
         )
+        make_rowwise(model)
         model = model.to(device).eval().requires_grad_(False)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         return cls(model, tokenizer, calibration["weight_id"], calibration)

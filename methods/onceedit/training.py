@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.api import Advance
 from harness.errors import UserError
+from harness.models.loaded import capped
 from harness.models.precision import at_least_fp32
 from methods.onceedit.packing import packed_hidden_at
 from methods.onceedit.rows import TrainingRow, epoch_batches, negatives_per_epoch
@@ -131,7 +132,7 @@ def losses(
     # `non_blocking` throughout, because a plain copy would wait for all work queued on the device
     device = model.device
     target_L = torch.tensor([rows[row].ids[at] for row, at in labels], dtype=torch.long).to(device, non_blocking=True)
-    logits_LV = torch.cat([model.get_output_embeddings()(hidden_LD), entry(hidden_LD)], dim=-1)
+    logits_LV = capped(model, torch.cat([model.get_output_embeddings()(hidden_LD), entry(hidden_LD)], dim=-1))
     entropy = functional.cross_entropy(logits_LV, target_L, reduction="sum")
     right = (logits_LV.argmax(dim=-1) == target_L).sum()
 

@@ -4,7 +4,7 @@ import torch
 
 from harness import registry
 from harness.evaluation.probes import probe_queries
-from harness.models.catalogue import reference
+from harness.models.catalogue import CATALOGUE, reference
 from harness.models.weights import weight_hash
 from harness.store.store import Store
 from harness.suite import hparams
@@ -62,9 +62,10 @@ EDITING = [name for name in METHODS if registry.find_method(name).spec.edits]
 class Bench:
     """One method on one model with everything that it needs, its artifacts built."""
 
-    def __init__(self, folder, store, method, architecture):
+    def __init__(self, folder, store, method, architecture, **options):
         torch.set_num_threads(1)
-        values = hparams.resolve(method, f"tiny/{architecture}", OPTIONS[method]).values
+        like = architecture if f"tiny/{architecture}" in CATALOGUE else "llama"
+        values = hparams.resolve(method, f"tiny/{like}", OPTIONS[method] | options).values
         cls = registry.find_method(method)
         self.editor = cls(cls.Hparams.model_validate(values))
         self.context = quiet_context(Store(store))

@@ -20,6 +20,7 @@ from harness.models.tiny import recipe
 from harness.models.tiny.corpus import verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.records import DataRef
+from tests.helpers.tiny_models import FAMILIES, tiny_entry
 
 ARCHITECTURES = ("llama", "mistral", "gptj")
 RECORDS = 80
@@ -30,12 +31,22 @@ RECORDS = 80
 def small_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     """The tiny models' kind of tokenizer with a few hundred ids, so that answers have several tokens."""
     facts = verbalise(load(resolve("counterfact", "synthetic", 8, train=8)))
+    if architecture in FAMILIES:
+        return small_tokenizer("llama")
     size = {"llama": 500, "mistral": 440, "gptj": 520}[architecture]
     return train_tokenizer(recipe.TOKENIZERS[f"tiny/{architecture}"], size, facts, boost=1)
 
 
 def small_entry(architecture: str, hub_id: str = "") -> CatalogueEntry:
-    """Two layers of width 32, with as many positions as the tiny models."""
+    """Two layers of width 32, with as many positions as the tiny models; four if layers differ."""
+    if architecture in FAMILIES:
+        return dataclasses.replace(
+            tiny_entry(architecture),
+            name=f"small-{architecture}",
+            hub_id=hub_id,
+            n_layers=4,
+            vocab=len(small_tokenizer(architecture)),
+        )
     return dataclasses.replace(
         CATALOGUE[f"tiny/{architecture}"],
         name=f"small-{architecture}",

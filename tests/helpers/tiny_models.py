@@ -1,8 +1,11 @@
 """Two-layer models with random weights and a tokenizer of their own, for tests that need a real forward pass."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
@@ -14,6 +17,18 @@ from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
 
 ARCHITECTURES = ("llama", "mistral", "gptj")
+
+FAMILIES = {
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "head_dim": 16},
+    "phi3": {"sliding_window": 4, "pad_token_id": 0},
+    "gemma2": {"sliding_window": 4, "head_dim": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": 4.0},
+    "gemma3_text": {"sliding_window": 4, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2},
+    "gpt_neo": {"window_size": 4},
+    "gpt_neox": {},
+}
+"""Further architectures, whose layers differ: some have a window of four ids and others none, or other rotary positions."""
+TIED = ("gemma2", "gemma3_text", "gpt_neo")
 
 SENTENCES = (
     "The mother tongue of Danielle Darrieux is French",
@@ -35,7 +50,7 @@ QUESTIONS = (
 
 @cache
 def tiny_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
-    """`▁` words with a BOS for Llama and Mistral, `Ġ` bytes without one for GPT-J."""
+    """`Ġ` bytes without a BOS for GPT-J, `▁` words with one for all others."""
     backend = Tokenizer(BPE(unk_token="<unk>"))
     has_spaces = architecture != "gptj"
     alphabet = [] if has_spaces else pre_tokenizers.ByteLevel.alphabet()
@@ -43,7 +58,7 @@ def tiny_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
         pre_tokenizers.Metaspace(prepend_scheme="first") if has_spaces else pre_tokenizers.ByteLevel(False)
     )
     backend.decoder = decoders.Metaspace(prepend_scheme="first") if has_spaces else decoders.ByteLevel()
-    size = {"llama": 300, "mistral": 260, "gptj": 330}[architecture]
+    size = {"mistral": 260, "gptj": 330}.get(architecture, 300)
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
@@ -54,24 +69,45 @@ def tiny_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
 
 
 def tiny_entry(architecture: str) -> CatalogueEntry:
-    """Two layers of width 32; Mistral's window is shorter than the tests' prompts."""
+    """Two layers of width 32; windows are shorter than the tests' prompts."""
+    settings = {"llama": {}, "mistral": {"sliding_window": 5}, "gptj": {"rotary_dim": 4}, **FAMILIES}[architecture]
+    shape = {"n_layers": 2, "hidden": 32, "ffn": 48, "vocab": len(tiny_tokenizer(architecture)), "settings": settings}
+    if architecture in ARCHITECTURES:
+        return dataclasses.replace(CATALOGUE[f"tiny/{architecture}"], **shape)
     return dataclasses.replace(
-        CATALOGUE[f"tiny/{architecture}"],
-        n_layers=2,
-        hidden=32,
-        ffn=48,
-        vocab=len(tiny_tokenizer(architecture)),
-        settings={"llama": {}, "mistral": {"sliding_window": 5}, "gptj": {"rotary_dim": 4}}[architecture],
+        CATALOGUE["tiny/llama"],
+        name=f"tiny/{architecture}",
+        architecture=architecture,
+        n_kv_heads=4 if architecture.startswith("gpt") else 2,
+        tied=architecture in TIED,
+        **shape,
     )
+
+
+@contextmanager
+def catalogued_families() -> Iterator[None]:
+    """The catalogue has an entry `tiny/<architecture>` for each of `FAMILIES` inside the body."""
+    with pytest.MonkeyPatch.context() as patch:
+        for architecture in FAMILIES:
+            patch.setitem(CATALOGUE, f"tiny/{architecture}", tiny_entry(architecture))
+        yield
+
+
+def precise(architecture: str) -> torch.dtype:
+    """The widest precision that a model of this architecture can run in.
+
+    Gemma 2 computes its softmax in fp32, where the masks that transformers makes for an fp64 model are infinite.
+    """
+    return torch.float32 if architecture == "gemma2" else torch.float64
 
 
 def rounding(architecture: str, fp64: float, fp32: float = 1e-5) -> float:
     """The error that a test of models in fp64 allows for.
 
-    GPT-J computes its attention scores in fp32 whatever its weights are, and how these round depends on the shape of the batch
-    and on the machine.
+    GPT-J and GPT-Neo compute their attention scores in fp32 whatever their weights are, and Gemma its norms, and how these
+    round depends on the shape of the batch and on the machine.
     """
-    return fp32 if architecture == "gptj" else fp64
+    return fp64 if architecture in ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt_neox") else fp32
 
 
 def tiny_model(architecture: str, seed: int = 0) -> LoadedModel:

@@ -13,7 +13,7 @@ from harness.models.random_weights import random_model
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common import moments, prefixes
-from tests.helpers.tiny_models import tiny_entry, tiny_tokenizer
+from tests.helpers.tiny_models import precise, tiny_entry, tiny_tokenizer
 
 FACTS = (
     ("The mother tongue of Danielle Darrieux is", "Danielle Darrieux", "Iceland"),
@@ -65,7 +65,7 @@ def easy_requests(model):
     ]
 
 
-def able_model(architecture, dtype=torch.float64):
+def able_model(architecture, dtype=None):
     """A model of three blocks, so that one lies behind two edited ones, which can be sure of an answer.
 
     With the usual small head no probability nears 1.
@@ -76,7 +76,11 @@ def able_model(architecture, dtype=torch.float64):
         if parameter.dim() == 2:
             parameter.mul_(8)
     inner.get_output_embeddings().weight.mul_(8)
-    return LoadedModel(ModelRef(f"tiny/{architecture}", "trained"), inner.to(dtype), tiny_tokenizer(architecture))
+    return LoadedModel(
+        ModelRef(f"tiny/{architecture}", "trained"),
+        inner.to(dtype or precise(architecture)),
+        tiny_tokenizer(architecture),
+    )
 
 
 def write_prefixes(folder, texts=PREFIXES, groups=((10, 1),)):

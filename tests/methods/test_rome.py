@@ -7,6 +7,7 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from harness.models.routed import output_replaced
 from harness.models.weights import weight_hash
 from harness.records import DataRef
 from harness.tokens import joint_query
@@ -15,7 +16,7 @@ from methods.common.rewrites import rewrite
 from methods.common.solves import Factor
 from methods.common.values import optimise
 from methods.rome import Rome, RomeHparams, rank_one
-from tests.helpers.tiny_models import rounding
+from tests.helpers.tiny_models import catalogued_families, rounding
 from tests.helpers.tiny_rome import (
     MOMENTS,
     PREFIXES,
@@ -231,3 +232,29 @@ def test_a_layer_that_the_model_does_not_have_is_found_by_the_plan():
 def test_layers_must_ascend(layers):
     with pytest.raises(ValueError, match="layers"):
         rome(layers=layers)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3_text", "gpt_neo", "gpt_neox"])
+def test_the_vector_that_the_matrix_now_adds_is_the_one_that_was_optimised(architecture, tmp_path):
+    """In the matrix's own output, whatever the block does with it: there it gives the fact the probability that was reached."""
+    with catalogued_families():
+        model = able_model(architecture)
+        request = min(easy_requests(model), key=lambda request: probability(model, request))
+        row = rewrite(model, request, (), "joint").contexts[0]
+        before, (_, plain_V, _) = probability(model, request), watch(model, 1, row.ids, row.pivot)
+        artifacts = {"prefixes": write_prefixes(tmp_path, texts=(), groups=())}
+        edited = rome(layers=[1]).edit(model, [request], artifacts, TinyContext())
+        _, value_V, _ = watch(model, 1, row.ids, row.pivot)
+        edited.revert()
+
+        def add(_, outputs_1TV):
+            moved_1TV = outputs_1TV.clone()
+            moved_1TV[0, row.pivot] += value_V - plain_V
+            return moved_1TV
+
+        with output_replaced(model.module(model.layout.value_matrix, 1), add):
+            reached = probability(model, request)
+        assert reached > 1.01 * before
+        assert reached == pytest.approx(
+            edited.diagnostics()["value_probability"], rel=rounding(architecture, 1e-5, 1e-3)
+        )

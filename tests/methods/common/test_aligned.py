@@ -3,17 +3,20 @@
 import pytest
 import torch
 
+from harness.models.routed import matrix, output_replaced
 from methods.common.aligned import PivotRow, Suffix, advance, capturing, enter
 from methods.common.rewrites import rewrite
-from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_models import ARCHITECTURES, FAMILIES, catalogued_families, precise, rounding, tiny_model
 from tests.helpers.tiny_rome import PREFIXES, able_model, adding, requests, watch
 
-TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-SINGLE = {"rtol": 1e-5, "atol": 1e-6}
-"""GPT-J computes attention scores in float32 whatever the model is."""
+
+@pytest.fixture(scope="module", autouse=True)
+def _families():
+    with catalogued_families():
+        yield
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=[*ARCHITECTURES, *FAMILIES])
 def model(request):
     torch.set_num_threads(1)
     return able_model(request.param)
@@ -28,15 +31,19 @@ def rows_of(model):
 
 
 def deltas(model, n):
-    return 0.3 * torch.randn(n, model.model.config.hidden_size, generator=torch.Generator().manual_seed(1)).double()
+    return 0.3 * torch.randn(n, model.model.config.hidden_size, generator=torch.Generator().manual_seed(1)).to(
+        precise(model.entry.architecture)
+    )
 
 
 def assert_close(model, fast, slow):
-    torch.testing.assert_close(fast, slow, **SINGLE if model.entry.architecture == "gptj" else TIGHT)
+    architecture = model.entry.architecture
+    rtol, atol = rounding(architecture, fp64=1e-9), rounding(architecture, fp64=1e-9, fp32=1e-5)
+    torch.testing.assert_close(fast, slow, rtol=rtol, atol=atol)
 
 
 def logits(model, hidden_D):
-    return model.head(model.final_norm(hidden_D))
+    return model.logits(model.final_norm(hidden_D))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
@@ -46,6 +53,25 @@ def test_a_suffix_says_what_the_whole_model_says_of_each_row_alone(model, layer)
     hidden_BSD = Suffix(model, enter(model, rows, layer), layer).run(delta_BD)
     for index, row in enumerate(rows):
         with torch.no_grad(), adding(model, max(layer - 1, 0), row.pivot, delta_BD[index]):
+            slow_TV = model.model(input_ids=torch.tensor([row.ids])).logits[0]
+        for place in range(row.pivot, len(row.ids)):
+            assert_close(model, logits(model, hidden_BSD[index, place - row.pivot]), slow_TV[place])
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_vector_may_be_added_to_the_output_of_the_value_matrix(model, layer):
+    """Where the block normalises that output, this is not the same as adding it to the stream."""
+    rows = rows_of(model)
+    delta_BD = deltas(model, len(rows))
+    hidden_BSD = Suffix(model, enter(model, rows, layer), layer, at_value=True).run(delta_BD)
+    for index, row in enumerate(rows):
+
+        def add(_, outputs_1TD, row=row, delta_D=delta_BD[index]):
+            moved_1TD = outputs_1TD.clone()
+            moved_1TD[0, row.pivot] += delta_D
+            return moved_1TD
+
+        with torch.no_grad(), output_replaced(matrix(model, layer), add):
             slow_TV = model.model(input_ids=torch.tensor([row.ids])).logits[0]
         for place in range(row.pivot, len(row.ids)):
             assert_close(model, logits(model, hidden_BSD[index, place - row.pivot]), slow_TV[place])
@@ -62,7 +88,7 @@ def test_the_gradient_of_the_added_vector_is_that_of_the_whole_model(model):
         with adding(model, 0, row.pivot, delta_D):
             end_V = model.model(input_ids=torch.tensor([row.ids])).logits[0, -1]
         (slow_D,) = torch.autograd.grad(end_V.logsumexp(-1), delta_D)
-        assert slow_D.abs().max() > 1e-3
+        assert slow_D.abs().max() > 1e-4
         assert_close(model, fast_BD[index], slow_D)
 
 
@@ -130,10 +156,3 @@ def test_half_precision_has_numbers_everywhere():
     assert hidden_BSD.dtype == torch.bfloat16
     assert stream.residual_BTD.isfinite().all()
     assert hidden_BSD.isfinite().all()
-
-
-def test_a_model_whose_layers_see_differently_far_is_refused():
-    model = tiny_model("mistral")
-    model.model.config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="no common mask"):
-        enter(model, [PivotRow((5, 6), 1)], 0)

@@ -1,19 +1,36 @@
-"""Masks: a window is read only where it holds for all layers; what is not visible weighs nothing, in any precision."""
+"""Masks: each kind of layer has its own window; what is not visible weighs nothing, in any precision."""
 
 import pytest
 import torch
 from transformers import Qwen2Config
 
-from methods.common.masks import additive, sliding_window
+from methods.common.masks import LayerMasks, additive, windows
 
 
-def test_one_mask_serves_all_layers_or_the_model_is_refused():
-    config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert sliding_window(config) == 4
-    assert sliding_window(Qwen2Config(num_hidden_layers=2, sliding_window=4)) is None
+def test_layers_of_one_kind_share_a_mask_and_others_have_one_by_their_type():
+    config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=2, max_window_layers=0)
+    is_visible_1QK = torch.ones(1, 3, 3).tril().bool()
+    back_QK = torch.arange(3)[:, None] - torch.arange(3)
+    windowed = [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+
+    def seen(mask_11QK):
+        return (mask_11QK[0, 0] == 0).int().tolist()
+
+    assert seen(LayerMasks.of(config, is_visible_1QK, back_QK, torch.float32).argument) == windowed
     config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="some layers have a sliding window"):
-        sliding_window(config)
+    mixed = LayerMasks.of(config, is_visible_1QK, back_QK, torch.float32)
+    assert {kind: seen(mask) for kind, mask in mixed.argument.items()} == {
+        "full_attention": [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
+        "sliding_attention": windowed,
+    }
+    assert mixed[:, :, 1:].argument["sliding_attention"].shape == (1, 1, 2, 3)
+
+
+def test_layers_with_another_attention_are_refused():
+    config = Qwen2Config(num_hidden_layers=2)
+    config.layer_types = ["full_attention", "chunked_attention"]
+    with pytest.raises(ValueError, match="no mask for layers of type chunked_attention"):
+        windows(config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -7,7 +7,7 @@ from harness.models.routed import matrix, output_replaced
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common.paused import Paused, edit_queries
-from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
+from tests.helpers.tiny_models import ARCHITECTURES, FAMILIES, catalogued_families, precise, tiny_model
 
 QUESTIONS = [
     ("The mother tongue of Danielle Darrieux is", "French"),
@@ -19,11 +19,17 @@ TOLERANCE = 1e-5
 """Norms of Llama and Mistral compute in fp32, whatever the model's precision."""
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(scope="module", autouse=True)
+def _families():
+    with catalogued_families():
+        yield
+
+
+@pytest.fixture(params=[*ARCHITECTURES, *FAMILIES])
 def model(request):
     torch.set_num_threads(1)
     loaded = tiny_model(request.param)
-    loaded.model.double()
+    loaded.model.to(precise(request.param))
     return loaded
 
 
@@ -45,6 +51,7 @@ def slow_loss(model, query, layer, output_TD):
 def test_losses_and_gradients_are_those_of_the_whole_model(layer, model, queries):
     paused = Paused(model, queries, layer)
     given_BTD = torch.randn(paused.outputs_BTD.shape, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    given_BTD = given_BTD.to(paused.outputs_BTD.dtype)
     given_BTD.requires_grad_(True)
     losses_B = paused.losses(given_BTD)
     (gradient_BTD,) = torch.autograd.grad(losses_B.sum(), given_BTD)
@@ -66,7 +73,7 @@ def test_inputs_and_outputs_are_those_of_the_matrix(model, queries):
         seen = []
         with output_replaced(matrix(model, 1), lambda x, y, seen=seen: (seen.append(x[0]), y)[1]), torch.no_grad():
             model.model(input_ids=torch.tensor([query.prompt_ids + query.target_ids]))
-        torch.testing.assert_close(paused.inputs_BTK[row, : len(seen[0])], seen[0])
+        torch.testing.assert_close(paused.inputs_BTK[row, : len(seen[0])], seen[0], rtol=TOLERANCE, atol=TOLERANCE)
         assert paused.mask_BT[row].sum() == len(query.prompt_ids) + len(query.target_ids)
         assert paused.prompt_BT[row].nonzero().flatten().tolist() == list(range(len(query.prompt_ids)))
 
@@ -75,7 +82,9 @@ def test_rows_may_be_padded_on_either_side(model, queries):
     right, left = Paused(model, queries, 1), Paused(model, queries, 1, left_padded)
     for row, query in enumerate(queries):
         length = len(query.prompt_ids) + len(query.target_ids)
-        torch.testing.assert_close(left.inputs_BTK[row, -length:], right.inputs_BTK[row, :length])
+        torch.testing.assert_close(
+            left.inputs_BTK[row, -length:], right.inputs_BTK[row, :length], rtol=TOLERANCE, atol=TOLERANCE
+        )
         torch.testing.assert_close(left.prompt_BT[row, -length:], right.prompt_BT[row, :length])
     losses_B = left.losses(left.outputs_BTD)
     torch.testing.assert_close(losses_B, right.losses(right.outputs_BTD), rtol=TOLERANCE, atol=0)

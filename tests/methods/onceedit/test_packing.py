@@ -17,7 +17,7 @@ def sequences():
 
 
 @pytest.mark.parametrize("row_tokens", [1, 16, 64])
-@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gptj"])
 def test_every_hidden_state_is_the_one_that_its_sequence_has_alone(architecture, row_tokens, sequences, monkeypatch):
     monkeypatch.setattr(packing, "ROW_TOKENS", row_tokens)
     model = tiny_model(architecture).model
@@ -43,10 +43,3 @@ def test_a_gradient_reaches_the_sequence_that_is_read_and_no_other(sequences):
     own, *others = [[10, 11, 12], [20, 21], [30, 31, 32, 33]]
     packed_hidden_at(model, [own, *others], [(0, 1)]).sum().backward()
     assert embeddings.weight.grad.abs().sum(dim=1).nonzero().squeeze(-1).tolist() == own[:2]
-
-
-def test_a_sequence_longer_than_the_attention_window_is_refused(sequences):
-    model = tiny_model("mistral").model
-    packed_hidden_at(model, [sequences[7]], [(0, 0)])
-    with pytest.raises(ValueError, match="12 ids is longer than the attention window of 5"):
-        packed_hidden_at(model, sequences, [(0, 0)])
