@@ -7,6 +7,7 @@ from harness.errors import UserError
 from harness.models import catalogue
 from harness.models.catalogue import CATALOGUE, ModelRef, availability, entry, names, reference
 from harness.records import DataRef
+from tests.helpers.tiny_models import FAMILIES, tiny_entry
 
 PUBLISHED_PARAMETERS = {
     "llama2-7b": 6_738_415_616,
@@ -34,15 +35,17 @@ def test_the_parameter_formula_equals_the_modules_of_every_architecture():
     from harness.models.random_weights import configuration
 
     tiny = [name for name in names() if entry(name).is_trained_here]
-    for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *tiny):
+    entries = [entry(name) for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *tiny)]
+    for made in (*entries, *map(tiny_entry, FAMILIES)):
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(configuration(entry(name)))
-        assert sum(parameter.numel() for parameter in model.parameters()) == entry(name).parameters, name
-        layout = entry(name).layout
-        for path in (layout.block, layout.attention, layout.mlp, layout.value_matrix, layout.final_norm, layout.head):
-            model.get_submodule(path.format(0))
+            model = AutoModelForCausalLM.from_config(configuration(made))
+        assert sum(parameter.numel() for parameter in model.parameters()) == made.parameters, made.name
+        layout = made.layout
+        paths = [layout.block, layout.attention, layout.mlp, layout.value_matrix, layout.final_norm, layout.head]
+        for path in (*paths, layout.value_norm, layout.positions):
+            model.get_submodule((path or "").format(0))
         value_matrix = model.get_submodule(layout.value_matrix.format(0))
-        assert tuple(value_matrix.weight.shape) == (entry(name).hidden, entry(name).ffn)
+        assert tuple(value_matrix.weight.shape) == (made.hidden, made.ffn)
         assert model.get_submodule(layout.embeddings) is model.get_input_embeddings()
 
 
