@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import inspect
 import io
 import itertools
@@ -338,6 +338,53 @@ def cancel(options: SuiteOptions) -> int:
 
     suite = _suite(options)
     return end(Store(options.store), suite.name, suite.scale, _console())
+
+
+@app.command()
+def tune(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Method, as in a suite.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model, as in a suite.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Dataset, as in a suite.")] = "counterfact",
+    trials: Annotated[
+        int, typer.Option(parser=_count, metavar="N", help="Trials of the study, earlier ones included.")
+    ] = 20,
+    edits: Annotated[int, typer.Option(parser=_count, metavar="N", help="Dev records that a trial edits.")] = 30,
+    parallel: Annotated[
+        int, typer.Option(parser=_count, metavar="N", help="Trials proposed and launched together, for a cluster.")
+    ] = 1,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ranges to search; default: the method's search.yaml.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write; default: hparams/METHOD/MODEL.yaml.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    scale: Annotated[str | None, typer.Option(help="Scale, for example mini.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of upstream files.")] = None,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="Implementation of the method.")] = registry.NATIVE,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the search.")] = 0,
+    launch: Annotated[str | None, typer.Option(metavar="PROFILE", help="Launch profile.")] = None,
+    store: StoreOption = Path("results"),
+    plugin: PluginOption = None,
+) -> int:
+    """Search the hyper-parameters of a method for a model on dev records, and write the best ones to a file."""
+    from harness import tune as tuning
+    from harness.run.profiles import load_profile
+    from harness.store import provenance
+    from harness.store.store import Store
+
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("`harness tune` needs Optuna", fix="pip install 'editing-harness[tune]'")
+    question = tuning.Question(method, model, dataset, edits, scale, data, backend, space, seed)
+    search = tuning.Tuning(
+        question, Store(store), lambda suite: load_profile(launch or suite.launch, "--launch"), _console()
+    )
+    path = tuning.target(question, search.model, to, force)
+    result = search.run(trials, parallel)
+    tuning.write(result, question, path, provenance.command())
+    print(f"best of {result.trials} trials: {result.best}" + (f"; before: {result.before}" if result.before else ""))
+    print(f"wrote {path}")
+    return 0
 
 
 # ── Commands on a store

@@ -1,23 +1,27 @@
 """Hyper-parameters of a method on a model: from a file in which every value names its source, and from the suite.
 
-The files of a method are in `hparams/<method>/`, in the top-level package that the method's class comes from or next to the
-single file that defines it. For the model `tiny/llama` the first of these that exists is read: `tiny_llama.yaml`, `tiny.yaml`
-(the family: what is in front of the slash), `default.yaml`. Without any, the class of the method must have a default for every
-value.
+The files of a method are in `hparams/<method>/`: in the working directory, then in the top-level package that the method's
+class comes from or next to the single file that defines it. For the model `tiny/llama` the first of these that exists is read:
+`tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `default.yaml`. Without any, the class of the method
+must have a default for every value. `search.yaml` holds the ranges of `harness tune`.
 """
 
 import inspect
 import json
+import math
+import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
 from harness.errors import UserError, did_you_mean
+from harness.files import write_bytes
 from harness.yaml_source import Located, complaint, read_chain, validate
 
 if TYPE_CHECKING:
@@ -59,7 +63,7 @@ def resolve(
         at: `file:line` of the entry of the suite, for messages about all else.
         neighbours: words next to which options are written, one of which a misspelt option may have meant.
         backend: whose implementation of the method they are for.
-        folder: of the method's files, if not `folder_of` its class.
+        folder: of the method's files, if not `folders_of` its class.
 
     Raises:
         UserError: for an unknown method, key, variant or type, or a value that is missing, with its place.
@@ -67,9 +71,9 @@ def resolve(
     where = where or {}
     here = f"{at}: " if at else ""
     cls = registry.find_method(method, backend)
-    folder = folder or folder_of(cls)
-    path = find_file(folder, model)
-    file = _read(path) if path else _File({}, {})
+    folders = [folder] if folder else folders_of(cls)
+    path = find_file(folders, model)
+    file = _read(path, folders[-1]) if path else _File({}, {})
     if variant is not None and variant not in file.variants:
         guess = did_you_mean(variant, set(file.variants))
         there = f"{_shown(path)} has: {', '.join(file.variants) or 'none'}" if path else f"no file for {model}"
@@ -90,22 +94,69 @@ def resolve(
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
-        missing_in = _shown(folder / _file_names(model)[0])
+        missing_in = own_file(folders, model)
         raise UserError(_complaint(error, places, here, method, model, missing_in)) from None
     return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked})
 
 
-def folder_of(method: "type[Method]") -> Path:
-    """Where the files of a method are, whether there are any or not."""
+def folders_of(method: "type[Method]") -> list[Path]:
+    """Where the files of a method are, whether there are any or not: the user's folder, then the method's own."""
     package = sys.modules.get(method.__module__.partition(".")[0])
     paths = list(getattr(package, "__path__", []))  # of a single file, a plug-in, there are none
     home = Path(paths[0]) if paths else Path(inspect.getfile(method)).parent
-    return home / "hparams" / method.spec.name
+    return [Path("hparams", method.spec.name), home / "hparams" / method.spec.name]
 
 
-def find_file(folder: Path, model: str) -> Path | None:
-    """The most specific of a method's files for a model, or None."""
-    return next((path for name in _file_names(model) if (path := folder / name).is_file()), None)
+def find_file(folders: Sequence[Path], model: str, besides: Path | None = None) -> Path | None:
+    """The most specific of a method's files for a model, or None.
+
+    Args:
+        folders: where to look; of two files with one name, that in the first folder is taken.
+        model: name of the model.
+        besides: a file that does not count.
+    """
+    files = (folder / name for name in _file_names(model) for folder in folders)
+    return next((file for file in files if file.is_file() and not (besides and _is_same(file, besides))), None)
+
+
+def search_file(method: "type[Method]") -> Path | None:
+    """The file with the ranges that `harness tune` searches by default, or None."""
+    return next((file for folder in folders_of(method) if (file := folder / "search.yaml").is_file()), None)
+
+
+def own_file(folders: Sequence[Path], model: str) -> Path:
+    """The file for this model alone: in the method's own folder if that is below the working directory, else the user's."""
+    inside = [folder for folder in folders if folder.is_relative_to(Path.cwd())]
+    return _shown((inside or folders)[0] / _file_names(model)[0])
+
+
+def write_file(path: Path, base: Path | None, values: Mapping[str, Any], source: str, title: str) -> None:
+    """Write a file whose values have one source.
+
+    Args:
+        path: where.
+        base: file that it extends, or None.
+        values: JSON-like, by hyper-parameter.
+        source: a sentence.
+        title: first line, a comment.
+    """
+    lines = [f"# {title}"]
+    if base is not None:
+        lines.append(f"extends: {os.path.relpath(base.resolve(), path.parent.resolve())}")
+    for key, value in values.items():
+        entry = yaml.safe_dump(
+            {"value": value, "source": source},
+            default_flow_style=True,
+            sort_keys=False,
+            allow_unicode=True,
+            width=math.inf,
+        )
+        lines.append(f"{key}: {entry.strip()}")
+    write_bytes(path, "\n".join([*lines, ""]).encode())
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    return file.resolve() == other.resolve()
 
 
 def _file_names(model: str) -> list[str]:
@@ -139,11 +190,14 @@ class _File:
     variants: Mapping[str, Mapping[str, _Named]]
 
 
-def _read(path: Path) -> _File:
-    """A file and its bases. Each file is checked alone, so that no value inherits the source of another."""
+def _read(path: Path, installed: Path) -> _File:
+    """A file and its bases, which are looked up next to it and among the method's own.
+
+    Each file is checked alone, so that no value inherits the source of another.
+    """
     values: dict[str, _Named] = {}
     variants: dict[str, dict[str, _Named]] = {}
-    for document in read_chain(path):
+    for document in read_chain(path, installed):
         entries = dict(document.value)
         found = entries.pop("variants", Located({}, document.file, 1))
         values |= _values(entries)

@@ -516,7 +516,7 @@ def test_there_is_no_faithful_form_of_the_other_objective():
         ft_l(implementation="faithful-easyedit", objective="target_new")
 
 
-FILES = sorted(path.stem for path in hparams.folder_of(FtL).glob("*.yaml"))
+FILES = sorted(path.stem for path in hparams.folders_of(FtL)[-1].glob("*.yaml") if path.stem != "search")
 VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedit", "ft-m")
 
 

@@ -30,20 +30,20 @@ def folder(tmp_path) -> Path:
 
 
 def test_the_most_specific_file_is_read(folder):
-    assert hparams.find_file(folder, "tiny/llama").name == "default.yaml"
+    assert hparams.find_file([folder], "tiny/llama").name == "default.yaml"
     (folder / "tiny.yaml").write_text(FULL)
-    assert hparams.find_file(folder, "tiny/llama").name == "tiny.yaml"
-    assert hparams.find_file(folder, "llama2-7b").name == "default.yaml"
+    assert hparams.find_file([folder], "tiny/llama").name == "tiny.yaml"
+    assert hparams.find_file([folder], "llama2-7b").name == "default.yaml"
     (folder / "tiny_llama.yaml").write_text(FULL)
-    assert hparams.find_file(folder, "tiny/llama").name == "tiny_llama.yaml"
-    assert hparams.find_file(folder / "empty", "tiny/llama") is None
+    assert hparams.find_file([folder], "tiny/llama").name == "tiny_llama.yaml"
+    assert hparams.find_file([folder / "empty"], "tiny/llama") is None
 
 
 def test_the_files_of_every_implementation_are_in_the_package_of_its_class():
     home = Path(methods.__file__).parent / "hparams"
     for backend in (registry.NATIVE, "easyedit"):
         for name, method in registry.implementations(backend).all().items():
-            assert hparams.folder_of(method) == home / name
+            assert hparams.folders_of(method)[-1] == home / name
 
 
 PLUGIN = """\
@@ -76,7 +76,8 @@ def test_a_plugin_has_its_files_next_to_its_file_or_in_its_package(tmp_path, mon
         importlib.import_module(name)
         with pytest.raises(UserError) as caught:
             hparams.resolve("simple", "llama2-7b", {}, at="s.yaml:2")
-        assert str(caught.value) == f"s.yaml:2: method 'simple' has no value of 'layer' for llama2-7b: write {wanted}"
+        missing = "s.yaml:2: method 'simple' has no value of 'layer' for llama2-7b: write hparams/simple/llama2-7b.yaml"
+        assert str(caught.value) == missing
         wanted.parent.mkdir(parents=True)
         wanted.write_text("layer: {value: 3, source: book}\n")
         assert hparams.resolve("simple", "llama2-7b", {}).values == {"layer": 3}
@@ -155,7 +156,17 @@ def test_a_file_that_is_missing_leaves_the_defaults_of_the_class():
     assert hparams.resolve("none", "llama2-7b", {}).values == {}
 
 
-SHIPPED = sorted((Path(methods.__file__).parent / "hparams").glob("*/*.yaml"))
+def test_the_users_file_is_read_before_the_methods_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = hparams.resolve("ft-l", "tiny/llama", {})
+    (tmp_path / "hparams/ft-l").mkdir(parents=True)
+    (tmp_path / "hparams/ft-l/tiny_llama.yaml").write_text("extends: tiny.yaml\nlr: {value: 0.5, source: mine}\n")
+    found = hparams.resolve("ft-l", "tiny/llama", {})
+    assert found.values == {**before.values, "lr": 0.5}
+    assert found.sources["lr"] == "mine"
+
+
+SHIPPED = sorted((Path(methods.__file__).parent / "hparams").glob("*/[!s]*.yaml"))  # without search.yaml
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")

@@ -1,0 +1,196 @@
+"""Searches whose cells are scored by a formula instead of an edit."""
+
+import json
+import math
+
+import pytest
+import yaml
+from rich.console import Console
+
+from harness.api import Launcher, Summary
+from harness.errors import UserError
+from harness.store.store import Store
+from harness.suite import hparams
+from harness.tune import Question, Tuning, target, write
+from tests.helpers.commands import harness_here
+
+BEST_LR = 3e-4
+
+
+def scores(values, edits):
+    """Best at one learning rate; a late layer is better."""
+    reliability = math.exp(-(math.log(values["lr"] / BEST_LR) ** 2) / 4)
+    return {"reliability": reliability, "generality": values["layer"] / 3, "locality": 0.5}
+
+
+class Formula(Launcher):
+    """Writes the scores of `scores`; fails from the trial `fails_from` on, and is killed at `killed_at`."""
+
+    fails_from = killed_at = math.inf
+
+    def __init__(self):
+        self.cells = 0
+        self.edits = []
+
+    def run(self, plan, display, *, detach=False):
+        for cell in plan.todo():
+            if self.cells == self.killed_at:
+                raise KeyboardInterrupt
+            folder = plan.store.cell(cell.folder)
+            if self.cells >= self.fails_from:
+                with folder.failing("diverged"):
+                    pass
+            else:
+                with folder.writing() as path:
+                    found = {axis: {"score": each} for axis, each in scores(cell.hparams, cell.data.edits).items()}
+                    (path / "metrics.json").write_text(json.dumps({"generation": found}))
+            self.cells += 1
+            self.edits.append(cell.data.edits)
+        return Summary((), (), ())
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """A search of two hyper-parameters of FT-L, with the values in use in `hparams/`."""
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    space = tmp_path / "space.yaml"
+    space.write_text("lr: {log: [1.0e-5, 1.0e-1]}\nlayer: {depth: [0.0, 1.0]}\n")
+
+    def _search(launcher=None, edits=12, **options):
+        question = Question("ft-l", "tiny/llama", "counterfact", edits, scale="mini", space=space, **options)
+        launcher = launcher or Formula()
+        console = Console(file=(tmp_path / "lines.txt").open("a"), width=200)
+        return Tuning(question, Store(tmp_path / "results"), lambda suite: launcher, console)
+
+    return _search
+
+
+def lines(tmp_path):
+    return (tmp_path / "lines.txt").read_text().splitlines()
+
+
+def test_the_search_finds_what_scores_best_and_says_so_line_by_line(search, tmp_path):
+    result = search().run(16)
+    assert result.trials == 16
+    assert result.values["layer"] == 3
+    assert BEST_LR / 3 < result.values["lr"] < BEST_LR * 3
+    assert result.best.score > 0.7 > result.before.score, "the optimum is 2.5 / 3"
+    found = lines(tmp_path)
+    assert len(found) == 16
+    assert found[0].startswith("1/16  Score 0.")
+    assert any("stopped early: Score" in line and "after 4 edits" in line for line in found)
+    assert found[-1].endswith(f"[best {result.best.score:.3f}]")
+
+
+def test_the_first_trial_has_the_values_in_use(search):
+    tuning = search()
+    result = tuning.run(1)
+    assert result.values == {"layer": tuning.current.values["layer"], "lr": tuning.current.values["lr"]}
+    assert result.best == result.before
+
+
+def test_trials_edit_a_third_of_the_records_first_and_only_those_of_the_dev_split(search):
+    launcher = Formula()
+    tuning = search(launcher, edits=30)
+    tuning.run(2)
+    assert launcher.edits == [10, 30, 10, 30]
+    assert {cell.data.split for cell in tuning._plan({"current": {}}, 30).runnable} == {"dev"}
+
+
+def test_an_interrupted_search_continues_with_the_trial_it_lost_and_ends_the_same(search, tmp_path):
+    whole = search(edits=9)
+    expected = whole.run(7)
+    values = [trial.user_attrs["values"] for trial in whole.study.trials]
+
+    (tmp_path / "results").rename(tmp_path / "first")
+    launcher = Formula()
+    launcher.killed_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        search(launcher, edits=9).run(7)
+    again = search(edits=9)
+    result = again.run(7)
+    assert result == expected
+    ended = [trial.user_attrs["values"] for trial in again._ended()]
+    assert ended[: len(ended) // 2] == values[: len(ended) // 2]
+    assert len(ended) == 7
+    assert search(edits=9).run(7) == expected, "nothing is left to do"
+
+
+def test_a_trial_that_fails_says_why_and_the_search_goes_on(search, tmp_path):
+    launcher = Formula()
+    launcher.fails_from = 4
+    result = search(launcher).run(5)
+    assert result.trials == 5
+    assert [line.split("  ")[1] for line in lines(tmp_path)[2:]] == ["failed: diverged"] * 3
+
+
+def test_a_search_without_any_result_is_one_line(search):
+    launcher = Formula()
+    launcher.fails_from = 0
+    with pytest.raises(UserError, match="none of 2 trials has a result: diverged"):
+        search(launcher).run(2)
+
+
+def test_a_study_with_other_records_is_not_continued(search):
+    search().run(1)
+    with pytest.raises(UserError, match="this study has other ranges, records, weights or versions") as error:
+        search(edits=15).run(2)
+    assert error.value.fix.startswith("rm ")
+
+
+def test_trials_of_one_round_are_launched_together(search):
+    sizes = []
+
+    class Counting(Formula):
+        def run(self, plan, display, *, detach=False):
+            sizes.append(len(plan.todo()))
+            return super().run(plan, display, detach=detach)
+
+    search(Counting(), edits=8).run(8, parallel=4)
+    assert sizes == [4, 4]
+
+
+def test_the_file_takes_effect_and_names_the_source_of_each_value(search, tmp_path):
+    tuning = search()
+    result = tuning.run(6)
+    path = target(tuning.question, tuning.model, None, is_replaced=False)
+    assert str(path) == "hparams/ft-l/tiny_llama.yaml"
+    write(result, tuning.question, path, "harness tune ft-l …")
+    found = hparams.resolve("ft-l", "tiny/llama", {})
+    assert {key: found.values[key] for key in result.values} == result.values
+    assert found.values["steps"] == tuning.current.values["steps"]
+    source = found.sources["lr"]
+    assert source.startswith("tuned on dev: 12 records of counterfact, 6 trials, Score by generation 0.")
+    assert "harness tune ft-l …; 20" in source
+    assert hparams.resolve("ft-l", "tiny/mistral", {}).values == hparams.resolve("ft-l", "tiny/other", {}).values
+
+
+def test_an_existing_file_is_replaced_only_on_demand_and_does_not_extend_itself(search, tmp_path):
+    tuning = search()
+    path = target(tuning.question, tuning.model, None, is_replaced=False)
+    write(tuning.run(1), tuning.question, path, "first")
+    with pytest.raises(UserError, match=r"tiny_llama\.yaml already exists"):
+        target(tuning.question, tuning.model, None, is_replaced=False)
+    path = target(tuning.question, tuning.model, None, is_replaced=True)
+    write(tuning.run(2), tuning.question, path, "second")
+    assert yaml.safe_load(path.read_text())["extends"].endswith("methods/hparams/ft-l/tiny.yaml")
+    assert "second" in hparams.resolve("ft-l", "tiny/llama", {}).sources["lr"]
+
+
+def test_the_command_searches_and_writes_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.run.profiles.load_profile", lambda name, at: Formula())
+    (tmp_path / "space.yaml").write_text("lr: {log: [1.0e-5, 1.0e-1]}\n")
+    file = tmp_path / "best.yaml"
+    command = ["tune", "ft-l", "--model", "tiny/llama", "--trials", 2, "--edits", 5, "--scale", "mini"]
+    options = [*command, "--space", tmp_path / "space.yaml", "--store", tmp_path / "results", "--to", file]
+    done = harness_here(*options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2].startswith("best of 2 trials: Score 0.")
+    assert done.stdout.splitlines()[-1] == f"wrote {file}"
+    assert yaml.safe_load(file.read_text())["lr"]["source"].startswith(
+        "tuned on dev: 5 records of counterfact, 2 trials"
+    )
+    again = harness_here(*options)
+    assert again.returncode == 2
+    assert again.stderr.strip().endswith("already exists → --force to replace it, or --to FILE to write another")
