@@ -28,6 +28,12 @@ _FIXES = {
 }
 
 
+def cache_folder() -> Path:
+    """The user's cache folder of this project (`$XDG_CACHE_HOME/editing-harness`); what is in it can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
+    return Path(home).expanduser().absolute() / "editing-harness"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, default=plain) + "\n"

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.files import cache_folder
 
 COMMIT = "14cea8245f06715684592ab55184939b99d70784"
 """Commit of zjunlp/EasyEdit, 2026-07-14. Results may differ at other commits; all cited files and lines refer to this one."""
@@ -55,8 +56,7 @@ def place() -> Path:
 
 def fetched() -> Path:
     """Where `harness easyedit fetch` puts the checkout; the folder name contains the commit."""
-    cache_home = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
-    return Path(cache_home).expanduser().absolute() / "editing-harness" / f"easyedit-{COMMIT[:12]}"
+    return cache_folder() / f"easyedit-{COMMIT[:12]}"
 
 
 def is_present() -> bool:
