@@ -277,7 +277,7 @@ class Tuning:
         launcher = self._launch(plan.suite)
         reasons = lacks(plan, launcher)
         if reasons:
-            raise UserError(reasons[0], fix=f"python -m harness plan {plan.arguments}")
+            raise UserError(reasons[0], fix=plan.command("plan"))
         shown = f"{', '.join(f'trial {number}' for number in trials)}: {edits} edits"
         with self.store.locked(), self.console.status(shown):
             launcher.run(plan, Display(Console(file=io.StringIO())))
