@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.code import source_hash
 from harness.identity import digest
 from harness.records import DataRef, Dataset, EditRequest
 from harness.registry import MethodSpec
@@ -56,6 +57,10 @@ class Hparams(BaseModel):
         """Successive optimiser steps per edit that no other edit shares; each costs at least the start of its kernels."""
         return 0.0
 
+    def identity(self) -> dict[str, Any]:
+        """Values that decide a result, JSON-like: all of them, unless a subclass leaves out where files are."""
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True)
 class ArtifactSpec:
@@ -83,9 +88,15 @@ class ArtifactSpec:
 
     @cached_property
     def key(self) -> str:
-        """Content address: hash of the name, the identity and the keys of all dependencies."""
+        """Content address: hash of `content` and the keys of all dependencies."""
         needs = {role: need.key for role, need in self.needs.items()}
-        return digest({"name": self.name, "identity": self.identity, "needs": needs}, 16)
+        return digest({**self.content, "needs": needs}, 16)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The name, the identity and, if the builder is from outside this project, the hash of its code."""
+        code = source_hash(self.builder.partition(":")[0])
+        return {"name": self.name, "identity": self.identity, **({"code": code} if code else {})}
 
     def closure(self) -> Iterator["ArtifactSpec"]:
         """Yield all dependencies and then the artifact itself, in build order; shared dependencies are repeated."""
@@ -96,7 +107,7 @@ class ArtifactSpec:
     def description(self) -> dict[str, Any]:
         """Content of artifact.json."""
         needs = {role: need.key for role, need in self.needs.items()}
-        return {"name": self.name, "kind": self.kind, "key": self.key, "identity": self.identity, "needs": needs}
+        return {**self.content, "kind": self.kind, "key": self.key, "needs": needs}
 
 
 class Clock(Protocol):

@@ -20,8 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from harness.code import source_hash
 from harness.commands import PLUGINS, harness_command, plugin_names
 from harness.errors import UserError, did_you_mean
+from harness.identity import digest
 
 if TYPE_CHECKING:
     from harness.api import Backend, Launcher, Method
@@ -278,6 +280,23 @@ def load_plugins() -> None:
     """
     for name in plugin_names():
         _import_plugin(name)
+
+
+def code_of(item: Any) -> dict[str, Any]:
+    """Identify what an object's class computes, beyond its own version; empty if all of it is this project's.
+
+    Contains the hash of source from outside this project, the versions of registered methods that the class is derived from, and
+    what a method says itself about third-party code.
+    """
+    classes = type(item).__mro__
+    modules = {cls.__module__ for cls in classes} - sys.stdlib_module_names
+    sources = sorted(filter(None, map(source_hash, modules)))
+    said = dict(item.code_identity()) if hasattr(item, "code_identity") else {}
+    if not sources:
+        return said
+    specs = [vars(cls)["spec"] for cls in classes[1:] if "spec" in vars(cls)]
+    bases = {spec.name: spec.version for spec in specs}
+    return {**said, "source": digest(sources), **({"derived_from": bases} if bases else {})}
 
 
 def source_file(item: Any) -> Path | None:

@@ -97,7 +97,7 @@ def artifact(
         identity={
             "model": model.identity(),
             "data": data.identity(),
-            "protocols": {name: registry.protocols.get(name).version for name in protocols},
+            "protocols": protocol_versions(protocols),
             "batch_size": batch_size,
         },
         builder="harness.evaluation.unedited:build",
@@ -105,6 +105,16 @@ def artifact(
         needs=model.artifacts(),
         passes=len(protocols) * (LOCALITY_PROBES * data.edits + data.unrelated),
     )
+
+
+def protocol_versions(names: Sequence[str]) -> dict[str, Any]:
+    """What identifies each protocol: its version, and a hash of its code if that is from outside this project."""
+    found = {name: registry.protocols.get(name) for name in names}
+    codes = {name: registry.code_of(protocol) for name, protocol in found.items()}
+    return {
+        name: {"version": protocol.version, "code": codes[name]} if codes[name] else protocol.version
+        for name, protocol in found.items()
+    }
 
 
 def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:

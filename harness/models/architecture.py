@@ -1,7 +1,9 @@
-"""The supported architectures: module paths and parameter counts. Does not import torch."""
+"""The supported architectures: module paths, tensors and parameter counts. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 Architecture = Literal[
@@ -85,6 +87,81 @@ LAYOUTS: dict[Architecture, Layout] = {
     "gpt_neox": Layout.of("gpt_neox.layers", "attention", "dense_4h_to_h", "final_layer_norm", "embed_in", "sdpa"),
 }
 """Layouts by `model_type` of the configuration."""
+
+
+COMPUTED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+"""Ends of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
+
+
+DESCRIBED = ("llama", "mistral", "qwen2", "gptj")
+"""Architectures whose tensors `tensor_shapes` knows; those of others are verified when a model is loaded."""
+
+
+@cache
+def tensor_shapes(
+    architecture: Architecture,
+    n_layers: int,
+    *,
+    hidden: int,
+    ffn: int,
+    vocab: int,
+    n_heads: int,
+    n_kv_heads: int,
+    head_size: int,
+    tied: bool,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
+) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of a model's parameters, as a checkpoint holds them.
+
+    Args:
+        tied: whether head and embeddings share one matrix, which is then listed as the embeddings only.
+        attention_bias, mlp_bias: options of Llama's configuration.
+        n_layers, hidden, ffn, vocab, n_heads, n_kv_heads, head_size: see `CatalogueEntry`.
+    """
+    if architecture == "gptj":
+        base, embeddings, norms = "transformer", "wte", {"ln_f.weight": (hidden,), "ln_f.bias": (hidden,)}
+        blocks = "transformer.h"
+        block: dict[str, tuple[int, ...]] = {
+            "ln_1.weight": (hidden,),
+            "ln_1.bias": (hidden,),
+            **{f"attn.{name}_proj.weight": (hidden, hidden) for name in ("q", "k", "v", "out")},
+            "mlp.fc_in.weight": (ffn, hidden),
+            "mlp.fc_in.bias": (ffn,),
+            "mlp.fc_out.weight": (hidden, ffn),
+            "mlp.fc_out.bias": (hidden,),
+        }
+        head: dict[str, tuple[int, ...]] = {"lm_head.weight": (vocab, hidden), "lm_head.bias": (vocab,)}
+    else:
+        base, embeddings, norms, blocks = "model", "embed_tokens", {"norm.weight": (hidden,)}, "model.layers"
+        rows = {
+            "self_attn.q_proj": n_heads * head_size,
+            "self_attn.k_proj": n_kv_heads * head_size,
+            "self_attn.v_proj": n_kv_heads * head_size,
+            "self_attn.o_proj": hidden,
+            "mlp.gate_proj": ffn,
+            "mlp.up_proj": ffn,
+            "mlp.down_proj": hidden,
+        }
+        columns = {"self_attn.o_proj": n_heads * head_size, "mlp.down_proj": ffn}
+        has_bias = dict.fromkeys(rows, attention_bias) | {name: mlp_bias for name in rows if name.startswith("mlp.")}
+        if architecture == "qwen2":
+            has_bias |= {f"self_attn.{name}_proj": name != "o" for name in "qkvo"}
+        block = {
+            "input_layernorm.weight": (hidden,),
+            "post_attention_layernorm.weight": (hidden,),
+            **{f"{name}.weight": (count, columns.get(name, hidden)) for name, count in rows.items()},
+            **{f"{name}.bias": (count,) for name, count in rows.items() if has_bias[name]},
+        }
+        head = {"lm_head.weight": (vocab, hidden)}
+    if tied:
+        del head["lm_head.weight"]
+    layers = {f"{blocks}.{layer}.{name}": shape for layer in range(n_layers) for name, shape in block.items()}
+    around = {
+        f"{base}.{embeddings}.weight": (vocab, hidden),
+        **{f"{base}.{name}": shape for name, shape in norms.items()},
+    }
+    return MappingProxyType({**around, **layers, **head})
 
 
 @dataclass(frozen=True, slots=True)

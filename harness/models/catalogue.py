@@ -26,7 +26,9 @@ class ModelRef:
             The identity contains `sha256` instead.
         dtype: `float32`, `bfloat16` or `float16`.
         corpus: the dataset whose facts a tiny model is trained on.
-        sha256: hash of `source`: of a local checkpoint (see `checkpoint.Checkpoint`), of a tokenizer, or of the hub id.
+        sha256: hash of the files of `source`: of a checkpoint (see `checkpoint.Checkpoint`) or of a tokenizer. Empty while a hub
+            model is not on this machine.
+        revision: of a hub model, the commit whose files these are; as in the suite while it is not on this machine.
     """
 
     name: str
@@ -35,15 +37,22 @@ class ModelRef:
     dtype: str = "float32"
     corpus: DataRef | None = None
     sha256: str = ""
+    revision: str = ""
+
+    @property
+    def is_to_download(self) -> bool:
+        """Whether it is a hub model whose files are not on this machine, so that they cannot identify it yet."""
+        return self.weights == "pretrained" and bool(self.source) and not self.sha256
 
     def identity(self) -> dict[str, object]:
-        """Identify the model independently of where its files are."""
+        """Identify the model by its files, independently of where they are."""
         return {
             "name": self.name,
             "weights": self.weights,
             "dtype": self.dtype,
             "sha256": self.sha256,
             "corpus": self.corpus.identity() if self.corpus else None,
+            **({"hub": [self.source, self.revision]} if self.is_to_download else {}),
         }
 
     def artifacts(self) -> "dict[str, ArtifactSpec]":
@@ -151,8 +160,11 @@ def reference(
     source: str = "",
     dtype: str | None = None,
     corpus: DataRef | None = None,
+    revision: str = "",
 ) -> ModelRef:
     """Build a complete reference to a model, including the hash that represents its files in identities.
+
+    Finds every problem of a checkpoint that shows without loading it.
 
     Args:
         name: catalogue name.
@@ -160,9 +172,11 @@ def reference(
         source: local folder or hub id that overrides the entry's own; for random weights a tokenizer's folder.
         dtype: precision that overrides the entry's own.
         corpus: the facts that a model trained on the spot learns; ignored for all other models.
+        revision: commit, branch or tag of a hub model; default: the main branch, as it was when it was downloaded.
 
     Raises:
-        UserError: for an unknown name or precision, a missing or damaged folder, or contradictory options.
+        UserError: for an unknown name or precision, a missing folder, a checkpoint that is damaged or of another model, or
+            contradictory options.
     """
     made = entry(name)
     weights = weights or ("trained" if made.is_trained_here and not source else "pretrained")
@@ -173,6 +187,8 @@ def reference(
             f"model '{name}': unknown dtype '{dtype}'{did_you_mean(dtype, set(DTYPE_BYTES))}",
             fix=f"dtype: one of {known}",
         )
+    if revision and weights != "pretrained":
+        raise UserError(f"model '{name}': only a model from the hub has a revision", fix="leave out 'revision'")
     if weights == "trained":
         if not made.is_trained_here:
             raise UserError(f"model '{name}' cannot be trained on the spot", fix="weights: pretrained, or random")
@@ -188,21 +204,40 @@ def reference(
         raise UserError(f"model '{name}' has no published weights", fix="weights: trained, or a local 'source'")
     source = source or made.hub_id
     folder = checkpoint.local_folder(source)
-    sha256 = checkpoint.hub_digest(source) if folder is None else checkpoint.inspect(folder).sha256
-    return ModelRef(name, "pretrained", source, dtype, None, sha256)
+    if folder is not None and revision:
+        raise UserError(
+            f"model '{name}': '{source}' is a folder and has no revision '{revision}'", fix="leave out 'revision'"
+        )
+    if folder is None and (folder := hub.complete_snapshot(source, revision)) is not None:
+        revision = folder.name
+    sha256 = inspected(folder, made).sha256 if folder is not None else ""
+    return ModelRef(name, "pretrained", source, dtype, None, sha256, revision)
 
 
-def availability(ref: ModelRef) -> str | None:
-    """Reason why a model cannot be loaded from local files; None if it can. Reads a few file headers at most."""
-    if ref.weights != "pretrained":
+def inspected(folder: Path, made: CatalogueEntry) -> checkpoint.Checkpoint:
+    """Verify a checkpoint (see `checkpoint.inspect`), and that it is one of the named model.
+
+    Raises:
+        UserError: if it is not.
+    """
+    found = checkpoint.inspect(folder)
+    fix = "another path, or another name from: python -m harness list models"
+    if found.architecture != made.architecture:
+        raise UserError(
+            f"{folder} holds a {found.architecture} model, but {made.name} is a {made.architecture} model", fix=fix
+        )
+    expected = (made.n_layers, made.hidden)
+    if not made.is_trained_here and found.shape != expected:
+        raise UserError(
+            f"{folder} holds a model with (layers, width) {found.shape}, but {made.name} has {expected}", fix=fix
+        )
+    return found
+
+
+def download_note(ref: ModelRef) -> str | None:
+    """What has to be downloaded before a model can be loaded; None if nothing."""
+    if not ref.is_to_download:
         return None
-    try:
-        folder = checkpoint.local_folder(ref.source) or hub.cached_snapshot(ref.source)
-        if folder is None:
-            gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
-            return f"{ref.source} is not on this machine ({gigabytes:.0f} GB to download)"
-        found = checkpoint.inspect(folder)
-    except UserError as error:
-        return str(error)
-    wanted = entry(ref.name).architecture
-    return None if found.architecture == wanted else f"{folder} holds a {found.architecture} model, not {wanted}"
+    gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
+    at = f" at {ref.revision}" if ref.revision else ""
+    return f"{ref.source}{at} is not on this machine ({gigabytes:.0f} GB to download)"

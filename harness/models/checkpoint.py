@@ -1,20 +1,45 @@
-"""Inspect a checkpoint on disk without loading it: its files, their integrity and a hash. Does not import torch."""
+"""Inspect a checkpoint on disk without loading it: its files, their integrity and hashes. Does not import torch."""
 
-import hashlib
+import fnmatch
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.identity import digest, file_digest
+from harness.identity import digest
+from harness.models.architecture import COMPUTED, DESCRIBED, tensor_shapes
+from harness.models.hashes import content_hash
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+"""A checkpoint has one of these, or no vocabulary."""
+READ_BY_TOKENIZERS = (
+    "*token*.json",
+    "*token*.model",
+    "*vocab*",
+    "merges.txt",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "*.tokenizer",
+    "*.codes",
+    "*.jinja",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "tekken.json",
+    "byte_maps.json",
+    "dict.txt",
+    "emoji.json",
+    "normalizer.json",
+    "word_*.json",
+)
+"""Files that the classes behind `AutoTokenizer` read. One too many costs a second run, one too few a wrong result."""
 WEIGHT_INDEX = "model.safetensors.index.json"
 SINGLE_WEIGHTS = "model.safetensors"
-SAMPLED_BLOCKS, BLOCK_BYTES = 256, 1 << 16
+PRECISIONS = ("F64", "F32", "F16", "BF16")
 
 _DAMAGES = {
     "header too": "is truncated",
@@ -22,25 +47,53 @@ _DAMAGES = {
     "file not fully covered": "is damaged",  # longer or shorter than its header says
 }
 """Description of the damage, by a part of safetensors' error message."""
+_ELSEWHERE = "path: a folder with config.json, a tokenizer and *.safetensors"
+
+
+class IncompleteError(UserError):
+    """Files of a checkpoint are not there; a download from the hub may bring them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint.
+    """A complete checkpoint, whose tensors are those that its configuration describes.
 
     Attributes:
         folder: its folder.
-        architecture: `model_type` of its configuration.
+        config: its configuration.
         weights: the safetensors files that hold its tensors.
-        sha256: hash of the configuration, the tokenizer, every tensor's name, type and shape in file order, and a sample of each
-            file's bytes: all of a small file, 256 blocks of a large one. Hashing a 7B model this way takes a tenth of a second,
-            and two training runs differ in every block, but a change of a few numbers in a large file can go unnoticed.
     """
 
     folder: Path
-    architecture: str
+    config: Mapping[str, Any]
     weights: tuple[Path, ...]
-    sha256: str
+
+    @property
+    def architecture(self) -> str:
+        """`model_type` of its configuration."""
+        return str(self.config.get("model_type", "unnamed"))
+
+    @property
+    def shape(self) -> tuple[Any, Any]:
+        """Number of layers and width, as its configuration says."""
+        layers, width = ("n_layer", "n_embd") if self.architecture == "gptj" else ("num_hidden_layers", "hidden_size")
+        return self.config.get(layers), self.config.get(width)
+
+    def hashes(self) -> dict[str, str]:
+        """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
+        index = self.folder / WEIGHT_INDEX
+        weight_map = _read_json(index)["weight_map"] if index.is_file() else None
+        files = {path.name: content_hash(path) for path in self.weights}
+        return {
+            "config": digest(_without_paths(self.config)),
+            "tokenizer": tokenizer_digest(self.folder),
+            "weights": digest([files, weight_map]),
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of `hashes`, the same for every copy of the checkpoint."""
+        return digest(self.hashes())
 
 
 def local_folder(source: str) -> Path | None:
@@ -54,77 +107,167 @@ def local_folder(source: str) -> Path | None:
         return path
     looks_like_path = source.startswith(("/", ".", "~")) or source.count("/") != 1
     if looks_like_path or path.exists():
-        raise UserError(
-            f"no model folder at {source}", fix="source: a folder with config.json and *.safetensors, or a hub id"
-        )
+        raise UserError(f"no model folder at {source}", fix=_ELSEWHERE)
     return None
 
 
-def hub_digest(hub_id: str) -> str:
-    """Hash that identifies weights by their hub id, whether or not they have been downloaded."""
-    return digest({"hub": hub_id})
-
-
 def inspect(folder: Path) -> Checkpoint:
-    """Find and verify the files of a checkpoint: configuration, tokenizer, and the full length of every weight file.
+    """Find and verify the files of a checkpoint: configuration, tokenizer, and the header and length of every weight file.
 
     Raises:
-        UserError: if a file is missing, unreadable, truncated or not safetensors.
+        IncompleteError: if a file is missing.
+        UserError: if a file is unreadable, truncated, quantised or not safetensors, or if the tensors are not those that the
+            configuration describes.
     """
-    config = _read_json(folder / "config.json")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder))
-    files = _weight_files(folder)
-    contents = {path.name: [_tensors(path), _sample_digest(path, path.stat().st_mtime_ns)] for path in files}
-    sha256 = digest({"config": _without_paths(config), "tokenizer": tokenizer_digest(folder), "weights": contents})
-    return Checkpoint(folder, str(config.get("model_type", "unnamed")), files, sha256)
+    return _inspected(folder, _listing(folder))
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Hash of a folder's tokenizer files.
+    """Hash of every file of a folder that tokenizers are read from, and of what the configuration says about them.
 
     Raises:
-        UserError: if there are none.
+        IncompleteError: if there is no tokenizer.
     """
-    found = {name: file_digest(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
-    if not found:
-        raise UserError(f"no tokenizer in {folder}", fix=f"source: a folder with one of {', '.join(TOKENIZER_FILES)}")
-    return digest(found)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise IncompleteError(
+            f"no tokenizer in {folder} ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder, "its tokenizer")
+        )
+    names = [path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
+    read = (name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in READ_BY_TOKENIZERS))
+    files = {name: content_hash(folder / name) for name in read if "/" not in name or name.startswith("additional_")}
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return digest([files, config.get("model_type"), config.get("tokenizer_class")])
+
+
+def _listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes when a file of the folder does."""
+    if not folder.is_dir():
+        return ()
+    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found)
+
+
+@lru_cache(maxsize=64)
+def _inspected(folder: Path, listing: object) -> Checkpoint:
+    config = _read_json(folder / "config.json")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise IncompleteError(
+            f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder, "its tokenizer")
+        )
+    if quantized := config.get("quantization_config"):
+        how = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise UserError(
+            f"{folder} holds quantised weights ({how or 'quantization_config'}), which cannot be edited",
+            fix="path: a checkpoint of the model in bfloat16, float16 or float32",
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} holds an adapter, which would change the model as it is loaded",
+            fix="merge it into the weights (in PEFT: merge_and_unload), save the model, and name that folder as path",
+        )
+    found = Checkpoint(folder, config, _weight_files(folder))
+    _verify_tensors(found)
+    return found
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    index = folder / WEIGHT_INDEX
+    index, single = folder / WEIGHT_INDEX, folder / SINGLE_WEIGHTS
     if index.is_file():
         weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
+        if not (isinstance(weight_map, dict) and weight_map and all(isinstance(x, str) for x in weight_map.values())):
             raise UserError(f"{index} names no weight files", fix=_fetch_again(folder))
         files = tuple(folder / name for name in sorted(set(weight_map.values())))
         missing = [path.name for path in files if not path.is_file()]
         if missing:
-            raise UserError(
+            raise IncompleteError(
                 f"{folder} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}",
                 fix=_fetch_again(folder),
             )
+        if single.is_file() and single not in files:
+            raise UserError(
+                f"{folder} holds two sets of weights, {SINGLE_WEIGHTS} and those of {WEIGHT_INDEX}",
+                fix=f"rm {single}, or rm {index}",
+            )
         return files
-    if (folder / SINGLE_WEIGHTS).is_file():
-        return (folder / SINGLE_WEIGHTS,)
+    if single.is_file():
+        return (single,)
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickled:
         raise UserError(
             f"{folder} holds pickled weights ({pickled[0]}), which are never loaded",
             fix=f"python -m harness.models.convert {folder}",
         )
-    raise UserError(f"{folder} has no weights ({SINGLE_WEIGHTS} or {WEIGHT_INDEX})", fix=_fetch_again(folder))
+    raise IncompleteError(f"{folder} has no weights ({SINGLE_WEIGHTS} or {WEIGHT_INDEX})", fix=_fetch_again(folder))
 
 
-def _tensors(path: Path) -> list[tuple[str, str, list[int]]]:
-    """Name, type and shape of the tensors of a safetensors file, in file order; the reader checks that it is complete."""
+def _verify_tensors(found: Checkpoint) -> None:
+    """Compare the headers of the weight files with what the configuration describes, if it describes a known architecture."""
+    folder = found.folder
+    tensors = {name: tensor for path in found.weights for name, tensor in _tensors(path).items()}
+    wanted = _described(found)
+    if wanted is None:
+        return
+    base = next(iter(wanted)).partition(".")[0]  # which a checkpoint of the model without its head leaves out
+    tensors |= {f"{base}.{name}": tensors.pop(name) for name in list(tensors) if f"{base}.{name}" in wanted}
+    fix = "path: a complete checkpoint of the model, with its own config.json"
+    if missing := [name for name in wanted if name not in tensors]:
+        raise UserError(f"{folder} lacks {len(missing)} tensors of its model, {missing[0]} first", fix=fix)
+    optional = {"lm_head.weight"} if found.config.get("tie_word_embeddings") else set()
+    if extra := [
+        name for name in tensors if name not in wanted and name not in optional and not name.endswith(COMPUTED)
+    ]:
+        raise UserError(f"{folder} has {len(extra)} tensors that its model does not use, {extra[0]} first", fix=fix)
+    if other := [name for name, shape in wanted.items() if tensors[name][1] != shape]:
+        shape, expected = (" × ".join(map(str, each)) for each in (tensors[other[0]][1], wanted[other[0]]))
+        raise UserError(
+            f"{folder} has {len(other)} tensors of other shapes than its config.json says, "
+            f"{other[0]} first ({shape}, not {expected})",
+            fix=fix,
+        )
+    if coded := [name for name in wanted if tensors[name][0] not in PRECISIONS]:
+        raise UserError(
+            f"{folder} holds quantised weights ({coded[0]} is {tensors[coded[0]][0]}), which cannot be edited",
+            fix="path: a checkpoint of the model in bfloat16, float16 or float32",
+        )
+
+
+def _described(found: Checkpoint) -> Mapping[str, tuple[int, ...]] | None:
+    """Names and shapes of the tensors that a configuration describes; None for an unknown architecture or an incomplete one."""
+    config, architecture = found.config, found.architecture
+    if architecture not in DESCRIBED:
+        return None
+    layers, hidden = found.shape
+    if architecture == "gptj":
+        names = {"ffn": "n_inner", "n_heads": "n_head", "n_kv_heads": "n_head"}
+    else:
+        names = {"ffn": "intermediate_size", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads"}
+    sizes = {"vocab": config.get("vocab_size"), **{name: config.get(key) for name, key in names.items()}}
+    if architecture == "gptj":
+        sizes["ffn"] = sizes["ffn"] or (4 * hidden if isinstance(hidden, int) else None)
+    elif architecture == "llama":
+        sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
+    if not all(isinstance(size, int) and size > 0 for size in (layers, hidden, *sizes.values())):
+        return None
+    return tensor_shapes(
+        architecture,
+        layers,
+        hidden=hidden,
+        **sizes,
+        head_size=config.get("head_dim") or hidden // sizes["n_heads"],
+        tied=bool(config.get("tie_word_embeddings")),
+        attention_bias=architecture == "llama" and bool(config.get("attention_bias")),
+        mlp_bias=architecture == "llama" and bool(config.get("mlp_bias")),
+    )
+
+
+def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of the tensors of a safetensors file by name; the reader checks that the file is complete."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
-            return [(name, found.get_dtype(), found.get_shape()) for name, found in slices.items()]
+            return {name: (found.get_dtype(), tuple(found.get_shape())) for name, found in slices.items()}
     except SafetensorError as error:
         said = str(error)
         what = next((what for part, what in _DAMAGES.items() if part in said), "is not a safetensors file")
@@ -132,27 +275,9 @@ def _tensors(path: Path) -> list[tuple[str, str, list[int]]]:
         raise UserError(f"{path} {what}: {found}", fix=_fetch_again(path.parent)) from None
 
 
-@cache
-def _sample_digest(path: Path, modified_ns: int) -> str:
-    """sha256 of `SAMPLED_BLOCKS` blocks spread evenly over a file, or of the whole file if it is smaller.
-
-    Cached until the file is modified, because a plan hashes the same model once per cell.
-    """
-    size = path.stat().st_size
-    step = max(size // SAMPLED_BLOCKS, BLOCK_BYTES)
-    made = hashlib.sha256()
-    with path.open("rb") as stream:
-        for start in range(0, size, step):
-            stream.seek(start)
-            made.update(stream.read(BLOCK_BYTES))
-    return made.hexdigest()
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"{path.parent} has no {path.name}", fix="source: a folder with config.json and *.safetensors, or a hub id"
-        )
+        raise IncompleteError(f"{path.parent} has no {path.name}", fix=_ELSEWHERE)
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -162,14 +287,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return read
 
 
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration without the fields that differ between copies of one model: save path and transformers version."""
     return {key: value for key, value in config.items() if key not in {"_name_or_path", "transformers_version"}}
 
 
-def _fetch_again(folder: Path) -> str:
+def _fetch_again(folder: Path, what: str = "the checkpoint") -> str:
     snapshot = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
     if snapshot:
         hub_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-        return f"hf download {hub_id} --force-download"
-    return f"copy the checkpoint to {folder}{os.sep} again"
+        return f"hf download {hub_id} --revision {folder.name} --force-download"
+    return f"copy {what} to {folder}{os.sep} again"

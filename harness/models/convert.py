@@ -11,6 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from harness.errors import UserError
+from harness.models.architecture import COMPUTED
 from harness.models.checkpoint import WEIGHT_INDEX
 
 PICKLES = "pytorch_model*.bin"
@@ -43,7 +44,7 @@ def convert(folder: Path) -> list[Path]:
         seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
         for name, tensor in tensors.items():
             place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-            if place not in seen and not name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")):
+            if place not in seen and not name.endswith(COMPUTED):
                 seen.add(place)
                 kept[name] = tensor.contiguous()
         target = folder / f"model-{number:05d}-of-{len(pickles):05d}.safetensors"

@@ -14,66 +14,81 @@ WANTED = (
     "config.json",
     "generation_config.json",
     "model*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    checkpoint.WEIGHT_INDEX,
+    *checkpoint.READ_BY_TOKENIZERS,
 )
 """Repository files that loading needs. Not `*.safetensors`: some repositories contain their weights twice."""
+MAIN = "main"
 
 
-def cached_snapshot(hub_id: str) -> Path | None:
-    """The cached snapshot of a hub id's main branch, complete or not; None if there is none.
+def cached_snapshot(hub_id: str, revision: str = "") -> Path | None:
+    """The cached snapshot of a hub id, complete or not, in a folder named after its commit; None if there is none.
+
+    Args:
+        hub_id: `owner/name`.
+        revision: commit, branch or tag; by default the main branch, as it was when it was downloaded.
 
     Raises:
-        UserError: for an invalid hub id.
+        UserError: for an invalid hub id or revision.
     """
     from huggingface_hub import errors, try_to_load_from_cache
 
     try:
-        config = try_to_load_from_cache(hub_id, "config.json")
+        config = try_to_load_from_cache(hub_id, "config.json", revision=revision or MAIN)
     except errors.HFValidationError as error:
         raise UserError(f"{hub_id} is not a hub id: {error}", fix="source: a local folder or owner/name") from None
     return Path(config).parent if isinstance(config, str) else None
 
 
-def snapshot(hub_id: str) -> Path:
-    """The folder of a hub model; a complete snapshot is never looked up again, so a model cannot change between runs.
+def complete_snapshot(hub_id: str, revision: str = "") -> Path | None:
+    """As `cached_snapshot`, but None while files of it are missing.
 
     Raises:
-        UserError: if the model does not exist or access, network or disk space is missing.
+        UserError: if its files are damaged or no checkpoint that can be loaded.
     """
-    cached = cached_snapshot(hub_id)
-    if cached is not None and _is_whole(cached):
+    folder = cached_snapshot(hub_id, revision)
+    try:
+        return checkpoint.inspect(folder).folder if folder else None
+    except checkpoint.IncompleteError:
+        return None
+
+
+def snapshot(hub_id: str, revision: str = "") -> Path:
+    """The folder of a hub model, named after its commit; what is in the cache is never looked up again.
+
+    Args:
+        hub_id, revision: as for `cached_snapshot`.
+
+    Raises:
+        UserError: if the model or revision does not exist, its files are no checkpoint that can be loaded, or access,
+            network or disk space is missing.
+    """
+    if cached := complete_snapshot(hub_id, revision):
         return cached
     from huggingface_hub import errors, snapshot_download
 
+    at = f" --revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+        folder = Path(snapshot_download(hub_id, revision=revision or MAIN, allow_patterns=list(WANTED)))
     except errors.GatedRepoError:
         raise UserError(f"{hub_id} needs its licence to be accepted and a login", fix="hf auth login") from None
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{hub_id} has no revision '{revision}'", fix=f"revision: one of https://huggingface.co/{hub_id}/commits"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"the hub has no model {hub_id}", fix="source: a local folder or another hub id") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise UserError(
             f"{hub_id} is not on this machine and the hub cannot be reached",
-            fix=f"hf download {hub_id} (on a machine with network, then copy it and name the folder as source)",
+            fix=f"hf download {hub_id}{at} (on a machine with network, then copy it and name the folder as source)",
         ) from None
     except errors.HfHubHTTPError as error:
         raise UserError(
-            f"downloading {hub_id} failed: {str(error).splitlines()[0]}", fix=f"hf download {hub_id}"
+            f"downloading {hub_id} failed: {str(error).splitlines()[0]}", fix=f"hf download {hub_id}{at}"
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"no space left for {hub_id}", fix="set HF_HOME to a larger disk") from None
         raise
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        checkpoint.inspect(folder)
-    except UserError:
-        return False
-    return True
+    return checkpoint.inspect(folder).folder

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError
 from harness.models import checkpoint, hub
 from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef, entry, inspected
 from harness.models.loaded import LoadedModel
 from harness.tokens import drop_suffix
 
@@ -41,8 +41,9 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
             tokenizer, suffix = _tokenizer(folder, made) if ref.source else (byte_tokenizer(made), ())
             model = random_model(made, ref.dtype, place)
         else:
-            found = checkpoint.inspect(_folder(ref))
-            config = _config(found, made)
+            found = inspected(folder_of(ref), made)
+            _verify_unchanged(found, ref)
+            config = _config(found.folder)
             tokenizer, suffix = _tokenizer(found.folder, made)
             model = _model(found, config, made, ref.dtype).to(place)
     except torch.OutOfMemoryError:
@@ -57,30 +58,32 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
 
 
-def _folder(ref: ModelRef) -> Path:
+def folder_of(ref: ModelRef) -> Path:
+    """The folder of a checkpoint; of a hub model, exactly the commit of the reference, downloaded if necessary.
+
+    Raises:
+        UserError: if there is none, or its download fails.
+    """
     if ref.weights == "trained":
         if not ref.source:
             raise ValueError(f"{ref.name} is loaded from the artifact of its training, but 'source' is empty")
         return Path(ref.source)
-    return checkpoint.local_folder(ref.source) or hub.snapshot(ref.source)
+    return checkpoint.local_folder(ref.source) or hub.snapshot(ref.source, ref.revision)
 
 
-def _config(found: checkpoint.Checkpoint, made: CatalogueEntry) -> "PretrainedConfig":
-    """Load the configuration of a verified checkpoint and check that it matches the named model."""
+def _verify_unchanged(found: checkpoint.Checkpoint, ref: ModelRef) -> None:
+    """Refuse files that are not those that the reference was made from."""
+    if ref.sha256 and found.sha256 != ref.sha256:
+        raise UserError(
+            f"{found.folder} has changed since the cell was planned: its files are those of another model",
+            fix="run the same command again, or restore the files",
+        )
+
+
+def _config(folder: Path) -> "PretrainedConfig":
     from transformers import AutoConfig
 
-    if found.architecture != made.architecture:
-        raise UserError(
-            f"{found.folder} holds a {found.architecture} model, but {made.name} is a {made.architecture} model",
-            fix="another source, or another name from: python -m harness list models",
-        )
-    config: PretrainedConfig = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-    shape, expected = (config.num_hidden_layers, config.hidden_size), (made.n_layers, made.hidden)
-    if not made.is_trained_here and shape != expected:
-        raise UserError(
-            f"{found.folder} holds a model with (layers, width) {shape}, but {made.name} has {expected}",
-            fix="another source, or another name from: python -m harness list models",
-        )
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return config
 
 

@@ -34,6 +34,9 @@ def describe(plan: Plan, console: Console) -> None:
         table.add_row(*same[0].title[:3], extra, same[0].backend, ", ".join(shown), time, memory)
     console.print(table)
     builds_s = _describe_artifacts(plan, console)
+    for model in plan.models():
+        if model.revision and not model.is_to_download:
+            console.print(f"model {model.name}: {model.source} at commit {model.revision}", soft_wrap=True)
     suite, todo = plan.suite, plan.todo()
     cells_s = sum(of_cell(cell, plan.device).seconds for cell in todo)
     console.print(

@@ -12,9 +12,10 @@ from harness.api import ArtifactSpec
 from harness.data import conflicts
 from harness.data.load import select
 from harness.errors import UserError
-from harness.models import catalogue
+from harness.models import catalogue, hub
 from harness.models.catalogue import ModelRef
-from harness.plan.cell import Cell, extra, stem
+from harness.plan.cell import Cell, extra, models_of, stem
+from harness.plan.changes import changes
 from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -55,10 +56,11 @@ class Plan:
     def __init__(self, suite: Suite, store: Store, elsewhere: Literal["cpu", "cuda"] | None = None) -> None:
         self.suite = suite
         self.store = store
+        self._elsewhere = elsewhere
         self.device = elsewhere or _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite.prompts, suite.is_lenient) for entry in suite.datasets}
-        self._models: dict[tuple[ModelEntry, DataRef], ModelRef] = {}
+        self._models: dict[tuple[ModelEntry, DataRef | None], ModelRef | str] = {}
         self.cells = [
             self._planned(method, model, entry, self._data[entry], template, seed)
             for entry, model, method, template, seed in product(
@@ -121,8 +123,6 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
-        cells = [planned.cell for planned in self.cells if planned.cell]
-        models = dict.fromkeys(cell.model for cell in cells)
         late = [
             f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
             for entry in self.suite.datasets
@@ -142,7 +142,27 @@ class Plan:
             if not isinstance(data, str)
             for note in data.notes
         ]
-        return [*short, *about, *late, *(reason for model in models if (reason := catalogue.availability(model)))]
+        downloads = [note for model in self.models() if (note := catalogue.download_note(model))]
+        return [*short, *about, *late, *downloads, *changes(self.todo(), self.store)]
+
+    def models(self) -> list[ModelRef]:
+        """The models that the cells load, those of their artifacts too, each once."""
+        return list(dict.fromkeys(model for planned in self.cells if planned.cell for model in models_of(planned.cell)))
+
+    def with_models_here(self) -> "Plan":
+        """This plan once every hub model is on this machine, because only its files identify it.
+
+        Raises:
+            UserError: if one cannot be downloaded, or its files cannot be used.
+        """
+        to_download = [model for model in self.models() if model.is_to_download]
+        for model in to_download:
+            hub.snapshot(model.source, model.revision)
+        if not to_download:
+            return self
+        plan = Plan(self.suite, self.store, self._elsewhere)
+        plan.keep(self._wanted)
+        return plan
 
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int
@@ -156,18 +176,11 @@ class Plan:
             missing.append(
                 f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
             )
-        if isinstance(data, str):
-            missing.append(data)
-        missing += [problem for problem in (model.problem, method.problems.get(model.name)) if problem]
-        if missing or isinstance(data, str):
+        target = model.problem or self._model(model, None if isinstance(data, str) else data.refs["none"])
+        missing += [why for why in (data, target, method.problems.get(model.name)) if isinstance(why, str)]
+        if missing or isinstance(data, str) or isinstance(target, str):
             return PlannedCell(title, method.backend, None, tuple(missing))
         resolved = method.hparams[model.name]
-        try:
-            reference = self._model(model, data.refs["none"])
-        except UserError as error:
-            if not self.suite.is_lenient:
-                raise
-            return PlannedCell(title, method.backend, None, (error.message,))
         cell = Cell(
             method=registry.find_method(method.name, method.backend).spec,
             label=method.label,
@@ -175,7 +188,7 @@ class Plan:
             backend=method.backend,
             hparams=resolved.values,
             sources=resolved.sources,
-            model=reference,
+            model=target,
             data=data.refs[template],
             protocols=self.suite.protocols,
             schedule=self.suite.schedule.within(entry.edits),
@@ -189,10 +202,13 @@ class Plan:
             return PlannedCell(title, method.backend, None, (str(error),))
         return PlannedCell(title, method.backend, cell)
 
-    def _model(self, entry: ModelEntry, corpus: DataRef) -> ModelRef:
-        """The reference to a model, whose files are looked into once."""
+    def _model(self, entry: ModelEntry, corpus: DataRef | None) -> ModelRef | str:
+        """The reference to a model, whose files are looked into once, or why it cannot be used."""
         if (entry, corpus) not in self._models:
-            self._models[entry, corpus] = _model(entry, corpus)
+            try:
+                self._models[entry, corpus] = _model(entry, corpus)
+            except UserError as error:
+                self._models[entry, corpus] = str(error)
         return self._models[entry, corpus]
 
 
@@ -234,8 +250,15 @@ def _reference(entry: DataEntry, templates: Sequence[str], is_lenient: bool) -> 
     return _Data({template: data.ref for template, data in found.items()}, tuple(notes))
 
 
-def _model(entry: ModelEntry, corpus: DataRef) -> ModelRef:
-    return catalogue.reference(entry.name, weights=entry.weights, source=entry.path, dtype=entry.dtype, corpus=corpus)
+def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:
+    return catalogue.reference(
+        entry.name,
+        weights=entry.weights,
+        source=entry.path,
+        dtype=entry.dtype,
+        corpus=corpus,
+        revision=entry.revision,
+    )
 
 
 def _device(wanted: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.api import Advance, ArtifactSpec
 from harness.data.load import load as load_records
+from harness.models import checkpoint
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.records import DataRef, Dataset, FirstEdits
@@ -38,11 +39,19 @@ class RunContext:
         from harness.models.loading import load
 
         if ref not in self._models:
-            found = ref
-            if trained := ref.artifacts():
-                found = dataclasses.replace(ref, source=str(self.artifact(trained["model"])))
-            self._models[ref] = load(found, self.device)
+            self._models[ref] = load(self._found(ref), self.device)
         return self._models[ref]
+
+    def model_hashes(self, ref: ModelRef) -> dict[str, str]:
+        """Hashes of the files that a model is loaded from, by part; none for random weights."""
+        from harness.models.loading import folder_of
+
+        return {} if ref.weights == "random" else checkpoint.inspect(folder_of(self._found(ref))).hashes()
+
+    def _found(self, ref: ModelRef) -> ModelRef:
+        """The reference with the folder of a model that is trained here."""
+        trained = ref.artifacts()
+        return dataclasses.replace(ref, source=str(self.artifact(trained["model"]))) if trained else ref
 
     def keep_models(self, refs: Collection[ModelRef]) -> None:
         """Forget all models but these. An idle one would count in the next job's peak memory, and may leave it no room."""

@@ -25,9 +25,10 @@ from harness.evaluation.protocol import Protocol
 from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json
+from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.weights import FILE, KeptWeights, weight_hash
-from harness.plan.cell import Cell
+from harness.plan.cell import Cell, models_of
 from harness.plan.job import Job
 from harness.records import Answer, Dataset, EditRequest
 from harness.run.checkpoint import Checkpoint
@@ -79,8 +80,25 @@ class Runner:
         builder = getattr(importlib.import_module(module), function)
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, self._context, folder)
-            write_json(folder / "artifact.json", spec.description())
+            models = {role: self._context.model_hashes(ref) for role, ref in _models(spec).items()}
+            made_with = {"models": models} if models else {}
+            write_json(folder / "artifact.json", {**spec.description(), **made_with})
             write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device})
+
+    def _verify_models(self, spec: ArtifactSpec) -> None:
+        """Refuse an artifact that was made with other files of a model than are there now.
+
+        Its key says which model, but those that are trained here are known by their recipe, whose outcome may differ.
+        """
+        folder = self._store.artifact(spec.name, spec.key)
+        made: Mapping[str, Mapping[str, str]] = folder.read("artifact.json").get("models", {})
+        for role, ref in _models(spec).items():
+            now = self._context.model_hashes(ref)
+            if other := [part for part in now if role in made and made[role].get(part) != now[part]]:
+                raise UserError(
+                    f"{folder.path} was made with another model: {ref.name} has a different {other[0]} now",
+                    fix=f"rm -r {folder.path}, then run the suite again",
+                )
 
     def _write(self, result: "_Result", log: str) -> None:
         cell = result.cell
@@ -103,6 +121,9 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
+        for root in (*cell.all_unedited_outputs(), *needed.values()):
+            for spec in root.closure():
+                self._verify_models(spec)
         model, data = context.load_model(cell.model), context.load_data(cell.data)
         folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
@@ -136,6 +157,10 @@ class Runner:
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
             "tokenizer": model.framing,
+            "models": [
+                {"name": ref.name, "source": ref.source, "revision": ref.revision, **context.model_hashes(ref)}
+                for ref in models_of(cell)
+            ],
             **bench.method.provenance(),
             **edited.origin,
         }
@@ -219,6 +244,11 @@ class Runner:
 def _protocols(cell: Cell) -> list[Protocol]:
     """The protocols of a cell, in the form used for its method."""
     return [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
+
+
+def _models(spec: ArtifactSpec) -> dict[str, ModelRef]:
+    """The models that an artifact is made with, by role."""
+    return {role: ref for role, ref in spec.inputs.items() if isinstance(ref, ModelRef)}
 
 
 def _reason(error: Exception) -> str:

@@ -60,6 +60,9 @@ def run(
     display, store = Display(console, f"{plan.suite.name}.{plan.suite.scale}"), plan.store
     for note in plan.notes():
         display.note(note)
+    if (complete := plan.with_models_here()) is not plan:
+        plan = complete
+        _refuse(plan, launcher)
     with store.locked():
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)

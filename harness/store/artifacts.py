@@ -30,7 +30,7 @@ class ArtifactCache:
         if not folder.is_done:
             raise FileNotFoundError(f"artifact {spec.name}/{spec.key} is not built")
         kept = folder.read("artifact.json")
-        if digest([kept["name"], kept["identity"]]) != digest([spec.name, spec.identity]):
+        if digest({key: kept.get(key) for key in spec.content}) != digest(spec.content):
             raise UserError(f"{folder.path}: its content does not match its key", fix=f"rm -r {folder.path}")
         return folder.path
 

@@ -22,6 +22,7 @@ class ModelEntry:
         name: catalogue name, after the scale was applied.
         asked: name in the suite file, which a scale may have mapped to `name`.
         path: local folder with the weights, or empty.
+        revision: commit, branch or tag of a model from the hub, or empty.
         problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
     """
 
@@ -30,6 +31,7 @@ class ModelEntry:
     path: str = ""
     weights: Weights | None = None
     dtype: str | None = None
+    revision: str = ""
     problem: str = ""
 
     def is_same_as(self, other: "ModelEntry") -> bool:

@@ -145,8 +145,8 @@ def _models(
         list(enumerate(form.models)), "model", wanted, lambda item: {item[1].name, overlay.stand_in(item[1].name)}
     ):
         try:
-            model = ModelEntry(entry.name, entry.name, _folder(document, "models", index), entry.weights, entry.dtype)
-            model = overlay.model(model)
+            folder, revision = _folder(document, "models", index), entry.revision or ""
+            model = overlay.model(ModelEntry(entry.name, entry.name, folder, entry.weights, entry.dtype, revision))
         except UserError as error:
             model = ModelEntry(overlay.stand_in(entry.name), entry.name, problem=_reason(error, is_lenient))
         if not any(map(model.is_same_as, models)):

@@ -42,8 +42,9 @@ class Scale:
         return self.form.model_map.get(model, model)
 
     def option(self, value: Any) -> Any:
-        """Map a method option that names a model to its stand-in; other values are unchanged."""
-        return self.stand_in(value) if isinstance(value, str) else value
+        """Map a method option that names a model, by a name or like an entry of `models`, to its stand-in; keep all others."""
+        name = value.get("name") if isinstance(value, dict) else value
+        return self.form.model_map.get(name, value) if isinstance(name, str) else value
 
     def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
         """Apply the scale to a dataset; `edits` from the command line overrides the cap.

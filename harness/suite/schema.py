@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness import registry
+from harness.models import catalogue
 from harness.models.architecture import Dtype
-from harness.models.catalogue import Weights
-from harness.records import Conflict, Split, Template
+from harness.models.catalogue import ModelRef, Weights
+from harness.records import Conflict, DataRef, Split, Template
 from harness.yaml_source import StrictModel
 
 
@@ -61,6 +62,24 @@ class ModelForm(Entry):
         None, description="`random` measures cost without a checkpoint; default: the catalogue's"
     )
     dtype: Dtype | None = Field(None, description="default: the catalogue's")
+    revision: str | None = Field(
+        None, min_length=1, description="commit, branch or tag of a model from the hub; default: its main branch"
+    )
+
+    def reference(self, corpus: DataRef) -> ModelRef:
+        """The model itself; `corpus` has the facts that a model trained on the spot learns.
+
+        Raises:
+            UserError: as `harness.models.catalogue.reference`.
+        """
+        return catalogue.reference(
+            self.name,
+            weights=self.weights,
+            source=self.path or "",
+            dtype=self.dtype,
+            corpus=corpus,
+            revision=self.revision or "",
+        )
 
 
 class MethodForm(Entry):

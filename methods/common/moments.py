@@ -8,7 +8,6 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +15,9 @@ from pydantic import Field
 
 from harness.api import TOKENS_PER_PASS, ArtifactSpec, Hparams
 from harness.errors import UserError
-from harness.identity import digest, file_digest
+from harness.identity import digest
 from harness.models.catalogue import ModelRef, entry
+from harness.models.hashes import content_hash
 from harness.records import DataRef
 from methods.common import require_train
 
@@ -88,7 +88,7 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
             identity["source"] = {"train_prompts": data.identity()}
         else:
             inputs["corpus"] = corpus = _corpus(hparams.moments_path)
-            identity["source"] = {"corpus": _sha256(corpus, corpus.stat().st_size, corpus.stat().st_mtime_ns)}
+            identity["source"] = {"corpus": content_hash(corpus)}
     return ArtifactSpec(
         name="second-moments",
         kind="setup",
@@ -178,12 +178,6 @@ def _corpus(path: str | None) -> Path:
     if not file.is_file() or file.suffix not in SUFFIXES:
         raise UserError(f"{file}: not a text file ({', '.join(SUFFIXES)})", fix=f"{CORPUS}=FILE, or moments_path: FILE")
     return file
-
-
-@cache
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hash of a file, cached until its size or modification time changes."""
-    return file_digest(path)
 
 
 def _contents(path: Path) -> str:

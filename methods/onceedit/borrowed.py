@@ -34,7 +34,10 @@ def identity(method: str, plugin: str) -> Mapping[str, Any]:
         raise UserError(
             f"onceedit cannot edit its plug-in with '{method}': {reason}", fix=f"editor: one of {', '.join(choices)}"
         )
-    return {"name": method, "version": known[method].spec.version, "hparams": resolve(method, plugin, {}).values}
+    values = resolve(method, plugin, {}).values
+    made = {"name": method, "version": known[method].spec.version, "hparams": values}
+    code = registry.code_of(editor(made))
+    return {**made, **({"code": code} if code else {})}
 
 
 def editor(made_from: Mapping[str, Any]) -> Method:

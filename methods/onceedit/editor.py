@@ -43,9 +43,7 @@ class OnceEdit(Method):
             UserError: if alpha must be learned but the dataset has no unrelated records for it, or if `editor` cannot edit
                 a plug-in.
         """
-        from harness.models.catalogue import reference
-
-        plugin = reference(self.hparams.plugin, corpus=target.corpus or data)
+        plugin = self.hparams.plugin_entry.reference(target.corpus or data)
         return {
             EDIT: edit_artifact(plugin, data, self.hparams, seed),
             STATE: state_artifact(target, plugin, self.hparams),

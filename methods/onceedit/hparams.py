@@ -1,10 +1,11 @@
 """Hyper-parameters of OnceEdit: the edit stage (shared by all target models), the pair, and decoding."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.api import Hparams
+from harness.suite.schema import ModelForm
 
 EDIT_STAGE = (
     "lr",
@@ -28,7 +29,7 @@ class OnceEditHparams(Hparams):
     """All hyper-parameters of OnceEdit; values and their sources are in `methods/hparams/onceedit/`.
 
     Attributes:
-        plugin: catalogue name of the plug-in.
+        plugin: the plug-in: a catalogue name, or an entry as under `models`, `{name: …, revision: …}`.
         lr, epochs, batch, weight_decay: AdamW on all plug-in weights; `batch` counts edits and negatives together.
         lambda_weight: weight of the `[WEIGHT]` loss relative to the generation loss (eq. 7).
         negatives: unrelated prompts per edit and epoch, limited by the number of available prompts.
@@ -52,7 +53,7 @@ class OnceEditHparams(Hparams):
             anchors by role).
     """
 
-    plugin: str
+    plugin: str | ModelForm
     lr: float = Field(gt=0)
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -95,3 +96,12 @@ class OnceEditHparams(Hparams):
         if self.init == "llm" and self.decoder == "owner":
             raise ValueError("decoder 'owner' has no search to start from the model's logits; use 'column' or 'search'")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it."""
+        return {**super().identity(), "plugin": self.plugin_entry.name}
+
+    @property
+    def plugin_entry(self) -> ModelForm:
+        """The plug-in as an entry, whichever way it is written."""
+        return ModelForm.model_validate(self.plugin)

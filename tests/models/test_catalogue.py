@@ -5,7 +5,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.models import catalogue
-from harness.models.catalogue import CATALOGUE, ModelRef, availability, entry, names, reference
+from harness.models.catalogue import CATALOGUE, ModelRef, download_note, entry, names, reference
 from harness.records import DataRef
 from tests.helpers.tiny_models import FAMILIES, tiny_entry
 
@@ -69,6 +69,9 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
         ({"name": "llama2-7b", "source": "/no/such/folder"}, "no model folder at /no/such/folder"),
         ({"name": "llama2-7b", "source": "no/such/folder"}, "no model folder at no/such/folder"),
         ({"name": "llama2-7b", "weights": "random", "source": "/no/such/folder"}, "no tokenizer in /no/such/folder"),
+        ({"name": "llama2-7b", "weights": "random", "revision": "v2"}, "only a model from the hub has a revision"),
+        ({"name": "tiny/llama", "revision": "v2"}, "only a model from the hub has a revision"),
+        ({"name": "llama2-7b", "source": ".", "revision": "v2"}, "'.' is a folder and has no revision 'v2'"),
     ],
 )
 def test_a_reference_that_cannot_be_is_refused_in_one_line(arguments, message):
@@ -88,6 +91,7 @@ def test_a_name_decides_how_its_weights_are_made():
 
 def test_another_source_precision_or_corpus_is_another_model_and_another_path_to_the_corpus_is_not():
     assert reference("llama2-7b").identity() != reference("llama2-7b", source="other/llama").identity()
+    assert reference("llama2-7b").identity() != reference("llama2-7b", revision="v2").identity()
     assert reference("llama2-7b").identity() != reference("llama2-7b", dtype="float32").identity()
     assert reference("llama2-7b").identity() != reference("llama2-7b", weights="random").identity()
     elsewhere = DataRef("zsre", "elsewhere", edits=5, sha256="ab")
@@ -96,9 +100,12 @@ def test_another_source_precision_or_corpus_is_another_model_and_another_path_to
 
 def test_only_pretrained_weights_can_be_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert availability(reference("tiny/llama", corpus=CORPUS)) is None
-    assert availability(reference("llama3-70b", weights="random")) is None
-    assert availability(reference("llama2-7b")) == "meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"
+    assert download_note(reference("tiny/llama", corpus=CORPUS)) is None
+    assert download_note(reference("llama3-70b", weights="random")) is None
+    published = "meta-llama/Llama-2-7b-hf"
+    assert download_note(reference("llama2-7b")) == f"{published} is not on this machine (13 GB to download)"
+    at = reference("llama2-7b", revision="v2")
+    assert download_note(at) == f"{published} at v2 is not on this machine (13 GB to download)"
 
 
 def test_titles_and_hub_ids_are_unique():
@@ -108,6 +115,6 @@ def test_titles_and_hub_ids_are_unique():
 
 
 def test_the_catalogue_imports_no_torch():
-    code = f"import sys, {catalogue.__name__} as c; c.availability(c.reference('llama2-7b')); print(*sys.modules)"
+    code = f"import sys, {catalogue.__name__} as c; c.download_note(c.reference('llama2-7b')); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "pandas", "mlflow"} & set(loaded)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
 from harness.models import checkpoint, hub
 from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import CATALOGUE, ModelRef, availability, reference
+from harness.models.catalogue import CATALOGUE, ModelRef, download_note, reference
 from harness.models.convert import convert, main
 from harness.models.loading import load
 from harness.models.random_weights import byte_tokenizer, random_model
@@ -59,7 +60,7 @@ def test_a_saved_checkpoint_loads_bit_for_bit_with_the_real_tokenizer(
     write_tokenizer(TOKENIZERS[architecture], shared, tmp_path)
 
     ref = reference(made.name, source=str(tmp_path), dtype="float32")
-    assert availability(ref) is None
+    assert download_note(ref) is None
     model = load(ref, "cpu")
 
     assert weight_hash(model.model) == weight_hash(saved)
@@ -137,32 +138,101 @@ def test_a_damaged_folder_is_refused_in_one_line_when_it_is_named_and_when_it_is
             act()
         assert "\n" not in str(raised.value)
         assert raised.value.fix
-    assert message in availability(whole)
 
 
 def test_a_folder_of_another_architecture_is_refused(folder, monkeypatch):
     made = add_entry(monkeypatch, "gptj")
-    ref = reference(made.name, source=str(folder))
-    assert "holds a llama model" in availability(ref)
     with pytest.raises(UserError, match="holds a llama model, but tiny-gptj is a gptj model"):
-        load(ref, "cpu")
+        reference(made.name, source=str(folder))
 
 
 def test_a_folder_of_another_size_is_refused(folder):
     with pytest.raises(
         UserError, match=r"holds a model with \(layers, width\) \(2, 32\), but llama2-7b has \(32, 4096\)"
     ):
-        load(reference("llama2-7b", source=str(folder)), "cpu")
+        reference("llama2-7b", source=str(folder))
 
 
-def test_weights_without_a_tensor_of_the_model_are_refused(tiny, folder):
-    from safetensors.torch import load_file, save_file
+def _edit_config(**changes):
+    def edit(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
 
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks 1 tensors of its model, lm_head\.weight first"):
-        load(reference(tiny, source=str(folder)), "cpu")
+    return edit
+
+
+def _edit_tensors(edit):
+    def write(folder):
+        tensors = load_file(folder / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return write
+
+
+OTHER_MODELS = {
+    "a missing tensor": (
+        _edit_tensors(lambda tensors: tensors.pop("lm_head.weight")),
+        r"lacks 1 tensors of its model, lm_head\.weight first",
+    ),
+    "a tensor too many": (
+        _edit_tensors(lambda tensors: tensors.update({"model.layers.0.adapter": torch.ones(2)})),
+        r"has 1 tensors that its model does not use, model\.layers\.0\.adapter first",
+    ),
+    "another vocabulary": (
+        _edit_config(vocab_size=77),
+        r"has 2 tensors of other shapes than its config.json says, model\.embed_tokens\.weight first \(\d+ × 32, not 77 × 32\)",
+    ),
+    "fewer key heads": (
+        _edit_config(num_key_value_heads=1),
+        r"4 tensors of other shapes .* model\.layers\.0\.self_attn\.k_proj\.weight first \(32 × 32, not 8 × 32\)",
+    ),
+    "more layers": (_edit_config(num_hidden_layers=3), "lacks 9 tensors of its model, model.layers.2"),
+    "fewer layers": (_edit_config(num_hidden_layers=1), "has 9 tensors that its model does not use, model.layers.1"),
+    "biases that are not there": (_edit_config(attention_bias=True), "lacks 8 tensors of its model"),
+    "a quantised configuration": (
+        _edit_config(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"holds quantised weights \(gptq\), which cannot be edited",
+    ),
+    "integers": (
+        _edit_tensors(lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"].to(torch.int8)})),
+        r"holds quantised weights \(lm_head\.weight is I8\)",
+    ),
+    "two sets of weights": (
+        lambda folder: (
+            save_file({"a": torch.ones(1)}, folder / "model-1.safetensors"),
+            (folder / checkpoint.WEIGHT_INDEX).write_text('{"weight_map": {"a": "model-1.safetensors"}}'),
+        ),
+        "holds two sets of weights, model.safetensors and those of model.safetensors.index.json",
+    ),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_MODELS)
+def test_a_checkpoint_whose_tensors_are_not_those_of_its_configuration_is_refused_without_loading_it(
+    change, tiny, folder
+):
+    change_it, message = OTHER_MODELS[change]
+    change_it(folder)
+    with pytest.raises(UserError, match=message) as raised:
+        reference(tiny, source=str(folder))
+    assert "\n" not in str(raised.value)
+    assert raised.value.fix
+
+
+def test_tensors_that_models_compute_themselves_are_not_too_many(tiny, folder):
+    _edit_tensors(lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))(
+        folder
+    )
+    assert reference(tiny, source=str(folder)).sha256
+
+
+def test_files_that_change_after_the_plan_are_refused_when_they_are_loaded(tiny, folder):
+    planned = reference(tiny, source=str(folder))
+    _edit_tensors(lambda tensors: tensors["lm_head.weight"].mul_(2))(folder)
+    with pytest.raises(UserError, match="has changed since the cell was planned"):
+        load(planned, "cpu")
 
 
 def test_a_tokenizer_that_forgets_the_bos_is_refused(tiny, folder):
@@ -284,24 +354,53 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     assert main([str(tmp_path / "nowhere")]) == 2
 
 
-def test_a_downloaded_snapshot_is_loaded_without_a_network(tiny, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def cached(folder, tmp_path, monkeypatch):
+    """A hub cache with two commits of a model, `aaa` on main and `bbb` on v2, which differ in their weights."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--tiny--model"
+    (home / "refs").mkdir(parents=True)
+    for branch, commit in (("main", "aaa"), ("v2", "bbb")):
+        (home / "refs" / branch).write_text(commit)
+        shutil.copytree(folder, home / "snapshots" / commit)
+    tiny_model("llama", seed=1).model.save_pretrained(home / "snapshots" / "bbb")
+    return home
+
+
+def test_a_snapshot_in_the_cache_is_loaded_without_a_network(tiny, folder, cached):
     ref = reference(tiny)
-    assert "not on this machine" in availability(ref)
-    cached = tmp_path / "models--tiny--model"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("abc")
-    shutil.copytree(folder, cached / "snapshots" / "abc")
-    assert reference(tiny) == ref, "downloading must not change the identity"
-    assert availability(ref) is None
+    assert (ref.revision, ref.is_to_download, download_note(ref)) == ("aaa", False, None)
+    assert ref.identity() == reference(tiny, source=str(folder)).identity(), "a copy is the same model"
     assert load(ref, "cpu").model.config.hidden_size == 32
 
 
+def test_a_hub_model_is_the_commit_that_its_revision_names(tiny, cached):
+    main, other = reference(tiny), reference(tiny, revision="v2")
+    assert (other.revision, other) == ("bbb", reference(tiny, revision="bbb"))
+    assert main.identity() != other.identity()
+    expected = weight_hash(tiny_model("llama", seed=1).model)
+    assert weight_hash(load(other, "cpu").model) == expected
+
+
+def test_a_branch_that_moves_makes_another_model_and_a_planned_one_loads_as_planned(tiny, cached):
+    planned = reference(tiny)
+    (cached / "refs" / "main").write_text("bbb")
+    assert reference(tiny).identity() == reference(tiny, revision="v2").identity() != planned.identity()
+    assert weight_hash(load(planned, "cpu").model) == weight_hash(tiny_model("llama").model)
+
+
+def test_a_snapshot_with_missing_files_is_to_be_downloaded_and_a_damaged_one_is_refused(tiny, cached):
+    (cached / "snapshots" / "aaa" / "tokenizer.json").unlink()
+    assert reference(tiny).is_to_download
+    _truncate(cached / "snapshots" / "bbb" / "model.safetensors")
+    with pytest.raises(UserError, match="is damaged") as raised:
+        reference(tiny, revision="v2")
+    assert raised.value.fix == "hf download tiny/model --revision bbb --force-download"
+
+
 def test_a_name_that_no_model_on_the_hub_can_have_is_refused_in_one_line(tiny):
-    ref = reference(tiny, source="no such/model")
-    assert "no such/model is not a hub id" in availability(ref)
     with pytest.raises(UserError, match="no such/model is not a hub id"):
-        load(ref, "cpu")
+        reference(tiny, source="no such/model")
 
 
 @pytest.mark.parametrize(
@@ -312,6 +411,7 @@ def test_a_name_that_no_model_on_the_hub_can_have_is_refused_in_one_line(tiny):
         ("ENOSPC", "no space left"),
         ("GatedRepoError", "needs its licence to be accepted"),
         ("RepositoryNotFoundError", "the hub has no model tiny/model"),
+        ("RevisionNotFoundError", "tiny/model has no revision 'v2'"),
         ("HfHubHTTPError", "downloading tiny/model failed"),
     ],
 )
@@ -332,7 +432,7 @@ def test_a_failed_download_is_one_line(error, message, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(UserError, match=message):
-        hub.snapshot("tiny/model")
+        hub.snapshot("tiny/model", "v2")
 
 
 def test_a_device_that_is_not_there_is_refused(tiny, monkeypatch):

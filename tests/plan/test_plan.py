@@ -1,16 +1,21 @@
 """From a suite to cells: what makes an identity, what is shared, what is done, what is missing."""
 
 import dataclasses
+import io
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from harness import registry
 from harness.api import ArtifactSpec
+from harness.models.catalogue import CATALOGUE
 from harness.plan.cell import Cell
+from harness.plan.describe import describe
 from harness.plan.estimate import of_cell
 from harness.plan.job import jobs
 from harness.plan.plan import Plan, roots
@@ -19,7 +24,7 @@ from harness.suite import load_suite
 from harness.suite.load import find_suite
 from harness.suite.schedule import Schedule
 from tests.helpers.commands import harness_here
-from tests.helpers.small_suites import write_suite
+from tests.helpers.small_suites import copy_home, small_entry, write_checkpoint, write_suite
 
 
 @pytest.fixture
@@ -216,6 +221,66 @@ def test_a_weight_file_that_must_be_downloaded_is_a_note_and_not_an_obstacle(hom
     made = plan_of(models=["llama2-7b"])
     assert made.runnable
     assert made.notes() == ["meta-llama/Llama-2-7b-hf is not on this machine (13 GB to download)"]
+
+
+def test_a_checkpoint_that_cannot_be_used_is_one_reason_and_the_cells_of_other_models_can_run(home, tmp_path):
+    folder = copy_home(home, tmp_path)
+    config = json.loads((folder / "gptj" / "config.json").read_text())
+    (folder / "gptj" / "config.json").write_text(json.dumps(config | {"vocab_size": 77}))
+    made = Plan(load_suite(folder / "small.yaml"), Store(tmp_path / "store"))
+    (reason,) = made.missing()
+    assert "gptj has 3 tensors of other shapes than its config.json says, transformer.wte.weight first" in reason
+    assert {planned.title[:2]: planned.missing for planned in made.cells if planned.missing} == {
+        ("none", "tiny/gptj"): (reason,),
+        ("ft-l", "tiny/gptj"): (reason,),
+    }
+    assert {cell.model.name for cell in made.runnable} == {"tiny/llama"}
+
+
+@pytest.fixture
+def hub_model(home, tmp_path, monkeypatch):
+    """A model on a hub that is a folder here: `main` is one commit, `v2` another one."""
+    monkeypatch.setitem(CATALOGUE, "small-llama", small_entry("llama", hub_id="me/small"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "models--me--small"
+
+    def download(hub_id, revision, **_):
+        commit = {"main": "aaa", "v2": "bbb"}.get(revision, revision)
+        folder = cached / "snapshots" / commit
+        shutil.copytree(home / "llama", folder)
+        if commit == "bbb":
+            shutil.copy(write_checkpoint(tmp_path / "other", "llama", seed=1) / "model.safetensors", folder)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs" / revision).write_text(commit)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return cached
+
+
+def test_a_hub_model_is_downloaded_before_its_cells_are_named_after_its_files(hub_model, plan_of):
+    before = plan_of(models=["small-llama", {"name": "small-llama", "revision": "v2"}], methods=["none"])
+    assert [model.is_to_download for model in before.models()] == [True, True]
+    after = before.with_models_here()
+    assert [(model.revision, model.is_to_download) for model in after.models()] == [("aaa", False), ("bbb", False)]
+    assert len({cell.cell_id for cell in after.runnable}) == len(after.runnable) == 2
+    assert after.with_models_here() is after
+
+
+def test_a_branch_that_moves_makes_new_cells_and_unedited_answers_and_the_plan_prints_the_commit(hub_model, plan_of):
+    plans = [plan_of(models=["small-llama"], methods=["none"]).with_models_here()]
+    plan_of(models=[{"name": "small-llama", "revision": "v2"}], methods=["none"]).with_models_here()
+    (hub_model / "refs" / "main").write_text("bbb")
+    plans.append(plan_of(models=["small-llama"], methods=["none"]))
+    ids, answers = zip(
+        *(({cell.cell_id for cell in plan.runnable}, plan.runnable[0].unedited_outputs(8).key) for plan in plans),
+        strict=True,
+    )
+    assert not ids[0] & ids[1]
+    assert answers[0] != answers[1]
+    printed = io.StringIO()
+    describe(plans[1], Console(file=printed, width=200))
+    assert "model small-llama: me/small at commit bbb" in printed.getvalue()
 
 
 SEQUENCE = {"sequential": {"block": 2, "score_at": [2, 5]}}

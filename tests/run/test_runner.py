@@ -14,6 +14,7 @@ from harness.data.synthetic import upstream_rows
 from harness.errors import UserError
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
+from harness.files import write_json
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
 from harness.plan.plan import roots
@@ -302,3 +303,26 @@ def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(ho
         assert "have changed since they were planned" in bench.run(bench.cell("ft-l")).reason
     finally:
         file.write_text(text)
+
+
+def test_an_artifact_that_was_made_with_another_model_is_refused_in_one_line(bench):
+    cell = bench.cell("ft-l")
+    (answers,) = cell.all_unedited_outputs()
+    folder = bench.store.artifact(answers.name, answers.key)
+    kept = folder.read("artifact.json")
+    assert kept["models"]["model"] == bench.context.model_hashes(cell.model)
+    assert kept["models"]["model"].keys() == {"config", "tokenizer", "weights"}
+    for part in ("weights", "tokenizer"):
+        other = {**kept["models"]["model"], part: "0" * 64}
+        write_json(folder.path / "artifact.json", {**kept, "models": {"model": other}})
+        reason = bench.run(cell).reason
+        assert reason.startswith(f"{folder.path} was made with another model: tiny/llama has a different {part} now")
+        assert f"rm -r {folder.path}" in reason
+
+
+def test_provenance_names_the_files_of_every_model(bench):
+    cell = bench.cell("ft-l")
+    bench.run(cell)
+    (model,) = bench.folder(cell).read("provenance.json")["models"]
+    assert (model["name"], model["source"]) == ("tiny/llama", cell.model.source)
+    assert model["weights"] == bench.context.model_hashes(cell.model)["weights"]

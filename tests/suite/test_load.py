@@ -154,3 +154,11 @@ def test_a_method_that_is_filtered_out_needs_no_hyper_parameters(write):
     with pytest.raises(UserError, match=r"has no value of 'layer' for llama3-8b: write hparams/ft-l/llama3-8b\.yaml"):
         load_suite(path)
     assert load_suite(path, only=["method=none"]).methods[0].name == "none"
+
+
+def test_a_model_may_name_its_revision(write):
+    path = write(
+        base=BASE.replace("llama2-7b", "{name: llama2-7b, revision: 01c7f73d771dfac7d292323805ebc428287df4f9}")
+    )
+    first, second = load_suite(path).models
+    assert (first.revision, second.revision) == ("01c7f73d771dfac7d292323805ebc428287df4f9", "")

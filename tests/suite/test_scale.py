@@ -88,6 +88,13 @@ def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
     assert "mini.yaml" in hparams.sources["plugin"]
 
 
+def test_an_option_that_is_an_entry_of_a_model_is_mapped_to_its_stand_in(write):
+    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: {name: qwen2.5-1.5b, revision: v2}}"))
+    written = load_suite(path).methods[1].hparams["llama2-7b"].values["plugin"]
+    assert {key: value for key, value in written.items() if value} == {"name": "qwen2.5-1.5b", "revision": "v2"}
+    assert load_suite(path, scale="mini").methods[1].hparams["tiny/llama"].values["plugin"] == "tiny/tinyllama"
+
+
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
 def test_every_model_of_the_catalogue_has_a_stand_in(name):
     assert scale.load_scale("mini").form.model_map[name].startswith("tiny/")

@@ -64,6 +64,15 @@ def test_a_published_plugin_needs_no_training_of_its_own(data):
     assert not specs[EDIT].needs
 
 
+def test_the_plugin_may_be_written_like_an_entry_of_models(data):
+    plain = OnceEdit(hparams_with(plugin="tinyllama-1.1b"))
+    other = OnceEdit(hparams_with(plugin={"name": "tinyllama-1.1b", "revision": "v2", "dtype": "float32"}))
+    made = [method.artifacts(reference("tiny/llama", corpus=data.ref), data.ref, 0) for method in (plain, other)]
+    assert (made[1][EDIT].inputs["plugin"].revision, made[1][EDIT].inputs["plugin"].dtype) == ("v2", "float32")
+    assert all(made[0][role].key != made[1][role].key for role in (EDIT, STATE))
+    assert plain.hparams.identity() == other.hparams.identity(), "its files are in the keys of the artifacts"
+
+
 @pytest.fixture
 def target():
     return tiny_model("llama")
