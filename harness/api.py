@@ -265,6 +265,10 @@ class Method(ABC):
         """Describe third-party code for the cell's provenance."""
         return {}
 
+    def prompt_overhead(self) -> int:
+        """Most tokens that the method puts in front of an edit's prompt, so that plans can refuse edits that do not fit."""
+        return 0
+
     @classmethod
     def edits_in_sequence(cls) -> bool:
         """Whether the method supports sequential edits: it changes weights only, or it overrides `extend`."""

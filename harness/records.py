@@ -122,15 +122,14 @@ class Dataset:
         edits: the scored records.
         train: unrelated records that a method may learn from (negatives, hypernetworks).
         unrelated: unrelated records that no method sees; locality is also scored on them.
-        left_out: number of records before the last edit that are not edited, because of the reference's `conflicts` or
-            `without`.
+        contradictory: number of records before the last edit that `conflicts: drop` has left out.
     """
 
     ref: DataRef
     edits: tuple[EditRecord, ...]
     train: tuple[EditRecord, ...]
     unrelated: tuple[EditRecord, ...]
-    left_out: int = 0
+    contradictory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Select the records of a cell: `select` or `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -150,10 +150,9 @@ def _select(ref: DataRef) -> Dataset:
     inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
     excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
     left_out = set(ref.without)
-    eligible: Iterable[EditRecord] = (record for record in inside if record.id not in left_out)
-    if ref.conflicts == "drop":
-        eligible = consistent(eligible, shape)
-    edits = list(islice(eligible, ref.edits))
+    eligible = [record for record in inside if record.id not in left_out]
+    candidates = consistent(eligible, shape) if ref.conflicts == "drop" else eligible
+    edits = list(islice(candidates, ref.edits))
     if len(edits) < ref.edits:
         of_split = "records" if ref.split == "all" else f"records in the {ref.split} split"
         of_these = f", {len(edits)} of them usable together" if len(edits) < len(inside) else ""
@@ -161,9 +160,10 @@ def _select(ref: DataRef) -> Dataset:
             f"{found.edited.where}: {len(inside)} {of_split}{of_these}, {ref.edits} requested",
             fix=f"edits: {len(edits)}",
         )
-    reached = inside.index(edits[-1]) + 1
-    rest = inside[reached:]
-    tiers = [[record for record in tier if record.id not in left_out] for tier in _tiers(found, rest, excluded)]
+    reached = eligible.index(edits[-1]) + 1
+    tiers = [
+        [record for record in tier if record.id not in left_out] for tier in _tiers(found, eligible[reached:], excluded)
+    ]
     train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
     return Dataset(
         ref, tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated)), reached - len(edits)

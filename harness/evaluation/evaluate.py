@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from harness.evaluation.ask import ask_scope, predict
 from harness.evaluation.metrics import row
-from harness.evaluation.probes import LOCALITY_AXES, probe_queries
+from harness.evaluation.probes import LOCALITY_AXES, check_lengths, probe_queries
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs
 from harness.records import Answer, Dataset
@@ -24,6 +24,7 @@ def evaluate(
     batch_size: int,
     unedited: UneditedOutputs,
     progress: "Advance | None" = None,
+    positions: int | None = None,
 ) -> list[Answer]:
     """Ask all questions of a dataset under all protocols, then get the routing score of each prompt.
 
@@ -37,12 +38,16 @@ def evaluate(
         unedited: the unedited model's answers to the locality questions.
         progress: called with the number of questions after each batch; each question counts once per protocol and once
             for its routing score.
+        positions: the model's context length in tokens, if it is limited.
 
     Raises:
+        UserError: if a question is longer than that.
         ValueError: if `unedited` lacks a question, or a routing score is not in [0, 1].
     """
     ways = {Protocol.queries, *(protocol.queries for protocol in protocols)}
     questions = {tokenise: probe_queries(data, tokenizer, tokenise=tokenise) for tokenise in ways}
+    for asked_alike in questions.values():
+        check_lengths(asked_alike, positions)
     predictions = [predict(model, questions[one.queries], one, batch_size, progress) for one in protocols]
     # last, so that it cannot influence an answer
     scopes = ask_scope(model, questions[Protocol.queries], batch_size, progress)

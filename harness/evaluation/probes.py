@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from harness.errors import UserError
 from harness.records import Dataset
 from harness.tokens import Query, joint_queries
 
@@ -77,6 +78,22 @@ def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str
                 asked = [(probe.prompt, probe.answer) for probe in record.portability]
         for number, (prompt, answer) in enumerate(asked):
             yield record.id, number, prompt, answer
+
+
+def check_lengths(questions: Iterable[ProbeQuery], positions: int | None) -> None:
+    """Refuse a question that a model cannot read together with its answer; beyond its positions, no score means anything.
+
+    Raises:
+        UserError: names the record.
+    """
+    for asked in questions:
+        length = len(asked.query.prompt_ids) + len(asked.query.target_ids)
+        if positions is not None and length > positions:
+            raise UserError(
+                f"record {asked.record_id}: a question of its {asked.axis} has {length:,} tokens with the answer, "
+                f"but the model has {positions:,} positions",
+                fix="leave the record out, or choose a model with a longer context",
+            )
 
 
 def question_count(data: Dataset, times: int, axes: Iterable[Axis] = AXES) -> int:

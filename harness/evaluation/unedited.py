@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.api import ArtifactSpec
 from harness.evaluation.ask import predict
-from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, probe_queries, question_count
+from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery, check_lengths, probe_queries, question_count
 from harness.evaluation.protocol import Protocol
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
@@ -125,6 +125,8 @@ def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
     data = context.load_data(spec.inputs["data"])
     protocols = [form for name in spec.identity["protocols"] for form in registry.protocols.get(name).forms()]
     questions = [probe_queries(data, model.tokenizer, LOCALITY_AXES, protocol.queries) for protocol in protocols]
+    for asked in questions:
+        check_lengths(asked, model.positions)
     total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):

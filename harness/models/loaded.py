@@ -52,6 +52,11 @@ class LoadedModel:
         return self.entry.layout
 
     @property
+    def positions(self) -> int:
+        """Its context length in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return int(self.model.config.num_hidden_layers)

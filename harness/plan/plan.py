@@ -14,8 +14,10 @@ from harness.data.load import select
 from harness.errors import UserError
 from harness.models import catalogue, hub
 from harness.models.catalogue import ModelRef
+from harness.models.context_length import Reader, reader
 from harness.plan.cell import Cell, extra, models_of, stem
 from harness.plan.changes import changes
+from harness.plan.lengths import SHOWN, Text, complaint, texts_of, too_long
 from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -59,7 +61,8 @@ class Plan:
         self._elsewhere = elsewhere
         self.device = elsewhere or _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
-        self._data = {entry: _reference(entry, suite.prompts, suite.is_lenient) for entry in suite.datasets}
+        self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
+        self._too_long: dict[tuple[DataEntry, str, ModelRef, int], str] = {}
         self._models: dict[tuple[ModelEntry, DataRef | None], ModelRef | str] = {}
         self.cells = [
             self._planned(method, model, entry, self._data[entry], template, seed)
@@ -200,7 +203,20 @@ class Plan:
             cell.artifacts()
         except UserError as error:
             return PlannedCell(title, method.backend, None, (str(error),))
+        if reasons := self._unreadable(cell, entry, data.texts[template]):
+            return PlannedCell(title, method.backend, None, reasons)
         return PlannedCell(title, method.backend, cell)
+
+    def _unreadable(self, cell: Cell, entry: DataEntry, texts: Sequence[Text]) -> tuple[str, ...]:
+        """Which records the models of a cell cannot read; looked into once per dataset, template and model."""
+        overhead, reasons = cell.instance().prompt_overhead(), []
+        for model in models_of(cell):
+            key = (entry, cell.data.template, model, overhead)
+            if key not in self._too_long:
+                found = too_long(texts, reader(model), overhead)
+                self._too_long[key] = complaint(found, reader(model), entry.name) if found else ""
+            reasons += [self._too_long[key]] if self._too_long[key] else []
+        return tuple(reasons)
 
     def _model(self, entry: ModelEntry, corpus: DataRef | None) -> ModelRef | str:
         """The reference to a model, whose files are looked into once, or why it cannot be used."""
@@ -219,35 +235,68 @@ def roots(cell: Cell) -> list[ArtifactSpec]:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """A dataset of the suite: its reference under each template and under none, and what should be known about it."""
+    """A dataset of the suite.
+
+    Attributes:
+        refs: its reference under each template and under none.
+        texts: what models read of it under each template.
+        notes: what should be known about its records.
+    """
 
     refs: dict[str, DataRef]
+    texts: dict[str, tuple[Text, ...]]
     notes: tuple[str, ...]
 
 
-def _reference(entry: DataEntry, templates: Sequence[str], is_lenient: bool) -> _Data | str:
+def _reference(entry: DataEntry, suite: Suite) -> _Data | str:
     """The records under each template (and under none, for the corpus of tiny models), or why they are missing."""
     if entry.problem:
         return entry.problem
     if not entry.source:
         ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
         return f"no records of '{entry.name}': no folder given ({ways})"
-    selection = [field.name for field in fields(DataRef) if field.name in DataEntry.__dataclass_fields__]
-    asked = DataRef(**{name: getattr(entry, name) for name in selection})
     try:
-        found = {
-            template: select(replace(asked, template=template)) for template in dict.fromkeys(["none", *templates])
-        }
+        return _records(entry, suite)
     except UserError as error:
-        if not is_lenient:
+        if not suite.is_lenient:
             raise
         return error.message
+
+
+def _records(entry: DataEntry, suite: Suite) -> _Data:
+    options = {field.name: getattr(entry, field.name) for field in fields(DataRef) if hasattr(entry, field.name)}
+    asked, readers, dropped = DataRef(**options), _readers(entry, suite), dict[str, int]()
+    while True:
+        asked = replace(asked, without=tuple(sorted(dropped)))
+        found = {
+            template: select(replace(asked, template=template)) for template in dict.fromkeys(["none", *suite.prompts])
+        }
+        texts = {template: texts_of(data) for template, data in found.items()}
+        longer = [too_long(texts[template], one) for template in suite.prompts for one in readers]
+        if not any(longer):
+            break
+        for each in longer:
+            dropped |= each
     notes = []
-    if left_out := found["none"].left_out:
-        notes.append(f"{left_out} records left out, because they contradict themselves or an earlier edit")
+    if dropped:
+        named = ", ".join(asked.without[:SHOWN]) + (", …" if len(dropped) > SHOWN else "")
+        notes.append(f"{len(dropped)} left out, because a model of the suite cannot read them: {named}")
+    if contradictory := found["none"].contradictory:
+        notes.append(f"{contradictory} left out, because they contradict themselves or an earlier edit")
     if contradictions := conflicts.count(found["none"].edits):
         notes.append(f"{entry.edits} edits, of which {contradictions} (`conflicts: drop` replaces these records)")
-    return _Data({template: data.ref for template, data in found.items()}, tuple(notes))
+    return _Data({template: data.ref for template, data in found.items()}, texts, tuple(notes))
+
+
+def _readers(entry: DataEntry, suite: Suite) -> list[Reader]:
+    """What all models of a suite can read, also those not chosen, so that every choice has the same records."""
+    if entry.too_long != "drop":
+        return []
+    if problem := next((model.problem for model in suite.all_models if model.problem), ""):
+        raise UserError(
+            f"{entry.name}: too_long: drop needs every model of the suite: {problem}", fix="too_long: refuse"
+        )
+    return [reader(_model(model, None)) for model in suite.all_models]
 
 
 def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:

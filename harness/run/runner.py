@@ -231,7 +231,10 @@ class Runner:
         unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
         total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
-            return evaluate(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance)
+            return evaluate(
+                *(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance),
+                positions=model.positions,
+            )
 
     def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
         """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""

@@ -61,10 +61,11 @@ class MethodEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataEntry:
-    """A dataset and the selection of its records; the fields are those of `harness.records.DataRef`.
+    """A dataset and the selection of its records; the other fields are those of `harness.records.DataRef`.
 
     Attributes:
         source: folder of upstream files, `synthetic`, or empty if none is given (the plan then reports missing data).
+        too_long: `refuse` or `drop` records that a model of the suite cannot read.
         problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
     """
 
@@ -76,6 +77,7 @@ class DataEntry:
     unrelated: int
     strip_distractor: bool
     conflicts: str
+    too_long: Literal["refuse", "drop"]
     problem: str = ""
 
 
@@ -104,6 +106,7 @@ class Suite:
         variant: name of the results, apart from those of the suite as written; empty if no option changes its cells.
         is_lenient: whether entries that cannot be resolved here say why, instead of stopping everything.
         scale: `paper` for the suite as written, otherwise the name of the scale applied to it.
+        all_models: models before `--only`; those of them that are run are in `models`.
         keep_weights: whether to save the edited weights next to the results.
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
@@ -119,6 +122,7 @@ class Suite:
     variant: str
     is_lenient: bool
     scale: str
+    all_models: tuple[ModelEntry, ...]
     models: tuple[ModelEntry, ...]
     methods: tuple[MethodEntry, ...]
     datasets: tuple[DataEntry, ...]

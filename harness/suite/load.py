@@ -90,6 +90,7 @@ def load_suite(
         variant=_variant(overlay, edits, backend, folder),
         is_lenient=is_lenient,
         scale=overlay.name,
+        all_models=tuple(_models(document, form, overlay, {}, is_lenient=True)),
         models=tuple(models),
         methods=tuple(
             _method_entry(document, index, entry, models, overlay, default_backend, is_lenient)
@@ -173,6 +174,7 @@ def _datasets(
             DataEntry(
                 *(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor),
                 conflicts=entry.conflicts or form.conflicts,
+                too_long=entry.too_long or form.too_long,
                 problem=problem,
             ),
             edits,

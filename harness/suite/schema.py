@@ -33,6 +33,7 @@ Protocol = Annotated[str, NameIn(registry.protocols)]
 Table = Annotated[str, NameIn(registry.tables)]
 Figure = Annotated[str, NameIn(registry.figures)]
 Device = Literal["auto", "cpu", "cuda"]
+TooLong = Literal["refuse", "drop"]
 Scalar = str | int | float | bool | None
 
 
@@ -124,6 +125,7 @@ class DataForm(Entry):
     )
     strip_distractor: bool = Field(False, description="remove the unrelated sentence before CounterFact's paraphrases")
     conflicts: Conflict | None = Field(None, description="default: the suite's")
+    too_long: TooLong | None = Field(None, description="default: the suite's")
 
 
 class Blocks(StrictModel):
@@ -179,6 +181,11 @@ class SuiteForm(StrictModel):
     conflicts: Conflict = Field(
         "keep",
         description="`drop` replaces edits that contradict themselves or an earlier edit by the next records of the file",
+    )
+    too_long: TooLong = Field(
+        "refuse",
+        description="what happens to records with more tokens than one of the models can read; `drop` replaces them by "
+        "the next records of the file, for all models",
     )
     schedule: ScheduleForm = "batch"
     backend: Backend = Field(

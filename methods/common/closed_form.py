@@ -102,6 +102,10 @@ class ClosedFormMethod(Method):
         """See `ClosedFormHparams.artifacts`."""
         return self.hparams.artifacts(target, data, seed)
 
+    def prompt_overhead(self) -> int:
+        """The longest context prefix."""
+        return prefixes.longest(self.hparams.prefixes)
+
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:

@@ -53,6 +53,11 @@ def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> 
     )
 
 
+def longest(groups: Sequence[tuple[int, int]]) -> int:
+    """Most tokens of a prefix: its length, a full stop and a space."""
+    return max((length + 2 for length, _ in groups), default=0)
+
+
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Sample the prefixes of `spec` and write them to `folder`."""
     model = context.load_model(spec.inputs["model"])

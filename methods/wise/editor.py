@@ -43,6 +43,10 @@ class Wise(SequentialMethod):
         contexts = {"prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
         return {**spared, **contexts} if self.hparams.contexts else spared
 
+    def prompt_overhead(self) -> int:
+        """The longest context prefix."""
+        return prefixes.longest(PREFIX_GROUPS) if self.hparams.contexts else 0
+
     def extend(
         self,
         model: "LoadedModel",

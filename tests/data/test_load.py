@@ -216,7 +216,7 @@ def test_contradictory_records_are_replaced_by_the_next_ones_on_request(tmp_path
 
     assert [record.id for record in kept.edits] == ["0", "1", "2", "3", "4"]
     assert [record.id for record in dropped.edits] == ["0", "2", "3", "5", "6"]
-    assert (kept.left_out, dropped.left_out) == (0, 2)
+    assert (kept.contradictory, dropped.contradictory) == (0, 2)
     assert load(dropped.ref) == dropped
     assert kept.ref.identity().keys() == dropped.ref.identity().keys()
     assert kept.ref.sha256 != dropped.ref.sha256

@@ -145,7 +145,7 @@ def test_the_contradictions_of_the_papers_edits_are_known_and_can_be_left_out(re
 
     assert count(kept.edits) == expected
     assert not count(dropped.edits)
-    assert (len(dropped.edits), dropped.left_out) == (1000, left_out)
+    assert (len(dropped.edits), dropped.contradictory) == (1000, left_out)
 
 
 def test_planning_needs_neither_torch_nor_pandas():

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from harness import registry
 from harness.api import ArtifactSpec
+from harness.data.load import load
+from harness.data.synthetic import upstream_rows
 from harness.models.catalogue import CATALOGUE
 from harness.plan.cell import Cell
 from harness.plan.describe import describe
@@ -23,6 +25,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from harness.suite.load import find_suite
 from harness.suite.schedule import Schedule
+from tests.data.rows import write
 from tests.helpers.commands import harness_here
 from tests.helpers.small_suites import copy_home, small_entry, write_checkpoint, write_suite
 
@@ -370,3 +373,39 @@ def test_no_two_jobs_have_the_same_title(home, plan_of):
     titles = [job.title for job in jobs(plan)]
     assert len(set(titles)) == len(titles)
     assert any(title.startswith("ft-l on tiny/llama, counterfact, prompt paper, seed 1 (") for title in titles)
+
+
+def with_long_paraphrase(folder):
+    """Twelve records of which the third has a paraphrase beyond the context of the small models."""
+    rows = upstream_rows("counterfact")[:12]
+    rows[2] = rows[2] | {"paraphrase_prompts": ["word " * 300]}
+    write(folder / "long.json", rows)
+    return {"name": "counterfact", "path": str(folder), "edits": 8, "train": 0, "unrelated": 0}
+
+
+def test_records_longer_than_a_models_context_are_refused_by_name(plan_of, tmp_path):
+    made = plan_of(datasets=[with_long_paraphrase(tmp_path / "long")])
+
+    assert made.runnable == []
+    assert [reason.partition(" (256 positions): counterfact record 2 (")[0] for reason in made.missing()] == [
+        "too long for tiny/llama",
+        "too long for tiny/gptj",
+    ]
+
+
+def test_records_too_long_for_one_model_are_replaced_for_all_of_them_on_request(plan_of, home, tmp_path):
+    data = with_long_paraphrase(tmp_path / "long")
+    longer = shutil.copytree(home / "llama", tmp_path / "longer")
+    config = json.loads((longer / "config.json").read_text())
+    (longer / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    models = [
+        {"name": "tiny/llama", "weights": "pretrained", "path": str(longer)},
+        {"name": "tiny/gptj", "weights": "pretrained", "path": str(home / "gptj")},
+    ]
+
+    made = plan_of(datasets=[data], models=models, too_long="drop")
+    only = Plan(load_suite(home / "other.yaml", only=["model=tiny/llama"]), made.store)
+
+    (ref,) = {cell.data for cell in (*made.runnable, *only.runnable)}
+    assert [record.id for record in load(ref).edits] == ["0", "1", "3", "4", "5", "6", "7", "8"]
+    assert "counterfact: 1 left out, because a model of the suite cannot read them: 2" in made.notes()

@@ -1,0 +1,98 @@
+"""How many tokens a model can read, and how many a text has, without loading the model. Does not import torch."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from harness.models import checkpoint, hub
+from harness.models.catalogue import ModelRef, entry
+from harness.tokens import token_ids
+
+Count = Callable[[Sequence[str]], list[int]]
+"""Number of tokens of each text, with BOS where the model has one."""
+
+_POSITIONS = ("max_position_embeddings", "n_positions")
+"""Names of the context length in configurations. A sliding window limits attention, not the length of a text."""
+
+_EXPANSION = 11
+"""A character that is not ASCII may become this many times as many bytes in Unicode normalisation (NFKC)."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a model can read.
+
+    Attributes:
+        name: name of the model.
+        positions: its context length in tokens.
+        count: its tokenizer; None if there is none on this machine yet.
+    """
+
+    name: str
+    positions: int
+    count: Count | None
+
+
+@cache
+def reader(ref: ModelRef) -> Reader:
+    """Find out what a model can read, from the files of its checkpoint if they are on this machine, else the catalogue.
+
+    Raises:
+        UserError: if `source` can only be a folder and does not exist.
+    """
+    made = entry(ref.name)
+    if ref.weights == "trained":
+        return Reader(ref.name, made.max_positions, None)
+    if ref.weights == "random":
+        count = _counter(Path(ref.source).expanduser(), made.adds_bos) if ref.source else _bytes
+        return Reader(ref.name, made.max_positions, count)
+    folder = checkpoint.local_folder(ref.source) or hub.cached_snapshot(ref.source, ref.revision)
+    if folder is None:
+        return Reader(ref.name, made.max_positions, None)
+    return Reader(ref.name, _positions(folder) or made.max_positions, _counter(folder, made.adds_bos))
+
+
+def most_tokens(text: str) -> int:
+    """Upper bound of the number of tokens of a text with any tokenizer: one per byte, and a start of text or of word."""
+    return len(text) + 2 if text.isascii() else _EXPANSION * len(text.encode()) + 2
+
+
+def _positions(folder: Path) -> int | None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return next((int(config[name]) for name in _POSITIONS if config.get(name)), None)
+
+
+def _counter(folder: Path, adds_bos: bool) -> Count | None:
+    if not any((folder / name).is_file() for name in checkpoint.TOKENIZER_FILES):
+        return None
+
+    def count(texts: Sequence[str]) -> list[int]:
+        file = folder / "tokenizer.json"
+        ids = _ids(file, texts) if file.is_file() else _slow_ids(folder, texts)
+        return [len(of_text) + adds_bos for of_text in ids]
+
+    return count
+
+
+def _ids(file: Path, texts: Sequence[str]) -> list[list[int]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def _slow_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Of tokenizers in older files, which only transformers reads; its import takes seconds."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return token_ids(tokenizer, texts, add_special_tokens=False)
+
+
+def _bytes(texts: Sequence[str]) -> list[int]:
+    """A model with random weights and no tokenizer of its own reads bytes."""
+    return [len(text.encode()) + 1 for text in texts]
