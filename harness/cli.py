@@ -558,6 +558,10 @@ def doctor(plugin: PluginOption = None) -> int:
 # ── Commands on datasets
 
 
+_FOREIGN = 20
+"""Ignored files that `data list` names."""
+
+
 @data_app.command("list")
 def data_list(
     name: Annotated[str | None, typer.Argument(metavar="DATASET", help="Dataset; default: all.")] = None,
@@ -565,7 +569,7 @@ def data_list(
     plugin: PluginOption = None,
 ) -> int:
     """List dataset files with their role and record counts; usable records are valid and have a new prompt."""
-    from harness.data.show import contradictions, describe
+    from harness.data.show import contradictions, describe, ignored, left_out
     from harness.data.sources import SYNTHETIC
 
     numbers = ("records", "usable", "test", "dev")
@@ -576,6 +580,13 @@ def data_list(
     _print_table(("dataset", "used for", *numbers, "format", "file"), rows, numbers)
     for line in contradictions(data or SYNTHETIC, name):
         print(f"if all of it is edited: {line}")
+    for line in left_out(data or SYNTHETIC, name):
+        print(line)
+    foreign = [] if name else ignored(data or SYNTHETIC)
+    for line in foreign[:_FOREIGN]:
+        print(f"ignored: {line}")
+    if len(foreign) > _FOREIGN:
+        print(f"ignored: {len(foreign) - _FOREIGN} more files")
     return 0
 
 

@@ -81,6 +81,7 @@ class DataRef:
         conflicts: `keep` or `drop` edits that contradict themselves or an earlier edit. Which records are left says
             `sha256`, so this is not part of the identity.
         without: ids of records that are left out, for the same reason not part of the identity.
+        file: file of `source` that provides the edits; empty to choose one. Not part of the identity either.
     """
 
     name: str
@@ -94,6 +95,7 @@ class DataRef:
     sha256: str = ""
     conflicts: str = "keep"
     without: tuple[str, ...] = ()
+    file: str = ""
 
     @property
     def title(self) -> str:
@@ -123,6 +125,7 @@ class Dataset:
         train: unrelated records that a method may learn from (negatives, hypernetworks).
         unrelated: unrelated records that no method sees; locality is also scored on them.
         contradictory: number of records before the last edit that `conflicts: drop` has left out.
+        notes: what should be known about the files, such as unusable records.
     """
 
     ref: DataRef
@@ -130,6 +133,7 @@ class Dataset:
     train: tuple[EditRecord, ...]
     unrelated: tuple[EditRecord, ...]
     contradictory: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from harness import registry
 from harness.data.catalogue import Download
-from harness.data.formats import recognise
+from harness.data.formats import Foreign, recognise
+from harness.data.reading import CHECKSUMS
 from harness.errors import UserError
 from harness.identity import file_digest
 
-CHECKSUMS = "checksums.json"
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_S = 60
 
@@ -88,7 +88,7 @@ def _bring(download: Download, place: Path, name: str) -> Fetched:
                 fix=f"python -m harness data fetch {name}" if download.sha256 else f"rm {place / CHECKSUMS}",
             )
         form = recognise(partial)
-        if form is None or form.dataset != name:
+        if isinstance(form, Foreign) or form.dataset != name:
             raise UserError(
                 f"{download.url}: the server returned something that is not a {name} file",
                 fix=f"python -m harness data fetch {name}",

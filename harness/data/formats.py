@@ -1,12 +1,16 @@
 """Upstream file formats: registration and recognition.
 
-A format is recognised by the field names at the start of a file, never by the file name. A file with a broken record is
-thus still recognised, and the record is reported by its number.
+A format is recognised by the fields of a file's first records, never by the file name: all fields of its signature must
+occur. A file with some broken records is thus still recognised, and a file that shares a few field names is not.
 """
 
+import codecs
+import gzip
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,9 +19,12 @@ from pydantic import TypeAdapter
 from harness import registry
 from harness.records import EditRecord
 
+NO_RECORDS = "neither JSON nor a known table"
+"""Why most files of a folder, such as a README, are foreign."""
+
 _HEAD_BYTES = 1 << 16
-_KEY = re.compile(rb'"([^"\\]{1,40})"\s*:')
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
+_GAP = re.compile(r"[\s,]*")
 
 
 class Row(Protocol):
@@ -40,20 +47,20 @@ class Format:
         dataset: dataset that the records belong to.
         title: display name in messages and listings.
         rows: validator for all records of a file.
-        recognise: predicate on the field names at the start of a JSON file or, with `parse_line`, on the first lines of
-            a text file.
+        signature: fields that all occur in the records of a JSON file of this format, and no other format's.
+        recognise: further predicate on the fields of the first records or, with `parse_line`, on the first lines of a
+            text file.
         parse_line: parser for one line of a text file; raises a ValueError that describes a malformed line. None for
-            JSON files, which hold a list of records.
-        tolerates_flaws: whether records without a usable target are skipped, because the official files contain some.
+            JSON files: a list of records, or one record per line.
     """
 
     name: str
     dataset: str
     title: str
     rows: TypeAdapter[Any]
+    signature: frozenset[str]
     recognise: Callable[[Any], bool]
     parse_line: Callable[[str], Mapping[str, Any]] | None = None
-    tolerates_flaws: bool = False
 
 
 def register_format(
@@ -61,40 +68,109 @@ def register_format(
     *,
     dataset: str,
     title: str,
-    recognise: Callable[[Any], bool],
+    signature: Collection[str] | None = None,
+    recognise: Callable[[Any], bool] = lambda found: True,
     parse_line: Callable[[str], Mapping[str, Any]] | None = None,
-    tolerates_flaws: bool = False,
 ) -> Callable[[Schema], Schema]:
     """Class decorator: register a format by its record schema, a pydantic dataclass with a method `record`.
 
     If several formats recognise a file, the first wins: built-in formats come first, then plug-ins in order of registration.
 
     Args:
-        name, dataset, title, recognise, parse_line, tolerates_flaws: see `Format`.
+        name, dataset, title, recognise, parse_line: see `Format`.
+        signature: see `Format`; by default the required fields of the schema.
     """
 
     def put(schema: Schema) -> Schema:
         rows = TypeAdapter(list[schema])  # type: ignore[valid-type]
-        added = Format(name, dataset, title, rows, recognise, parse_line, tolerates_flaws)
-        registry.formats.add(name, added, schema.__module__)
+        fields = schema.__pydantic_fields__.items()  # type: ignore[attr-defined]
+        required = {field.alias or key for key, field in fields if field.is_required()}
+        of_format = frozenset(required if signature is None else signature)
+        registry.formats.add(
+            name, Format(name, dataset, title, rows, of_format, recognise, parse_line), schema.__module__
+        )
         return schema
 
     return put
 
 
-def recognise(path: Path) -> Format | None:
-    """Recognise the format of a file from its first 64 KiB; None if it is not a known editing dataset."""
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES).removeprefix(_BYTE_ORDER_MARK)
-    is_json = head.lstrip()[:1] in (b"[", b"{")
-    keys = {key.decode(errors="replace") for key in _KEY.findall(head)} if is_json else set()
-    lines = head.decode(errors="replace").split("\n")[: -1 if b"\n" in head else None]
-    for known in registry.formats.all().values():
-        if known.recognise(lines) if known.parse_line else is_json and known.recognise(keys):
-            return known
-    return None
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A file in no known format, and why as far as that can be said."""
+
+    reason: str
+
+
+def recognise(path: Path) -> Format | Foreign:
+    """Recognise the format of a file from its first 64 KiB; cached until the file changes."""
+    stat = path.stat()
+    return _recognise(path, stat.st_mtime_ns, stat.st_size, tuple(registry.formats))
+
+
+@lru_cache(maxsize=4096)
+def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, ...]) -> Format | Foreign:
+    with _opened(path) as stream:
+        try:
+            head = _utf8(stream.read(_HEAD_BYTES)).decode(errors="replace")
+        except (OSError, EOFError):
+            return Foreign("damaged gzip file")
+    is_json = head.lstrip()[:1] in ("[", "{")
+    keys = _fields(head) if is_json else set()
+    lines = head.split("\n")[: -1 if "\n" in head else None]
+    known = registry.formats.all().values()
+    for each in known:
+        if each.recognise(lines) if each.parse_line else is_json and each.signature <= keys and each.recognise(keys):
+            return each
+    if not is_json:
+        return Foreign(NO_RECORDS)
+    nearest = max(known, key=lambda each: len(each.signature & keys) / max(len(each.signature), 1))
+    missing = sorted(nearest.signature - keys)
+    if not keys & nearest.signature or not missing:
+        return Foreign("fields of no known format")
+    return Foreign(f"no record has the field '{missing[0]}' of {nearest.title}")
 
 
 def contents(path: Path) -> bytes:
-    """Read a file's bytes without a byte-order mark."""
-    return path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    """Read a file as UTF-8 without a byte-order mark; gzip files are decompressed."""
+    with _opened(path) as stream:
+        return _utf8(stream.read())
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """Yield the records of a JSON list, or the values of a text that holds one after the other, such as JSON Lines.
+
+    Raises:
+        json.JSONDecodeError: at the end of the last complete record, if anything but the end of the text follows.
+    """
+    decoder = json.JSONDecoder()
+    position = len(text) - len(text.lstrip())
+    is_list = text[position : position + 1] == "["
+    position += is_list
+    while True:
+        gap = _GAP.match(text, position)
+        position = gap.end() if gap else position
+        if position == len(text) or (is_list and text[position] == "]"):
+            return
+        value, position = decoder.raw_decode(text, position)
+        yield value
+
+
+def _fields(head: str) -> set[str]:
+    """Field names of the complete records of a text, or all names in it if not even the first record is complete."""
+    keys: set[str] = set()
+    try:
+        for value in json_values(head):
+            keys |= value.keys() if isinstance(value, dict) else set()
+    except json.JSONDecodeError:
+        return keys or set(_KEY.findall(head))
+    return keys
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _utf8(content: bytes) -> bytes:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)

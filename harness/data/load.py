@@ -34,6 +34,7 @@ def resolve(
     template: str = "none",
     conflicts: str = "keep",
     without: tuple[str, ...] = (),
+    file: str = "",
 ) -> DataRef:
     """Select records and return a reference to them, with their hash and the actual pool sizes.
 
@@ -53,6 +54,7 @@ def resolve(
         conflicts: `drop` leaves out records that contradict themselves or an earlier edit (`harness.data.conflicts`);
             the next records of the split take their places.
         without: ids of records to leave out, in the same way.
+        file: the file of the folder that provides the edits; empty to choose one.
 
     Raises:
         UserError: for an unknown name, missing files, a broken file, or fewer records than requested edits.
@@ -62,6 +64,7 @@ def resolve(
             *(name, source, edits, split, train, unrelated, strip_distractor, template),
             conflicts=conflicts,
             without=without,
+            file=file,
         )
     ).ref
 
@@ -94,7 +97,7 @@ def load(ref: DataRef) -> Dataset:
 
 def files(ref: DataRef) -> dict[str, str]:
     """Source files of a selection with their sha256; synthetic records count as one file."""
-    found = find_files(ref.name, ref.source)
+    found = find_files(ref.name, ref.source, ref.file)
     if ref.source == SYNTHETIC:
         return {found.edited.where: digest(found.edited.records)}
     used = (found.edited, *found.others) if ref.train or ref.unrelated else (found.edited,)
@@ -145,7 +148,12 @@ def without_distractors(record: EditRecord) -> EditRecord:
 
 def _select(ref: DataRef) -> Dataset:
     _check_options(ref)
-    found = find_files(ref.name, ref.source)
+    found = find_files(ref.name, ref.source, ref.file)
+    if not found.edited.records:
+        raise UserError(
+            found.edited.left_out() or f"{found.edited.where}: contains no record",
+            fix=f"python -m harness data list --data {ref.source}",
+        )
     shape = _shape(ref)
     inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
     excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
@@ -166,7 +174,10 @@ def _select(ref: DataRef) -> Dataset:
     ]
     train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
     return Dataset(
-        ref, tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated)), reached - len(edits)
+        ref,
+        *(tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated))),
+        contradictory=reached - len(edits),
+        notes=tuple(filter(None, [found.edited.left_out()])),
     )
 
 

@@ -1,8 +1,7 @@
-"""Read one upstream file into records; an invalid record is reported in one line."""
+"""Read one upstream file into records; an invalid record is left out, with the reason."""
 
 import gc
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +13,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harness import registry
-from harness.data.formats import Format, Row, contents, recognise
+from harness.data.formats import Foreign, Format, Row, contents, json_values, recognise
 from harness.data.ids import own_ids
 from harness.errors import UserError
 from harness.records import EditRecord
 
+CHECKSUMS = "checksums.json"
+"""File next to downloaded ones that lists their checksums."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """An unusable record of an official file: its number in the file and the reason."""
+    """An unusable record: its number in the file and the reason."""
 
     number: int
     reason: str
@@ -53,19 +55,29 @@ class UpstreamFile:
         """Number of records skipped because an earlier one has the same prompt."""
         return self.rows - len(self.records) - len(self.flaws)
 
+    def left_out(self, shown: int = 3) -> str:
+        """How many records are unusable and why, naming a few; empty if none is."""
+        if not self.flaws:
+            return ""
+        named = "; ".join(f"record {flaw.number}: {flaw.reason}" for flaw in self.flaws[:shown])
+        more = f"; and {len(self.flaws) - shown:,} more" if len(self.flaws) > shown else ""
+        return f"{self.where}: {len(self.flaws):,} of {self.rows:,} records left out ({named}{more})"
+
 
 def read(path: Path) -> UpstreamFile:
     """Read all records of a file; cached per process until the file changes.
 
+    A record that lacks a required field, or has an empty or wrongly typed one, is left out and listed in `flaws`.
+
     Raises:
-        UserError: if the format is unknown, the file is truncated, or a record has a missing, empty or wrongly typed
-            field; the message gives path, record and field.
+        UserError: if the format is unknown or the file is truncated; the message gives path and record.
     """
     form = recognise(path)
-    if form is None:
+    if isinstance(form, Foreign):
         known = ", ".join(known.title for known in registry.formats.all().values())
         raise UserError(
-            f"{path}: not a known editing dataset (known formats: {known})", fix="python -m harness data list"
+            f"{path}: not a known editing dataset: {form.reason} (known formats: {known})",
+            fix=f"python -m harness data list --data {path.parent}",
         )
     stat = path.stat()
     return _read(path, form.name, stat.st_mtime_ns, stat.st_size)
@@ -85,20 +97,41 @@ def _read(path: Path, form_name: str, _mtime_ns: int, _size_bytes: int) -> Upstr
     form = registry.formats.get(form_name)
     content = contents(path)
     if form.parse_line is not None:
-        return from_rows(_parse_lines(content, form, form.parse_line, path), form, str(path))
+        return _parse_lines(content, form, form.parse_line, path)
     return _parse(content, form, str(path))
 
 
 def _parse(content: bytes, form: Format, where: str) -> UpstreamFile:
+    """Validate all records of a JSON file; those with a wrong field are left out, but damaged JSON is refused."""
+    rows: list[Any] = []
     try:
         with _no_collection():
-            return _collect(form.rows.validate_json(content), form, where)
+            if content.lstrip().startswith(b"["):
+                return _collect(enumerate(form.rows.validate_json(content), start=1), form, where)
+    except ValidationError:
+        pass  # whatever it was is found below, record by record
+    try:
+        for row in json_values(content.decode(errors="replace")):
+            rows.append(row)
+    except json.JSONDecodeError as error:
+        reason = f"{where}: record {len(rows) + 1}: invalid or truncated JSON ({error.msg})"
+        raise UserError(reason, fix=_repair(where, form)) from None
+    return _validate(list(enumerate(rows, start=1)), form, where, [])
+
+
+def _validate(rows: list[tuple[int, Any]], form: Format, where: str, flaws: list[Flaw]) -> UpstreamFile:
+    """Leave out the records with a wrong field, given numbered from 1."""
+    wrong: dict[int, str] = {}
+    try:
+        form.rows.validate_json(json.dumps([row for _, row in rows]))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] != "json_invalid":
-            raise _complaint(first, form, where) from None
-        record = _complete_records(content) + 1
-        raise _broken(f"{where}: record {record}: invalid or truncated JSON ({first['ctx']['error']})", form) from None
+        for each in error.errors(include_url=False, include_input=False):
+            place, *field = each["loc"]
+            wrong.setdefault(int(place), _complaint(field, each))
+    right = [row for place, row in enumerate(rows) if place not in wrong]
+    valid = form.rows.validate_json(json.dumps([row for _, row in right]))
+    flaws = flaws + [Flaw(rows[place][0], reason) for place, reason in wrong.items()]
+    return _collect(zip([number for number, _ in right], valid, strict=True), form, where, flaws)
 
 
 @contextmanager
@@ -113,25 +146,24 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _collect(rows: Iterable[Row], form: Format, where: str) -> UpstreamFile:
+def _collect(rows: Iterable[tuple[int, Row]], form: Format, where: str, flaws: Sequence[Flaw] = ()) -> UpstreamFile:
+    """Convert valid records, given with their numbers; `flaws` are those that were left out before."""
     records: list[EditRecord] = []
     numbers: list[int] = []
-    flaws: list[Flaw] = []
+    found = list(flaws)
     prompts: set[str] = set()
-    number = 0
-    for number, row in enumerate(rows, start=1):
+    last = max((flaw.number for flaw in flaws), default=0)
+    for number, row in rows:
+        last = max(last, number)
         record = row.record()
         if reason := _flaw(record):
-            if not form.tolerates_flaws:
-                raise _broken(f"{where}: record {number}: {reason}", form)
-            flaws.append(Flaw(number, reason))
+            found.append(Flaw(number, reason))
         elif record.prompt not in prompts:
             prompts.add(record.prompt)
             records.append(record)
             numbers.append(number)
-    if not records:
-        raise _broken(f"{where}: contains no usable record", form)
-    return UpstreamFile(where, form, number, own_ids(records), tuple(numbers), tuple(flaws))
+    found.sort(key=lambda flaw: flaw.number)
+    return UpstreamFile(where, form, last, own_ids(records), tuple(numbers), tuple(found))
 
 
 def _flaw(record: EditRecord) -> str | None:
@@ -155,39 +187,26 @@ _SENTENCES = {
 }
 
 
-def _complaint(error: ErrorDetails, form: Format, where: str) -> UserError:
+def _complaint(field: Sequence[int | str], error: ErrorDetails) -> str:
     sentence = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return _broken(f"{where}: {sentence}", form)
-    number, *field = error["loc"]
-    what = f"field '{'.'.join(map(str, field))}' " if field else ""
-    return _broken(f"{where}: record {int(number) + 1}: {what}{sentence}", form)
+    return f"field '{'.'.join(map(str, field))}' {sentence}" if field else sentence
 
 
-def _broken(sentence: str, form: Format) -> UserError:
-    return UserError(sentence, fix=registry.datasets.get(form.dataset).remedy)
-
-
-def _complete_records(content: bytes) -> int:
-    """Number of records of a broken JSON list before the error."""
-    text = content.decode(errors="replace").lstrip()
-    decoder, gap, position, count = json.JSONDecoder(), re.compile(r"[\s,]*"), 1, 0
-    while True:
-        start = gap.match(text, position)
-        try:
-            _, position = decoder.raw_decode(text, start.end() if start else position)
-        except json.JSONDecodeError:
-            return count
-        count += 1
+def _repair(where: str, form: Format) -> str:
+    """How to repair a damaged file: fetch it again if it was fetched, otherwise look at the place."""
+    path = Path(where)
+    if (path.parent / CHECKSUMS).is_file() and path.name in (path.parent / CHECKSUMS).read_text():
+        return f"python -m harness data fetch {form.dataset} --to {path.parent.parent}"
+    return f"python -m json.tool {'--json-lines ' if path.suffix == '.jsonl' else ''}{path} /dev/null"
 
 
 def _parse_lines(
     content: bytes, form: Format, parse_line: Callable[[str], Mapping[str, Any]], path: Path
-) -> list[Mapping[str, Any]]:
-    rows = []
+) -> UpstreamFile:
+    rows, flaws = [], []
     for number, line in enumerate(content.decode(errors="replace").rstrip("\r\n").split("\n"), start=1):
         try:
-            rows.append(parse_line(line.rstrip("\r")))
+            rows.append((number, parse_line(line.rstrip("\r"))))
         except ValueError as error:
-            raise _broken(f"{path}: record {number}: {error}", form) from None
-    return rows
+            flaws.append(Flaw(number, str(error)))
+    return _validate(rows, form, str(path), flaws)

@@ -1,7 +1,8 @@
 """Schemas of the upstream formats, one class per format, each with its conversion to an `EditRecord`.
 
-A schema declares only the fields that the harness uses; other keys are allowed. Surrounding whitespace is stripped, because
-a target is always appended to its prompt with one space.
+A schema declares only the fields that the harness uses; other keys are allowed. Only the edit itself is required: a record
+without some kind of probe, or with null in its place, has no such probes. Surrounding whitespace is stripped, because a
+target is always appended to its prompt with one space.
 """
 
 import hashlib
@@ -18,8 +19,18 @@ STRICT = ConfigDict(strict=True, str_strip_whitespace=True)
 
 
 def _first(value: Any) -> Any:
-    """Take the first of several acceptable answers; KnowEdit gives a string or a list."""
-    return value[0] if isinstance(value, list) and value else value
+    """Take the first of several acceptable answers, which may be grouped: `["a", "b"]`, `[["a", "b"], ["c"]]`."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
+
+
+def _all(value: Any) -> Any:
+    return [] if value is None else value
+
+
+def _written(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 def _holds_one_place(template: str) -> str:
@@ -29,14 +40,23 @@ def _holds_one_place(template: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1)]
+Texts = Annotated[list[Text], BeforeValidator(_all)]
 Answer = Annotated[Text, BeforeValidator(_first)]
+Id = Annotated[str, BeforeValidator(_written)]
 Template = Annotated[str, AfterValidator(_holds_one_place)]
 
 
 def content_id(prompt: str, target: str) -> str:
     """Id for a record without an upstream id: a hash of prompt and target."""
     return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
+
+
+def _id(upstream: str | None, prompt: str, target: str) -> str:
+    return upstream or content_id(prompt, target)
+
+
+def _probe(prompt: str | None, answer: str | None) -> tuple[Probe, ...]:
+    return (Probe(prompt, answer),) if prompt and answer else ()
 
 
 @dataclass(config=STRICT, slots=True)
@@ -46,6 +66,10 @@ class _PromptAndAnswer:
 
     def probe(self) -> Probe:
         return Probe(self.prompt, self.ground_truth)
+
+
+def _probes(groups: dict[str, list[_PromptAndAnswer]] | None) -> tuple[Probe, ...]:
+    return tuple(probe.probe() for probes in (groups or {}).values() for probe in probes)
 
 
 @dataclass(config=STRICT, slots=True)
@@ -67,37 +91,38 @@ class _Object:
 @dataclass(config=STRICT, slots=True)
 class _Rewrite:
     prompt: Template
-    relation_id: Text
     subject: Text
     target_new: _Object
     target_true: _Object
+    relation_id: str | None = None
 
 
 @register_format(
     "counterfact",
     dataset="counterfact",
     title="CounterFact (ROME)",
-    recognise=lambda keys: "requested_rewrite" in keys and bool(keys & {"paraphrase_prompts", "neighborhood_prompts"}),
+    signature={"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"},
 )
 @dataclass(config=STRICT, slots=True)
 class CounterFact:
     """CounterFact as ROME published it, with or without the portability question."""
 
-    case_id: int
     requested_rewrite: _Rewrite
-    paraphrase_prompts: Texts
-    neighborhood_prompts: Texts
-    attribute_prompts: list[Text]
-    generation_prompts: list[Text]
+    case_id: Id | None = None
+    paraphrase_prompts: Texts = Field(default_factory=list)
+    neighborhood_prompts: Texts = Field(default_factory=list)
+    attribute_prompts: Texts = Field(default_factory=list)
+    generation_prompts: Texts = Field(default_factory=list)
     portability: _OneHop | None = None
 
     def record(self) -> EditRecord:
         """Convert. Neighbours share the true object; attributes are subjects that already have the new object."""
         rewrite = self.requested_rewrite
         true, new = rewrite.target_true.str_, rewrite.target_new.str_
+        prompt = rewrite.prompt.replace("{}", rewrite.subject)
         return EditRecord(
-            id=str(self.case_id),
-            prompt=rewrite.prompt.replace("{}", rewrite.subject),
+            id=_id(self.case_id, prompt, new),
+            prompt=prompt,
             subject=rewrite.subject,
             target_new=new,
             ground_truth=true,
@@ -106,7 +131,7 @@ class CounterFact:
             portability=(self.portability.probe(),) if self.portability else (),
             attributes=tuple(Probe(prompt, new) for prompt in self.attribute_prompts),
             generation_prompts=tuple(self.generation_prompts),
-            relation=rewrite.relation_id,
+            relation=rewrite.relation_id or "",
         )
 
 
@@ -114,31 +139,31 @@ class CounterFact:
     "counterfact-flat",
     dataset="counterfact",
     title="CounterFact (EasyEdit, flat)",
-    recognise=lambda keys: bool(keys & {"locality_prompt", "locality_ground_truth"}),
+    signature={"prompt", "target_new", "subject", "locality_prompt", "locality_ground_truth"},
 )
 @dataclass(config=STRICT, slots=True)
 class CounterFactFlat:
     """CounterFact in EasyEdit's flat format."""
 
-    case_id: int
     prompt: Text
     target_new: Text
     subject: Text
-    ground_truth: Text
-    rephrase_prompt: Text
-    locality_prompt: Text
-    locality_ground_truth: Text
+    case_id: Id | None = None
+    ground_truth: Answer | None = None
+    rephrase_prompt: Text | None = None
+    locality_prompt: Text | None = None
+    locality_ground_truth: Answer | None = None
 
     def record(self) -> EditRecord:
         """Convert without rephrases: upstream's `rephrase_prompt` is one of CounterFact's generation prompts."""
         return EditRecord(
-            id=str(self.case_id),
+            id=_id(self.case_id, self.prompt, self.target_new),
             prompt=self.prompt,
             subject=self.subject,
             target_new=self.target_new,
-            ground_truth=self.ground_truth,
-            locality=(Probe(self.locality_prompt, self.locality_ground_truth),),
-            generation_prompts=(self.rephrase_prompt,),
+            ground_truth=self.ground_truth or "",
+            locality=_probe(self.locality_prompt, self.locality_ground_truth),
+            generation_prompts=(self.rephrase_prompt,) if self.rephrase_prompt else (),
         )
 
 
@@ -146,7 +171,8 @@ class CounterFactFlat:
     "knowedit",
     dataset="zsre",
     title="ZsRE (KnowEdit)",
-    recognise=lambda keys: "rephrase_prompt" in keys and bool(keys & {"locality", "portability"}),
+    signature={"prompt", "target_new", "subject", "rephrase_prompt"},
+    recognise=lambda keys: bool(keys & {"locality", "portability"}),
 )
 @dataclass(config=STRICT, slots=True)
 class KnowEdit:
@@ -155,10 +181,10 @@ class KnowEdit:
     subject: Text
     target_new: Text
     prompt: Text
-    ground_truth: Texts
-    rephrase_prompt: Text
-    locality: dict[str, list[_PromptAndAnswer]]
-    portability: dict[str, list[_PromptAndAnswer]]
+    ground_truth: Answer | None = None
+    rephrase_prompt: Text | None = None
+    locality: dict[str, list[_PromptAndAnswer]] | None = None
+    portability: dict[str, list[_PromptAndAnswer]] | None = None
 
     def record(self) -> EditRecord:
         """Convert. The target is `target_new`, the original answer the first of `ground_truth`."""
@@ -167,10 +193,10 @@ class KnowEdit:
             prompt=self.prompt,
             subject=self.subject,
             target_new=self.target_new,
-            ground_truth=self.ground_truth[0],
-            rephrases=(self.rephrase_prompt,),
-            locality=tuple(probe.probe() for probes in self.locality.values() for probe in probes),
-            portability=tuple(probe.probe() for probes in self.portability.values() for probe in probes),
+            ground_truth=self.ground_truth or "",
+            rephrases=(self.rephrase_prompt,) if self.rephrase_prompt else (),
+            locality=_probes(self.locality),
+            portability=_probes(self.portability),
         )
 
 
@@ -178,8 +204,8 @@ class KnowEdit:
     "mend",
     dataset="zsre",
     title="ZsRE (MEND)",
-    recognise=lambda keys: len(keys & {"src", "alt", "rephrase", "loc", "loc_ans", "pred"}) >= 3,
-    tolerates_flaws=True,
+    signature={"subject", "src", "alt"},
+    recognise=lambda keys: bool(keys & {"rephrase", "loc", "answers"}),
 )
 @dataclass(config=STRICT, slots=True)
 class Mend:
@@ -187,11 +213,11 @@ class Mend:
 
     subject: Text
     src: Text
-    rephrase: Text
     alt: str
-    answers: Texts
-    loc: Text
-    loc_ans: Text
+    rephrase: Text | None = None
+    answers: Answer | None = None
+    loc: Text | None = None
+    loc_ans: Answer | None = None
     portability: _OneHop | None = None
 
     def record(self) -> EditRecord:
@@ -201,9 +227,9 @@ class Mend:
             prompt=self.src,
             subject=self.subject,
             target_new=self.alt,
-            ground_truth=self.answers[0],
-            rephrases=(self.rephrase,),
-            locality=(Probe(self.loc if self.loc.endswith("?") else self.loc + "?", self.loc_ans),),
+            ground_truth=self.answers or "",
+            rephrases=(self.rephrase,) if self.rephrase else (),
+            locality=_probe(self.loc and self.loc.removesuffix("?") + "?", self.loc_ans),
             portability=(self.portability.probe(),) if self.portability else (),
         )
 
@@ -227,7 +253,6 @@ def _question_and_answer(line: str) -> dict[str, str]:
     title="ZsRE (MEND, table)",
     recognise=_is_question_table,
     parse_line=_question_and_answer,
-    tolerates_flaws=True,
 )
 @dataclass(config=STRICT, slots=True)
 class MendRow:

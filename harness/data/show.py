@@ -6,11 +6,15 @@ from pathlib import Path
 
 from harness import registry
 from harness.data import conflicts
+from harness.data.formats import NO_RECORDS, Foreign, Format
 from harness.data.pools import is_dev
 from harness.data.reading import UpstreamFile
 from harness.data.sources import SYNTHETIC, find_files, upstream_files
 from harness.errors import UserError, did_you_mean
 from harness.records import EditRecord, Probe
+
+TABLES = (".csv", ".tsv")
+"""Suffixes of files that may be meant as records, whatever is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,24 @@ def contradictions(source: str, name: str | None = None) -> list[str]:
     return [f"{each}: {counted}" for each, counted in found.items() if counted]
 
 
+def ignored(source: str) -> list[str]:
+    """JSON files and tables of a folder that are in no known format, each with the reason."""
+    if source == SYNTHETIC:
+        return []
+    found = upstream_files(Path(source)).items()
+    return [
+        f"{path}: {form.reason}"
+        for path, form in found
+        if isinstance(form, Foreign) and (form.reason != NO_RECORDS or path.suffix in TABLES)
+    ]
+
+
+def left_out(source: str, name: str | None = None) -> list[str]:
+    """One line per file with unusable records: how many, and why."""
+    found = [find_files(each, source) for each in ([name] if name else _present(source))]
+    return [text for files in found for file in (files.edited, *files.others) if (text := file.left_out())]
+
+
 def show(name: str, source: str, record_id: str | None = None) -> str:
     """Format a record as text: the one with the given id, or the first of the edited file.
 
@@ -89,9 +111,15 @@ def _present(source: str) -> list[str]:
     datasets = registry.datasets.all()
     if source == SYNTHETIC:
         return [name for name, info in datasets.items() if info.synthetic is not None]
-    present = {form.dataset for form in upstream_files(Path(source)).values()}
+    present = {form.dataset for form in upstream_files(Path(source)).values() if isinstance(form, Format)}
     if not present:
-        raise UserError(f"{source}: no editing dataset in this folder", fix="python -m harness data fetch")
+        foreign = ignored(source)
+        raise UserError(
+            f"{source}: no editing dataset in this folder{f' ({foreign[0]})' if foreign else ''}",
+            fix="describe their format (docs/add-a-dataset.md) and pass it with --plugin FILE.py"
+            if foreign
+            else "python -m harness data fetch",
+        )
     return [name for name in datasets if name in present]
 
 

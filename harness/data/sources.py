@@ -1,11 +1,13 @@
 """Find a dataset's records: generated ones, or files in a folder."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 from harness import registry
-from harness.data.formats import Format, recognise
+from harness.data.formats import Foreign, Format, recognise
 from harness.data.ids import own_ids
 from harness.data.reading import UpstreamFile, from_rows, read
 from harness.errors import UserError
@@ -22,44 +24,69 @@ class DatasetFiles:
     others: tuple[UpstreamFile, ...]
 
 
-def find_files(name: str, source: str) -> DatasetFiles:
+def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
     """Find and read a dataset's files at a source, `synthetic` or a folder.
 
-    The file that provides the edits is chosen by the order of the dataset's `edited_formats`, then by path; a file with
-    `train` in its name is chosen only if there is no other candidate.
+    The file that provides the edits is `file` if given; otherwise it is chosen by the order of the dataset's
+    `edited_formats`, then by path, and a file with the word `train` in its name only if there is no other candidate.
+
+    Args:
+        name: name of the dataset.
+        source: `synthetic` or a folder.
+        file: the file that provides the edits, relative to the folder.
 
     Raises:
-        UserError: for an unknown dataset, a source without its records, or a broken file.
+        UserError: for an unknown dataset, a source without its records, or a damaged file.
     """
     info = registry.datasets.get(name)
     if source == SYNTHETIC:
         return DatasetFiles(_generated(name), ())
-    found = {path: form for path, form in upstream_files(Path(source), info.remedy).items() if form.dataset == name}
+    recognised = upstream_files(Path(source), info.remedy)
+    found = {path: form for path, form in recognised.items() if isinstance(form, Format) and form.dataset == name}
     editable = [path for path, form in found.items() if form.name in info.edited_formats]
+    if file:
+        if Path(source, file) not in editable:
+            there = ", ".join(str(path.relative_to(source)) for path in editable) or "none"
+            raise UserError(
+                f"{Path(source, file)}: not a file with edits of dataset '{name}' (there are: {there})",
+                fix=f"python -m harness data list --data {source}",
+            )
+        editable = [Path(source, file)]
     if not editable:
-        raise UserError(f"{source}: no file of dataset '{name}' in this folder", fix=info.remedy)
-    edited = min(
-        editable, key=lambda path: ("train" in path.name.lower(), info.edited_formats.index(found[path].name), path)
-    )
+        near = [f"{path}: {form.reason}" for path, form in recognised.items() if _is_near(form, name)]
+        raise UserError(
+            f"{source}: no file of dataset '{name}' in this folder{f' ({near[0]})' if near else ''}",
+            fix=f"python -m harness data list --data {source}" if near else info.remedy,
+        )
+    edited = min(editable, key=lambda path: (is_train(path), info.edited_formats.index(found[path].name), path))
     return _with_own_ids(DatasetFiles(read(edited), tuple(read(path) for path in found if path != edited)))
 
 
-def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -> dict[Path, Format]:
-    """Find all editing datasets below a folder, with their formats, sorted by path.
+def is_train(path: Path) -> bool:
+    """Whether `train` is a whole word of a file name: in `zsre_mend_train.json` and `train-v2.json`, not in `training.json`."""
+    return "train" in re.findall(r"[a-z]+", path.name.lower())
 
-    Hidden and unrecognised files are ignored.
+
+def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -> dict[Path, Format | Foreign]:
+    """Find the format of every file below a folder, sorted by path; hidden files are ignored.
 
     Raises:
         UserError: if the folder does not exist; the message recommends `remedy`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", fix=remedy)
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and (form := recognise(path)):
-            found[path] = form
-    return found
+    visible = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return {path: recognise(path) for path in visible if path.is_file()}
+
+
+def _is_near(form: Format | Foreign, name: str) -> TypeGuard[Foreign]:
+    """Whether a file would be one of the dataset's but for a missing field."""
+    titles = [known.title for known in registry.formats.all().values() if known.dataset == name]
+    return isinstance(form, Foreign) and any(form.reason.endswith(title) for title in titles)
 
 
 def _with_own_ids(found: DatasetFiles) -> DatasetFiles:

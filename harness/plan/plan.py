@@ -277,7 +277,7 @@ def _records(entry: DataEntry, suite: Suite) -> _Data:
             break
         for each in longer:
             dropped |= each
-    notes = []
+    notes = list(found["none"].notes)
     if dropped:
         named = ", ".join(asked.without[:SHOWN]) + (", …" if len(dropped) > SHOWN else "")
         notes.append(f"{len(dropped)} left out, because a model of the suite cannot read them: {named}")

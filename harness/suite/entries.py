@@ -78,6 +78,7 @@ class DataEntry:
     strip_distractor: bool
     conflicts: str
     too_long: Literal["refuse", "drop"]
+    file: str
     problem: str = ""
 
 

@@ -175,6 +175,7 @@ def _datasets(
                 *(entry.name, source, entry.edits, entry.split, entry.train, entry.unrelated, entry.strip_distractor),
                 conflicts=entry.conflicts or form.conflicts,
                 too_long=entry.too_long or form.too_long,
+                file=entry.file,
                 problem=problem,
             ),
             edits,

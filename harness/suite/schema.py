@@ -119,6 +119,7 @@ class DataForm(Entry):
     edits: int = Field(1000, ge=1, description="number of records that are edited and scored")
     split: Split = Field("all", description="by record id; settings are tuned on `dev` and reported on `test`")
     path: str | None = Field(None, description="folder of upstream files, relative to the working directory")
+    file: str = Field("", description="file of the folder that provides the edits; default: see docs/data.md")
     train: int = Field(1000, ge=0, description="maximum number of unrelated records that a method may learn from")
     unrelated: int = Field(
         200, ge=0, description="maximum number of unrelated records for locality that no method sees"

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from harness import registry
-from harness.data.formats import recognise
-from tests.data.rows import COUNTERFACT, EXAMPLES, KNOWEDIT, MEND, TABLE, without, write
+from harness.data.formats import Foreign, Format, recognise
+from tests.data.rows import COUNTERFACT, EXAMPLES, FLAT, KNOWEDIT, MEND, TABLE, without, write
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -38,19 +38,43 @@ def test_other_files_have_no_format(tmp_path, content):
     path = tmp_path / "counterfact-edit.json"
     path.write_text(content)
 
-    assert recognise(path) is None
+    assert isinstance(recognise(path), Foreign)
 
 
 def test_binary_files_have_no_format(tmp_path):
     path = tmp_path / "zsre.json"
     path.write_bytes(bytes(range(256)) * 10)
 
-    assert recognise(path) is None
+    assert isinstance(recognise(path), Foreign)
 
 
-@pytest.mark.parametrize(("row", "field"), [(MEND, "alt"), (MEND, "src"), (COUNTERFACT, "neighborhood_prompts")])
-def test_a_file_whose_records_all_lack_a_field_is_still_recognised(tmp_path, row, field):
-    assert recognise(write(tmp_path / "x.json", [without(row, field)])) is not None
+@pytest.mark.parametrize(
+    ("row", "field", "title"),
+    [
+        (MEND, "alt", "ZsRE (MEND)"),
+        (COUNTERFACT, "neighborhood_prompts", "CounterFact (ROME)"),
+        (KNOWEDIT, "rephrase_prompt", "ZsRE (KnowEdit)"),
+    ],
+)
+def test_a_file_of_which_no_record_has_a_field_of_the_signature_is_foreign_and_the_field_is_named(
+    tmp_path, row, field, title
+):
+    found = recognise(write(tmp_path / "x.json", [without(row, field)]))
+
+    assert found == Foreign(f"no record has the field '{field}' of {title}")
+
+
+@pytest.mark.parametrize(("row", "field"), [(MEND, "alt"), (COUNTERFACT, "requested_rewrite"), (FLAT, "subject")])
+def test_a_file_whose_first_record_lacks_a_field_is_recognised(tmp_path, row, field):
+    assert isinstance(recognise(write(tmp_path / "x.json", [without(row, field), row])), Format)
+
+
+def test_field_names_inside_other_fields_do_not_count(tmp_path):
+    assert isinstance(recognise(write(tmp_path / "x.json", [{"results": MEND}, {"results": [FLAT]}])), Foreign)
+
+
+def test_a_record_longer_than_the_part_that_is_looked_at_is_recognised(tmp_path):
+    assert isinstance(recognise(write(tmp_path / "x.json", [MEND | {"passage": "long " * 20_000}])), Format)
 
 
 def test_a_byte_order_mark_does_not_hide_a_format(tmp_path):

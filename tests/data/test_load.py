@@ -1,9 +1,12 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.data import sources
 from harness.data.load import files, load, resolve, select, strip_distractor, without_distractors
 from harness.data.pools import is_dev
 from harness.data.reading import read
@@ -130,6 +133,48 @@ def test_a_train_file_is_edited_only_where_there_is_no_other(tmp_path):
     assert load(resolve("zsre", str(tmp_path), 1, split="all")).edits[0].target_new == "Kohn Pedersen Fox"
 
 
+@pytest.mark.parametrize(
+    ("name", "is_train"),
+    [
+        *(("zsre_mend_train.json", True), ("train-v2.json", True), ("counterfact-Train.json.gz", True)),
+        *(("training.json", False), ("trainset.json", False), ("constraint.json", False), ("zsre.json", False)),
+    ],
+)
+def test_a_train_file_has_train_as_a_whole_word_of_its_name(name, is_train):
+    assert sources.is_train(Path("train", name)) == is_train
+
+
+def test_a_suite_may_name_the_file_that_is_edited(folder):
+    data = load(resolve("counterfact", str(folder), 3, split="all", train=90, file="cf/counterfact-train.json"))
+
+    assert [record.id for record in data.edits] == ["30", "31", "32"]
+    assert files(data.ref).keys() == {str(folder / "cf" / f"counterfact-{name}.json") for name in ("train", "edit")}
+    with pytest.raises(
+        UserError, match=r"x\.json: not a file with edits of .* \(there are: cf/counterfact-edit\.json,"
+    ):
+        resolve("counterfact", str(folder), 3, file="x.json")
+
+
+def test_a_folder_with_a_file_that_lacks_a_field_names_both(tmp_path):
+    path = write(tmp_path / "mine.json", [{"subject": "a", "prompt": "a is", "target_new": "b", "locality": {}}])
+
+    with pytest.raises(UserError) as caught:
+        resolve("zsre", str(tmp_path), 1)
+
+    assert f"({path}: no record has the field 'rephrase_prompt' of ZsRE (KnowEdit))" in caught.value.message
+    assert caught.value.fix == f"python -m harness data list --data {tmp_path}"
+
+
+def test_a_file_without_any_usable_record_is_refused_with_the_reason(tmp_path):
+    path = write(tmp_path / "mine.json", [flat(1, target_new="")])
+
+    with pytest.raises(UserError, match=r"1 of 1 records left out \(record 1: field 'target_new' is empty\)") as caught:
+        resolve("counterfact", str(tmp_path), 1)
+
+    assert str(path) in caught.value.message
+    assert caught.value.fix == f"python -m harness data list --data {tmp_path}"
+
+
 def test_the_hash_depends_on_the_records_and_not_on_their_location(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write(elsewhere / "x.json", [flat(number) for number in range(40)])
@@ -252,9 +297,9 @@ def test_a_folder_without_the_dataset_says_how_to_fetch(folder):
 
 
 def test_a_broken_file_of_the_dataset_is_never_ignored(folder):
-    (folder / "more.json").write_text('[{"case_id": 3, "prompt": "x", "locality_prompt": ')
+    (folder / "more.json").write_text(json.dumps([flat(1), flat(2)])[:-9])
 
-    with pytest.raises(UserError, match=r"more\.json: record 1: invalid or truncated JSON"):
+    with pytest.raises(UserError, match=r"more\.json: record 2: invalid or truncated JSON"):
         resolve("counterfact", str(folder), 5)
 
 

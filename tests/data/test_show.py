@@ -81,9 +81,43 @@ def test_the_listing_is_one_line_per_file_whatever_the_width(folder, printed, mo
     monkeypatch.setenv("COLUMNS", "40")
     lines = printed("list", source=str(folder)).splitlines()
 
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[0].split()[:3] == ["dataset", "used", "for"]
-    assert printed("list", "zsre", str(folder)).count("\n") == 3
+    assert lines[5] == f"{folder / 'b.json'}: 1 of 2 records left out (record 2: has an empty target)"
+    assert printed("list", "zsre", str(folder)).count("\n") == 4
+
+
+def test_foreign_files_are_listed_with_the_reason_and_change_nothing(folder, printed):
+    before = printed("list", source=str(folder))
+    write(folder / "mquake.json", [{"case_id": 1, "requested_rewrite": [], "questions": ["?"]}])
+    write(folder / "settings.json", {"lr": 0.1})
+    (folder / "topics.csv").write_text("topic,subject\ncity,Toronto\n")
+    (folder / "README.md").write_text("# Records\n")
+
+    assert printed("list", source=str(folder)).removeprefix(before).splitlines() == [
+        f"ignored: {folder / 'mquake.json'}: no record has the field 'neighborhood_prompts' of CounterFact (ROME)",
+        f"ignored: {folder / 'settings.json'}: fields of no known format",
+        f"ignored: {folder / 'topics.csv'}: neither JSON nor a known table",
+    ]
+
+
+def test_a_folder_with_foreign_files_only_says_what_they_are(tmp_path):
+    write(tmp_path / "settings.json", {"lr": 0.1})
+
+    with pytest.raises(
+        UserError, match=r"no editing dataset in this folder \(.*settings\.json: fields of no known"
+    ) as caught:
+        describe(str(tmp_path))
+    assert "data fetch" not in str(caught.value)
+
+
+def test_contradictions_of_a_file_are_counted_in_one_line(tmp_path, printed):
+    rows = [flat(number) for number in range(3)]
+    write(tmp_path / "edits.json", [*rows, flat(3, target_new="French", locality_prompt=rows[0]["prompt"])])
+
+    assert printed("list", source=str(tmp_path)).splitlines()[-1] == (
+        "if all of it is edited: counterfact: 1 edit changes nothing, 1 locality probe is an edited prompt"
+    )
 
 
 def test_brackets_in_a_record_are_printed_as_they_are(tmp_path, printed):
