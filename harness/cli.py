@@ -1,5 +1,6 @@
 """Command-line interface: all commands and options, and the reports written after a run."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -26,6 +27,7 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from harness.api import Launcher
     from harness.plan.plan import Plan
@@ -618,13 +620,33 @@ def data_fetch(
 
     names = [name] if name else [each for each, info in registry.datasets.all().items() if info.downloads]
     for each in names:
-        for fetched in fetch(each, to):
+        with _downloads() as report:
+            done = fetch(each, to, report)
+        for fetched in done:
             print(fetched)
     print(f"use them: python -m harness data list --data {to}")
     return 0
 
 
 # ── Helpers
+
+
+@contextlib.contextmanager
+def _downloads() -> "Iterator[Callable[[str, int, int | None], None]]":
+    """Progress bars in the terminal, one per file."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(file: str, received: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file, total=total)
+            bars.update(tasks[file], completed=received)
+
+        yield report
 
 
 def _console(width: int = 120) -> "Console":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -23,6 +23,7 @@ NO_RECORDS = "neither JSON nor a known table"
 """Why most files of a folder, such as a README, are foreign."""
 
 _HEAD_BYTES = 1 << 16
+_GZIP = b"\x1f\x8b"
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _GAP = re.compile(r"[\s,]*")
 
@@ -166,8 +167,10 @@ def _fields(head: str) -> set[str]:
     return keys
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as stream:
+        is_compressed = stream.read(2) == _GZIP
+    return cast(IO[bytes], gzip.open(path)) if is_compressed else path.open("rb")
 
 
 def _utf8(content: bytes) -> bytes:

@@ -18,19 +18,32 @@ from tests.data.rows import KNOWEDIT, MEND
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Serves `bodies`, announcing `missing_bytes` more than it sends."""
+    """Serves `bodies` under the version `etag`, or the rest of one; sends at most `most_bytes` of what it announces."""
 
     bodies: dict[str, bytes]
-    missing_bytes = 0
+    sent: list[int]
+    most_bytes: int | None = None
+    etag = '"1"'
 
     def do_GET(self):
         body = self.bodies.get(self.path.strip("/"))
         if body is None:
             return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body) + self.missing_bytes))
+        start = 0
+        if self.headers.get("If-Range") == self.etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if start and start >= len(body):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        if self.etag:
+            self.send_header("ETag", self.etag)
         self.end_headers()
-        self.wfile.write(body)
+        part = body[start:][: self.most_bytes]
+        self.sent.append(len(part))
+        self.wfile.write(part)
         return None
 
     def log_message(self, *args):
@@ -46,7 +59,7 @@ def with_downloads(downloads, monkeypatch):
 @pytest.fixture
 def upstream():
     """The handler of a running server, with its address as `url`."""
-    handler = type("Handler", (Upstream,), {"bodies": {}, "missing_bytes": 0})
+    handler = type("Handler", (Upstream,), {"bodies": {}, "sent": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         handler.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
@@ -74,7 +87,8 @@ def offered(upstream, monkeypatch):
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.rglob("*") if path.is_file()}
+    """All files but the lock."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".fetch.lock")}
 
 
 def test_every_file_is_complete_and_its_checksum_is_recorded(upstream, offered, tmp_path):
@@ -139,14 +153,44 @@ def test_a_missing_page_is_reported_in_one_line(upstream, offered, tmp_path):
     assert names(tmp_path) == {"a.json", "checksums.json"}
 
 
-def test_a_truncated_download_leaves_nothing(upstream, offered, tmp_path):
-    upstream.missing_bytes = 100
-    size = len(upstream.bodies["a.json"])
+def test_a_download_that_was_cut_off_is_continued(upstream, offered, tmp_path):
+    body, upstream.most_bytes = upstream.bodies["a.json"], 100
+    with pytest.raises(UserError, match=rf"cut off after 100 of {len(body)} bytes") as caught:
+        fetch.fetch("zsre", tmp_path)
+    assert caught.value.fix == f"python -m harness data fetch zsre --to {tmp_path}"
 
-    with pytest.raises(UserError, match=rf"cut off after {size} of {size + 100} bytes"):
+    upstream.most_bytes, seen = None, []
+    result, _ = fetch.fetch("zsre", tmp_path, lambda *progress: seen.append(progress))
+
+    assert upstream.sent[:2] == [100, len(body) - 100]
+    assert result.path.read_bytes() == body
+    assert seen[0] == ("a.json", len(body), len(body))
+    assert names(tmp_path) == {"a.json", "b.json", "checksums.json"}
+
+
+@pytest.mark.parametrize("etag", ['"2"', ""])
+def test_a_download_starts_again_if_the_file_is_no_longer_the_same(upstream, offered, tmp_path, etag):
+    upstream.most_bytes = 100
+    with pytest.raises(UserError, match="cut off"):
         fetch.fetch("zsre", tmp_path)
 
-    assert names(tmp_path) == set()
+    upstream.most_bytes, upstream.etag = None, etag
+    upstream.bodies["a.json"] = json.dumps([KNOWEDIT, KNOWEDIT]).encode()
+    result, _ = fetch.fetch("zsre", tmp_path)
+
+    assert result.path.read_bytes() == upstream.bodies["a.json"]
+
+
+def test_a_partial_file_that_is_longer_than_the_servers_is_not_continued(upstream, offered, tmp_path):
+    upstream.most_bytes = 100
+    with pytest.raises(UserError, match="cut off"):
+        fetch.fetch("zsre", tmp_path)
+    with (tmp_path / "zsre" / ".a.json.part").open("ab") as part:
+        part.write(b" " * 10_000)
+
+    upstream.most_bytes = None
+
+    assert fetch.fetch("zsre", tmp_path)[0].path.read_bytes() == upstream.bodies["a.json"]
 
 
 def test_a_page_in_place_of_the_file_is_refused(upstream, offered, tmp_path):
