@@ -1,8 +1,8 @@
 """Which records are longer than a model can read. Most are ruled out by their number of bytes, the rest is tokenised."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from harness.evaluation.probes import AXES, questions_of
 from harness.models.context_length import Reader, most_tokens
@@ -12,8 +12,7 @@ SHOWN = 5
 """Records that a message names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A prompt with its answer, as a model reads them.
 
     Attributes:
