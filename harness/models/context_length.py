@@ -60,8 +60,12 @@ def most_tokens(text: str) -> int:
 
 
 def _positions(folder: Path) -> int | None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return next((int(config[name]) for name in _POSITIONS if config.get(name)), None)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # loading the model says what is wrong with the file
+    of_text = config | config.get("text_config", {})
+    return next((int(of_text[name]) for name in _POSITIONS if of_text.get(name)), None)
 
 
 def _counter(folder: Path, adds_bos: bool) -> Count | None:

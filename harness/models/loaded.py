@@ -53,7 +53,7 @@ class LoadedModel:
 
     @property
     def positions(self) -> int:
-        """Its context length in tokens."""
+        """Longest text in ids that it can read as a whole."""
         return int(self.model.config.max_position_embeddings)
 
     @property
@@ -69,8 +69,7 @@ class LoadedModel:
         """
         from harness.models.rope import fixed_context
 
-        longest = int(self.model.config.max_position_embeddings)
-        return min(longest, fixed_context(self.model) or longest)
+        return min(self.positions, fixed_context(self.model) or self.positions)
 
     def module(self, path: str, layer: int | None = None) -> "torch.nn.Module":
         """Look up a submodule by its path, with `{}` replaced by `layer`; negative layers count from the end.

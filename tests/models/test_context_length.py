@@ -28,6 +28,7 @@ def checkpoint(folder, **config):
     [
         ({"n_positions": 77}, 77),
         ({"max_position_embeddings": 99, "sliding_window": 8}, 99),
+        ({"text_config": {"max_position_embeddings": 88}}, 88),
         ({}, entry("gpt-j-6b").max_positions),
     ],
 )
