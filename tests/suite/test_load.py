@@ -1,16 +1,12 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import methods
 from harness import registry
 from harness.errors import UserError
 from harness.suite import Schedule, load_suite, suite_json_schema
 from tests.suite.conftest import BASE
-
-HPARAMS = Path(methods.__file__).parent / "hparams"
 
 
 def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
