@@ -3,7 +3,9 @@
 The files of a method are in `hparams/<method>/`: in the working directory, then in the top-level package that the method's
 class comes from or next to the single file that defines it. For the model `tiny/llama` the first of these that exists is read:
 `tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `default.yaml`. Without any, the class of the method
-must have a default for every value. `search.yaml` holds the ranges of `harness tune`.
+must have a default for every value. Layers may be shares of the depth (see `harness.suite.depth`).
+
+`search.yaml` holds the ranges of `harness tune`.
 """
 
 import inspect
@@ -22,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness import registry
 from harness.errors import UserError, did_you_mean
 from harness.files import write_bytes
+from harness.suite.depth import KEY as DEPTH
+from harness.suite.depth import is_relative, layers_of
 from harness.yaml_source import Located, complaint, read_chain, validate
 
 if TYPE_CHECKING:
@@ -84,6 +88,11 @@ def resolve(
     values = {key: value.value for key, value in named.items()} | dict(overrides)
     sources = {key: value.source for key, value in named.items()}
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
+    for key in [key for key, value in values.items() if is_relative(value)]:
+        try:
+            values[key] = layers_of(model, values[key][DEPTH])
+        except ValueError as error:
+            raise UserError(f"{_prefix(places, key, here)}{key}: {error}") from None
 
     known = set(cls.Hparams.model_fields)
     for key in values:

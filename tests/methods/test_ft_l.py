@@ -523,7 +523,12 @@ VARIANTS = (None, "constrained", "unconstrained", "corrected", "faithful-easyedi
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value(name, variant):
-    models = {"tiny": "tiny/llama", "tiny_gptj": "tiny/gptj", "tiny_tinyllama": "tiny/tinyllama"}
+    models = {
+        "tiny": "tiny/llama",
+        "tiny_gptj": "tiny/gptj",
+        "tiny_tinyllama": "tiny/tinyllama",
+        "default": "llama3-8b",
+    }
     model = models.get(name, name)
     found = hparams.resolve("ft-l", model, {}, variant=variant)
     chosen = FtLHparams.model_validate(found.values)

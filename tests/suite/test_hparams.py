@@ -166,12 +166,39 @@ def test_the_users_file_is_read_before_the_methods_own(tmp_path, monkeypatch):
     assert found.sources["lr"] == "mine"
 
 
+@pytest.mark.parametrize(
+    ("model", "layer", "layers"),
+    [("llama2-7b", 27, [4, 5, 6, 7, 8]), ("llama3-70b", 69, list(range(10, 22))), ("tiny/llama", 3, [0, 1])],
+)
+def test_layers_can_be_a_share_of_the_depth(folder, model, layer, layers):
+    (folder / "default.yaml").write_text(FULL.replace("layer: {value: 1,", "layer: {value: {depth: 0.87},"))
+    assert hparams.resolve("ft-l", model, {}, folder=folder).values["layer"] == layer
+    assert hparams.resolve("memit", model, {"layers": {"depth": [0.13, 0.26]}}).values["layers"] == layers
+
+
+@pytest.mark.parametrize("share", [1.5, "half", [0.5], [0.6, 0.4], None])
+def test_a_share_that_is_none_is_told_with_its_place(share):
+    with pytest.raises(UserError, match=r"^s\.yaml:3: layer: depth: expected "):
+        hparams.resolve("ft-l", "llama2-7b", {"layer": {"depth": share}}, where={"layer": "s.yaml:3"})
+
+
+@pytest.mark.parametrize("method", ["ft-l", "rome", "memit", "mend", "defer", "grace", "wise", "onceedit"])
+def test_a_model_without_a_file_has_the_values_of_llama2_at_its_own_depth(method):
+    known = hparams.resolve(method, "llama2-7b", {}).values
+    found = hparams.resolve(method, "llama3-70b", {})
+    layers = {"layer", "layers"} & set(known)
+    assert {key: value for key, value in found.values.items() if key not in layers} == {
+        key: value for key, value in known.items() if key not in layers
+    }
+    assert all("share of the depth" in found.sources[key] for key in layers)
+
+
 SHIPPED = sorted((Path(methods.__file__).parent / "hparams").glob("*/[!s]*.yaml"))  # without search.yaml
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_shipped_file_and_variant_is_complete_and_accepted(file):
-    model, method = file.stem, file.parent.name
+    model, method = "llama3-8b" if file.stem == "default" else file.stem, file.parent.name
     assert method in registry.methods
     variants = {name for document in read_chain(file) for name in document.plain().get("variants", {})}
     for variant in (None, *variants):
