@@ -28,11 +28,13 @@ class Reader:
         name: name of the model.
         positions: its context length in tokens.
         count: its tokenizer; None if there is none on this machine yet.
+        is_exact: whether `count` counts tokens, not bytes because the tokenizer is yet to be trained.
     """
 
     name: str
     positions: int
     count: Count | None
+    is_exact: bool = True
 
 
 @cache
@@ -44,7 +46,7 @@ def reader(ref: ModelRef) -> Reader:
     """
     made = entry(ref.name)
     if ref.weights == "trained":
-        return Reader(ref.name, made.max_positions, None)
+        return Reader(ref.name, made.max_positions, _bytes, is_exact=False)
     if ref.weights == "random":
         count = _counter(Path(ref.source).expanduser(), made.adds_bos) if ref.source else _bytes
         return Reader(ref.name, made.max_positions, count)
@@ -98,5 +100,5 @@ def _slow_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _bytes(texts: Sequence[str]) -> list[int]:
-    """A model with random weights and no tokenizer of its own reads bytes."""
+    """What a model with random weights and no tokenizer of its own reads, and the most that any other can make of a text."""
     return [len(text.encode()) + 1 for text in texts]

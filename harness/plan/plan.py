@@ -213,7 +213,7 @@ class Plan:
         for model in models_of(cell):
             key = (entry, cell.data.template, model, overhead)
             if key not in self._too_long:
-                found = too_long(texts, reader(model), overhead)
+                found = too_long(texts, reader(model), overhead) if reader(model).is_exact else {}
                 self._too_long[key] = complaint(found, reader(model), entry.name) if found else ""
             reasons += [self._too_long[key]] if self._too_long[key] else []
         return tuple(reasons)

@@ -165,6 +165,17 @@ def test_a_folder_with_a_file_that_lacks_a_field_names_both(tmp_path):
     assert caught.value.fix == f"python -m harness data list --data {tmp_path}"
 
 
+def test_unusable_records_are_passed_over_and_noted(tmp_path):
+    write(tmp_path / "edits.json", [flat(0), flat(1, target_new=""), flat(2), flat(3)])
+
+    data = select(DataRef("counterfact", str(tmp_path), 3, split="all"))
+
+    assert [record.id for record in data.edits] == ["0", "2", "3"]
+    assert data.notes == (
+        f"{tmp_path / 'edits.json'}: 1 of 4 records left out (record 2: field 'target_new' is empty)",
+    )
+
+
 def test_a_file_without_any_usable_record_is_refused_with_the_reason(tmp_path):
     path = write(tmp_path / "mine.json", [flat(1, target_new="")])
 

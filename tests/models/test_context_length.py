@@ -46,10 +46,19 @@ def test_all_tokens_are_counted_and_a_start_of_text_where_the_model_has_one(tmp_
     assert count(["a b c d e", "f"]) == expected
 
 
-def test_a_model_that_is_not_here_yet_has_the_catalogues_length_and_no_tokenizer():
+def test_a_model_that_is_not_here_yet_has_the_catalogues_length_and_no_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = reader(ModelRef("gpt-j-6b", "pretrained", "EleutherAI/not-here"))
+
+    assert (found.positions, found.count) == (2048, None)
+
+
+def test_a_model_that_is_yet_to_be_trained_counts_bytes(tmp_path):
     found = reader(ModelRef("tiny/llama", "trained"))
 
-    assert (found.positions, found.count) == (256, None)
+    assert (found.positions, found.is_exact) == (256, False)
+    assert found.count is not None
+    assert found.count(["Zoë is"]) == [8]
 
 
 @given(st.text(max_size=40))

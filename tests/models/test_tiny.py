@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from harness.data.load import load, resolve
-from harness.models.catalogue import reference
-from harness.models.tiny import recipe
+from harness.errors import UserError
+from harness.models.catalogue import entry, reference
+from harness.models.tiny import recipe, training
 from harness.models.tiny.corpus import Fact, verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.models.tiny.training import FactRow, encode, shaped_masks
@@ -218,3 +219,12 @@ def patched(model, row, source, layer, offset=0):
         logits_V = model.model(input_ids=torch.tensor([which.ids[: which.answer]]), use_cache=False).logits[0, -1]
         handle.remove()
     return int(logits_V.argmax()) == source.ids[source.answer]
+
+
+def test_a_fact_longer_than_the_context_is_refused_before_training():
+    shape = entry("tiny/gptj")
+    fact = Fact("word " * 300, "end", "")
+    row = FactRow((1,) * 302, 300)
+
+    with pytest.raises(UserError, match=r"text of 302 tokens \('word word .* but tiny/gptj has 256 positions"):
+        training._check_lengths([fact], [row], shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.api import Context
+from harness.errors import UserError
 from harness.models.architecture import CatalogueEntry
 from harness.models.batching import right_padded
 from harness.models.random_weights import random_model
@@ -69,12 +70,16 @@ def train(
         training: the recipe.
         facts: the corpus.
         edited: prompts of the scored records with their true objects, for `edited_accuracy` in the report.
+
+    Raises:
+        UserError: if a fact is longer than the model's context.
     """
     shape = replace(shape, vocab=len(tokenizer))
     model = random_model(shape, "float32", torch.device("cpu"), training["seed"])
     for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     rows = [encode(tokenizer, fact) for fact in facts]
+    _check_lengths(facts, rows, shape)
     generator = torch.Generator().manual_seed(training["seed"])
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training["lr"], weight_decay=training["weight_decay"], betas=(0.9, 0.98), fused=True
@@ -105,6 +110,16 @@ def train(
     parameters = sum(p.numel() for p in model.parameters())
     accuracy, edited_accuracy = _accuracy(model, rows), _accuracy(model, [encode(tokenizer, fact) for fact in edited])
     return model, TrainingReport(len(facts), training["steps"], parameters, loss.item(), accuracy, edited_accuracy)
+
+
+def _check_lengths(facts: Sequence[Fact], rows: Sequence[FactRow], shape: CatalogueEntry) -> None:
+    for fact, row in zip(facts, rows, strict=True):
+        if len(row.ids) > shape.max_positions:
+            raise UserError(
+                f"a record has a text of {len(row.ids):,} tokens ({fact.prompt[:40]!r}…), but {shape.name} has "
+                f"{shape.max_positions} positions",
+                fix="too_long: drop",
+            )
 
 
 def _batches(rows: Sequence[FactRow], size: int, generator: torch.Generator) -> Iterator[list[FactRow]]:
