@@ -1,6 +1,7 @@
 """The supported architectures: module paths, tensors and parameter counts. Does not import torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
@@ -89,25 +90,24 @@ LAYOUTS: dict[Architecture, Layout] = {
 """Layouts by `model_type` of the configuration."""
 
 
-COMPUTED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+COMPUTED = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 """Ends of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
 
-
-DESCRIBED = ("llama", "mistral", "qwen2", "gptj")
-"""Architectures whose tensors `tensor_shapes` knows; those of others are verified when a model is loaded."""
+Shapes = dict[str, tuple[int, ...]]
 
 
 @cache
 def tensor_shapes(
     architecture: Architecture,
-    n_layers: int,
     *,
+    n_layers: int,
     hidden: int,
     ffn: int,
     vocab: int,
     n_heads: int,
     n_kv_heads: int,
     head_size: int,
+    max_positions: int,
     tied: bool,
     attention_bias: bool = False,
     mlp_bias: bool = False,
@@ -115,53 +115,69 @@ def tensor_shapes(
     """Names and shapes of a model's parameters, as a checkpoint holds them.
 
     Args:
+        architecture, n_layers, hidden, ffn, vocab, n_heads, n_kv_heads, head_size, max_positions: see `CatalogueEntry`.
         tied: whether head and embeddings share one matrix, which is then listed as the embeddings only.
-        attention_bias, mlp_bias: options of Llama's configuration.
-        n_layers, hidden, ffn, vocab, n_heads, n_kv_heads, head_size: see `CatalogueEntry`.
+        attention_bias, mlp_bias: options of some configurations.
     """
-    if architecture == "gptj":
-        base, embeddings, norms = "transformer", "wte", {"ln_f.weight": (hidden,), "ln_f.bias": (hidden,)}
-        blocks = "transformer.h"
-        block: dict[str, tuple[int, ...]] = {
-            "ln_1.weight": (hidden,),
-            "ln_1.bias": (hidden,),
-            **{f"attn.{name}_proj.weight": (hidden, hidden) for name in ("q", "k", "v", "out")},
-            "mlp.fc_in.weight": (ffn, hidden),
-            "mlp.fc_in.bias": (ffn,),
-            "mlp.fc_out.weight": (hidden, ffn),
-            "mlp.fc_out.bias": (hidden,),
-        }
-        head: dict[str, tuple[int, ...]] = {"lm_head.weight": (vocab, hidden), "lm_head.bias": (vocab,)}
-    else:
-        base, embeddings, norms, blocks = "model", "embed_tokens", {"norm.weight": (hidden,)}, "model.layers"
-        rows = {
-            "self_attn.q_proj": n_heads * head_size,
-            "self_attn.k_proj": n_kv_heads * head_size,
-            "self_attn.v_proj": n_kv_heads * head_size,
-            "self_attn.o_proj": hidden,
-            "mlp.gate_proj": ffn,
-            "mlp.up_proj": ffn,
-            "mlp.down_proj": hidden,
-        }
-        columns = {"self_attn.o_proj": n_heads * head_size, "mlp.down_proj": ffn}
-        has_bias = dict.fromkeys(rows, attention_bias) | {name: mlp_bias for name in rows if name.startswith("mlp.")}
-        if architecture == "qwen2":
-            has_bias |= {f"self_attn.{name}_proj": name != "o" for name in "qkvo"}
-        block = {
-            "input_layernorm.weight": (hidden,),
-            "post_attention_layernorm.weight": (hidden,),
-            **{f"{name}.weight": (count, columns.get(name, hidden)) for name, count in rows.items()},
-            **{f"{name}.bias": (count,) for name, count in rows.items() if has_bias[name]},
-        }
-        head = {"lm_head.weight": (vocab, hidden)}
-    if tied:
-        del head["lm_head.weight"]
-    layers = {f"{blocks}.{layer}.{name}": shape for layer in range(n_layers) for name, shape in block.items()}
-    around = {
-        f"{base}.{embeddings}.weight": (vocab, hidden),
-        **{f"{base}.{name}": shape for name, shape in norms.items()},
-    }
-    return MappingProxyType({**around, **layers, **head})
+    blocks = LAYOUTS[architecture].block.rpartition(".")[0]
+    layout, base = LAYOUTS[architecture], blocks.rpartition(".")[0]
+    has_norm_bias = architecture in ("gptj", "gpt_neo", "gpt_neox")
+    queries, keys = n_heads * head_size, n_kv_heads * head_size
+    match architecture:
+        case "gptj":
+            block = _norms(["ln_1"], hidden, has_norm_bias)
+            for name in "qkv":
+                block |= _linear(f"attn.{name}_proj", queries, hidden)
+            block |= _linear("attn.out_proj", hidden, queries)
+            block |= _linear("mlp.fc_in", ffn, hidden, True) | _linear("mlp.fc_out", hidden, ffn, True)
+        case "gpt_neo":
+            block = _norms(["ln_1", "ln_2"], hidden, has_norm_bias)
+            for name in "qkv":
+                block |= _linear(f"attn.attention.{name}_proj", queries, hidden)
+            block |= _linear("attn.attention.out_proj", hidden, queries, True)
+            block |= _linear("mlp.c_fc", ffn, hidden, True) | _linear("mlp.c_proj", hidden, ffn, True)
+        case "gpt_neox":
+            block = _norms(["input_layernorm", "post_attention_layernorm"], hidden, has_norm_bias)
+            block |= _linear("attention.query_key_value", 3 * queries, hidden, attention_bias)
+            block |= _linear("attention.dense", hidden, queries, attention_bias)
+            block |= _linear("mlp.dense_h_to_4h", ffn, hidden, True) | _linear("mlp.dense_4h_to_h", hidden, ffn, True)
+        case _:
+            block = _norms(["input_layernorm", "post_attention_layernorm"], hidden, has_norm_bias)
+            if architecture in ("gemma2", "gemma3_text"):
+                block |= _norms(["pre_feedforward_layernorm", "post_feedforward_layernorm"], hidden, has_norm_bias)
+            if architecture in ("qwen3", "gemma3_text"):
+                block |= _norms(["self_attn.q_norm", "self_attn.k_norm"], head_size, has_norm_bias)
+            if architecture == "phi3":
+                block |= _linear("self_attn.qkv_proj", queries + 2 * keys, hidden)
+                block |= _linear("mlp.gate_up_proj", 2 * ffn, hidden)
+            else:
+                for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+                    block |= _linear(f"self_attn.{name}_proj", rows, hidden, attention_bias or architecture == "qwen2")
+                for name in ("gate", "up"):
+                    block |= _linear(f"mlp.{name}_proj", ffn, hidden, mlp_bias)
+            block |= _linear("self_attn.o_proj", hidden, queries, attention_bias)
+            block |= _linear("mlp.down_proj", hidden, ffn, mlp_bias)
+    shapes: Shapes = {f"{layout.embeddings}.weight": (vocab, hidden)}
+    if architecture == "gpt_neo":
+        shapes |= {f"{base}.wpe.weight": (max_positions, hidden)}
+    shapes |= {f"{blocks}.{layer}.{name}": shape for layer in range(n_layers) for name, shape in block.items()}
+    shapes |= _norms([layout.final_norm], hidden, has_norm_bias)
+    head = _linear(layout.head, vocab, hidden, architecture == "gptj")
+    return MappingProxyType(shapes | {name: shape for name, shape in head.items() if not (tied and len(shape) == 2)})
+
+
+def _linear(name: str, rows: int, columns: int, has_bias: bool = False) -> Shapes:
+    return {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if has_bias else {})}
+
+
+def _norms(names: Sequence[str], width: int, has_bias: bool) -> Shapes:
+    parts = ("weight", "bias") if has_bias else ("weight",)
+    return {f"{name}.{part}": (width,) for name in names for part in parts}
+
+
+@cache
+def _count(architecture: Architecture, **sizes: int) -> int:
+    return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,31 +231,9 @@ class CatalogueEntry:
     @property
     def parameters(self) -> int:
         """Exact parameter count; tied matrices count once."""
-        width, inner = self.hidden, self.ffn
-        embeddings = self.vocab * width * (1 if self.tied else 2)
-        queries, keys = self.n_heads * self.head_size, self.n_kv_heads * self.head_size
-        match self.architecture:
-            case "gptj":
-                block = 4 * width**2 + (2 * width * inner + inner + width) + 2 * width
-                return embeddings + self.vocab + self.n_layers * block + 2 * width
-            case "gpt_neo":
-                block = (4 * width**2 + width) + (2 * width * inner + inner + width) + 4 * width
-                return embeddings + self.max_positions * width + self.n_layers * block + 2 * width
-            case "gpt_neox":
-                block = (4 * width**2 + 4 * width) + (2 * width * inner + inner + width) + 4 * width
-                return embeddings + self.n_layers * block + 2 * width
-        attention = 2 * width * queries + 2 * width * keys
-        norms = 2 * width
-        match self.architecture:
-            case "qwen2":
-                attention += queries + 2 * keys  # biases
-            case "qwen3":
-                norms += 2 * self.head_size  # of queries and keys
-            case "gemma2":
-                norms += 2 * width
-            case "gemma3_text":
-                norms += 2 * width + 2 * self.head_size
-        return embeddings + self.n_layers * (attention + 3 * width * inner + norms) + width
+        names = ("n_layers", "hidden", "ffn", "vocab", "n_heads", "n_kv_heads", "head_size", "max_positions", "tied")
+        sizes = {name: getattr(self, name) for name in names}
+        return _count(self.architecture, **sizes, attention_bias=self.architecture == "gpt_neox")
 
     def memory_bytes(self, dtype: str | None = None) -> int:
         """Size of its weights in bytes in `dtype` (default: its own), without activations and caches."""

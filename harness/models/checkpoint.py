@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import COMPUTED, DESCRIBED, tensor_shapes
+from harness.models.architecture import COMPUTED, LAYOUTS, tensor_shapes
 from harness.models.hashes import content_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -41,6 +41,27 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 SINGLE_WEIGHTS = "model.safetensors"
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 
+_KEYS = {
+    "n_layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "ffn": "intermediate_size",
+    "vocab": "vocab_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_size": "head_dim",
+    "max_positions": "max_position_embeddings",
+}
+_OTHER_KEYS = {
+    "gptj": {
+        **{"n_layers": "n_layer", "hidden": "n_embd", "ffn": "n_inner", "n_heads": "n_head", "n_kv_heads": "n_head"},
+        "max_positions": "n_positions",
+    },
+    "gpt_neo": {"n_layers": "num_layers", "n_heads": "num_heads", "n_kv_heads": "num_heads"},
+    "gpt_neox": {"n_kv_heads": "num_attention_heads"},
+}
+"""Keys of the sizes in a configuration, and by `model_type` those that have other names."""
+_OLD_HEAD = "embed_out.weight"
+"""Name of the head in checkpoints of GPT-NeoX."""
 _DAMAGES = {
     "header too": "is truncated",
     "invalid header length": "is truncated",
@@ -76,8 +97,8 @@ class Checkpoint:
     @property
     def shape(self) -> tuple[Any, Any]:
         """Number of layers and width, as its configuration says."""
-        layers, width = ("n_layer", "n_embd") if self.architecture == "gptj" else ("num_hidden_layers", "hidden_size")
-        return self.config.get(layers), self.config.get(width)
+        keys = {**_KEYS, **_OTHER_KEYS.get(self.architecture, {})}
+        return self.config.get(keys["n_layers"]), self.config.get(keys["hidden"])
 
     def hashes(self) -> dict[str, str]:
         """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
@@ -204,15 +225,17 @@ def _verify_tensors(found: Checkpoint) -> None:
     """Compare the headers of the weight files with what the configuration describes, if it describes a known architecture."""
     folder = found.folder
     tensors = {name: tensor for path in found.weights for name, tensor in _tensors(path).items()}
-    wanted = _described(found)
+    wanted = described(found.config)
     if wanted is None:
         return
+    if _OLD_HEAD in tensors and _OLD_HEAD not in wanted:
+        tensors["lm_head.weight"] = tensors.pop(_OLD_HEAD)
     base = next(iter(wanted)).partition(".")[0]  # which a checkpoint of the model without its head leaves out
     tensors |= {f"{base}.{name}": tensors.pop(name) for name in list(tensors) if f"{base}.{name}" in wanted}
     fix = "path: a complete checkpoint of the model, with its own config.json"
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{folder} lacks {len(missing)} tensors of its model, {missing[0]} first", fix=fix)
-    optional = {"lm_head.weight"} if found.config.get("tie_word_embeddings") else set()
+    optional = {"lm_head.weight"} if _is_tied(found.config) else set()
     if extra := [
         name for name in tensors if name not in wanted and name not in optional and not name.endswith(COMPUTED)
     ]:
@@ -231,33 +254,33 @@ def _verify_tensors(found: Checkpoint) -> None:
         )
 
 
-def _described(found: Checkpoint) -> Mapping[str, tuple[int, ...]] | None:
+def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None:
     """Names and shapes of the tensors that a configuration describes; None for an unknown architecture or an incomplete one."""
-    config, architecture = found.config, found.architecture
-    if architecture not in DESCRIBED:
+    architecture = config.get("model_type")
+    if architecture not in LAYOUTS:
         return None
-    layers, hidden = found.shape
-    if architecture == "gptj":
-        names = {"ffn": "n_inner", "n_heads": "n_head", "n_kv_heads": "n_head"}
-    else:
-        names = {"ffn": "intermediate_size", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads"}
-    sizes = {"vocab": config.get("vocab_size"), **{name: config.get(key) for name, key in names.items()}}
-    if architecture == "gptj":
-        sizes["ffn"] = sizes["ffn"] or (4 * hidden if isinstance(hidden, int) else None)
-    elif architecture == "llama":
+    keys = {**_KEYS, **_OTHER_KEYS.get(architecture, {})}
+    sizes = {name: config.get(key) for name, key in keys.items()}
+    if architecture in ("llama", "phi3"):
         sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
-    if not all(isinstance(size, int) and size > 0 for size in (layers, hidden, *sizes.values())):
+    if architecture in ("gptj", "gpt_neo") and isinstance(sizes["hidden"], int):
+        sizes["ffn"] = sizes["ffn"] or 4 * sizes["hidden"]
+    if architecture not in ("qwen3", "gemma2", "gemma3_text") and sizes["hidden"] and sizes["n_heads"]:
+        sizes["head_size"] = sizes["head_size"] or sizes["hidden"] // sizes["n_heads"]
+    if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
         return None
     return tensor_shapes(
         architecture,
-        layers,
-        hidden=hidden,
         **sizes,
-        head_size=config.get("head_dim") or hidden // sizes["n_heads"],
-        tied=bool(config.get("tie_word_embeddings")),
-        attention_bias=architecture == "llama" and bool(config.get("attention_bias")),
+        tied=_is_tied(config),
+        attention_bias=bool(config.get("attention_bias", architecture == "gpt_neox")),
         mlp_bias=architecture == "llama" and bool(config.get("mlp_bias")),
     )
+
+
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    tied_unless_said = config.get("model_type") in ("gemma2", "gemma3_text", "gpt_neo")
+    return bool(config.get("tie_word_embeddings", tied_unless_said))
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,10 +1,11 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
 from harness.errors import UserError
-from harness.models import catalogue
+from harness.models import catalogue, checkpoint
 from harness.models.catalogue import CATALOGUE, ModelRef, download_note, entry, names, reference
 from harness.records import DataRef
 from tests.helpers.tiny_models import FAMILIES, tiny_entry
@@ -28,7 +29,7 @@ def test_the_shape_of_an_entry_makes_the_published_number_of_parameters(name):
     assert entry(name).parameters == PUBLISHED_PARAMETERS[name]
 
 
-def test_the_parameter_formula_equals_the_modules_of_every_architecture():
+def test_the_shapes_of_an_entry_and_of_a_configuration_are_those_of_the_modules_of_every_architecture(tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -40,6 +41,9 @@ def test_the_parameter_formula_equals_the_modules_of_every_architecture():
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(configuration(made))
         assert sum(parameter.numel() for parameter in model.parameters()) == made.parameters, made.name
+        model.config.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert checkpoint.described(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}, made.name
         layout = made.layout
         paths = [layout.block, layout.attention, layout.mlp, layout.value_matrix, layout.final_norm, layout.head]
         for path in (*paths, layout.value_norm, layout.positions):
