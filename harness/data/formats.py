@@ -8,6 +8,7 @@ import codecs
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import IO, Any, Protocol, TypeVar, cast
 from pydantic import TypeAdapter
 
 from harness import registry
+from harness.errors import UserError
 from harness.records import EditRecord
 
 NO_RECORDS = "neither JSON nor a known table"
@@ -110,11 +112,11 @@ def recognise(path: Path) -> Format | Foreign:
 
 @lru_cache(maxsize=4096)
 def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, ...]) -> Format | Foreign:
-    with _opened(path) as stream:
-        try:
+    try:
+        with _opened(path) as stream:
             head = _utf8(stream.read(_HEAD_BYTES)).decode(errors="replace")
-        except (OSError, EOFError):
-            return Foreign("damaged gzip file")
+    except (OSError, EOFError, zlib.error) as error:  # no permission, or damaged gzip data
+        return Foreign(f"cannot be read ({error})")
     is_json = head.lstrip()[:1] in ("[", "{")
     keys = _fields(head) if is_json else set()
     lines = head.split("\n")[: -1 if "\n" in head else None]
@@ -132,9 +134,16 @@ def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, 
 
 
 def contents(path: Path) -> bytes:
-    """Read a file as UTF-8 without a byte-order mark; gzip files are decompressed."""
-    with _opened(path) as stream:
-        return _utf8(stream.read())
+    """Read a file as UTF-8 without a byte-order mark; gzip files are decompressed.
+
+    Raises:
+        UserError: for damaged gzip data.
+    """
+    try:
+        with _opened(path) as stream:
+            return _utf8(stream.read())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: {error}", fix=f"gzip -t {path}") from None
 
 
 def json_values(text: str) -> Iterator[Any]:

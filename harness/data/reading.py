@@ -111,27 +111,23 @@ def _parse(content: bytes, form: Format, where: str) -> UpstreamFile:
     except ValidationError:
         pass  # whatever it was is found below, record by record
     try:
-        for row in json_values(content.decode(errors="replace")):
+        for row in json_values(_text(content, where)):
             rows.append(row)
     except json.JSONDecodeError as error:
         reason = f"{where}: record {len(rows) + 1}: invalid or truncated JSON ({error.msg})"
         raise UserError(reason, fix=_repair(where, form)) from None
-    return _validate(list(enumerate(rows, start=1)), form, where, [])
+    return _validate(enumerate(rows, start=1), form, where, [])
 
 
-def _validate(rows: list[tuple[int, Any]], form: Format, where: str, flaws: list[Flaw]) -> UpstreamFile:
+def _validate(rows: Iterable[tuple[int, Any]], form: Format, where: str, flaws: list[Flaw]) -> UpstreamFile:
     """Leave out the records with a wrong field, given numbered from 1."""
-    wrong: dict[int, str] = {}
-    try:
-        form.rows.validate_json(json.dumps([row for _, row in rows]))
-    except ValidationError as error:
-        for each in error.errors(include_url=False, include_input=False):
-            place, *field = each["loc"]
-            wrong.setdefault(int(place), _complaint(field, each))
-    right = [row for place, row in enumerate(rows) if place not in wrong]
-    valid = form.rows.validate_json(json.dumps([row for _, row in right]))
-    flaws = flaws + [Flaw(rows[place][0], reason) for place, reason in wrong.items()]
-    return _collect(zip([number for number, _ in right], valid, strict=True), form, where, flaws)
+    valid: list[tuple[int, Row]] = []
+    for number, row in rows:
+        try:
+            valid += [(number, each) for each in form.rows.validate_json(json.dumps([row]))]
+        except ValidationError as error:
+            flaws.append(Flaw(number, _complaint(error.errors(include_url=False, include_input=False)[0])))
+    return _collect(valid, form, where, flaws)
 
 
 @contextmanager
@@ -187,7 +183,18 @@ _SENTENCES = {
 }
 
 
-def _complaint(field: Sequence[int | str], error: ErrorDetails) -> str:
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: byte {error.start + 1:,} is not UTF-8",
+            fix=f"iconv -f WINDOWS-1252 -t UTF-8 {where} -o {where}.utf8, if that is its encoding",
+        ) from None
+
+
+def _complaint(error: ErrorDetails) -> str:
+    field = error["loc"][1:]
     sentence = _SENTENCES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     return f"field '{'.'.join(map(str, field))}' {sentence}" if field else sentence
 
@@ -204,7 +211,7 @@ def _parse_lines(
     content: bytes, form: Format, parse_line: Callable[[str], Mapping[str, Any]], path: Path
 ) -> UpstreamFile:
     rows, flaws = [], []
-    for number, line in enumerate(content.decode(errors="replace").rstrip("\r\n").split("\n"), start=1):
+    for number, line in enumerate(_text(content, str(path)).rstrip("\r\n").split("\n"), start=1):
         try:
             rows.append((number, parse_line(line.rstrip("\r"))))
         except ValueError as error:

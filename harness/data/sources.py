@@ -40,6 +40,8 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
     """
     info = registry.datasets.get(name)
     if source == SYNTHETIC:
+        if file:
+            raise UserError(f"{name}: synthetic records have no file '{file}'", fix="name its folder with --data DIR")
         return DatasetFiles(_generated(name), ())
     recognised = upstream_files(Path(source), info.remedy)
     found = {path: form for path, form in recognised.items() if isinstance(form, Format) and form.dataset == name}

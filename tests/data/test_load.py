@@ -155,6 +155,11 @@ def test_a_suite_may_name_the_file_that_is_edited(folder):
         resolve("counterfact", str(folder), 3, file="x.json")
 
 
+def test_synthetic_records_have_no_files_to_choose_from():
+    with pytest.raises(UserError, match=r"zsre: synthetic records have no file 'mine\.json'"):
+        resolve("zsre", "synthetic", 3, file="mine.json")
+
+
 def test_a_folder_with_a_file_that_lacks_a_field_names_both(tmp_path):
     path = write(tmp_path / "mine.json", [{"subject": "a", "prompt": "a is", "target_new": "b", "locality": {}}])
 

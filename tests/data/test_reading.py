@@ -1,9 +1,11 @@
 import codecs
 import gzip
 import json
+import random
 
 import pytest
 
+from harness.data.formats import Foreign, recognise
 from harness.data.reading import Flaw, read
 from harness.data.schemas import content_id
 from harness.errors import UserError
@@ -200,6 +202,41 @@ def test_a_file_is_read_in_every_encoding(tmp_path, name):
 
     assert [record.subject for record in file.records] == ["Zoë0", "Zoë1", "Zoë2", "Zoë3"]
     assert file.flaws == (Flaw(5, "field 'target_new' is empty"),)
+
+
+def test_a_file_that_is_not_utf_8_is_refused_and_never_read_with_other_letters(tmp_path):
+    path = tmp_path / "latin.json"
+    path.write_bytes(json.dumps([flat(1), flat(2, subject="Zoë")], ensure_ascii=False).encode("latin-1"))
+
+    with pytest.raises(UserError, match=r"latin\.json: byte \d+ is not UTF-8"):
+        read(path)
+
+
+def test_half_a_character_is_a_flaw(tmp_path):
+    path = tmp_path / "half.json"
+    path.write_text(json.dumps([flat(1), flat(2)]).replace("Person2", "\\ud83d"))
+
+    file = read(path)
+    assert (file.numbers, [flaw.number for flaw in file.flaws]) == ((1,), [2])
+
+
+def test_damaged_compressed_data_is_foreign(tmp_path):
+    whole = gzip.compress(json.dumps([flat(number) for number in range(300)]).encode())
+    (tmp_path / "cut.json.gz").write_bytes(whole[:40])
+
+    found = recognise(tmp_path / "cut.json.gz")
+    assert isinstance(found, Foreign)
+    assert found.reason.startswith("cannot be read (Compressed file ended")
+
+
+def test_a_truncated_compressed_file_of_the_dataset_is_reported(tmp_path):
+    noise = [flat(number, note=random.Random(number).randbytes(40).hex()) for number in range(900)]
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(noise).encode())[:-9])
+
+    with pytest.raises(UserError, match=r"cut\.json\.gz: Compressed file ended") as caught:
+        read(path)
+    assert caught.value.fix == f"gzip -t {path}"
 
 
 def test_a_template_must_have_one_place_for_the_subject(tmp_path):
