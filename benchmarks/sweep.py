@@ -98,7 +98,7 @@ def measure(folder: Path, launch: str, cells: int, seconds: float) -> Overhead:
         ],
         "datasets": [{"name": "counterfact", "edits": 2}],
     }
-    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
     command = [sys.executable, "-m", "harness", "run", str(folder / "suite.yaml"), "--scale", "mini"]
     command += ["--store", str(folder / "store"), "--launch", launch, "--no-report"]
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -119,7 +119,7 @@ def measure(folder: Path, launch: str, cells: int, seconds: float) -> Overhead:
 
 def _spans(store: Path) -> list[float]:
     """Seconds between the first and the last line that submitit wrote in each job."""
-    told = [STAMP.findall(log.read_text()) for log in (store / "launches").glob("*/submitit/*_log.*")]
+    told = [STAMP.findall(log.read_text(encoding="utf-8")) for log in (store / "launches").glob("*/submitit/*_log.*")]
     stamps = [[datetime.fromisoformat(stamp) for stamp in of_job] for of_job in told if len(of_job) > 1]
     return [(of_job[-1] - of_job[0]).total_seconds() for of_job in stamps]
 

@@ -134,7 +134,9 @@ def free_bytes(device: torch.device) -> float:
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return math.inf
-    kilobytes = next(line.split()[1] for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    kilobytes = next(
+        line.split()[1] for line in meminfo.read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable")
+    )
     return int(kilobytes) * 1024
 
 

@@ -387,6 +387,13 @@ class Launcher(ABC):
         """Why this machine cannot launch jobs, as in `needs SLURM, which …`; empty if it can."""
         return ""
 
+    def silence(self) -> str:
+        """What this launcher depends on and what does not answer at the moment; empty if all of it does.
+
+        Unlike an obstacle it may pass, so it stops no run: `harness doctor` reports it. Must return within seconds.
+        """
+        return ""
+
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"] | None:
         """Device of the cells if the profile determines it; None to use this machine's.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib.util
 import inspect
@@ -22,8 +23,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import inventory, registry
-from harness.commands import PLUGINS, harness_command, plugin_names
-from harness.errors import UserError
+from harness.commands import PLUGINS, harness_command, plugin_names, this_command
+from harness.errors import UserError, did_you_mean
+from harness.files import is_full, not_writable
+from harness.plain_text import degrade
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,16 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 1 if a cell failed, 2 for an error that the user can fix (printed as one line), 130 if interrupted,
         141 if the output pipe was closed.
     """
+    degrade(sys.stdout)
+    degrade(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a log file shows how far a killed run got
-    try:
-        typer.main.get_command(app).main(arguments, prog_name="harness")
-    except UserError as error:
-        print(f"harness: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+    with _as_arguments(arguments):
+        try:
+            typer.main.get_command(app).main(arguments, prog_name="harness")
+        except UserError as error:
+            print(f"harness: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if not is_full(error):
+                raise
+            print(f"harness: {not_writable(Path(error.filename or '.'), error.errno or 0)}", file=sys.stderr)
+            return 2
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+@contextlib.contextmanager
+def _as_arguments(arguments: Sequence[str] | None) -> Iterator[None]:
+    """Make these the arguments of this process, which suggestions repeat and provenance records."""
+    before = sys.argv
+    sys.argv = before if arguments is None else [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 class Verbs(TyperGroup):
@@ -149,6 +171,17 @@ def _plug_in(names: list[str] | None) -> list[str] | None:
     return names
 
 
+def _results_folder(store: Path) -> Path:
+    """Refuse a path that neither is a folder nor can become one."""
+    try:
+        there = next(place for place in (store, *store.absolute().parents) if place.exists())
+    except OSError as error:  # too long, for example
+        raise not_writable(store, error.errno or 0) from error
+    if not there.is_dir():
+        raise not_writable(store, errno.ENOTDIR)
+    return store
+
+
 def _suite_names() -> list[str]:
     from harness.suite.load import suite_files
 
@@ -162,7 +195,7 @@ def _scale_names() -> list[str]:
     return [PAPER, *scale_files()]
 
 
-StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Results folder.")]
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", callback=_results_folder, help="Results folder.")]
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell id or folder name, or a prefix of either.")]
 PluginOption = Annotated[
     list[str] | None,
@@ -308,8 +341,8 @@ def status(
     """Show which cells are done, failed, running or still to do; exit with 1 if one failed."""
     from harness.run.status import show
 
-    plan, _ = _planned(options)
-    return show(plan, _console(), as_json=as_json, watch_s=watch, everything=everything)
+    plan, launcher = _planned(options)
+    return show(plan, launcher, _console(), as_json=as_json, watch_s=watch, everything=everything)
 
 
 @app.command()
@@ -338,8 +371,7 @@ def cancel(options: SuiteOptions) -> int:
     from harness.run.status import cancel as end
     from harness.store.store import Store
 
-    suite = _suite(options)
-    return end(Store(options.store), suite.name, suite.scale, _console())
+    return end(Store(options.store), _suite(options), _console())
 
 
 @app.command()
@@ -372,7 +404,6 @@ def tune(
     """Search the hyper-parameters of a method for a model on dev records, and write the best ones to a file."""
     from harness import tune as tuning
     from harness.run.profiles import load_profile
-    from harness.store import provenance
     from harness.store.store import Store
 
     if importlib.util.find_spec("optuna") is None:
@@ -383,7 +414,7 @@ def tune(
     )
     path = tuning.target(question, search.model, to, force)
     result = search.run(trials, parallel)
-    tuning.write(result, question, path, provenance.command())
+    tuning.write(result, question, path, this_command())
     print(f"best of {result.trials} trials: {result.best}" + (f"; before: {result.before}" if result.before else ""))
     print(f"wrote {path}")
     return 0
@@ -425,6 +456,8 @@ def sync(
 
     console, seen = _console(), None
     name = _name(suite, store, console) if suite else None
+    if suite and name:
+        _refuse_unknown(suite, name.partition(".")[0], "sync", store)
     while True:
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
@@ -450,6 +483,7 @@ def report(
     """Write the tables of a suite from its finished cells, also of earlier runs, and print the first."""
     console, lines = _console(), None if everything else TABLE_LINES
     name = _name(suite, store, console)
+    _refuse_unknown(suite, name, "report", store, scale)
     _write_tables(store, name, scale, console, lines, edits=edits, backend=backend, data=data)
     return 0
 
@@ -624,7 +658,7 @@ def data_fetch(
             done = fetch(each, to, report)
         for fetched in done:
             print(fetched)
-    print(f"use them: python -m harness data list --data {to}")
+    print(f"use them: {harness_command('data', 'list', data=to)}")
     return 0
 
 
@@ -703,6 +737,30 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
     suite = _suite(options)
     launcher = load_profile(suite.launch, suite.launch_at)
     return Plan(suite, Store(options.store), launcher.device(suite.device)), launcher
+
+
+def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = "") -> None:
+    """Stop if a suite has never been run in a store.
+
+    Raises:
+        UserError: suggests to run it, if there is such a suite, else another run of the store, else a look at what there is.
+    """
+    from harness.store.manifest import manifests
+    from harness.suite.entries import PAPER
+    from harness.suite.load import find_suite
+
+    known = {each.suite: each for each in manifests(store)}
+    if name in known:
+        return
+    try:
+        find_suite(suite)
+        fix = harness_command("run", suite, scale="" if scale == PAPER else scale, store=store)
+    except UserError:
+        fix = harness_command("list", "suites")
+        if known:
+            other = known[min(known)]
+            fix = harness_command(verb, other.suite, scale=other.scale if verb == "report" else "", store=store)
+    raise UserError(f"{store}: suite '{name}' has not been run in this store{did_you_mean(name, known)}", fix=fix)
 
 
 def _name(suite: str, store: Path, console: "Console") -> str:

@@ -1,11 +1,17 @@
 """Command lines of this program, as suggestions name them: complete, quoted, ready to be pasted."""
 
+import contextlib
+import json
 import os
 import shlex
+import sys
+import tempfile
 from pathlib import Path
 
 PLUGINS = "HARNESS_PLUGINS"
 """Environment variable: plug-in modules or files, separated by colons. Worker processes and cluster jobs inherit it."""
+COMMAND = "HARNESS_COMMAND"
+"""Environment variable: the command that launched this process elsewhere. A launcher's own entry point sets it."""
 
 
 def plugin_names() -> list[str]:
@@ -30,3 +36,52 @@ def harness_command(*words: object, store: Path | None = None, **options: object
     for plugin in plugin_names():
         parts += ["--plugin", plugin]
     return shlex.join(parts)
+
+
+def this_command() -> str:
+    """The command line that reproduces this process; for a process that a launcher has started, the launcher's."""
+    if launched_by := os.environ.get(COMMAND):
+        return launched_by
+    program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__
+    if module is not None:
+        start = ["python", "-m", module.name.removesuffix(".__main__")]
+    elif program.name == "__main__.py":  # spawned: the parent's arguments, but another main module
+        start = ["python", "-m", program.parent.name]
+    else:
+        start = [program.name]
+    return shlex.join([*start, *sys.argv[1:]])
+
+
+def same_command(**changed: object) -> str:
+    """This command once more, with other values of some options."""
+    words, kept = shlex.split(this_command()), list[str]()
+    names = [f"--{name.replace('_', '-')}" for name in changed]
+    for before, word in zip(["", *words], words, strict=False):
+        if before not in names and word not in names and not word.startswith(tuple(f"{name}=" for name in names)):
+            kept.append(word)
+    new = [part for name, value in zip(names, changed.values(), strict=True) for part in (name, str(value))]
+    return shlex.join([*kept, *new])
+
+
+def rerun(path: Path) -> str:
+    """Remove a damaged file or folder of a store, and run the suite that it belongs to."""
+    for manifest in (file for folder in path.parents for file in sorted((folder / "suites").glob("*.json"))):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            run = json.loads(manifest.read_text(encoding="utf-8"))
+            if not set(run["cells"]).isdisjoint(path.parts):
+                return f"rm -r {shlex.quote(str(path))} && {run.get('again', run['command'])}"
+    return f"rm -r {shlex.quote(str(path))}, then run its suite again"
+
+
+def with_another_store(store: Path) -> str:
+    """This command with a results folder that can be written, for one that cannot."""
+    home = Path("~/harness-results").expanduser()
+    places = [Path("results"), home, Path(tempfile.gettempdir(), "harness-results")]
+    found = (place for place in places if place.resolve() != store.resolve() and _is_writable(place))
+    return same_command(store=next(found, home))
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether it is a folder, or can become one, in which files can be made."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.files import understood
-from harness.store.store import Folder, Store, is_called
+from harness.store.store import Folder, Store, is_called, not_one_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,17 +54,10 @@ def find_cell(store: Store, name: str, verb: str) -> Folder:
         UserError: if none or several match.
     """
     known = store.cells()
-    found = sorted(folder for folder in known if is_called(folder, name))
+    found = [folder for folder in known if is_called(folder, name)]
     if len(found) == 1:
         return store.cell(found[0])
-    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else did_you_mean(name, known)
-    example = min(found or known, default="")
-    fix = (
-        harness_command(verb, example, store=store.root)
-        if example
-        else harness_command("run", "main_table", scale="mini", store=store.root)
-    )
-    raise UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
+    raise not_one_cell(store, name, known, verb)
 
 
 def read_parts(folder: Folder) -> dict[str, Any]:

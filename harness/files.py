@@ -11,21 +11,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.commands import rerun, same_command, with_another_store
 from harness.errors import UserError
 from harness.identity import plain
 
-_SPACE = "free some space and run the same command again; finished cells are kept"
-_ELSEWHERE = "choose a writable folder with --store"
-_FIXES = {
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE.replace("space", "quota"),
-    errno.EROFS: _ELSEWHERE,
-    errno.EACCES: _ELSEWHERE,
-    errno.EPERM: _ELSEWHERE,
-    errno.ENOTDIR: "choose another folder with --store",
-    errno.EEXIST: "choose another folder with --store",
-    errno.ENOLCK: "use --store to choose a folder on a file system that supports locks",
-}
+_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_ELSEWHERE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOLCK,
+)
+"""Error numbers of a file system that say nothing about a bug: it is full, or this is no place to write."""
 
 
 def cache_folder() -> Path:
@@ -78,11 +79,14 @@ def locked(lock: Path, refusal: str, fix: str) -> Iterator[None]:
             held.acquire(timeout=0)
         except Timeout:
             with contextlib.suppress(FileNotFoundError):
-                refusal = f"{refusal} ({holder.read_text().strip()})"
+                refusal = f"{refusal} ({holder.read_text(encoding='utf-8').strip()})"
             raise UserError(refusal, fix=fix) from None
     try:
         with explained(lock.parent):
-            holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+            holder.write_text(
+                f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n",
+                encoding="utf-8",
+            )
         yield
     finally:
         held.release()
@@ -94,10 +98,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        fix = _FIXES.get(number := _errno(error))
-        if fix is None or _is_elsewhere(error, path):
+        number = _errno(error)
+        if number not in (*_SPACE, *_ELSEWHERE) or _is_elsewhere(error, path):
             raise
-        raise UserError(f"{path}: cannot write: {os.strerror(number)}", fix=fix) from error
+        raise not_writable(path, number) from error
 
 
 @contextlib.contextmanager
@@ -113,8 +117,22 @@ def understood(path: Path) -> Iterator[None]:
         found = f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(
             f"{path}: damaged, or written by another version of the harness ({found})",
-            fix=f"rm -r {path} and run the suite again",
+            fix=rerun(path),
         ) from error
+
+
+def not_writable(path: Path, number: int) -> UserError:
+    """The error for a place in a store that cannot be written, with the command that goes on."""
+    if number in _SPACE:
+        fix = f"free some space and run the same command again, finished cells are kept: {same_command()}"
+    else:
+        fix = with_another_store(path)
+    return UserError(f"{path}: cannot write: {os.strerror(number)}", fix=fix)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a file system has no space left, which can happen to any write."""
+    return error.errno in _SPACE
 
 
 def _is_elsewhere(error: Exception, path: Path) -> bool:

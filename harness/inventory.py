@@ -129,7 +129,7 @@ def _profiles() -> Rows:
         except UserError as error:  # in a profile of the user's own
             yield name, "", error.message
         else:
-            yield name, _first_line(launcher), launcher.obstacle() or YES
+            yield name, _first_line(launcher), launcher.obstacle() or launcher.silence() or YES
 
 
 def _backends() -> Rows:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.commands import rerun
 from harness.errors import UserError
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES
-from reports.frame import SuiteFrame, rerun
+from reports.frame import SuiteFrame
 from reports.stats import Estimate, resample_means
 
 UNRELATED = "loc_unrelated"
@@ -126,5 +127,5 @@ def _check_against_metrics(folder: Folder, scores: pd.DataFrame) -> None:
     if stated.keys() != set(means.index) or not all(np.isclose(means[place], stated[place]) for place in stated):
         raise UserError(
             f"{folder.path.name}: metrics.json and curve.parquet disagree on the curve",
-            fix=rerun(folder),
+            fix=rerun(folder.path),
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
+from harness.commands import rerun
 from harness.errors import UserError
 from harness.evaluation.scope import summary
 from harness.files import understood
@@ -114,11 +115,6 @@ def load_suite(
     return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
 
 
-def rerun(folder: Folder) -> str:
-    """How to replace a cell whose files contradict each other."""
-    return f"rm -r {folder.path} and run the suite again"
-
-
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:
     """One row per protocol of a finished cell."""
     cell, metrics, cost, origin = (folder.read(f"{name}.json") for name in ("cell", "metrics", "cost", "provenance"))
@@ -196,7 +192,7 @@ def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame, store: St
                 raise UserError(
                     f"{row['cell']}: metrics.json has {row['protocol']} {column} = {row[column]:.4f}, "
                     f"its records have {of_records:.4f}",
-                    fix=rerun(store.cell(row["cell"])),
+                    fix=rerun(store.cell(row["cell"]).path),
                 )
 
 
@@ -205,7 +201,7 @@ def _check_against_scopes(folder: Folder, scopes: pd.DataFrame) -> None:
     if folder.read("metrics.json").get("scope", {}) != of_records:
         raise UserError(
             f"{folder.path.name}: metrics.json and records.parquet disagree on the scope",
-            fix=rerun(folder),
+            fix=rerun(folder.path),
         )
 
 

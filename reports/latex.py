@@ -113,15 +113,22 @@ def compile_pdf(tex: Path) -> Path | None:
     with tempfile.TemporaryDirectory(prefix="table-") as scratch:
         build = Path(scratch)
         shutil.copy(tex, build / "table.tex")
-        (build / "document.tex").write_text(_DOCUMENT)
+        (build / "document.tex").write_text(_DOCUMENT, encoding="utf-8")
         command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
         try:
             done = subprocess.run(
-                command, cwd=build, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+                command,
+                cwd=build,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+                check=False,
+                encoding="utf-8",
             )
         except subprocess.TimeoutExpired:
             raise UserError(f"pdflatex did not finish {tex} within {TIMEOUT_S} s", fix=f"pdflatex {tex}") from None
-        log.write_text(done.stdout)
+        log.write_text(done.stdout, encoding="utf-8")
         if done.returncode:
             reason = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see the log")
             raise UserError(f"pdflatex failed on {tex}: {reason.lstrip('! ')}", fix=f"read {log}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from harness.api import Summary
+from harness.commands import this_command
 from harness.errors import UserError
 from harness.files import explained, write_json
 from harness.plan.job import Job, jobs
@@ -20,7 +21,6 @@ from harness.plan.plan import Plan
 from harness.run.jobs import Batch, reopen, summarize
 from harness.run.outcome import Outcome, record_failure
 from harness.run.progress import Display, Elsewhere
-from harness.store import provenance
 from harness.store.store import Store
 from slurm.launch import Launch, Submission, launches
 from slurm.profile import SlurmProfile
@@ -135,7 +135,7 @@ class Driver:
             if (facts["suite"], facts["scale"], facts["profile"]) == (suite.name, suite.scale, profile):
                 self._display.say(f"continuing with {launch.name}")
                 return launch
-        facts = {"launch": suite.launch, "profile": profile, "command": provenance.command()}
+        facts = {"launch": suite.launch, "profile": profile, "command": this_command()}
         return Launch.create(self._plan.store, suite.name, suite.scale, facts)
 
     def _begin(self) -> None:
@@ -227,7 +227,11 @@ class Driver:
             job, lines = self.state.jobs[place], [reason]
             for file in last[place][0].logs(last[place][1]) if place in last else ():
                 if file.is_file():
-                    lines += ["", f"── {file}", *file.read_text(errors="replace").splitlines()[-LOG_LINES:]]
+                    lines += [
+                        "",
+                        f"── {file}",
+                        *file.read_text(errors="replace", encoding="utf-8").splitlines()[-LOG_LINES:],
+                    ]
             if not self._plan.store.folder(place).is_settled:
                 record_failure(self._plan.store, job, reason, "\n".join(lines) + "\n")
 
@@ -344,7 +348,7 @@ class Lease:
 
     def _holder(self) -> Holder | None:
         try:
-            return Holder(**json.loads(self._file.read_text()))
+            return Holder(**json.loads(self._file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

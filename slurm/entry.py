@@ -11,11 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from harness.commands import COMMAND
 from harness.errors import UserError
 from harness.plan.job import place_of
 from harness.run.heartbeat import Beat, Heartbeat
 from harness.run.jobs import Batch, run_batch
-from harness.store.provenance import COMMAND, JOB
+from harness.store.provenance import JOB
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class BatchEntry:
             if (place := place_of(job.work)) != job.place:
                 raise UserError(
                     f"the code was changed after these jobs were submitted: {job.place} is now {place}",
-                    fix="harness cancel, then run the suite again",
+                    fix=f"end this launch as its driver says, then: {self.command}",
                 )
         os.environ[COMMAND] = self.command
         if name := slurm_job():

@@ -98,7 +98,7 @@ class Launch:
     @property
     def facts(self) -> dict[str, Any]:
         """The content of launch.json."""
-        content: dict[str, Any] = json.loads((self.path / "launch.json").read_text())
+        content: dict[str, Any] = json.loads((self.path / "launch.json").read_text(encoding="utf-8"))
         return content
 
     @property
@@ -178,7 +178,7 @@ class Launch:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         file = self.path / "jobs.jsonl"
-        for line in file.read_text(errors="replace").split("\n") if file.is_file() else ():
+        for line in file.read_text(errors="replace", encoding="utf-8").split("\n") if file.is_file() else ():
             try:
                 yield json.loads(line)
             except ValueError:

@@ -24,6 +24,8 @@ from slurm.retry import first_class
 from slurm.state import cancel, launch_state
 from slurm.submit import too_large
 
+PING_TIMEOUT_S = 10
+"""Patience for a controller; a command of SLURM waits for minutes by itself."""
 LAST_WORDS_S = 180
 """Between a SLURM job's cancellation and its end; KillWait of most sites is 30 s."""
 
@@ -39,8 +41,13 @@ class SlurmLauncher(Launcher):
         """As `Launcher.obstacle`. A controller that is away for a moment is none."""
         if shutil.which("sbatch") is None:
             return "needs SLURM, which this machine does not have"
-        told = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
-        return "" if "Slurmctld" in told.stdout else "needs SLURM, which is not set up on this machine"
+        told = _ping()
+        is_set_up = told is None or "Slurmctld" in told
+        return "" if is_set_up else "needs SLURM, which is not set up on this machine"
+
+    def silence(self) -> str:
+        """As `Launcher.silence`: whether the controller, or its backup, is up."""
+        return "" if " UP" in (_ping() or "") else "SLURM is installed, but its controller does not answer"
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """As the suite says, else on a GPU if this profile asks for one."""
@@ -91,6 +98,19 @@ class SlurmLauncher(Launcher):
             for submission in launch.submissions
             for place in submission.covers
         }
+
+
+def _ping() -> str | None:
+    """What `scontrol ping` prints: a line for each controller, `Slurmctld(primary) at host is UP`; None if it hangs."""
+    try:
+        command = ["scontrol", "ping"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, encoding="utf-8", timeout=PING_TIMEOUT_S
+        ).stdout
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError:  # sbatch without scontrol
+        return ""
 
 
 def _wait_for_end(launch: Launch) -> None:

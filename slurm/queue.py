@@ -168,6 +168,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=TIMEOUT_S,
         env={**kept, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"},
+        encoding="utf-8",
     )
 
 

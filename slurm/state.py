@@ -236,7 +236,9 @@ def cancel(*arguments: str) -> str:
         What it complained of, or nothing.
     """
     try:
-        done = subprocess.run(["scancel", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            ["scancel", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False, encoding="utf-8"
+        )
     except FileNotFoundError:
         return "not found; this machine is not part of a SLURM cluster"
     except subprocess.TimeoutExpired:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.commands import this_command
 from harness.errors import UserError
 from harness.files import explained
 from harness.plan import estimate
 from harness.plan.job import Job
 from harness.plan.plan import Plan
 from harness.run.jobs import Batch, waves
-from harness.store import provenance
 from slurm.entry import BatchEntry
 from slurm.launch import Launch, Submission
 from slurm.profile import ResourceClass, SlurmProfile
@@ -110,7 +110,7 @@ def submit(
             _heeded(told),
             executor.batch(),
         ):
-            command = provenance.command()
+            command = this_command()
             jobs = [
                 executor.submit(
                     BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, command),
@@ -163,7 +163,9 @@ def array_size(profile: SlurmProfile) -> int:
     if profile.max_array_size is not None:
         return profile.max_array_size
     try:
-        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=60, check=False, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired:
         raise UnreachableError("scontrol did not answer") from None
     told = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)

@@ -1,5 +1,6 @@
 """The command line as users see it: one line per mistake, no lost results, no repeated work."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -167,7 +168,9 @@ def test_a_usage_error_is_explained_and_nothing_runs(arguments):
 @pytest.mark.parametrize(("rest", "expected"), [([], 5.0), (["--all"], 5.0), (["0.5", "--all"], 0.5)])
 def test_the_interval_of_watch_is_optional(rest, expected, monkeypatch, home, tmp_path):
     watched = []
-    monkeypatch.setattr(status, "show", lambda plan, console, **options: watched.append(options["watch_s"]) or 0)
+    monkeypatch.setattr(
+        status, "show", lambda plan, launcher, console, **options: watched.append(options["watch_s"]) or 0
+    )
     assert main(["status", str(home / "small.yaml"), "--store", str(tmp_path), "--watch", *rest]) == 0
     assert watched == [expected]
 
@@ -422,3 +425,33 @@ def test_a_run_ends_in_a_table_and_mlflow_runs(home, store):
     assert (store / "mlflow.db").is_file()
     assert (store / "reports" / "small.paper" / "main_table.tex").is_file()
     assert "MLflow: " in done.stdout
+
+
+@pytest.mark.parametrize("store", ["/proc/nope", "{file}", "{file}/below", "{long}"])
+@pytest.mark.parametrize("verb", ["run", "retry", "status", "plan"])
+def test_a_store_that_cannot_exist_is_one_line_with_a_command_that_names_another(store, verb, home, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    place = store.format(file=tmp_path / "file", long=tmp_path / ("x" * 300))
+    done = harness_here(verb, home / "small.yaml", "--store", place)
+    if verb in ("status", "plan") and place == "/proc/nope":
+        assert done.returncode == 0, "nothing is written, and nothing is there"
+        return
+    fix = refused(done).partition(" → ")[2].split()
+    assert fix[-2] == "--store"
+    assert fix[-1] != place
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_that_says_to_free_space_and_go_on(home, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs permission to mount a tmpfs")
+    try:
+        with contextlib.suppress(OSError):
+            (place / "filler").write_bytes(b"x" * 100_000)
+        line = refused(harness_here("run", home / "small.yaml", "--store", place))
+        assert "No space left on device → free some space and run the same command again" in line
+    finally:
+        subprocess.run(["/usr/bin/umount", str(place)], check=True)

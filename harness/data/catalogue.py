@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness import registry
+from harness.commands import harness_command
 
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
 _ROME = "https://rome.baulab.info/data/dsets"
@@ -55,11 +57,10 @@ class DatasetInfo:
     has_distractors: bool = False
     synthetic: Callable[[], Sequence[Mapping[str, Any]]] | None = None
 
-    @property
-    def remedy(self) -> str:
-        """Command that downloads the files, or advice if they cannot be downloaded."""
+    def remedy(self, to: Path | None = None) -> str:
+        """Command that downloads the files, to a folder if one is given, or advice if they cannot be downloaded."""
         if self.downloads:
-            return f"python -m harness data fetch {self.name}"
+            return harness_command("data", "fetch", self.name, to=to)
         return f"get it from {self.homepage} and pass its folder with --data"
 
 

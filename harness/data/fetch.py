@@ -16,6 +16,7 @@ from email.message import Message
 from pathlib import Path
 
 from harness import registry
+from harness.commands import harness_command
 from harness.data.catalogue import Download
 from harness.data.formats import Foreign, recognise
 from harness.data.reading import CHECKSUMS
@@ -72,9 +73,9 @@ def fetch(name: str, folder: Path, report: Report = lambda file, received, total
     """
     info = registry.datasets.get(name)
     if not info.downloads:
-        raise UserError(f"dataset '{name}' has no files to download", fix=info.remedy)
+        raise UserError(f"dataset '{name}' has no files to download", fix=info.remedy())
     place = folder / name
-    again = f"python -m harness data fetch {name} --to {folder}"
+    again = harness_command("data", "fetch", name, to=folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with locked(place / ".fetch.lock", f"{place}: another download is writing there", fix="wait for it to end"):
@@ -133,7 +134,7 @@ class _Partial:
         """Ask for the rest, or for the whole file if it is no longer the same; nothing if there is nothing to continue."""
         if not (self.path.is_file() and self._version.is_file()):
             return {}
-        return {"Range": f"bytes={self.path.stat().st_size}-", "If-Range": self._version.read_text()}
+        return {"Range": f"bytes={self.path.stat().st_size}-", "If-Range": self._version.read_text(encoding="utf-8")}
 
     def begin(self, answer: Message) -> int:
         """Remember the version of an answer with the whole file, or find where an answer with the rest continues.
@@ -146,7 +147,7 @@ class _Partial:
         self.remove()
         version = answer.get("ETag", "") or answer.get("Last-Modified", "")
         if version and not version.startswith("W/"):
-            self._version.write_text(version)
+            self._version.write_text(version, encoding="utf-8")
         return 0
 
     def remove(self) -> None:
@@ -191,7 +192,7 @@ def _recorded(place: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -201,7 +202,7 @@ def _recorded(place: Path) -> dict[str, str]:
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text + "\n")
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 

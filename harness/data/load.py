@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from harness import registry
+from harness.commands import harness_command
 from harness.data.conflicts import consistent
 from harness.data.pools import belongs, draw
 from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
@@ -90,7 +91,7 @@ def load(ref: DataRef) -> Dataset:
         raise UserError(
             f"{ref.source}: the records of {ref.name} have changed since they were planned "
             f"({found[:12]}, planned {ref.sha256[:12]}); restore the files or run the suite again",
-            fix="python -m harness data list",
+            fix=harness_command("data", "list", data=ref.source),
         )
     return data
 
@@ -152,7 +153,7 @@ def _select(ref: DataRef) -> Dataset:
     if not found.edited.records:
         raise UserError(
             found.edited.left_out() or f"{found.edited.where}: contains no record",
-            fix=f"python -m harness data list --data {ref.source}",
+            fix=harness_command("data", "list", data=ref.source),
         )
     shape = _shape(ref)
     inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harness import registry
+from harness.commands import harness_command
 from harness.data.formats import Foreign, Format, Row, contents, json_values, recognise
 from harness.data.ids import own_ids
 from harness.errors import UserError
@@ -77,7 +78,7 @@ def read(path: Path) -> UpstreamFile:
         known = ", ".join(known.title for known in registry.formats.all().values())
         raise UserError(
             f"{path}: not a known editing dataset: {form.reason} (known formats: {known})",
-            fix=f"python -m harness data list --data {path.parent}",
+            fix=harness_command("data", "list", data=path.parent),
         )
     stat = path.stat()
     return _read(path, form.name, stat.st_mtime_ns, stat.st_size)
@@ -202,8 +203,8 @@ def _complaint(error: ErrorDetails) -> str:
 def _repair(where: str, form: Format) -> str:
     """How to repair a damaged file: fetch it again if it was fetched, otherwise look at the place."""
     path = Path(where)
-    if (path.parent / CHECKSUMS).is_file() and path.name in (path.parent / CHECKSUMS).read_text():
-        return f"python -m harness data fetch {form.dataset} --to {path.parent.parent}"
+    if (path.parent / CHECKSUMS).is_file() and path.name in (path.parent / CHECKSUMS).read_text(encoding="utf-8"):
+        return harness_command("data", "fetch", form.dataset, to=path.parent.parent)
     return f"python -m json.tool {'--json-lines ' if path.suffix == '.jsonl' else ''}{path} /dev/null"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import registry
+from harness.commands import harness_command
 from harness.data import conflicts
 from harness.data.formats import NO_RECORDS, Foreign, Format
 from harness.data.pools import is_dev
@@ -103,7 +104,8 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
                 return _readable(name, file, position)
     near = did_you_mean(record_id, {record.id for record in found.edited.records})
     raise UserError(
-        f"{source}: dataset '{name}' has no record '{record_id}'{near}", fix=f"python -m harness data show {name}"
+        f"{source}: dataset '{name}' has no record '{record_id}'{near}",
+        fix=harness_command("data", "show", name, data=source),
     )
 
 
@@ -118,7 +120,7 @@ def _present(source: str) -> list[str]:
             f"{source}: no editing dataset in this folder{f' ({foreign[0]})' if foreign else ''}",
             fix="describe their format (docs/add-a-dataset.md) and pass it with --plugin FILE.py"
             if foreign
-            else "python -m harness data fetch",
+            else harness_command("data", "fetch", to=source),
         )
     return [name for name in datasets if name in present]
 

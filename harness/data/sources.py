@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from harness import registry
+from harness.commands import harness_command
 from harness.data.formats import Foreign, Format, recognise
 from harness.data.ids import own_ids
 from harness.data.reading import UpstreamFile, from_rows, read
@@ -43,7 +44,7 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
         if file:
             raise UserError(f"{name}: synthetic records have no file '{file}'", fix="name its folder with --data DIR")
         return DatasetFiles(_generated(name), ())
-    recognised = upstream_files(Path(source), info.remedy)
+    recognised = upstream_files(Path(source), info.remedy(Path(source)))
     found = {path: form for path, form in recognised.items() if isinstance(form, Format) and form.dataset == name}
     editable = [path for path, form in found.items() if form.name in info.edited_formats]
     if file:
@@ -51,14 +52,14 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
             there = ", ".join(str(path.relative_to(source)) for path in editable) or "none"
             raise UserError(
                 f"{Path(source, file)}: not a file with edits of dataset '{name}' (there are: {there})",
-                fix=f"python -m harness data list --data {source}",
+                fix=harness_command("data", "list", data=source),
             )
         editable = [Path(source, file)]
     if not editable:
         near = [f"{path}: {form.reason}" for path, form in recognised.items() if _is_near(form, name)]
         raise UserError(
             f"{source}: no file of dataset '{name}' in this folder{f' ({near[0]})' if near else ''}",
-            fix=f"python -m harness data list --data {source}" if near else info.remedy,
+            fix=harness_command("data", "list", data=source) if near else info.remedy(Path(source)),
         )
     edited = min(editable, key=lambda path: (is_train(path), info.edited_formats.index(found[path].name), path))
     return _with_own_ids(DatasetFiles(read(edited), tuple(read(path) for path in found if path != edited)))
@@ -69,14 +70,14 @@ def is_train(path: Path) -> bool:
     return "train" in re.findall(r"[a-z]+", path.name.lower())
 
 
-def upstream_files(folder: Path, remedy: str = "python -m harness data fetch") -> dict[Path, Format | Foreign]:
+def upstream_files(folder: Path, remedy: str = "") -> dict[Path, Format | Foreign]:
     """Find the format of every file below a folder, sorted by path; hidden files are ignored.
 
     Raises:
         UserError: if the folder does not exist; the message recommends `remedy`.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", fix=remedy)
+        raise UserError(f"{folder}: no such folder", fix=remedy or harness_command("data", "fetch", to=folder))
     visible = (
         path
         for path in sorted(folder.rglob("*"))
@@ -103,5 +104,5 @@ def _with_own_ids(found: DatasetFiles) -> DatasetFiles:
 def _generated(name: str) -> UpstreamFile:
     info = registry.datasets.get(name)
     if info.synthetic is None:
-        raise UserError(f"dataset '{name}' has no synthetic records", fix=info.remedy)
+        raise UserError(f"dataset '{name}' has no synthetic records", fix=info.remedy())
     return from_rows(info.synthetic(), registry.formats.get(info.edited_formats[0]), f"{SYNTHETIC}:{name}")

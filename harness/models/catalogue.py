@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.models import checkpoint, hub
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
@@ -148,7 +149,7 @@ def entry(name: str) -> CatalogueEntry:
     """
     if name not in CATALOGUE:
         raise UserError(
-            f"unknown model '{name}'{did_you_mean(name, set(CATALOGUE))}", fix="python -m harness list models"
+            f"unknown model '{name}'{did_you_mean(name, set(CATALOGUE))}", fix=harness_command("list", "models")
         )
     return CATALOGUE[name]
 

@@ -54,7 +54,7 @@ def convert(folder: Path) -> list[Path]:
         weight_map.update(dict.fromkeys(kept, target.name))
         written.append(target)
     unfinished = folder / f"{WEIGHT_INDEX}.part"
-    unfinished.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1))
+    unfinished.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1), encoding="utf-8")
     unfinished.rename(folder / WEIGHT_INDEX)
     return written
 

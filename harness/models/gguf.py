@@ -128,7 +128,7 @@ def _convert(file: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     origin = {"file": file.name, "converted_by": VERSION}
-    (folder / "gguf.json").write_text(json.dumps(origin) + "\n")
+    (folder / "gguf.json").write_text(json.dumps(origin) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

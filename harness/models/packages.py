@@ -163,7 +163,7 @@ def _download(names: Sequence[str], folder: Path) -> list[Path]:
         str(folder),
         *names,
     ]
-    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False, encoding="utf-8")
     if done.returncode:
         reason = next(
             (line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line), "pip failed"

@@ -253,7 +253,7 @@ def _reference(entry: DataEntry, suite: Suite) -> _Data | str:
     if entry.problem:
         return entry.problem
     if not entry.source:
-        ways = f"--data DIR, HARNESS_DATA, or: python -m harness data fetch {entry.name}"
+        ways = f"--data DIR, HARNESS_DATA, or: {registry.datasets.get(entry.name).remedy()}"
         return f"no records of '{entry.name}': no folder given ({ways})"
     try:
         return _records(entry, suite)

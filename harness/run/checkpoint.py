@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import same_command
 from harness.errors import UserError
 from harness.files import write_json
 from harness.identity import file_digest
@@ -139,7 +140,7 @@ class Checkpoint:
 
     def unusable(self, reason: str) -> UserError:
         """The error that says why a sequence cannot continue, and how to start it again."""
-        return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root}")
+        return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root} && {same_command()}")
 
     def _kept(self) -> list[Folder]:
         folders = [Folder(path) for path in sorted(self.root.glob("edits-*"))]

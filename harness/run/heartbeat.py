@@ -60,7 +60,7 @@ class Beat:
     def read(cls, file: Path) -> Self | None:
         """The last beat; None where there is none, or none that can be read now."""
         try:
-            return cls(**json.loads(file.read_text()))
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

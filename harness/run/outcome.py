@@ -34,4 +34,4 @@ def record_failure(store: Store, job: Job, reason: str, log: str = "") -> None:
     with store.folder(job.place).failing(reason) as folder:
         write_json(folder / ("cell.json" if isinstance(job.work, Cell) else "artifact.json"), job.work.description())
         write_json(folder / "provenance.json", provenance.environment())
-        (folder / "log.txt").write_text(log or reason)
+        (folder / "log.txt").write_text(log or reason, encoding="utf-8")

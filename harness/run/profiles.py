@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from harness import registry
+from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.yaml_source import read_yaml, validate
 
@@ -56,7 +57,7 @@ def load_profile(name: str, at: str = "") -> "Launcher":
         raise UserError(
             f"{f'{at}: ' if at else ''}unknown launch profile '{name}'{did_you_mean(name, set(known))}; "
             f"there are {', '.join(sorted(known))}",
-            fix="python -m harness list profiles, or name a file: --launch ./mine.yaml",
+            fix=f"{harness_command('list', 'profiles')}, or name a file: --launch ./mine.yaml",
         )
     document = read_yaml(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
     launcher = validate(_AnyProfile, document).launcher

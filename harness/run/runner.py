@@ -113,7 +113,7 @@ class Runner:
                 ("provenance", result.provenance),
             ):
                 write_json(folder / f"{name}.json", content)
-            (folder / "log.txt").write_text(log)
+            (folder / "log.txt").write_text(log, encoding="utf-8")
             if result.kept:
                 result.kept.write(folder / FILE)
         self._store.drop_checkpoint(cell.folder)

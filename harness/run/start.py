@@ -12,12 +12,12 @@ from rich.markup import escape
 
 from harness import registry
 from harness.api import Launcher, Summary
+from harness.commands import same_command, this_command
 from harness.errors import UserError
 from harness.plan.cell import Cell
 from harness.plan.job import place_of
 from harness.plan.plan import Plan
 from harness.run.progress import Display
-from harness.store import provenance
 from harness.store.manifest import Manifest, Unresolved, manifests
 from harness.suite.load import whole
 from harness.suite.source import refuse_rival
@@ -57,7 +57,8 @@ def run(
         UserError: if something cannot run here; nothing is done then.
     """
     _refuse(plan, launcher)
-    display, store = Display(console, f"{plan.suite.name}.{plan.suite.scale}"), plan.store
+    suite, store = plan.suite, plan.store
+    display = Display(console, f"{suite.name}.{suite.scale}")
     for note in plan.notes():
         display.note(note)
     if (complete := plan.with_models_here()) is not plan:
@@ -66,6 +67,12 @@ def run(
     with store.locked():
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)
+            if not plan.todo():
+                plan.keep(lambda cell: True)
+                left = len(plan.todo())
+                rest = f"; {left} are still to do: {plan.command('run')}" if left else ""
+                display.say(f"no cell of {suite.name}.{suite.scale} has failed in {store.root}{rest}")
+                return 0
         _refuse_cells_of_others(plan, launcher, force)
         _write_manifest(Plan(whole(plan.suite), store) if plan.suite.options["only"] else plan)
         if force:
@@ -82,9 +89,9 @@ def run(
     return 1 if summary.failed else 0
 
 
-def lacks(plan: Plan, launcher: Launcher) -> list[str]:
+def lacks(plan: Plan, launcher: Launcher | None) -> list[str]:
     """Why a plan cannot run from this machine, each reason once."""
-    obstacle = launcher.obstacle()
+    obstacle = launcher.obstacle() if launcher else ""
     return [*plan.missing(), *([f"launch '{plan.suite.launch}' {obstacle}"] if obstacle else [])]
 
 
@@ -94,7 +101,7 @@ def _refuse(plan: Plan, launcher: Launcher) -> None:
     if obstacle := launcher.obstacle():
         raise UserError(
             f"{suite.file}: launch '{suite.launch}' {obstacle}",
-            fix="--launch local to run here, or --scale mini for small models",
+            fix=f"run here: {same_command(launch='local')}, or with small models: {same_command(scale='mini')}",
         )
     missing = plan.missing()
     if missing:
@@ -136,7 +143,7 @@ def _write_manifest(plan: Plan) -> None:
         scale=suite.scale,
         variant=suite.variant,
         created=datetime.now(UTC).isoformat(),
-        command=provenance.command(),
+        command=this_command(),
         file=suite.source.file,
         file_from_store=os.path.relpath(Path(suite.file).resolve(), plan.store.root.resolve()),
         sha256=suite.source.sha256,

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import registry
-from harness.api import JobStatus
+from harness.api import JobStatus, Launcher
 from harness.errors import UserError
 from harness.plan.estimate import duration
 from harness.plan.job import place_of
 from harness.plan.plan import Plan, PlannedCell
-from harness.store.store import DONE, FAILED, Store, is_called
+from harness.run.start import lacks
+from harness.store.store import DONE, FAILED, Store, is_called, not_one_cell
+from harness.suite import Suite
 
 ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "cannot run": "yellow"}
@@ -36,12 +38,14 @@ class Status:
         artifacts: those that run.
         launches: names of unfinished launches.
         silence: sentences about schedulers that do not answer.
+        obstacles: why cells cannot run from here, each reason once.
     """
 
     cells: Sequence[JobStatus]
     artifacts: Sequence[JobStatus] = ()
     launches: Sequence[str] = ()
     silence: Sequence[str] = ()
+    obstacles: Sequence[str] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -60,6 +64,7 @@ class Status:
             "counts": self.counts,
             "launches": list(self.launches),
             "silence": list(self.silence),
+            "obstacles": list(self.obstacles),
             "cells": [asdict(cell) for cell in self.cells],
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
         }
@@ -70,11 +75,12 @@ class Status:
         shown = [row for row in rows if everything or len(rows) <= FEW or row.state in ("running", "failed")]
         lines: list[RenderableType] = [_table(shown)] if shown else []
         lines += [Text(sentence, style="yellow") for sentence in self.silence]
+        lines += [Text(f"cannot run: {reason}", style="yellow") for reason in self.obstacles]
         return Group(*lines, Text(self.sentence))
 
 
-def status(plan: Plan) -> Status:
-    """How the cells of a plan are doing now."""
+def status(plan: Plan, launcher: Launcher | None = None) -> Status:
+    """How the cells of a plan are doing now, and what stops a launcher from running more of them."""
     states = [launcher.state(plan.store) for launcher in registry.launchers.all().values()]
     jobs = {place: job for state in states for place, job in state.jobs.items()}
     cells = [_of_cell(planned, plan.store, jobs) for planned in plan.cells]
@@ -84,16 +90,24 @@ def status(plan: Plan) -> Status:
         [job for job in builds if not plan.store.folder(job.place).is_settled],
         [name for state in states for name in state.launches],
         [state.silence for state in states if state.silence],
+        lacks(plan, launcher) if any(cell.state in ("to do", "cannot run") for cell in cells) else (),
     )
 
 
 def show(
-    plan: Plan, console: Console, *, as_json: bool = False, watch_s: float | None = None, everything: bool = False
+    plan: Plan,
+    launcher: Launcher,
+    console: Console,
+    *,
+    as_json: bool = False,
+    watch_s: float | None = None,
+    everything: bool = False,
 ) -> int:
     """Print how the cells of a plan are doing, once, or again and again until there is none to wait for.
 
     Args:
         plan: its cells.
+        launcher: that runs them.
         console: for tables; JSON goes to stdout.
         as_json: as data, for scripts.
         watch_s: seconds between two looks; None for only one.
@@ -102,7 +116,7 @@ def show(
     Returns:
         1 if a cell has failed, else 0.
     """
-    seen = status(plan)
+    seen = status(plan, launcher)
     if as_json:
         print(json.dumps(seen.data(), indent=1, ensure_ascii=False))
     elif watch_s is None:
@@ -111,12 +125,12 @@ def show(
         with Live(seen.table(everything), console=console, auto_refresh=False) as live:
             while seen.counts.keys() & {"running", "pending", "to do"}:
                 time.sleep(watch_s)
-                seen = status(plan)
+                seen = status(plan, launcher)
                 live.update(seen.table(everything), refresh=True)
     return 1 if "failed" in seen.counts else 0
 
 
-def cancel(store: Store, suite: str, scale: str, console: Console) -> int:
+def cancel(store: Store, suite: Suite, console: Console) -> int:
     """End the unfinished launches of a suite. Finished cells stay, unfinished ones are to do.
 
     Raises:
@@ -124,13 +138,15 @@ def cancel(store: Store, suite: str, scale: str, console: Console) -> int:
     """
     count = 0
     for launcher in registry.launchers.all().values():
-        for name in launcher.cancel(store, suite, scale):
+        for name in launcher.cancel(store, suite.name, suite.scale):
             console.print(f"cancelled {name}")
             count += 1
     if not count:
+        others = [name for launcher in registry.launchers.all().values() for name in launcher.state(store).launches]
+        also = f", only {', '.join(others)}" if others else ""
         raise UserError(
-            f"{store.root}: no launch of {suite}.{scale} is under way",
-            fix=f"ls {store.root}/launches, and name the scale that was launched with --scale",
+            f"{store.root}: no launch of {suite.name}.{suite.scale} is under way{also}",
+            fix=suite.command("status", store.root),
         )
     return 0
 
@@ -157,7 +173,7 @@ def logs(store: Store, name: str, lines: int) -> int:
         print("the job of this cell has not begun")
     for file in existing:
         print(f"── {file}")
-        print("\n".join(file.read_text(errors="replace").splitlines()[-lines:]))
+        print("\n".join(file.read_text(errors="replace", encoding="utf-8").splitlines()[-lines:]))
     return 0
 
 
@@ -185,13 +201,10 @@ def _logs_of_jobs(store: Store) -> Iterator[tuple[str, Sequence[Path]]]:
 
 def _only(store: Store, unsettled: Mapping[str, Sequence[Path]], name: str) -> str:
     """The folder of the one cell, in the store or with a job, that a name fits."""
-    found = sorted(folder for folder in store.cells() | unsettled.keys() if is_called(folder, name))
+    known = store.cells() | unsettled.keys()
+    found = [folder for folder in known if is_called(folder, name)]
     if len(found) != 1:
-        names = ", ".join(found[:5]) or "none"
-        raise UserError(
-            f"'{name}' matches {len(found)} cells in {store.root} and its launches: {names}",
-            fix=f"name one of them, as in: ls {store.root}/cells",
-        )
+        raise not_one_cell(store, name, known, "logs")
     return found[0]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.api import ArtifactSpec
+from harness.commands import same_command
 from harness.errors import UserError
 from harness.identity import digest
 from harness.store.store import Store
@@ -31,7 +32,9 @@ class ArtifactCache:
             raise FileNotFoundError(f"artifact {spec.name}/{spec.key} is not built")
         kept = folder.read("artifact.json")
         if digest({key: kept.get(key) for key in spec.content}) != digest(spec.content):
-            raise UserError(f"{folder.path}: its content does not match its key", fix=f"rm -r {folder.path}")
+            raise UserError(
+                f"{folder.path}: its content does not match its key", fix=f"rm -r {folder.path} && {same_command()}"
+            )
         return folder.path
 
     def phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:

@@ -103,7 +103,7 @@ class Manifest:
 
     def write(self, store: Path) -> None:
         """Replace the file atomically."""
-        write_json(_file(store, self.name), asdict(self))
+        write_json(_file(store, self.name), {**asdict(self), "again": self.again("run", store)})
 
 
 def stem_of(folder: str) -> str:
@@ -177,7 +177,7 @@ def _file(store: Path, name: str) -> Path:
 
 def _read(file: Path) -> Manifest:
     with understood(file):
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         lists = {key: tuple(content.get(key, ())) for key in ("cells", "tables", "figures")}
         unresolved = tuple(Unresolved(**each) for each in content.get("unresolved", ()))
         known = {key: value for key, value in content.items() if key in Manifest.__dataclass_fields__}

@@ -5,13 +5,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.files import explained, locked, this_process
+from harness.commands import harness_command, same_command
+from harness.errors import UserError, did_you_mean
+from harness.files import explained, locked, not_writable, this_process
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -37,7 +39,7 @@ class Folder:
     def failure(self) -> str | None:
         """The recorded reason for a failure, or None."""
         try:
-            return (self.path / FAILED).read_text().strip()
+            return (self.path / FAILED).read_text(encoding="utf-8").strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -59,7 +61,7 @@ class Folder:
 
     def read(self, name: str) -> Any:
         """Read a JSON file in the folder."""
-        return json.loads((self.path / name).read_text())
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def remove(self) -> None:
         """Remove the folder, DONE first, so that an interrupted removal leaves an unfinished cell and not a partial result."""
@@ -94,7 +96,7 @@ class Folder:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
                 yield partial
-                (partial / marker).write_text(content)
+                (partial / marker).write_text(content, encoding="utf-8")
                 for file in partial.rglob("*"):
                     _flush(file)
                 _flush(partial)
@@ -161,14 +163,17 @@ class Store:
         Raises:
             UserError: if another run holds the lock, or the store is read-only or cannot be created.
         """
-        with explained(self.root):
+        try:
             self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # some file systems say that the folder does not exist
+            raise not_writable(self.root, error.errno or 0) from error
+        with explained(self.root):
             if not self.root.stat().st_mode & 0o222:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
         with locked(
             self.root / ".lock",
             f"{self.root}: another run is writing to this store",
-            fix="wait for it to end, or give this run its own folder with --store",
+            fix=f"wait for it to end, or: {same_command(store=f'{self.root}-2')}",
         ):
             self._sweep()
             yield
@@ -192,6 +197,26 @@ def is_called(folder: str, name: str) -> bool:
     """Whether a name matches a cell's folder: a prefix of the folder name, or a cell id or a prefix of it."""
     of_id = folder.rpartition("-")[2]
     return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
+
+
+def not_one_cell(store: Store, name: str, known: Collection[str], verb: str) -> UserError:
+    """The error for a name that matches none or several of the known cells.
+
+    Args:
+        store: where the cells are.
+        name: as given.
+        known: names of the folders of all cells that could be meant.
+        verb: the command that asked.
+    """
+    found = sorted(folder for folder in known if is_called(folder, name))
+    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else did_you_mean(name, known)
+    example = min(found or known, default="")
+    fix = (
+        harness_command(verb, example, store=store.root)
+        if example
+        else harness_command("run", "main_table", scale="mini", store=store.root)
+    )
+    return UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
 
 
 def _clear(folder: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.commands import harness_command, same_command
 from harness.errors import UserError, did_you_mean
 from harness.files import explained, locked, understood
 from harness.identity import digest, file_digest
@@ -228,8 +228,13 @@ def _manifests(store: Path, suite: str | None) -> list[Manifest]:
     if not chosen:
         what = f"suite '{suite}' was not" if suite else "no suite was"
         guess = did_you_mean(suite, {each.suite for each in known}) if suite else ""
-        run = f"python -m harness run {suite or 'main_table'} --scale mini --store {shlex.quote(str(store))}"
-        raise UserError(f"{store}: {what} run in this store{guess}", fix=run)
+        if known:
+            fix = harness_command("sync", known[0].suite, store=store)
+        elif suite:
+            fix = harness_command("list", "suites")
+        else:
+            fix = harness_command("run", "main_table", scale="mini", store=store)
+        raise UserError(f"{store}: {what} run in this store{guess}", fix=fix)
     return chosen
 
 
@@ -264,7 +269,7 @@ def _flat(value: Any, prefix: str, separator: str) -> dict[str, Any]:
 
 def _only_writer(store: Path) -> contextlib.AbstractContextManager[None]:
     refusal = f"{store}: another sync is writing to MLflow"
-    return locked(store / ".mlflow.lock", refusal, fix="wait for it to end, then run it again")
+    return locked(store / ".mlflow.lock", refusal, fix=f"wait for it to end, then: {same_command()}")
 
 
 def _is_server(uri: str) -> bool:
@@ -280,7 +285,7 @@ def _check_reachable(uri: str) -> None:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no MLflow server responds at {uri} ({reason})",
-            fix="start it, or unset MLFLOW_TRACKING_URI to write mlflow.db in the store",
+            fix=f"start it, or write mlflow.db in the store: env -u MLFLOW_TRACKING_URI {same_command()}",
         ) from None
 
 
@@ -317,5 +322,5 @@ def _mlflow_error(uri: str, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
         f"MLflow at {uri} reported an error: {reason}",
-        fix="repair or remove it and run `python -m harness sync` again; no results are lost",
+        fix=f"repair or remove it, no results are lost, and then: {same_command()}",
     )

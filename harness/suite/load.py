@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import registry
+from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -36,12 +37,12 @@ def find_suite(name: str) -> Path:
         if path.is_file():
             return path
         hint = f" (the installed suite is called '{path.stem}')" if path.stem in known else ""
-        raise UserError(f"{path}: no such file{hint}", fix="python -m harness list suites")
+        raise UserError(f"{path}: no such file{hint}", fix=harness_command("list", "suites"))
     here = Path(f"{name}.yaml")
     mine = Path("suites", f"{name}.yaml")
     if found := next((file for file in (mine, here) if file.is_file()), known.get(name)):
         return found
-    raise UserError(f"no suite '{name}'{did_you_mean(name, set(known))}", fix="python -m harness list suites")
+    raise UserError(f"no suite '{name}'{did_you_mean(name, set(known))}", fix=harness_command("list", "suites"))
 
 
 def load_suite(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from harness import registry
+from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.schema import SuiteForm
@@ -23,7 +24,7 @@ def check_names(document: Located, form: SuiteForm) -> None:
     for index, model in enumerate(form.models):
         if model.name not in (known := catalogue.names()):
             where, guess = document.at(("models", index, "name")).where, did_you_mean(model.name, known)
-            raise UserError(f"{where}: unknown model '{model.name}'{guess}", fix="python -m harness list models")
+            raise UserError(f"{where}: unknown model '{model.name}'{guess}", fix=harness_command("list", "models"))
     names: Mapping[str, tuple[registry.Registry[Any], Sequence[str]]] = {
         "methods": (registry.methods, [entry.name for entry in form.methods]),
         "datasets": (registry.datasets, [entry.name for entry in form.datasets]),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.entries import PAPER, DataEntry, ModelEntry
@@ -86,7 +87,7 @@ def load_scale(name: str | None) -> Scale:
     if name not in known:
         raise UserError(
             f"unknown scale '{name}'{did_you_mean(name, known)}; known: {', '.join(sorted(known))}",
-            fix="python -m harness list scales",
+            fix=harness_command("list", "scales"),
         )
     file = files[name]
     document = read_yaml(file)
@@ -96,6 +97,6 @@ def load_scale(name: str | None) -> Scale:
         for model in (asked, stand_in):
             if model not in catalogue.names():
                 guess = did_you_mean(model, set(catalogue.names()))
-                raise UserError(f"{at}: unknown model '{model}'{guess}", fix="python -m harness list models")
+                raise UserError(f"{at}: unknown model '{model}'{guess}", fix=harness_command("list", "models"))
     check_backend(form.set.backend, document.at(("set", "backend")).where)
     return Scale(name, file, form, launch_at=document.at(("set", "launch")).where)

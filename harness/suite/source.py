@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from harness.commands import harness_command
 from harness.errors import UserError
 from harness.identity import digest
 from harness.store import manifest
@@ -27,7 +28,7 @@ def read_form(path: Path) -> tuple[Located, SuiteForm]:
         raise UserError(
             f"{path}:1: a suite that extends another needs its own name, or their results would be mixed up"
         )
-    schema_command = "python -m harness schema"
+    schema_command = harness_command("schema")
     form = validate(SuiteForm, document, fix=schema_command)
     expanded = expand(document, form)
     return expanded, validate(SuiteForm, expanded, fix=schema_command)

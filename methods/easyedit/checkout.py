@@ -9,6 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.commands import harness_command, same_command
 from harness.errors import UserError
 from harness.files import cache_folder
 
@@ -104,7 +105,7 @@ def confirmed() -> Checkout:
     if not is_same:
         raise UserError(
             f"EasyEdit at {found.folder} was changed or removed while this process was running",
-            fix="python -m harness easyedit show, then run the suite again",
+            fix=f"{harness_command('easyedit', 'show')} shows what it is now; then: {same_command()}",
         )
     return found
 
@@ -133,7 +134,7 @@ def git(folder: Path, *arguments: str) -> str:
     """
     command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout.strip()
     except FileNotFoundError:
         raise UserError(
             "git is needed to check EasyEdit's commit, but is not installed", fix="apt-get install git"

@@ -58,7 +58,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     }
     plugin.model.save_pretrained(folder)
     plugin.tokenizer.save_pretrained(folder)
-    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1))
+    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1), encoding="utf-8")
     _verify_tokenizer(plugin.tokenizer, folder, [request.prompt for request in requests])
 
 

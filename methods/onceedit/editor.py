@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.commands import harness_command
 from harness.errors import UserError
 from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
@@ -74,7 +75,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
     if entry(plugin.name).layout.counts_columns:
         raise UserError(
             f"{plugin.name} cannot be a plug-in: its local attention counts columns of the cache, which texts share",
-            fix="python -m harness list models",
+            fix=harness_command("list", "models"),
         )
     if hparams.lambda_weight and hparams.negatives:
         require_train(data, "onceedit learns alpha from")

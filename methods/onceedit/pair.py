@@ -49,13 +49,13 @@ class PairState:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.llm.tensors().items()}
         save_file(tensors, folder / _STATE, metadata={"rule": self.llm.rule})
         ids = {"llm_ids": self.anchors.llm_ids, "plugin_ids": self.anchors.plugin_ids}
-        (folder / _ANCHORS).write_text(json.dumps(ids))
+        (folder / _ANCHORS).write_text(json.dumps(ids), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, target: "PreTrainedModel", relative: RowRule) -> Self:
         """Read a saved state onto the target model's device and combine it with the model's embeddings."""
         embeddings_VD = input_embeddings(target)
-        ids = json.loads((folder / _ANCHORS).read_text())
+        ids = json.loads((folder / _ANCHORS).read_text(encoding="utf-8"))
         anchors = Anchors(tuple(ids["llm_ids"]), tuple(ids["plugin_ids"]))
         tensors: dict[str, Tensor] = load_file(folder / _STATE, device=str(embeddings_VD.device))
         return cls(anchors, RelativeState(relative, embeddings_VD, **tensors))

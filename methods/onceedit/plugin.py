@@ -104,7 +104,7 @@ class EditedPlugin:
 
         if dtype is None:
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-        calibration = json.loads((folder / CALIBRATION).read_text())
+        calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
         architecture = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=LAYOUTS[architecture].attention_kernel, local_files_only=True

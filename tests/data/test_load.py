@@ -302,14 +302,14 @@ def test_a_missing_folder_says_how_to_fetch(tmp_path):
     with pytest.raises(UserError, match="no such folder") as caught:
         resolve("zsre", str(tmp_path / "nowhere"), 1)
 
-    assert caught.value.fix == "python -m harness data fetch zsre"
+    assert caught.value.fix == f"python -m harness data fetch zsre --to {tmp_path / 'nowhere'}"
 
 
 def test_a_folder_without_the_dataset_says_how_to_fetch(folder):
     with pytest.raises(UserError, match="no file of dataset 'zsre'") as caught:
         resolve("zsre", str(folder), 1)
 
-    assert caught.value.fix == "python -m harness data fetch zsre"
+    assert caught.value.fix == f"python -m harness data fetch zsre --to {folder}"
 
 
 def test_a_broken_file_of_the_dataset_is_never_ignored(folder):

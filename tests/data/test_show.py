@@ -46,7 +46,7 @@ def test_there_are_synthetic_records_of_both_datasets():
 
 
 def test_a_folder_without_any_data_says_how_to_fetch(tmp_path):
-    with pytest.raises(UserError, match=r"no editing dataset in this folder → python -m harness data fetch$"):
+    with pytest.raises(UserError, match=r"no editing dataset in this folder → python -m harness data fetch --to \S+$"):
         describe(str(tmp_path))
 
 

@@ -153,7 +153,7 @@ def test_a_slurm_that_takes_no_job_at_all_ends_the_driver_with_its_words(plan, s
 
 
 def cancelled(plan):
-    cancel(plan.store, plan.suite.name, plan.suite.scale, Console(file=io.StringIO()))
+    cancel(plan.store, plan.suite, Console(file=io.StringIO()))
 
 
 def test_what_is_submitted_while_the_launch_is_cancelled_is_cancelled_too(plan, slurm, clock, monkeypatch):

@@ -192,9 +192,7 @@ def test_a_file_system_without_locks_is_reported_in_one_line(store, monkeypatch)
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(
-        UserError, match="No locks available → use --store to choose a folder on a file system that supports locks"
-    ):
+    with pytest.raises(UserError, match=r"No locks available → .* --store \S+$"):
         store.locked().__enter__()
 
 
@@ -208,7 +206,7 @@ def test_a_store_is_unlocked_after_a_run_even_after_an_exception(store):
 def test_a_read_only_store_is_refused_before_anything_is_written(store):
     store.root.mkdir(parents=True)
     store.root.chmod(0o555)
-    with pytest.raises(UserError, match="Permission denied → choose a writable folder with --store"):
+    with pytest.raises(UserError, match=r"Permission denied → .* --store \S+$"):
         store.locked().__enter__()
     assert names(store.root) == []
 
@@ -216,7 +214,7 @@ def test_a_read_only_store_is_refused_before_anything_is_written(store):
 @pytest.mark.parametrize("below", ["", "deeper/store"])
 def test_a_store_that_is_a_file_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot write: .* → choose another folder with --store"):
+    with pytest.raises(UserError, match=r"cannot write: .* → .* --store \S+$"):
         Store(tmp_path / "file" / below).locked().__enter__()
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -1,14 +1,14 @@
-"""Provenance: the recorded command is the one that was typed, however the program was started."""
+"""Command lines: the recorded command is the one that was typed, however the program was started."""
 
 import subprocess
 import sys
 
 import pytest
 
-from harness.store.provenance import COMMAND, command
+from harness.commands import COMMAND, this_command
 from tests.helpers.commands import ROOT, environment
 
-SAYS = "from harness.store.provenance import command\n\n\ndef say():\n    print(command())\n"
+SAYS = "from harness.commands import this_command\n\n\ndef say():\n    print(this_command())\n"
 STARTS = """
 import multiprocessing, sys
 from tool.says import say
@@ -53,4 +53,4 @@ def test_the_command_is_what_was_typed(folder, started, expected, how):
 
 def test_a_process_that_a_scheduler_has_started_names_the_command_of_its_launch(monkeypatch):
     monkeypatch.setenv(COMMAND, "python -m harness run suite.yaml")
-    assert command() == "python -m harness run suite.yaml"
+    assert this_command() == "python -m harness run suite.yaml"
