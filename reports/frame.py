@@ -94,7 +94,7 @@ def load_suite(
         reasons = "; ".join(dict.fromkeys(reason_of(folder) for folder in folders))
         raise UserError(
             f"{store}: none of the {len(folders)} cells of {manifest.name} is finished ({reasons})",
-            fix=manifest.command,
+            fix=manifest.again("run", store),
         )
     rows, answers = [], []
     for folder in finished:

@@ -179,7 +179,7 @@ def _fields(head: str) -> set[str]:
 def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as stream:
         is_compressed = stream.read(2) == _GZIP
-    return cast(IO[bytes], gzip.open(path, encoding="utf-8")) if is_compressed else path.open("rb")
+    return cast(IO[bytes], gzip.open(path)) if is_compressed else path.open("rb")
 
 
 def _utf8(content: bytes) -> bytes:
