@@ -77,7 +77,8 @@ def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
 
 def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:
     if planned.cell is None:
-        return f"[yellow]{escape(planned.missing[0].partition(':')[0])}[/yellow]"
+        reason, _, _ = planned.missing[0].partition(" → ")
+        return f"[yellow]{escape(reason.partition(':')[0])}[/yellow]"
     if planned.cell.folder not in existing:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)

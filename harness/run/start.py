@@ -105,7 +105,10 @@ def _refuse(plan: Plan, launcher: Launcher) -> None:
         )
     missing = plan.missing()
     if missing:
-        raise UserError(f"{suite.file}: {missing[0]}", fix=plan.command("plan"))
+        reason, _, fix = missing[0].partition(" → ")
+        if len(missing) > 1:
+            reason, fix = f"{reason} (and {len(missing) - 1} more of these)", ""
+        raise UserError(f"{suite.file}: {reason}", fix=fix or plan.command("plan"))
 
 
 def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None:

@@ -29,6 +29,8 @@ from tests.data.rows import write
 from tests.helpers.commands import harness_here
 from tests.helpers.small_suites import copy_home, small_entry, write_checkpoint, write_suite
 
+CONVERT = "python -m harness.models.convert"
+
 
 @pytest.fixture
 def plan_of(home, tmp_path):
@@ -409,3 +411,19 @@ def test_records_too_long_for_one_model_are_replaced_for_all_of_them_on_request(
     (ref,) = {cell.data for cell in (*made.runnable, *only.runnable)}
     assert [record.id for record in load(ref).edits] == ["0", "1", "3", "4", "5", "6", "7", "8"]
     assert "counterfact: 1 left out, because a model of the suite cannot read them: 2" in made.notes()
+
+
+def test_a_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command_that_helps(home, tmp_path):
+    folder = copy_home(home, tmp_path)
+    (folder / "gptj" / "model.safetensors").rename(folder / "gptj" / "pytorch_model.bin")
+    ran = harness_here("run", folder / "small.yaml", "--store", tmp_path / "store")
+    assert ran.returncode == 2
+    assert (
+        f"gptj holds pickled weights (pytorch_model.bin), which are never loaded → {CONVERT} {folder / 'gptj'}\n"
+        in (ran.stderr)
+    )
+    assert not list((tmp_path / "store").glob("cells/*"))
+    shutil.rmtree(folder / "llama")
+    (folder / "llama").mkdir()
+    ran = harness_here("run", folder / "small.yaml", "--store", tmp_path / "store")
+    assert "(and 1 more of these) → python -m harness plan" in ran.stderr
