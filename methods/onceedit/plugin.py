@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.errors import UserError
 from harness.identity import digest
 from harness.models.architecture import LAYOUTS
 from harness.models.batching import length_sorted
@@ -127,6 +128,7 @@ class EditedPlugin:
         """Ids of each text.
 
         Raises:
+            UserError: if a text is longer than the plug-in's context.
             ValueError: if a text has none.
         """
         if not texts:
@@ -134,6 +136,13 @@ class EditedPlugin:
         rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
         if not all(rows):
             raise ValueError("the plug-in has nothing to read in an empty text")
+        positions = int(self.model.config.max_position_embeddings)
+        longest, text = max(zip(map(len, rows), texts, strict=True))
+        if longest > positions:
+            raise UserError(
+                f"a text of {longest:,} tokens ({text[:40]!r}…) is longer than the {positions:,} positions of the plug-in",
+                fix="leave its record out, or choose a plug-in with a longer context",
+            )
         return rows
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from harness.errors import UserError
 from methods.onceedit.plugin import EditedPlugin, add_weight_entry
 from methods.onceedit.vocabulary import readable
 from tests.helpers.tiny_models import ARCHITECTURES, SENTENCES, tiny_model
@@ -79,3 +80,11 @@ def test_an_empty_text_is_refused_where_no_bos_begins_it():
     with pytest.raises(ValueError, match="nothing to read"):
         with_weight_entry("gptj", torch.float64).read(["Paris", ""])
     assert with_weight_entry("llama", torch.float64).read([""]).alpha_B.shape == (1,)
+
+
+def test_a_text_beyond_the_plugins_context_is_refused():
+    plugin = with_weight_entry("gptj", torch.float32)
+    positions = plugin.model.config.max_position_embeddings
+
+    with pytest.raises(UserError, match=f"is longer than the {positions:,} positions of the plug-in"):
+        plugin.read(["Paris", "Björk " * positions])
