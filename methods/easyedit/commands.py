@@ -1,8 +1,11 @@
 """`harness easyedit`: fetch the checkout, and show its state, the adapters and their workarounds."""
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +42,9 @@ def show_command() -> None:
 def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
     """Clone the pinned commit, without history, to where `checkout.find` expects it, unless it is already there.
 
+    git verifies everything that it receives by the commit's hash. On a terminal it shows its progress. A clone that was
+    interrupted after the commit's description arrived continues with the files that are still missing.
+
     Args:
         source: a URL, or the folder of a clone.
 
@@ -48,14 +54,18 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
     folder = checkout.fetched()
     if not (folder / "easyeditor").is_dir():
         partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         try:
-            checkout.git(partial, "init", "--quiet")
-            checkout.git(partial, "sparse-checkout", "set", *PARTS)
-            checkout.git(partial, "remote", "add", "origin", source)
-            checkout.git(partial, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "origin", checkout.COMMIT)
-            checkout.git(partial, "checkout", "--quiet", checkout.COMMIT)
+            if not _has_commit(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                checkout.git(partial, "init", "--quiet")
+                checkout.git(partial, "sparse-checkout", "set", *PARTS)
+                checkout.git(partial, "remote", "add", "origin", source)
+                _download(partial, "fetch", "--depth=1", "--filter=blob:none", "origin", checkout.COMMIT)
+            for lock in (partial / ".git").glob("*.lock"):  # of a git that was killed
+                lock.unlink()
+            checkout.git(partial, "remote", "set-url", "origin", source)  # from where the checkout fetches files
+            _download(partial, "checkout", "--force", checkout.COMMIT)
         except subprocess.CalledProcessError as error:
             said = (error.stderr or "").strip().splitlines() or ["git gave no reason"]
             raise UserError(
@@ -63,11 +73,44 @@ def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
                 fix=f"{checkout.FETCH} --from URL_OR_FOLDER",
             ) from None
         finally:
-            if not (partial / "easyeditor").is_dir():
+            if not _has_commit(partial):
                 shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return checkout.at(folder)
+
+
+def _has_commit(folder: Path) -> bool:
+    """Whether a folder is a repository that already contains the pinned commit."""
+    try:
+        return (folder / ".git").is_dir() and bool(checkout.git(folder, "rev-parse", f"{checkout.COMMIT}^{{commit}}"))
+    except subprocess.CalledProcessError:
+        return False
+
+
+def _download(folder: Path, command: str, *arguments: str) -> None:
+    """Run a git command that downloads, with its progress on the terminal if there is one.
+
+    Raises:
+        subprocess.CalledProcessError: with git's error message as `stderr`.
+    """
+    progress = "--progress" if sys.stderr.isatty() else "--quiet"
+    quiet = ["-c", f"safe.directory={folder}", "-c", "advice.detachedHead=false"]
+    with subprocess.Popen(
+        ["git", *quiet, "-C", str(folder), command, progress, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as running:
+        assert running.stderr is not None
+        said = b""
+        while block := os.read(running.stderr.fileno(), 1 << 16):
+            said += block
+            if sys.stderr.isatty():
+                sys.stderr.buffer.write(block)
+                sys.stderr.flush()
+    if running.returncode:
+        message = said.decode(errors="replace")
+        raise subprocess.CalledProcessError(running.returncode, command, stderr=message)
 
 
 def described(found: checkout.Checkout) -> str:

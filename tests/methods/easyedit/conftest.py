@@ -49,5 +49,5 @@ def kept():
 
 @pytest.fixture(autouse=True)
 def _tests_are_importable_in_the_worker(monkeypatch):
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

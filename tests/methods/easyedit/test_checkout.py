@@ -1,5 +1,9 @@
 """Finding a checkout, and bringing one; none of EasyEdit's code is needed."""
 
+import io
+import subprocess
+import sys
+
 import pytest
 
 from harness.errors import UserError
@@ -119,6 +123,47 @@ def test_fetch_of_something_else_says_why_and_leaves_nothing(home_of_fetch, monk
             commands.fetch(source)
         assert "\n" not in str(caught.value)
     assert list(checkout.fetched().parent.iterdir()) == []
+
+
+def test_a_fetch_that_was_cut_off_goes_on_with_what_it_has(home_of_fetch, monkeypatch, tmp_path):
+    """The commit has arrived but not its files, and a lock of the git that was killed is left."""
+    download = commands._download
+
+    def cut_off(folder, command, *arguments):
+        if command == "checkout":
+            (folder / ".git" / "index.lock").touch()
+            raise subprocess.CalledProcessError(128, command, stderr="fatal: the remote end hung up")
+        download(folder, command, *arguments)
+
+    monkeypatch.setattr(commands, "_download", cut_off)
+    with pytest.raises(UserError, match="the remote end hung up"):
+        commands.fetch(str(home_of_fetch))
+    done = []
+
+    def counted(folder, command, *arguments):
+        done.append(command)
+        download(folder, command, *arguments)
+
+    monkeypatch.setattr(commands, "_download", counted)
+    found = commands.fetch(str(home_of_fetch))
+    assert done == ["checkout"]
+    assert (found.commit, found.changes) == (checkout.COMMIT, "")
+    assert [path.name for path in found.folder.parent.iterdir()] == [found.folder.name]
+
+
+def test_on_a_terminal_git_shows_its_progress(home_of_fetch, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stderr", FakeTerminal())
+    commands.fetch(str(home_of_fetch))
+    assert b"100%" in sys.stderr.buffer.getvalue()
+    assert capfd.readouterr() == ("", "")
+
+
+class FakeTerminal(io.TextIOWrapper):
+    def __init__(self):
+        super().__init__(io.BytesIO())
+
+    def isatty(self):
+        return True
 
 
 def test_a_missing_module_is_named_with_the_command_that_brings_it():
