@@ -42,8 +42,8 @@ def show_command() -> None:
 def fetch(source: str = checkout.REPOSITORY) -> checkout.Checkout:
     """Clone the pinned commit, without history, to where `checkout.find` expects it, unless it is already there.
 
-    git verifies everything that it receives by the commit's hash. On a terminal it shows its progress. A clone that was
-    interrupted after the commit's description arrived continues with the files that are still missing.
+    git verifies everything that it receives by the commit's hash, and shows its progress on a terminal. If a clone was cut
+    off once the commit itself had arrived, only the files that are still missing are fetched.
 
     Args:
         source: a URL, or the folder of a clone.
