@@ -1,10 +1,11 @@
 """How many tokens a model can read, and how many a text has, without loading the model. Does not import torch."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.models import checkpoint, hub
 from harness.models.catalogue import ModelRef, entry
@@ -67,7 +68,19 @@ def _positions(folder: Path) -> int | None:
     except ValueError:
         return None  # loading the model says what is wrong with the file
     of_text = config | config.get("text_config", {})
-    return next((int(of_text[name]) for name in _POSITIONS if of_text.get(name)), None)
+    longest = next((int(of_text[name]) for name in _POSITIONS if of_text.get(name)), None)
+    original = _original_positions(of_text)
+    return min((length for length in (longest, original) if length is not None), default=None)
+
+
+def _original_positions(config: Mapping[str, Any]) -> int | None:
+    """The original context of a model with LongRoPE: beyond it no edit is possible (see `harness.models.rope`)."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) != "longrope":
+        return None
+    name = "original_max_position_embeddings"
+    original = config.get(name) or rope.get(name)
+    return int(original) if original else None
 
 
 def _counter(folder: Path, adds_bos: bool) -> Count | None:

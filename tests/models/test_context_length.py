@@ -29,6 +29,15 @@ def checkpoint(folder, **config):
         ({"n_positions": 77}, 77),
         ({"max_position_embeddings": 99, "sliding_window": 8}, 99),
         ({"text_config": {"max_position_embeddings": 88}}, 88),
+        (
+            {
+                "max_position_embeddings": 99,
+                "original_max_position_embeddings": 33,
+                "rope_scaling": {"type": "longrope"},
+            },
+            33,
+        ),
+        ({"max_position_embeddings": 99, "rope_parameters": {"rope_type": "yarn"}}, 99),
         ({}, entry("gpt-j-6b").max_positions),
     ],
 )
