@@ -1,7 +1,7 @@
 """Select the records of a cell: `select` or `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest, file_digest
 from harness.records import Conflict, DataRef, Dataset, EditRecord, Probe, Template
+from harness.subjects import Mention, last_mention
 
 TEMPLATES: tuple[str, ...] = get_args(Template)
 CONFLICTS: tuple[str, ...] = get_args(Conflict)
@@ -128,12 +129,13 @@ def in_template(record: EditRecord, template: str) -> EditRecord:
 def strip_distractor(paraphrase: str, subject: str) -> str:
     """Drop everything before the last sentence boundary that precedes the subject.
 
-    Only the text before the subject's last occurrence is searched, so that punctuation in the subject itself
+    Only the text before the subject's last mention is searched, so that punctuation in the subject itself
     ("John C. Breckinridge") or after it ("the twin city of Edinburgh? It is") is ignored. If the subject or such a
     boundary is missing, the text is returned unchanged; headings that run into the sentence are kept as well.
     """
-    start = paraphrase.rfind(subject) if subject else -1
-    if start < 0:
+    try:
+        start = last_mention(paraphrase, subject).start
+    except ValueError:
         return paraphrase
     cut = 0
     for boundary in _BOUNDARY.finditer(paraphrase[: start + 1]):
@@ -174,12 +176,15 @@ def _select(ref: DataRef) -> Dataset:
         [record for record in tier if record.id not in left_out] for tier in _tiers(found, eligible[reached:], excluded)
     ]
     train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
-    return Dataset(
+    data = Dataset(
         ref,
         *(tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated))),
         contradictory=reached - len(edits),
         notes=tuple(filter(None, [found.edited.left_out()])),
     )
+    if template := _template(ref):
+        _check_template(data.edits, template)
+    return data
 
 
 def _check_options(ref: DataRef) -> None:
@@ -220,7 +225,7 @@ def _tiers(found: DatasetFiles, rest: list[EditRecord], excluded: list[EditRecor
 def _shape(ref: DataRef) -> Callable[[EditRecord], EditRecord]:
     """Return the transformation of every selected record: strip distractors, apply the template."""
     info = registry.datasets.get(ref.name)
-    template = info.paper_template if ref.template == "paper" else None
+    template = _template(ref)
 
     def shape(record: EditRecord) -> EditRecord:
         if ref.strip_distractor and info.has_distractors:
@@ -230,5 +235,32 @@ def _shape(ref: DataRef) -> Callable[[EditRecord], EditRecord]:
     return shape
 
 
+def _template(ref: DataRef) -> str | None:
+    return registry.datasets.get(ref.name).paper_template if ref.template == "paper" else None
+
+
+def _check_template(edits: Iterable[EditRecord], template: str) -> None:
+    """Refuse edits whose subject would be mentioned once more by the words of the template that follow the prompt."""
+    behind = template.partition("{Input}")[2]
+    for record in edits:
+        mention = last_mention(record.prompt, record.subject) if record.subject else Mention(0, 0)
+        if mention.end > len(record.prompt) - len(behind):
+            raise UserError(
+                f"record {record.id}: the prompt template mentions the subject {record.subject!r} itself",
+                fix="prompts: [none]",
+            )
+
+
 def _hash(data: Dataset) -> str:
-    return digest({"edits": data.edits, "train": data.train, "unrelated": data.unrelated})
+    """Hash of everything that methods and evaluation read; where a subject is, the texts say, except for `moved`."""
+    moved = {record.id: mention.start for record in data.edits if (mention := _not_the_last_occurrence(record))}
+    groups = {"edits": data.edits, "train": data.train, "unrelated": data.unrelated}
+    return digest(groups | ({"mentions": moved} if moved else {}))
+
+
+def _not_the_last_occurrence(record: EditRecord) -> Mention | None:
+    """A record's mention of its subject if the same characters occur again later, inside another word."""
+    if not record.subject:
+        return None
+    mention = last_mention(record.prompt, record.subject)
+    return mention if mention.start != record.prompt.rfind(record.subject) else None

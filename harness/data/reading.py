@@ -18,6 +18,7 @@ from harness.data.formats import Foreign, Format, Row, contents, json_values, re
 from harness.data.ids import own_ids
 from harness.errors import UserError
 from harness.records import EditRecord
+from harness.subjects import last_mention
 
 CHECKSUMS = "checksums.json"
 """File next to downloaded ones that lists their checksums."""
@@ -167,8 +168,11 @@ def _flaw(record: EditRecord) -> str | None:
     """Why a record with valid fields cannot be used as an edit, or None."""
     if not record.target_new:
         return "has an empty target"
-    if record.subject not in record.prompt:
-        return f"its subject {record.subject!r} does not occur in its prompt"
+    if record.subject:
+        try:
+            last_mention(record.prompt, record.subject)
+        except ValueError as error:
+            return str(error)
     return None
 
 

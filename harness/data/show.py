@@ -13,6 +13,7 @@ from harness.data.reading import UpstreamFile
 from harness.data.sources import SYNTHETIC, find_files, upstream_files
 from harness.errors import UserError, did_you_mean
 from harness.records import EditRecord, Probe
+from harness.subjects import last_mention
 
 TABLES = (".csv", ".tsv")
 """Suffixes of files that may be meant as records, whatever is in them."""
@@ -137,7 +138,7 @@ def _readable(name: str, file: UpstreamFile, position: int) -> str:
     lines = [
         f"{name} {record.id} ({split}; record {file.numbers[position]} of {file.where}, {file.format.title})",
         f"  prompt       {record.prompt}",
-        f"  subject      {record.subject or '(none)'}",
+        f"  subject      {record.subject or '(none)'}{_place(record)}",
         f"  edit         {record.ground_truth} → {record.target_new}",
     ]
     if record.relation:
@@ -145,6 +146,15 @@ def _readable(name: str, file: UpstreamFile, position: int) -> str:
     for title, texts in _sections(record):
         lines += [f"  {title if not number else '':<12} {text}" for number, text in enumerate(texts)]
     return "\n".join(line.replace("\r", "").replace("\n", "⏎") for line in lines)
+
+
+def _place(record: EditRecord) -> str:
+    """Which mention of the subject is edited, where its characters occur more than once."""
+    occurrences = record.prompt.count(record.subject) if record.subject else 0
+    if occurrences < 2:
+        return ""
+    start, end = last_mention(record.prompt, record.subject)
+    return f" (occurs {occurrences} times; characters {start + 1} to {end} are edited)"
 
 
 def _sections(record: EditRecord) -> Iterator[tuple[str, list[str]]]:

@@ -40,6 +40,7 @@ from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
 from harness.store.rows import curve, write_rows
 from harness.store.store import Store
+from harness.subjects import ambiguous
 
 
 class Runner:
@@ -157,6 +158,7 @@ class Runner:
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
             "tokenizer": model.framing,
+            "ambiguous_subjects": ambiguous(model.tokenizer, requests),
             "models": [
                 {"name": ref.name, "source": ref.source, "revision": ref.revision, **context.model_hashes(ref)}
                 for ref in models_of(cell)

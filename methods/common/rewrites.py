@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.records import EditRequest
+from harness.subjects import Mention, last_mention, token_span
 from harness.tokens import joint_query
 from methods.common.aligned import PivotRow
 from methods.common.closed_form import TargetTokens
@@ -43,7 +44,7 @@ def rewrite(
 
     Args:
         model: supplies the tokenizer and the maximum sequence length.
-        request: its subject must occur in its prompt.
+        request: its prompt must mention its subject; the last mention counts (see `harness.subjects`).
         prefixes: context prefixes to use in addition to the plain prompt.
         target_tokens: `joint`: prompt and target are tokenised as one text. `alone`, as in EasyEdit: the target is tokenised
             on its own, the row is the text without its last token, and the target ids are the labels of the row's last
@@ -56,17 +57,22 @@ def rewrite(
             too long, or the subject shares a token with the target.
     """
     tokenizer, limit = model.tokenizer, model.context
-    subject = request.subject.strip()
     try:
+        start, end = last_mention(request.prompt, request.subject)
         made = [
-            _row(tokenizer, f"{prefix}{request.prompt}", subject, request.target_new, target_tokens)
+            _row(
+                tokenizer,
+                f"{prefix}{request.prompt}",
+                Mention(len(prefix) + start, len(prefix) + end),
+                request.target_new,
+                target_tokens,
+            )
             for prefix in ("", *prefixes)
         ]
+        subject = request.prompt[start:end]
         text = f"{subject} is a"
-        pivot = _pivot(tokenizer, text, subject, target_tokens)
+        pivot = _pivot(tokenizer, text, Mention(0, len(subject)), target_tokens)
         essence = PivotRow(tuple(tokenizer(text)["input_ids"][: pivot + 1]), pivot)
-    except UserError as error:
-        raise UserError(f"record {request.record_id}: {error.message}", fix=error.fix) from None
     except ValueError as error:
         raise UserError(f"record {request.record_id}: {error}", fix="fix the record, or leave it out") from None
     longest = max(len(row.ids) for row in made)
@@ -79,38 +85,10 @@ def rewrite(
     return Rewrite(request.record_id, tuple(made), essence)
 
 
-def subject_end(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str) -> int:
-    """Index, in the prompt's ids, of the last token that contains part of the subject's last character.
-
-    The prompt is tokenised as a whole, as in `joint_query`, because a subject tokenised on its own may be split
-    differently. If the subject's last token also contains the letters that follow (`Apple` in `Apples`), that token is
-    used. If the subject occurs several times, its last occurrence is used, where the model has read all of them.
-
-    Args:
-        tokenizer: a tokenizer that supports offset mappings.
-        prompt: the text; trailing white space is ignored.
-        subject: as written in the prompt; surrounding white space is ignored.
-
-    Raises:
-        UserError: if the subject is empty or not in the prompt.
-    """
-    prompt, subject = prompt.rstrip(), subject.strip()
-    if not subject:
-        raise UserError(f"no subject is given for the prompt {prompt!r}", fix="use records with a subject")
-    start = prompt.rfind(subject)
-    if start < 0:
-        raise UserError(
-            f"the subject {subject!r} is not in its prompt {prompt!r}", fix="fix the record, or leave it out"
-        )
-    last = start + len(subject) - 1
-    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    return max(index for index, (first, behind) in enumerate(offsets) if first <= last < behind)
-
-
 def _row(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target: str, target_tokens: TargetTokens
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, mention: Mention, target: str, target_tokens: TargetTokens
 ) -> PivotRow:
-    pivot = _pivot(tokenizer, prompt, subject, target_tokens)
+    pivot, subject = _pivot(tokenizer, prompt, mention, target_tokens), prompt[slice(*mention)]
     if target_tokens == "joint":
         query = joint_query(tokenizer, prompt, target)
         if pivot >= len(query.prompt_ids):
@@ -125,12 +103,11 @@ def _row(
     return PivotRow(ids, pivot, labels)
 
 
-def _pivot(tokenizer: "PreTrainedTokenizerBase", prompt: str, subject: str, target_tokens: TargetTokens) -> int:
-    place = subject_end(tokenizer, prompt, subject)
+def _pivot(tokenizer: "PreTrainedTokenizerBase", prompt: str, mention: Mention, target_tokens: TargetTokens) -> int:
+    """Index of the token that ends the subject; if it also contains letters that follow, `joint` takes it all the same."""
     if target_tokens == "joint":
-        return place
-    until = prompt[: prompt.rindex(subject) + len(subject)]
-    return len(tokenizer(until)["input_ids"]) - 1
+        return token_span(tokenizer, prompt, mention)[1]
+    return len(tokenizer(prompt[: mention.end])["input_ids"]) - 1
 
 
 def _alone(tokenizer: "PreTrainedTokenizerBase", target: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.identity import digest
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
+from harness.subjects import last_mention
 from methods.common import prefixes
 from methods.easyedit import statistics
 from methods.easyedit.editor import WeightMethod, common_options
@@ -102,26 +103,27 @@ def as_template(request: EditRequest, is_last: bool = True) -> dict[str, str]:
 
     Args:
         request: the request; whitespace around prompt, subject and target is stripped.
-        is_last: replace only the last mention of the subject by `{}`; otherwise all mentions.
+        is_last: replace only the last mention of the subject by `{}` (see `harness.subjects`); otherwise all occurrences.
 
     Raises:
-        UserError: naming the record, if the subject is not in the prompt, if prompt or target contain braces, which the
+        UserError: naming the record, if the prompt does not mention the subject, if prompt or target contain braces, which the
             templates would treat as placeholders, or if the subject occurs twice and all mentions are to be replaced.
     """
     prompt, subject, target = request.prompt.rstrip(), request.subject.strip(), request.target_new.strip()
     fix = "leave it out, or backend: native"
-    if not subject or subject not in prompt:
-        raise UserError(f"record {request.record_id}: the subject {subject!r} is not in its prompt {prompt!r}", fix=fix)
+    try:
+        start, end = last_mention(prompt, subject)
+    except ValueError as error:
+        raise UserError(f"record {request.record_id}: {error}", fix="leave it out") from None
     if set("{}") & set(prompt + target):
         raise UserError(f"record {request.record_id}: EasyEdit cannot handle braces, as in {prompt!r}", fix=fix)
-    before, _, behind = prompt.rpartition(subject)
-    if not is_last and subject in before:
+    if not is_last and prompt.count(subject) > 1:
         raise UserError(
             f"record {request.record_id}: EasyEdit can fill in a subject only once, but it occurs repeatedly in {prompt!r}",
             fix="the workaround last-mention",
         )
     record = {"case_id": request.record_id, "subject": subject, "target_new": target}
-    return {**record, "prompt": f"{before}{{}}{behind}", "ground_truth": request.ground_truth}
+    return {**record, "prompt": f"{prompt[:start]}{{}}{prompt[end:]}", "ground_truth": request.ground_truth}
 
 
 def given_options(bench: Bench) -> dict[str, Any]:

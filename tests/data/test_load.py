@@ -12,9 +12,9 @@ from harness.data.pools import is_dev
 from harness.data.reading import read
 from harness.data.show import show
 from harness.errors import UserError
-from harness.identity import file_digest
+from harness.identity import digest, file_digest
 from harness.records import DataRef
-from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
+from tests.data.rows import COUNTERFACT, FLAT, KNOWEDIT, MEND, TABLE, flat, write
 
 
 @pytest.fixture
@@ -83,6 +83,29 @@ def test_a_record_that_two_files_have_keeps_its_id(folder):
     data = load(resolve("counterfact", str(folder), 5, split="all", train=80))
 
     assert all(record.id.isdecimal() for record in data.train)
+
+
+def test_the_hash_says_which_mention_is_edited_only_where_the_texts_do_not(tmp_path):
+    """`Art` in `Artland`: such a cell was edited at the wrong word, so its results must not be used again."""
+    hashes = {}
+    for prompt in ("Art of Artland is", "Artland and Art is"):
+        write(tmp_path / "a.json", [FLAT | {"subject": "Art", "prompt": prompt}])
+        ref = resolve("counterfact", str(tmp_path), 1, split="all")
+        plain = digest({"edits": load(ref).edits, "train": (), "unrelated": ()})
+        hashes[prompt] = ref.sha256 == plain
+    assert hashes == {"Art of Artland is": False, "Artland and Art is": True}
+
+
+def test_a_prompt_template_that_mentions_the_subject_again_is_refused(tmp_path):
+    for subject in ("Answer", "Which"):
+        write(tmp_path / "a.json", [KNOWEDIT | {"subject": subject, "prompt": f"{subject} family does it belong to?"}])
+        if subject == "Answer":
+            with pytest.raises(
+                UserError, match=r"record \w+: the prompt template mentions the subject 'Answer' itself"
+            ):
+                resolve("zsre", str(tmp_path), 1, split="all", template="paper")
+        else:
+            assert resolve("zsre", str(tmp_path), 1, split="all", template="paper").sha256
 
 
 @pytest.mark.parametrize(("split", "wanted"), [("test", 3), ("dev", 2)])

@@ -120,7 +120,14 @@ FAULTS = [
     (COUNTERFACT, "requested_rewrite", [], "field 'requested_rewrite' is not a mapping"),
     (COUNTERFACT, "paraphrase_prompts", [""], "field 'paraphrase_prompts.0' is empty"),
     (COUNTERFACT, "portability", {"New Question": "q"}, "field 'portability.New Answer' is missing"),
-    (FLAT, "subject", "Nobody", "its subject 'Nobody' does not occur in its prompt"),
+    (FLAT, "subject", "Nobody", f"the subject 'Nobody' is not in its prompt {FLAT['prompt']!r}"),
+    (
+        FLAT,
+        "subject",
+        "Daniel",
+        f"the subject 'Daniel' occurs only inside another word in its prompt {FLAT['prompt']!r}",
+    ),
+    (FLAT, "subject", "MOTHER", f"the subject 'MOTHER' is written 'mother' in its prompt {FLAT['prompt']!r}"),
     (FLAT, "target_new", "", "field 'target_new' is empty"),
 ]
 

@@ -62,6 +62,7 @@ def test_a_finished_cell_holds_everything_that_tables_need(bench):
     assert next(iter(origin["data_files"])).endswith("counterfact.json")
     assert origin["weights"] == weight_hash(bench.context.load_model(cell.model).model)
     assert origin["tokenizer"] == {"prefix": ["<s>"], "removed_suffix": []}
+    assert origin["ambiguous_subjects"] == {}
 
 
 def test_metrics_follow_from_the_records(bench):

@@ -77,6 +77,20 @@ def test_a_subject_whose_end_is_counted_behind_its_prompt_is_one_line_that_names
         rewrite(tiny_model("llama"), requests()[1], (), "alone")
 
 
+@pytest.mark.parametrize("target_tokens", ["joint", "alone"])
+def test_a_subject_is_never_found_inside_another_word(model, target_tokens):
+    """The row of a prompt in which the subject's letters occur later, inside a word, has its pivot where one without has."""
+    plain, glued = (changed(prompt=f"The tongue of Paris, {other}, is", subject="Paris") for other in ("my", "Parisla"))
+    found = [rewrite(model, request, PREFIXES, target_tokens) for request in (plain, glued)]
+    assert [row.pivot for row in found[0].contexts] == [row.pivot for row in found[1].contexts]
+
+
+def test_the_essence_of_a_subject_that_its_own_words_contain_ends_at_its_start(model):
+    """`a is a`: the first a."""
+    essence = rewrite(model, changed(prompt="The letter a is", subject="a"), (), "joint").essence
+    assert essence.pivot == len(model.tokenizer("a")["input_ids"]) - 1
+
+
 @pytest.mark.parametrize("subject", ["Marie Curie", ""])
 def test_a_subject_that_is_not_in_its_prompt_is_one_line_that_names_the_record(model, subject):
     with pytest.raises(UserError, match=r"^record r0: .*subject.* → "):

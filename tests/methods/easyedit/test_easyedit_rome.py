@@ -99,7 +99,8 @@ def test_it_needs_the_artifacts_of_our_own():
     ("prompt", "subject", "target", "complaint"),
     [
         ("The capital of Peru is", "Chile", "Lima", "is not in its prompt"),
-        ("The capital of Peru is", "", "Lima", "is not in its prompt"),
+        ("The capital of Peru is", "", "Lima", "no subject is given"),
+        ("The capital of Peruvia is", "Peru", "Lima", "occurs only inside another word"),
         ("The {capital} of Peru is", "Peru", "Lima", "cannot handle braces"),
         ("The capital of Peru is", "Peru", "{Lima}", "cannot handle braces"),
     ],
@@ -116,14 +117,19 @@ def test_a_template_has_its_place_at_the_last_mention():
     assert as_template(request)["target_new"] == "Lima"
 
 
+def test_letters_inside_another_word_keep_their_place_and_cannot_be_filled_in_as_well():
+    request = EditRequest("1", "The capital of Peru in Peruvia is", "Peru", "Lima", "")
+    assert as_template(request)["prompt"] == "The capital of {} in Peruvia is"
+    with pytest.raises(UserError, match="can fill in a subject only once"):
+        as_template(request, is_last=False)
+
+
 def test_a_subject_that_shares_a_token_with_what_follows_is_refused_before_a_worker_starts(small_model, tmp_path):
     model = small_model("llama")
-    words = {word for request in facts(8) for word in request.prompt.split() if len(word) > 4}
-    length = {
-        text: len(model.tokenizer(f"This is {text}")["input_ids"]) for word in words for text in (word, word[:-1])
-    }
-    word = next(word for word in sorted(words) if length[word[:-1]] > length[word])
-    fact = EditRequest("glued", f"This is {word}", word[:-1], "Paris", "")
+    piece = max((piece for piece in model.tokenizer.get_vocab() if piece[:-1].isdigit() and piece[-1] == "."), key=len)
+    text, number = f"It ended in {piece}", piece[:-1]
+    assert len(model.tokenizer(text)["input_ids"]) < len(model.tokenizer(text[:-1])["input_ids"])
+    fact = EditRequest("glued", text, number, "Paris", "")
     editor = adapter(moments="identity")
     with pytest.raises(UserError, match="past the end of"):
         editor.edit(model, [fact], {"prefixes": write_prefixes(tmp_path, TEXTS, GROUPS)}, None)
