@@ -805,7 +805,11 @@ def _print_wrapped(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 
 def _report(plan: "Plan", console: "Console") -> None:
-    """Write a suite's tables and import its cells into MLflow after a run."""
+    """Write a suite's tables and import its cells into MLflow after a run; neither stops the other.
+
+    Raises:
+        UserError: after both were tried.
+    """
     from harness.store.manifest import find_manifest
     from harness.store.tracking import sync
 
@@ -815,10 +819,16 @@ def _report(plan: "Plan", console: "Console") -> None:
         "backend": suite.options["backend"],
         "data": suite.data,
     }
-    _write_tables(store, suite.name, suite.scale, console, TABLE_LINES, **options)
+    obstacle = None
+    try:
+        _write_tables(store, suite.name, suite.scale, console, TABLE_LINES, **options)
+    except UserError as error:
+        obstacle = error
     result = sync(store, find_manifest(store, suite.name, suite.scale, **options).name, None)
     console.print(f"MLflow: {_sentence(result)}; view them with:")
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
+    if obstacle:
+        raise obstacle
 
 
 def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: Any) -> None:
@@ -834,4 +844,8 @@ def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines
 
 def _sentence(result: "SyncResult") -> str:
     """Summarise the result of an MLflow import."""
-    return f"{result.created} runs created, {result.replaced} replaced, {result.skipped} unchanged"
+    sentence = f"{result.created} runs created, {result.replaced} replaced, {result.skipped} unchanged"
+    if result.refused:
+        cell, reason = result.refused[0]
+        sentence += f", {len(result.refused)} refused by MLflow ({cell}: {reason})"
+    return sentence

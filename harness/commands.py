@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -39,9 +40,9 @@ def harness_command(*words: object, store: Path | None = None, **options: object
 
 
 def this_command() -> str:
-    """The command line that reproduces this process; for a process that a launcher has started, the launcher's."""
+    """The command line that reproduces this process, without passwords in addresses; for a process that a launcher has started, the launcher's."""
     if launched_by := os.environ.get(COMMAND):
-        return launched_by
+        return without_credentials(launched_by)
     program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__
     if module is not None:
         start = ["python", "-m", module.name.removesuffix(".__main__")]
@@ -49,7 +50,7 @@ def this_command() -> str:
         start = ["python", "-m", program.parent.name]
     else:
         start = [program.name]
-    return shlex.join([*start, *sys.argv[1:]])
+    return without_credentials(shlex.join([*start, *sys.argv[1:]]))
 
 
 def same_command(**changed: object) -> str:
@@ -85,3 +86,8 @@ def _is_writable(folder: Path) -> bool:
     """Whether it is a folder, or can become one, in which files can be made."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return there.is_dir() and os.access(there, os.W_OK)
+
+
+def without_credentials(text: str) -> str:
+    """A text in which no address shows its user name and password: `http://user:secret@host` becomes `http://***@host`."""
+    return re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)

@@ -1,6 +1,7 @@
 """Tables as LaTeX (booktabs), compiled to PDF where pdflatex is installed."""
 
 import itertools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from harness.errors import UserError
 from harness.files import write_bytes
 from reports.layout import Column, Mark, Table, TableEntry
 
-TIMEOUT_S = 120
+TIMEOUT_S = 60
 PACKAGES = "booktabs, graphicx"
 INSTALL_HINT = "apt-get install texlive-latex-base texlive-latex-recommended"
 
@@ -97,18 +98,39 @@ def render(tables: Sequence[Table], source: str) -> str:
     return head + "".join(_render_one(table) for table in tables)
 
 
-def compile_pdf(tex: Path) -> Path | None:
+def compile_all(sources: Sequence[Path]) -> tuple[list[Path], str]:
+    """Compile files written by `render`, until one takes too long.
+
+    Returns:
+        The PDFs, and one line about those that are missing: how many, why the first is, and what helps; empty if none is.
+    """
+    for tex in sources:  # no PDF of earlier numbers next to these
+        tex.with_suffix(".pdf").unlink(missing_ok=True)
+    program = shutil.which("pdflatex")
+    if program is None:
+        return [], f"pdflatex is not installed, so no PDF was made of the tables ({INSTALL_HINT})"
+    made, failures = [], []
+    for tex in sources:
+        try:
+            made.append(compile_pdf(tex, program))
+        except UserError as error:
+            failures.append(str(error))
+        except TimeoutError as error:  # the next would hang as well
+            failures += [str(error)] * (len(sources) - len(made) - len(failures))
+            break
+    return made, f"no PDF of {len(failures)} tables: {failures[0]}" if failures else ""
+
+
+def compile_pdf(tex: Path, program: str = "pdflatex") -> Path:
     """Compile a file written by `render` as a document of its own, and keep the log next to it.
 
     Returns:
-        The PDF, with the same name, or None where pdflatex is not installed.
+        The PDF, with the same name.
 
     Raises:
-        UserError: if pdflatex fails or takes longer than two minutes.
+        UserError: if pdflatex cannot be started or fails; says why.
+        TimeoutError: if it takes longer than a minute.
     """
-    program = shutil.which("pdflatex")
-    if program is None:
-        return None
     pdf, log = tex.with_suffix(".pdf"), tex.with_suffix(".log")
     with tempfile.TemporaryDirectory(prefix="table-") as scratch:
         build = Path(scratch)
@@ -119,6 +141,7 @@ def compile_pdf(tex: Path) -> Path | None:
             done = subprocess.run(
                 command,
                 cwd=build,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -127,12 +150,18 @@ def compile_pdf(tex: Path) -> Path | None:
                 encoding="utf-8",
             )
         except subprocess.TimeoutExpired:
-            raise UserError(f"pdflatex did not finish {tex} within {TIMEOUT_S} s", fix=f"pdflatex {tex}") from None
-        log.write_text(done.stdout, encoding="utf-8")
-        if done.returncode:
-            reason = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see the log")
-            raise UserError(f"pdflatex failed on {tex}: {reason.lstrip('! ')}", fix=f"read {log}")
-        write_bytes(pdf, (build / "document.pdf").read_bytes())
+            raise TimeoutError(f"pdflatex did not finish {tex} within {TIMEOUT_S} s") from None
+        except OSError as error:
+            raise UserError(f"{program} cannot be started: {error.strerror}", fix=INSTALL_HINT) from None
+        write_bytes(log, done.stdout.encode())
+        result = build / "document.pdf"
+        if done.returncode or not result.is_file():
+            reason = next((line for line in done.stdout.splitlines() if line.startswith("!")), "it made no PDF")
+            is_package = re.search(r"File `[^']+\.(sty|cls|def|fd)' not found", reason)
+            raise UserError(
+                f"pdflatex failed on {tex}: {reason.lstrip('! ')}", fix=INSTALL_HINT if is_package else f"less {log}"
+            )
+        write_bytes(pdf, result.read_bytes())
     return pdf
 
 

@@ -42,11 +42,11 @@ def write_report(
         The files that were written.
 
     Raises:
-        UserError: if the suite was not run or asks for an unknown table or figure, before anything is written; if
-            pdflatex fails, after everything else is written.
+        UserError: if the suite was not run or asks for an unknown table or figure, before anything is written, or if
+            the folder cannot be written. A failure of pdflatex costs the PDF, and one line says why.
     """
     from reports.frame import load_suite  # pandas, which is not needed to know the names of tables
-    from reports.latex import INSTALL_HINT, compile_pdf, render
+    from reports.latex import compile_all, render
     from reports.terminal import as_text, print_beginning, print_table
 
     frame = load_suite(store, suite, scale, edits=edits, backend=backend, data=data)
@@ -75,7 +75,7 @@ def write_report(
         write_bytes(written[-1], drawn.getvalue())
     if gaps := frame.gaps():
         console.print(gaps, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    compiled = [pdf for tex in sources if (pdf := compile_pdf(tex))]
-    if not compiled:
-        console.print(f"pdflatex is not installed, so no PDF was made of the tables ({INSTALL_HINT})", style="yellow")
+    compiled, failure = compile_all(sources)
+    if failure:
+        console.print(failure, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return written + compiled

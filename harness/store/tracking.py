@@ -7,34 +7,38 @@ corrupt a fresh SQLite file.
 
 import contextlib
 import json
-import logging
 import math
 import os
-import urllib.error
-import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from harness.commands import harness_command, same_command
 from harness.errors import UserError, did_you_mean
 from harness.files import explained, locked, understood
 from harness.identity import digest, file_digest
 from harness.store.manifest import Manifest, manifests
+from harness.store.mlflow_address import is_database, mlflow_error, patient, shown
+from harness.store.mlflow_moved import ARTIFACTS, redirect
+from harness.store.mlflow_names import flattened, valid_names
 from harness.store.store import Folder, Store
 
-ARTIFACTS = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
+FILES = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
 CURVE = "curve.parquet"
 """Files of a cell that become artifacts of its run, and the one that only sequential cells have."""
-CONNECT_TIMEOUT_S = 10
 
+_TAGS_PER_BATCH = 100
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
+_SOURCE_LENGTH = 65535
 _DIGEST_LENGTH = 36
-_NOISY = ("alembic", "mlflow", "sqlalchemy")
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,28 @@ class SyncResult:
         created: imported for the first time.
         replaced: imported again, because the cell was rerun or its import was interrupted.
         skipped: already imported and unchanged.
-        uri: address of the MLflow server or database.
+        refused: cells that MLflow does not accept, with the reason.
+        uri: address of the MLflow server or database, without user name and password.
     """
 
     created: int
     replaced: int
     skipped: int
+    refused: tuple[tuple[str, str], ...]
     uri: str
 
     @property
     def ui_command(self) -> str:
         """Command or address to view the runs."""
-        return self.uri if _is_server(self.uri) else f"mlflow ui --backend-store-uri {self.uri}"
+        return f"mlflow ui --backend-store-uri {self.uri}" if is_database(self.uri) else self.uri
+
+
+@dataclass(frozen=True, slots=True)
+class Named(Generic[Value]):
+    """Values by names that MLflow accepts; `renamed` has the original of each name that it would have refused."""
+
+    values: dict[str, Value]
+    renamed: dict[str, str]
 
 
 def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None) -> SyncResult:
@@ -71,20 +85,19 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
         UserError: if nothing was run, another sync is running, or MLflow is unreachable or reports an error.
     """
     chosen = _manifests(store, suite)
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store / 'mlflow.db').resolve()}"
-    with _quiet(), explained(store), _only_writer(store), _mlflow_errors(uri):
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _database(store)
+    with patient(uri), explained(store), _only_writer(store):
         importer = _Importer(Store(store), uri)
-        counts = {"created": 0, "replaced": 0, "skipped": 0}
-        for manifest in chosen:
-            for outcome in importer.suite(manifest):
-                counts[outcome] += 1
-    return SyncResult(**counts, uri=uri)
+        counts = Counter(outcome for manifest in chosen for outcome in importer.suite(manifest))
+    return SyncResult(
+        counts["created"], counts["replaced"], counts["skipped"], tuple(importer.refused.items()), shown(uri)
+    )
 
 
-def params(cell: Mapping[str, Any]) -> dict[str, str]:
-    """Flatten a cell's settings into MLflow params, the columns of its run table."""
+def params(cell: Mapping[str, Any]) -> Named[str]:
+    """Flatten a cell's settings into MLflow params, the columns of its run table; a long value is cut."""
     method, data = cell["method"], cell["data"]
-    return {
+    named = {
         "label": cell["label"],
         "method": method["name"],
         "variant": str(method["variant"]),
@@ -97,16 +110,19 @@ def params(cell: Mapping[str, Any]) -> dict[str, str]:
         "template": data["template"],
         "seed": str(cell["seed"]),
         "cell_id": cell["cell_id"],
-        **{key: str(value) for key, value in _flat(cell["schedule"], "schedule", ".").items()},
-        **{key: str(value) for key, value in _flat(method["hparams"], "hparams", ".").items()},
     }
+    leaves = {**flattened(cell["schedule"], "schedule"), **flattened(method["hparams"], "hparams")}
+    names = valid_names([*((name,) for name in named), *leaves], ".")
+    values: dict[tuple[str, ...], Any] = {(name,): value for name, value in named.items()} | leaves
+    return Named({names[path]: _cut(str(value), _PARAM_LENGTH) for path, value in values.items()}, _renamed(names, "."))
 
 
-def metrics(folder: Folder) -> dict[str, float]:
+def metrics(folder: Folder) -> Named[float]:
     """Flatten all finite numbers of metrics.json and cost.json."""
-    flat = {**_flat(folder.read("metrics.json"), "", "/"), **_flat(folder.read("cost.json"), "cost", "/")}
-    numbers = {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
-    return {key: value for key, value in numbers.items() if math.isfinite(value)}
+    leaves = {**flattened(folder.read("metrics.json")), **flattened(folder.read("cost.json"), "cost")}
+    numbers = {path: value for path, value in leaves.items() if _is_finite(value)}
+    names = valid_names(numbers, "/")
+    return Named({names[path]: float(value) for path, value in numbers.items()}, _renamed(names, "/"))
 
 
 class _Importer:
@@ -119,14 +135,19 @@ class _Importer:
     def __init__(self, store: Store, uri: str) -> None:
         import mlflow
 
-        if _is_server(uri):
-            _check_reachable(uri)
         self._store = store
+        self.refused: dict[str, str] = {}
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
+            self._client.search_experiments(
+                max_results=1
+            )  # the first request: is there a server, and does it let us in?
         except Exception as error:
-            raise _mlflow_error(uri, error) from error
-        self._artifacts = None if _is_server(uri) else (store.root / "mlartifacts").resolve().as_uri()
+            raise mlflow_error(uri, error) from error
+        self._artifacts: str | None = None
+        if is_database(uri):
+            self._artifacts = (store.root / ARTIFACTS).resolve().as_uri()
+            redirect(self._client, uri, self._artifacts, is_own=uri == _database(store.root))
 
     def suite(self, manifest: Manifest) -> Iterator[str]:
         """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
@@ -137,7 +158,13 @@ class _Importer:
         for name in manifest.cells:
             folder = self._store.cell(name)
             if folder.is_done:
-                outcome = self._cell(experiment, parent, folder, known)
+                try:
+                    outcome = self._cell(experiment, parent, folder, known)
+                except Exception as error:
+                    if not _is_refusal(error):
+                        raise
+                    self.refused[name] = mlflow_error("", error).message.partition("error: ")[2]
+                    continue
                 is_changed |= outcome != "skipped"
                 yield outcome
         if is_changed:
@@ -159,7 +186,9 @@ class _Importer:
         name = manifest.name
         runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
         run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
-        facts = {key: str(getattr(manifest, key)) for key in ("suite", "scale", "command", "created")}
+        facts = {
+            key: _cut(str(getattr(manifest, key)), _TAG_LENGTH) for key in ("suite", "scale", "command", "created")
+        }
         changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
         if changed:
             self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
@@ -192,7 +221,7 @@ class _Importer:
 
     def _import(self, experiment: str, parent: str, folder: Folder, cell: Mapping[str, Any], fingerprint: str) -> None:
         """Write one cell as one run, which becomes FINISHED only once it is complete."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
         with understood(folder.path):
             origin, data = folder.read("provenance.json"), cell["data"]
@@ -206,20 +235,38 @@ class _Importer:
                 "dirty": str(origin["dirty"]),
                 "data_sha256": data["sha256"],
             }
-            settings = [Param(key, value[:_PARAM_LENGTH]) for key, value in params(cell).items()]
-            numbers = [Metric(key, value, finished_ms, 0) for key, value in metrics(folder).items()]
-            source = json.dumps(origin["data_files"])
+            chosen, scored = params(cell), metrics(folder)
+            settings = [Param(key, value) for key, value in chosen.values.items()]
+            numbers = [Metric(key, value, finished_ms, 0) for key, value in scored.values.items()]
+            originals = [
+                RunTag(f"{kind}.{name}", _cut(original, _TAG_LENGTH))
+                for kind, named in (("param", chosen.renamed), ("metric", scored.renamed))
+                for name, original in named.items()
+            ]
+            source = _cut(json.dumps(origin["data_files"]), _SOURCE_LENGTH)
             used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
         run = self._client.create_run(experiment, start_time=started_ms, run_name=folder.path.name, tags=tags)
         run_id = run.info.run_id
-        for start in range(0, len(settings), _PARAMS_PER_BATCH):
-            self._client.log_batch(run_id, params=settings[start : start + _PARAMS_PER_BATCH])
-        for start in range(0, len(numbers), _METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=numbers[start : start + _METRICS_PER_BATCH])
-        self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
-        for file in _artifacts(folder):
-            self._client.log_artifact(run_id, str(file))
+        try:
+            for start in range(0, len(originals), _TAGS_PER_BATCH):
+                self._client.log_batch(run_id, tags=originals[start : start + _TAGS_PER_BATCH])
+            for start in range(0, len(settings), _PARAMS_PER_BATCH):
+                self._client.log_batch(run_id, params=settings[start : start + _PARAMS_PER_BATCH])
+            for start in range(0, len(numbers), _METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=numbers[start : start + _METRICS_PER_BATCH])
+            self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
+            for file in _artifacts(folder):
+                self._client.log_artifact(run_id, str(file))
+        except Exception as error:
+            if _is_refusal(error):
+                self._client.set_terminated(run_id, "FAILED")
+            raise
         self._client.set_terminated(run_id, end_time=finished_ms)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow does not accept a value, which says nothing about the next cell."""
+    return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
 
 
 def _manifests(store: Path, suite: str | None) -> list[Manifest]:
@@ -245,7 +292,7 @@ def _fingerprint(folder: Folder) -> str:
 
 def _artifacts(folder: Folder) -> list[Path]:
     has_curve = (folder.path / CURVE).is_file()
-    return [folder.path / name for name in (*ARTIFACTS, *([CURVE] if has_curve else []))]
+    return [folder.path / name for name in (*FILES, *([CURVE] if has_curve else []))]
 
 
 def _is_whole(run: Any, fingerprint: str) -> bool:
@@ -257,70 +304,25 @@ def _milliseconds(time: str) -> int:
     return int(datetime.fromisoformat(time).timestamp() * 1000)
 
 
-def _flat(value: Any, prefix: str, separator: str) -> dict[str, Any]:
-    """Flatten nested mappings by joining their keys; lists are leaves."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, inner in value.items():
-        leaves.update(_flat(inner, f"{prefix}{separator}{key}" if prefix else str(key), separator))
-    return leaves
+def _renamed(names: Mapping[tuple[str, ...], str], separator: str) -> dict[str, str]:
+    return {name: separator.join(path) for path, name in names.items() if name != separator.join(path)}
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(float(value))
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _database(store: Path) -> str:
+    return f"sqlite:///{(store / 'mlflow.db').resolve()}"
 
 
 def _only_writer(store: Path) -> contextlib.AbstractContextManager[None]:
     refusal = f"{store}: another sync is writing to MLflow"
     return locked(store / ".mlflow.lock", refusal, fix=f"wait for it to end, then: {same_command()}")
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def _check_reachable(uri: str) -> None:
-    """Fail immediately if the server is unreachable; MLflow's client would retry for minutes. Any response will do."""
-    try:
-        with contextlib.suppress(urllib.error.HTTPError):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:  # ValueError: not an address
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"no MLflow server responds at {uri} ({reason})",
-            fix=f"start it, or write mlflow.db in the store: env -u MLFLOW_TRACKING_URI {same_command()}",
-        ) from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide MLflow's migration logs and hints, and disable its telemetry."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow  # noqa: F401 (reads the variable above and sets log levels, so import it first)
-
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn an error from the tracking server or database into one line."""
-    try:
-        yield
-    except Exception as error:
-        foreign = type(error).__module__.partition(".")[0] in {"mlflow", "sqlalchemy", "alembic"}
-        if not foreign or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
-            raise
-        raise _mlflow_error(uri, error) from error
-
-
-def _mlflow_error(uri: str, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(
-        f"MLflow at {uri} reported an error: {reason}",
-        fix=f"repair or remove it, no results are lost, and then: {same_command()}",
-    )

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from harness import registry
 from harness.errors import UserError
 from reports import latex, write_report
 from reports.frame import load_suite
-from reports.latex import compile_pdf, escape, render
+from reports.latex import compile_all, compile_pdf, escape, render
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
 from reports.terminal import print_beginning, print_table
 
@@ -448,15 +447,46 @@ def test_a_table_that_does_not_compile_is_one_line_and_keeps_its_log(tmp_path):
     assert not (tmp_path / "main_table.pdf").exists()
 
 
-def test_a_pdflatex_that_hangs_is_one_line(tmp_path, monkeypatch):
-    def hang(*args, **kwargs):
-        raise subprocess.TimeoutExpired("pdflatex", kwargs["timeout"])
+@pytest.fixture
+def fake_pdflatex(tmp_path, monkeypatch):
+    """Install a shell script as pdflatex; it counts how often it is called."""
 
-    monkeypatch.setattr(latex.shutil, "which", lambda name: "/usr/bin/pdflatex")
-    monkeypatch.setattr(latex.subprocess, "run", hang)
-    (tmp_path / "t.tex").write_text("")
-    with pytest.raises(UserError, match="did not finish"):
-        compile_pdf(tmp_path / "t.tex")
+    def install(script):
+        program = tmp_path / "bin" / "pdflatex"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(latex.shutil, "which", lambda name: str(program))
+        return lambda: (tmp_path / "calls").read_text().count("called")
+
+    return install
+
+
+def test_a_pdflatex_that_hangs_is_one_line_and_is_not_tried_again(tmp_path, monkeypatch, fake_pdflatex):
+    calls = fake_pdflatex("exec sleep 60")
+    monkeypatch.setattr(latex, "TIMEOUT_S", 0.2)
+    sources = [tmp_path / "a.tex", tmp_path / "b.tex"]
+    for tex in sources:
+        tex.write_text("")
+    assert compile_all(sources) == ([], f"no PDF of 2 tables: pdflatex did not finish {sources[0]} within 0.2 s")
+    assert calls() == 1
+
+
+def test_a_failing_pdflatex_costs_the_pdfs_and_one_line_says_why_and_what_helps(fake, fake_pdflatex):
+    fake.write_suite(data=("zsre",), methods=("ft-l",))
+    folder = fake.root / "reports" / "main_table.mini"
+    folder.mkdir(parents=True)
+    (folder / "main_table.pdf").write_text("of an earlier run")
+    fake_pdflatex('echo "! LaTeX Error: File \\`booktabs.sty\' not found."; exit 1')
+    console = Console(record=True, width=500)
+    written = write_report(fake.root, "main_table", "mini", console, lines=5)
+    assert {path.suffix for path in written} == {".txt", ".tex", ".csv"}
+    (line,) = (line.strip() for line in console.export_text().splitlines() if "PDF" in line)
+    assert line == (
+        f"no PDF of 2 tables: pdflatex failed on {folder}/main_table.tex: LaTeX Error: File `booktabs.sty' not found. "
+        f"→ {latex.INSTALL_HINT}"
+    )
+    assert not (folder / "main_table.pdf").exists()
 
 
 def test_a_table_without_groups_has_one_line_of_headings():

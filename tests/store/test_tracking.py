@@ -1,6 +1,7 @@
 """Import of finished cells into MLflow, with real databases and a real server."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -143,6 +144,74 @@ def test_the_environment_names_another_database(fresh_store, monkeypatch, tmp_pa
     assert not (fresh_store.root / "mlflow.db").exists()
 
 
+def test_names_that_mlflow_refuses_become_valid_and_the_cells_behind_are_imported(store):
+    folder = store.root / "cells" / store.cells[0]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["diagnostics"] |= {"acc@1 (%)": 0.5, "acc@1 [%]": 0.25, "lost": math.nan, "huge": 10**400}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    cell = json.loads((folder / "cell.json").read_text())
+    cell["method"]["hparams"] |= {"β (decay)": 1, "long": "x" * 9000}
+    (folder / "cell.json").write_text(json.dumps(cell))
+    result = sync(store.root)
+    assert (result.created, result.refused) == (2, ())
+    run = next(child for child in runs_of(result.uri)[1] if child.info.run_name == store.cells[0])
+    named = {
+        original: run.data.metrics[tag.removeprefix("metric.")]
+        for tag, original in run.data.tags.items()
+        if tag.startswith("metric.")
+    }
+    assert named == {"diagnostics/acc@1 (%)": 0.5, "diagnostics/acc@1 [%]": 0.25}
+    assert not any("lost" in name or "huge" in name for name in run.data.metrics)
+    assert len(run.data.params["hparams.long"]) == 6000
+    (decay,) = (tag for tag, original in run.data.tags.items() if original == "hparams.β (decay)")
+    assert run.data.params[decay.removeprefix("param.")] == "1"
+
+
+def test_a_cell_that_mlflow_refuses_is_named_and_the_others_are_imported(store, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    log_inputs, calls = MlflowClient.log_inputs, []
+
+    def refuse_the_first(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise MlflowException("this dataset is odd", INVALID_PARAMETER_VALUE)
+        return log_inputs(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refuse_the_first)
+    result = sync(store.root)
+    assert (result.created, result.refused) == (1, ((store.cells[0], "this dataset is odd"),))
+    assert [run.info.status for run in runs_of(result.uri)[1] if run.info.run_name == store.cells[0]] == ["FAILED"]
+    again = sync(store.root)
+    assert (again.created, again.replaced, again.skipped, again.refused) == (0, 1, 1, ())
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_artifacts_stay_reachable_in_a_store_that_was_moved_or_copied(how, store, tmp_path):
+    from mlflow import MlflowClient
+
+    sync(store.root)
+    before = {path.relative_to(store.root) for path in (store.root / "mlartifacts").rglob("*")}
+    there = tmp_path / "else where" / "results"
+    there.parent.mkdir()
+    (shutil.move if how == "moved" else shutil.copytree)(store.root, there)
+    moved = FakeStore(there)
+    moved.cells = store.cells
+    moved.write_cell("ft-l", "tiny/llama", "zsre")
+    moved.write_manifest()
+    result = sync(there)
+    assert (result.created, result.replaced, result.skipped) == (1, 0, 2)
+    assert store.root.exists() == (how == "copied")
+    if how == "copied":
+        assert {path.relative_to(store.root) for path in (store.root / "mlartifacts").rglob("*")} == before
+    client = MlflowClient(tracking_uri=result.uri)
+    for run in runs_of(result.uri)[1]:
+        assert len(client.list_artifacts(run.info.run_id)) == 6
+        assert client.download_artifacts(run.info.run_id, "cell.json", str(tmp_path))
+
+
 def test_two_suites_that_share_a_cell_each_have_it(store):
     manifest = store.root / "suites" / "main_table.mini.json"
     other = json.loads(manifest.read_text()) | {"suite": "speed", "cells": store.cells[:1]}
@@ -195,7 +264,7 @@ def test_an_address_that_mlflow_cannot_open_is_reported_in_one_line(store, uri):
     """PostgreSQL fails without its driver, and with the driver because no server is running."""
     with pytest.raises(UserError) as refusal:
         sync(store.root, tracking_uri=uri)
-    assert uri in str(refusal.value)
+    assert uri.replace("me@", "***@") in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
