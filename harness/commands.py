@@ -40,7 +40,10 @@ def harness_command(*words: object, store: Path | None = None, **options: object
 
 
 def this_command() -> str:
-    """The command line that reproduces this process, without passwords in addresses; for a process that a launcher has started, the launcher's."""
+    """The command line that reproduces this process; for a process that a launcher has started, the launcher's.
+
+    Addresses in it show no user name and password.
+    """
     if launched_by := os.environ.get(COMMAND):
         return without_credentials(launched_by)
     program, module = Path(sys.argv[0]), sys.modules["__main__"].__spec__

@@ -11,6 +11,7 @@ import pytest
 from harness import __version__
 from harness.cli import main
 from harness.run import status
+from harness.store import tracking
 from harness.suite.load import find_suite
 from tests.helpers.commands import ROOT, environment, harness, harness_here, results
 from tests.helpers.small_suites import write_suite
@@ -455,3 +456,17 @@ def test_a_full_disk_is_one_line_that_says_to_free_space_and_go_on(home, tmp_pat
         assert "No space left on device → free some space and run the same command again" in line
     finally:
         subprocess.run(["/usr/bin/umount", str(place)], check=True)
+
+
+def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow(home, store, monkeypatch):
+    imported = []
+
+    def sync(*arguments):
+        imported.append(arguments)
+        return tracking.SyncResult(0, 0, 4, (), "sqlite:///there")
+
+    monkeypatch.setattr(tracking, "sync", sync)
+    (store / "reports").write_text("no folder")
+    line = refused(harness_here("run", home / "small.yaml", "--store", store))
+    assert "cannot write" in line
+    assert [name for _, name, _ in imported] == ["small.paper"]

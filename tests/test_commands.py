@@ -53,16 +53,12 @@ def test_the_command_is_what_was_typed(folder, started, expected, how):
 
 def test_a_process_that_a_scheduler_has_started_names_the_command_of_its_launch(monkeypatch):
     monkeypatch.setenv(COMMAND, "python -m harness run suite.yaml")
-<<<<<<< HEAD:tests/test_commands.py
     assert this_command() == "python -m harness run suite.yaml"
-=======
-    assert command() == "python -m harness run suite.yaml"
 
 
 def test_credentials_in_a_command_are_not_kept(monkeypatch):
     address = "http://me:hunter2@host:5000"
     monkeypatch.setattr(sys, "argv", ["harness", "run", "suite", "--note", address])
-    assert command().endswith("--note http://***@host:5000")
+    assert this_command().endswith("--note http://***@host:5000")
     monkeypatch.setenv(COMMAND, f"harness run suite --note {address}")
-    assert command() == "harness run suite --note http://***@host:5000"
->>>>>>> ba8c58e (MLflow's client alone decides about addresses; a silent server, an odd name or a failing pdflatex costs one line; artifacts of a moved store stay reachable):tests/store/test_provenance.py
+    assert this_command() == "harness run suite --note http://***@host:5000"

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from harness.commands import without_credentials
+from harness.commands import same_command, without_credentials
 from harness.errors import UserError
 
 LIMITS = {
@@ -60,11 +60,11 @@ def mlflow_error(uri: str, error: Exception) -> UserError:
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[:_LONGEST_REASON]}…"
     if is_database(uri):
-        fix = "repair or remove it and run `python -m harness sync` again; no results are lost"
+        fix = f"repair or remove it, no results are lost, and then: {same_command()}"
     elif reason.endswith((" 401", " 403")):
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what the server accepts"
     else:
-        fix = "start or repair it, or unset MLFLOW_TRACKING_URI to write mlflow.db in the store"
+        fix = f"start or repair it, or write mlflow.db in the store: env -u MLFLOW_TRACKING_URI {same_command()}"
     if _SILENT.search(text) and not is_database(uri):
         return UserError(f"no MLflow server responds at {shown(uri)} ({reason})", fix=fix)
     return UserError(f"MLflow at {shown(uri)} reported an error: {reason}", fix=fix)
