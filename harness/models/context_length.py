@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.models import checkpoint, hub
+from harness.models import checkpoint, hub, sources
 from harness.models.catalogue import ModelRef, entry
 from harness.tokens import token_ids
 
@@ -51,7 +51,9 @@ def reader(ref: ModelRef) -> Reader:
     if ref.weights == "random":
         count = _counter(Path(ref.source).expanduser(), made.adds_bos) if ref.source else _bytes
         return Reader(ref.name, made.max_positions, count)
-    folder = checkpoint.local_folder(ref.source) or hub.cached_snapshot(ref.source, ref.revision)
+    folder = sources.local(ref.source)
+    if folder is None and not sources.is_packed(ref.source):
+        folder = hub.cached_snapshot(ref.source, ref.revision)
     if folder is None:
         return Reader(ref.name, made.max_positions, None)
     return Reader(ref.name, _positions(folder) or made.max_positions, _counter(folder, made.adds_bos))

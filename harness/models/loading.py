@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.models import checkpoint, hub
+from harness.models import checkpoint, sources
 from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import ModelRef, entry, inspected
 from harness.models.loaded import LoadedModel
@@ -68,7 +68,7 @@ def folder_of(ref: ModelRef) -> Path:
         if not ref.source:
             raise ValueError(f"{ref.name} is loaded from the artifact of its training, but 'source' is empty")
         return Path(ref.source)
-    return checkpoint.local_folder(ref.source) or hub.snapshot(ref.source, ref.revision)
+    return sources.obtain(ref.source, ref.revision)
 
 
 def _verify_unchanged(found: checkpoint.Checkpoint, ref: ModelRef) -> None:

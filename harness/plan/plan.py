@@ -12,7 +12,7 @@ from harness.api import ArtifactSpec
 from harness.data import conflicts
 from harness.data.load import select
 from harness.errors import UserError
-from harness.models import catalogue, hub
+from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
 from harness.models.context_length import Reader, reader
 from harness.plan.cell import Cell, extra, models_of, stem
@@ -153,14 +153,14 @@ class Plan:
         return list(dict.fromkeys(model for planned in self.cells if planned.cell for model in models_of(planned.cell)))
 
     def with_models_here(self) -> "Plan":
-        """This plan once every hub model is on this machine, because only its files identify it.
+        """This plan once every model is on this machine, because only its files identify it.
 
         Raises:
             UserError: if one cannot be downloaded, or its files cannot be used.
         """
         to_download = [model for model in self.models() if model.is_to_download]
         for model in to_download:
-            hub.snapshot(model.source, model.revision)
+            sources.obtain(model.source, model.revision)
         if not to_download:
             return self
         plan = Plan(self.suite, self.store, self._elsewhere)

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness import registry
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
+from harness.models.sources import is_packed
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
@@ -235,10 +236,12 @@ def _reason(error: UserError, is_lenient: bool) -> str:
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
-    """Read the `path` of an entry, which must be an existing folder; empty if not given."""
+    """Read the `path` of an entry, an existing folder or, for a model, packed weights; empty if not given."""
     entry = document.at((axis, index)).value
     if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
         return ""
+    if axis == "models" and is_packed(entry["path"].value):
+        return str(entry["path"].value)
     return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path")
 
 

@@ -58,7 +58,10 @@ class Entry(StrictModel):
 class ModelForm(Entry):
     """A model from the catalogue."""
 
-    path: str | None = Field(None, description="local folder with the weights, relative to the working directory")
+    path: str | None = Field(
+        None,
+        description="a folder with the weights, relative to the working directory, a .gguf file, or package:<distribution>",
+    )
     weights: Weights | None = Field(
         None, description="`random` measures cost without a checkpoint; default: the catalogue's"
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
-from harness.models import checkpoint
+from harness.models import sources
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.tokens import Query
@@ -262,5 +262,5 @@ def _make_equal(worker: Worker, model: "LoadedModel") -> None:
 
 def _absolute(ref: ModelRef) -> ModelRef:
     """The same reference with an absolute path, since the worker has a different working directory."""
-    folder = checkpoint.local_folder(ref.source) if ref.source else None
+    folder = sources.local(ref.source) if ref.source else None
     return replace(ref, source=str(folder.absolute())) if folder else ref

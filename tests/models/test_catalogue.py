@@ -75,7 +75,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
         ({"name": "llama2-7b", "weights": "random", "source": "/no/such/folder"}, "no tokenizer in /no/such/folder"),
         ({"name": "llama2-7b", "weights": "random", "revision": "v2"}, "only a model from the hub has a revision"),
         ({"name": "tiny/llama", "revision": "v2"}, "only a model from the hub has a revision"),
-        ({"name": "llama2-7b", "source": ".", "revision": "v2"}, "'.' is a folder and has no revision 'v2'"),
+        ({"name": "llama2-7b", "source": ".", "revision": "v2"}, "'.' is not on the hub and has no revision 'v2'"),
     ],
 )
 def test_a_reference_that_cannot_be_is_refused_in_one_line(arguments, message):
