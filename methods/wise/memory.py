@@ -30,9 +30,10 @@ class SideMemory:
 
 
 def activation_of(model: "LoadedModel", layer: int) -> Activation:
-    """The non-linearity of a layer's feed-forward module, which is `act_fn` or `act` depending on the architecture."""
+    """The non-linearity of a layer's feed-forward module, whose name depends on the architecture."""
     mlp = model.module(model.layout.mlp, layer)
-    return cast(nn.Module, mlp.act_fn if hasattr(mlp, "act_fn") else mlp.act)
+    names = ("act_fn", "act", "activation_fn")
+    return cast(nn.Module, getattr(mlp, next(name for name in names if hasattr(mlp, name))))
 
 
 def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
