@@ -6,6 +6,7 @@ Read files with `read_yaml` or `read_chain`, overlay them with `merge`, check th
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args
 
@@ -77,6 +78,10 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+REMEMBERED = 64
+"""Files whose content is parsed once: a sweep asks for the same hyper-parameter files thousands of times."""
+
+
 def read_yaml(path: Path) -> Located:
     """Read one YAML mapping without executing anything in it.
 
@@ -90,6 +95,11 @@ def read_yaml(path: Path) -> Located:
         raise UserError(f"{path}: no such file", fix=f"ls {path.parent}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
+    return _parsed(path, text)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(path: Path, text: str) -> Located:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

@@ -48,7 +48,7 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
-        artifacts, method = {**self.model.artifacts(), **self.artifacts()}, self.instance()
+        artifacts, method = {**self.model.artifacts(), **self.artifacts()}, self.planned_method
         return {
             "method": {
                 "name": self.method.name,
@@ -93,7 +93,12 @@ class Cell:
 
     @cached_property
     def _recipes(self) -> Mapping[str, ArtifactSpec]:
-        return self.instance().artifacts(self.model, self.data, self.seed)
+        return self.planned_method.artifacts(self.model, self.data, self.seed)
+
+    @cached_property
+    def planned_method(self) -> Method:
+        """An instance that plans and estimates; it never edits, so it has no state."""
+        return self.instance()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what follows from the rest: another process finds out for itself whether its code says the same."""

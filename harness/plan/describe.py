@@ -31,7 +31,8 @@ def describe(plan: Plan, console: Console) -> None:
         time = duration(sum(each.seconds for each in needs)) if needs else ""
         memory = f"{max(each.memory_bytes for each in needs) / 2**30:.0f} GiB" if needs else ""
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
-        table.add_row(*same[0].title[:3], extra, same[0].backend, ", ".join(shown), time, memory)
+        label = _label(same)
+        table.add_row(label, *same[0].title[1:3], extra, same[0].backend, ", ".join(shown), time, memory)
     console.print(table)
     builds_s = _describe_artifacts(plan, console)
     for model in plan.models():
@@ -72,7 +73,23 @@ def _lines(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     """Cells that share a line of the table."""
     if len(cells) <= FEW:
         return [[planned] for planned in cells]
-    return [list(same) for _, same in itertools.groupby(cells, lambda planned: (planned.title[:3], planned.backend))]
+    by_label = [
+        list(same) for _, same in itertools.groupby(cells, lambda planned: (planned.title[:3], planned.backend))
+    ]
+    if len(by_label) <= FEW:
+        return by_label
+    return [list(same) for _, same in itertools.groupby(cells, _unswept)]
+
+
+def _unswept(planned: PlannedCell) -> tuple[str, ...]:
+    """Method, model, dataset and backend, whatever the method's settings."""
+    method = planned.cell.method.name if planned.cell else planned.title[0]
+    return (method, *planned.title[1:3], planned.backend)
+
+
+def _label(same: Sequence[PlannedCell]) -> str:
+    labels = {planned.title[0] for planned in same}
+    return same[0].title[0] if len(labels) == 1 else f"{_unswept(same[0])[0]} ({len(labels)} settings)"
 
 
 def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:

@@ -54,7 +54,7 @@ def of_cell(cell: Cell, device: str) -> Resources:
     and protocol.
     """
     target, *others = models_of(cell)
-    method, edits = cell.instance(), cell.data.edits if cell.method.edits else 0
+    method, edits = cell.planned_method, cell.data.edits if cell.method.edits else 0
     memory = method.memory_copies * (_loaded_bytes(target) + LIBRARIES_BYTES) + sum(map(_loaded_bytes, others))
     questions = QUESTIONS_PER_EDIT * len(cell.protocols) * sum(cell.schedule.points(cell.data.edits))
     passes_s = _passes_s([target.name], method.hparams.passes_per_edit * edits, device)

@@ -199,14 +199,25 @@ class _File:
     variants: Mapping[str, Mapping[str, _Named]]
 
 
-def _read(path: Path, installed: Path) -> _File:
-    """A file and its bases, which are looked up next to it and among the method's own.
+_REMEMBERED: dict[tuple[Path, Path], tuple[dict[Path, int], _File]] = {}
+"""What a file says, with the times of change of itself and its bases: a sweep asks for the same file thousands of times."""
 
-    Each file is checked alone, so that no value inherits the source of another.
-    """
+
+def _read(path: Path, installed: Path) -> _File:
+    """A file and its bases, which are looked up next to it and among the method's own."""
+    changed, said = _REMEMBERED.get((path, installed), ({}, None))
+    if said is None or any(not file.is_file() or file.stat().st_mtime_ns != time for file, time in changed.items()):
+        chain = read_chain(path, installed)
+        said = _checked(chain)
+        _REMEMBERED[path, installed] = {each.file: each.file.stat().st_mtime_ns for each in chain}, said
+    return said
+
+
+def _checked(chain: Sequence[Located]) -> _File:
+    """The values of a file and its bases. Each is checked alone, so that no value inherits the source of another."""
     values: dict[str, _Named] = {}
     variants: dict[str, dict[str, _Named]] = {}
-    for document in read_chain(path, installed):
+    for document in chain:
         entries = dict(document.value)
         found = entries.pop("variants", Located({}, document.file, 1))
         values |= _values(entries)

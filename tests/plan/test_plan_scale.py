@@ -1,11 +1,13 @@
 """Ten thousand cells: the work per cell is counted, not timed."""
 
+import io
 import pickle
 
 import pytest
+from rich.console import Console
 
 from harness import identity as canonical
-from harness.plan.describe import FEW
+from harness.plan.describe import FEW, describe
 from harness.plan.job import jobs
 from harness.plan.plan import Plan
 from harness.run.jobs import waves
@@ -61,3 +63,20 @@ def test_many_cells_share_lines_of_the_plan(suite, tmp_path, capsys):
     rows = [line for line in out.splitlines() if line.startswith("│")]
     assert len(rows) == 4
     assert all("200 cells" in row and "200 to do" in row for row in rows)
+
+
+def test_a_sweep_over_many_settings_is_one_line_per_method_model_and_dataset(tmp_path):
+    suite = write_suite(
+        tmp_path / "sweep.yaml",
+        models=["tiny/llama"],
+        methods=["ft-l"],
+        datasets=[{"name": "counterfact", "edits": 8}],
+        sweep={"methods.ft-l.hparams.lr": [0.001 + number / 1e6 for number in range(FEW + 1)]},
+    )
+    printed = io.StringIO()
+    plan = Plan(load_suite(suite, scale="mini"), Store(tmp_path / "store"))
+    describe(plan, Console(file=printed, width=200))
+    lines = [line for line in printed.getvalue().splitlines() if line.startswith("│")]
+    assert len(lines) == 1
+    assert f"ft-l ({FEW + 1} settings)" in lines[0]
+    assert f"{FEW + 1} to do" in lines[0]
