@@ -45,7 +45,7 @@ def small_entry(architecture: str, hub_id: str = "") -> CatalogueEntry:
             name=f"small-{architecture}",
             hub_id=hub_id,
             n_layers=4,
-            vocab=len(small_tokenizer(architecture)),
+            vocab=len(small_tokenizer(architecture)) + 8,  # transformers adds ids of its own for some
         )
     return dataclasses.replace(
         CATALOGUE[f"tiny/{architecture}"],
