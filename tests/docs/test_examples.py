@@ -253,7 +253,7 @@ def test_a_broken_record_of_the_format_is_left_out_and_named_with_its_field(coac
     file.write_text(json.dumps(rows))
     edited = find_files("coaches", str(coaches)).edited
     assert (edited.rows, len(edited.records)) == (6, 5)
-    assert "record 4: field 'coach' is missing" in " ".join(resolve("coaches", str(coaches), 2, split="all").notes)
+    assert "record 4: field 'coach' is missing" in edited.left_out()
 
 
 def test_the_dataset_is_listed_shown_and_planned(tmp_path):
