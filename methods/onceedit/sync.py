@@ -52,7 +52,7 @@ class Transcript:
         """The text after the prompt ids followed by `ids`."""
         if self.starts_at_prompt:
             return Written(*readable(self.query.prompt.encode() + self.vocabulary.spell(ids)))
-        return Written(*readable(self.vocabulary.spell_from_start([*self.query.prompt_ids, *ids])))
+        return Written(*readable(self.vocabulary.spell_from_start([*self.query.prompt_ids, *ids], self.query.prompt)))
 
 
 class Companion:

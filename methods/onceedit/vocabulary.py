@@ -76,13 +76,19 @@ class Vocabulary:
         """The bytes that ids append to a preceding text. Ids without a token (table padding) add nothing."""
         return b"".join(self.text_bytes.get(i, b"") for i in ids)
 
-    def spell_from_start(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids at the start of a text, without the leading space that SentencePiece tokenizers insert.
+    def spell_from_start(self, ids: Iterable[int], text: str = "") -> bytes:
+        """The bytes of ids at the start of a text, without the leading space that many tokenizers insert.
 
-        They do not insert one if the text itself begins with a space; such a text loses that space here.
+        SentencePiece tokenizers do, and byte-level ones with `add_prefix_space`. None is inserted before a text that begins
+        with a space; with SentencePiece, such a text loses that space here.
+
+        Args:
+            ids: token ids.
+            text: the text that the ids begin, or its beginning.
         """
         spelled = self.spell(ids)
-        return spelled if self.byte_level else spelled.removeprefix(b" ")
+        is_its_own = self.byte_level and text.startswith(" ")
+        return spelled if is_its_own else spelled.removeprefix(b" ")
 
 
 def readable(raw: bytes) -> tuple[str, bool]:

@@ -1,7 +1,10 @@
 """Tokens as bytes, and texts that end inside a character."""
 
+import copy
+
 import pytest
 import sentencepiece
+from tokenizers.pre_tokenizers import ByteLevel
 
 from methods.onceedit.vocabulary import Vocabulary, readable
 from tests.helpers.real_tokenizers import NAMES, real_tokenizer
@@ -14,7 +17,17 @@ def test_ids_spell_the_text_they_came_from(architecture, text):
     tokenizer = tiny_tokenizer(architecture)
     vocabulary = Vocabulary.of(tokenizer)
     assert vocabulary.byte_level == (architecture == "gptj")
-    assert vocabulary.spell_from_start(tokenizer(text)["input_ids"]) == text.encode()
+    assert vocabulary.spell_from_start(tokenizer(text)["input_ids"], text) == text.encode()
+
+
+@pytest.mark.parametrize("text", ["a cat", " a cat"])
+def test_the_space_that_a_byte_level_tokenizer_inserts_is_not_part_of_the_text(text):
+    tokenizer = copy.deepcopy(tiny_tokenizer("gptj"))
+    tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    ids = tokenizer(text)["input_ids"]
+    vocabulary = Vocabulary.of(tokenizer)
+    assert vocabulary.spell(ids) == b" a cat"
+    assert vocabulary.spell_from_start(ids, text) == text.encode()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,7 +35,7 @@ def test_ids_spell_the_text_they_came_from(architecture, text):
 def test_ids_of_the_large_models_spell_the_text_they_came_from(shared, tmp_path, name, text):
     tokenizer = real_tokenizer(name, shared, tmp_path)
     vocabulary = Vocabulary.of(tokenizer)
-    spelled = vocabulary.spell_from_start(tokenizer(text)["input_ids"])
+    spelled = vocabulary.spell_from_start(tokenizer(text)["input_ids"], text)
     assert spelled == (text if name == "gpt2" else text.replace("▁", " ")).encode()
 
 
