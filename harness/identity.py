@@ -14,7 +14,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         TypeError: for a value that is not JSON-like. Paths are rejected too, because a path does not identify content.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any, length: int = 64) -> str:
@@ -35,3 +35,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)

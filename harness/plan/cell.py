@@ -48,7 +48,7 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
-        artifacts, method = {**self.model.artifacts(), **self.artifacts()}, self.planned_method
+        artifacts, method = {**model_artifacts(self.model), **self.artifacts()}, self.planned_method
         return {
             "method": {
                 "name": self.method.name,
@@ -72,7 +72,7 @@ class Cell:
         """sha256 of the identity."""
         return digest(self.identity())
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Readable and unique name of the cell's folder."""
         return f"{stem(self.label, self.model.name, self.data.name)}-{self.cell_id[:12]}"
@@ -149,6 +149,12 @@ def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:
     specs = work.artifacts().values() if isinstance(work, Cell) else [work]
     loaded = (value for spec in specs for value in spec.inputs.values() if isinstance(value, ModelRef))
     return tuple(dict.fromkeys([*own, *loaded]))
+
+
+@lru_cache(maxsize=SHARED)
+def model_artifacts(model: ModelRef) -> Mapping[str, ArtifactSpec]:
+    """What a model needs before it can be loaded; one object for all cells, so that its key is computed once."""
+    return model.artifacts()
 
 
 @lru_cache(maxsize=SHARED)

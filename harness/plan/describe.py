@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.plan.cell import Cell
 from harness.plan.estimate import duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell
 from harness.store.artifacts import ArtifactCache
@@ -24,22 +25,24 @@ def describe(plan: Plan, console: Console) -> None:
     table.add_column("~time", justify="right")
     table.add_column("~memory", justify="right")
     existing = plan.store.cells()
+    needs = {planned.cell.folder: of_cell(planned.cell, plan.device) for planned in plan.cells if planned.cell}
     for same in _lines(plan.cells):
         states = Counter(_state(plan, planned, existing) for planned in same)
         shown = [state if len(same) == 1 else f"{count} {state}" for state, count in states.items()]
-        needs = [of_cell(planned.cell, plan.device) for planned in same if planned.cell]
-        time = duration(sum(each.seconds for each in needs)) if needs else ""
-        memory = f"{max(each.memory_bytes for each in needs) / 2**30:.0f} GiB" if needs else ""
+        theirs = [needs[planned.cell.folder] for planned in same if planned.cell]
+        time = duration(sum(each.seconds for each in theirs)) if theirs else ""
+        memory = f"{max(each.memory_bytes for each in theirs) / 2**30:.0f} GiB" if theirs else ""
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
         label = _label(same)
         table.add_row(label, *same[0].title[1:3], extra, same[0].backend, ", ".join(shown), time, memory)
     console.print(table)
-    builds_s = _describe_artifacts(plan, console)
+    todo = plan.todo()
+    builds_s = _describe_artifacts(plan, todo, console)
     for model in plan.models():
         if model.revision and not model.is_to_download:
             console.print(f"model {model.name}: {model.source} at commit {model.revision}", soft_wrap=True)
-    suite, todo = plan.suite, plan.todo()
-    cells_s = sum(of_cell(cell, plan.device).seconds for cell in todo)
+    suite = plan.suite
+    cells_s = sum(needs[cell.folder].seconds for cell in todo)
     console.print(
         f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
         f"{len(plan.cells)} cells, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
@@ -52,11 +55,12 @@ def describe(plan: Plan, console: Console) -> None:
         console.print(f"[dim]note[/dim] {escape(note)}")
 
 
-def _describe_artifacts(plan: Plan, console: Console) -> float:
+def _describe_artifacts(plan: Plan, todo: Sequence[Cell], console: Console) -> float:
     """Print a line for each kind of artifact; return the estimated seconds of those that are not built."""
-    cache, needed = ArtifactCache(plan.store), {spec.key for spec, _ in plan.artifacts(plan.todo())}
+    cache, used = ArtifactCache(plan.store), plan.artifacts(plan.runnable)
+    needed = {spec.key for spec, _ in (used if len(todo) == len(plan.runnable) else plan.artifacts(todo))}
     built, to_build = Counter[str](), defaultdict[str, list[float]](list)
-    for spec, _ in plan.artifacts(plan.runnable):
+    for spec, _ in used:
         if cache.is_built(spec):
             built[spec.name] += 1
         elif spec.key in needed:

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
 from harness.models.context_length import Reader, reader
-from harness.plan.cell import Cell, extra, models_of, stem
+from harness.plan.cell import Cell, extra, model_artifacts, models_of, stem
 from harness.plan.changes import changes
 from harness.plan.lengths import SHOWN, Text, complaint, texts_of, too_long
 from harness.records import DataRef
@@ -230,7 +230,7 @@ class Plan:
 
 def roots(cell: Cell) -> list[ArtifactSpec]:
     """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
-    return [*cell.model.artifacts().values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
+    return [*model_artifacts(cell.model).values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
 
 
 @dataclass(frozen=True, slots=True)
