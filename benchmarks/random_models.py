@@ -53,6 +53,10 @@ class RandomModels(BenchContext):
             self._made[ref] = realistic_model(ref, self._facts, torch.device(self.device))
         return self._made[ref]
 
+    def model_hashes(self, ref: ModelRef) -> dict[str, str]:
+        """None: these models have no files."""
+        return {}
+
     def forget_models(self) -> None:
         """Discard all models; they are created again when next loaded."""
         self._made.clear()

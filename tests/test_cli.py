@@ -420,11 +420,11 @@ def test_the_schema_of_suites_is_printed_as_json():
 
 @pytest.mark.slow
 def test_a_run_ends_in_a_table_and_mlflow_runs(home, store):
-    write_suite(home / "tabled.yaml", tables=["main"])
+    write_suite(home / "tabled.yaml", name="tabled", tables=["main"])
     done = harness("run", home / "tabled.yaml", "--store", store)
     assert done.returncode == 0, done.stderr
     assert (store / "mlflow.db").is_file()
-    assert (store / "reports" / "small.paper" / "main_table.tex").is_file()
+    assert (store / "reports" / "tabled.paper" / "main_table.tex").is_file()
     assert "MLflow: " in done.stdout
 
 

@@ -90,6 +90,7 @@ def test_a_run_of_another_schedule_does_not_take_the_checkpoint(home, uninterrup
     assert before
     other = write_suite(
         home / "other.yaml",
+        name="other",
         models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
         schedule={"sequential": {"block": 4, "score_at": [2, 3, 8]}},
     )

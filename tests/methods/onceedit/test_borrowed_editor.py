@@ -136,5 +136,6 @@ def test_an_editor_whose_edit_is_not_in_the_weights_is_refused_when_it_is_planne
 def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
     monkeypatch.setattr(borrowed, "resolve", resolve)
     assert artifact(data).identity["editor"]["hparams"] == resolve("ft-l", "tiny/llama", {}).values
-    with pytest.raises(UserError, match=r"write methods/hparams/ft-l/qwen2.5-1.5b.yaml"):
-        edit_artifact(ModelRef("qwen2.5-1.5b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)
+    other = edit_artifact(ModelRef("qwen2.5-1.5b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)
+    assert other.identity["editor"]["hparams"] == resolve("ft-l", "qwen2.5-1.5b", {}).values
+    assert other.identity["editor"]["hparams"]["layer"] == 23, "of 28"
