@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from harness import __version__
+from harness import __version__, cli
 from harness.cli import main
 from harness.run import status
 from harness.store import tracking
+from harness.suite import load
 from harness.suite.load import find_suite
 from tests.helpers.commands import ROOT, environment, harness, harness_here, results
 from tests.helpers.small_suites import write_suite
@@ -470,3 +471,12 @@ def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow
     line = refused(harness_here("run", home / "small.yaml", "--store", store))
     assert "cannot write" in line
     assert [name for _, name, _ in imported] == ["small.paper"]
+
+
+def test_filters_and_a_launch_profile_go_together(home):
+    """The manifest lists what the filters leave out, too, and is launched in the same way."""
+    narrow = cli._suite(cli.SuiteOptions(str(home / "small.yaml"), only=["method=none"], launch="local"))
+    complete = load.whole(narrow)
+    assert [method.name for method in narrow.methods] == ["none"]
+    assert [method.name for method in complete.methods] == ["none", "ft-l"]
+    assert complete.launch == narrow.launch == "local"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness import registry
@@ -119,7 +120,9 @@ def load_suite(
 
 def whole(suite: Suite) -> Suite:
     """The suite without its `--only` filters; what they leave out says why if it cannot be resolved here."""
-    return load_suite(suite.file, scale=suite.scale, **{**suite.options, "only": ()}, is_lenient=True)
+    options = {name: value for name, value in suite.options.items() if name not in ("only", "launch")}
+    found = load_suite(suite.file, scale=suite.scale, **options, is_lenient=True)
+    return replace(found, launch=suite.launch, launch_at=suite.launch_at)
 
 
 def _data_folder(form: SuiteForm, data: str | None) -> str:
