@@ -107,7 +107,7 @@ def _named(stem: str, cells: pd.DataFrame) -> dict[str, Any]:
         "model": same_model.iloc[0]["model"] if len(same_model) else model,
         "model_title": same_model.iloc[0]["model_title"] if len(same_model) else _model_title(model),
         "data": data,
-        "data_title": same_data.iloc[0]["data_title"] if len(same_data) else data,
+        "data_title": same_data.iloc[0]["data_title"] if len(same_data) else _data_title(data),
     }
 
 
@@ -119,10 +119,17 @@ def _model_title(model: str) -> str:
     return next((catalogue.entry(name).title for name in catalogue.names() if name.replace("/", "_") == model), model)
 
 
+def _data_title(data: str) -> str:
+    return registry.datasets.get(data).title if data in registry.datasets else data
+
+
 def _split(stem: str, cells: pd.DataFrame) -> tuple[str, str, str] | None:
-    """Split `<label>-<model>-<dataset>`. Each part may contain dashes, but two of them must be those of finished cells."""
+    """Split `<label>-<model>-<dataset>`. Each part may contain dashes, but two of them must be known from finished cells.
+
+    A dataset may also be known by its name.
+    """
     known = [list(dict.fromkeys(cells["label"])), list(dict.fromkeys(cells["model_name"].str.replace("/", "_")))]
-    known.append(list(dict.fromkeys(cells["data"])))
+    known.append(list(dict.fromkeys([*cells["data"], *registry.datasets])))
     for unknown in (0, 2, 1):
         options = [[".+"] if place == unknown else [re.escape(name) for name in known[place]] for place in range(3)]
         pattern = "-".join(f"({'|'.join(names)})" for names in options)

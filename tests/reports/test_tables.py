@@ -169,6 +169,16 @@ def test_methods_and_models_that_were_never_run_are_left_out_and_named_in_one_se
     assert not any(math.isnan(row.entries[-2].value) for row in table.sections[0].rows)
 
 
+def test_a_dataset_that_was_never_run_is_one_sentence_with_its_methods_and_models(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+    for method in ("none", "ft-l", "rome"):
+        fake.add_planned(method, "tiny/llama", "counterfact")
+    fake.write_manifest()
+    remarks = [remark for section in build(fake)[0][0].sections for remark in section.remarks]
+    assert "– CounterFact: Unedited, FT-L, ROME on Llama2-7B (mini): not run." in remarks
+    assert not any("ft-l-" in remark for remark in remarks)
+
+
 def test_components_are_the_methods_of_the_suite_in_their_order(fake):
     for model in ("tiny/llama", "tiny/gptj"):
         for label in ("DeePEn", "DeePEn+DW", "onceedit"):
