@@ -174,9 +174,9 @@ def test_a_dataset_that_was_never_run_is_one_sentence_with_its_methods_and_model
     for method in ("none", "ft-l", "rome"):
         fake.add_planned(method, "tiny/llama", "counterfact")
     fake.write_manifest()
-    remarks = [remark for section in build(fake)[0][0].sections for remark in section.remarks]
-    assert "– CounterFact: Unedited, FT-L, ROME on Llama2-7B (mini): not run." in remarks
-    assert not any("ft-l-" in remark for remark in remarks)
+    notes = build(fake)[0][0].notes
+    assert "– CounterFact: Unedited, FT-L, ROME on Llama2-7B (mini): not run." in notes
+    assert not any("ft-l-" in note for note in notes)
 
 
 def test_components_are_the_methods_of_the_suite_in_their_order(fake):
