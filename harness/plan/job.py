@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef
@@ -67,12 +67,14 @@ def job_of(work: Work, seed: int, device: str) -> Job:
         title = f"{work.label} on {work.model.name}, {', '.join(filter(None, [work.data.name, work.extra]))}"
         needs, resources = roots(work), estimate.of_cell(work, device)
     else:
-        inputs = " ".join(
-            str(getattr(value, "title", None) or getattr(value, "name", value)) for value in work.inputs.values()
-        )
-        title = f"artifact {work.name} {inputs}"
+        title = f"artifact {work.name} {' '.join(map(_input, work.inputs.values()))}"
         needs, resources = work.needs.values(), estimate.of_artifact(work, device)
     return Job(work, seed, place_of(work), title, tuple(map(place_of, needs)), models_of(work), resources)
+
+
+def _input(value: Any) -> str:
+    """How a title names an input of an artifact: records and models by name, text and numbers as they are."""
+    return value if isinstance(value, str) else str(getattr(value, "title", None) or getattr(value, "name", value))
 
 
 def _apart(found: Sequence[Job]) -> list[Job]:

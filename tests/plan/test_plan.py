@@ -15,12 +15,13 @@ from harness import registry
 from harness.api import ArtifactSpec
 from harness.data.load import load
 from harness.data.synthetic import upstream_rows
-from harness.models.catalogue import CATALOGUE
+from harness.models.catalogue import CATALOGUE, ModelRef
 from harness.plan.cell import Cell
 from harness.plan.describe import describe
 from harness.plan.estimate import of_cell
-from harness.plan.job import jobs
+from harness.plan.job import job_of, jobs
 from harness.plan.plan import Plan, roots
+from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite import load_suite
 from harness.suite.load import find_suite
@@ -367,6 +368,11 @@ def test_methods_that_pass_more_through_the_model_take_longer(plan_of):
     plan = Plan(load_suite(find_suite("main_table"), scale="mini"), Store(Path("nowhere")))
     taken = {cell.label: of_cell(cell, "cpu").seconds for cell in plan.runnable if cell.model.name == "tiny/llama"}
     assert taken["none"] < taken["mend"] < taken["ft-l"] < taken["memit"] < taken["rome"]
+
+
+def test_the_title_of_an_artifact_names_its_records_and_its_model():
+    ref = ModelRef("tiny/llama", "trained", corpus=DataRef("zsre", "synthetic", edits=1, sha256="ab"))
+    assert job_of(ref.artifacts()["model"], 0, "cpu").title == "artifact tiny-model zsre tiny/llama"
 
 
 def test_no_two_jobs_have_the_same_title(home, plan_of):
