@@ -56,14 +56,14 @@ def run(
     Raises:
         UserError: if something cannot run here; nothing is done then.
     """
-    _refuse(plan, launcher)
+    refuse(plan, launcher)
     suite, store = plan.suite, plan.store
     display = Display(console, f"{suite.name}.{suite.scale}")
     for note in plan.notes():
         display.note(note)
     if (complete := plan.with_models_here()) is not plan:
         plan = complete
-        _refuse(plan, launcher)
+        refuse(plan, launcher)
     with store.locked():
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)
@@ -95,8 +95,12 @@ def lacks(plan: Plan, launcher: Launcher | None) -> list[str]:
     return [*plan.missing(), *([f"launch '{plan.suite.launch}' {obstacle}"] if obstacle else [])]
 
 
-def _refuse(plan: Plan, launcher: Launcher) -> None:
-    """Stop before anything is done if a part of the suite cannot run here."""
+def refuse(plan: Plan, launcher: Launcher) -> None:
+    """Stop before anything is done if a part of the suite cannot run here.
+
+    Raises:
+        UserError: with the first reason, and the command that helps.
+    """
     suite = plan.suite
     if obstacle := launcher.obstacle():
         raise UserError(

@@ -23,7 +23,7 @@ from harness.models import catalogue
 from harness.plan.cell import Cell
 from harness.plan.plan import Plan
 from harness.run.progress import Display
-from harness.run.start import lacks
+from harness.run.start import refuse
 from harness.store.store import Store
 from harness.suite import Suite, load_suite
 from harness.suite.hparams import ResolvedHparams, resolve, search_file
@@ -250,13 +250,12 @@ class Tuning:
         if score is None:
             trial.set_user_attr(REASON, what)
         self.study.tell(trial.number, score, state=state)
+        ended = self._ended()
         mark = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped early: "}.get(state, "failed: ")
         values = ", ".join(f"{key} {value}" for key, value in trial.user_attrs["values"].items())
-        best = max(
-            (each.value for each in self._ended() if _is_complete(each) and each.value is not None), default=None
-        )
+        best = max((each.value for each in ended if _is_complete(each) and each.value is not None), default=None)
         self.console.print(
-            f"{len(self._ended())}/{trials}  {mark}{what}  {values}" + ("" if best is None else f"  [best {best:.3f}]"),
+            f"{len(ended)}/{trials}  {mark}{what}  {values}" + ("" if best is None else f"  [best {best:.3f}]"),
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -275,9 +274,7 @@ class Tuning:
         labels = {number: f"{self.question.method}-{digest(values, 8)}" for number, values in trials.items()}
         plan = self._plan({labels[number]: values for number, values in trials.items()}, edits)
         launcher = self._launch(plan.suite)
-        reasons = lacks(plan, launcher)
-        if reasons:
-            raise UserError(reasons[0], fix=plan.command("plan"))
+        refuse(plan, launcher)
         shown = f"{', '.join(f'trial {number}' for number in trials)}: {edits} edits"
         with self.store.locked(), self.console.status(shown):
             launcher.run(plan, Display(Console(file=io.StringIO())))
@@ -294,7 +291,7 @@ class Tuning:
 
     def _plan(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Plan:
         suite = self._suite(methods, edits)
-        return Plan(suite, self.store, self._launch(suite).device(suite.device))
+        return Plan(suite, self.store, self._launch(suite).device(suite.device)).with_models_here()
 
     def _suite(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Suite:
         """Values by label as a suite file, so that trials are launched, logged and resumed like any other cells."""

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness.api import Launcher, Summary
 from harness.errors import UserError
+from harness.plan.plan import Plan
 from harness.store.store import Store
 from harness.suite import hparams
 from harness.tune import Question, Tuning, target, write
@@ -123,6 +124,15 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(search, tmp_path):
     result = search(launcher).run(5)
     assert result.trials == 5
     assert [line.split("  ")[1] for line in lines(tmp_path)[2:]] == ["failed: diverged"] * 3
+
+
+def test_a_model_is_fetched_before_its_study_begins(search, monkeypatch):
+    """Only its files identify it: a study that began without them would be refused when it is continued."""
+    fetched = []
+    monkeypatch.setattr(Plan, "with_models_here", lambda plan: fetched.append(plan.suite.models[0].name) or plan)
+    tuning = search(edits=8)
+    assert tuning.study.user_attrs["identity"]
+    assert fetched == ["tiny/llama"]
 
 
 def test_a_search_without_any_result_is_one_line(search):
