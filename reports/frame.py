@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from harness.commands import rerun
 from harness.errors import UserError
 from harness.evaluation.scope import summary
 from harness.files import understood
-from harness.store.manifest import Manifest, find_manifest
+from harness.store.manifest import Manifest, Options, find_manifest
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES, PHASES, in_order
 from reports.places import describe_missing, names_of, reason_of, section_of
@@ -72,22 +72,14 @@ class SuiteFrame:
         return list(dict.fromkeys(self.cells["commit"]))
 
 
-def load_suite(
-    store: Path,
-    suite: str,
-    scale: str,
-    *,
-    edits: int | None = None,
-    backend: str | None = None,
-    data: str | None = None,
-) -> SuiteFrame:
+def load_suite(store: Path, suite: str, scale: str, **options: Unpack[Options]) -> SuiteFrame:
     """Read every finished cell of a suite at a scale, run with these options of the command line.
 
     Raises:
         UserError: if the suite was never run like that, if none of its cells is finished, if two of them belong in the
             same row of a table, if a file cannot be read, or if the metrics of a cell contradict its records.
     """
-    manifest = find_manifest(store, suite, scale, edits=edits, backend=backend, data=data)
+    manifest = find_manifest(store, suite, scale, **options)
     folders = [Store(store).cell(name) for name in manifest.cells]
     finished = [folder for folder in folders if folder.is_done]
     if not finished:

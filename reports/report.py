@@ -2,10 +2,11 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from harness import registry
 from harness.files import write_bytes
+from harness.store.manifest import Options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,15 +16,7 @@ ALWAYS = ("time",)
 
 
 def write_report(
-    store: Path,
-    suite: str,
-    scale: str,
-    console: "Console",
-    *,
-    lines: int | None = None,
-    edits: int | None = None,
-    backend: str | None = None,
-    data: str | None = None,
+    store: Path, suite: str, scale: str, console: "Console", *, lines: int | None = None, **options: Unpack[Options]
 ) -> list[Path]:
     """Write every table and figure that a suite asks for, and the time table, to `reports/<manifest>/`.
 
@@ -36,7 +29,7 @@ def write_report(
         suite, scale: of the run.
         console: for the tables.
         lines: print of the suite's first table what fits in so many lines; None to print all tables.
-        edits, backend, data: options of the run on the command line.
+        options: of the run, as on the command line.
 
     Returns:
         The files that were written.
@@ -49,7 +42,7 @@ def write_report(
     from reports.latex import compile_all, render
     from reports.terminal import as_text, print_beginning, print_table
 
-    frame = load_suite(store, suite, scale, edits=edits, backend=backend, data=data)
+    frame = load_suite(store, suite, scale, **options)
     tables = {name: registry.tables.get(name) for name in (*frame.manifest.tables, *ALWAYS)}
     figures = {name: registry.figures.get(name) for name in frame.manifest.figures}
     folder = store / "reports" / frame.manifest.name

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
@@ -122,15 +122,15 @@ def manifests(store: Path) -> list[Manifest]:
     return [_read(file) for file in sorted((store / "suites").glob("[!.]*.json"), key=lambda file: file.stem)]
 
 
-def find_manifest(
-    store: Path,
-    suite: str,
-    scale: str,
-    *,
-    edits: int | None = None,
-    backend: str | None = None,
-    data: str | None = None,
-) -> Manifest:
+class Options(TypedDict, total=False):
+    """Options of the command line that give a suite other cells, and so a manifest of its own."""
+
+    edits: int | None
+    backend: str | None
+    data: str | None
+
+
+def find_manifest(store: Path, suite: str, scale: str, **options: Unpack[Options]) -> Manifest:
     """The manifest of a suite at a scale that fits the options of the command line.
 
     Without options, the only variant will do.
@@ -138,6 +138,7 @@ def find_manifest(
     Raises:
         UserError: if the suite was not run like that; names what was run.
     """
+    edits, backend, data = options.get("edits"), options.get("backend"), options.get("data")
     known = manifests(store)
     of_scale = [each for each in known if (each.suite, each.scale) == (suite, scale)]
     fitting = [each for each in of_scale if (each.edits, each.backend) == (edits, backend)]
