@@ -24,7 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness import registry
 from harness.errors import UserError, did_you_mean
 from harness.files import write_bytes
-from harness.suite.depth import KEY as DEPTH
 from harness.suite.depth import is_relative, layers_of
 from harness.yaml_source import Located, complaint, read_chain, validate
 
@@ -90,7 +89,7 @@ def resolve(
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
     for key in [key for key, value in values.items() if is_relative(value)]:
         try:
-            values[key] = layers_of(model, values[key][DEPTH])
+            values[key] = layers_of(model, values[key])
         except ValueError as error:
             raise UserError(f"{_prefix(places, key, here)}{key}: {error}") from None
 

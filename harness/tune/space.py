@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from harness.errors import UserError, did_you_mean
+from harness.suite.depth import layer_at
 from harness.yaml_source import StrictModel, read_yaml, validate
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class Space:
     def _layers(self, key: str, depth: Pair) -> tuple[int, int]:
         """First and last layer with which the value may begin."""
         last = self.n_layers - self.widths.get(key, 1)
-        low, high = (round(share * (self.n_layers - 1)) for share in depth)
-        return min(low, last), min(high, last)
+        low, high = (min(layer_at(share, self.n_layers), last) for share in depth)
+        return low, high
 
 
 def _rounded(value: Any) -> Any:
