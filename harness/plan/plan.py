@@ -209,14 +209,15 @@ class Plan:
 
     def _unreadable(self, cell: Cell, entry: DataEntry, texts: Sequence[Text]) -> tuple[str, ...]:
         """Which records the models of a cell cannot read; looked into once per dataset, template and model."""
-        overhead, reasons = cell.instance().prompt_overhead(), []
+        overhead, reasons = cell.planned_method.prompt_overhead(), []
         for model in models_of(cell):
             key = (entry, cell.data.template, model, overhead)
             if key not in self._too_long:
-                found = too_long(texts, reader(model), overhead) if reader(model).is_exact else {}
-                self._too_long[key] = complaint(found, reader(model), entry.name) if found else ""
-            reasons += [self._too_long[key]] if self._too_long[key] else []
-        return tuple(reasons)
+                able = reader(model)
+                found = too_long(texts, able, overhead) if able.is_exact else {}
+                self._too_long[key] = complaint(found, able, entry.name) if found else ""
+            reasons.append(self._too_long[key])
+        return tuple(filter(None, reasons))
 
     def _model(self, entry: ModelEntry, corpus: DataRef | None) -> ModelRef | str:
         """The reference to a model, whose files are looked into once, or why it cannot be used."""
