@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import inventory, registry
-from harness.commands import PLUGINS, harness_command, plugin_names, this_command
+from harness.commands import PLUGINS, harness_command, nearest_existing, plugin_names, this_command
 from harness.errors import UserError, did_you_mean
 from harness.files import is_full, not_writable
 from harness.plain_text import degrade
@@ -174,7 +174,7 @@ def _plug_in(names: list[str] | None) -> list[str] | None:
 def _results_folder(store: Path) -> Path:
     """Refuse a path that neither is a folder nor can become one."""
     try:
-        there = next(place for place in (store, *store.absolute().parents) if place.exists())
+        there = nearest_existing(store)
     except OSError as error:  # too long, for example
         raise not_writable(store, error.errno or 0) from error
     if not there.is_dir():

@@ -85,9 +85,18 @@ def with_another_store(store: Path) -> str:
     return same_command(store=next(found, home))
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the deepest of its parents that exists.
+
+    Raises:
+        OSError: for a path that cannot exist, such as one that is too long.
+    """
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
 def _is_writable(folder: Path) -> bool:
     """Whether it is a folder, or can become one, in which files can be made."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = nearest_existing(folder)
     return there.is_dir() and os.access(there, os.W_OK)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
-from harness.models import checkpoint, sources
+from harness.models import checkpoint, hub, sources
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
 from harness.records import DataRef
 
@@ -214,13 +214,13 @@ def reference(
     if made.is_trained_here and not source:
         raise UserError(f"model '{name}' has no published weights", fix="weights: trained, or a local 'source'")
     source = source or made.hub_id
-    is_local = sources.is_packed(source) or sources.local(source) is not None
-    if is_local and revision:
+    folder = sources.local(source)
+    is_on_hub = folder is None and not sources.is_packed(source)
+    if revision and not is_on_hub:
         raise UserError(
             f"model '{name}': '{source}' is not on the hub and has no revision '{revision}'", fix="leave out 'revision'"
         )
-    folder = sources.present(source, revision)
-    if folder is not None and not is_local:
+    if is_on_hub and (folder := hub.complete_snapshot(source, revision)) is not None:
         revision = folder.name
     sha256 = inspected(folder, made).sha256 if folder is not None else ""
     return ModelRef(name, "pretrained", source, dtype, None, sha256, revision)

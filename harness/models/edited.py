@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.api import EditedModel, State
-from harness.models.batching import left_padded, right_padded
+from harness.models.batching import Padded, left_padded, right_padded
 from harness.tokens import Query
 
 if TYPE_CHECKING:
@@ -44,12 +44,7 @@ class WeightEditedModel(EditedModel):
         batch = right_padded([query.prompt_ids + query.target_ids[:-1] for query in queries], self._model.device)
         rows, columns = _target_positions(queries)
         with torch.no_grad():
-            hidden_BTD = self._backbone(
-                input_ids=batch.ids_BT,
-                attention_mask=batch.mask_BT,
-                position_ids=batch.positions_BT,
-                use_cache=False,
-            ).last_hidden_state
+            hidden_BTD = self._hidden(batch)
             flat = self._model.logits(hidden_BTD[rows, columns]).argmax(-1).tolist()
         lengths = [len(query.target_ids) for query in queries]
         return _split(flat, lengths)
@@ -93,12 +88,7 @@ class WeightEditedModel(EditedModel):
         with torch.no_grad():
             for _ in range(max(len(query.target_ids) for query in queries)):
                 batch = left_padded(rows, self._model.device)
-                hidden_BTD = self._backbone(
-                    input_ids=batch.ids_BT,
-                    attention_mask=batch.mask_BT,
-                    position_ids=batch.positions_BT,
-                    use_cache=False,
-                ).last_hidden_state
+                hidden_BTD = self._hidden(batch)
                 for row, id_ in zip(rows, self._model.logits(hidden_BTD[:, -1]).argmax(-1).tolist(), strict=True):
                     row.append(id_)
         starts = (len(query.prompt_ids) for query in queries)
@@ -118,6 +108,13 @@ class WeightEditedModel(EditedModel):
         """Restore the weights."""
         if self._on_revert is not None:
             self._on_revert()
+
+    def _hidden(self, batch: Padded) -> "torch.Tensor":
+        """Final hidden states of a batch, B × T × D, in one pass without a cache."""
+        hidden_BTD: torch.Tensor = self._backbone(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_BT, position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        return hidden_BTD
 
     @property
     def _backbone(self) -> "torch.nn.Module":

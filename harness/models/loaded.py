@@ -125,7 +125,7 @@ class LoadedModel:
 
     def first_stream(self, ids_BT: "torch.Tensor", positions_BT: "torch.Tensor") -> "torch.Tensor":
         """The residual stream in front of the first block, B × T × D: embeddings of the ids and, if learned, positions."""
-        stream_BTD: torch.Tensor = self.module(self.layout.embeddings)(ids_BT)
+        stream_BTD: torch.Tensor = self.embeddings(ids_BT)
         if self.layout.positions is not None:
             stream_BTD = stream_BTD + self.module(self.layout.positions)(positions_BT)
         return stream_BTD

