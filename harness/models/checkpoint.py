@@ -11,8 +11,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import COMPUTED, LAYOUTS, tensor_shapes
+from harness.models.architecture import COMPUTED, tensor_shapes
 from harness.models.hashes import content_hash
+from harness.models.layouts import LAYOUTS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 """A checkpoint has one of these, or no vocabulary."""

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.models import catalogue
-from harness.models.architecture import CatalogueEntry, Layout
+from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import ModelRef
+from harness.models.layouts import Layout
 from harness.tokens import Framing
 
 if TYPE_CHECKING:

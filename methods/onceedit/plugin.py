@@ -13,8 +13,8 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import LAYOUTS
 from harness.models.batching import length_sorted
+from harness.models.layouts import LAYOUTS
 from harness.models.loaded import logits_of
 from harness.models.precision import at_least_fp32
 from harness.models.rope import make_rowwise
