@@ -1,4 +1,4 @@
-"""GGUF files: what their header says, and their conversion to a folder that transformers loads in a second.
+"""The conversion of a GGUF file to a folder that transformers loads in a second.
 
 transformers dequantises a GGUF file while it loads it, which takes a minute even for a small model, and does not save the
 result. The conversion does that once, in float32, and keeps the folder in the user's cache under the file's hash.
@@ -8,12 +8,12 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.files import cache_folder, explained, locked
+from harness.models.gguf_header import read_header
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,50 +21,6 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the conversion; increased whenever it writes other files."""
 NEEDS = "pip install 'editing-harness[small]'"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the header of a GGUF file says about its model.
-
-    Attributes:
-        architecture: llama.cpp's name of it.
-        values: scalar metadata by key, without the tokenizer's lists.
-        vocab: number of tokens.
-        quantisation: number of tensors by type, such as `Q4_1`.
-        parameters: number of weights; tied matrices count once.
-    """
-
-    architecture: str
-    values: dict[str, Any]
-    vocab: int
-    quantisation: dict[str, int]
-    parameters: int
-
-
-def read_header(file: Path) -> Header:
-    """Read the header of a GGUF file, without its tensors.
-
-    Raises:
-        UserError: if the file is missing, truncated or not GGUF, or if the package `gguf` is not installed.
-    """
-    reader = _reader(file)
-    values = {}
-    for key, field in reader.fields.items():
-        if len(field.data) == 1 and field.types[:1] != [9]:  # 9: an array
-            value = field.contents()
-            values[key] = value.item() if hasattr(value, "item") else value
-    types: dict[str, int] = {}
-    for tensor in reader.tensors:
-        types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + 1
-    tokens = reader.fields.get("tokenizer.ggml.tokens")
-    return Header(
-        str(values.get("general.architecture", "unnamed")),
-        values,
-        len(tokens.data) if tokens else 0,
-        types,
-        sum(int(tensor.n_elements) for tensor in reader.tensors),
-    )
 
 
 def converted(file: Path, sha256: str) -> Path:
@@ -94,24 +50,11 @@ def cached(sha256: str) -> Path:
     return cache_folder() / "gguf" / f"{sha256[:16]}-v{VERSION}"
 
 
-def _reader(file: Path) -> Any:
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise UserError(f"{file}: GGUF files need the packages gguf and accelerate", fix=NEEDS) from None
-    if not file.is_file():
-        raise UserError(f"{file}: no such file", fix=f"ls {file.parent}")
-    try:
-        return GGUFReader(file)
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is truncated or not a GGUF file: {error}", fix="download it again") from None
-
-
 def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _reader(file)
+    read_header(file)
     try:
         with _quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
