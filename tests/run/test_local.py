@@ -15,6 +15,7 @@ from rich.console import Console
 
 from harness.plan.job import jobs
 from harness.plan.plan import Plan
+from harness.run import progress
 from harness.run.jobs import Batch, waves
 from harness.run.local import LocalLauncher, LocalProfile, Workers, gpus
 from harness.run.progress import Display
@@ -23,6 +24,14 @@ from harness.suite import load_suite
 from tests.helpers.commands import ROOT, environment, results
 from tests.helpers.fake_jobs import BrokenNeeds, RecordingWatcher, fake_job
 from tests.helpers.small_suites import copy_home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_lines_between_jobs():
+    """On a slow machine too: only jobs that end have a line here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "EVERY_S", 3600.0)
+        yield
 
 
 def plan_of(home, store):
@@ -39,7 +48,7 @@ def launched(plan, **options):
 
 
 @pytest.fixture(scope="module")
-def alone(home, tmp_path_factory):
+def alone(home, tmp_path_factory, no_lines_between_jobs):
     """What one process makes of the suite."""
     store = tmp_path_factory.mktemp("alone")
     summary, lines = launched(plan_of(home, store))
