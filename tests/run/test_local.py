@@ -48,7 +48,7 @@ def launched(plan, **options):
 
 
 @pytest.fixture(scope="module")
-def alone(home, tmp_path_factory, no_lines_between_jobs):
+def alone(home, tmp_path_factory):
     """What one process makes of the suite."""
     store = tmp_path_factory.mktemp("alone")
     summary, lines = launched(plan_of(home, store))
