@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 1 if a cell failed, 2 for an error that the user can fix (printed as one line), 130 if interrupted,
-        141 if the output pipe was closed.
+        0 on success, 1 if a cell failed or cannot run here, 2 for an error that the user can fix (printed as one line),
+        130 if interrupted, 141 if the output pipe was closed.
     """
     degrade(sys.stdout)
     degrade(sys.stderr)
@@ -207,6 +207,9 @@ PluginOption = Annotated[
     ),
 ]
 ScaleOption = Annotated[str, typer.Option(help="Scale of the run.", autocompletion=lambda: _scale_names())]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Stop before anything is done if one cell cannot run here.")
+]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Skip tables and MLflow.")]
 DetachOption = Annotated[
     bool, typer.Option("--detach", help="On a cluster: return once all jobs are submitted; run again to follow.")
@@ -295,6 +298,7 @@ def run(
     options: SuiteOptions,
     *,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    strict: StrictOption = False,
     no_report: NoReportOption = False,
     detach: DetachOption = False,
 ) -> int:
@@ -305,25 +309,22 @@ def run(
     _say_hello(options, console)
     plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, console, force=force, detach=detach, report=report)
+    return run_plan(plan, launcher, console, is_strict=strict, force=force, detach=detach, report=report)
 
 
 @app.command("plan")
 @suite_verb
 def plan_(options: SuiteOptions) -> int:
     """Show the cells and artifacts of a suite, and what is done or missing, without running anything."""
-    from rich.markup import escape
-
     from harness.plan.describe import describe
-    from harness.run.start import lacks
+    from harness.run.start import print_lacks
 
     console = _console()
     plan, launcher = _planned(options)
     describe(plan, console)
     for sentence in launcher.describe(plan):
         console.print(sentence, markup=False, soft_wrap=True)
-    for reason in lacks(plan, launcher):
-        console.print(f"[yellow]cannot run:[/yellow] {escape(reason)}", soft_wrap=True)
+    print_lacks(plan, console, launcher)
     return 0
 
 
@@ -351,6 +352,7 @@ def retry(
     options: SuiteOptions,
     *,
     failed: Annotated[bool, typer.Option("--failed", help="Failed cells only; this is the default.")] = False,
+    strict: StrictOption = False,
     no_report: NoReportOption = False,
     detach: DetachOption = False,
 ) -> int:
@@ -361,7 +363,7 @@ def retry(
     _say_hello(options, console)
     plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, console, failed_only=True, detach=detach, report=report)
+    return run_plan(plan, launcher, console, failed_only=True, is_strict=strict, detach=detach, report=report)
 
 
 @app.command()

@@ -18,6 +18,13 @@ class UserError(Exception):
         return f"{self.message} → {self.fix}" if self.fix else self.message
 
 
+class UnavailableError(UserError):
+    """Something that some cells need is not on this machine, or not known for their model: other cells can run without it.
+
+    A mistake in a suite is a plain `UserError`.
+    """
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
     import difflib  # slow to import, and rarely needed

@@ -90,9 +90,9 @@ def ranked_section(
 
 
 def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:
-    """A row of dashes for each method that was run and has no finished cell in the section."""
+    """A row of dashes for each method that was to be run and has no finished cell in the section."""
     missing = _missing_in(frame, section)
-    lines = missing[missing["was_run"] & ~missing["row"].isin({*shown, ""})].drop_duplicates("row")
+    lines = missing[missing["was_asked"] & ~missing["row"].isin({*shown, ""})].drop_duplicates("row")
     for title, is_reference in zip(lines["title"], lines["is_reference"], strict=True):
         yield TableRow(title, (TableEntry(),) * width, is_reference)
 

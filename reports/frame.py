@@ -36,8 +36,8 @@ class SuiteFrame:
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
         scopes: one row per (cell, axis, record_id) and probe with its routing score `scope`, axes named as in the
             store; only for cells whose method decides by prompt whether an edit applies.
-        missing: one row per unfinished cell: its name, titles, section and row as in `cells`, the reason, and whether
-            it was run (and failed); fields are empty where neither the folder nor its name tells.
+        missing: one row per unfinished cell: its name, titles, section and row as in `cells`, the reason, whether it
+            was run (and failed), and whether it was to be run; fields are empty where neither the folder nor its name tells.
     """
 
     store: Path

@@ -17,6 +17,7 @@ _NOWHERE = {
     **dict.fromkeys(("row", "title", "model", "model_title", "data", "data_title", "section", "template", "seed"), ""),
     "is_reference": False,
     "was_run": False,
+    "was_asked": False,
 }
 """Fields of an unfinished cell of which nothing is known."""
 
@@ -68,11 +69,19 @@ def describe_missing(folders: Sequence[Folder], unresolved: Sequence[Unresolved]
             **_place(folder, cells),
             "reason": reason_of(folder),
             "was_run": folder.failure is not None,
+            "was_asked": folder.failure is not None,
         }
         for folder in folders
     ]
     rows += [
-        {"cell": "", **_NOWHERE, **_named(each.stem, cells), "reason": f"not run: {each.reason}"} for each in unresolved
+        {
+            "cell": "",
+            **_NOWHERE,
+            **_named(each.stem, cells),
+            "reason": f"not run: {each.reason}",
+            "was_asked": each.was_asked,
+        }
+        for each in unresolved
     ]
     return pd.DataFrame(rows, columns=columns)
 

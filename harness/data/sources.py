@@ -11,7 +11,7 @@ from harness.commands import harness_command
 from harness.data.formats import Foreign, Format, recognise
 from harness.data.ids import own_ids
 from harness.data.reading import UpstreamFile, from_rows, read
-from harness.errors import UserError
+from harness.errors import UnavailableError, UserError
 
 SYNTHETIC = "synthetic"
 """Source name of generated records; every other source is a folder."""
@@ -57,7 +57,7 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
         editable = [Path(source, file)]
     if not editable:
         near = [f"{path}: {form.reason}" for path, form in recognised.items() if _is_near(form, name)]
-        raise UserError(
+        raise UnavailableError(
             f"{source}: no file of dataset '{name}' in this folder{f' ({near[0]})' if near else ''}",
             fix=harness_command("data", "list", data=source) if near else info.remedy(Path(source)),
         )
@@ -104,5 +104,5 @@ def _with_own_ids(found: DatasetFiles) -> DatasetFiles:
 def _generated(name: str) -> UpstreamFile:
     info = registry.datasets.get(name)
     if info.synthetic is None:
-        raise UserError(f"dataset '{name}' has no synthetic records", fix=info.remedy())
+        raise UnavailableError(f"dataset '{name}' has no synthetic records", fix=info.remedy())
     return from_rows(info.synthetic(), registry.formats.get(info.edited_formats[0]), f"{SYNTHETIC}:{name}")

@@ -1,17 +1,18 @@
 """From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from harness import registry
 from harness.api import ArtifactSpec
 from harness.data import conflicts
 from harness.data.load import select
-from harness.errors import UserError
+from harness.errors import UnavailableError, UserError
 from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
 from harness.models.context_length import Reader, reader
@@ -53,12 +54,20 @@ class Plan:
         suite: what to run.
         store: where results are, or will be.
         elsewhere: the device where the cells are to run, if that is not this machine.
+        refused: why models cannot be downloaded, by source and revision.
     """
 
-    def __init__(self, suite: Suite, store: Store, elsewhere: Literal["cpu", "cuda"] | None = None) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        store: Store,
+        elsewhere: Literal["cpu", "cuda"] | None = None,
+        refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    ) -> None:
         self.suite = suite
         self.store = store
         self._elsewhere = elsewhere
+        self._refused = refused
         self.device = elsewhere or _device(suite.device)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
@@ -117,12 +126,21 @@ class Plan:
             for ref in refs
         }
 
-    def missing(self) -> list[str]:
-        """What this machine lacks, each reason once."""
-        reasons = [reason for planned in self.cells for reason in planned.missing]
-        if self.suite.device == "cuda" and self.device != "cuda":
-            reasons.append("device 'cuda': no NVIDIA driver here")
-        return list(dict.fromkeys(reasons))
+    def obstacle(self) -> str:
+        """Why no cell at all can run on this machine; empty if some may."""
+        return "device 'cuda': no NVIDIA driver here" if self.suite.device == "cuda" and self.device != "cuda" else ""
+
+    def blocked(self) -> list[PlannedCell]:
+        """The combinations that cannot run here."""
+        return [planned for planned in self.cells if planned.missing]
+
+    def missing(self) -> dict[str, str]:
+        """Why combinations cannot run here: each reason once, with the combinations in words."""
+        by_reason: dict[str, list[PlannedCell]] = {}
+        for planned in self.blocked():
+            for reason in planned.missing:
+                by_reason.setdefault(reason, []).append(planned)
+        return {reason: _named(same, self.cells) for reason, same in by_reason.items()}
 
     def notes(self) -> list[str]:
         """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
@@ -152,18 +170,22 @@ class Plan:
         """The models that the cells load, those of their artifacts too, each once."""
         return list(dict.fromkeys(model for planned in self.cells if planned.cell for model in models_of(planned.cell)))
 
-    def with_models_here(self) -> "Plan":
-        """This plan once every model is on this machine, because only its files identify it.
+    def of(self, suite: Suite, refused: Mapping[tuple[str, str], str] = MappingProxyType({})) -> "Plan":
+        """The plan of a suite in the same place, knowing what this one knows about downloads, and more."""
+        return Plan(suite, self.store, self._elsewhere, {**self._refused, **refused})
 
-        Raises:
-            UserError: if one cannot be downloaded, or its files cannot be used.
-        """
+    def with_models_here(self) -> "Plan":
+        """This plan once every model that can be had is on this machine, because only its files identify it."""
         to_download = [model for model in self.models() if model.is_to_download]
+        refused: dict[tuple[str, str], str] = {}
         for model in to_download:
-            sources.obtain(model.source, model.revision)
+            try:
+                sources.obtain(model.source, model.revision)
+            except UserError as error:
+                refused[model.source, model.revision] = str(error)
         if not to_download:
             return self
-        plan = Plan(self.suite, self.store, self._elsewhere)
+        plan = self.of(self.suite, refused)
         plan.keep(self._wanted)
         return plan
 
@@ -203,9 +225,14 @@ class Plan:
             cell.artifacts()
         except UserError as error:
             return PlannedCell(title, method.backend, None, (str(error),))
-        if reasons := self._unreadable(cell, entry, data.texts[template]):
+        if reasons := self._not_here(cell) or self._unreadable(cell, entry, data.texts[template]):
             return PlannedCell(title, method.backend, None, reasons)
         return PlannedCell(title, method.backend, cell)
+
+    def _not_here(self, cell: Cell) -> tuple[str, ...]:
+        """Why models of a cell, its method's own among them, could not be downloaded."""
+        keys = [(model.source, model.revision) for model in models_of(cell) if model.is_to_download]
+        return tuple(self._refused[key] for key in keys if key in self._refused)
 
     def _unreadable(self, cell: Cell, entry: DataEntry, texts: Sequence[Text]) -> tuple[str, ...]:
         """Which records the models of a cell cannot read; looked into once per dataset, template and model."""
@@ -259,9 +286,9 @@ def _reference(entry: DataEntry, suite: Suite) -> _Data | str:
     try:
         return _records(entry, suite)
     except UserError as error:
-        if not suite.is_lenient:
+        if not (suite.is_lenient or isinstance(error, UnavailableError)):
             raise
-        return error.message
+        return str(error)
 
 
 def _records(entry: DataEntry, suite: Suite) -> _Data:
@@ -294,10 +321,24 @@ def _readers(entry: DataEntry, suite: Suite) -> list[Reader]:
     if entry.too_long != "drop":
         return []
     if problem := next((model.problem for model in suite.all_models if model.problem), ""):
-        raise UserError(
+        raise UnavailableError(
             f"{entry.name}: too_long: drop needs every model of the suite: {problem}", fix="too_long: refuse"
         )
     return [reader(_model(model, None)) for model in suite.all_models]
+
+
+def _named(some: Sequence[PlannedCell], of: Sequence[PlannedCell]) -> str:
+    """Combinations by what distinguishes them: `4 cells, rome and memit on llama2-7b`."""
+
+    def names(axis: int) -> str:
+        found = list(dict.fromkeys(planned.title[axis] for planned in some))
+        is_all = len(found) == len({planned.title[axis] for planned in of})
+        return "" if is_all else ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+
+    count = f"{len(some)} cell{'s' * (len(some) != 1)}"
+    methods, models, data = (names(axis) for axis in range(3))
+    where = " ".join(f"{word} {axis}" for word, axis in (("on", models), ("of", data)) if axis)
+    return ", ".join(filter(None, [count, " ".join(filter(None, [methods, where]))]))
 
 
 def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:

@@ -35,6 +35,7 @@ def run(
     console: Console,
     *,
     failed_only: bool = False,
+    is_strict: bool = False,
     force: bool = False,
     detach: bool = False,
     report: Report | None = None,
@@ -46,24 +47,26 @@ def run(
         launcher: where.
         console: gets a line for each job that ends and a summary.
         failed_only: leave out cells that have not failed.
+        is_strict: stop before anything is done if one of the cells cannot run here.
         force: run finished cells again.
         detach: return once everything is submitted, if the launcher can.
         report: called if there is a finished cell.
 
     Returns:
-        1 if a cell failed, else 0.
+        1 if a cell failed or cannot run here, else 0.
 
     Raises:
-        UserError: if something cannot run here; nothing is done then.
+        UserError: if nothing can run here; nothing is done then.
     """
-    refuse(plan, launcher)
+    refuse(plan, launcher, is_strict)
     suite, store = plan.suite, plan.store
     display = Display(console, f"{suite.name}.{suite.scale}")
     for note in plan.notes():
         display.note(note)
     if (complete := plan.with_models_here()) is not plan:
         plan = complete
-        refuse(plan, launcher)
+        refuse(plan, launcher, is_strict)
+    print_lacks(plan, console)
     with store.locked():
         if failed_only:
             plan.keep(lambda cell: store.cell(cell.folder).has_failed)
@@ -74,29 +77,36 @@ def run(
                 display.say(f"no cell of {suite.name}.{suite.scale} has failed in {store.root}{rest}")
                 return 0
         _refuse_cells_of_others(plan, launcher, force)
-        _write_manifest(Plan(whole(plan.suite), store) if plan.suite.options["only"] else plan)
+        _write_manifest(plan.of(whole(plan.suite)) if plan.suite.options["only"] else plan, asked=plan)
         if force:
             _forget(plan)
         with display:
             summary = launcher.run(plan, display, detach=detach)
         if summary is None:
-            return 0
+            return 1 if plan.blocked() else 0
         try:
             if report and (summary.finished or summary.kept):
                 report(plan, console)
         finally:  # whatever stands in the way of the report
             _print_summary(summary, plan, console)
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or plan.blocked() else 0
 
 
-def lacks(plan: Plan, launcher: Launcher | None) -> list[str]:
-    """Why a plan cannot run from this machine, each reason once."""
+def lacks(plan: Plan, launcher: Launcher | None = None) -> list[str]:
+    """Why cells of a plan, or all of them, cannot run from this machine, each reason once."""
     obstacle = launcher.obstacle() if launcher else ""
-    return [*plan.missing(), *([f"launch '{plan.suite.launch}' {obstacle}"] if obstacle else [])]
+    whole_plan = [plan.obstacle(), f"launch '{plan.suite.launch}' {obstacle}" if obstacle else ""]
+    return [*(f"{cells}: {reason}" for reason, cells in plan.missing().items()), *filter(None, whole_plan)]
 
 
-def refuse(plan: Plan, launcher: Launcher) -> None:
-    """Stop before anything is done if a part of the suite cannot run here.
+def print_lacks(plan: Plan, console: Console, launcher: Launcher | None = None) -> None:
+    """Print a line for each reason why cells of a plan cannot run from this machine."""
+    for line in lacks(plan, launcher):
+        console.print(f"[yellow]cannot run:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def refuse(plan: Plan, launcher: Launcher, is_strict: bool = False) -> None:
+    """Stop before anything is done if nothing can run here, or not everything where `is_strict`.
 
     Raises:
         UserError: with the first reason, and the command that helps.
@@ -107,8 +117,10 @@ def refuse(plan: Plan, launcher: Launcher) -> None:
             f"{suite.file}: launch '{suite.launch}' {obstacle}",
             fix=f"run here: {same_command(launch='local')}, or with small models: {same_command(scale='mini')}",
         )
-    missing = plan.missing()
-    if missing:
+    if obstacle := plan.obstacle():
+        raise UserError(f"{suite.file}: {obstacle}", fix=plan.command("plan"))
+    missing = list(plan.missing())
+    if missing and (is_strict or not plan.runnable):
         reason, _, fix = missing[0].partition(" → ")
         if len(missing) > 1:
             reason, fix = f"{reason} (and {len(missing) - 1} more of these)", ""
@@ -138,13 +150,18 @@ def _forget(plan: Plan) -> None:
         launcher.forget(plan.store, [place_of(cell) for cell in plan.runnable])
 
 
-def _write_manifest(plan: Plan) -> None:
+def _write_manifest(plan: Plan, asked: Plan) -> None:
     """List all cells of a suite for reports and MLflow.
+
+    Args:
+        plan: of the whole suite.
+        asked: what is to be run of it.
 
     Raises:
         UserError: if the store has results of another suite with this name, or of other records of a dataset.
     """
     suite, stems = plan.suite, [planned.stem for planned in plan.cells]
+    wanted = {planned.stem for planned in asked.cells}
     manifest = Manifest(
         suite=suite.name,
         scale=suite.scale,
@@ -162,7 +179,9 @@ def _write_manifest(plan: Plan) -> None:
         figures=suite.figures,
         cells=tuple(dict.fromkeys(planned.cell.folder for planned in plan.cells if planned.cell)),
         unresolved=tuple(
-            Unresolved(planned.stem, planned.missing[0]) for planned in plan.cells if planned.cell is None
+            Unresolved(planned.stem, planned.missing[0], was_asked=planned.stem in wanted)
+            for planned in plan.cells
+            if planned.cell is None
         ),
     )
     for other in manifests(plan.store.root):
@@ -188,6 +207,7 @@ def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:
     """What became of the cells, and where to read about those that failed."""
     console.print(
         f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
+        + (f", {blocked} cannot run here" if (blocked := len(plan.blocked())) else "")
     )
     for folder, reason in summary.failed[:FEW]:
         log = plan.store.cell(folder).path / "log.txt"
@@ -200,5 +220,6 @@ def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    print_lacks(plan, console)
     if summary.failed:
         console.print(f"run them again: {plan.command('retry')}", markup=False, highlight=False, soft_wrap=True)

@@ -25,10 +25,12 @@ class Unresolved:
     Attributes:
         stem: what the name of its folder begins with, `<label>-<model>-<dataset>`.
         reason: why, in one line.
+        was_asked: whether a run was to include it, so that tables show it as missing.
     """
 
     stem: str
     reason: str
+    was_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,17 @@ class Manifest:
         if earlier is None or earlier.sha256 != self.sha256:
             return self
         unknown = {each.stem for each in self.unresolved}
+        asked = {each.stem for each in earlier.unresolved if each.was_asked}
         kept = [name for name in earlier.cells if stem_of(name) in unknown]
         found = {stem_of(name) for name in kept}
         return replace(
             self,
             cells=tuple(sorted((*self.cells, *kept), key=lambda name: stems.index(stem_of(name)))),
-            unresolved=tuple(each for each in self.unresolved if each.stem not in found),
+            unresolved=tuple(
+                replace(each, was_asked=each.was_asked or each.stem in asked)
+                for each in self.unresolved
+                if each.stem not in found
+            ),
         )
 
     def write(self, store: Path) -> None:

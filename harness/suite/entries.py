@@ -23,7 +23,7 @@ class ModelEntry:
         asked: name in the suite file, which a scale may have mapped to `name`.
         path: local folder with the weights, or empty.
         revision: commit, branch or tag of a model from the hub, or empty.
-        problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
+        problem: why the model cannot be used here, or empty.
     """
 
     name: str
@@ -48,7 +48,7 @@ class MethodEntry:
         label: unique name of the entry; distinguishes several entries of one method.
         variant: named set of hyper-parameters, or None.
         hparams: values and their sources, by model name.
-        problems: why there are no hyper-parameters for a model, by model name; only in a suite that is loaded leniently.
+        problems: why there are no hyper-parameters for a model, by model name.
     """
 
     name: str
@@ -66,7 +66,7 @@ class DataEntry:
     Attributes:
         source: folder of upstream files, `synthetic`, or empty if none is given (the plan then reports missing data).
         too_long: `refuse` or `drop` records that a model of the suite cannot read.
-        problem: why the entry cannot be resolved here; only in a suite that is loaded leniently.
+        problem: why there are no records, or empty.
     """
 
     name: str

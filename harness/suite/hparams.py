@@ -22,13 +22,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
-from harness.errors import UserError, did_you_mean
+from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.files import write_bytes
 from harness.suite.depth import is_relative, layers_of
 from harness.yaml_source import Located, complaint, read_chain, validate
 
 if TYPE_CHECKING:
     from harness.api import Method
+
+
+SEARCH = "search.yaml"
+"""Among the files of a method, the one with the ranges that `harness tune` searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ def resolve(
         folder: of the method's files, if not `folders_of` its class.
 
     Raises:
-        UserError: for an unknown method, key, variant or type, or a value that is missing, with its place.
+        UserError: for an unknown method, key, variant or type, with its place.
+        UnavailableError: for a value or a variant that the method has no file with for this model.
     """
     where = where or {}
     here = f"{at}: " if at else ""
@@ -78,9 +83,10 @@ def resolve(
     path = find_file(folders, model)
     file = _read(path, folders[-1]) if path else _File({}, {})
     if variant is not None and variant not in file.variants:
+        refusal = UnavailableError if _is_variant_elsewhere(variant, folders) else UserError
         guess = did_you_mean(variant, set(file.variants))
         there = f"{_shown(path)} has: {', '.join(file.variants) or 'none'}" if path else f"no file for {model}"
-        raise UserError(f"{here}method '{method}' has no variant '{variant}'{guess}; {there}")
+        raise refusal(f"{here}method '{method}' has no variant '{variant}'{guess}; {there}")
     given = {key: _Named(value, f"backend {backend}", f"backend {backend}") for key, value in cls.preset.items()}
     named = {**file.values, **given, **(file.variants[variant] if variant is not None else {})}
     places = {key: value.where for key, value in named.items()} | dict(where)
@@ -102,8 +108,9 @@ def resolve(
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
+        refusal = UnavailableError if error.errors()[0]["type"] == "missing" else UserError
         missing_in = own_file(folders, model)
-        raise UserError(_complaint(error, places, here, method, model, missing_in)) from None
+        raise refusal(_complaint(error, places, here, method, model, missing_in)) from None
     return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked})
 
 
@@ -129,7 +136,7 @@ def find_file(folders: Sequence[Path], model: str, besides: Path | None = None) 
 
 def search_file(method: "type[Method]") -> Path | None:
     """The file with the ranges that `harness tune` searches by default, or None."""
-    return next((file for folder in folders_of(method) if (file := folder / "search.yaml").is_file()), None)
+    return next((file for folder in folders_of(method) if (file := folder / SEARCH).is_file()), None)
 
 
 def own_file(folders: Sequence[Path], model: str) -> Path:
@@ -161,6 +168,12 @@ def write_file(path: Path, base: Path | None, values: Mapping[str, Any], source:
         )
         lines.append(f"{key}: {entry.strip()}")
     write_bytes(path, "\n".join([*lines, ""]).encode())
+
+
+def _is_variant_elsewhere(variant: str, folders: Sequence[Path]) -> bool:
+    """Whether a method has a variant for some other model."""
+    files = (file for folder in folders for file in folder.glob("*.yaml") if file.name != SEARCH)
+    return any(variant in _read(file, folders[-1]).variants for file in files)
 
 
 def _is_same(file: Path, other: Path) -> bool:

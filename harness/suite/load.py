@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import registry
 from harness.commands import harness_command
-from harness.errors import UserError, did_you_mean
+from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.models.sources import is_packed
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
@@ -68,10 +68,11 @@ def load_suite(
             HARNESS_DATA, then the scale's source; otherwise the plan reports the data as missing.
         edits: number of edits per dataset; overrides suite and scale.
         backend: backend of all methods whose entry names none; overrides suite and scale.
-        is_lenient: let an entry that cannot be resolved here, such as a model without its weights, say so in `problem`.
+        is_lenient: treat a mistake in an entry in the same way.
 
     Raises:
-        UserError: for any mistake in the files or filters, as one line with file, line, key and a suggestion.
+        UserError: for any mistake in the files or filters, as one line with file, line, key and a suggestion. What is
+            merely not available here is no mistake: its entry says so in `problem`, or the method in `problems`.
     """
     if edits is not None and edits < 1:
         raise UserError(f"--edits {edits}: at least one edit is needed")
@@ -228,14 +229,14 @@ def _method_entry(
 
 
 def _reason(error: UserError, is_lenient: bool) -> str:
-    """The reason why an entry cannot be resolved, if that is to be kept.
+    """The reason why an entry cannot be resolved, if others can be used without it or all reasons are wanted.
 
     Raises:
         UserError: the error itself, otherwise.
     """
-    if not is_lenient:
+    if not (is_lenient or isinstance(error, UnavailableError)):
         raise error
-    return error.message
+    return str(error)
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
@@ -245,14 +246,14 @@ def _folder(document: Located, axis: str, index: int) -> str:
         return ""
     if axis == "models" and is_packed(entry["path"].value):
         return str(entry["path"].value)
-    return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path")
+    return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path", UnavailableError)
 
 
-def _existing(name: str, origin: str) -> str:
+def _existing(name: str, origin: str, refusal: type[UserError] = UserError) -> str:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
+        raise refusal(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
     return str(folder)
 
 

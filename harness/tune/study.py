@@ -20,8 +20,7 @@ from harness.errors import UserError
 from harness.files import write_bytes
 from harness.identity import digest
 from harness.models import catalogue
-from harness.plan.cell import Cell
-from harness.plan.plan import Plan
+from harness.plan.plan import Plan, PlannedCell
 from harness.run.progress import Display
 from harness.run.start import refuse
 from harness.store.store import Store
@@ -118,6 +117,8 @@ class Tuning:
         self._launch = launch
         suite = self._suite({}, question.edits)
         self.model = suite.models[0].name
+        if problem := suite.models[0].problem or suite.methods[0].problems.get(self.model):
+            raise UserError(problem)
         self.current: ResolvedHparams = suite.methods[0].hparams[self.model]
         own = registry.find_method(question.method, question.backend)
         file = question.space or search_file(own)
@@ -202,7 +203,9 @@ class Tuning:
 
     def _identity(self) -> dict[str, Any]:
         """What must stay the same for trials to be comparable."""
-        cell = self._plan({"current": {}}, self.question.edits).runnable[0]
+        plan = self._plan({"current": {}}, self.question.edits)
+        refuse(plan, self._launch(plan.suite))
+        cell = plan.runnable[0]
         fixed = {key: value for key, value in cell.hparams.items() if key not in self.space.ranges}
         return {**cell.identity(), "artifacts": {}, "method": [cell.method.name, cell.method.version, fixed],
                 "space": self.space.identity()}  # fmt: skip
@@ -274,16 +277,16 @@ class Tuning:
         labels = {number: f"{self.question.method}-{digest(values, 8)}" for number, values in trials.items()}
         plan = self._plan({labels[number]: values for number, values in trials.items()}, edits)
         launcher = self._launch(plan.suite)
-        refuse(plan, launcher)
         shown = f"{', '.join(f'trial {number}' for number in trials)}: {edits} edits"
         with self.store.locked(), self.console.status(shown):
             launcher.run(plan, Display(Console(file=io.StringIO())))
-        cells = {planned.title[0]: planned.cell for planned in plan.cells}
+        cells = {planned.title[0]: planned for planned in plan.cells}
         return {number: self._outcome(cells[label], edits) for number, label in labels.items()}
 
-    def _outcome(self, cell: Cell | None, edits: int) -> "Measured | str":
-        assert cell is not None
-        folder = self.store.cell(cell.folder)
+    def _outcome(self, planned: PlannedCell, edits: int) -> "Measured | str":
+        if planned.cell is None:
+            return planned.missing[0]
+        folder = self.store.cell(planned.cell.folder)
         if not folder.is_done:
             return folder.failure or "no result"
         scores = folder.read("metrics.json")[PROTOCOL]
