@@ -49,6 +49,7 @@ class FakeStore:
         self.root = root
         self.cells: list[str] = []
         self.unresolved: dict[str, str] = {}
+        self.asked: set[str] = set()
 
     def write_suite(
         self,
@@ -76,7 +77,10 @@ class FakeStore:
             "figures": list(figures),
             "cells": self.cells,
             "file": "installed:main_table.yaml",
-            "unresolved": [{"stem": stem, "reason": reason} for stem, reason in self.unresolved.items()],
+            "unresolved": [
+                {"stem": stem, "reason": reason, "was_asked": stem in self.asked}
+                for stem, reason in self.unresolved.items()
+            ],
         }
         path = self.root / "suites" / "main_table.mini.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -304,7 +304,9 @@ def test_a_sequential_cell_needs_the_unedited_answers_at_each_of_its_points(plan
 def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_one_line(plan_of, home):
     plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
     made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", plug_in])
-    assert made.missing() == ["method 'onceedit' makes all its edits in one act and cannot go on from them in sequence"]
+    assert made.missing() == {
+        "method 'onceedit' makes all its edits in one act and cannot go on from them in sequence": "2 cells, onceedit"
+    }
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
     assert not plan_of(methods=["none", plug_in], models=["tiny/llama"]).missing()
 
@@ -352,7 +354,7 @@ def test_the_same_suite_read_twice_has_the_same_ids(home, plan_of):
 
 def test_a_gpu_that_is_elsewhere_is_not_missed_here(home, tmp_path):
     suite = load_suite(write_suite(home / "other.yaml", device="cuda"))
-    assert Plan(suite, Store(tmp_path), elsewhere="cuda").missing() == []
+    assert Plan(suite, Store(tmp_path), elsewhere="cuda").obstacle() == ""
 
 
 def test_the_estimate_of_a_plan_includes_the_artifacts_that_are_to_be_built(tmp_path):
@@ -419,10 +421,10 @@ def test_records_too_long_for_one_model_are_replaced_for_all_of_them_on_request(
     assert "counterfact: 1 left out, because a model of the suite cannot read them: 2" in made.notes()
 
 
-def test_a_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command_that_helps(home, tmp_path):
+def test_a_strict_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command_that_helps(home, tmp_path):
     folder = copy_home(home, tmp_path)
     (folder / "gptj" / "model.safetensors").rename(folder / "gptj" / "pytorch_model.bin")
-    ran = harness_here("run", folder / "small.yaml", "--store", tmp_path / "store")
+    ran = harness_here("run", folder / "small.yaml", "--strict", "--store", tmp_path / "store")
     assert ran.returncode == 2
     assert (
         f"gptj holds pickled weights (pytorch_model.bin), which are never loaded → {CONVERT} {folder / 'gptj'}\n"

@@ -169,6 +169,17 @@ def test_methods_and_models_that_were_never_run_are_left_out_and_named_in_one_se
     assert not any(math.isnan(row.entries[-2].value) for row in table.sections[0].rows)
 
 
+def test_a_method_that_was_to_run_and_cannot_is_a_row_of_dashes_with_the_reason_below(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+    fake.unresolved = {f"{method}-tiny_llama-zsre": "no text file" for method in ("memit", "rome")}
+    fake.asked = {"memit-tiny_llama-zsre"}
+    fake.write_manifest()
+    section = build(fake)[0][0].sections[0]
+    assert [row.title for row in section.rows] == ["Unedited", "MEMIT"]
+    assert all(math.isnan(entry.value) for entry in section.rows[1].entries)
+    assert section.remarks[0] == "– ZsRE: MEMIT, ROME on Llama2-7B (mini): not run: no text file."
+
+
 def test_a_dataset_that_was_never_run_is_one_sentence_with_its_methods_and_models(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
     for method in ("none", "ft-l", "rome"):

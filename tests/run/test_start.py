@@ -84,6 +84,63 @@ def test_a_filter_decides_what_runs_and_the_manifest_still_lists_the_whole_suite
     assert partial.again("run", store) == f"python -m harness run {suite} --store {store}"
 
 
+def started(suite, store, **options):
+    """Run nothing of a suite; returns the exit code and what was printed."""
+    said = io.StringIO()
+    return run(Plan(load_suite(suite), Store(store)), Idle(), Console(file=said), **options), said.getvalue()
+
+
+def test_a_cell_that_cannot_run_here_stops_no_other_and_the_run_ends_with_1(write, store, records):
+    gone = {"name": "tiny/mistral", "weights": "pretrained", "path": "nowhere"}
+    suite = write(models=[{"name": "tiny/llama", "weights": "random"}, gone])
+    code, said = started(suite, store)
+    assert code == 1
+    line = f"cannot run: 2 cells on tiny/mistral: {suite}:"
+    assert said.count(line) == 2, "before and after"
+    assert "0 failed, 2 cannot run here" in said
+    manifest = find_manifest(Store(store).root, "ablation", "paper")
+    assert len(manifest.cells) == 2
+    assert [(each.stem, each.was_asked) for each in manifest.unresolved] == [
+        (f"{method}-tiny_mistral-counterfact", True) for method in ("none", "ft-l")
+    ]
+
+
+def test_a_detached_launch_with_cells_that_cannot_run_ends_with_1_too(write, store, monkeypatch):
+    monkeypatch.setattr(Idle, "run", lambda self, plan, display, *, detach=False: None)
+    gone = {"name": "counterfact", "path": "nowhere", "edits": 8}
+    there = yaml.safe_load(write().read_text())["datasets"]
+    assert started(write(), store, detach=True)[0] == 0
+    code, said = started(write("z.yaml", name="two", datasets=[*there, {**gone, "name": "zsre"}]), store, detach=True)
+    assert code == 1
+    assert "cannot run: 4 cells of zsre: " in said
+
+
+def test_a_run_of_which_nothing_can_run_stops_before_anything_is_done(write, store):
+    gone = {"name": "tiny/mistral", "weights": "pretrained", "path": "nowhere"}
+    with pytest.raises(UserError, match="no such folder: nowhere"):
+        started(write(models=[gone]), store)
+    assert not store.exists()
+
+
+def test_a_strict_run_stops_at_the_first_cell_that_cannot_run(write, store):
+    gone = {"name": "tiny/mistral", "weights": "pretrained", "path": "nowhere"}
+    with pytest.raises(UserError, match="no such folder: nowhere"):
+        started(write(models=[{"name": "tiny/llama", "weights": "random"}, gone]), store, is_strict=True)
+    assert not store.exists()
+
+
+def test_a_model_that_cannot_be_downloaded_takes_only_its_own_cells_away(write, store, monkeypatch):
+    def offline(source, revision=""):
+        raise UserError(f"{source} cannot be reached", fix="go online")
+
+    monkeypatch.setattr("harness.plan.plan.sources.obtain", offline)
+    monkeypatch.setattr("harness.models.hub.complete_snapshot", lambda *_: None)
+    code, said = started(write(models=[{"name": "tiny/llama", "weights": "random"}, "llama2-7b"]), store)
+    assert code == 1
+    assert "cannot run: 2 cells on llama2-7b: meta-llama/Llama-2-7b-hf cannot be reached → go online" in said
+    assert len(find_manifest(store, "ablation", "paper").cells) == 2
+
+
 def test_a_second_suite_with_the_same_name_is_refused_and_both_files_are_named(write, store):
     first, second = write("a.yaml"), write("b.yaml")
     _, manifest = start(first, store)

@@ -69,8 +69,6 @@ def test_a_mistake_at_the_top_level_is_reported_in_one_line_with_its_location(wr
         ("[none, ft-l]", "[]", "suite.yaml:3: methods: is empty; it needs at least one entry"),
         ("edits: 100", "edts: 100", "suite.yaml:4: unknown key 'edts' in datasets[0] (did you mean 'edits'?)"),
         ("edits: 100", "edits: many", "suite.yaml:4: datasets[0].edits: expected a whole number, found text 'many'"),
-        ("edits: 100", "path: nowhere", "suite.yaml:4: datasets[0].path: no such folder: nowhere"),
-        ("llama2-7b", "{name: llama2-7b, path: nowhere}", "suite.yaml:2: models[0].path: no such folder: nowhere"),
         ("llama2-7b", "{path: x}", "suite.yaml:2: missing key 'name' in models[0]"),
         ("llama2-7b", "{name: llama2-7b, dtype: float23}", "models[0].dtype: 'float23' is not one of float32,"),
         ("llama2-7b", "gpt-j-6b", "suite.yaml:2: models: 'gpt-j-6b' is listed twice"),

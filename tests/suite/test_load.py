@@ -145,12 +145,34 @@ def test_loading_a_suite_imports_nothing_heavy(heavy):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_method_that_is_filtered_out_needs_no_hyper_parameters(write, monkeypatch):
+def test_a_method_without_settings_for_a_model_says_so_and_other_methods_have_theirs(write, monkeypatch):
     monkeypatch.setattr("harness.suite.hparams.find_file", lambda folders, model: None)
-    path = write()
-    with pytest.raises(UserError, match=r"has no value of 'layer' for llama2-7b: write hparams/ft-l/llama2-7b\.yaml"):
-        load_suite(path)
-    assert load_suite(path, only=["method=none"]).methods[0].name == "none"
+    none, ft_l = load_suite(write()).methods
+    assert "has no value of 'layer' for llama2-7b: write hparams/ft-l/llama2-7b.yaml" in ft_l.problems["llama2-7b"]
+    assert ft_l.hparams == {}
+    assert none.hparams.keys() == {"llama2-7b", "gpt-j-6b"}
+
+
+def test_a_variant_that_only_other_models_have_is_no_typo(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "hparams" / "ft-l"
+    own.mkdir(parents=True)
+    (own / "llama2-7b.yaml").write_text(
+        "extends: default.yaml\nvariants: {slow: {lr: {value: 1.0e-5, source: here}}}\n"
+    )
+    ft_l = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, variant: slow}"))).methods[1]
+    assert ft_l.hparams["llama2-7b"].values["lr"] == 1e-5
+    assert "has no variant 'slow'" in ft_l.problems["gpt-j-6b"]
+    with pytest.raises(UserError, match=r"has no variant 'slwo' \(did you mean 'slow'\?\)"):
+        load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, variant: slwo}")))
+
+
+def test_a_folder_that_is_not_on_this_machine_is_said_by_its_entry(write):
+    base = BASE.replace("llama2-7b", "{name: llama2-7b, path: nowhere}").replace("edits: 100", "edits: 100, path: gone")
+    suite = load_suite(write(base=base))
+    assert suite.models[0].problem.endswith("suite.yaml:2: models[0].path: no such folder: nowhere → ls .")
+    assert not suite.models[1].problem
+    assert suite.datasets[0].problem.endswith("suite.yaml:4: datasets[0].path: no such folder: gone → ls .")
 
 
 def test_a_model_may_name_its_revision(write):
