@@ -328,17 +328,13 @@ def _readers(entry: DataEntry, suite: Suite) -> list[Reader]:
 
 
 def _named(some: Sequence[PlannedCell], of: Sequence[PlannedCell]) -> str:
-    """Combinations by what distinguishes them: `4 cells, rome and memit on llama2-7b`."""
-
-    def names(axis: int) -> str:
+    """Combinations by what distinguishes them: `4 cells of rome, memit on llama2-7b`."""
+    parts = [f"{len(some)} cell{'s' * (len(some) != 1)}"]
+    for axis, word in enumerate(("of", "on", "with")):
         found = list(dict.fromkeys(planned.title[axis] for planned in some))
-        is_all = len(found) == len({planned.title[axis] for planned in of})
-        return "" if is_all else ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
-
-    count = f"{len(some)} cell{'s' * (len(some) != 1)}"
-    methods, models, data = (names(axis) for axis in range(3))
-    where = " ".join(f"{word} {axis}" for word, axis in (("on", models), ("of", data)) if axis)
-    return ", ".join(filter(None, [count, " ".join(filter(None, [methods, where]))]))
+        if len(found) < len({planned.title[axis] for planned in of}):
+            parts.append(f"{word} {', '.join(found[:SHOWN])}" + (", …" if len(found) > SHOWN else ""))
+    return " ".join(parts)
 
 
 def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:

@@ -124,7 +124,8 @@ def refuse(plan: Plan, launcher: Launcher, is_strict: bool = False) -> None:
         reason, _, fix = missing[0].partition(" → ")
         if len(missing) > 1:
             reason, fix = f"{reason} (and {len(missing) - 1} more of these)", ""
-        raise UserError(f"{suite.file}: {reason}", fix=fix or plan.command("plan"))
+        where = "" if reason.startswith(suite.file) else f"{suite.file}: "
+        raise UserError(f"{where}{reason}", fix=fix or plan.command("plan"))
 
 
 def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None:

@@ -305,7 +305,7 @@ def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_on
     plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
     made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", plug_in])
     assert made.missing() == {
-        "method 'onceedit' makes all its edits in one act and cannot go on from them in sequence": "2 cells, onceedit"
+        "method 'onceedit' makes all its edits in one act and cannot go on from them in sequence": "2 cells of onceedit"
     }
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
     assert not plan_of(methods=["none", plug_in], models=["tiny/llama"]).missing()

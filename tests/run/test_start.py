@@ -112,7 +112,7 @@ def test_a_detached_launch_with_cells_that_cannot_run_ends_with_1_too(write, sto
     assert started(write(), store, detach=True)[0] == 0
     code, said = started(write("z.yaml", name="two", datasets=[*there, {**gone, "name": "zsre"}]), store, detach=True)
     assert code == 1
-    assert "cannot run: 4 cells of zsre: " in said
+    assert "cannot run: 4 cells with zsre: " in said
 
 
 def test_a_run_of_which_nothing_can_run_stops_before_anything_is_done(write, store):
