@@ -153,7 +153,7 @@ def test_a_report_of_a_run_in_which_no_cell_finished_suggests_to_run_and_not_to_
 
 def test_a_status_says_why_cells_cannot_run(tmp_path):
     out = harness_here("status", MAIN, "--store", tmp_path).stdout
-    for reason in ("27 cells with zsre: no records of 'zsre': no folder given", "launch 'a100' needs SLURM"):
+    for reason in ("54 cells with zsre: no records of 'zsre': no folder given", "launch 'a100' needs SLURM"):
         assert f"cannot run: {reason}" in out
 
 
