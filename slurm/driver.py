@@ -129,7 +129,7 @@ class Driver:
     def _own(self, found: Sequence[Launch]) -> Launch:
         """The last unfinished launch of this suite with this profile, else a new one."""
         suite = self._plan.suite
-        profile = self._profile.model_dump(mode="json")
+        profile = self._profile.record()
         for launch in reversed(found):
             facts = launch.facts
             if (facts["suite"], facts["scale"], facts["profile"]) == (suite.name, suite.scale, profile):

@@ -1,10 +1,11 @@
 """The launch profile of a SLURM cluster: what is asked of it, and the resource classes that jobs are sorted into."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.identity import digest
 from harness.plan.estimate import Resources
 from harness.run.profiles import Form, LaunchProfile
 
@@ -110,6 +111,10 @@ class SlurmProfile(LaunchProfile):
             )
             for entry in plain
         ]
+
+    def record(self) -> dict[str, Any]:
+        """What a launch keeps, by which another driver recognises it; of setup lines, which may hold secrets, their hash."""
+        return {**self.model_dump(mode="json"), "setup": f"sha256:{digest(self.setup)}" if self.setup else ""}
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """Where cells compute: as a suite says, else on a GPU where this profile asks for one."""

@@ -127,6 +127,8 @@ def submit(
         if any(word in words.lower() for word in LIMITS):
             raise BusyError(words) from None
         raise UserError(f"SLURM refuses a job of class '{resources.name}': {words}", fix="fix the profile") from None
+    for script in launch.submitit.glob("*_submission.sh"):
+        script.chmod(0o600)  # the profile's setup may hold secrets; SLURM has a copy of its own
     launch.taken({each.batch: taken.job_id for each, taken in zip(asked, jobs, strict=True)})
     names = {each.batch for each in asked}
     return [each for each in launch.submissions if each.batch in names]

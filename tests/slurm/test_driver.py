@@ -112,6 +112,17 @@ def test_with_another_profile_the_jobs_of_the_first_are_followed_and_none_is_ask
     assert launches(plan.store) == []
 
 
+def test_a_launch_recognises_its_profile_without_keeping_its_setup_lines(plan, slurm, clock):
+    secret = PROFILE.model_copy(update={"setup": ["export HF_TOKEN=hf_secret"]})
+    follow(plan, secret, detach=True)
+    (launch,) = launches(plan.store)
+    assert "hf_secret" not in (launch.path / "launch.json").read_text()
+    _, said = follow(plan, secret, detach=True)
+    assert f"continuing with {launch.name}" in said
+    _, said = follow(plan, PROFILE, detach=True)
+    assert "continuing" not in said, "another setup is another profile"
+
+
 def test_a_reason_with_brackets_is_said_as_it_is_and_ends_no_driver(plan, slurm, clock):
     reason = "the prompt holds [/INST] and is no [batch, tokens]"
     clock.steps = [lambda: settle(plan, reason=reason)]

@@ -91,3 +91,10 @@ def test_a_full_disk_is_no_refusal(launch, slurm, monkeypatch):
 def test_the_size_of_arrays_is_the_controllers_or_the_profiles(slurm):
     assert submitting.array_size(PROFILE) == 11
     assert submitting.array_size(PROFILE.model_copy(update={"max_array_size": 3})) == 3
+
+
+def test_a_secret_in_a_setup_line_is_in_no_file_that_others_can_read(launch, slurm):
+    asked(launch, profile=PROFILE.model_copy(update={"setup": ["export HF_TOKEN=hf_secret"]}))
+    holding = [file for file in launch.path.rglob("*") if file.is_file() and b"hf_secret" in file.read_bytes()]
+    assert holding, "SLURM is given it"
+    assert all(file.stat().st_mode & 0o077 == 0 for file in holding)
