@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,24 @@ class InstalledWeights(Restorable):
                 owner.register_forward_pre_hook(lambda _, arguments: tuple(value.to(wide) for value in arguments)),
                 owner.register_forward_hook(lambda _, arguments, output: output.to(kept)),
             ]
+
+
+def widened(model: "nn.Module", paths: Iterable[str]) -> InstalledWeights:
+    """Make the parameters of some modules float32, and compute these modules in it, until `restore`.
+
+    Most entries of an edit of a half-precision model are smaller than the spacing of neighbouring bfloat16 numbers and
+    would be lost to rounding. Nothing changes where the parameters are float32 or float64 already.
+    """
+    from harness.models.precision import at_least_fp32
+
+    return InstalledWeights(
+        model,
+        {
+            f"{path}.{leaf}": at_least_fp32(parameter.detach())
+            for path in paths
+            for leaf, parameter in _leaves(model.get_submodule(path)).items()
+        },
+    )
 
 
 def _leaves(module: "nn.Module") -> "dict[str, nn.Parameter]":

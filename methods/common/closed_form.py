@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from harness.api import Advance, ArtifactSpec, Context, EditedModel, Hparams, Method
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef, entry
-from harness.models.weights import InstalledWeights, Restorable
+from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
 from methods.common import moments, prefixes
 from methods.common.moments import MomentHparams
@@ -157,8 +157,7 @@ class ClosedFormMethod(Method):
 class ValueMatrices(Restorable):
     """The value matrices of some layers, open for in-place updates.
 
-    In a half-precision model they are float32 until `restore`: most entries of a closed-form update are smaller than the
-    spacing of neighbouring bfloat16 numbers and would be lost to rounding.
+    In a half-precision model they are float32 until `restore` (see `widened`).
 
     Args:
         model: changed in place.
@@ -166,14 +165,7 @@ class ValueMatrices(Restorable):
     """
 
     def __init__(self, model: "LoadedModel", layers: Sequence[int]) -> None:
-        from harness.models.precision import at_least_fp32
-
-        wide = {}
-        for layer in layers:
-            path = model.path(model.layout.value_matrix, layer)
-            for leaf, parameter in model.module(model.layout.value_matrix, layer).named_parameters():
-                wide[f"{path}.{leaf}"] = at_least_fp32(parameter.detach())
-        self._installed = InstalledWeights(model.model, wide)
+        self._installed = widened(model.model, [model.path(model.layout.value_matrix, layer) for layer in layers])
         self._weights = {layer: model.value_matrix(layer)[1] for layer in layers}
 
     def add(self, layer: int, shift_KV: "Tensor") -> None:

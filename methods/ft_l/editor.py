@@ -1,21 +1,22 @@
 """FT-L as a `Method`: the requests are split into calls, and each call fine-tunes on its batch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.api import Context, EditedModel, Hparams, State
+from harness.api import Context, EditedModel, Hparams, Method
 from harness.records import EditRequest
 from harness.registry import register
 from methods.common import Implementation
-from methods.common.sequential import SequentialMethod
 from methods.ft_l.rows import OBJECTIVES, ScoredRow, faithful_rows
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from harness.models.loaded import LoadedModel
-    from methods.ft_l.training import Masters
 
 
 class FtLHparams(Hparams):
@@ -58,8 +59,8 @@ class FtLHparams(Hparams):
         return self
 
 
-@register("ft-l", title="FT-L", family="weights", version=3)
-class FtL(SequentialMethod):
+@register("ft-l", title="FT-L", family="weights", version=4)
+class FtL(Method):
     """Fine-tune W so that the last prompt position predicts the target's tokens.
 
     With several target tokens, the optimum of `prompt_last` spreads probability over all of them at that one position,
@@ -70,51 +71,42 @@ class FtL(SequentialMethod):
     Hparams = FtLHparams
     hparams: FtLHparams
 
-    def extend(
-        self,
-        model: "LoadedModel",
-        state: State,
-        requests: Sequence[EditRequest],
-        artifacts: Mapping[str, Path],
-        context: Context,
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Train W in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
-
-        Args:
-            model, requests, artifacts, context: see `Method.extend`.
-            state: W before rounding to the model's precision; empty if that precision is at least fp32.
+        """Train W, in float32, in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
 
         Raises:
             UserError: if a request is longer than the model's context, or the loss is not finite; the weights are then
                 restored.
         """
         from harness.models.edited import WeightEditedModel
-        from harness.models.weights import Snapshot
-        from methods.ft_l.training import Masters
+        from harness.models.weights import widened
 
-        names = self._trained(model)
-        snapshot = Snapshot(model.model, names)
-        masters = Masters([model.model.get_parameter(name) for name in names], [state[name] for name in names if state])
+        path = model.path(model.layout.value_matrix, self.hparams.layer)
+        module = widened(model.model, [path])
         ends = []
         with (
             context.progress(self.spec.title, len(requests)) as advance,
-            snapshot.restored_on_error(),
+            module.restored_on_error(),
             context.clock.phase("edit"),
         ):
+            trained = self._trained(model)
+            starts = [parameter.detach().clone() for parameter in trained]
             for start in range(0, len(requests), self.hparams.batch):
                 call = requests[start : start + self.hparams.batch]
-                ends.append(self._train(model, masters, self._rows(model, call)))
+                ends.append(self._train(model, trained, self._rows(model, call)))
                 advance(len(call))
-        diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), **masters.diagnostics()}
-        return WeightEditedModel(model, snapshot.restore, diagnostics, masters.state(names))
+            moved = math.hypot(*(float((now - start).norm()) for now, start in zip(trained, starts, strict=True)))
+        diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), "change_norm": moved}
+        return WeightEditedModel(model, module.restore, diagnostics)
 
-    def _trained(self, model: "LoadedModel") -> list[str]:
-        """Names of the trained parameters."""
-        name, _ = model.value_matrix(self.hparams.layer)
+    def _trained(self, model: "LoadedModel") -> "list[nn.Parameter]":
+        """W; in the faithful implementation, also what else its module has."""
+        _, matrix = model.value_matrix(self.hparams.layer)
         if self.hparams.implementation == "corrected":
-            return [name]
-        owner = name.removesuffix("weight")
-        return [name for name, _ in model.model.named_parameters() if name.startswith(owner)]
+            return [matrix]
+        return list(model.module(model.layout.value_matrix, self.hparams.layer).parameters())
 
     def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[ScoredRow]:
         """Tokenised rows of the requests of one call."""
@@ -125,9 +117,9 @@ class FtL(SequentialMethod):
             return faithful_rows(model.tokenizer, requests)
         return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
-    def _train(self, model: "LoadedModel", masters: "Masters", rows: Sequence[ScoredRow]) -> float:
+    def _train(self, model: "LoadedModel", trained: "Sequence[nn.Parameter]", rows: Sequence[ScoredRow]) -> float:
         """Run one call and return its final loss."""
         from methods.ft_l.training import batches, train
 
         call = batches(model, rows, self.hparams.layer, self.hparams.micro_batch)
-        return train(model, masters, call, self.hparams)
+        return train(model, trained, call, self.hparams)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from harness.errors import UserError
 from harness.models.batching import length_sorted, right_padded
 from harness.models.loaded import LoadedModel
-from harness.models.precision import at_least_fp32
 from harness.models.submodels import Streams, logits_at, streams_of
 from methods.ft_l.editor import FtLHparams
 from methods.ft_l.rows import ScoredRow
@@ -74,51 +73,14 @@ def loss(model: LoadedModel, batch: PreparedBatch) -> Tensor:
     return -(picked_M * batch.weights_M.to(picked_M.dtype)).sum()
 
 
-class Masters:
-    """Master copies of the trained parameters in at least fp32; the optimiser and the norm constraint act on these.
-
-    The model runs in its own precision, rounded from the master copies after each step: the trained weights are the ones
-    that are evaluated, and steps too small to show in bf16 still accumulate.
-
-    Args:
-        parameters: the trained parameters of the model.
-        kept: master copies of an earlier edit, whose rounded values the parameters hold; by default the parameters.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], kept: Sequence[Tensor] = ()) -> None:
-        self.parameters = tuple(parameters)
-        self._unedited = [parameter.detach().clone() for parameter in self.parameters]
-        self.values = [at_least_fp32(start).clone() for start in kept or self._unedited]
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Write the master copies into the model, rounded to its precision."""
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            parameter.copy_(value)
-
-    def state(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Master copies by name, only where their precision differs from the parameter's. Not cloned."""
-        of = zip(names, self.parameters, self.values, strict=True)
-        return {name: value for name, parameter, value in of if value.dtype != parameter.dtype}
-
-    @torch.no_grad()
-    def diagnostics(self) -> dict[str, float]:
-        """Frobenius norm of the total change, and the fraction of it lost by rounding to the model's precision."""
-        moved = math.hypot(*(_distance(v, start) for v, start in zip(self.values, self._unedited, strict=True)))
-        lost = math.hypot(*(_distance(v, shown) for v, shown in zip(self.values, self.parameters, strict=True)))
-        return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}
-
-
-def _distance(value: Tensor, other: Tensor) -> float:
-    return float(torch.linalg.vector_norm(value - other))
-
-
-def train(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch], hparams: FtLHparams) -> float:
+def train(
+    model: LoadedModel, parameters: Sequence[nn.Parameter], call: Sequence[PreparedBatch], hparams: FtLHparams
+) -> float:
     """Train the parameters until the loss of the call is below `loss_stop` or the steps are used up.
 
     Args:
-        model: the model that the parameters of `masters` belong to.
-        masters: the starting point; Adam's state and the norm constraint are re-initialised for each call.
+        model: the model that the parameters belong to.
+        parameters: what is trained, in at least fp32; Adam's state and the norm constraint are re-initialised for each call.
         call: all batches of the call; each step accumulates their gradients.
         hparams: learning rate, steps, norm constraint and stopping threshold.
 
@@ -129,39 +91,37 @@ def train(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch], h
         UserError: if the loss is not finite; the caller restores the weights.
     """
     bound = hparams.norm_constraint
-    starts = [value.clone() for value in masters.values] if bound is not None else []
-    adam = torch.optim.Adam(masters.values, lr=hparams.lr, weight_decay=hparams.weight_decay)
-    for parameter in masters.parameters:
+    starts = [parameter.detach().clone() for parameter in parameters] if bound is not None else []
+    adam = torch.optim.Adam(parameters, lr=hparams.lr, weight_decay=hparams.weight_decay)
+    for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         for step in range(hparams.steps):
-            value = _finite(_add_gradients(model, masters, call), step)
+            value = _finite(_add_gradients(model, parameters, call), step)
             if value < hparams.loss_stop:
                 return value
             adam.step()
             adam.zero_grad()
             if bound is not None:
-                for master, start in zip(masters.values, starts, strict=True):
-                    master.clamp_(min=start - bound, max=start + bound)
-            masters.publish()
+                with torch.no_grad():
+                    for parameter, start in zip(parameters, starts, strict=True):
+                        parameter.clamp_(min=start - bound, max=start + bound)
         with torch.no_grad():
             return _finite(sum(loss(model, batch).item() for batch in call), hparams.steps)
     finally:
-        for parameter in masters.parameters:
+        for parameter in parameters:
             parameter.requires_grad_(False)
-        for master in masters.values:
-            master.grad = None
+            parameter.grad = None
 
 
-def _add_gradients(model: LoadedModel, masters: Masters, call: Sequence[PreparedBatch]) -> float:
-    """Return the loss of a call and accumulate its gradient in the master copies, summed over batches in their precision."""
+def _add_gradients(model: LoadedModel, parameters: Sequence[nn.Parameter], call: Sequence[PreparedBatch]) -> float:
+    """Return the loss of a call and accumulate its gradient, summed over batches."""
     total: list[Tensor] = []
     for batch in call:
         part = loss(model, batch)
-        gradients = torch.autograd.grad(part, masters.parameters)
-        for master, gradient in zip(masters.values, gradients, strict=True):
-            gradient = gradient.to(master.dtype)
-            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        gradients = torch.autograd.grad(part, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         total.append(part.detach())
     return float(torch.stack(total).sum())
 

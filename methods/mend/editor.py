@@ -23,7 +23,7 @@ PASSES_PER_EXAMPLE = 10
 """Per edit of a training step: forward and backward for its factors and through the edited model, twice for locality."""
 
 
-@register("mend", title="MEND", family="hypernetwork", version=2)
+@register("mend", title="MEND", family="hypernetwork", version=3)
 class Mend(Method):
     """Transforms the rank-one factors of an edit's gradient with a hypernetwork and adds the resulting update (MEND §3).
 
@@ -62,13 +62,13 @@ class Mend(Method):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Apply one combined update per `batch` requests, each on top of the previous ones.
+        """Apply one combined update per `batch` requests, each on top of the previous ones, to matrices in float32.
 
         Raises:
             UserError: if an update is not finite; the model is then unchanged.
         """
         from harness.models.edited import WeightEditedModel
-        from harness.models.weights import Snapshot
+        from harness.models.weights import widened
         from methods.common.paused import edit_queries
         from methods.mend.network import load
         from methods.mend.rows import edit_row
@@ -76,10 +76,10 @@ class Mend(Method):
 
         hypernetwork, report = load(artifacts[ROLE], model.device)
         updater = Updater(model, hypernetwork, self.hparams)
-        snapshot = Snapshot(model.model, updater.names)
+        matrices = widened(model.model, [name.removesuffix(".weight") for name in updater.names])
         with (
             context.progress(self.spec.title, len(requests)) as advance,
-            snapshot.restored_on_error(),
+            matrices.restored_on_error(),
             context.clock.phase("edit"),
         ):
             queries = edit_queries(model, requests)
@@ -89,4 +89,4 @@ class Mend(Method):
                 updater.apply(call)
                 advance(len(call))
         training = {"trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
-        return WeightEditedModel(model, snapshot.restore, {**updater.diagnostics, **training})
+        return WeightEditedModel(model, matrices.restore, {**updater.diagnostics, **training})

@@ -35,24 +35,22 @@ class Updater:
         self.names = list(self._modules)
         if self.names != [matrix.name for matrix in hypernetwork.matrices]:
             raise ValueError(f"the hypernetwork was trained for other matrices than {self.names}")
-        self._moved = self._lost = 0.0
+        self._moved = 0.0
 
     @torch.no_grad()
     def apply(self, rows: Sequence[PredictionRow]) -> None:
-        """Add the update of one batch to the matrices, rounded once to their dtype.
+        """Add the update of one batch to the matrices.
 
         Raises:
             UserError: if the update is not finite; some matrices may already have been changed.
         """
         for name, update_DK in self.update(rows).items():
             weight_DK = self._model.model.get_parameter(name)
-            wanted_DK = weight_DK + update_DK
             size = float(torch.linalg.vector_norm(update_DK))
             if not math.isfinite(size):
                 raise UserError(f"mend: the update of {name} is not a number", fix="train: a smaller `edit_lr`")
-            weight_DK.copy_(wanted_DK)
+            weight_DK.add_(update_DK)
             self._moved += size**2
-            self._lost += float(torch.linalg.vector_norm(wanted_DK - weight_DK)) ** 2
 
     def update(self, rows: Sequence[PredictionRow]) -> dict[str, Tensor]:
         """Compute the update of one batch; all gradients are taken at the current weights.
@@ -77,6 +75,5 @@ class Updater:
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Frobenius norm of the change, and the fraction of it lost to rounding in the weights' dtype."""
-        moved, lost = math.sqrt(self._moved), math.sqrt(self._lost)
-        return {"change_norm": moved, "change_lost_in_rounding": lost / moved if moved else 0.0}
+        """Frobenius norm of the change."""
+        return {"change_norm": math.sqrt(self._moved)}
