@@ -7,11 +7,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-from harness.models.layouts import LAYOUTS, Layout
+from harness.models.layouts import LAYOUTS, Layout, layout_of
 
-Architecture = Literal[
-    "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gptj", "gpt_neo", "gpt_neox"
-]
+TABULATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gptj", "gpt_neo", "gpt_neox")
+"""Model types whose tensors `tensor_shapes` knows."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @cache
 def tensor_shapes(
-    architecture: Architecture,
+    architecture: str,
     *,
     n_layers: int,
     hidden: int,
@@ -103,7 +102,7 @@ def _norms(names: Sequence[str], width: int, has_bias: bool) -> Shapes:
 
 
 @cache
-def _count(architecture: Architecture, **sizes: int) -> int:
+def _count(architecture: str, **sizes: int) -> int:
     return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
@@ -128,7 +127,7 @@ class CatalogueEntry:
     name: str
     title: str
     hub_id: str
-    architecture: Architecture
+    architecture: str
     n_layers: int
     hidden: int
     ffn: int
@@ -144,7 +143,10 @@ class CatalogueEntry:
     @property
     def layout(self) -> Layout:
         """Module paths of its architecture."""
-        return LAYOUTS[self.architecture]
+        layout = layout_of({"model_type": self.architecture, "hidden_size": self.hidden, **self.settings})
+        if layout is None:
+            raise ValueError(f"no layout for model type {self.architecture}")
+        return layout
 
     @property
     def is_trained_here(self) -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import COMPUTED, tensor_shapes
+from harness.models.architecture import COMPUTED, TABULATED, tensor_shapes
 from harness.models.hashes import content_hash
-from harness.models.layouts import LAYOUTS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 """A checkpoint has one of these, or no vocabulary."""
@@ -258,7 +257,7 @@ def _verify_tensors(found: Checkpoint) -> None:
 def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None:
     """Names and shapes of the tensors that a configuration describes; None for an unknown architecture or an incomplete one."""
     architecture = config.get("model_type")
-    if architecture not in LAYOUTS:
+    if architecture not in TABULATED:
         return None
     keys = {**_KEYS, **_OTHER_KEYS.get(architecture, {})}
     sizes = {name: config.get(key) for name, key in keys.items()}

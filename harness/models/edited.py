@@ -65,7 +65,7 @@ class WeightEditedModel(EditedModel):
         chosen: list[torch.Tensor] = []
         with torch.no_grad():
             for _ in range(max(len(query.target_ids) for query in queries)):
-                output = self._backbone(
+                output = self._model.backbone(
                     input_ids=ids_BT,
                     attention_mask=mask_BT,
                     position_ids=positions_BT,
@@ -111,16 +111,10 @@ class WeightEditedModel(EditedModel):
 
     def _hidden(self, batch: Padded) -> "torch.Tensor":
         """Final hidden states of a batch, B × T × D, in one pass without a cache."""
-        hidden_BTD: torch.Tensor = self._backbone(
+        hidden_BTD: torch.Tensor = self._model.backbone(
             input_ids=batch.ids_BT, attention_mask=batch.mask_BT, position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
         return hidden_BTD
-
-    @property
-    def _backbone(self) -> "torch.nn.Module":
-        """The model up to and including its final norm."""
-        backbone: torch.nn.Module = self._model.model.base_model
-        return backbone
 
 
 def _target_positions(queries: Sequence[Query]) -> tuple[list[int], list[int]]:

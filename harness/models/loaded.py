@@ -11,7 +11,7 @@ from harness.tokens import Framing
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -53,14 +53,25 @@ class LoadedModel:
         return self.entry.layout
 
     @property
+    def backbone(self) -> "torch.nn.Module":
+        """The module that embeds ids, runs the blocks and applies the final norm."""
+        return self.module(self.layout.backbone)
+
+    @property
+    def config(self) -> "PretrainedConfig":
+        """The configuration of the language model, which may be a part of the whole model's."""
+        config: PretrainedConfig = self.model.config.get_text_config(decoder=True)
+        return config
+
+    @property
     def positions(self) -> int:
         """Longest text in ids that it can read as a whole."""
-        return int(self.model.config.max_position_embeddings)
+        return int(self.config.max_position_embeddings)
 
     @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
-        return int(self.model.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers)
 
     @property
     def context(self) -> int:
@@ -96,19 +107,26 @@ class LoadedModel:
         """The transformer block of a layer; its output is the residual stream after the block."""
         return self.module(self.layout.block, layer)
 
-    def value_matrix(self, layer: int) -> "tuple[str, torch.nn.Parameter]":
-        """Name and weight, d_model × d_ff, of the second feed-forward matrix of a layer (`nn.Linear`: dv × dk).
+    def value_matrix(self, layer: int) -> "tuple[str, torch.Tensor]":
+        """Name and weight, d_model × d_ff, of the second feed-forward matrix of a layer.
 
-        GPT-J also has a bias there, which this does not include.
+        The weight is the parameter itself, or a view of it where it is stored the other way round (see `linear.weight_of`):
+        changes in place reach the model. GPT-J also has a bias there, which this does not include.
         """
-        name = f"{self.path(self.layout.value_matrix, layer)}.weight"
-        weight: torch.nn.Parameter = self.model.get_parameter(name)
-        return name, weight
+        from harness.models.linear import weight_of
+
+        path = self.path(self.layout.value_matrix, layer)
+        return f"{path}.weight", weight_of(self.module(path))
 
     @property
     def final_norm(self) -> "torch.nn.Module":
-        """The final norm, between the last block and the head."""
-        return self.module(self.layout.final_norm)
+        """What is between the last block and the head: the final norm, and OPT's projection to the embeddings' width."""
+        norm = self.module(self.layout.final_norm)
+        if self.layout.project_out is None:
+            return norm
+        from torch import nn
+
+        return nn.Sequential(norm, self.module(self.layout.project_out))
 
     @property
     def head(self) -> "torch.nn.Module":
@@ -127,8 +145,13 @@ class LoadedModel:
     def first_stream(self, ids_BT: "torch.Tensor", positions_BT: "torch.Tensor") -> "torch.Tensor":
         """The residual stream in front of the first block, B × T × D: embeddings of the ids and, if learned, positions."""
         stream_BTD: torch.Tensor = self.embeddings(ids_BT)
+        if self.layout.project_in is not None:
+            stream_BTD = self.module(self.layout.project_in)(stream_BTD)
         if self.layout.positions is not None:
-            stream_BTD = stream_BTD + self.module(self.layout.positions)(positions_BT)
+            from torch.nn.functional import embedding
+
+            table = self.module(self.layout.positions).get_parameter("weight")
+            stream_BTD = stream_BTD + embedding(positions_BT + self.layout.position_offset, table)
         return stream_BTD
 
     def into_stream(self, layer: int, values: "torch.Tensor") -> "torch.Tensor":
@@ -145,6 +168,13 @@ def logits_of(model: "PreTrainedModel", hidden: "torch.Tensor") -> "torch.Tensor
 
 
 def capped(model: "PreTrainedModel", logits: "torch.Tensor") -> "torch.Tensor":
-    """Cap the head's logits smoothly as the causal model does (Gemma 2); the identity for a model without a cap."""
-    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    """Apply what the causal model applies behind its head; the identity for most models.
+
+    A factor (`logit_scale`, Cohere), or a smooth cap (`final_logit_softcapping`, Gemma 2).
+    """
+    config = model.config.get_text_config(decoder=True)
+    scale: float | None = getattr(config, "logit_scale", None)
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    if scale is not None:
+        logits = logits * scale
     return logits if cap is None else (logits / cap).tanh() * cap

@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+_OTHER_NAMES = {
+    "gpt2": {"intermediate_size": "n_inner", "num_key_value_heads": None},
+    "falcon": {"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
+    "opt": {"intermediate_size": "ffn_dim", "num_key_value_heads": None},
+    "gpt_neo": {"num_key_value_heads": None},
+    "gpt_neox": {"num_key_value_heads": None},
+}
+"""Fields that have another name in some configurations; None where there are as many keys as queries."""
+
+
 def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
     """The Hugging Face configuration of an entry's shape, without dropout."""
     from transformers import AutoConfig
@@ -30,17 +40,19 @@ def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
     if entry.architecture == "gpt_neo":
         pairs, rest = divmod(entry.n_layers, 2)
         common = {"attention_types": [[["global", "local"], pairs], [["global"], rest]], **common}
-    elif entry.architecture != "gpt_neox":  # these two have as many keys as queries
-        common["num_key_value_heads"] = entry.n_kv_heads
-    return AutoConfig.for_model(
-        entry.architecture,
-        hidden_size=entry.hidden,
-        intermediate_size=entry.ffn,
-        num_hidden_layers=entry.n_layers,
-        num_attention_heads=entry.n_heads,
-        max_position_embeddings=entry.max_positions,
-        **common,
-    )
+    elif entry.architecture == "opt":
+        common = {"word_embed_proj_dim": entry.hidden, **common}
+    shape = {
+        "hidden_size": entry.hidden,
+        "intermediate_size": entry.ffn,
+        "num_hidden_layers": entry.n_layers,
+        "num_attention_heads": entry.n_heads,
+        "num_key_value_heads": entry.n_kv_heads,
+        "max_position_embeddings": entry.max_positions,
+    }
+    names = {name: name for name in shape} | _OTHER_NAMES.get(entry.architecture, {})
+    fields = {names[name]: size for name, size in shape.items() if names[name] is not None}
+    return AutoConfig.for_model(entry.architecture, **fields, **common)
 
 
 def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed: int = 0) -> "PreTrainedModel":

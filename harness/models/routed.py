@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -172,8 +172,7 @@ class RoutedModel(EditedModel, Generic[Route]):
                 decided.append(self._memory.route(inputs_BTK, outputs_BTD, read_BT))
             return self._memory.answer(inputs_BTK, outputs_BTD, read_BT, decided[-1])
 
-        backbone: nn.Module = self._model.model.base_model
-        handle = backbone.register_forward_pre_hook(before, with_kwargs=True)
+        handle = self._model.backbone.register_forward_pre_hook(before, with_kwargs=True)
         try:
             with output_replaced(matrix(self._model, self._layer), answer):
                 yield decided
@@ -181,9 +180,9 @@ class RoutedModel(EditedModel, Generic[Route]):
             handle.remove()
 
 
-def matrix(model: LoadedModel, layer: int) -> nn.Linear:
-    """The second feed-forward matrix of a layer: K = d_ff in, D = d_model out."""
-    return cast(nn.Linear, model.module(model.layout.value_matrix, layer))
+def matrix(model: LoadedModel, layer: int) -> nn.Module:
+    """The second feed-forward matrix of a layer: K = d_ff in, D = d_model out; see `linear` for its weight and bias."""
+    return model.module(model.layout.value_matrix, layer)
 
 
 @contextmanager

@@ -67,16 +67,20 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
     last = model.n_layers if stop is None else stop
     if not 0 <= start <= last <= model.n_layers:
         raise ValueError(f"{model.ref.name} has {model.n_layers} blocks, not blocks {start} to {last}")
-    whole = cast(nn.Module, model.model.base_model)
-    blocks, norm = _leaf(model.layout.block.removesuffix(".{}")), _leaf(model.layout.final_norm)
+    whole, layout = model.backbone, model.layout
+    blocks, norm = _leaf(layout.block.removesuffix(".{}")), _leaf(layout.final_norm)
     twin = copy.copy(whole)
     modules = dict(whole._modules)
-    if model.layout.positions is not None:
-        modules[_leaf(model.layout.positions)] = _NoPositions()
+    if layout.positions is not None:
+        modules[_leaf(layout.positions)] = _NoPositions()
+    if layout.project_in is not None:
+        modules[_leaf(layout.project_in)] = None
     modules[blocks] = nn.ModuleList(list(cast(nn.ModuleList, whole.get_submodule(blocks)))[start:last])
     if stop is not None:
         modules[norm] = nn.Identity()
-    vars(twin).update(_modules=modules, config=_cut(model.model.config, start, last))
+        if layout.project_out is not None:
+            modules[_leaf(layout.project_out)] = None
+    vars(twin).update(_modules=modules, config=_cut(model.config, start, last))
     return Part(twin)
 
 
@@ -141,8 +145,8 @@ def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
 class _NoPositions(nn.Module):
     """Stands in for learned position embeddings, which the stream in front of the first block already contains."""
 
-    def forward(self, positions_BT: Tensor) -> Tensor:
-        return torch.zeros((), device=positions_BT.device)
+    def forward(self, any_BT: Tensor, *_: object, **__: object) -> Tensor:
+        return torch.zeros((), device=any_BT.device)
 
 
 def _leaf(path: str) -> str:

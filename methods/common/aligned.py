@@ -217,4 +217,4 @@ def _masks(model: "LoadedModel", is_token_BT: Tensor, dtype: torch.dtype) -> Lay
     columns_T = torch.arange(is_token_BT.shape[1], device=is_token_BT.device)
     back_TT = columns_T[:, None] - columns_T
     is_seen_BTT = (back_TT >= 0) & is_token_BT[:, None, :] | (back_TT == 0)
-    return LayerMasks.of(model.model.config, is_seen_BTT, back_TT, dtype)
+    return LayerMasks.of(model.config, is_seen_BTT, back_TT, dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import State
+from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.precision import working_dtype
 from harness.models.routed import last_of
@@ -42,7 +43,7 @@ class Gate(nn.Module):
         self.gate, self.value, self._threshold = gate, value, threshold
 
     @classmethod
-    def drawn(cls, matrix: nn.Linear, threshold: float, seed: int) -> "Gate":
+    def drawn(cls, matrix: nn.Module, threshold: float, seed: int) -> "Gate":
         """Create a gate with the default initialisation of `nn.Linear`.
 
         Args:
@@ -50,12 +51,14 @@ class Gate(nn.Module):
             threshold: gate activation at and above which the value replaces the output.
             seed: seed of the initial weights.
         """
-        dtype = working_dtype(matrix.weight)
+        weight_DK = weight_of(matrix)
+        width, inputs = weight_DK.shape
+        dtype = working_dtype(weight_DK)
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
             torch.manual_seed(seed)
-            gate = nn.Linear(matrix.in_features, 1)
-            value = nn.Linear(matrix.in_features, matrix.out_features)
-        return cls(gate, value, threshold).to(matrix.weight.device, dtype)
+            gate = nn.Linear(inputs, 1)
+            value = nn.Linear(inputs, width)
+        return cls(gate, value, threshold).to(weight_DK.device, dtype)
 
     @classmethod
     def kept(cls, state: State, threshold: float) -> "Gate":

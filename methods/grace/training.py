@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.api import Advance
 from harness.models.batching import length_sorted
+from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.precision import at_least_fp32
 from harness.models.routed import last_of, matrix, output_replaced
@@ -31,8 +32,8 @@ def read(model: LoadedModel, queries: Sequence[Query], hparams: GraceHparams) ->
         Keys N × K and outputs N × D, at least fp32.
     """
     order: list[int] = []
-    linear = matrix(model, hparams.layer)
-    keys, outputs = ([at_least_fp32(linear.weight.new_empty(0, n))] for n in (linear.in_features, linear.out_features))
+    weight_DK = weight_of(matrix(model, hparams.layer))
+    outputs, keys = ([at_least_fp32(weight_DK.new_empty(0, n))] for n in weight_DK.shape)
     for batch in length_sorted(queries, _length, hparams.batch):
         paused = Paused(model, [queries[index] for index in batch], hparams.layer)
         rows_B, last_B = torch.arange(len(batch), device=model.device), last_of(paused.prompt_BT)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.models.linear import is_linear
 from harness.models.loaded import LoadedModel
 from harness.models.precision import working_dtype
 from harness.models.routed import output_replaced
@@ -41,7 +42,7 @@ class GradientFactors:
         return spread_BTS.index_put((self.rows_N, self.columns_N), values_NS)
 
 
-def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence[str]) -> dict[str, nn.Linear]:
+def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence[str]) -> dict[str, nn.Module]:
     """The edited linear modules, keyed by the name of their weight, in layer order.
 
     Raises:
@@ -50,7 +51,7 @@ def edited_modules(model: LoadedModel, layers: Sequence[int], matrices: Sequence
     modules = {}
     for layer in layers:
         path = model.path(model.layout.mlp, layer)
-        linear = {name: child for name, child in model.module(path).named_children() if isinstance(child, nn.Linear)}
+        linear = {name: child for name, child in model.module(path).named_children() if is_linear(child)}
         for leaf in matrices:
             if leaf not in linear:
                 raise UserError(
@@ -85,7 +86,7 @@ def places_of(rows: Sequence[PredictionRow]) -> list[tuple[int, int]]:
 
 def factors_of(
     model: LoadedModel,
-    modules: Mapping[str, nn.Linear],
+    modules: Mapping[str, nn.Module],
     entering: Streams,
     layer: int,
     rows: Sequence[PredictionRow],
@@ -111,13 +112,13 @@ def factors_of(
 
 
 @contextmanager
-def _observed(modules: Mapping[str, nn.Linear]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def _observed(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Record each module's (input, output) by name inside the `with` block; the outputs require gradients."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(name: str, inputs: Tensor, outputs: Tensor) -> Tensor:
         seen[name] = (inputs.detach(), outputs if outputs.requires_grad else outputs.requires_grad_())
-        return outputs
+        return outputs.clone()  # Falcon adds to it in place
 
     with ExitStack() as stack:
         for name, module in modules.items():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
+from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import logits_at
 from methods.mend.factors import edited_modules, factors_of, label_losses, places_of, row_means
@@ -127,7 +128,7 @@ class Trainer:
         self._layer = min(layer % model.n_layers for layer in hparams.layers)
         self._prefixes = PrefixCache(model, self._layer)
         matrices = tuple(
-            EditedMatrix(name, module.in_features, module.out_features) for name, module in self._modules.items()
+            EditedMatrix(name, *reversed(weight_of(module).shape)) for name, module in self._modules.items()
         )
         self.hypernetwork = Hypernetwork(matrices, hparams.rank, hparams.edit_lr, seed).to(model.device)
         self._adam = torch.optim.Adam(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.models.batching import length_sorted
+from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import streams_of
 from methods.mend.factors import edited_modules, factors_of
@@ -45,7 +46,7 @@ class Updater:
             UserError: if the update is not finite; some matrices may already have been changed.
         """
         for name, update_DK in self.update(rows).items():
-            weight_DK = self._model.model.get_parameter(name)
+            weight_DK = weight_of(self._modules[name])
             size = float(torch.linalg.vector_norm(update_DK))
             if not math.isfinite(size):
                 raise UserError(f"mend: the update of {name} is not a number", fix="train: a smaller `edit_lr`")

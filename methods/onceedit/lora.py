@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from harness.models.linear import is_linear, weight_of
+
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
@@ -14,10 +16,10 @@ SCALE = 2.0
 """α / r of the paper with α = 2r, so that the scale of the updates does not depend on the rank."""
 
 
-def block_linears(model: "LoadedModel") -> list[nn.Linear]:
+def block_linears(model: "LoadedModel") -> list[nn.Module]:
     """All linear layers of all blocks (attention and feed-forward), excluding the output head."""
     parts = (part for layer in range(model.n_layers) for part in model.block(layer).modules())
-    return [part for part in parts if isinstance(part, nn.Linear)]
+    return [part for part in parts if is_linear(part)]
 
 
 class Update(nn.Module):
@@ -28,11 +30,12 @@ class Update(nn.Module):
         B_OR: outputs × rank, zero.
     """
 
-    def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, linear: nn.Module, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        drawn_RI = nn.init.kaiming_uniform_(torch.empty(rank, linear.in_features), a=5**0.5, generator=generator)
-        self.A_RI = nn.Parameter(drawn_RI.to(linear.weight))
-        self.B_OR = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+        weight_OI = weight_of(linear)
+        drawn_RI = nn.init.kaiming_uniform_(torch.empty(rank, weight_OI.shape[1]), a=5**0.5, generator=generator)
+        self.A_RI = nn.Parameter(drawn_RI.to(weight_OI))
+        self.B_OR = nn.Parameter(weight_OI.new_zeros(len(weight_OI), rank))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Values to add to the layer's output, … × outputs."""
@@ -40,7 +43,7 @@ class Update(nn.Module):
 
 
 @contextmanager
-def low_rank(linears: Iterable[nn.Linear], rank: int, generator: torch.Generator) -> Iterator[list[nn.Parameter]]:
+def low_rank(linears: Iterable[nn.Module], rank: int, generator: torch.Generator) -> Iterator[list[nn.Parameter]]:
     """Attach a low-rank update to each layer and yield the parameters of all updates.
 
     On normal exit the updates are merged into the weights; after an exception the layers are unchanged. The rank may exceed
@@ -60,7 +63,7 @@ def low_rank(linears: Iterable[nn.Linear], rank: int, generator: torch.Generator
             handle.remove()
     with torch.no_grad():
         for linear, update in updates:
-            linear.weight += SCALE * update.B_OR @ update.A_RI
+            weight_of(linear).add_(SCALE * update.B_OR @ update.A_RI)
 
 
 def _adding(update: Update) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from harness.models.linear import bias_of, weight_of
 from harness.models.routed import matrix
 from methods.wise.hparams import WiseHparams
 
@@ -39,9 +40,10 @@ def activation_of(model: "LoadedModel", layer: int) -> Activation:
 def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
     """The bias that side memories omit, D: EasyEdit drops the matrix's bias (WISE.py:411, 546), which GPT-J has; else zeros."""
     linear = matrix(model, hparams.layer)
-    if hparams.implementation == "corrected" or linear.bias is None:
-        return linear.weight.new_zeros(linear.out_features)
-    return linear.bias.detach()
+    bias, weight_DK = bias_of(linear), weight_of(linear)
+    if hparams.implementation == "corrected" or bias is None:
+        return weight_DK.new_zeros(len(weight_DK))
+    return bias.detach()
 
 
 def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> "SideMemories":

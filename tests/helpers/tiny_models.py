@@ -26,9 +26,23 @@ FAMILIES = {
     "gemma3_text": {"sliding_window": 4, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2},
     "gpt_neo": {"window_size": 4},
     "gpt_neox": {},
+    "gemma": {"head_dim": 16},
+    "gpt2": {},
+    "phi": {"partial_rotary_factor": 0.5},
+    "olmo2": {},
+    "falcon": {"multi_query": True},
+    "falcon-40b": {"new_decoder_architecture": True},
+    "falcon-rw": {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
+    "opt": {},
+    "opt-projected": {"word_embed_proj_dim": 16},
+    "stablelm": {"use_qkv_bias": True, "qk_layernorm": True},
+    "cohere": {"logit_scale": 0.25, "use_qk_norm": True},
 }
 """Further architectures, whose layers differ: some have a window of four ids and others none, or other rotary positions."""
-TIED = ("gemma2", "gemma3_text", "gpt_neo")
+VARIANTS = {"falcon-40b": "falcon", "falcon-rw": "falcon", "opt-projected": "opt"}
+"""Model types of those that are named otherwise."""
+TIED = ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gpt2", "opt", "opt-projected", "falcon", "falcon-rw", "cohere")
+
 
 SENTENCES = (
     "The mother tongue of Danielle Darrieux is French",
@@ -77,8 +91,8 @@ def tiny_entry(architecture: str) -> CatalogueEntry:
     return dataclasses.replace(
         CATALOGUE["tiny/llama"],
         name=f"tiny/{architecture}",
-        architecture=architecture,
-        n_kv_heads=4 if architecture.startswith("gpt") else 2,
+        architecture=VARIANTS.get(architecture, architecture),
+        n_kv_heads=4 if architecture.startswith("gpt") or architecture == "falcon-rw" else 2,
         tied=architecture in TIED,
         **shape,
     )

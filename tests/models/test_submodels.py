@@ -110,7 +110,7 @@ def test_parts_one_after_the_other_are_the_whole(model):
 def test_an_early_exit_stops_before_the_final_norm(model):
     batch = right_padded(ROWS)
     seen = []
-    hook = model.final_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hook = model.module(model.layout.final_norm).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     whole(model, batch)
     hook.remove()
     end = part(model, 0, LAYERS)(
