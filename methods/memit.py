@@ -1,14 +1,13 @@
 """MEMIT: many facts in one closed-form update of the feed-forward output matrices of several layers (Meng et al. 2023)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.api import Advance, ArtifactSpec
+from harness.api import Advance
 from harness.errors import UserError
-from harness.models.catalogue import ModelRef, entry
-from harness.records import DataRef
 from harness.registry import register
 from methods.common import prefixes
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
@@ -43,24 +42,15 @@ class Memit(ClosedFormMethod):
 
     Each layer takes an equal share of the remaining residual. Its update is the least-squares solution that also preserves
     the matrix's outputs for the keys of ordinary text, weighted by λ.
+
+    If the model normalises the output of the matrix before adding it to the stream (Gemma 2 and 3, OLMo 2), the target is
+    one that the last layer can reach: its value is optimised in front of the norm, as ROME's is. At each layer, the share of
+    the residual is turned into the value whose norm comes nearest to it (see `normed.value_for`), and the least-squares
+    solution writes the change of that value. At the last layer this is exact as far as the layers below have not moved it.
     """
 
     Hparams = MemitHparams
     hparams: MemitHparams
-
-    def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """See `ClosedFormHparams.artifacts`.
-
-        Raises:
-            UserError: also if the model normalises the output of its value matrices: then no change of a matrix adds a given
-                vector to the residual stream.
-        """
-        if entry(target.name).layout.value_norm is not None:
-            raise UserError(
-                f"memit spreads a change of the residual stream over layers, but {target.name} normalises what each adds to it",
-                fix="method: rome",
-            )
-        return super().artifacts(target, data, seed)
 
     def write(
         self,
@@ -98,11 +88,12 @@ class Memit(ClosedFormMethod):
         keys = _Keys(model, rewrites, layers, self.hparams)
         diagnostics = {"value_probability": probability}
         for done, layer in enumerate(layers):
-            keys_NK, stream_ND = keys.read(layer)
-            missing_ND = targets_ND - stream_ND
+            read = keys.read(layer)
+            missing_ND = targets_ND - read.stream_ND
             diagnostics[f"missing_before_layer_{layer}"] = missing_ND.norm(dim=-1).mean().item()
             share_ND = missing_ND / (len(layers) - done)
-            shift_KV = moment_ridge(keys_NK, share_ND, factors[layer], self.hparams.moment_weight)
+            change_ND = _change_of_value(model, layer, read.values_ND, share_ND)
+            shift_KV = moment_ridge(read.keys_NK, change_ND, factors[layer], self.hparams.moment_weight)
             if not bool(shift_KV.isfinite().all()):
                 raise UserError(f"memit: the update of layer {layer} is not a number", fix="a larger `moment_weight`")
             matrices.add(layer, shift_KV)
@@ -115,20 +106,57 @@ class Memit(ClosedFormMethod):
         """
         import torch
 
-        from methods.common.aligned import enter
+        from methods.common.aligned import enter, through
         from methods.common.values import optimise
 
-        behind = self.hparams.layers[-1] + 1
+        last = self.hparams.layers[-1]
         targets: dict[int, Tensor] = {}
         probability = 0.0
         for chosen in _micro_batches(rewrites, self.hparams.micro_batch):
             group = [rewrites[index] for index in chosen]
-            stream = enter(model, [row for made in group for row in made.rows], behind)
-            plain_ND = stream.at_pivot_BD[:: len(group[0].rows)]
-            value = optimise(model, group, stream, behind, plain_ND.norm(dim=-1), self.hparams)
-            targets |= dict(zip(chosen, plain_ND + value.delta_ND, strict=True))
+            rows = [row for made in group for row in made.rows]
+            plain = slice(None, None, len(group[0].rows))
+            if model.layout.value_norm is None:
+                stream = enter(model, rows, last + 1)
+                plain_ND = stream.at_pivot_BD[plain]
+                value = optimise(model, group, stream, last + 1, plain_ND.norm(dim=-1), self.hparams)
+                target_ND = plain_ND + value.delta_ND
+            else:
+                stream = enter(model, rows, last)
+                behind, went = through(model, stream, last)
+                values_ND = went.values_BV[plain]
+                value = optimise(model, group, stream, last, values_ND.norm(dim=-1), self.hparams, at_value=True)
+                moved_ND = model.into_stream(last, values_ND + value.delta_ND) - model.into_stream(last, values_ND)
+                target_ND = behind.at_pivot_BD[plain] + moved_ND
+            targets |= dict(zip(chosen, target_ND, strict=True))
             probability += value.probability * len(group) / len(rewrites)
         return torch.stack([targets[index] for index in range(len(rewrites))]), probability
+
+
+def _change_of_value(model: "LoadedModel", layer: int, values_ND: "Tensor", share_ND: "Tensor") -> "Tensor":
+    """The change of a layer's values that adds a share to the residual stream, N × D; as near as its norm, if any, allows."""
+    if model.layout.value_norm is None:
+        return share_ND
+    from methods.common.normed import value_for
+
+    wanted_ND = model.into_stream(layer, values_ND).double() + share_ND.double()
+    changed_ND = value_for(model.module(model.layout.value_norm, layer), values_ND, wanted_ND) - values_ND.double()
+    return changed_ND.to(share_ND.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a layer holds at the subjects of all requests.
+
+    Attributes:
+        keys_NK: mean key over the contexts of each request.
+        values_ND: output of the value matrix for the plain prompt.
+        stream_ND: the residual stream after the last edited layer, for the plain prompt.
+    """
+
+    keys_NK: "Tensor"
+    values_ND: "Tensor"
+    stream_ND: "Tensor"
 
 
 class _Keys:
@@ -152,33 +180,31 @@ class _Keys:
         sizes = [1, *(len(prefixes.WORDS) * per_word for _, per_word in hparams.prefixes)]
         self._weights_C = [1 / (size * len(sizes)) for size in sizes for _ in range(size)]
 
-    def read(self, layer: int) -> "tuple[Tensor, Tensor]":
-        """Read keys and residual stream with the current weights. Layers must be read in ascending order.
-
-        Returns:
-            The mean key of each request at the layer, N × K, and the stream after the last edited layer at the plain
-            prompt's subject, N × D.
-        """
+    def read(self, layer: int) -> "_Read":
+        """Read keys, values and residual stream with the current weights. Layers must be read in ascending order."""
         import torch
 
-        from methods.common.aligned import advance, capturing
+        from methods.common.aligned import advance, through
 
         keys: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
         behind: dict[int, Tensor] = {}
         for number, (chosen, stream) in enumerate(self._groups):
             stream = advance(self._model, stream, self._at, layer)
             self._groups[number] = (chosen, stream)
-            with capturing(self._model, layer, stream.pivot) as passes:
-                plain = advance(self._model, stream, layer, layer + 1).rows(slice(None, None, len(self._weights_C)))
-            keys_BK = passes[0].keys_BK
+            every = slice(None, None, len(self._weights_C))
+            after, went = through(self._model, stream, layer)
+            plain, keys_BK = after.rows(every), went.keys_BK
             keys_NCK = keys_BK.reshape(len(chosen), -1, keys_BK.shape[-1])
             weights_C = torch.tensor(self._weights_C, dtype=keys_NCK.dtype, device=keys_NCK.device)
             keys |= dict(zip(chosen, torch.einsum("c,nck->nk", weights_C, keys_NCK), strict=True))
+            values |= dict(zip(chosen, went.values_BV[every], strict=True))
             plain = advance(self._model, plain, layer + 1, self._behind)
             behind |= dict(zip(chosen, plain.at_pivot_BD, strict=True))
         self._at = layer
-        order = range(self._requests)
-        return torch.stack([keys[index] for index in order]), torch.stack([behind[index] for index in order])
+        return _Read(
+            *(torch.stack([found[index] for index in range(self._requests)]) for found in (keys, values, behind))
+        )
 
 
 def _micro_batches(rewrites: Sequence["Rewrite"], size: int) -> list[list[int]]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
-    from methods.common.aligned import Captured, Stream
     from methods.common.rewrites import Rewrite
     from methods.common.solves import Factor
 
@@ -47,6 +46,7 @@ class Rome(ClosedFormMethod):
     """Optimise the output of a matrix W at the subject's last token, then add the rank-one update that produces it.
 
     Edits are applied sequentially, and so are layers: each value is optimised on the weights left by all previous updates.
+    The value is what W puts out, in front of the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there.
     """
 
     Hparams = RomeHparams
@@ -71,7 +71,7 @@ class Rome(ClosedFormMethod):
         self, model: "LoadedModel", matrices: ValueMatrices, factors: Mapping[int, "Factor"], made: "Rewrite"
     ) -> float:
         """Write one fact, layer by layer; return the probability of its target under the last layer's value."""
-        from methods.common.aligned import advance, enter
+        from methods.common.aligned import advance, enter, through
         from methods.common.values import optimise
 
         layers = self.hparams.layers
@@ -79,7 +79,7 @@ class Rome(ClosedFormMethod):
         for layer in layers:
             stream = advance(model, stream, at, layer)
             at = layer
-            behind, went = self._through(model, stream, layer)
+            behind, went = through(model, stream, layer)
             scale_1 = went.values_BV[:1].norm(dim=-1)
             if model.layout.value_norm is None:
                 value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
@@ -100,14 +100,6 @@ class Rome(ClosedFormMethod):
             matrices.add(layer, shift_KV)
             probability = value.probability
         return probability
-
-    def _through(self, model: "LoadedModel", stream: "Stream", layer: int) -> "tuple[Stream, Captured]":
-        """Run one block; return the stream after it, and the keys and values of its value matrix at the pivots."""
-        from methods.common.aligned import advance, capturing
-
-        with capturing(model, layer, stream.pivot) as passes:
-            behind = advance(model, stream, layer, layer + 1)
-        return behind, passes[0]
 
 
 def rank_one(

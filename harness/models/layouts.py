@@ -17,6 +17,7 @@ class Layout:
         block: one transformer block; its output is the residual stream after the whole block.
         attention: the attention module of a block.
         mlp: the module that holds the feed-forward matrices of a block; the block itself if it has no other (OPT).
+        matrices: names of the feed-forward matrices inside `mlp`, the value matrix last.
         value_matrix: the second feed-forward matrix, whose input is the key and whose output is the value of an edit.
         final_norm, head, embeddings: the norm after the last block, the vocabulary projection, the token embeddings.
         attention_kernel: attention implementation, explicit so that results do not depend on installed packages.
@@ -33,6 +34,7 @@ class Layout:
     block: str
     attention: str
     mlp: str
+    matrices: tuple[str, ...]
     value_matrix: str
     final_norm: str
     head: str
@@ -51,7 +53,7 @@ class Layout:
         cls,
         blocks: str,
         attention: str,
-        value_matrix: str,
+        matrices: tuple[str, ...],
         final_norm: str,
         embeddings: str,
         attention_kernel: Kernel = "sdpa",
@@ -67,7 +69,8 @@ class Layout:
             block,
             f"{block}.{attention}",
             holder,
-            f"{holder}.{value_matrix}",
+            matrices,
+            f"{holder}.{matrices[-1]}",
             f"{base}.{final_norm}",
             "lm_head",
             f"{base}.{embeddings}",
@@ -82,33 +85,37 @@ class Layout:
         return self.block.removesuffix(".{}").rpartition(".")[0]
 
 
-_LLAMA_LIKE = Layout.of("model.layers", "self_attn", "down_proj", "norm", "embed_tokens")
+_LLAMA_LIKE = Layout.of("model.layers", "self_attn", ("gate_proj", "up_proj", "down_proj"), "norm", "embed_tokens")
 _NORMED = replace(_LLAMA_LIKE, value_norm="model.layers.{}.post_feedforward_layernorm")
 LAYOUTS: dict[str, Layout] = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
-    "phi3": _LLAMA_LIKE,
+    "phi3": replace(_LLAMA_LIKE, matrices=("gate_up_proj", "down_proj")),
     "gemma": _LLAMA_LIKE,
     "stablelm": _LLAMA_LIKE,
     "cohere": _LLAMA_LIKE,
     "olmo2": _NORMED,
     "gemma2": replace(_NORMED, attention_kernel="eager"),  # sdpa ignores its cap on attention scores
     "gemma3_text": _NORMED,
-    "phi": Layout.of("model.layers", "self_attn", "fc2", "final_layernorm", "embed_tokens"),
-    "gptj": Layout.of("transformer.h", "attn", "fc_out", "ln_f", "wte", "eager"),
-    "gpt2": Layout.of("transformer.h", "attn", "c_proj", "ln_f", "wte", positions="wpe"),
+    "phi": Layout.of("model.layers", "self_attn", ("fc1", "fc2"), "final_layernorm", "embed_tokens"),
+    "gptj": Layout.of("transformer.h", "attn", ("fc_in", "fc_out"), "ln_f", "wte", "eager"),
+    "gpt2": Layout.of("transformer.h", "attn", ("c_fc", "c_proj"), "ln_f", "wte", positions="wpe"),
     "gpt_neo": Layout.of(
-        "transformer.h", "attn", "c_proj", "ln_f", "wte", "eager", positions="wpe", counts_columns=True
+        "transformer.h", "attn", ("c_fc", "c_proj"), "ln_f", "wte", "eager", positions="wpe", counts_columns=True
     ),
-    "gpt_neox": Layout.of("gpt_neox.layers", "attention", "dense_4h_to_h", "final_layer_norm", "embed_in"),
-    "falcon": Layout.of("transformer.h", "self_attention", "dense_4h_to_h", "ln_f", "word_embeddings"),
+    "gpt_neox": Layout.of(
+        "gpt_neox.layers", "attention", ("dense_h_to_4h", "dense_4h_to_h"), "final_layer_norm", "embed_in"
+    ),
+    "falcon": Layout.of(
+        "transformer.h", "self_attention", ("dense_h_to_4h", "dense_4h_to_h"), "ln_f", "word_embeddings"
+    ),
     "opt": replace(
         Layout.of(
             "model.decoder.layers",
             "self_attn",
-            "fc2",
+            ("fc1", "fc2"),
             "final_layer_norm",
             "embed_tokens",
             mlp=None,

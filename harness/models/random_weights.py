@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-_OTHER_NAMES = {
+_OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "gpt2": {"intermediate_size": "n_inner", "num_key_value_heads": None},
     "falcon": {"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
     "opt": {"intermediate_size": "ffn_dim", "num_key_value_heads": None},
@@ -50,8 +50,8 @@ def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
         "num_key_value_heads": entry.n_kv_heads,
         "max_position_embeddings": entry.max_positions,
     }
-    names = {name: name for name in shape} | _OTHER_NAMES.get(entry.architecture, {})
-    fields = {names[name]: size for name, size in shape.items() if names[name] is not None}
+    other = _OTHER_NAMES.get(entry.architecture, {})
+    fields = {field: size for name, size in shape.items() if (field := other.get(name, name)) is not None}
     return AutoConfig.for_model(entry.architecture, **fields, **common)
 
 

@@ -3,10 +3,24 @@
 from typing import Literal
 
 from harness.errors import UserError
+from harness.models.catalogue import ModelRef, entry
 from harness.records import DataRef
 
 Implementation = Literal["corrected", "faithful-easyedit"]
 """`corrected` follows the method's paper; `faithful-easyedit` reproduces EasyEdit's code."""
+
+
+def require_masks(target: ModelRef, method: str) -> None:
+    """Check that a model attends as an additive mask says, which methods need that rerun only a part of each text.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if not entry(target.name).layout.takes_masks:
+        raise UserError(
+            f"{method} reruns parts of a text under attention masks of its own, which {target.name} cannot take: it has ALiBi",
+            fix="method: one of ft-l, mend, wise, defer",
+        )
 
 
 def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "") -> None:

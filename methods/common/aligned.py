@@ -120,6 +120,13 @@ def capturing(model: "LoadedModel", layer: int, pivot: int) -> Iterator[list[Cap
         handle.remove()
 
 
+def through(model: "LoadedModel", stream: Stream, layer: int) -> tuple[Stream, Captured]:
+    """Run one block; return the stream after it, and the keys and values of its value matrix at the pivots."""
+    with capturing(model, layer, stream.pivot) as passes:
+        behind = advance(model, stream, layer, layer + 1)
+    return behind, passes[0]
+
+
 class Suffix:
     """The columns of a batch from the pivot on, for repeated passes through the last blocks of a model.
 

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.models.catalogue import ModelRef, entry
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
-from methods.common import moments, prefixes
+from methods.common import moments, prefixes, require_masks
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
 
@@ -99,7 +99,12 @@ class ClosedFormMethod(Method):
         self.factors = moments.FactorCache()
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """See `ClosedFormHparams.artifacts`."""
+        """See `ClosedFormHparams.artifacts`.
+
+        Raises:
+            UserError: also if the model cannot take attention masks.
+        """
+        require_masks(target, self.spec.name)
         return self.hparams.artifacts(target, data, seed)
 
     def prompt_overhead(self) -> int:

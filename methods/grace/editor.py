@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.api import Context, EditedModel, Hparams, State
+from harness.api import ArtifactSpec, Context, EditedModel, Hparams, State
 from harness.errors import UserError
-from harness.records import EditRequest
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import Implementation
+from methods.common import Implementation, require_masks
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ class Grace(SequentialMethod):
 
     Hparams = GraceHparams
     hparams: GraceHparams
+
+    def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """None.
+
+        Raises:
+            UserError: if values at the last token cannot be trained on the model.
+        """
+        if self.hparams.replace == "last":
+            require_masks(target, self.spec.name)
+        return {}
 
     def extend(
         self,

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.errors import UserError
+from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_train
@@ -37,8 +39,13 @@ class Mend(Method):
         """The hypernetwork, trained for this model on the train records.
 
         Raises:
-            UserError: if the dataset has no train records.
+            UserError: if the dataset has no train records, or the model no such matrices.
         """
+        known = entry(target.name).layout.matrices
+        if other := [name for name in self.hparams.matrices if name not in known]:
+            raise UserError(
+                f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]"
+            )
         require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
         return {

@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import require_train
+from methods.common import require_masks, require_train
 from methods.onceedit import borrowed
 from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
 
@@ -77,6 +77,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
             f"{plugin.name} cannot be a plug-in: its local attention counts columns of the cache, which texts share",
             fix=harness_command("list", "models"),
         )
+    require_masks(plugin, "onceedit's plug-in")
     if hparams.lambda_weight and hparams.negatives:
         require_train(data, "onceedit learns alpha from")
     identity: dict[str, Any] = {

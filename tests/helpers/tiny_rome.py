@@ -191,3 +191,13 @@ def watch(model, layer, ids, column):
     for handle in handles:
         handle.remove()
     return seen["key"], seen["value"], seen["stream"]
+
+
+def probability(model, request):
+    """Mean probability of the tokens of the new target, from the whole model."""
+    query = joint_query(model.tokenizer, request.prompt, request.target_new)
+    with torch.no_grad():
+        logits_TV = model.model(input_ids=torch.tensor([query.prompt_ids + query.target_ids])).logits[0]
+    places = range(len(query.prompt_ids) - 1, len(query.prompt_ids) + len(query.target_ids) - 1)
+    chosen = [logits_TV[at].softmax(-1)[label] for at, label in zip(places, query.target_ids, strict=True)]
+    return torch.stack(chosen).mean().item()

@@ -16,7 +16,7 @@ from methods.common.rewrites import rewrite
 from methods.common.solves import Factor, moment_ridge
 from methods.common.values import optimise
 from methods.memit import Memit, MemitHparams
-from tests.helpers.tiny_models import rounding
+from tests.helpers.tiny_models import catalogued_families, rounding
 from tests.helpers.tiny_rome import (
     MOMENTS,
     PREFIXES,
@@ -25,6 +25,7 @@ from tests.helpers.tiny_rome import (
     TinyContext,
     able_model,
     easy_requests,
+    probability,
     read_moment,
     requests,
     watch,
@@ -270,3 +271,44 @@ def test_prefixes_and_moments_are_needed_and_layers_are_checked():
 def test_second_moments_are_never_the_identity():
     with pytest.raises(ValueError, match="moments"):
         memit(moments="identity")
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_a_norm_the_stream_becomes_what_the_last_layer_was_asked_for(architecture, tmp_path, monkeypatch):
+    """As read from the whole model after the edit: the target is one that the norm can give, and the solve gives it."""
+    targets = []
+
+    def recorded(self, model, rewrites, found=Memit._targets):
+        targets.append(found(self, model, rewrites))
+        return targets[-1]
+
+    monkeypatch.setattr(Memit, "_targets", recorded)
+    with catalogued_families():
+        model = able_model(architecture)
+        facts = easy_requests(model)
+        before = [probability(model, fact) for fact in facts]
+        artifacts = {
+            "prefixes": write_prefixes(tmp_path / "prefixes", texts=(), groups=()),
+            "moments": write_moments(tmp_path / "moments", model, LAYERS),
+        }
+        method = memit(layers=LAYERS[-1:], prefixes=(), **LIGHT)
+        edited = method.edit(model, facts, artifacts, TinyContext())
+        ((wanted_ND, expected),) = targets
+        rows = [rewrite(model, fact, (), "joint").contexts[0] for fact in facts]
+        found_ND = torch.stack([watch(model, LAYERS[-1], row.ids, row.pivot)[2] for row in rows])
+        after = [probability(model, fact) for fact in facts]
+        edited.revert()
+    assert edited.diagnostics()["missing_before_layer_1"] > 0.1
+    torch.testing.assert_close(found_ND, wanted_ND.to(found_ND), rtol=1e-3, atol=1e-3)
+    assert all(late > early for early, late in zip(before, after, strict=True))
+    assert sum(after) / len(after) == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_text", "olmo2"])
+def test_behind_a_norm_every_layer_brings_the_stream_nearer_to_its_target(architecture, tmp_path):
+    with catalogued_families():
+        model = able_model(architecture)
+        edited = edit(model, tmp_path, easy_requests(model), **LIGHT)
+        figures = edited.diagnostics()
+        edited.revert()
+    assert figures["missing_before_layer_1"] < figures["missing_before_layer_0"]

@@ -10,7 +10,6 @@ from harness.models.catalogue import ModelRef
 from harness.models.routed import output_replaced
 from harness.models.weights import weight_hash
 from harness.records import DataRef
-from harness.tokens import joint_query
 from methods.common.aligned import enter
 from methods.common.rewrites import rewrite
 from methods.common.solves import Factor
@@ -25,6 +24,7 @@ from tests.helpers.tiny_rome import (
     TinyContext,
     able_model,
     easy_requests,
+    probability,
     random_moment,
     read_moment,
     requests,
@@ -68,15 +68,6 @@ def keys_and_values(model, request, layer):
     rows = rewrite(model, request, PREFIXES, "joint").contexts
     keys, values, _ = zip(*(watch(model, layer, row.ids[: row.pivot + 1], row.pivot) for row in rows), strict=True)
     return torch.stack(keys), torch.stack(values)
-
-
-def probability(model, request):
-    query = joint_query(model.tokenizer, request.prompt, request.target_new)
-    with torch.no_grad():
-        logits_TV = model.model(input_ids=torch.tensor([query.prompt_ids + query.target_ids])).logits[0]
-    places = range(len(query.prompt_ids) - 1, len(query.prompt_ids) + len(query.target_ids) - 1)
-    chosen = [logits_TV[at].softmax(-1)[label] for at, label in zip(places, query.target_ids, strict=True)]
-    return torch.stack(chosen).mean().item()
 
 
 @pytest.mark.parametrize("moments", ["identity", "train_prompts"])

@@ -110,7 +110,9 @@ def test_parts_one_after_the_other_are_the_whole(model):
 def test_an_early_exit_stops_before_the_final_norm(model):
     batch = right_padded(ROWS)
     seen = []
-    hook = model.module(model.layout.final_norm).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hook = model.module(model.layout.final_norm).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
     whole(model, batch)
     hook.remove()
     end = part(model, 0, LAYERS)(
@@ -146,7 +148,7 @@ def test_logits_at_places_are_those_of_the_whole_model(model, layer):
 
 def test_gradients_behind_a_stream_are_those_of_the_whole_model(model):
     """Of the matrix of the block that the stream enters, and of one further up."""
-    weights = [model.value_matrix(layer)[1].requires_grad_(True) for layer in (1, 3)]
+    weights = [model.model.get_parameter(model.value_matrix(layer)[0]).requires_grad_(True) for layer in (1, 3)]
     logits_BTV = model.model(**padded(ROWS)).logits
     expected = torch.autograd.grad(sum(logits_BTV[row, column].logsumexp(-1) for row, column in PLACES), weights)
     start = streams(model, ROWS, 1)
@@ -171,7 +173,8 @@ def test_a_part_sees_new_weights_hooks_and_replaced_parameters(model):
     """It shares modules: what an editor does to a block between two calls shows in the second."""
     start = streams(model, ROWS, 1)
     behind = part(model, 1)
-    name, weight = model.value_matrix(2)
+    name = model.value_matrix(2)[0]
+    weight = model.model.get_parameter(name)
     plain = behind(start.residual_BTD, start.mask_BT, start.positions_BT)
 
     def as_whole():
