@@ -56,6 +56,7 @@ _OTHER_KEYS = {
         **{"n_layers": "n_layer", "hidden": "n_embd", "ffn": "n_inner", "n_heads": "n_head", "n_kv_heads": "n_head"},
         "max_positions": "n_positions",
     },
+    "gpt2": {"n_layers": "n_layer", "hidden": "n_embd"},
     "gpt_neo": {"n_layers": "num_layers", "n_heads": "num_heads", "n_kv_heads": "num_heads"},
     "gpt_neox": {"n_kv_heads": "num_attention_heads"},
 }

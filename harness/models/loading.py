@@ -28,6 +28,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     from transformers.utils import logging
 
     from harness.models.rope import make_rowwise
+    from harness.models.unflattened import unflatten
 
     logging.disable_progress_bar()
     made, place = entry(ref.name), torch.device(device)
@@ -55,6 +56,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     if len(tokenizer) > rows:
         raise UserError(f"the tokenizer of {ref.name} has {len(tokenizer)} ids, its model {rows}", fix="another source")
     make_rowwise(model)
+    unflatten(model)
     return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
 
 

@@ -11,6 +11,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
 from harness.models.submodels import logits_at, part, streams, streams_of
+from harness.models.unflattened import unflatten
 from harness.models.weights import weight_hash
 from tests.helpers.tiny_models import (
     ARCHITECTURES,
@@ -19,6 +20,7 @@ from tests.helpers.tiny_models import (
     precise,
     rounding,
     tiny_entry,
+    tiny_model,
     tiny_tokenizer,
 )
 
@@ -221,3 +223,15 @@ def test_half_precision_gives_logits_in_fp32(model):
 def test_blocks_that_do_not_exist_are_refused(model, start, stop):
     with pytest.raises(ValueError, match="has 4 blocks"):
         part(model, start, stop)
+
+
+@pytest.mark.parametrize("architecture", ["opt", "opt-projected"])
+def test_opt_whose_matrices_see_rows_says_the_same_bit_for_bit(architecture):
+    made = tiny_model(architecture).model
+    batch = padded(ROWS)
+    expected_BTV = made(**batch).logits
+    unflatten(made)
+    seen = []
+    made.model.decoder.layers[1].fc2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[:2]))
+    assert torch.equal(made(**batch).logits, expected_BTV)
+    assert seen == [batch["input_ids"].shape]
