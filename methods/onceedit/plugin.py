@@ -151,7 +151,10 @@ class EditedPlugin:
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         rows = self.tokenize(list(place))
         hidden_ND = torch.empty(
-            len(rows), self.model.config.hidden_size, dtype=self.model.dtype, device=self.model.device
+            len(rows),
+            self.model.get_output_embeddings().weight.shape[1],
+            dtype=self.model.dtype,
+            device=self.model.device,
         )
         for batch in length_sorted(rows, len, _ROWS_PER_FORWARD):
             last = [(row, len(rows[index]) - 1) for row, index in enumerate(batch)]

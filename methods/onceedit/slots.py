@@ -33,7 +33,9 @@ class Slots:
         self._cache = DynamicCache()  # without a configuration, it does not evict slots outside a sliding window
         self._ids: list[list[int]] = [[] for _ in range(n_rows)]
         self._positions_BS = torch.empty(n_rows, 0, dtype=torch.long, device=model.device)
-        self._last_BD = torch.empty(n_rows, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        self._last_BD = torch.empty(
+            n_rows, model.get_output_embeddings().weight.shape[1], dtype=model.dtype, device=model.device
+        )
         self.n_fed = 0
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ FAMILIES = {
 """Further architectures, whose layers differ: some have a window of four ids and others none, or other rotary positions."""
 VARIANTS = {"falcon-40b": "falcon", "falcon-rw": "falcon", "opt-projected": "opt"}
 """Model types of those that are named otherwise."""
-TIED = ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gpt2", "opt", "opt-projected", "falcon", "falcon-rw", "cohere")
+TIED = ("gemma2", "gemma3_text", "gpt_neo", "gpt2", "opt", "opt-projected", "falcon", "falcon-rw", "cohere")
 
 
 SENTENCES = (
