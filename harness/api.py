@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,8 @@ from harness.registry import MethodSpec
 from harness.tokens import Query
 
 if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
     from torch import Tensor
 
     from harness.models.catalogue import ModelRef
@@ -37,6 +39,65 @@ TOKENS_PER_PASS = 25
 
 Phase = Literal["setup", "edit", "attach", "evaluate"]
 """Timed phases of a cell; docs/timing.md defines what each includes."""
+
+
+class Choice(BaseModel, ABC):
+    """In place of a hyper-parameter's value: an artifact that decides it when the cell runs.
+
+    Identities contain the artifact's key, not the value that comes of it. A field of `Hparams` accepts one kind of choice if
+    its type is annotated with `OrChoice`; `Hparams.decided` replaces it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @abstractmethod
+    def artifact(self, target: "ModelRef", data: DataRef, seed: int) -> "ArtifactSpec":
+        """The artifact. Must not import torch or read files.
+
+        Raises:
+            UserError: if it cannot be built here, with the reason.
+        """
+
+    @abstractmethod
+    def value(self, folder: Path) -> Any:
+        """The value, JSON-like, according to the finished artifact in `folder`."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, written: Any) -> Self | None:
+        """The choice that a suite or a file of hyper-parameters asks for; None for anything else, such as a value.
+
+        Raises:
+            ValueError: for a choice with invalid options.
+        """
+
+    @abstractmethod
+    def written(self) -> Any:
+        """JSON-like form that `read` understands."""
+
+
+@dataclass(frozen=True)
+class OrChoice:
+    """Annotation of a field of `Hparams`: instead of a value it may hold a choice, until that is decided.
+
+    The field keeps the type of its value, because methods edit with decided values only.
+    """
+
+    choice: type[Choice]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        schema = handler(source)
+        written = core_schema.wrap_serializer_function_ser_schema(
+            lambda value, plain: value.written() if isinstance(value, Choice) else plain(value), schema=schema
+        )
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, plain: self._chosen(value) or plain(value), schema, serialization=written
+        )
+
+    def _chosen(self, value: Any) -> Choice | None:
+        return value if isinstance(value, Choice) else self.choice.read(value)
 
 
 class Hparams(BaseModel):
@@ -60,6 +121,19 @@ class Hparams(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Values that decide a result, JSON-like: all of them, unless a subclass leaves out where files are."""
         return self.model_dump(mode="json")
+
+    def choices(self) -> dict[str, Choice]:
+        """The values that are not decided yet, by field."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Choice)}
+
+    def decided(self, artifacts: Mapping[str, Path]) -> tuple[Self, dict[str, Any]]:
+        """These hyper-parameters with every choice decided, and the values that were chosen.
+
+        Args:
+            artifacts: folders of the finished artifacts, by field.
+        """
+        values = {name: choice.value(artifacts[name]) for name, choice in self.choices().items()}
+        return (self.model_validate({**self.model_dump(), **values}) if values else self), values
 
 
 @dataclass(frozen=True)
@@ -215,6 +289,8 @@ class Method(ABC):
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """Declare the artifacts that `edit` needs, by role. Must not import torch or read files.
+
+        Those that decide hyper-parameters (`Choice`) are added by the harness, under the name of the hyper-parameter.
 
         Raises:
             UserError: if this combination cannot be run here, with the reason.

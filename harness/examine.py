@@ -84,7 +84,7 @@ def explain(folder: Folder) -> Iterator[str]:
     with understood(folder.path):
         yield from _heading(folder, parts)
         if cell := parts.get("cell"):
-            yield from _identity(cell)
+            yield from _identity(cell, parts.get("provenance", {}).get("chosen", {}))
         yield from _scores(parts.get("metrics", {}))
         if cost := parts.get("cost"):
             yield from _cost(cost)
@@ -103,11 +103,12 @@ def _heading(folder: Folder, parts: Mapping[str, Any]) -> Iterator[str]:
         yield "cell.json  missing"
 
 
-def _identity(cell: Mapping[str, Any]) -> Iterator[str]:
+def _identity(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[str]:
     method, model, data = cell["method"], cell["model"], cell["data"]
     variant = f", variant {method['variant']}" if method.get("variant") else ""
     yield f"method     {method['title']} ({method['name']} version {method['version']}, {method['backend']}{variant})"
-    settings, sources = method["hparams"], method.get("sources", {})
+    settings, sources = {**method["hparams"], **chosen}, dict(method.get("sources", {}))
+    sources |= {key: f"decided by {_setting((key, method['hparams'][key]))}; {sources.get(key, '')}" for key in chosen}
     width = max((len(_setting(item)) for item in settings.items()), default=0)
     for item in itertools.islice(settings.items(), SETTINGS):
         yield f"           {_setting(item):{min(width, 40)}}  {sources.get(item[0], '')}".rstrip()

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.registry import register
 from methods.common import prefixes
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
+from methods.common.layers import ManyLayers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ class MemitHparams(ClosedFormHparams):
         micro_batch: requests per pass; affects only time and memory.
     """
 
+    layers: ManyLayers
     moments: Literal["corpus", "train_prompts", "published"]
     moment_weight: float = Field(gt=0)
     batch: int = Field(ge=1)

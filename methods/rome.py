@@ -7,6 +7,7 @@ from harness.api import Advance
 from harness.errors import UserError
 from harness.registry import register
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
+from methods.common.layers import count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +34,12 @@ class RomeHparams(ClosedFormHparams):
     @property
     def passes_per_edit(self) -> float:
         """A value for each layer."""
-        return super().passes_per_edit * len(self.layers)
+        return super().passes_per_edit * count(self.layers)
 
     @property
     def steps_per_edit(self) -> float:
         """Facts are written one by one."""
-        return self.v_steps * len(self.layers)
+        return self.v_steps * count(self.layers)
 
 
 @register("rome", title="ROME", family="weights", version=2)

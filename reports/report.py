@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from harness import registry
 from harness.files import write_bytes
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 ALWAYS = ("time",)
 """Tables that every report contains."""
 
+FIGURE_FILES: dict[str, dict[str, Any]] = {
+    "pdf": {"metadata": {"CreationDate": None}},  # the same bytes every time
+    "png": {"dpi": 300},
+}
+"""Files of a figure, and how each is saved."""
+
 
 def write_report(
     store: Path, suite: str, scale: str, console: "Console", *, lines: int | None = None, **options: Unpack[Options]
@@ -22,7 +28,7 @@ def write_report(
 
     A table gives `<name>_table.txt` (as in a terminal), `<name>_table.tex`, `<name>_table.csv` (all numbers with their
     intervals and the cells that they come from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure
-    gives `<name>_figure.pdf`.
+    gives `<name>_figure.pdf` and `<name>_figure.png`.
 
     Args:
         store: folder of the store.
@@ -62,10 +68,12 @@ def write_report(
         elif len(sources) == 1 and (left := print_beginning(built, console, lines)):
             console.print(f"{left}: see {txt}", markup=False, highlight=False, soft_wrap=True)
     for name, draw in figures.items():
-        written.append(folder / f"{name}_figure.pdf")
-        drawn = io.BytesIO()
-        draw(frame).savefig(drawn, format="pdf", metadata={"CreationDate": None})  # the same bytes every time
-        write_bytes(written[-1], drawn.getvalue())
+        figure = draw(frame)
+        for kind, how in FIGURE_FILES.items():
+            written.append(folder / f"{name}_figure.{kind}")
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, **how)
+            write_bytes(written[-1], drawn.getvalue())
     if gaps := frame.gaps():
         console.print(gaps, style="yellow", markup=False, highlight=False, soft_wrap=True)
     compiled, failure = compile_all(sources)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from harness import registry
@@ -87,13 +88,24 @@ class Cell:
         method = registry.find_method(self.method.name, self.backend)
         return method(method.Hparams.model_validate(self.hparams))
 
+    def decided(self, artifacts: Mapping[str, Path]) -> tuple[Method, Mapping[str, Any]]:
+        """The method that edits, whose hyper-parameters all have values, and the values that artifacts decided.
+
+        Args:
+            artifacts: folders of this cell's artifacts, by role.
+        """
+        hparams, chosen = self.instance().hparams.decided(artifacts)
+        return registry.find_method(self.method.name, self.backend)(hparams), chosen
+
     def artifacts(self) -> Mapping[str, ArtifactSpec]:
-        """What the method needs before it edits, by role."""
+        """What the method needs before it edits, by role; what decides a hyper-parameter has the name of that."""
         return self._recipes
 
     @cached_property
     def _recipes(self) -> Mapping[str, ArtifactSpec]:
-        return self.planned_method.artifacts(self.model, self.data, self.seed)
+        method, given = self.planned_method, (self.model, self.data, self.seed)
+        deciding = {name: choice.artifact(*given) for name, choice in method.hparams.choices().items()}
+        return {**deciding, **method.artifacts(*given)}
 
     @cached_property
     def planned_method(self) -> Method:

@@ -128,7 +128,8 @@ class Runner:
         model, data = context.load_model(cell.model), context.load_data(cell.data)
         folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
-        bench = _Bench(cell, cell.instance(), model, folders, KeptWeights(model.model) if is_kept else None)
+        method, chosen = cell.decided(folders)
+        bench = _Bench(cell, method, model, folders, KeptWeights(model.model) if is_kept else None)
         before = weight_hash(model.model)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = self._warm_up(bench, data, bool(shared))
@@ -163,6 +164,7 @@ class Runner:
                 {"name": ref.name, "source": ref.source, "revision": ref.revision, **context.model_hashes(ref)}
                 for ref in models_of(cell)
             ],
+            **({"chosen": dict(chosen)} if chosen else {}),
             **bench.method.provenance(),
             **edited.origin,
         }

@@ -94,8 +94,13 @@ def sync(store: Path, suite: str | None = None, tracking_uri: str | None = None)
     )
 
 
-def params(cell: Mapping[str, Any]) -> Named[str]:
-    """Flatten a cell's settings into MLflow params, the columns of its run table; a long value is cut."""
+def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
+    """Flatten a cell's settings into MLflow params, the columns of its run table; a long value is cut.
+
+    Args:
+        cell: the content of cell.json.
+        chosen: values of hyper-parameters that artifacts decided, shown as `chosen.<name>`.
+    """
     method, data = cell["method"], cell["data"]
     named = {
         "label": cell["label"],
@@ -111,7 +116,11 @@ def params(cell: Mapping[str, Any]) -> Named[str]:
         "seed": str(cell["seed"]),
         "cell_id": cell["cell_id"],
     }
-    leaves = {**flattened(cell["schedule"], "schedule"), **flattened(method["hparams"], "hparams")}
+    leaves = {
+        **flattened(cell["schedule"], "schedule"),
+        **flattened(method["hparams"], "hparams"),
+        **flattened(chosen, "chosen"),
+    }
     names = valid_names([*((name,) for name in named), *leaves], ".")
     values: dict[tuple[str, ...], Any] = {(name,): value for name, value in named.items()} | leaves
     return Named({names[path]: _cut(str(value), _PARAM_LENGTH) for path, value in values.items()}, _renamed(names, "."))
@@ -235,12 +244,12 @@ class _Importer:
                 "dirty": str(origin["dirty"]),
                 "data_sha256": data["sha256"],
             }
-            chosen, scored = params(cell), metrics(folder)
-            settings = [Param(key, value) for key, value in chosen.values.items()]
+            settled, scored = params(cell, origin.get("chosen", {})), metrics(folder)
+            settings = [Param(key, value) for key, value in settled.values.items()]
             numbers = [Metric(key, value, finished_ms, 0) for key, value in scored.values.items()]
             originals = [
                 RunTag(f"{kind}.{name}", _cut(original, _TAG_LENGTH))
-                for kind, named in (("param", chosen.renamed), ("metric", scored.renamed))
+                for kind, named in (("param", settled.renamed), ("metric", scored.renamed))
                 for name, original in named.items()
             ]
             source = _cut(json.dumps(origin["data_files"]), _SOURCE_LENGTH)

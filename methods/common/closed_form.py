@@ -6,16 +6,17 @@ Does not import torch, because planning needs the hyper-parameters and artifacts
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from harness.api import Advance, ArtifactSpec, Context, EditedModel, Hparams, Method
+from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef, entry
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
 from methods.common import moments, prefixes, require_masks
+from methods.common.layers import Layers
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
 
@@ -33,7 +34,7 @@ class ValueHparams(Hparams):
     """Hyper-parameters for optimising the value vector at the subject's last token (ROME eq. 4).
 
     Attributes:
-        layers: edited blocks, in ascending order.
+        layers: edited blocks, in ascending order, or `traced` (see `methods.common.layers`).
         v_lr: learning rate of Adam.
         v_steps: maximum number of loss evaluations; there is one update fewer.
         v_weight_decay: weight of ‖δ‖ / scale², where scale is the norm of the vector that δ is added to.
@@ -44,7 +45,7 @@ class ValueHparams(Hparams):
         target_tokens: whether the target is tokenised jointly with the prompt or alone (see `rewrites.rewrite`).
     """
 
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    layers: Layers
     v_lr: float = Field(gt=0)
     v_steps: int = Field(ge=1)
     v_weight_decay: float = Field(ge=0)
@@ -60,13 +61,6 @@ class ValueHparams(Hparams):
         contexts = 1 + len(WORDS) * sum(per_word for _, per_word in self.prefixes)
         return 3.0 * self.v_steps * (contexts + 1)
 
-    @field_validator("layers")
-    @classmethod
-    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if list(layers) != sorted(set(layers)):
-            raise ValueError("layers must ascend")
-        return layers
-
 
 class ClosedFormHparams(ValueHparams, MomentHparams):
     """Hyper-parameters of value optimisation, and of the key covariance C used to insert the values into a matrix."""
@@ -77,15 +71,15 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
         Raises:
             UserError: if there are no texts to compute the statistics from, or the model has no such layer.
         """
-        n_layers = entry(target.name).n_layers
-        if self.layers[-1] >= n_layers:
+        n_layers, layers = entry(target.name).n_layers, self.choices().get("layers", self.layers)
+        if not isinstance(layers, Choice) and layers[-1] >= n_layers:
             raise UserError(
-                f"{target.name} has {n_layers} layers, but the last of `layers` is {self.layers[-1]}",
+                f"{target.name} has {n_layers} layers, but the last of `layers` is {layers[-1]}",
                 fix=f"layers: up to {n_layers - 1}",
             )
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}
         if self.moments != "identity":
-            needed["moments"] = moments.artifact(target, data, self.layers, self, seed)
+            needed["moments"] = moments.artifact(target, data, layers, self, seed)
         return needed
 
 

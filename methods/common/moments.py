@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import TOKENS_PER_PASS, ArtifactSpec, Hparams
+from harness.api import TOKENS_PER_PASS, ArtifactSpec, Choice, Hparams
 from harness.errors import UserError
 from harness.identity import digest
 from harness.models.catalogue import ModelRef, entry
@@ -54,13 +54,15 @@ class MomentHparams(Hparams):
     moments_ridge: float = Field(ge=0)
 
 
-def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: MomentHparams, seed: int) -> ArtifactSpec:
+def artifact(
+    target: ModelRef, data: DataRef, layers: Sequence[int] | Choice, hparams: MomentHparams, seed: int
+) -> ArtifactSpec:
     """The covariance statistics of some layers of a model.
 
     Args:
         target: the unedited model.
         data: dataset whose train records are used with `moments: train_prompts`.
-        layers: layers whose value matrices' inputs are the keys.
+        layers: layers whose value matrices' inputs are the keys, or what decides them.
         hparams: the source; not `identity`.
         seed: selects the documents of a corpus.
 
@@ -69,12 +71,17 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
     """
     identity: dict[str, Any] = {
         "model": target.identity(),
-        "layers": sorted(layers),
+        "layers": layers.written() if isinstance(layers, Choice) else sorted(layers),
         "ridge": hparams.moments_ridge,
         "version": VERSION,
     }
     inputs: dict[str, Any] = {"model": target}
+    needs = dict(target.artifacts())
+    if isinstance(layers, Choice):
+        inputs["layers"], needs["layers"] = layers, layers.artifact(target, data, seed)
     if hparams.moments == "published":
+        if isinstance(layers, Choice):
+            raise UserError("moments: published needs layers that are given as numbers", fix="moments: train_prompts")
         if hparams.moments_path is None:
             raise UserError("moments: published needs the folder that holds the statistics", fix="moments_path: FOLDER")
         inputs["published"] = home = Path(hparams.moments_path).expanduser()
@@ -95,7 +102,7 @@ def artifact(target: ModelRef, data: DataRef, layers: Sequence[int], hparams: Mo
         identity=identity,
         builder="methods.common.moments_build:build",
         inputs=inputs,
-        needs=target.artifacts(),
+        needs=needs,
         passes=_passes(hparams, data),
     )
 

@@ -37,6 +37,8 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """
     model = context.load_model(spec.inputs["model"])
     layers, ridge = spec.identity["layers"], spec.identity["ridge"]
+    if "layers" in spec.needs:
+        layers = spec.inputs["layers"].value(context.artifact(spec.needs["layers"]))
     if "published" in spec.inputs:
         files = published_files(spec.inputs["model"], layers, spec.inputs["published"])
         counts = []

@@ -10,6 +10,7 @@ from harness.api import Context, EditedModel, Hparams, State
 from harness.errors import UserError
 from harness.records import EditRequest
 from harness.registry import register
+from methods.common.layers import Layer
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class DeferHparams(Hparams):
         steps: optimiser steps per request.
     """
 
-    layer: int = Field(ge=0)
+    layer: Layer
     query: Literal["prompt_last", "sequence_last"]
     threshold: float = Field(gt=0, lt=1)
     lr: float = Field(gt=0)

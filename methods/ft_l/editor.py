@@ -11,6 +11,7 @@ from harness.api import Context, EditedModel, Hparams, Method
 from harness.records import EditRequest
 from harness.registry import register
 from methods.common import Implementation
+from methods.common.layers import Layer
 from methods.ft_l.rows import OBJECTIVES, ScoredRow, faithful_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class FtLHparams(Hparams):
             GPT-J, also trains the bias of the same layer, which EasyEdit's match on parameter names includes.
     """
 
-    layer: int = Field(ge=0)
+    layer: Layer
     lr: float = Field(gt=0)
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)

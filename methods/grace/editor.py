@@ -12,6 +12,7 @@ from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import Implementation, require_masks
+from methods.common.layers import Layer
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class GraceHparams(Hparams):
             `codebook`), and for a repeated prompt adds a row that not even the prompt itself reaches.
     """
 
-    layer: int = Field(ge=0)
+    layer: Layer
     distance: Literal["euclidean", "cosine"]
     radius: float = Field(gt=0)
     expand: Literal["coverage", "moving_average"]

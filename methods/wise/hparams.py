@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from harness.api import Hparams
 from methods.common import Implementation
+from methods.common.layers import Layer
 
 
 class WiseHparams(Hparams):
@@ -39,7 +40,7 @@ class WiseHparams(Hparams):
             in a merge arbitrarily, and lets a memory answer only if it is more active than the one in training.
     """
 
-    layer: int = Field(ge=0)
+    layer: Layer
     contexts: int = Field(ge=0, le=10)
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)

@@ -1,0 +1,132 @@
+"""Where a model recalls facts: average indirect effects by token and layer, for every causal trace that a suite used."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.registry import register_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from harness.tracing.trace import Kind, Role, Trace
+    from reports.frame import SuiteFrame
+
+WIDTH, HEIGHT = 3.35, 5.6
+"""Inches per trace: the column of a two-column paper."""
+
+TITLES: "dict[Kind, str]" = {"state": "One hidden state", "mlp": "MLP outputs", "attention": "Attention outputs"}
+COLORS: "dict[Kind, str]" = {"state": "#5b4ba0", "mlp": "#1b7f5c", "attention": "#b5432a"}
+MAPS: "dict[Kind, str]" = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
+LABELS: "dict[Role, str]" = {
+    "first subject": "first subject token",
+    "middle subject": "middle subject tokens",
+    "last subject": "last subject token",
+    "first after": "first token after",
+    "further": "further tokens",
+    "last": "last token",
+}
+STYLES: "dict[Role, Literal['-', ':']]" = {"last subject": "-", "last": ":"}
+"""The early site, where the subject is looked up, and the late site, where the answer is read off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Titled:
+    """A trace and what it is of."""
+
+    title: str
+    trace: "Trace"
+
+
+@register_figure("causal_trace")
+def causal_trace(frame: "SuiteFrame") -> "Figure":
+    """Causal tracing: average indirect effect by token and layer (ROME, figure 2), one column per model and dataset."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    found = list(traces(frame))
+    with rc_context({"font.size": 7, "axes.linewidth": 0.5, "pdf.fonttype": 42}):
+        figure = Figure(figsize=(WIDTH * max(1, len(found)), HEIGHT), layout="constrained")
+        if not found:
+            figure.set_size_inches(WIDTH, 0.6)
+            figure.text(0.5, 0.5, "No finished cell of this suite used a causal trace.", ha="center", va="center")
+            return figure
+        axes = figure.subplots(4, len(found), squeeze=False, gridspec_kw={"height_ratios": [1, 1, 1, 1.35]})
+        for column, each in enumerate(found):
+            for row, kind in enumerate(TITLES):
+                _heat_map(axes[row, column], each.trace, kind)
+            _lines(axes[3, column], each.trace)
+            facts, total = len(each.trace.facts), each.trace.total_effect()
+            axes[0, column].text(
+                *(0.5, 1.32, f"{each.title}: {facts} facts, total effect {float(total.value):.2f}"),
+                transform=axes[0, column].transAxes,
+                ha="center",
+                fontsize=7.5,
+                fontweight="bold",
+            )
+        figure.canvas.draw()  # the layout is computed now, with these settings
+    return figure
+
+
+def traces(frame: "SuiteFrame") -> "Iterator[Titled]":
+    """The traces that finished cells used, each once, in the order of the cells."""
+    from harness.store.store import Store
+    from harness.tracing.artifact import NAME
+    from harness.tracing.trace import Trace
+
+    store, seen = Store(frame.store), set[str]()
+    titles = frame.cells.drop_duplicates("cell").set_index("cell")
+    for name, cell in titles.iterrows():
+        for key in store.cell(str(name)).read("provenance.json")["artifacts"].values():
+            folder = store.artifact(NAME, key)
+            if folder.is_done and key not in seen:
+                seen.add(key)
+                yield Titled(f"{cell['model_title']}, {cell['data_title']}", Trace.load(folder.path))
+
+
+def _heat_map(axes: "Axes", trace: "Trace", kind: "Kind") -> None:
+    import numpy as np
+
+    rows = {role: found.value for role in LABELS if (found := trace.indirect_effect(kind, role))}
+    effects_RL = np.stack(list(rows.values()))
+    image = axes.imshow(effects_RL, aspect="auto", cmap=MAPS[kind], vmin=0, interpolation="nearest")
+    axes.set_yticks(range(len(rows)), [LABELS[role] for role in rows])
+    axes.tick_params(length=2, width=0.5)
+    window = trace.windows[kind]
+    axes.set_title(TITLES[kind] + (f", {window} layers at a time" if window > 1 else ""), fontsize=7, pad=3)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06)
+    bar.ax.tick_params(length=2, width=0.5, labelsize=6)
+    bar.outline.set_linewidth(0.4)
+    if kind == "mlp":
+        layer = trace.decisive_layer()
+        axes.plot(layer, list(rows).index("last subject"), marker="*", color="#f2b134", markeredgecolor="black",
+                  markeredgewidth=0.4, markersize=6, clip_on=False)  # fmt: skip
+        axes.annotate(
+            *(f"layer {layer}", (layer, list(rows).index("last subject"))),
+            xytext=(5, 0), textcoords="offset points", va="center", fontsize=6,
+        )  # fmt: skip
+
+
+def _lines(axes: "Axes", trace: "Trace") -> None:
+    from matplotlib.lines import Line2D
+
+    layers = range(trace.n_layers)
+    for kind, color in COLORS.items():
+        for role, style in STYLES.items():
+            found = trace.indirect_effect(kind, role)
+            assert found is not None, "every prompt has a last subject token and a last token"
+            axes.plot(layers, found.value, style, color=color, linewidth=1)
+            axes.fill_between(
+                layers, found.value - found.half_width, found.value + found.half_width, color=color, alpha=0.15, lw=0
+            )
+    axes.set_xlim(0, trace.n_layers - 1)
+    axes.axhline(0, color="black", linewidth=0.4)
+    axes.set_xlabel("layer at the centre of the restored ones", labelpad=2)
+    axes.set_ylabel("indirect effect (95 % interval)", labelpad=2)
+    axes.tick_params(length=2, width=0.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    handles = [Line2D([], [], color=color, label=TITLES[kind]) for kind, color in COLORS.items()]
+    handles += [Line2D([], [], color="black", linestyle=style, label=LABELS[role]) for role, style in STYLES.items()]
+    axes.legend(handles=handles, fontsize=6, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.22))
