@@ -64,11 +64,16 @@ class Choice(BaseModel, ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, written: Any) -> Self | None:
-        """The choice that a suite or a file of hyper-parameters asks for; None for anything else, such as a value.
+    def is_written(cls, value: Any) -> bool:
+        """Whether a suite or a file of hyper-parameters asks for a choice here, with valid options or not."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, written: Any) -> Self:
+        """The choice that is asked for.
 
         Raises:
-            ValueError: for a choice with invalid options.
+            ValueError: for invalid options.
         """
 
     @abstractmethod
@@ -88,16 +93,20 @@ class OrChoice:
     def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         from pydantic_core import core_schema
 
-        schema = handler(source)
-        written = core_schema.wrap_serializer_function_ser_schema(
-            lambda value, plain: value.written() if isinstance(value, Choice) else plain(value), schema=schema
-        )
-        return core_schema.no_info_wrap_validator_function(
-            lambda value, plain: self._chosen(value) or plain(value), schema, serialization=written
+        value = handler(source)
+        return core_schema.tagged_union_schema(
+            {"value": value, "choice": core_schema.no_info_plain_validator_function(self._read)},
+            discriminator=lambda found: "choice" if self._is_choice(found) else "value",
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                lambda found, plain: found.written() if isinstance(found, Choice) else plain(found), schema=value
+            ),
         )
 
-    def _chosen(self, value: Any) -> Choice | None:
-        return value if isinstance(value, Choice) else self.choice.read(value)
+    def _is_choice(self, found: Any) -> bool:
+        return isinstance(found, Choice) or self.choice.is_written(found)
+
+    def _read(self, found: Any) -> Choice:
+        return found if isinstance(found, Choice) else self.choice.read(found)
 
 
 class Hparams(BaseModel):

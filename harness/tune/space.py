@@ -146,6 +146,11 @@ def read_space(file: Path, values: Mapping[str, Any], n_layers: int) -> Space:
         if key not in values:
             raise UserError(f"{entry.where}: unknown hyper-parameter '{key}'{did_you_mean(key, set(values))}")
         each = ranges[key] = validate(Range, entry)
+        if each.depth and isinstance(values[key], Mapping):
+            raise UserError(
+                f"{entry.where}: {key}: cannot be searched, because its value {json.dumps(values[key])} is chosen when a cell runs",
+                fix=f"in the file of hyper-parameters, {key}: {{value: {{depth: …}}, source: …}}",
+            )
         if each.depth and isinstance(values[key], list | tuple):
             widths[key] = each.count or len(values[key])
             if widths[key] > n_layers:

@@ -40,14 +40,17 @@ class TracedLayer(TraceOptions, Choice):
         return Trace.load(folder).decisive_layer()
 
     @classmethod
-    def read(cls, written: Any) -> Self | None:
-        """`traced`, or a mapping from that word to options.
+    def is_written(cls, value: Any) -> bool:
+        """`traced`, or a mapping from that word to options."""
+        return value == WORD or (isinstance(value, Mapping) and set(value) == {WORD})
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        """The word alone, or with options.
 
         Raises:
             ValueError: for invalid options.
         """
-        if written != WORD and not (isinstance(written, Mapping) and set(written) == {WORD}):
-            return None
         options = {} if written == WORD else written[WORD]
         try:
             return cls.model_validate(options)
@@ -63,7 +66,8 @@ class TracedLayer(TraceOptions, Choice):
 class TracedLayers(TracedLayer):
     """Consecutive layers, the last of which is that of `TracedLayer`; fewer where the model begins.
 
-    MEMIT edits the layers up to the last one that recalls the facts, so that all of them take part (Meng et al. 2023, §4.1).
+    MEMIT edits a range that ends at the last layer on the path of recall, so that all of them take part (Meng et al. 2023,
+    §4.1). Its authors find that layer by also severing feed-forward outputs, which is not measured here.
 
     Attributes:
         count: number of layers.

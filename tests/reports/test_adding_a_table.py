@@ -68,6 +68,7 @@ def test_a_table_and_a_figure_in_a_plug_in_file_are_listed_and_written(fake, plu
     assert rf"OnceEdit & {numbers['OnceEdit']:.2f} \\" in tex
     drawn = (folder / "bars_figure.pdf").read_bytes()
     assert drawn.startswith(b"%PDF")
+    assert (folder / "bars_figure.png").read_bytes().startswith(b"\x89PNG")
 
     harness_here("report", "main_table", "--scale", "mini", "--store", fake.root, "--plugin", plugin)
     assert (folder / "bars_figure.pdf").read_bytes() == drawn
@@ -92,5 +93,5 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
     names, imported = done.stdout.splitlines()
-    assert names == "['ablation', 'calibration', 'components', 'main', 'parity', 'retention', 'time'] []"
+    assert names == "['ablation', 'calibration', 'components', 'main', 'parity', 'retention', 'time'] ['causal_trace']"
     assert imported == "set()"

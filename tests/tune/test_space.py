@@ -78,7 +78,14 @@ def test_a_mistake_is_one_line(space, text, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.methods if registry.find_method(name).Hparams.model_fields])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in registry.methods
+        if registry.find_method(name).spec.edits and registry.find_method(name).Hparams.model_fields
+    ],
+)
 @pytest.mark.parametrize("model", ["llama2-7b", "gpt-j-6b", "tiny/llama"])
 def test_every_method_has_ranges_whose_draws_it_accepts(name, model):
     n_layers = {"llama2-7b": 32, "gpt-j-6b": 28, "tiny/llama": 4}[model]
