@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.registry import register_figure
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -52,19 +53,14 @@ def causal_trace(frame: "SuiteFrame") -> "Figure":
             figure.set_size_inches(WIDTH, 0.6)
             figure.text(0.5, 0.5, "No finished cell of this suite used a causal trace.", ha="center", va="center")
             return figure
-        axes = figure.subplots(4, len(found), squeeze=False, gridspec_kw={"height_ratios": [1, 1, 1, 1.35]})
-        for column, each in enumerate(found):
-            for row, kind in enumerate(TITLES):
-                _heat_map(axes[row, column], each.trace, kind)
-            _lines(axes[3, column], each.trace)
+        for part, each in zip(figure.subfigures(1, len(found), squeeze=False)[0], found, strict=True):
             facts, total = len(each.trace.facts), each.trace.total_effect()
-            axes[0, column].text(
-                *(0.5, 1.32, f"{each.title}: {facts} facts, total effect {float(total.value):.2f}"),
-                transform=axes[0, column].transAxes,
-                ha="center",
-                fontsize=7.5,
-                fontweight="bold",
-            )
+            part.suptitle(f"{each.title}\n{facts} facts, total effect {float(total.value):.2f}", fontsize=7.5)
+            *maps, lines = part.subplots(4, 1, gridspec_kw={"height_ratios": [1, 1, 1, 1.4]})
+            for axes, kind in zip(maps, TITLES, strict=True):
+                _heat_map(axes, each.trace, kind)
+            _lines(lines, each.trace)
+            part.legend(handles=_keys(), fontsize=6, frameon=False, ncols=2, loc="outside lower center")
         figure.canvas.draw()  # the layout is computed now, with these settings
     return figure
 
@@ -109,8 +105,6 @@ def _heat_map(axes: "Axes", trace: "Trace", kind: "Kind") -> None:
 
 
 def _lines(axes: "Axes", trace: "Trace") -> None:
-    from matplotlib.lines import Line2D
-
     layers = range(trace.n_layers)
     for kind, color in COLORS.items():
         for role, style in STYLES.items():
@@ -122,11 +116,18 @@ def _lines(axes: "Axes", trace: "Trace") -> None:
             )
     axes.set_xlim(0, trace.n_layers - 1)
     axes.axhline(0, color="black", linewidth=0.4)
-    axes.set_xlabel("layer at the centre of the restored ones", labelpad=2)
-    axes.set_ylabel("indirect effect (95 % interval)", labelpad=2)
+    axes.set_xlabel("layer (centre of the restored layers)", labelpad=2)
+    axes.set_ylabel("indirect effect", labelpad=2)
     axes.tick_params(length=2, width=0.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    handles = [Line2D([], [], color=color, label=TITLES[kind]) for kind, color in COLORS.items()]
-    handles += [Line2D([], [], color="black", linestyle=style, label=LABELS[role]) for role, style in STYLES.items()]
-    axes.legend(handles=handles, fontsize=6, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.22))
+
+
+def _keys() -> "list[Artist]":
+    from matplotlib.lines import Line2D
+
+    kinds = [Line2D([], [], color=color, label=TITLES[kind]) for kind, color in COLORS.items()]
+    return [
+        *kinds,
+        *(Line2D([], [], color="black", linestyle=style, label=LABELS[role]) for role, style in STYLES.items()),
+    ]

@@ -38,7 +38,8 @@ def test_each_trace_is_a_column_with_three_maps_and_lines_and_its_layer(traced):
     assert len([axes for axes in figure.axes if axes.get_label() != "<colorbar>"]) == 8
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert {"layer 3", "layer 1"} <= set(texts)
-    assert sum("4 facts, total effect 0.58" in text for text in texts) == 2
+    titles = [part.get_suptitle() for part in figure.subfigs]
+    assert titles == [f"{name} (mini), CounterFact\n4 facts, total effect 0.58" for name in ("Llama2-7B", "GPT-J-6B")]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(LABELS.values())
     assert drawn(figure).startswith(b"%PDF")
 

@@ -62,5 +62,5 @@ def test_what_is_no_choice_and_no_layer_is_one_line(value, says):
 
 
 def test_a_method_without_causal_tracing_refuses_the_word():
-    with pytest.raises(UserError, match="layers: .* found text 'traced'"):
+    with pytest.raises(UserError, match=r"layers: .* found text 'traced'"):
         hparams.resolve("mend", "smollm2-135m", {"layers": "traced"})
