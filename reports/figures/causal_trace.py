@@ -100,7 +100,7 @@ def _heat_map(axes: "Axes", trace: "Trace", kind: "Kind") -> None:
                   markeredgewidth=0.4, markersize=6, clip_on=False)  # fmt: skip
         axes.annotate(
             *(f"layer {layer}", (layer, list(rows).index("last subject"))),
-            xytext=(5, 0), textcoords="offset points", va="center", fontsize=6,
+            xytext=(8, 0), textcoords="offset points", va="center", fontsize=6,
         )  # fmt: skip
 
 
