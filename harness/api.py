@@ -266,6 +266,10 @@ class EditedModel(ABC):
         """Return further numbers about the edit, stored with the metrics."""
         return {}
 
+    def remarks(self) -> Sequence[str]:
+        """Return what readers of the scores must know about this edit, one clause each; shown by the run and under tables."""
+        return ()
+
     def state(self) -> State:
         """Return all state outside the weights, from which `Method.extend` rebuilds the same model bit for bit."""
         return {}

@@ -129,6 +129,17 @@ def _four_digits(value: float) -> float:
     return math.ceil(value * 10_000 - 1e-6) / 10_000
 
 
+def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
+    """What edited models say about themselves, once per method and model."""
+    cells = frame.cells[frame.cells["remarks"].map(len) > 0]
+    said = (
+        f"{cell['title']} on {cell['model_title']}: {remark}."
+        for cell in cells.to_dict("records")
+        for remark in cell["remarks"]
+    )
+    return tuple(dict.fromkeys(said))
+
+
 def absent_sections(frame: "SuiteFrame") -> Iterator[str]:
     """The same for datasets without any finished cell, and for cells that cannot be assigned to a section."""
     missing = frame.missing

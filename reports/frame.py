@@ -31,7 +31,8 @@ class SuiteFrame:
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach; `<phase>_s` is in seconds;
-            `edit_actions` is a frozenset with the ids of the edit runs; `section` and `row` say where in a table the
+            `edit_actions` is a frozenset with the ids of the edit runs; `remarks` is what the edited model says about
+            itself; `section` and `row` say where in a table the
             cell belongs.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
         scopes: one row per (cell, axis, record_id) and probe with its routing score `scope`, axes named as in the
@@ -127,6 +128,7 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "edit_actions": frozenset(cost["edit_actions"]),
         "device_class": cost["device_class"],
         "citable": bool(cost["citable"]),
+        "remarks": tuple(origin.get("remarks", ())),
         "commit": (origin["commit"] or "no commit")[:9] + ("+" if origin["dirty"] else ""),
     }
     return [

@@ -16,10 +16,12 @@ class Outcome:
     Attributes:
         seconds: how long it took; None where only its end was seen.
         reason: why it has no result; None for one that is finished.
+        remarks: what the edited model says about itself (see `EditedModel.remarks`).
     """
 
     seconds: float | None
     reason: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def record_failure(store: Store, job: Job, reason: str, log: str = "") -> None:

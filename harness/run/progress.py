@@ -139,6 +139,8 @@ class Display:
         elif self.console.is_terminal or self.work.total.jobs <= MANY:
             time = "" if outcome.seconds is None else f" [dim]{outcome.seconds:.1f} s[/dim]"
             self._print(f"[green]✓[/green] {escape(f'{count} {job.title}')}{time}")
+        for remark in outcome.remarks:
+            self.note(f"{job.title}: {remark}")
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int) -> Iterator[Advance]:

@@ -74,7 +74,7 @@ class Runner:
             return Outcome(time.perf_counter() - start, reason)
         if result is not None:
             self._write(result, log.getvalue())
-        return Outcome(time.perf_counter() - start)
+        return Outcome(time.perf_counter() - start, remarks=result.remarks if result else ())
 
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
         module, _, function = spec.builder.partition(":")
@@ -166,11 +166,12 @@ class Runner:
             ],
             **({"chosen": dict(chosen)} if chosen else {}),
             **bench.method.provenance(),
+            **({"remarks": list(edited.remarks)} if edited.remarks else {}),
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         limits = self._attainable(cell, model, data)
-        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, bench.kept, limits)
+        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, edited.remarks, bench.kept, limits)
 
     def _warm_up(self, bench: "_Bench", data: Dataset, is_shared: bool) -> bool:
         """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
@@ -197,10 +198,10 @@ class Runner:
             if bench.kept:
                 bench.kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
-            diagnostics = dict(edited.diagnostics())
+            diagnostics, remarks = dict(edited.diagnostics()), tuple(edited.remarks())
         finally:
             edited.revert()
-        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id])
+        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks)
 
     def _in_sequence(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
@@ -215,12 +216,14 @@ class Runner:
             done = sequence.run(chain, requests, cell.schedule)
             if bench.kept:
                 bench.kept.take()
+            remarks = tuple(chain.edited.remarks())
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
             done.progress.diagnostics,
             add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
             [f"{cell.cell_id}:{block.edits}" for block in blocks],
+            remarks,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
         )
@@ -281,6 +284,7 @@ class _Edited:
     Attributes:
         points: answers by the number of edits so far; only those after the last edit, if all were one act.
         acts: ids of the edit runs.
+        remarks: see `EditedModel.remarks`.
         cost, origin: what else is to be said of cost and provenance.
     """
 
@@ -288,6 +292,7 @@ class _Edited:
     diagnostics: Mapping[str, float]
     phases_s: dict[str, float]
     acts: list[str]
+    remarks: tuple[str, ...] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -298,6 +303,7 @@ class _Result:
 
     Attributes:
         place: number of each record's edit, from 1.
+        remarks: see `EditedModel.remarks`.
         kept: the edited weights.
         attainable: see `harness.evaluation.attainable`, for the records after the last edit.
     """
@@ -308,6 +314,7 @@ class _Result:
     diagnostics: Mapping[str, float]
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    remarks: tuple[str, ...]
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
 

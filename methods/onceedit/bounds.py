@@ -132,8 +132,8 @@ class Tangents:
         weights_BV = slopes_BV * (state.scale_V / state.norm_V)
         v_BD = weights_BV.new_zeros(weights_BV.shape[0], state.embeddings_VD.shape[1])
         for ids in state.tiles(state.embeddings_VD.shape[1]):
-            v_BD.addmm_(weights_BV[:, ids], state.embeddings_VD[ids].double())
-        return cls(side, slopes_BV, slopes_BV @ (1 - bounds.mean_x_V), v_BD)
+            v_BD.addmm_(weights_BV[:, ids], state.vectors(ids))
+        return cls(side, slopes_BV, slopes_BV @ (1 - bounds.mean_x_V), state.geometry.dual(v_BD))
 
     def take(self, rows_F: Tensor) -> Self:
         """Some rows of the batch."""
@@ -242,7 +242,7 @@ def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | No
     state, ids_BH = exact.state, exact.ids_BN
     batch, exact_rows = ids_BH.shape
     ids_P = ids_BH.flatten()
-    exact_PD = state.embeddings_VD[ids_P].double()
+    exact_PD = state.geometry.dual(state.vectors(ids_P))
     slopes_BH = tangents.slopes_BV.gather(1, ids_BH)
     constant_B = tangents.constant_B - (
         slopes_BH * (1 - exact.of_token(tangents.side.bounds.mean_x_V).squeeze(-1))
@@ -253,7 +253,7 @@ def _exact_and_linear(tangents: Tangents, exact: _Listed, anchors_S: Tensor | No
     n_anchors = state.n_anchors if anchors_S is None else len(anchors_S)
     for block in state.anchor_blocks(n_anchors, len(ids_P)):
         own_C = state.anchor_ids_A[block if anchors_S is None else anchors_S[block]]
-        anchors_CD, norm_C = state.embeddings_VD[own_C].double(), state.norm_V[own_C]
+        anchors_CD, norm_C = state.vectors(own_C), state.norm_V[own_C]
         x_PC = (exact_PD @ anchors_CD.T).mul_((state.scale_V / state.norm_V)[ids_P, None]).div_(norm_C)
         x_PC = torch.where(ids_P[:, None] == own_C, state.scale_V[ids_P, None], x_PC)
         rows_PC = x_PC.sub_(state.log_z_V[ids_P, None]).exp_()

@@ -72,7 +72,10 @@ def _train(
         edits, negatives = _rows(loaded.tokenizer, requests, unrelated)
         entry = new_entry(plugin.model)
         if hparams["editor"] == "full":
-            weights = list(plugin.model.requires_grad_(True).parameters())
+            plugin.model.requires_grad_(True)
+            if hparams["plugin_embeddings"] == "frozen":
+                plugin.model.get_input_embeddings().requires_grad_(False)
+            weights = [weight for weight in plugin.model.parameters() if weight.requires_grad]
             history = fine_tune(plugin, entry, weights, edits, negatives, hparams, seed, context.progress)
         else:
             generator = torch.Generator().manual_seed(seed)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 EDIT_VERSION = 2
 """Increment when the edit stage yields a different plug-in for the same inputs."""
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Increment when the contents of a pair's relative state change."""
 
-EDIT, STATE = "plugin_edit", "relative_state"
+EDIT, STATE, PLUGIN_STATE = "plugin_edit", "relative_state", "plugin_state"
 
 
 @register("onceedit", title="OnceEdit", family="plug-in", version=2)
@@ -35,34 +35,38 @@ class OnceEdit(Method):
     hparams: OnceEditHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """The edited plug-in, and the relative state of the target model paired with the unedited plug-in.
+        """The edited plug-in, and the relative states of the target model and of the plug-in.
 
-        The first artifact's identity does not include the target model, because one edit serves all of them; the second's
-        does not include the edits.
+        The edit's identity does not include the target model, because one edit serves all of them. The target model's state
+        does not depend on the edits, nor does the plug-in's if its embeddings are frozen.
 
         Raises:
             UserError: if alpha must be learned but the dataset has no unrelated records for it, or if `editor` cannot edit
                 a plug-in.
         """
         plugin = self.hparams.plugin_entry.reference(target.corpus or data)
+        edit = edit_artifact(plugin, data, self.hparams, seed)
+        is_shared = self.hparams.plugin_embeddings == "frozen"
         return {
-            EDIT: edit_artifact(plugin, data, self.hparams, seed),
+            EDIT: edit,
             STATE: state_artifact(target, plugin, self.hparams),
+            PLUGIN_STATE: state_artifact(plugin, target, self.hparams, None if is_shared else edit),
         }
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Attach the edited plug-in to the target model, which recomputes the plug-in's relative state."""
+        """Attach the edited plug-in to the target model."""
         from methods.onceedit.ensemble import EnsembleModel
         from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
 
         plugin = EditedPlugin.load(artifacts[EDIT], context.device)
         plugin.require(requests)
-        pair = PairState.load(artifacts[STATE], model.model, self.hparams.relative)
         with context.clock.phase("attach"):
-            return EnsembleModel.attach(model, plugin, requests, self.hparams, pair)
+            target_side = PairState.load(artifacts[STATE], model.model)
+            plugin_side = PairState.load(artifacts[PLUGIN_STATE], plugin.model)
+            return EnsembleModel.attach(model, plugin, requests, self.hparams, target_side, plugin_side)
 
 
 def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:
@@ -103,20 +107,29 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
     )
 
 
-def state_artifact(target: "ModelRef", plugin: "ModelRef", hparams: OnceEditHparams) -> ArtifactSpec:
-    """The artifact with a pair's anchors and the target model's relative state, shared by all edits of the plug-in."""
-    models = {"model": target, "plugin": plugin}
+def state_artifact(
+    model: "ModelRef", other: "ModelRef", hparams: OnceEditHparams, edit: ArtifactSpec | None = None
+) -> ArtifactSpec:
+    """The artifact with a pair's anchors and the relative state of `model`, shared by all edits unless `edit` is given.
+
+    Args:
+        model: the model whose state it is.
+        other: the other model of the pair.
+        hparams: the rules of anchors and rows.
+        edit: the edit after which the state is computed, if it changes the embeddings of `model`.
+    """
+    models = {"model": model, "other": other}
+    needs = {f"{role}/{need}": spec for role, ref in models.items() for need, spec in ref.artifacts().items()}
     return ArtifactSpec(
         name="relative-state",
         kind="setup",
         identity={
-            "target": target.identity(),
-            "plugin": plugin.identity(),
-            **hparams.model_dump(include={"anchors", "relative", "eos"}),
+            **{role: ref.identity() for role, ref in models.items()},
+            **hparams.model_dump(include={"anchors", "eos", "relative", "temperature"}),
             "version": STATE_VERSION,
         },
         builder="methods.onceedit.pair:build",
         inputs=models,
-        needs={f"{role}/{need}": spec for role, ref in models.items() for need, spec in ref.artifacts().items()},
+        needs={**needs, **({"edit": edit} if edit else {})},
         passes=0,
     )

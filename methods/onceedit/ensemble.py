@@ -24,9 +24,9 @@ from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
 from methods.onceedit.hparams import OnceEditHparams
-from methods.onceedit.pair import PairState, input_embeddings
+from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
-from methods.onceedit.relative import RelativeState
+from methods.onceedit.round_trip import ENOUGH
 from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
 
@@ -41,7 +41,9 @@ class EnsembleModel(EditedModel):
         chooser: TokenChooser,
         requests: Sequence[EditRequest],
         hparams: OnceEditHparams,
+        round_trip: float | None = None,
     ) -> None:
+        self.round_trip = round_trip
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
         self._vocabulary = Vocabulary.of(target.tokenizer)
         self._edited_prompts = {request.prompt for request in requests}
@@ -61,19 +63,24 @@ class EnsembleModel(EditedModel):
         plugin: EditedPlugin,
         requests: Sequence[EditRequest],
         hparams: OnceEditHparams,
-        pair: PairState | None = None,
+        target_side: PairState | None = None,
+        plugin_side: PairState | None = None,
     ) -> "EnsembleModel":
-        """Compute the edited plug-in's relative state and, if `pair` is None, the pair state, and build the ensemble."""
+        """Build the ensemble, and whichever sides of the pair are not given."""
         pairs_special = hparams.eos == "pair_special"
-        pair = pair or PairState.of(
-            target.model,
-            (target.tokenizer, plugin.tokenizer),
-            hparams.anchors,
-            hparams.relative,
-            pair_special=pairs_special,
-        )
-        with torch.no_grad():
-            side = RelativeState.build(input_embeddings(plugin.model), pair.anchors.plugin_ids, hparams.relative)
+
+        def side(own: LoadedModel | EditedPlugin, other: LoadedModel | EditedPlugin) -> PairState:
+            return PairState.of(
+                own.model,
+                (own.tokenizer, other.tokenizer),
+                hparams.anchors,
+                hparams.relative,
+                hparams.temperature,
+                pair_special=pairs_special,
+            )
+
+        target_side = target_side or side(target, plugin)
+        plugin_side = plugin_side or side(plugin, target)
         decoder = make_decoder(
             hparams.decoder,
             steps=hparams.search_steps,
@@ -83,9 +90,14 @@ class EnsembleModel(EditedModel):
         )
         eos_id = None if pairs_special else target.tokenizer.eos_token_id
         chooser = TokenChooser(
-            Projection(pair.llm), Projection(side), decoder, hparams.alpha_gate, eos_id, hparams.keep_own
+            Projection(target_side.state),
+            Projection(plugin_side.state),
+            decoder,
+            hparams.alpha_gate,
+            eos_id,
+            hparams.keep_own,
         )
-        return cls(target, plugin, chooser, requests, hparams)
+        return cls(target, plugin, chooser, requests, hparams, target_side.round_trip)
 
     @torch.no_grad()
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -148,6 +160,13 @@ class EnsembleModel(EditedModel):
         self._counts.update(written=sum(map(len, made)), fed=companion.n_fed - prompts_fed)
         return made
 
+    def remarks(self) -> Sequence[str]:
+        """How many of the target model's own tokens the round trip loses, if it loses more than a few."""
+        if self.round_trip is None or self.round_trip >= ENOUGH:
+            return ()
+        relative = self.hparams.relative
+        return (f"anchor space (relative: {relative}) gives back {self.round_trip:.0%} of the model's own tokens",)
+
     @torch.no_grad()
     def scope(self, queries: Sequence[Query]) -> list[float]:
         """Learned alpha of each prompt, even if the hyper-parameters fix `alpha`."""
@@ -161,10 +180,13 @@ class EnsembleModel(EditedModel):
         """Statistics of alpha, separately for edits and other prompts, and of the decoding steps.
 
         For the decoding steps, see `StepTally.diagnostics`. `held_back_share`: share of steps inside a character.
+        `round_trip`: share of the target model's own tokens that survive anchor space, on fixed prompts.
         `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
         `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts.
         """
         diagnostics: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
+        if self.round_trip is not None:
+            diagnostics["round_trip"] = self.round_trip
         for group, is_edit in (("edits", True), ("others", False)):
             alphas = [alpha for prompt, alpha in self._alpha_of.items() if (prompt in self._edited_prompts) == is_edit]
             if alphas:

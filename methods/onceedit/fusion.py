@@ -33,9 +33,14 @@ class Projection:
         return TransferMatrix.of(self.state)
 
     def side(self, probs_BV: Tensor, share_B: Tensor) -> MixturePart:
-        """This model's part of a mixture: its probabilities times its share of each row."""
+        """This model's part of a mixture: its probabilities times its share of each row.
+
+        Columns beyond the tokens of the state must be 0: a state of the unedited plug-in has no row for `[WEIGHT]`.
+        """
         device = self.state.embeddings_VD.device
-        weights_BV = probs_BV.to(device, torch.float64) * share_B.to(device, torch.float64)[:, None]
+        weights_BV = (
+            probs_BV[:, : self.state.n_tokens].to(device, torch.float64) * share_B.to(device, torch.float64)[:, None]
+        )
         return MixturePart(self.state, self.bounds, weights_BV)
 
 
@@ -81,5 +86,10 @@ class Fused:
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
 
     def _certify(self, sides: Callable[[Rows], Sequence[MixturePart]]) -> Certificate:
-        together = max(1, ROWS_BYTES // (8 * max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])))
+        together = rows_together(max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1]))
         return certified_argmax(sides, len(self.alpha_B), together, self.is_needed_B)
+
+
+def rows_together(n_tokens: int) -> int:
+    """Number of batch rows to certify together: as many as fit in `ROWS_BYTES`."""
+    return max(1, ROWS_BYTES // (8 * n_tokens))

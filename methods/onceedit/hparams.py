@@ -21,6 +21,7 @@ EDIT_STAGE = (
     "lora_rank",
     "precision",
     "gradient_checkpointing",
+    "plugin_embeddings",
 )
 """The keys that determine what the plug-in learns; together with plug-in, data and seed, the identity of the edit."""
 
@@ -42,7 +43,11 @@ class OnceEditHparams(Hparams):
         precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         anchors: how the two vocabularies are matched (see `anchors.pair_anchors`).
-        relative: temperature of the relative rows (see `relative.RelativeState`).
+        relative: rule of the relative rows (see `relative.RelativeState`): `plain` and `deepen` are the paper's, `centred`
+            and `whitened` are for embeddings that share a direction, as those of pretrained models do.
+        temperature: factor of the cosines in the rows' softmax; used only by `centred` and `whitened`.
+        plugin_embeddings: `trained` with all other weights (editor `full`), or `frozen`: then the plug-in's relative state is
+            computed once per pair and shared by all edits.
         alpha: `learned` from `[WEIGHT]`, or `fixed` to `alpha_fixed`.
         alpha_gate: below this alpha, keep the target model's own greedy token; 0 turns the gate off.
         per_step_alpha: compute alpha at every step instead of once per prompt.
@@ -68,7 +73,9 @@ class OnceEditHparams(Hparams):
     precision: Literal["fp32", "bf16"]
     gradient_checkpointing: bool
     anchors: Literal["deepen", "bytes"]
-    relative: Literal["deepen", "plain"]
+    relative: Literal["deepen", "plain", "centred", "whitened"]
+    temperature: float = Field(gt=0, le=100)
+    plugin_embeddings: Literal["trained", "frozen"]
     alpha: Literal["learned", "fixed"]
     alpha_fixed: float = Field(ge=0, le=1)
     alpha_gate: float = Field(ge=0, le=1)

@@ -1,7 +1,12 @@
-"""The edit-independent state of a model pair: its anchors and the target model's relative state."""
+"""The state of a model pair: its anchors and the relative state of one of the two models, stored as an artifact.
 
+Each side of a pair is an artifact of its own. The target model's side depends on no edit. The plug-in's side depends on the
+edit if its embeddings are trained; if they are frozen, it is that of the unedited plug-in, which all edits share.
+"""
+
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -11,68 +16,117 @@ from torch import Tensor
 
 from harness.api import ArtifactSpec, Context
 from methods.onceedit.anchors import Anchors, Rule, pair_anchors
+from methods.onceedit.geometry import Geometry
+from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.relative import RelativeState
 from methods.onceedit.relative import Rule as RowRule
+from methods.onceedit.round_trip import round_trip
 from methods.onceedit.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_STATE, _ANCHORS = "state.safetensors", "anchors.json"
+    from harness.models.loaded import LoadedModel
+
+_STATE, _PAIR = "state.safetensors", "pair.json"
+_GEOMETRY = "geometry."
 
 
 @dataclass(frozen=True, eq=False)
 class PairState:
-    """The anchors of a pair, and the target model's relative state over them."""
+    """One side of a pair.
+
+    Attributes:
+        anchors: the anchors of the pair; `llm_ids` are those of this model, whichever role it has.
+        state: the relative state of this model over them.
+        round_trip: share of this model's own tokens that survive the round trip (see `round_trip`); None if not measured.
+    """
 
     anchors: Anchors
-    llm: RelativeState
+    state: RelativeState
+    round_trip: float | None = None
 
     @classmethod
     def of(
         cls,
-        target: "PreTrainedModel",
+        model: "PreTrainedModel",
         tokenizers: "tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]",
         anchors: Rule,
         relative: RowRule,
+        temperature: float = 1.0,
         *,
         pair_special: bool,
     ) -> Self:
-        """Match the vocabularies and compute the target model's state; `tokenizers` are the target's and the plug-in's."""
-        llm, plugin = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
-        paired = pair_anchors(llm, plugin, anchors, pair_special=pair_special)
+        """Match the vocabularies and compute the model's state; `tokenizers` are this model's and the other's."""
+        own, other = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
+        paired = pair_anchors(own, other, anchors, pair_special=pair_special)
         with torch.no_grad():
-            return cls(paired, RelativeState.build(input_embeddings(target), paired.llm_ids, relative))
+            state = RelativeState.build(input_embeddings(model), paired.llm_ids, relative, temperature)
+        return cls(paired, state)
 
     def save(self, folder: Path) -> None:
-        """Write everything except the embeddings."""
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.llm.tensors().items()}
-        save_file(tensors, folder / _STATE, metadata={"rule": self.llm.rule})
-        ids = {"llm_ids": self.anchors.llm_ids, "plugin_ids": self.anchors.plugin_ids}
-        (folder / _ANCHORS).write_text(json.dumps(ids), encoding="utf-8")
+        """Write everything except the embeddings, of which a hash is kept."""
+        tensors = self.state.tensors() | {
+            _GEOMETRY + name: tensor for name, tensor in self.state.geometry.tensors().items()
+        }
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / _STATE)
+        pair = {
+            "llm_ids": self.anchors.llm_ids,
+            "plugin_ids": self.anchors.plugin_ids,
+            "rule": self.state.rule,
+            "temperature": self.state.temperature,
+            "embeddings": _fingerprint(self.state.embeddings_VD),
+            "round_trip": self.round_trip,
+        }
+        (folder / _PAIR).write_text(json.dumps(pair), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, target: "PreTrainedModel", relative: RowRule) -> Self:
-        """Read a saved state onto the target model's device and combine it with the model's embeddings."""
-        embeddings_VD = input_embeddings(target)
-        ids = json.loads((folder / _ANCHORS).read_text(encoding="utf-8"))
-        anchors = Anchors(tuple(ids["llm_ids"]), tuple(ids["plugin_ids"]))
-        tensors: dict[str, Tensor] = load_file(folder / _STATE, device=str(embeddings_VD.device))
-        return cls(anchors, RelativeState(relative, embeddings_VD, **tensors))
+    def load(cls, folder: Path, model: "PreTrainedModel") -> Self:
+        """Read a saved state onto the model's device and combine it with the model's embeddings.
+
+        If they are not the embeddings that the state was computed from, it is computed again: a plug-in that runs in bf16
+        has other embeddings than in fp32. A row that the model has beyond them (`[WEIGHT]`) does not matter.
+        """
+        pair = json.loads((folder / _PAIR).read_text(encoding="utf-8"))
+        anchors = Anchors(tuple(pair["llm_ids"]), tuple(pair["plugin_ids"]))
+        embeddings_VD = input_embeddings(model)
+        device = str(embeddings_VD.device)
+        tensors: dict[str, Tensor] = load_file(folder / _STATE, device=device)
+        geometry = Geometry(
+            **{name.removeprefix(_GEOMETRY): tensors.pop(name) for name in [*tensors] if name.startswith(_GEOMETRY)}
+        )
+        embeddings_VD = embeddings_VD[: len(tensors["log_z_V"])]
+        rule, temperature = pair["rule"], pair["temperature"]
+        if _fingerprint(embeddings_VD) == pair["embeddings"]:
+            state = RelativeState(rule, temperature, embeddings_VD, geometry, **tensors)
+        else:
+            state = RelativeState.build(embeddings_VD, anchors.llm_ids, rule, temperature)
+        return cls(anchors, state, pair["round_trip"])
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
-    """Build the state of the pair in `spec`; the time counts towards the `attach` phase."""
-    plugin, target = (context.load_model(spec.inputs[role]) for role in ("plugin", "model"))
-    rules = spec.identity
+    """Build one side of a pair; the time counts towards the `attach` phase.
+
+    It is the side of the model `model` in `spec`, or of the edited plug-in that `spec` needs, over the anchors shared with
+    `other`. The round trip is measured for unedited models.
+    """
+    other, rules = context.load_model(spec.inputs["other"]), spec.identity
+    edit = spec.needs.get("edit")
+    own: EditedPlugin | LoadedModel
+    own = (
+        EditedPlugin.load(context.artifact(edit), context.device) if edit else context.load_model(spec.inputs["model"])
+    )
     with context.clock.phase("attach"):
         pair = PairState.of(
-            target.model,
-            (target.tokenizer, plugin.tokenizer),
+            own.model,
+            (own.tokenizer, other.tokenizer),
             rules["anchors"],
             rules["relative"],
+            rules["temperature"],
             pair_special=rules["eos"] == "pair_special",
         )
+    if not edit:
+        pair = replace(pair, round_trip=round_trip(own.model, own.tokenizer, pair.state))
     pair.save(folder)
 
 
@@ -80,3 +134,11 @@ def input_embeddings(model: "PreTrainedModel") -> Tensor:
     """The input embedding table, V × D, without a copy."""
     rows: Tensor = model.get_input_embeddings().weight.detach()
     return rows
+
+
+def _fingerprint(embeddings_VD: Tensor) -> str:
+    """Hash of the values, the same in every precision that can hold them."""
+    sha = hashlib.sha256()
+    for rows_ND in torch.split(embeddings_VD, 4096):
+        sha.update(rows_ND.float().cpu().numpy().tobytes())
+    return sha.hexdigest()

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from harness.models.precision import working_dtype
+from methods.onceedit.geometry import Geometry, Transform
 
-Rule = Literal["deepen", "plain"]
+Rule = Literal["deepen", "plain", "centred", "whitened"]
+
+_TRANSFORMS: dict[Rule, Transform] = {"deepen": "none", "plain": "none", "centred": "centred", "whitened": "whitened"}
 
 NEAREST = 32
 """Anchors listed per token; they hold most of a row's mass, which makes the first bound tight."""
@@ -25,8 +28,11 @@ TILE_BYTES = 8 * 2**20
 """Size of a tile of rows, and of the block of anchor embeddings converted to fp64 to compute it; four times as large on a
 GPU, where every tile costs a few kernel launches."""
 
+PASS_BYTES = 96 * 2**20
+"""Size of a tile in the pass over all rows. Each tile converts all anchors to fp64, so few large tiles are faster."""
+
 _DEEPEN_SCALE = 100.0
-_GIVEN = ("rule", "embeddings_VD")
+_GIVEN = ("rule", "temperature", "embeddings_VD", "geometry")
 _SMALLEST_NORM = 1e-12  # makes the row of a zero embedding uniform
 
 
@@ -34,15 +40,20 @@ _SMALLEST_NORM = 1e-12  # makes the row of a zero embedding uniform
 class RelativeState:
     """Compact representation of one model's relative transfer matrix R.
 
-    The exponent of a pair is x_ia = scale_i · cos(i, a), and R_ia = exp(x_ia) / Z_i.
+    The exponent of a pair is x_ia = scale_i · cos(i, a), and R_ia = exp(x_ia) / Z_i. The rule determines both factors:
+
+    * `plain` (the paper's formula): scale 1, cosines of the embeddings;
+    * `deepen` (as in DeePEn's code): scale 100 / ‖c_i‖₂, where c_i are the cosines of token i with all anchors;
+    * `centred`, `whitened` (beyond the paper): scale `temperature`, cosines in that geometry (see `geometry`).
 
     Attributes:
-        rule: `plain` (the paper's formula) or `deepen` (as in DeePEn's code).
+        rule: see above.
+        temperature: used by `centred` and `whitened`.
         embeddings_VD: the model's input embeddings, without a copy.
-        norm_V: their norms; fp64, like all following tensors unless noted.
+        geometry: their inner product.
+        norm_V: their norms in this geometry; fp64, like all following tensors unless noted.
         anchor_ids_A: token id of each anchor, int64.
-        scale_V: factor of row i inside its softmax: 1 (`plain`) or 100 / ‖c_i‖₂ (`deepen`), where c_i are the cosines of
-            token i with all anchors.
+        scale_V: factor of row i inside its softmax.
         log_z_V: log Z_i.
         near_VM: the M nearest anchors of each token, int32, nearest first.
         near_x_VM: their exponents, fp32.
@@ -52,7 +63,9 @@ class RelativeState:
     """
 
     rule: Rule
+    temperature: float
     embeddings_VD: Tensor
+    geometry: Geometry
     norm_V: Tensor
     anchor_ids_A: Tensor
     scale_V: Tensor
@@ -66,14 +79,20 @@ class RelativeState:
 
     @classmethod
     def build(
-        cls, embeddings_VD: Tensor, anchor_ids: Sequence[int], rule: Rule = "deepen", *, nearest: int = NEAREST
+        cls,
+        embeddings_VD: Tensor,
+        anchor_ids: Sequence[int],
+        rule: Rule = "deepen",
+        temperature: float = 1.0,
+        *,
+        nearest: int = NEAREST,
     ) -> Self:
         """Build the state in one fp64 pass over the rows of R; needs memory for a few tiles and the state itself.
 
         Args:
             embeddings_VD: input embeddings in any precision.
             anchor_ids: token id of each anchor, in anchor order, without duplicates.
-            rule: `deepen` or `plain`.
+            rule, temperature: see the class.
             nearest: number of anchors to list per token, capped at the number of anchors.
         """
         if len(set(anchor_ids)) != len(anchor_ids):
@@ -84,7 +103,9 @@ class RelativeState:
         wide = embeddings_VD.new_empty(0, dtype=torch.float64)
         state = cls(
             rule,
+            temperature,
             embeddings_VD,
+            Geometry.of(embeddings_VD, _TRANSFORMS[rule]),
             norm_V=wide.new_empty(n_tokens),
             anchor_ids_A=torch.tensor(anchor_ids, dtype=torch.long, device=embeddings_VD.device),
             scale_V=wide.new_ones(n_tokens),
@@ -116,13 +137,17 @@ class RelativeState:
 
     @property
     def is_zero_V(self) -> Tensor:
-        """Mask of zero embeddings: their cosine with any other token is 0, with themselves still 1."""
+        """Mask of zero embeddings (after centring, if any): their cosine with any other token is 0, with themselves still 1."""
         return self.norm_V <= _SMALLEST_NORM
 
     @property
     def largest_x(self) -> float:
-        """Upper bound on |x_ia|: the scale 1 under `plain`; under `deepen` 100, since |c_ia| ≤ ‖c_i‖ in 100 · c_ia / ‖c_i‖."""
-        return 1.0 if self.rule == "plain" else _DEEPEN_SCALE
+        """Upper bound on |x_ia|: the scale; under `deepen` 100, since |c_ia| ≤ ‖c_i‖ in 100 · c_ia / ‖c_i‖."""
+        return _DEEPEN_SCALE if self.rule == "deepen" else self._scale
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self.rule == "plain" else self.temperature
 
     @property
     def state_bytes(self) -> int:
@@ -130,13 +155,17 @@ class RelativeState:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state except the embeddings, by attribute name."""
+        """All tensors of the state except the embeddings and the geometry, by attribute name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _GIVEN}
+
+    def vectors(self, ids: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Embeddings of N tokens, N × D, centred if the rule says so."""
+        return self.geometry.centre(self.embeddings_VD[ids].to(dtype))
 
     def exponents(self, ids: Tensor | slice, anchors: Tensor | slice, dtype: torch.dtype = torch.float64) -> Tensor:
         """Exponents x of N tokens and C anchors, N × C; a token's cosine with itself is exactly 1."""
         anchor_ids_C = self.anchor_ids_A[anchors]
-        products_NC = self.embeddings_VD[ids].to(dtype) @ self.embeddings_VD[anchor_ids_C].to(dtype).T
+        products_NC = self.geometry.products(self.vectors(ids, dtype), self.vectors(anchor_ids_C, dtype))
         products_NC.mul_((self.scale_V[ids] / self.norm_V[ids]).to(dtype)[:, None])
         products_NC.div_(self.norm_V[anchor_ids_C].to(dtype))
         token_ids_N = self.token_ids_V[ids]
@@ -168,9 +197,9 @@ class RelativeState:
         """The first `n_anchors` anchors (default: all), in blocks of `TILE_BYTES` of fp64 embeddings, or of pairs with `tokens`."""
         return self._slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
 
-    def _slices(self, total: int, width: int) -> Iterator[slice]:
-        tile_bytes = TILE_BYTES * (4 if self.embeddings_VD.is_cuda else 1)
-        step = max(1, tile_bytes // (8 * width))
+    def _slices(self, total: int, width: int, tile_bytes: int | None = None) -> Iterator[slice]:
+        tile_bytes = tile_bytes or TILE_BYTES
+        step = max(1, tile_bytes * (4 if self.embeddings_VD.is_cuda else 1) // (8 * width))
         for start in range(0, total, step):
             yield slice(start, min(start + step, total))
 
@@ -183,11 +212,13 @@ class RelativeState:
 
     def _fill(self) -> None:
         listed = self.near_VM.shape[1]
+        if self.rule != "deepen":
+            self.scale_V.fill_(self._scale)
         best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)
         own_A = torch.empty_like(best_A)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
-            self.norm_V[ids] = self.embeddings_VD[ids].double().norm(dim=-1).clamp_min_(_SMALLEST_NORM)
-        for ids in self.tiles(self.n_anchors):  # each tile converts all anchors to fp64 again
+            self.norm_V[ids] = self.geometry.norms(self.vectors(ids)).clamp_min_(_SMALLEST_NORM)
+        for ids in self._slices(self.n_tokens, self.n_anchors, PASS_BYTES):
             x_TA = self._exponents_of_all_anchors(ids, torch.float64)
             if self.rule == "deepen":
                 self.scale_V[ids] = _DEEPEN_SCALE / x_TA.norm(dim=-1).clamp_min(_SMALLEST_NORM)

@@ -17,6 +17,7 @@ from reports.common import (
     intervals_shown,
     protocol_title,
     ranked_section,
+    remarks_shown,
     schedules_shown,
     seeds_shown,
     suite_shown,
@@ -77,6 +78,7 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", name: str, title
     notes = tuple(
         f"{_symbol(other, templates)} with prompt template '{other}'" for other in templates[1:] if other in used
     )
+    notes += remarks_shown(frame)
     return Table(name, title, _caption(frame, templates), columns, sections, (*notes, *absent_sections(frame)))
 
 

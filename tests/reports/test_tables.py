@@ -115,6 +115,15 @@ def test_a_template_that_is_not_the_first_is_marked_and_explained(fake):
     assert table.notes == ("† with prompt template 'paper'",)
 
 
+def test_what_an_edited_model_says_about_itself_is_below_the_table_once(fake):
+    for seed in (0, 1):
+        folder = fake.write_cell("onceedit", "tiny/llama", "zsre", seed=seed)
+        origin = json.loads((folder / "provenance.json").read_text())
+        (folder / "provenance.json").write_text(json.dumps({**origin, "remarks": ["it loses half of its tokens"]}))
+    fake.write_manifest()
+    assert build(fake)[0][0].notes == ("OnceEdit on Llama2-7B (mini): it loses half of its tokens.",)
+
+
 def test_missing_cells_are_dashes_with_a_reason(fake):
     fake.write_suite(methods=("none", "onceedit"), data=("zsre",))
     fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")

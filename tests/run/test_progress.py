@@ -34,6 +34,13 @@ def test_each_job_that_ends_is_one_line_with_its_number_and_time():
     assert said(shown) == "to do: 2 artifacts, about 0 s of work\n✓ 1/2 a 1.2 s\n✓ 2/2 b\n"
 
 
+def test_what_an_edited_model_says_about_itself_follows_its_line():
+    shown, job = display(), fake_job("a")
+    shown.expect([job])
+    shown.ended(job, Outcome(0.1, remarks=("it loses [half] of its tokens",)))
+    assert said(shown).splitlines()[1:] == ["✓ 1/1 a 0.1 s", "note a: it loses [half] of its tokens"]
+
+
 def test_a_reason_with_brackets_is_said_as_it_is():
     shown, job = display(), fake_job("a")
     reason = "the prompt holds [/INST] and is no [batch, tokens]"

@@ -41,7 +41,7 @@ def random_projection(generator, tokens, width, anchors, rule, kind="normal"):
     elif kind == "one direction":
         embeddings_VD = embeddings_VD.abs() + 3
     ids = torch.randperm(tokens, generator=generator)[:anchors].tolist()
-    return Projection(RelativeState.build(embeddings_VD, ids, rule, nearest=4))
+    return Projection(RelativeState.build(embeddings_VD, ids, rule, 20.0, nearest=4))
 
 
 def random_probs(generator, rows, tokens, kind):
@@ -51,6 +51,7 @@ def random_probs(generator, rows, tokens, kind):
     return (torch.randn(rows, tokens, generator=generator) * sharpness).softmax(dim=-1)
 
 
+RULES = ("plain", "deepen", "centred", "whitened")
 KINDS = ("normal", "duplicates", "zeros", "clusters", "one direction")
 SHARPNESS = ("flat", "soft", "peaked", "sharp", "point")
 
@@ -59,7 +60,7 @@ SHARPNESS = ("flat", "soft", "peaked", "sharp", "point")
 def mixtures(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     anchors = draw(st.integers(1, 60))
-    rule = draw(st.sampled_from(["plain", "deepen"]))
+    rule = draw(st.sampled_from(RULES))
     width = draw(st.sampled_from([1, 2, 5, 16]))
 
     def side():
@@ -106,7 +107,7 @@ def test_every_bound_holds(fused):
     assert torch.allclose(exactly(sides, some), exact_BA[:, some], rtol=1e-10)
 
 
-@pytest.mark.parametrize("rule", ["plain", "deepen"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_larger_vocabulary_is_searched_level_by_level(rule, kind):
     generator = torch.Generator().manual_seed(5)

@@ -147,3 +147,13 @@ def test_a_reading_does_not_depend_on_its_batch(plugin, data):
         alone = plugin.read([text])
         assert torch.allclose(together.probs_BU[row], alone.probs_BU[0], atol=1e-5)
         assert torch.allclose(together.alpha_B[row], alone.alpha_B[0], atol=1e-5)
+
+
+def test_frozen_embeddings_are_those_of_the_unedited_plugin_bit_for_bit(data, tmp_path):
+    context = FakeContext(data)
+    spec = plugin_artifact(data, plugin_embeddings="frozen")
+    build(spec, context, tmp_path)
+    plugin = EditedPlugin.load(tmp_path, "cpu")
+    unedited_VD = context.load_model(spec.inputs["plugin"]).model.get_input_embeddings().weight
+    assert plugin.model.get_input_embeddings().weight[:-1].equal(unedited_VD)
+    assert plugin.calibration["accuracy"][-1] == 1.0

@@ -11,8 +11,9 @@ from harness import registry
 from harness.models.catalogue import ModelRef, reference
 from harness.suite.hparams import resolve
 from harness.tokens import joint_query
-from methods.onceedit.editor import EDIT, STATE, OnceEdit, state_artifact
+from methods.onceedit.editor import EDIT, PLUGIN_STATE, STATE, OnceEdit, state_artifact
 from methods.onceedit.pair import PairState, build
+from methods.onceedit.relative import RelativeState
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import hparams_with
 
@@ -79,14 +80,20 @@ def target():
 
 
 @pytest.fixture
-def folders(plugin_folder, target, context, tmp_path):
-    """Both artifacts of a pair, the state built as the harness builds it."""
-    refs = {"model": ModelRef("llama2-7b", "pretrained"), "plugin": ModelRef("tinyllama-1.1b", "pretrained")}
-    context.models = {refs["model"]: target}
-    build(state_artifact(refs["model"], refs["plugin"], hparams_with()), context, tmp_path)
-    assert context.clock.phases == ["attach"]
+def folders(plugin_folder, plugin_spec, target, context, tmp_path):
+    """All artifacts of a pair, the states built as the harness builds them."""
+    llm, plugin = ModelRef("llama2-7b", "pretrained"), ModelRef("tinyllama-1.1b", "pretrained")
+    context.models = {llm: target}
+    context.folders = {plugin_spec.key: plugin_folder}
+    of_edit = {PLUGIN_STATE: state_artifact(plugin, llm, hparams_with(), plugin_spec)}
+    folders = {EDIT: plugin_folder}
+    for role, spec in {STATE: state_artifact(llm, plugin, hparams_with()), **of_edit}.items():
+        folders[role] = tmp_path / role
+        folders[role].mkdir()
+        build(spec, context, folders[role])
+    assert context.clock.phases == ["attach", "attach"]
     context.clock.phases.clear()
-    return {EDIT: plugin_folder, STATE: tmp_path}
+    return folders
 
 
 def test_edit_attaches_and_answers(folders, target, requests, context):
@@ -97,11 +104,67 @@ def test_edit_attaches_and_answers(folders, target, requests, context):
 
 
 def test_the_state_that_is_read_is_the_one_that_was_built(folders, target, plugin):
-    read = PairState.load(folders[STATE], target.model, "deepen")
+    read = PairState.load(folders[STATE], target.model)
     built = PairState.of(target.model, (target.tokenizer, plugin.tokenizer), "deepen", "deepen", pair_special=False)
     assert read.anchors == built.anchors
-    assert all(tensor.equal(built.llm.tensors()[name]) for name, tensor in read.llm.tensors().items())
-    assert read.llm.embeddings_VD.data_ptr() == target.model.get_input_embeddings().weight.data_ptr()
+    assert all(tensor.equal(built.state.tensors()[name]) for name, tensor in read.state.tensors().items())
+    assert read.state.embeddings_VD.data_ptr() == target.model.get_input_embeddings().weight.data_ptr()
+    assert 0 <= read.round_trip <= 1
+
+
+def test_a_whitened_state_is_read_with_its_geometry(target, tmp_path):
+    tokenizers = (target.tokenizer, target.tokenizer)
+    built = PairState.of(target.model, tokenizers, "deepen", "whitened", 20.0, pair_special=False)
+    built.save(tmp_path)
+    read = PairState.load(tmp_path, target.model).state
+    assert (read.rule, read.temperature) == ("whitened", 20.0)
+    some = slice(0, 9)
+    assert read.exponents(some, some).equal(built.state.exponents(some, some))
+
+
+def test_a_state_of_other_embeddings_is_computed_again(target, tmp_path):
+    """A plug-in in bf16 has other embeddings than the fp32 model that its state was computed from."""
+    tokenizers = (target.tokenizer, target.tokenizer)
+    PairState.of(target.model, tokenizers, "deepen", "plain", pair_special=False).save(tmp_path)
+    half = target.model.bfloat16()
+    read = PairState.load(tmp_path, half).state
+    assert read.log_z_V.equal(
+        RelativeState.build(half.get_input_embeddings().weight, read.anchor_ids_A.tolist(), "plain").log_z_V
+    )
+
+
+def test_both_sides_of_a_pair_count_the_same_anchors_in_the_same_order(folders, target, plugin):
+    sides = PairState.load(folders[STATE], target.model), PairState.load(folders[PLUGIN_STATE], plugin.model)
+    assert sides[0].anchors.llm_ids == sides[1].anchors.plugin_ids
+    assert sides[0].anchors.plugin_ids == sides[1].anchors.llm_ids
+
+
+def test_all_edits_share_the_state_of_a_plugin_with_frozen_embeddings(data):
+    llama = reference("tiny/llama", corpus=data.ref)
+
+    def keys(seed, **changes):
+        editor = OnceEdit(hparams_with(plugin="tiny/tinyllama", **changes))
+        return {role: spec.key for role, spec in editor.artifacts(llama, data.ref, seed).items()}
+
+    first, second = keys(0, plugin_embeddings="frozen"), keys(1, plugin_embeddings="frozen")
+    assert first[EDIT] != second[EDIT]
+    assert first[PLUGIN_STATE] == second[PLUGIN_STATE]
+    assert keys(0)[PLUGIN_STATE] != keys(1)[PLUGIN_STATE]
+
+
+def test_a_model_that_is_its_own_plugin_has_one_state(data):
+    editor = OnceEdit(hparams_with(plugin="tiny/tinyllama", plugin_embeddings="frozen"))
+    specs = editor.artifacts(reference("tiny/tinyllama", corpus=data.ref), data.ref, 0)
+    assert specs[STATE].key == specs[PLUGIN_STATE].key
+
+
+def test_a_lossy_round_trip_is_remarked(folders, target, requests, context):
+    edited = OnceEdit(hparams_with()).edit(target, requests, folders, context)
+    edited.round_trip = 0.8
+    assert edited.remarks() == ("anchor space (relative: deepen) gives back 80% of the model's own tokens",)
+    assert edited.diagnostics()["round_trip"] == 0.8
+    edited.round_trip = 0.99
+    assert edited.remarks() == ()
 
 
 def test_edit_refuses_other_requests_than_the_plugin_holds(folders, target, requests, context):

@@ -6,18 +6,27 @@ import torch
 from methods.onceedit import relative
 from methods.onceedit.relative import RelativeState
 
+TEMPERATURE = 7.0
+
 
 def slow_rows(embeddings_VD, anchors, rule):
-    """The two formulas as printed, in fp64, row by row."""
-    unit_VD = embeddings_VD.double() / embeddings_VD.double().norm(dim=-1, keepdim=True)
+    """The formulas as printed, in fp64, row by row; whitened embeddings are made explicitly."""
+    moved_VD = embeddings_VD.double()
+    if rule in ("centred", "whitened"):
+        moved_VD = moved_VD - moved_VD.mean(dim=0)
+    if rule == "whitened":
+        variances_D, directions_DD = torch.linalg.eigh(torch.cov(moved_VD.T, correction=0))
+        moved_VD = moved_VD @ directions_DD / variances_D.clamp_min(1e-4 * variances_D[-1]).sqrt()
+    unit_VD = moved_VD / moved_VD.norm(dim=-1, keepdim=True)
     rows = []
     for token, unit_D in enumerate(unit_VD):
         cosines_A = torch.stack([torch.tensor(1.0).double() if a == token else unit_D @ unit_VD[a] for a in anchors])
-        rows.append(torch.softmax(cosines_A * (100 / cosines_A.norm() if rule == "deepen" else 1), dim=-1))
+        scale = {"deepen": 100 / cosines_A.norm(), "plain": 1}.get(rule, TEMPERATURE)
+        rows.append(torch.softmax(cosines_A * scale, dim=-1))
     return torch.stack(rows)
 
 
-@pytest.fixture(params=["plain", "deepen"])
+@pytest.fixture(params=["plain", "deepen", "centred", "whitened"])
 def rule(request):
     return request.param
 
@@ -34,7 +43,8 @@ ANCHORS = [4, 50, 7, 0, 31, 12, 13, 14]
 def state(request, embeddings_VD, rule, monkeypatch):
     if request.param == "tiles":
         monkeypatch.setattr(relative, "TILE_BYTES", 8 * 8 * 3)
-    return RelativeState.build(embeddings_VD, ANCHORS, rule, nearest=3)
+        monkeypatch.setattr(relative, "PASS_BYTES", 8 * 8 * 5)
+    return RelativeState.build(embeddings_VD, ANCHORS, rule, TEMPERATURE, nearest=3)
 
 
 def test_three_identity_embeddings_give_the_known_rows():
@@ -63,7 +73,7 @@ def test_what_is_kept_of_a_row_is_that_rows(state, embeddings_VD, rule):
 
 
 def test_a_list_of_all_anchors_leaves_no_rest(embeddings_VD, rule):
-    state = RelativeState.build(embeddings_VD, ANCHORS, rule, nearest=99)
+    state = RelativeState.build(embeddings_VD, ANCHORS, rule, TEMPERATURE, nearest=99)
     assert state.near_VM.shape == (53, 8)
     assert state.next_x_V.equal(state.low_x_V)
 
@@ -91,6 +101,7 @@ def test_rows_that_tie_in_fp32_keep_their_owner():
     assert state.owner_A.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("rule", ["plain", "deepen"])
 def test_a_row_of_zeros_is_uniform_but_for_itself(rule):
     state = RelativeState.build(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), [0, 1], rule)
     assert torch.allclose(state.rows(2, 3), torch.tensor([[0.5, 0.5]]))
@@ -100,7 +111,7 @@ def test_a_row_of_zeros_is_uniform_but_for_itself(rule):
 
 def test_half_precision_embeddings_are_widened_not_copied(embeddings_VD, rule):
     half_VD = embeddings_VD.bfloat16()
-    state = RelativeState.build(half_VD, ANCHORS, rule)
+    state = RelativeState.build(half_VD, ANCHORS, rule, TEMPERATURE)
     assert state.embeddings_VD.data_ptr() == half_VD.data_ptr()
     assert torch.allclose(state.rows(0, 53).double(), slow_rows(half_VD, ANCHORS, rule), atol=2e-6)
 
@@ -108,3 +119,15 @@ def test_half_precision_embeddings_are_widened_not_copied(embeddings_VD, rule):
 def test_a_token_cannot_be_an_anchor_twice(embeddings_VD):
     with pytest.raises(ValueError, match="twice"):
         RelativeState.build(embeddings_VD, [1, 2, 1])
+
+
+def test_whitening_tells_apart_embeddings_that_share_a_direction():
+    """All cosines of the raw embeddings are above .9; after whitening, those of different tokens are near 0."""
+    generator = torch.Generator().manual_seed(3)
+    embeddings_VD = torch.randn(400, 8, generator=generator) * torch.logspace(0, -1, 8) + 9
+    raw, white = (RelativeState.build(embeddings_VD, range(400), rule, 1.0) for rule in ("plain", "whitened"))
+    cosines_VA = raw.exponents(slice(0, 400), slice(0, 400))
+    assert cosines_VA.min() > 0.9
+    white_VA = white.exponents(slice(0, 400), slice(0, 400))
+    assert white_VA.mean().abs() < 0.01
+    assert (white_VA - torch.eye(400)).std() < 0.4

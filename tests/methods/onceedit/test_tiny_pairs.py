@@ -48,7 +48,7 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["plain", "deepen"])
+@pytest.mark.parametrize("rule", ["plain", "deepen", "whitened"])
 def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_search(store, rule, capsys):
     data_ref = resolve("counterfact", "synthetic", 24, train=60, unrelated=20, strip_distractor=True)
     data = load(data_ref)

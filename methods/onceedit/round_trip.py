@@ -1,0 +1,54 @@
+"""The round trip of a model's own tokens through anchor space, on fixed prompts.
+
+With α = 0 the ensemble should be the target model. It is not wherever the most probable anchor of the model's own
+distribution belongs to another token; that share of its tokens is lost whatever the plug-in says.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from methods.onceedit.certify import certified_argmax
+from methods.onceedit.forward import logits_at
+from methods.onceedit.fusion import Projection, rows_together
+from methods.onceedit.relative import RelativeState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ENOUGH = 0.98
+"""Below this share of surviving tokens, scores say more about the round trip than about the edits."""
+
+TEXTS = (
+    "The mother tongue of the French actress who starred in the film is",
+    "Which river flows through the city where the composer was born?",
+    "He was appointed professor of physics at the university in 1921, and two years later",
+    "The novel, first published in London, was written by",
+    "To install the package, open a terminal and type the following command:",
+    "Water boils at a lower temperature on high mountains because the pressure of the air",
+    "She plays as a goalkeeper for the national football team of",
+    "The capital of the province lies on the northern shore of the lake, close to the border with",
+)
+"""Each prefix of a text from its fourth token on is one prompt."""
+
+_FIRST = 3
+
+
+@torch.no_grad()
+def round_trip(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", state: RelativeState) -> float:
+    """Share of prompts whose most probable token is given back by its anchor space at α = 0.
+
+    Args:
+        model: the model of `state`.
+        tokenizer: its tokenizer.
+        state: the model's relative state.
+    """
+    rows: list[list[int]] = tokenizer(list(TEXTS))["input_ids"]
+    places = [(row, at) for row, ids in enumerate(rows) for at in range(_FIRST, len(ids))]
+    probs_NV = logits_at(model, rows, places).softmax(dim=-1)
+    projection, ones_N = Projection(state), torch.ones(len(places))
+    found = certified_argmax(
+        lambda part: [projection.side(probs_NV[part], ones_N[part])], len(places), rows_together(probs_NV.shape[1])
+    )
+    given_back_N = state.owner_A[found.anchors_B] == probs_NV.argmax(dim=-1).to(found.anchors_B.device)
+    return float(given_back_N.double().mean())
