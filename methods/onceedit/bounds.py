@@ -173,7 +173,7 @@ def from_tangents(
 
 
 def exactly(sides: Sequence[MixturePart], anchors_S: Tensor) -> Tensor:
-    """Exact P at some anchors, B × S, in fp64 from the embeddings."""
+    """P at some anchors, B × S, in fp64 from the embeddings, with the log Z of the states."""
     fused_BS = sides[0].weights_BV.new_zeros(len(sides[0].weights_BV), len(anchors_S))
     for side in sides:
         state = side.state
@@ -183,6 +183,16 @@ def exactly(sides: Sequence[MixturePart], anchors_S: Tensor) -> Tensor:
                 rows_TC = (state.exponents(ids, anchors_C) - state.log_z_V[ids, None]).exp_()
                 fused_BS[:, block].addmm_(side.weights_BV[:, ids], rows_TC)
     return fused_BS
+
+
+def approximate_terms(side: MixturePart, row: int, anchors_R: Tensor) -> Tensor:
+    """Each token's contribution to P at some anchors in one batch row, V × R, with the log Z of the state."""
+    state = side.state
+    parts = [
+        (state.exponents(ids, anchors_R) - state.log_z_V[ids, None]).exp_().mul_(side.weights_BV[row, ids, None])
+        for ids in state.tiles(state.embeddings_VD.shape[1])
+    ]
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False)

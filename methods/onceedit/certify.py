@@ -14,7 +14,10 @@ tighten level by level rule out anchors until one is left:
 Rounding: All sums are in fp64. w ≥ 0 and R ≥ 0, so cancellation occurs only in the tangents, whose terms stay below
 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs are stored in fp32,
 with an error of at most 100 · 2⁻²⁴ (1 · 2⁻²⁴ under the rule `plain`), which changes a sum by at most that fraction of
-itself. Bounds are compared with a slack above both errors, and the last step computes P in fp64 from the embeddings. There,
+itself. If a state was computed in fp32, its log Z and listed exponents have a larger error, which is known
+(`RelativeState.error`). All bounds are then bounds on P with this log Z, a factor of at most e^error per token away from the
+exact one. Bounds are compared with a slack above all errors, and the last step computes P in fp64 from the embeddings, with
+an exact log Z of as many tokens as it takes. There,
 anchors within `TIE` of the largest are tied, and the first of them wins. Ties are closer than any slack, so no earlier level
 decides one; the result therefore does not depend on the device, the batch or the order of summation.
 """
@@ -26,7 +29,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from methods.onceedit.bounds import MixturePart, Tangents, exactly, from_lists, from_tangents
+from methods.onceedit.bounds import MixturePart, Tangents, approximate_terms, exactly, from_lists, from_tangents
 
 TIE = 1e-9
 """Anchors whose P differs by less than this fraction of the largest are tied."""
@@ -44,6 +47,10 @@ EXACT_ROWS_L2 = (64, 512, 4096)
 
 _SLACK_FP32 = 2.0**-23
 _SLACK_FP64 = 1e-12
+_ERRORS = 8  # per bound a listed value, its tangent and log Z, each at most `error` off, and a margin for e^error - 1
+
+_EXACT_LOG_Z = (64, 512, 4096)
+"""Tokens per batch row whose log Z is made exact before all are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +157,8 @@ def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
 
 
 def _slack(sides: Sequence[MixturePart]) -> float:
-    """Twice the rounding error of a bound, as a fraction of the largest bound."""
-    return max(side.state.largest_x for side in sides) * _SLACK_FP32 + _SLACK_FP64
+    """Twice the error of a bound, as a fraction of the largest bound: of listed exponents, their tangents, and log Z."""
+    return max(side.state.largest_x * _SLACK_FP32 + _ERRORS * side.state.error for side in sides) + _SLACK_FP64
 
 
 def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,12 +175,43 @@ def _survivors(low_BA: Tensor, high_BA: Tensor, slack: float) -> Tensor:
     return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack * high_BA.amax(dim=-1, keepdim=True)
 
 
+def _make_exact(sides: Sequence[MixturePart], row: int, anchors_S: Tensor, fused_S: Tensor) -> None:
+    """Replace P of one batch row, computed with approximate log Z, by exact values where the error could decide.
+
+    Only the differences between the anchors that could be the largest matter, and of those only the tokens whose values
+    differ among them.
+    """
+    error = max(side.state.error for side in sides)
+    if not error:
+        return
+    is_rival_S = fused_S >= fused_S.amax() * (1 - _ERRORS * error)
+    rivals_R = is_rival_S.nonzero().squeeze(-1)
+    fused_S.copy_(torch.where(is_rival_S, fused_S, fused_S * (1 + 3 * error)))  # so that no lead is overestimated
+    if len(rivals_R) == 1:
+        return
+    terms = [approximate_terms(side, row, anchors_S[rivals_R]) for side in sides]
+    spreads = [terms_VR.amax(dim=1) - terms_VR.amin(dim=1) for terms_VR in terms]
+    for tokens in (*_EXACT_LOG_Z, max(len(spread_V) for spread_V in spreads)):
+        open_error, fused_R = 0.0, torch.zeros_like(fused_S[rivals_R])
+        for side, terms_VR, spread_V in zip(sides, terms, spreads, strict=True):
+            heaviest = spread_V.topk(min(tokens, len(spread_V))).indices
+            change_N = (side.state.log_z_V[heaviest] - side.state.exact_log_z(heaviest)).exp()
+            exact_VR = terms_VR.index_copy(0, heaviest, terms_VR[heaviest] * change_N[:, None])
+            fused_R += exact_VR.sum(dim=0)
+            open_error += 2 * error * float(spread_V.sum() - spread_V[heaviest].sum())
+        fused_S[rivals_R] = fused_R
+        first, second = fused_R.topk(2).values.tolist()
+        if first - second > open_error + TIE * first or open_error < TIE * first / 100:
+            return
+
+
 def _exact_argmax(sides: Sequence[MixturePart], survivors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The most probable survivor of each row and its lead; each row of R is computed once for the whole batch."""
     anchors_S = torch.unique(torch.cat(list(survivors)))
     fused_US = exactly(sides, anchors_S)
     for row, own_S in enumerate(survivors):
         fused_US[row].masked_fill_(~torch.isin(anchors_S, own_S), 0.0)
+        _make_exact(sides, row, anchors_S, fused_US[row])
     largest_U = fused_US.amax(dim=-1)
     best_U1 = (fused_US >= largest_U[:, None] * (1 - TIE)).int().argmax(dim=-1, keepdim=True)
     rival_U = fused_US.scatter(1, best_U1, 0.0).amax(dim=-1)

@@ -63,7 +63,7 @@ class OwnerDecoder:
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
         anchors_B = fused.certificate.anchors_B
-        return Decoded(fused.llm.state.owner_A[anchors_B], anchors_B, fused.certificate)
+        return Decoded(fused.llm.state.owners(anchors_B), anchors_B, fused.certificate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ class Geometry:
     def of(cls, embeddings_VD: Tensor, transform: Transform) -> Self:
         """The geometry of an embedding table; reads it once or twice.
 
-        Whitening is PCA with eigenvalues λ floored at `FLOOR` of the largest: metric = U diag(1 / λ) Uᵀ.
+        Whitening is PCA with eigenvalues λ, relative to the largest and at least `FLOOR`: metric = U diag(1 / λ) Uᵀ.
         """
         if transform == "none":
             return cls()
@@ -51,7 +51,7 @@ class Geometry:
             covariance_DD.addmm_(centred_ND.T, centred_ND, alpha=1 / n_tokens)
         variances_D, directions_DD = torch.linalg.eigh(covariance_DD)
         largest = variances_D[-1].clamp_min(torch.finfo(torch.float64).tiny)
-        metric_DD = (directions_DD / variances_D.clamp_min(FLOOR * largest)) @ directions_DD.T
+        metric_DD = (directions_DD / (variances_D / largest).clamp_min(FLOOR)) @ directions_DD.T
         return cls(mean_D, (metric_DD + metric_DD.T) / 2)
 
     def centre(self, embeddings_ND: Tensor) -> Tensor:
@@ -76,6 +76,14 @@ class Geometry:
             norms_N: Tensor = torch.linalg.vector_norm(centred_ND, dim=-1)
             return norms_N
         return (centred_ND * self.dual(centred_ND)).sum(dim=-1).clamp_min(0.0).sqrt()
+
+    def root(self) -> Tensor | None:
+        """A matrix whose product with centred embeddings has these inner products as dot products; None for the identity."""
+        if self.metric_DD is None:
+            return None
+        weights_D, directions_DD = torch.linalg.eigh(self.metric_DD)
+        root_DD: Tensor = directions_DD * weights_D.clamp_min(0.0).sqrt()
+        return root_DD
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that exist, by attribute name."""

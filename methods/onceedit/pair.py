@@ -75,6 +75,7 @@ class PairState:
             "plugin_ids": self.anchors.plugin_ids,
             "rule": self.state.rule,
             "temperature": self.state.temperature,
+            "error": self.state.error,
             "embeddings": _fingerprint(self.state.embeddings_VD),
             "round_trip": self.round_trip,
         }
@@ -98,7 +99,7 @@ class PairState:
         embeddings_VD = embeddings_VD[: len(tensors["log_z_V"])]
         rule, temperature = pair["rule"], pair["temperature"]
         if _fingerprint(embeddings_VD) == pair["embeddings"]:
-            state = RelativeState(rule, temperature, embeddings_VD, geometry, **tensors)
+            state = RelativeState(rule, temperature, embeddings_VD, geometry, **tensors, error=pair["error"])
         else:
             state = RelativeState.build(embeddings_VD, anchors.llm_ids, rule, temperature)
         return cls(anchors, state, pair["round_trip"])

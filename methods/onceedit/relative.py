@@ -7,7 +7,7 @@ and columns are computed from the embeddings on demand.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, Self
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models.precision import working_dtype
+from methods.onceedit import single
 from methods.onceedit.geometry import Geometry, Transform
 
 Rule = Literal["deepen", "plain", "centred", "whitened"]
@@ -31,8 +32,12 @@ GPU, where every tile costs a few kernel launches."""
 PASS_BYTES = 96 * 2**20
 """Size of a tile in the pass over all rows. Each tile converts all anchors to fp64, so few large tiles are faster."""
 
+SINGLE_ABOVE_PAIRS = 2**28
+"""On a CPU, states of more pairs of tokens and anchors are computed in fp32 (see `single`). Data-centre GPUs multiply fp64
+matrices as fast as fp32 ones."""
+
 _DEEPEN_SCALE = 100.0
-_GIVEN = ("rule", "temperature", "embeddings_VD", "geometry")
+_GIVEN = ("rule", "temperature", "embeddings_VD", "geometry", "error")
 _SMALLEST_NORM = 1e-12  # makes the row of a zero embedding uniform
 
 
@@ -59,7 +64,9 @@ class RelativeState:
         near_x_VM: their exponents, fp32.
         next_x_V, low_x_V, mean_x_V: largest, smallest and mean exponent of the unlisted anchors; all equal to the smallest
             exponent of the row if every anchor is listed.
-        owner_A: token with the largest value in each column, int64; ties go to the anchor's own token, else to the lowest id.
+        owner_A: token with the largest value in each column, int64; ties go to the anchor's own token, else to the lowest
+            id. -1 where it is not known yet: read it with `owners`.
+        error: bound on the error of `log_z_V` and `near_x_VM` beyond their own precision; 0 after a pass in fp64.
     """
 
     rule: Rule
@@ -76,6 +83,7 @@ class RelativeState:
     low_x_V: Tensor
     mean_x_V: Tensor
     owner_A: Tensor
+    error: float = 0.0
 
     @classmethod
     def build(
@@ -87,7 +95,7 @@ class RelativeState:
         *,
         nearest: int = NEAREST,
     ) -> Self:
-        """Build the state in one fp64 pass over the rows of R; needs memory for a few tiles and the state itself.
+        """Build the state in one pass over the rows of R; needs memory for a few tiles and the state itself.
 
         Args:
             embeddings_VD: input embeddings in any precision.
@@ -117,8 +125,7 @@ class RelativeState:
             mean_x_V=wide.new_empty(n_tokens),
             owner_A=wide.new_zeros(n_anchors, dtype=torch.long),
         )
-        state._fill()
-        return state
+        return state._filled()
 
     @property
     def n_tokens(self) -> int:
@@ -171,6 +178,33 @@ class RelativeState:
         token_ids_N = self.token_ids_V[ids]
         return torch.where(token_ids_N[:, None] == anchor_ids_C, self.scale_V[ids].to(dtype)[:, None], products_NC)
 
+    def exact_log_z(self, ids: Tensor) -> Tensor:
+        """Logarithm of Z of N tokens in fp64; those that are not known to that precision yet are computed from the embeddings."""
+        if not self.error:
+            return self.log_z_V[ids]
+        unknown = torch.unique(ids[self._exact_log_z_V[ids].isnan()])
+        for part in torch.split(unknown, max(1, PASS_BYTES // (8 * self.n_anchors))):
+            self._exact_log_z_V[part] = self._exponents_of_all_anchors(part, torch.float64).logsumexp(dim=-1)
+        return self._exact_log_z_V[ids]
+
+    @cached_property
+    def _exact_log_z_V(self) -> Tensor:
+        return torch.full_like(self.log_z_V, torch.nan)
+
+    def owners(self, anchors_B: Tensor) -> Tensor:
+        """Token with the largest value in the columns of some anchors; those that are not known yet are computed in fp64."""
+        for anchor in torch.unique(anchors_B[self.owner_A[anchors_B] < 0]):
+            column_V = torch.cat(
+                [self.exponents(ids, anchor[None])[:, 0] for ids in self.tiles(self.embeddings_VD.shape[1])]
+            )
+            log_r_V = column_V - self.log_z_V
+            rivals = (log_r_V >= log_r_V.amax() - 2 * self.error).nonzero().squeeze(-1)
+            exact_N = column_V[rivals] - self.exact_log_z(rivals)
+            best = rivals[exact_N == exact_N.amax()]
+            own = self.anchor_ids_A[anchor]
+            self.owner_A[anchor] = own if bool((best == own).any()) else best[0]
+        return self.owner_A[anchors_B]
+
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of R, stop - start × A, at least fp32; each sums to 1."""
         dtype = working_dtype(self.embeddings_VD)
@@ -203,21 +237,29 @@ class RelativeState:
         for start in range(0, total, step):
             yield slice(start, min(start + step, total))
 
-    def _exponents_of_all_anchors(self, ids: slice, dtype: torch.dtype) -> Tensor:
-        rows = len(range(*ids.indices(self.n_tokens)))
-        x_TA = torch.empty(rows, self.n_anchors, dtype=dtype, device=self.embeddings_VD.device)
+    def _exponents_of_all_anchors(self, ids: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        x_TA = torch.empty(len(self.token_ids_V[ids]), self.n_anchors, dtype=dtype, device=self.embeddings_VD.device)
         for block in self.anchor_blocks():
             x_TA[:, block] = self.exponents(ids, block, dtype)
         return x_TA
 
-    def _fill(self) -> None:
-        listed = self.near_VM.shape[1]
-        if self.rule != "deepen":
-            self.scale_V.fill_(self._scale)
-        best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)
-        own_A = torch.empty_like(best_A)
+    def _filled(self) -> Self:
+        """This state, with all tensors computed."""
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             self.norm_V[ids] = self.geometry.norms(self.vectors(ids)).clamp_min_(_SMALLEST_NORM)
+        if self.rule != "deepen":
+            self.scale_V.fill_(self._scale)
+        if self.embeddings_VD.is_cuda or self.n_tokens * self.n_anchors <= SINGLE_ABOVE_PAIRS:
+            self._fill()
+            return self
+        rows = max(1, PASS_BYTES // (4 * self.n_anchors))
+        return replace(self, error=single.fill(self, rows, _DEEPEN_SCALE if self.rule == "deepen" else None))
+
+    def _fill(self) -> None:
+        """Compute all tensors in fp64."""
+        listed = self.near_VM.shape[1]
+        best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)
+        own_A = torch.empty_like(best_A)
         for ids in self._slices(self.n_tokens, self.n_anchors, PASS_BYTES):
             x_TA = self._exponents_of_all_anchors(ids, torch.float64)
             if self.rule == "deepen":

@@ -50,5 +50,5 @@ def round_trip(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", s
     found = certified_argmax(
         lambda part: [projection.side(probs_NV[part], ones_N[part])], len(places), rows_together(probs_NV.shape[1])
     )
-    given_back_N = state.owner_A[found.anchors_B] == probs_NV.argmax(dim=-1).to(found.anchors_B.device)
+    given_back_N = state.owners(found.anchors_B) == probs_NV.argmax(dim=-1).to(found.anchors_B.device)
     return float(given_back_N.double().mean())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.onceedit import certify, fusion
+from methods.onceedit import certify, fusion, relative, single
 from methods.onceedit.bounds import Tangents, exactly, from_lists, from_tangents
 from methods.onceedit.certify import TIE
 from methods.onceedit.fusion import Fused, Projection
@@ -21,7 +21,7 @@ def slow_fused(fused):
     ):
         state = projection.state
         x_VA = state.exponents(slice(0, state.n_tokens), slice(0, state.n_anchors))
-        parts.append((probs.double() * share[:, None]) @ (x_VA - state.log_z_V[:, None]).exp())
+        parts.append((probs.double() * share[:, None]) @ x_VA.softmax(dim=-1))
     return parts[0] + parts[1]
 
 
@@ -29,7 +29,8 @@ def first_of_the_largest(fused_BA):
     return (fused_BA >= fused_BA.amax(dim=-1, keepdim=True) * (1 - TIE)).int().argmax(dim=-1)
 
 
-def random_projection(generator, tokens, width, anchors, rule, kind="normal"):
+def random_projection(generator, tokens, width, anchors, rule, kind="normal", error=None):
+    """In fp32 if an error is given, which is then claimed for log Z, so that more has to be recomputed in fp64."""
     embeddings_VD = torch.randn(tokens, width, generator=generator)
     if kind == "duplicates":
         embeddings_VD[tokens // 2 :] = embeddings_VD[: tokens - tokens // 2].clone()
@@ -41,7 +42,13 @@ def random_projection(generator, tokens, width, anchors, rule, kind="normal"):
     elif kind == "one direction":
         embeddings_VD = embeddings_VD.abs() + 3
     ids = torch.randperm(tokens, generator=generator)[:anchors].tolist()
-    return Projection(RelativeState.build(embeddings_VD, ids, rule, 20.0, nearest=4))
+    with pytest.MonkeyPatch.context() as patch:
+        if error is not None:
+            patch.setattr(relative, "SINGLE_ABOVE_PAIRS", 0)
+            patch.setattr(single, "_SUM_ERROR", error)
+        state = RelativeState.build(embeddings_VD, ids, rule, 20.0, nearest=4)
+    assert (state.error > 0) == (error is not None)
+    return Projection(state)
 
 
 def random_probs(generator, rows, tokens, kind):
@@ -52,6 +59,7 @@ def random_probs(generator, rows, tokens, kind):
 
 
 RULES = ("plain", "deepen", "centred", "whitened")
+ERRORS = (None, 1e-5, 1e-3, 1e-2)
 KINDS = ("normal", "duplicates", "zeros", "clusters", "one direction")
 SHARPNESS = ("flat", "soft", "peaked", "sharp", "point")
 
@@ -65,7 +73,8 @@ def mixtures(draw):
 
     def side():
         tokens = anchors + draw(st.integers(0, 40))
-        projection = random_projection(generator, tokens, width, anchors, rule, draw(st.sampled_from(KINDS)))
+        kind, error = draw(st.sampled_from(KINDS)), draw(st.sampled_from(ERRORS))
+        projection = random_projection(generator, tokens, width, anchors, rule, kind, error)
         return projection, random_probs(generator, 3, tokens, draw(st.sampled_from(SHARPNESS)))
 
     (llm, probs_l), (plugin, probs_s) = side(), side()
@@ -96,7 +105,7 @@ def test_every_bound_holds(fused):
     sides = list(fused.sides())
     tangents = [Tangents.of(side) for side in sides]
     some = torch.arange(0, exact_BA.shape[1], 2)
-    slack = 2e-5 * exact_BA.amax()
+    slack = certify._slack(sides) * exact_BA.amax()
     for low_BA, high_BA, anchors in (
         (*from_lists(sides, 3), slice(None)),
         (*from_tangents(tangents, 2, 5), slice(None)),
@@ -104,15 +113,18 @@ def test_every_bound_holds(fused):
     ):
         assert (low_BA <= exact_BA[:, anchors] + slack).all()
         assert (high_BA >= exact_BA[:, anchors] - slack).all()
-    assert torch.allclose(exactly(sides, some), exact_BA[:, some], rtol=1e-10)
+    assert torch.allclose(
+        exactly(sides, some), exact_BA[:, some], rtol=1e-10 + 2 * max(side.state.error for side in sides)
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_larger_vocabulary_is_searched_level_by_level(rule, kind):
+@pytest.mark.parametrize("error", [None, 1e-5, 1e-2])
+def test_a_larger_vocabulary_is_searched_level_by_level(rule, kind, error):
     generator = torch.Generator().manual_seed(5)
-    llm = random_projection(generator, 1500, 24, 1200, rule, kind)
-    plugin = random_projection(generator, 1300, 12, 1200, rule, kind)
+    llm = random_projection(generator, 1500, 24, 1200, rule, kind, error)
+    plugin = random_projection(generator, 1300, 12, 1200, rule, kind, error)
     levels = torch.zeros(3)
     for sharpness in ("soft", "peaked", "sharp"):
         probs_l, probs_s = (random_probs(generator, 4, n, sharpness) for n in (1500, 1300))
@@ -120,7 +132,7 @@ def test_a_larger_vocabulary_is_searched_level_by_level(rule, kind):
         assert fused.certificate.anchors_B.equal(first_of_the_largest(slow_fused(fused)))
         levels += torch.bincount(fused.certificate.level_B, minlength=3)
     assert levels[2] > 0
-    if kind == "normal":
+    if kind == "normal" and error != 1e-2:
         assert levels[0] > 0
 
 

@@ -131,3 +131,35 @@ def test_whitening_tells_apart_embeddings_that_share_a_direction():
     white_VA = white.exponents(slice(0, 400), slice(0, 400))
     assert white_VA.mean().abs() < 0.01
     assert (white_VA - torch.eye(400)).std() < 0.4
+
+
+@pytest.fixture
+def in_fp32(embeddings_VD, rule, monkeypatch):
+    monkeypatch.setattr(relative, "SINGLE_ABOVE_PAIRS", 0)
+    monkeypatch.setattr(relative, "PASS_BYTES", 4 * 8 * 5)
+    return RelativeState.build(embeddings_VD, ANCHORS, rule, TEMPERATURE, nearest=3)
+
+
+def test_a_pass_in_fp32_is_as_far_from_fp64_as_it_says(state, in_fp32):
+    assert 1e-5 < in_fp32.error < 1e-3
+    assert torch.allclose(in_fp32.log_z_V, state.log_z_V, rtol=0, atol=in_fp32.error)
+    assert in_fp32.scale_V.allclose(state.scale_V, rtol=1e-10)
+    listed = slice(0, 53), slice(0, 8)
+    exponents_VA = state.exponents(*listed)
+    found_VM = exponents_VA.gather(1, in_fp32.near_VM.long())
+    assert torch.allclose(in_fp32.near_x_VM.double(), found_VM, rtol=0, atol=in_fp32.error)
+    assert (in_fp32.low_x_V <= exponents_VA.amin(dim=-1)).all()
+    unlisted_VA = exponents_VA.scatter(1, in_fp32.near_VM.long(), -torch.inf)
+    assert (in_fp32.next_x_V >= unlisted_VA.amax(dim=-1)).all()
+
+
+def test_what_a_pass_in_fp32_leaves_open_is_computed_when_it_is_read(state, in_fp32):
+    some = torch.tensor([5, 1, 5, 40])
+    assert in_fp32.exact_log_z(some).allclose(state.log_z_V[some], rtol=1e-13)
+    assert in_fp32.owners(torch.arange(8)).equal(state.owner_A)
+    assert (in_fp32.owner_A >= 0).all()
+
+
+def test_an_owner_is_entered_only_if_it_is_proved(state, in_fp32):
+    known_A = in_fp32.owner_A >= 0
+    assert in_fp32.owner_A[known_A].equal(state.owner_A[known_A])

@@ -29,7 +29,7 @@ class Comparing:
         owner = OwnerDecoder().decode(fused, logits_l_BV)
         column = ColumnDecoder(lr=0.15).decode(fused, logits_l_BV)
         whole_BA = sum(
-            side.weights_BV @ (side.state.exponents(slice(None), slice(None)) - side.state.log_z_V[:, None]).exp()
+            side.weights_BV @ side.state.exponents(slice(None), slice(None)).softmax(dim=-1)
             for side in fused.sides()
         )
         first_B = (whole_BA >= whole_BA.amax(dim=-1, keepdim=True) * (1 - TIE)).int().argmax(dim=-1)

@@ -1,0 +1,103 @@
+"""The pass over all rows of R in fp32, with a bound on its error: for vocabularies where fp64 would take minutes.
+
+All vectors are unit vectors when they are multiplied, so by the Cauchy-Schwarz inequality the error of a cosine is at most
+(D + 2) · 2⁻²⁴, in whatever order a kernel adds, fused or not (Higham 2002, §3.1, with one rounding of each factor). Whoever
+needs more recomputes single rows in fp64 from the embeddings (`RelativeState.exact_log_z`).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from methods.onceedit.relative import RelativeState
+
+_ROUNDING = 2.0**-24
+_OTHER_ROUNDINGS = 8  # of the scale, the product with it, and a margin for those of second order
+_SUM_ERROR = 1e-5  # of log Z beyond that of its terms: exp to 2 ulp, blocked summation of fp32 numbers
+_SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
+_ANCHORS = 4096  # anchors converted at once
+
+
+def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float:
+    """Fill the state and return a bound on the error of its exponents and of log Z.
+
+    The bounds `next_x_V` and `low_x_V` are widened by the error, so that they hold for the exact exponents. An owner is
+    entered where it is proved to be the anchor's own token, else -1.
+
+    Args:
+        state: with norms; overwritten.
+        rows: tokens per tile.
+        deepen_scale: s of the scale s / ‖c_i‖; None if the scales are entered already.
+    """
+    root_DD = state.geometry.root()
+    anchors_AD = torch.cat([_unit(state, ids, root_DD).float() for ids in torch.split(state.anchor_ids_A, _ANCHORS)])
+    gram_DD = _gram(state, root_DD) if deepen_scale else None
+    listed = state.near_VM.shape[1]
+    place_V = torch.full((state.n_tokens,), -1, device=anchors_AD.device)
+    place_V[state.anchor_ids_A] = torch.arange(state.n_anchors, device=anchors_AD.device)
+    largest = 0.0
+    for start in range(0, state.n_tokens, rows):
+        ids = slice(start, min(start + rows, state.n_tokens))
+        unit_TD = _unit(state, state.token_ids_V[ids], root_DD)
+        length_T = torch.linalg.vector_norm(unit_TD, dim=-1)  # 1, or 0 for a zero embedding
+        if gram_DD is not None and deepen_scale:
+            squares_T = ((unit_TD @ gram_DD) * unit_TD).sum(dim=-1)
+            squares_T += (1 - length_T**4) * (place_V[ids] >= 0)  # its cosine with itself is 1 even if its length is 0
+            state.scale_V[ids] = deepen_scale / squares_T.clamp_min(_SMALLEST_SQUARE).sqrt()
+        scale_T1 = state.scale_V[ids, None].float()
+        x_TA = (unit_TD.float() @ anchors_AD.T).mul_(scale_T1)
+        own_N = (place_V[ids] >= 0).nonzero().squeeze(-1)
+        x_TA[own_N, place_V[ids][own_N]] = scale_T1[own_N, 0]
+        error_T = state.scale_V[ids] * length_T * ((unit_TD.shape[1] + 2 + _OTHER_ROUNDINGS) * _ROUNDING)
+        largest = max(largest, float(error_T.max()))
+        top_TM, near_TM = x_TA.topk(min(listed + 1, state.n_anchors), dim=-1)
+        low_T = x_TA.amin(dim=-1).double()
+        state.near_VM[ids] = near_TM[:, :listed].int()
+        state.near_x_VM[ids] = top_TM[:, :listed]
+        state.low_x_V[ids] = low_T - error_T
+        if listed < state.n_anchors:
+            rest_T = x_TA.sum(dim=-1) - top_TM[:, :listed].sum(dim=-1)
+            state.next_x_V[ids] = top_TM[:, listed].double() + error_T
+            state.mean_x_V[ids] = (rest_T / (state.n_anchors - listed)).double()
+        else:
+            state.next_x_V[ids] = state.mean_x_V[ids] = low_T - error_T
+        peak_T1 = top_TM[:, :1]
+        state.log_z_V[ids] = (x_TA.sub_(peak_T1).exp_().sum(dim=-1).log_() + peak_T1[:, 0]).double()
+    error = largest + _SUM_ERROR
+    state.owner_A.copy_(_proved_owners(state, error))
+    return error
+
+
+def _unit(state: "RelativeState", ids: Tensor, root_DD: Tensor | None) -> Tensor:
+    """Unit vectors of N tokens in fp64, N × D, such that dot products are cosines."""
+    vectors_ND = state.vectors(ids)
+    if root_DD is not None:
+        vectors_ND = vectors_ND @ root_DD
+    return vectors_ND / state.norm_V[ids, None]
+
+
+def _gram(state: "RelativeState", root_DD: Tensor | None) -> Tensor:
+    """Σ ê êᵀ over the anchors: ‖c‖² of a token is êᵀ · gram · ê."""
+    parts = (_unit(state, ids, root_DD) for ids in torch.split(state.anchor_ids_A, _ANCHORS))
+    width = state.embeddings_VD.shape[1]
+    gram_DD = state.norm_V.new_zeros(width, width)
+    for unit_ND in parts:
+        gram_DD.addmm_(unit_ND.T, unit_ND)
+    return gram_DD
+
+
+def _proved_owners(state: "RelativeState", error: float) -> Tensor:
+    """The own token of each anchor whose value is provably the largest of its column, else -1.
+
+    Of the other tokens, some list the anchor, which bounds their value; all others are below their largest unlisted value.
+    """
+    log_r_VM = state.near_x_VM - state.log_z_V[:, None]
+    is_own_VM = state.anchor_ids_A[state.near_VM.long()] == state.token_ids_V[:, None]
+    others_VM = log_r_VM.masked_fill_(is_own_VM, -torch.inf)
+    unlisted = (state.next_x_V - state.log_z_V).amax()
+    rival_A = unlisted.expand(state.n_anchors).clone()
+    rival_A.scatter_reduce_(0, state.near_VM.long().flatten(), others_VM.flatten(), "amax")
+    own_A = state.scale_V[state.anchor_ids_A] - state.log_z_V[state.anchor_ids_A]
+    return torch.where(own_A > rival_A + 4 * error, state.anchor_ids_A, -1)
