@@ -32,7 +32,10 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float
         deepen_scale: s of the scale s / ‖c_i‖; None if the scales are entered already.
     """
     root_DD = state.geometry.root()
-    anchors_AD = torch.cat([_unit(state, ids, root_DD).float() for ids in torch.split(state.anchor_ids_A, _ANCHORS)])
+    anchors_AD = torch.empty(state.n_anchors, state.embeddings_VD.shape[1], device=state.embeddings_VD.device)
+    for start in range(0, state.n_anchors, _ANCHORS):
+        block = slice(start, start + _ANCHORS)
+        anchors_AD[block] = _unit(state, state.anchor_ids_A[block], root_DD)
     gram_DD = _gram(state, root_DD) if deepen_scale else None
     listed = state.near_VM.shape[1]
     place_V = torch.full((state.n_tokens,), -1, device=anchors_AD.device)

@@ -45,7 +45,6 @@ def test_the_certified_anchor_is_the_arg_max_in_fp64_across_vocabularies(tables,
     for sharpness in (1.0, 3.0, 8.0):
         fused = Fused(llm, plugin, probs(sharpness), probs(sharpness), torch.rand(24, generator=generator))
         whole_BA = sum(
-            side.weights_BV @ side.state.exponents(slice(None), slice(None)).softmax(dim=-1)
-            for side in fused.sides()
+            side.weights_BV @ side.state.exponents(slice(None), slice(None)).softmax(dim=-1) for side in fused.sides()
         )
         assert fused.certificate.anchors_B.equal(whole_BA.argmax(dim=-1))

@@ -29,8 +29,7 @@ class Comparing:
         owner = OwnerDecoder().decode(fused, logits_l_BV)
         column = ColumnDecoder(lr=0.15).decode(fused, logits_l_BV)
         whole_BA = sum(
-            side.weights_BV @ side.state.exponents(slice(None), slice(None)).softmax(dim=-1)
-            for side in fused.sides()
+            side.weights_BV @ side.state.exponents(slice(None), slice(None)).softmax(dim=-1) for side in fused.sides()
         )
         first_B = (whole_BA >= whole_BA.amax(dim=-1, keepdim=True) * (1 - TIE)).int().argmax(dim=-1)
         needed_B = fused.is_needed_B  # the end of text is the model's own choice and is not searched for
