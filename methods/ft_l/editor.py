@@ -104,9 +104,9 @@ class FtL(Method):
 
     def _trained(self, model: "LoadedModel") -> "list[nn.Parameter]":
         """W; in the faithful implementation, also what else its module has."""
-        _, matrix = model.value_matrix(self.hparams.layer)
+        name, _ = model.value_matrix(self.hparams.layer)
         if self.hparams.implementation == "corrected":
-            return [matrix]
+            return [model.model.get_parameter(name)]
         return list(model.module(model.layout.value_matrix, self.hparams.layer).parameters())
 
     def _rows(self, model: "LoadedModel", requests: Sequence[EditRequest]) -> list[ScoredRow]:
