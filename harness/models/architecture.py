@@ -121,6 +121,7 @@ class CatalogueEntry:
         dtype: precision that it is loaded in unless a suite says otherwise.
         adds_bos: whether its tokenizer starts every text with a beginning-of-sequence id.
         tied: whether head and embeddings share one matrix.
+        terms: address of terms of use that whoever downloads it has to accept: a run does not download it then.
         settings: further fields of its Hugging Face configuration.
     """
 
@@ -138,6 +139,7 @@ class CatalogueEntry:
     dtype: Dtype
     adds_bos: bool
     tied: bool = False
+    terms: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

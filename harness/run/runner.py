@@ -132,7 +132,7 @@ class Runner:
         bench = _Bench(cell, method, model, folders, KeptWeights(model.model) if is_kept else None)
         before = weight_hash(model.model)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
-        is_warm = self._warm_up(bench, data, bool(shared))
+        is_warm = not shared and self._warm_up(bench, data)
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
         edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
@@ -173,18 +173,18 @@ class Runner:
         limits = self._attainable(cell, model, data)
         return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, edited.remarks, bench.kept, limits)
 
-    def _warm_up(self, bench: "_Bench", data: Dataset, is_shared: bool) -> bool:
-        """Make an edit and discard it, so that first calls are not timed: of another fact, or where the edit is an artifact, it.
+    def _warm_up(self, bench: "_Bench", data: Dataset) -> bool:
+        """Edit another fact and discard it, so that first calls are not timed.
+
+        Where the edit is an artifact, its builder has done so, and only what a cell adds to it is timed here.
 
         Returns:
             Whether it was made: not without another fact, nor where the method refuses it, which says nothing of the others.
         """
-        records = data.edits if is_shared else data.train[:1]
-        if not bench.cell.method.edits or not records:
+        if not bench.cell.method.edits or not data.train:
             return False
-        requests = [record.request() for record in records]
         try:
-            bench.method.edit(bench.model, requests, bench.folders, self._context).revert()
+            bench.method.edit(bench.model, [data.train[0].request()], bench.folders, self._context).revert()
         except UserError:
             return False
         return True

@@ -119,11 +119,13 @@ def refuse(plan: Plan, launcher: Launcher, is_strict: bool = False) -> None:
         )
     if obstacle := plan.obstacle():
         raise UserError(f"{suite.file}: {obstacle}", fix=plan.command("plan"))
-    missing = list(plan.missing())
+    missing = [reason.partition(" → ") for reason in plan.missing()]
     if missing and (is_strict or not plan.runnable):
-        reason, _, fix = missing[0].partition(" → ")
+        each = [{reason.partition(" → ")[2] for reason in planned.missing} for planned in plan.blocked()]
+        helps = set.intersection(*each) - {""}  # all of them
+        reason, _, fix = next((one for one in missing if one[2] in helps), missing[0])
         if len(missing) > 1:
-            reason, fix = f"{reason} (and {len(missing) - 1} more of these)", ""
+            reason, fix = f"{reason} (and {len(missing) - 1} more of these)", fix if fix in helps else ""
         where = "" if reason.startswith(suite.file) else f"{suite.file}: "
         raise UserError(f"{where}{reason}", fix=fix or plan.command("plan"))
 

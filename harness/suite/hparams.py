@@ -11,7 +11,6 @@ must have a default for every value. Layers may be shares of the depth (see `har
 import inspect
 import json
 import math
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,19 +144,22 @@ def own_file(folders: Sequence[Path], model: str) -> Path:
     return _shown((inside or folders)[0] / _file_names(model)[0])
 
 
-def write_file(path: Path, base: Path | None, values: Mapping[str, Any], source: str, title: str) -> None:
+def write_file(
+    path: Path, base: Path | None, installed: Path, values: Mapping[str, Any], source: str, title: str
+) -> None:
     """Write a file whose values have one source.
 
     Args:
         path: where.
         base: file that it extends, or None.
+        installed: the method's own folder, whose files any file may extend by name.
         values: JSON-like, by hyper-parameter.
         source: a sentence.
         title: first line, a comment.
     """
     lines = [f"# {title}"]
     if base is not None:
-        lines.append(f"extends: {os.path.relpath(base.resolve(), path.parent.resolve())}")
+        lines.append(f"extends: {_as_base(base, path, installed)}")
     for key, value in values.items():
         entry = yaml.safe_dump(
             {"value": value, "source": source},
@@ -168,6 +170,13 @@ def write_file(path: Path, base: Path | None, values: Mapping[str, Any], source:
         )
         lines.append(f"{key}: {entry.strip()}")
     write_bytes(path, "\n".join([*lines, ""]).encode())
+
+
+def _as_base(base: Path, path: Path, installed: Path) -> str:
+    """What a file says that it extends: a name where that is enough, so that both can be moved; else where the base is."""
+    by_name = path.parent / base.name
+    is_found = _is_same(base, by_name) or (_is_same(base, installed / base.name) and not by_name.is_file())
+    return base.name if is_found and not _is_same(path, by_name) else str(base.resolve())
 
 
 def _is_variant_elsewhere(variant: str, folders: Sequence[Path]) -> bool:

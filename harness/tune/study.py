@@ -16,6 +16,7 @@ from rich.console import Console
 
 from harness import registry
 from harness.api import Launcher
+from harness.commands import harness_command
 from harness.errors import UserError
 from harness.files import write_bytes
 from harness.identity import digest
@@ -60,6 +61,21 @@ class Question:
     backend: str = registry.NATIVE
     space: Path | None = None
     seed: int = 0
+
+    def command(self, trials: int) -> str:
+        """The command that asks it, without where its results go."""
+        return harness_command(
+            *("tune", self.method),
+            model=self.model,
+            dataset=self.dataset,
+            trials=trials,
+            edits=self.edits,
+            scale=self.scale,
+            data=self.data,
+            backend=None if self.backend == registry.NATIVE else self.backend,
+            space=self.space,
+            seed=self.seed or None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

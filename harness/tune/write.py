@@ -28,13 +28,14 @@ def target(question: Question, model: str, to: Path | None, is_replaced: bool) -
     return path
 
 
-def write(result: Result, question: Question, path: Path, command: str) -> None:
+def write(result: Result, question: Question, path: Path) -> None:
     """Write the best values on top of the file that was in use."""
     method = registry.find_method(question.method, question.backend)
     before = f" (before: {result.before.score:.3f})" if result.before else ""
     source = (
         f"tuned on dev: {result.best.edits} records of {question.dataset}, {result.trials} trials, Score by generation "
-        f"{result.best.score:.3f}{before}; {command}; {datetime.now(UTC).date()}"
+        f"{result.best.score:.3f}{before}; {question.command(result.trials)}; {datetime.now(UTC).date()}"
     )
     title = f"{method.spec.title} on {result.model}, written by `harness tune`."
-    write_file(path, find_file(folders_of(method), result.model, besides=path), result.values, source, title)
+    folders = folders_of(method)
+    write_file(path, find_file(folders, result.model, besides=path), folders[-1], result.values, source, title)
