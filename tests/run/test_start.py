@@ -18,6 +18,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from tests.helpers.commands import harness_here
 
+MAIN = "suites/main_table.yaml"
 RATES = {"a": 0.01, "b": 0.05}
 
 
@@ -233,3 +234,16 @@ def test_other_records_under_the_same_options_are_refused(write, records, store)
     assert str(refusal.value.fix).endswith(f"rm {store}/suites/ablation.paper.json")
     (store / "suites" / "ablation.paper.json").unlink()
     start(suite, store)
+
+
+def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs(tmp_path):
+    asked = ["run", MAIN, "--scale", "small", "--store", tmp_path]
+    done = harness_here(*asked)
+    assert done.returncode == 2
+    again = f"python -m harness run {MAIN} --scale small --store {tmp_path} --data data"
+    assert done.stderr.startswith(
+        f"harness: {MAIN}: no records of 'zsre': no folder given, by --data or HARNESS_DATA (and "
+    )
+    assert done.stderr.endswith(f" → python -m harness data fetch --to data && {again}\n")
+    done = harness_here(*asked, "--only", "dataset=counterfact", "--only", "model=smollm2-135m")
+    assert "→ python -m harness data fetch counterfact --to data && python -m harness run" in done.stderr

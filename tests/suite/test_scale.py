@@ -100,6 +100,20 @@ def test_every_model_of_the_catalogue_has_a_stand_in(name):
     assert scale.load_scale("mini").form.model_map[name].startswith("tiny/")
 
 
+def test_the_small_scale_puts_two_pretrained_models_in_place_of_a_suite_s_models_and_edits_real_records():
+    suite = load_suite(ROOT / "suites/main_table.yaml", scale="small")
+    assert [model.name for model in suite.models] == ["smollm2-135m", "gemma-3-270m"]
+    plugins = {values.values["plugin"] for values in suite.methods[-1].hparams.values()}
+    assert plugins == {"smollm2-135m"}
+    assert {(data.edits, data.split, data.source) for data in suite.datasets} == {(20, "test", "")}
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
+def test_every_model_of_the_catalogue_is_a_pretrained_model_at_small_scale_or_has_one_in_its_place(name):
+    mapped = scale.load_scale("small").form.model_map
+    assert mapped.get(name, name) in {"smollm2-135m", "gemma-3-270m"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -130,7 +144,7 @@ def test_a_scale_without_stand_ins_keeps_the_models(write, tmp_path, monkeypatch
     assert suite.datasets[0].edits == 3
 
 
-@pytest.mark.parametrize("scale_name", ["paper", "mini"])
+@pytest.mark.parametrize("scale_name", ["paper", "mini", "small"])
 @pytest.mark.parametrize("file", sorted((ROOT / "suites").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_suite_loads_at_every_scale(file, scale_name):
     suite = load_suite(file, scale=scale_name)

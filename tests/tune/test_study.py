@@ -13,7 +13,7 @@ from harness.plan.plan import Plan
 from harness.store.store import Store
 from harness.suite import hparams
 from harness.tune import Question, Tuning, target, write
-from tests.helpers.commands import harness_here
+from tests.helpers.commands import ROOT, harness_here
 
 BEST_LR = 3e-4
 
@@ -166,26 +166,45 @@ def test_the_file_takes_effect_and_names_the_source_of_each_value(search, tmp_pa
     result = tuning.run(6)
     path = target(tuning.question, tuning.model, None, is_replaced=False)
     assert str(path) == "hparams/ft-l/tiny_llama.yaml"
-    write(result, tuning.question, path, "harness tune ft-l …")
+    write(result, tuning.question, path)
     found = hparams.resolve("ft-l", "tiny/llama", {})
     assert {key: found.values[key] for key in result.values} == result.values
     assert found.values["steps"] == tuning.current.values["steps"]
     source = found.sources["lr"]
     assert source.startswith("tuned on dev: 12 records of counterfact, 6 trials, Score by generation 0.")
-    assert "harness tune ft-l …; 20" in source
+    assert (
+        "; python -m harness tune ft-l --model tiny/llama --dataset counterfact --trials 6 --edits 12 --scale mini "
+        f"--space {tuning.question.space}; 20" in source
+    )
     assert hparams.resolve("ft-l", "tiny/mistral", {}).values == hparams.resolve("ft-l", "tiny/other", {}).values
 
 
 def test_an_existing_file_is_replaced_only_on_demand_and_does_not_extend_itself(search, tmp_path):
     tuning = search()
     path = target(tuning.question, tuning.model, None, is_replaced=False)
-    write(tuning.run(1), tuning.question, path, "first")
+    write(tuning.run(1), tuning.question, path)
     with pytest.raises(UserError, match=r"tiny_llama\.yaml already exists"):
         target(tuning.question, tuning.model, None, is_replaced=False)
     path = target(tuning.question, tuning.model, None, is_replaced=True)
-    write(tuning.run(2), tuning.question, path, "second")
-    assert yaml.safe_load(path.read_text())["extends"].endswith("methods/hparams/ft-l/tiny.yaml")
-    assert "second" in hparams.resolve("ft-l", "tiny/llama", {}).sources["lr"]
+    write(tuning.run(2), tuning.question, path)
+    assert yaml.safe_load(path.read_text())["extends"] == "tiny.yaml"
+    assert "--trials 2 " in hparams.resolve("ft-l", "tiny/llama", {}).sources["lr"]
+
+
+def test_a_file_elsewhere_extends_the_file_in_use_wherever_it_is_moved(search, tmp_path, monkeypatch):
+    tuning = search()
+    result = tuning.run(1)
+    for name, extends in (("best.yaml", "tiny.yaml"), ("tiny.yaml", str(ROOT / "methods/hparams/ft-l/tiny.yaml"))):
+        write(result, tuning.question, tmp_path / "out" / name)
+        assert yaml.safe_load((tmp_path / "out" / name).read_text())["extends"] == extends
+        (tmp_path / "hparams/ft-l").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).rename(tmp_path / "hparams/ft-l/tiny_llama.yaml")
+        assert hparams.resolve("ft-l", "tiny/llama", {}).values == tuning.current.values
+        (tmp_path / "hparams/ft-l/tiny_llama.yaml").unlink()
+    own = tmp_path / "hparams/ft-l/tiny.yaml"
+    own.write_text(f"extends: {ROOT}/methods/hparams/ft-l/tiny.yaml\n")
+    write(result, tuning.question, tmp_path / "out/best.yaml")
+    assert yaml.safe_load((tmp_path / "out/best.yaml").read_text())["extends"] == str(own)
 
 
 def test_the_command_searches_and_writes_a_file(tmp_path, monkeypatch):
