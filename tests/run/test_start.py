@@ -240,10 +240,11 @@ def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs
     asked = ["run", MAIN, "--scale", "small", "--store", tmp_path]
     done = harness_here(*asked)
     assert done.returncode == 2
-    again = f"python -m harness run {MAIN} --scale small --store {tmp_path} --data data"
     assert done.stderr.startswith(
         f"harness: {MAIN}: no records of 'zsre': no folder given, by --data or HARNESS_DATA (and "
     )
-    assert done.stderr.endswith(f" → python -m harness data fetch --to data && {again}\n")
+    fetch, again = done.stderr.partition(" → ")[2].split(" && ")
+    assert fetch == "python -m harness data fetch --to data"
+    assert again.endswith(f" run {MAIN} --scale small --store {tmp_path} --data data\n")
     done = harness_here(*asked, "--only", "dataset=counterfact", "--only", "model=smollm2-135m")
-    assert "→ python -m harness data fetch counterfact --to data && python -m harness run" in done.stderr
+    assert "→ python -m harness data fetch counterfact --to data && python -m " in done.stderr
