@@ -89,7 +89,7 @@ def prepared(options: argparse.Namespace) -> Work:
     """Prepare synthetic records, a tokenizer trained on them, and a model with random weights."""
     data = load(resolve("counterfact", "synthetic", options.edits, train=200))
     tokenizer = train_tokenizer("metaspace", VOCABULARY, verbalise(data), boost=1)
-    shape = entry(options.model)
+    shape = entry(options.model).spec
     if options.layers:
         shape = dataclasses.replace(shape, n_layers=options.layers)
     model = random_model(shape, "float32", torch.device(options.device), options.seed).eval()

@@ -10,8 +10,8 @@ import torch
 from benchmarks.ensemble_data import PairShape, Tables, draw_tables
 from benchmarks.timing import peak_bytes, timed
 from harness.errors import UserError
-from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import entry
+from harness.models.spec import ModelSpec
 from methods.onceedit.fusion import Projection
 from methods.onceedit.relative import RelativeState, Rule
 
@@ -25,18 +25,18 @@ _ANCHORS = {
 }  # OnceEdit, Table 9
 
 
-def _shape(name: str, n_layers: int, hidden: int, vocab: int) -> CatalogueEntry:
+def _shape(n_layers: int, hidden: int, vocab: int) -> ModelSpec:
     heads = max(1, hidden // 64)
-    return CatalogueEntry(
-        name, name, "", "llama",
+    return ModelSpec(
+        "llama",
         n_layers=n_layers, hidden=hidden, ffn=hidden * 11 // 4, vocab=vocab, n_heads=heads, n_kv_heads=heads,
         max_positions=2048, dtype="float32", adds_bos=True,
     )  # fmt: skip
 
 
 OWN_PAIRS = {
-    "small": (_shape("small", 4, 512, 32000), _shape("small plug-in", 2, 256, 32000)),
-    "tiny": (_shape("tiny", 2, 64, 600), _shape("tiny plug-in", 1, 32, 600)),
+    "small": (_shape(4, 512, 32000), _shape(2, 256, 32000)),
+    "tiny": (_shape(2, 64, 600), _shape(1, 32, 600)),
 }
 
 
@@ -49,8 +49,8 @@ class ModelPair:
         anchors: number of shared tokens.
     """
 
-    llm: CatalogueEntry
-    plugin: CatalogueEntry
+    llm: ModelSpec
+    plugin: ModelSpec
     anchors: int
 
     @classmethod
@@ -61,14 +61,14 @@ class ModelPair:
             UserError: if the name is unknown.
         """
         if name in OWN_PAIRS:
-            llm, plugin = OWN_PAIRS[name]
+            (llm, plugin), key = OWN_PAIRS[name], ("", "")
         else:
             first, plus, second = name.partition("+")
             if not plus:
                 raise UserError(f"unknown pair '{name}'", fix=f"--pair {', '.join(OWN_PAIRS)} or MODEL+PLUGIN")
-            llm, plugin = entry(first), entry(second)
+            llm, plugin, key = entry(first).spec, entry(second).spec, (first, second)
         share = round(ANCHOR_SHARE * min(llm.vocab, plugin.vocab))
-        return cls(llm, plugin, _ANCHORS.get((llm.name, plugin.name), share))
+        return cls(llm, plugin, _ANCHORS.get(key, share))
 
     def shape(self, common: float) -> PairShape:
         """The shape of its embedding tables."""

@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
+from harness.models.spec import ModelSpec
 from harness.models.tiny.corpus import Fact, verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.records import DataRef
@@ -64,7 +64,7 @@ class RandomModels(BenchContext):
 
 def realistic_model(ref: ModelRef, facts: Sequence[Fact], device: torch.device) -> LoadedModel:
     """A frozen, full-size random model with a tokenizer trained on `facts`."""
-    shape = entry(ref.name)
+    shape = ref.spec
     model = random_model(shape, ref.dtype, device).eval().requires_grad_(False)
     head_VD = model.get_output_embeddings().weight
     # after the final norm, a hidden state has norm √D, so the logits' std is √D times that of the head's entries
@@ -72,7 +72,7 @@ def realistic_model(ref: ModelRef, facts: Sequence[Fact], device: torch.device) 
     return LoadedModel(ref, model, realistic_tokenizer(shape, facts))
 
 
-def realistic_tokenizer(shape: CatalogueEntry, facts: Sequence[Fact]) -> PreTrainedTokenizerFast:
+def realistic_tokenizer(shape: ModelSpec, facts: Sequence[Fact]) -> PreTrainedTokenizerFast:
     """A tokenizer with the model's vocabulary size, of which at most `PIECES` ids occur in texts."""
     kind = "metaspace" if shape.adds_bos else "bytes"
     trained = train_tokenizer(kind, min(shape.vocab, PIECES), facts, boost=1)

@@ -381,7 +381,9 @@ def cancel(options: SuiteOptions) -> int:
 @app.command()
 def tune(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="Method, as in a suite.")],
-    model: Annotated[str, typer.Option(metavar="NAME", help="Model, as in a suite.")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME[=SOURCE]", help="Model, as in a suite; NAME=SOURCE for one's own.")
+    ],
     dataset: Annotated[str, typer.Option(metavar="NAME", help="Dataset, as in a suite.")] = "counterfact",
     trials: Annotated[
         int, typer.Option(parser=_count, metavar="N", help="Trials of the study, earlier ones included.")

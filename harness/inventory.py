@@ -71,7 +71,7 @@ def _models() -> Rows:
     from harness.models.catalogue import CATALOGUE
 
     for name, entry in CATALOGUE.items():
-        yield name, entry.title, f"{entry.parameters / 1e6:,.1f} M", entry.hub_id or "trained on the spot"
+        yield name, entry.title, f"{entry.spec.parameters / 1e6:,.1f} M", entry.hub_id or "trained on the spot"
 
 
 def _datasets() -> Rows:

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-from harness.models.layouts import LAYOUTS, Layout, layout_of
+from harness.models.layouts import LAYOUTS
 
 TABULATED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gptj", "gpt_neo", "gpt_neox")
 """Model types whose tensors `tensor_shapes` knows."""
@@ -20,6 +19,24 @@ COMPUTED = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.ma
 """Ends of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
 
 Shapes = dict[str, tuple[int, ...]]
+
+_KEYS = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "hidden": ("hidden_size", "n_embd"),
+    "ffn": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "vocab": ("vocab_size",),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads"),
+    "n_kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head_size": ("head_dim",),
+    "max_positions": ("max_position_embeddings", "n_positions"),
+}
+"""Keys of the sizes in configurations, the usual one first."""
+_OWN_KEY_HEADS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+"""Types whose number of key heads is not that of the heads where the configuration does not say it."""
+OWN_HEAD_SIZE = ("qwen3", "gemma", "gemma2", "gemma3_text")
+"""Types whose heads are not the width divided by their number where the configuration does not say it."""
+_FOUR_TIMES = ("gptj", "gpt2", "gpt_neo", "falcon")
+"""Types whose feed-forward modules are four times as wide as the model where the configuration does not say it."""
 
 
 @cache
@@ -41,7 +58,7 @@ def tensor_shapes(
     """Names and shapes of a model's parameters, as a checkpoint holds them.
 
     Args:
-        architecture, n_layers, hidden, ffn, vocab, n_heads, n_kv_heads, head_size, max_positions: see `CatalogueEntry`.
+        architecture, n_layers, hidden, ffn, vocab, n_heads, n_kv_heads, head_size, max_positions: see `ModelSpec`.
         tied: whether head and embeddings share one matrix, which is then listed as the embeddings only.
         attention_bias, mlp_bias: options of some configurations.
     """
@@ -102,71 +119,27 @@ def _norms(names: Sequence[str], width: int, has_bias: bool) -> Shapes:
 
 
 @cache
-def _count(architecture: str, **sizes: int) -> int:
+def parameter_count(architecture: str, **sizes: int) -> int:
+    """Number of parameters of a model whose tensors are tabulated; the arguments are those of `tensor_shapes`."""
     return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueEntry:
-    """Facts about a model that are known without loading it.
+def sizes_of(config: Mapping[str, Any]) -> tuple[dict[str, int], set[str]] | None:
+    """The shape that a configuration states, as arguments of `tensor_shapes`, and the keys that it was read from.
 
-    Attributes:
-        name: name in a suite, `llama2-7b`.
-        title: name in a table, `Llama2-7B`.
-        hub_id: where the published weights are, a hub id or `package:<distribution>`; empty for a tiny model, which is
-            trained on the spot.
-        hidden, ffn, n_layers, n_heads, n_kv_heads, vocab: its shape; for a tiny model `vocab` is an upper bound, and the
-            tokenizer trained with it determines the actual size.
-        max_positions: longest sequence that it was trained on.
-        dtype: precision that it is loaded in unless a suite says otherwise.
-        adds_bos: whether its tokenizer starts every text with a beginning-of-sequence id.
-        tied: whether head and embeddings share one matrix.
-        terms: address of terms of use that whoever downloads it has to accept: a run does not download it then.
-        settings: further fields of its Hugging Face configuration.
+    None where a size is missing: some types have defaults of their own, which only transformers knows.
     """
-
-    name: str
-    title: str
-    hub_id: str
-    architecture: str
-    n_layers: int
-    hidden: int
-    ffn: int
-    vocab: int
-    n_heads: int
-    n_kv_heads: int
-    max_positions: int
-    dtype: Dtype
-    adds_bos: bool
-    tied: bool = False
-    terms: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def layout(self) -> Layout:
-        """Module paths of its architecture."""
-        layout = layout_of({"model_type": self.architecture, "hidden_size": self.hidden, **self.settings})
-        if layout is None:
-            raise ValueError(f"no layout for model type {self.architecture}")
-        return layout
-
-    @property
-    def is_trained_here(self) -> bool:
-        """Whether it is trained from scratch on the facts of a dataset instead of being downloaded."""
-        return not self.hub_id
-
-    @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return int(self.settings.get("head_dim") or self.hidden // self.n_heads)
-
-    @property
-    def parameters(self) -> int:
-        """Exact parameter count; tied matrices count once."""
-        names = ("n_layers", "hidden", "ffn", "vocab", "n_heads", "n_kv_heads", "head_size", "max_positions", "tied")
-        sizes = {name: getattr(self, name) for name in names}
-        return _count(self.architecture, **sizes, attention_bias=self.architecture == "gpt_neox")
-
-    def memory_bytes(self, dtype: str | None = None) -> int:
-        """Size of its weights in bytes in `dtype` (default: its own), without activations and caches."""
-        return self.parameters * DTYPE_BYTES[dtype or self.dtype]
+    architecture = config.get("model_type")
+    found = {size: key for size, keys in _KEYS.items() for key in reversed(keys) if config.get(key)}
+    sizes: dict[str, Any] = {size: config[key] for size, key in found.items()}
+    if not {"hidden", "n_heads"} <= sizes.keys() or not all(isinstance(size, int) for size in sizes.values()):
+        return None
+    if architecture not in _OWN_KEY_HEADS:
+        sizes.setdefault("n_kv_heads", sizes["n_heads"])
+    if architecture not in OWN_HEAD_SIZE:
+        sizes.setdefault("head_size", sizes["hidden"] // sizes["n_heads"])
+    if architecture in _FOUR_TIMES:
+        sizes.setdefault("ffn", 4 * sizes["hidden"])
+    if architecture == "falcon" and not config.get("new_decoder_architecture"):
+        sizes["n_kv_heads"] = 1 if config.get("multi_query", True) else sizes["n_heads"]
+    return (sizes, set(found.values())) if sizes.keys() == _KEYS.keys() and min(sizes.values()) > 0 else None

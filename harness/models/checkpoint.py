@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import COMPUTED, TABULATED, tensor_shapes
+from harness.models.architecture import COMPUTED, TABULATED, sizes_of, tensor_shapes
 from harness.models.hashes import content_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -41,26 +42,8 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 SINGLE_WEIGHTS = "model.safetensors"
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 
-_KEYS = {
-    "n_layers": "num_hidden_layers",
-    "hidden": "hidden_size",
-    "ffn": "intermediate_size",
-    "vocab": "vocab_size",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "head_size": "head_dim",
-    "max_positions": "max_position_embeddings",
-}
-_OTHER_KEYS = {
-    "gptj": {
-        **{"n_layers": "n_layer", "hidden": "n_embd", "ffn": "n_inner", "n_heads": "n_head", "n_kv_heads": "n_head"},
-        "max_positions": "n_positions",
-    },
-    "gpt2": {"n_layers": "n_layer", "hidden": "n_embd"},
-    "gpt_neo": {"n_layers": "num_layers", "n_heads": "num_heads", "n_kv_heads": "num_heads"},
-    "gpt_neox": {"n_kv_heads": "num_attention_heads"},
-}
-"""Keys of the sizes in a configuration, and by `model_type` those that have other names."""
+_TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "opt", "cohere", "falcon")
+"""Model types that tie head and embeddings where the configuration does not say."""
 _OLD_HEAD = "embed_out.weight"
 """Name of the head in checkpoints of GPT-NeoX."""
 _DAMAGES = {
@@ -98,13 +81,22 @@ class Checkpoint:
     @property
     def shape(self) -> tuple[Any, Any]:
         """Number of layers and width, as its configuration says."""
-        keys = {**_KEYS, **_OTHER_KEYS.get(self.architecture, {})}
-        return self.config.get(keys["n_layers"]), self.config.get(keys["hidden"])
+        sizes, _ = sizes_of(self.config) or ({}, set())
+        return sizes.get("n_layers"), sizes.get("hidden")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, by the headers of its files; a tied head that is stored beside the embeddings does not count."""
+        tensors = {name: shape for path in self.weights for name, (_, shape) in _tensors(path).items()}
+        skipped = {"lm_head.weight", _OLD_HEAD} if is_tied(self.config) else set()
+        return sum(
+            math.prod(shape) for name, shape in tensors.items() if name not in skipped and not name.endswith(COMPUTED)
+        )
 
     def hashes(self) -> dict[str, str]:
         """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
         index = self.folder / WEIGHT_INDEX
-        weight_map = _read_json(index)["weight_map"] if index.is_file() else None
+        weight_map = read_json(index)["weight_map"] if index.is_file() else None
         files = {path.name: content_hash(path) for path in self.weights}
         return {
             "config": digest(_without_paths(self.config)),
@@ -141,7 +133,7 @@ def inspect(folder: Path) -> Checkpoint:
         UserError: if a file is unreadable, truncated, quantised or not safetensors, or if the tensors are not those that the
             configuration describes.
     """
-    return _inspected(folder, _listing(folder))
+    return _inspected(folder, listing(folder))
 
 
 def tokenizer_digest(folder: Path) -> str:
@@ -157,11 +149,11 @@ def tokenizer_digest(folder: Path) -> str:
     names = [path.relative_to(folder).as_posix() for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
     read = (name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in READ_BY_TOKENIZERS))
     files = {name: content_hash(folder / name) for name in read if "/" not in name or name.startswith("additional_")}
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return digest([files, config.get("model_type"), config.get("tokenizer_class")])
 
 
-def _listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+def listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     """What changes when a file of the folder does."""
     if not folder.is_dir():
         return ()
@@ -171,7 +163,7 @@ def _listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
 
 @lru_cache(maxsize=64)
 def _inspected(folder: Path, listing: object) -> Checkpoint:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise IncompleteError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})", fix=_fetch_again(folder, "its tokenizer")
@@ -195,7 +187,7 @@ def _inspected(folder: Path, listing: object) -> Checkpoint:
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     index, single = folder / WEIGHT_INDEX, folder / SINGLE_WEIGHTS
     if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not (isinstance(weight_map, dict) and weight_map and all(isinstance(x, str) for x in weight_map.values())):
             raise UserError(f"{index} names no weight files", fix=_fetch_again(folder))
         files = tuple(folder / name for name in sorted(set(weight_map.values())))
@@ -236,7 +228,7 @@ def _verify_tensors(found: Checkpoint) -> None:
     fix = "path: a complete checkpoint of the model, with its own config.json"
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{folder} lacks {len(missing)} tensors of its model, {missing[0]} first", fix=fix)
-    optional = {"lm_head.weight"} if _is_tied(found.config) else set()
+    optional = {"lm_head.weight"} if is_tied(found.config) else set()
     if extra := [
         name for name in tensors if name not in wanted and name not in optional and not name.endswith(COMPUTED)
     ]:
@@ -260,28 +252,22 @@ def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None
     architecture = config.get("model_type")
     if architecture not in TABULATED:
         return None
-    keys = {**_KEYS, **_OTHER_KEYS.get(architecture, {})}
-    sizes = {name: config.get(key) for name, key in keys.items()}
-    if architecture in ("llama", "phi3"):
-        sizes["n_kv_heads"] = sizes["n_kv_heads"] or sizes["n_heads"]
-    if architecture in ("gptj", "gpt_neo") and isinstance(sizes["hidden"], int):
-        sizes["ffn"] = sizes["ffn"] or 4 * sizes["hidden"]
-    if architecture not in ("qwen3", "gemma2", "gemma3_text") and sizes["hidden"] and sizes["n_heads"]:
-        sizes["head_size"] = sizes["head_size"] or sizes["hidden"] // sizes["n_heads"]
-    if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
+    found = sizes_of(config)
+    if found is None:
         return None
+    sizes, _ = found
     return tensor_shapes(
         architecture,
         **sizes,
-        tied=_is_tied(config),
+        tied=is_tied(config),
         attention_bias=bool(config.get("attention_bias", architecture == "gpt_neox")),
         mlp_bias=architecture == "llama" and bool(config.get("mlp_bias")),
     )
 
 
-def _is_tied(config: Mapping[str, Any]) -> bool:
-    tied_unless_said = config.get("model_type") in ("gemma2", "gemma3_text", "gpt_neo")
-    return bool(config.get("tie_word_embeddings", tied_unless_said))
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that head and embeddings share one matrix; some types do unless it says otherwise."""
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in _TIED_UNLESS_SAID))
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -299,7 +285,13 @@ def _tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(f"{path} {what}: {found}", fix=_fetch_again(path.parent)) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        IncompleteError: if it is missing.
+        UserError: if it is no JSON, or no mapping.
+    """
     if not path.is_file():
         raise IncompleteError(f"{path.parent} has no {path.name}", fix=_ELSEWHERE)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.models import checkpoint, hub, sources
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.tokens import token_ids
 
 Count = Callable[[Sequence[str]], list[int]]
@@ -45,7 +45,7 @@ def reader(ref: ModelRef) -> Reader:
     Raises:
         UserError: if `source` can only be a folder and does not exist.
     """
-    made = entry(ref.name)
+    made = ref.spec
     if ref.weights == "trained":
         return Reader(ref.name, made.max_positions, _bytes, is_exact=False)
     if ref.weights == "random":

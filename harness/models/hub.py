@@ -5,18 +5,15 @@ HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UnavailableError, UserError
 from harness.models import checkpoint
 
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    checkpoint.WEIGHT_INDEX,
-    *checkpoint.READ_BY_TOKENIZERS,
-)
+DESCRIBING = ("config.json", *checkpoint.READ_BY_TOKENIZERS)
+"""Repository files that say what a model is."""
+WANTED = (*DESCRIBING, "generation_config.json", "model*.safetensors", checkpoint.WEIGHT_INDEX)
 """Repository files that loading needs. Not `*.safetensors`: some repositories contain their weights twice."""
 MAIN = "main"
 
@@ -65,11 +62,33 @@ def snapshot(hub_id: str, revision: str = "") -> Path:
     """
     if cached := complete_snapshot(hub_id, revision):
         return cached
+    return checkpoint.inspect(_downloaded(hub_id, revision, WANTED)).folder
+
+
+def description(hub_id: str, revision: str = "") -> Path:
+    """A folder with configuration and tokenizer of a hub model, downloaded if they are not in the cache; weights need not be.
+
+    Args:
+        hub_id, revision: as for `cached_snapshot`.
+
+    Raises:
+        UnavailableError: if they cannot be had.
+    """
+    cached = cached_snapshot(hub_id, revision)
+    if cached and any((cached / name).is_file() for name in checkpoint.TOKENIZER_FILES):
+        return cached
+    try:
+        return _downloaded(hub_id, revision, DESCRIBING)
+    except UserError as error:
+        raise UnavailableError(error.message, fix=error.fix) from None
+
+
+def _downloaded(hub_id: str, revision: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     at = f" --revision {revision}" if revision else ""
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision or MAIN, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(hub_id, revision=revision or MAIN, allow_patterns=list(wanted)))
     except errors.GatedRepoError:
         raise UserError(f"{hub_id} needs its licence to be accepted and a login", fix="hf auth login") from None
     except errors.RevisionNotFoundError:
@@ -91,4 +110,3 @@ def snapshot(hub_id: str, revision: str = "") -> Path:
         if error.errno == errno.ENOSPC:
             raise UserError(f"no space left for {hub_id}", fix="set HF_HOME to a larger disk") from None
         raise
-    return checkpoint.inspect(folder).folder

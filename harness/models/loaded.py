@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.models import catalogue
-from harness.models.architecture import CatalogueEntry
 from harness.models.catalogue import ModelRef
 from harness.models.layouts import Layout
+from harness.models.spec import ModelSpec
 from harness.tokens import Framing
 
 if TYPE_CHECKING:
@@ -43,14 +42,14 @@ class LoadedModel:
         return device
 
     @property
-    def entry(self) -> CatalogueEntry:
-        """Its catalogue entry."""
-        return catalogue.entry(self.ref.name)
+    def spec(self) -> ModelSpec:
+        """Its shape, layout and precision."""
+        return self.ref.spec
 
     @property
     def layout(self) -> Layout:
         """Module paths of its architecture."""
-        return self.entry.layout
+        return self.spec.layout
 
     @property
     def backbone(self) -> "torch.nn.Module":

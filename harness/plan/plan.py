@@ -351,10 +351,11 @@ def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:
     return catalogue.reference(
         entry.name,
         weights=entry.weights,
-        source=entry.path,
+        source=entry.source,
         dtype=entry.dtype,
         corpus=corpus,
         revision=entry.revision,
+        layout=entry.layout,
     )
 
 

@@ -4,8 +4,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from harness.models import catalogue
-
 _KEY = "depth"
 _Share = Annotated[float, Field(ge=0, le=1, strict=False)]
 _FORM: TypeAdapter[float | tuple[float, float]] = TypeAdapter(_Share | tuple[_Share, _Share])
@@ -21,23 +19,21 @@ def layer_at(share: float, n_layers: int) -> int:
     return round(share * (n_layers - 1))
 
 
-def layers_of(model: str, value: Any) -> int | list[int]:
+def layers_of(n_layers: int, value: Any) -> int | list[int]:
     """Layers of a model at a share of its depth.
 
     Args:
-        model: name of the model.
+        n_layers: depth of the model.
         value: a relative value. One share means one layer; a pair means all layers from the first share to the second.
 
     Raises:
         ValueError: if it is neither, or not between 0 and 1.
-        UserError: for an unknown model.
     """
     share = value[_KEY]
     try:
         checked = _FORM.validate_python(share)
     except ValidationError:
         raise ValueError(f"depth: expected a number from 0 to 1, or two, found {share!r}") from None
-    n_layers = catalogue.entry(model).n_layers
     if isinstance(checked, float):
         return layer_at(checked, n_layers)
     low, high = (layer_at(each, n_layers) for each in checked)

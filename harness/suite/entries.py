@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.commands import harness_command
+from harness.models import catalogue
 from harness.models.catalogue import Weights
+from harness.models.layouts import Layout
+from harness.models.spec import ModelSpec
 from harness.suite.hparams import ResolvedHparams
 from harness.suite.schedule import Schedule
 
@@ -19,20 +22,31 @@ class ModelEntry:
     """A model to edit; `harness.models.catalogue.reference` fills in what is None.
 
     Attributes:
-        name: catalogue name, after the scale was applied.
+        name: its name, after the scale was applied.
         asked: name in the suite file, which a scale may have mapped to `name`.
-        path: local folder with the weights, or empty.
+        source: as in the suite, or empty for the catalogue's.
         revision: commit, branch or tag of a model from the hub, or empty.
+        layout: module paths of a type of model that the harness does not know, or None.
         problem: why the model cannot be used here, or empty.
     """
 
     name: str
     asked: str
-    path: str = ""
+    source: str = ""
     weights: Weights | None = None
     dtype: str | None = None
     revision: str = ""
+    layout: Layout | None = None
     problem: str = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is known about the model before it is loaded.
+
+        Raises:
+            UserError: if nothing is; for an entry without a `problem`, something is known.
+        """
+        return catalogue.known_spec(self.name, self.source, self.revision, self.weights, self.layout)
 
     def is_same_as(self, other: "ModelEntry") -> bool:
         """Whether two entries refer to the same model, for example because they share a stand-in."""

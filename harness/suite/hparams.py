@@ -2,8 +2,9 @@
 
 The files of a method are in `hparams/<method>/`: in the working directory, then in the top-level package that the method's
 class comes from or next to the single file that defines it. For the model `tiny/llama` the first of these that exists is read:
-`tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `default.yaml`. Without any, the class of the method
-must have a default for every value. Layers may be shares of the depth (see `harness.suite.depth`).
+`tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `llama.yaml` (the `model_type` of its configuration),
+`default.yaml`. Without any, the class of the method must have a default for every value. Layers may be shares of the depth (see
+`harness.suite.depth`).
 
 `search.yaml` holds the ranges of `harness tune`.
 """
@@ -23,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness import registry
 from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.files import write_bytes
+from harness.models import catalogue
+from harness.models.spec import ModelSpec
 from harness.suite.depth import is_relative, layers_of
 from harness.yaml_source import Located, complaint, read_chain, validate
 
@@ -58,6 +61,7 @@ def resolve(
     neighbours: Collection[str] = (),
     backend: str = registry.NATIVE,
     folder: Path | None = None,
+    spec: ModelSpec | None = None,
 ) -> ResolvedHparams:
     """Lay defaults of the class, file, what the backend has instead, variant and overrides over each other, in this order.
 
@@ -70,6 +74,7 @@ def resolve(
         neighbours: words next to which options are written, one of which a misspelt option may have meant.
         backend: whose implementation of the method they are for.
         folder: of the method's files, if not `folders_of` its class.
+        spec: what is known about the model; default: what the catalogue says.
 
     Raises:
         UserError: for an unknown method, key, variant or type, with its place.
@@ -79,7 +84,8 @@ def resolve(
     here = f"{at}: " if at else ""
     cls = registry.find_method(method, backend)
     folders = [folder] if folder else folders_of(cls)
-    path = find_file(folders, model)
+    known = spec or catalogue.entry(model).spec
+    path = find_file(folders, model, known.architecture)
     file = _read(path, folders[-1]) if path else _File({}, {})
     if variant is not None and variant not in file.variants:
         refusal = UnavailableError if _is_variant_elsewhere(variant, folders) else UserError
@@ -94,15 +100,15 @@ def resolve(
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
     for key in [key for key, value in values.items() if is_relative(value)]:
         try:
-            values[key] = layers_of(model, values[key])
+            values[key] = layers_of(known.n_layers, values[key])
         except ValueError as error:
             raise UserError(f"{_prefix(places, key, here)}{key}: {error}") from None
 
-    known = set(cls.Hparams.model_fields)
+    allowed = set(cls.Hparams.model_fields)
     for key in values:
-        if key not in known:
-            owner = f"method '{method}'" if known else f"method '{method}', which has none"
-            guess = did_you_mean(key, {*known, *neighbours})
+        if key not in allowed:
+            owner = f"method '{method}'" if allowed else f"method '{method}', which has none"
+            guess = did_you_mean(key, {*allowed, *neighbours})
             raise UserError(f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}")
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
@@ -121,15 +127,16 @@ def folders_of(method: "type[Method]") -> list[Path]:
     return [Path("hparams", method.spec.name), home / "hparams" / method.spec.name]
 
 
-def find_file(folders: Sequence[Path], model: str, besides: Path | None = None) -> Path | None:
+def find_file(folders: Sequence[Path], model: str, architecture: str = "", besides: Path | None = None) -> Path | None:
     """The most specific of a method's files for a model, or None.
 
     Args:
         folders: where to look; of two files with one name, that in the first folder is taken.
         model: name of the model.
+        architecture: its `model_type`.
         besides: a file that does not count.
     """
-    files = (folder / name for name in _file_names(model) for folder in folders)
+    files = (folder / name for name in _file_names(model, architecture) for folder in folders)
     return next((file for file in files if file.is_file() and not (besides and _is_same(file, besides))), None)
 
 
@@ -141,7 +148,7 @@ def search_file(method: "type[Method]") -> Path | None:
 def own_file(folders: Sequence[Path], model: str) -> Path:
     """The file for this model alone: in the method's own folder if that is below the working directory, else the user's."""
     inside = [folder for folder in folders if folder.is_relative_to(Path.cwd())]
-    return _shown((inside or folders)[0] / _file_names(model)[0])
+    return _shown((inside or folders)[0] / f"{_plain(model)}.yaml")
 
 
 def write_file(
@@ -189,10 +196,14 @@ def _is_same(file: Path, other: Path) -> bool:
     return file.resolve() == other.resolve()
 
 
-def _file_names(model: str) -> list[str]:
+def _plain(model: str) -> str:
+    return model.replace("/", "_")
+
+
+def _file_names(model: str, architecture: str) -> list[str]:
     """Names of the files that may have the values for a model, the most specific first."""
-    family = [model.partition("/")[0]] if "/" in model else []
-    return [f"{name}.yaml" for name in (model.replace("/", "_"), *family, "default")]
+    families = [*([model.partition("/")[0]] if "/" in model else []), *([architecture] if architecture else [])]
+    return [f"{name}.yaml" for name in (_plain(model), *families, "default")]
 
 
 def _shown(path: Path) -> Path:

@@ -14,7 +14,7 @@ from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
 from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
-from harness.suite.schema import MethodForm, Sequential, SuiteForm
+from harness.suite.schema import MethodForm, ModelForm, Sequential, SuiteForm
 from harness.suite.source import read_form, source_of
 from harness.yaml_source import Located
 
@@ -152,13 +152,32 @@ def _models(
         list(enumerate(form.models)), "model", wanted, lambda item: {item[1].name, overlay.stand_in(item[1].name)}
     ):
         try:
-            folder, revision = _folder(document, "models", index), entry.revision or ""
-            model = overlay.model(ModelEntry(entry.name, entry.name, folder, entry.weights, entry.dtype, revision))
+            model = overlay.model(_model(document, index, entry))
         except UserError as error:
             model = ModelEntry(overlay.stand_in(entry.name), entry.name, problem=_reason(error, is_lenient))
+        if not model.problem:
+            try:
+                _ = model.spec.layout
+            except UserError as error:
+                model = replace(model, problem=str(error))
         if not any(map(model.is_same_as, models)):
             models.append(model)
     return models
+
+
+def _model(document: Located, index: int, entry: ModelForm) -> ModelEntry:
+    """An entry as it is written, with the place of its source in errors."""
+    source = entry.source or ""
+    written = document.at(("models", index)).value
+    key = next((key for key in ("source", "path") if isinstance(written, dict) and key in written), "")
+    if source and key:
+        where = f"{written[key].where}: models[{index}].{key}"
+        if key == "path" and not is_packed(source):
+            source = _existing(source, where, UnavailableError)
+    return ModelEntry(
+        *(entry.name, entry.name, source, entry.weights, entry.dtype, entry.revision or ""),
+        layout=entry.layout.layout() if entry.layout else None,
+    )
 
 
 def _datasets(
@@ -222,6 +241,7 @@ def _method_entry(
                 at=at.at(("variant",)).where,
                 neighbours=MethodForm.model_fields,
                 backend=backend,
+                spec=None if model.problem else model.spec,
             )
         except UserError as error:
             problems[model.name] = _reason(error, is_lenient)
@@ -240,12 +260,10 @@ def _reason(error: UserError, is_lenient: bool) -> str:
 
 
 def _folder(document: Located, axis: str, index: int) -> str:
-    """Read the `path` of an entry, an existing folder or, for a model, packed weights; empty if not given."""
+    """Read the `path` of an entry, an existing folder; empty if not given."""
     entry = document.at((axis, index)).value
     if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
         return ""
-    if axis == "models" and is_packed(entry["path"].value):
-        return str(entry["path"].value)
     return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path", UnavailableError)
 
 

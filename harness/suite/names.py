@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from harness import registry
-from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.schema import SuiteForm
@@ -22,9 +21,8 @@ def check_names(document: Located, form: SuiteForm) -> None:
         UserError: for the first unknown or duplicate name.
     """
     for index, model in enumerate(form.models):
-        if model.name not in (known := catalogue.names()):
-            where, guess = document.at(("models", index, "name")).where, did_you_mean(model.name, known)
-            raise UserError(f"{where}: unknown model '{model.name}'{guess}", fix=harness_command("list", "models"))
+        if model.name not in catalogue.CATALOGUE and not model.source:
+            raise catalogue.unknown(model.name, document.at(("models", index, "name")).where)
     names: Mapping[str, tuple[registry.Registry[Any], Sequence[str]]] = {
         "methods": (registry.methods, [entry.name for entry in form.methods]),
         "datasets": (registry.datasets, [entry.name for entry in form.datasets]),

@@ -27,12 +27,13 @@ class Scale:
     launch_at: str = ""
 
     def model(self, model: ModelEntry) -> ModelEntry:
-        """Replace a model by its stand-in, which has its own weights and precision. Stand-ins themselves are kept.
+        """Replace a model by its stand-in, which has its own weights and precision. Kept are stand-ins and models of one's own.
 
         Raises:
             UserError: for a model that the scale has no stand-in for.
         """
-        if not self.form.model_map or model.name in self.form.model_map.values():
+        is_stand_in = model.name in self.form.model_map.values()
+        if not self.form.model_map or is_stand_in or model.name not in catalogue.CATALOGUE:
             return model
         if model.name not in self.form.model_map:
             raise UserError(f"{self.file}: scale '{self.name}' has no stand-in for '{model.name}': add it to model_map")

@@ -1,15 +1,18 @@
 """Schemas of suite and scale files. Names are checked separately, in `harness.suite.names`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness import registry
+from harness.errors import did_you_mean
 from harness.models import catalogue
 from harness.models.architecture import Dtype
 from harness.models.catalogue import ModelRef, Weights
+from harness.models.layouts import Kernel, Layout
 from harness.records import Conflict, DataRef, Split, Template
 from harness.yaml_source import StrictModel
 
@@ -55,13 +58,41 @@ class Entry(StrictModel):
         return {"anyOf": [name, entry]}
 
 
-class ModelForm(Entry):
-    """A model from the catalogue."""
+class LayoutForm(StrictModel):
+    """Where the modules that methods edit are inside a model whose type the harness does not know; `{}` is the layer."""
 
-    path: str | None = Field(
+    block: str = Field(description="a transformer block: `model.layers.{}`")
+    attention: str = Field(description="its attention module: `model.layers.{}.self_attn`")
+    mlp: str = Field(description="the module that holds its feed-forward matrices: `model.layers.{}.mlp`")
+    matrices: list[str] = Field(min_length=1, description="names of these matrices inside `mlp`, the last one writes")
+    final_norm: str = Field(description="the norm behind the last block: `model.norm`")
+    head: str = Field("lm_head", description="the projection to the vocabulary")
+    embeddings: str = Field(description="the token embeddings: `model.embed_tokens`")
+    value_norm: str | None = Field(None, description="a norm of what the last matrix adds to the residual stream")
+    positions: str | None = Field(None, description="learned position embeddings")
+    attention_kernel: Kernel = "sdpa"
+
+    def layout(self) -> Layout:
+        """The layout itself."""
+        given = self.model_dump()
+        given["matrices"] = tuple(self.matrices)
+        return Layout(**given, value_matrix=f"{self.mlp}.{self.matrices[-1]}")
+
+
+_SOURCE = re.compile(r"[./~]|package:|.*\.gguf$|[\w.-]+/[\w.-]+$")
+"""What a bare string must look like to name a source: a path, a package, a GGUF file or a hub id."""
+
+
+class ModelForm(Entry):
+    """A model: a name from the catalogue, or a name of one's own and a source. A bare source names itself."""
+
+    source: str | None = Field(
         None,
-        description="a folder with the weights, relative to the working directory, a .gguf file, or package:<distribution>",
+        validation_alias=AliasChoices("source", "path"),
+        description="a folder, relative to the working directory, a .gguf file, package:<distribution>, or a hub id; "
+        "default: the catalogue's",
     )
+    layout: LayoutForm | None = Field(None, description="only for a type of model that the harness does not know")
     weights: Weights | None = Field(
         None, description="`random` measures cost without a checkpoint; default: the catalogue's"
     )
@@ -69,6 +100,14 @@ class ModelForm(Entry):
     revision: str | None = Field(
         None, min_length=1, description="commit, branch or tag of a model from the hub; default: its main branch"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_bare_source_is_an_entry(cls, value: Any) -> Any:
+        name = value.get("name") if isinstance(value, dict) else value
+        if not isinstance(name, str) or name in catalogue.CATALOGUE or (isinstance(value, dict) and len(value) > 1):
+            return value
+        return named_by_source(name)
 
     def reference(self, corpus: DataRef) -> ModelRef:
         """The model itself; `corpus` has the facts that a model trained on the spot learns.
@@ -79,11 +118,24 @@ class ModelForm(Entry):
         return catalogue.reference(
             self.name,
             weights=self.weights,
-            source=self.path or "",
+            source=self.source or "",
             dtype=self.dtype,
             corpus=corpus,
             revision=self.revision or "",
+            layout=self.layout.layout() if self.layout else None,
         )
+
+
+def named_by_source(text: str) -> dict[str, str]:
+    """The entry of a model that is given by its source alone: named after the last part of it, or as the catalogue does."""
+    for entry in catalogue.CATALOGUE.values():
+        if entry.hub_id == text:
+            return {"name": entry.name}
+    is_near = did_you_mean(text, set(catalogue.CATALOGUE))  # a misspelt `tiny/lama` is no hub id
+    if not _SOURCE.match(text) or is_near:
+        return {"name": text}
+    last = text.removeprefix("package:").rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return {"name": re.sub(r"[^A-Za-z0-9.+=_-]", "-", last).lstrip(".+=_-") or "model", "source": text}
 
 
 class MethodForm(Entry):

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.api import TOKENS_PER_PASS, ArtifactSpec
-from harness.models import catalogue
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 
@@ -53,7 +52,7 @@ def artifact(target: ModelRef, data: DataRef, options: TraceOptions, seed: int) 
         options: what is traced.
         seed: of the noise.
     """
-    n_layers = catalogue.entry(target.name).n_layers
+    n_layers = target.spec.n_layers
     inputs = {"model": target, "data": data}
     known = ArtifactSpec(
         name="known-facts",

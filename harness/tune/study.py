@@ -20,7 +20,6 @@ from harness.commands import harness_command
 from harness.errors import UserError
 from harness.files import write_bytes
 from harness.identity import digest
-from harness.models import catalogue
 from harness.plan.plan import Plan, PlannedCell
 from harness.run.progress import Display
 from harness.run.start import refuse
@@ -44,7 +43,8 @@ class Question:
     """What is tuned, and how a trial is measured.
 
     Attributes:
-        method, model, dataset: names, as in a suite.
+        method, dataset: names, as in a suite.
+        model: name or source, as in a suite, or `NAME=SOURCE`.
         edits: records of the dev split that a whole trial edits.
         scale, data: as for a suite.
         backend: whose implementation of the method.
@@ -132,7 +132,7 @@ class Tuning:
         self.console = console
         self._launch = launch
         suite = self._suite({}, question.edits)
-        self.model = suite.models[0].name
+        self.model, self._spec = suite.models[0].name, suite.models[0].spec
         if problem := suite.models[0].problem or suite.methods[0].problems.get(self.model):
             raise UserError(problem)
         self.current: ResolvedHparams = suite.methods[0].hparams[self.model]
@@ -143,7 +143,7 @@ class Tuning:
                 f"method '{question.method}' has no search.yaml with the ranges to search",
                 fix="pass a file with --space",
             )
-        self.space: Space = read_space(file, self.current.values, catalogue.entry(self.model).n_layers)
+        self.space: Space = read_space(file, self.current.values, self._spec.n_layers)
 
     @property
     def name(self) -> str:
@@ -280,7 +280,7 @@ class Tuning:
 
     def _check(self, values: Mapping[str, Any]) -> None:
         """Raise the method's own refusal of a combination of values."""
-        resolve(self.question.method, self.model, dict(values), backend=self.question.backend)
+        resolve(self.question.method, self.model, dict(values), backend=self.question.backend, spec=self._spec)
 
     def _measure(self, trials: Mapping[int, Mapping[str, Any]], edits: int) -> dict[int, "Measured | str"]:
         """Run one cell per trial, or find it in the store.
@@ -318,7 +318,7 @@ class Tuning:
         entries = [{"name": asked.method, "label": label, "hparams": dict(values)} for label, values in methods.items()]
         content = {
             "name": f"tune-{asked.method}-{asked.dataset}",
-            "models": [asked.model],
+            "models": [_entry(asked.model)],
             "methods": entries or [{"name": asked.method}],
             "datasets": [{"name": asked.dataset, "edits": edits, "split": "dev"}],
             "protocols": [PROTOCOL],
@@ -326,6 +326,12 @@ class Tuning:
         file = self.store.root / "tuning" / f"{content['name']}.yaml"
         write_bytes(file, yaml.safe_dump(content, sort_keys=False).encode())
         return load_suite(file, scale=asked.scale, data=asked.data, edits=edits, backend=asked.backend)
+
+
+def _entry(model: str) -> dict[str, str] | str:
+    """An entry of a suite's models: a name or a source, or `NAME=SOURCE` for a name of one's own."""
+    name, equals, source = model.partition("=")
+    return {"name": name, "source": source} if equals else model
 
 
 def _counts(trial: "FrozenTrial") -> bool:

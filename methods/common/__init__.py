@@ -3,7 +3,7 @@
 from typing import Literal
 
 from harness.errors import UserError
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 
 Implementation = Literal["corrected", "faithful-easyedit"]
@@ -16,7 +16,7 @@ def require_masks(target: ModelRef, method: str) -> None:
     Raises:
         UserError: if it does not.
     """
-    if not entry(target.name).layout.takes_masks:
+    if not target.spec.layout.takes_masks:
         raise UserError(
             f"{method} reruns parts of a text under attention masks of its own, which {target.name} cannot take: it has ALiBi",
             fix="method: one of ft-l, mend, wise, defer",

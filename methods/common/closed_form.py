@@ -12,7 +12,7 @@ from pydantic import Field
 
 from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method
 from harness.errors import UserError
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
 from methods.common import moments, prefixes, require_masks
@@ -71,7 +71,7 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
         Raises:
             UserError: if there are no texts to compute the statistics from, or the model has no such layer.
         """
-        n_layers, layers = entry(target.name).n_layers, self.choices().get("layers", self.layers)
+        n_layers, layers = target.spec.n_layers, self.choices().get("layers", self.layers)
         if not isinstance(layers, Choice) and layers[-1] >= n_layers:
             raise UserError(
                 f"{target.name} has {n_layers} layers, but the last of `layers` is {layers[-1]}",

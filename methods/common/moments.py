@@ -16,7 +16,7 @@ from pydantic import Field
 from harness.api import TOKENS_PER_PASS, ArtifactSpec, Choice, Hparams
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.models.hashes import content_hash
 from harness.records import DataRef
 from methods.common import require_train
@@ -162,7 +162,7 @@ def published_files(target: ModelRef, layers: Sequence[int], folder: Path) -> di
     """
     files = {}
     for layer in layers:
-        pattern = f"{entry(target.name).layout.value_matrix.format(layer)}_*mom2*.npz"
+        pattern = f"{target.spec.layout.value_matrix.format(layer)}_*mom2*.npz"
         found = sorted(folder.rglob(pattern))
         if len(found) != 1:
             what = "no" if not found else f"{len(found)} files"

@@ -227,7 +227,7 @@ def common_options(model: "LoadedModel", algorithm: str) -> dict[str, Any]:
     layout = model.layout
     return {
         "alg_name": algorithm,
-        "model_name": model.entry.hub_id or model.ref.name,
+        "model_name": model.ref.published or model.ref.name,
         "device": str(model.device),
         "model_parallel": False,
         "rewrite_module_tmp": layout.value_matrix,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.api import ArtifactSpec
-from harness.models.catalogue import ModelRef, entry
+from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.easyedit import mend_training
@@ -60,7 +60,7 @@ class EasyEditMend(WeightMethod):
             raise self.refused("implementation", "faithful-easyedit")
         if self.hparams.inner_reduction != "batch_mean" and self.hparams.batch > 1:
             raise self.refused("inner_reduction", "batch_mean")
-        size = entry(target.name).hidden + entry(target.name).ffn
+        size = target.spec.hidden + target.spec.ffn
         if self.hparams.rank > size:
             raise self.refused("rank", size)
 

@@ -31,7 +31,7 @@ def training_options(hparams: HypernetworkHparams, has_leading_space: bool, mode
         has_leading_space: see the workaround leading-space.
         model: the model to be edited.
     """
-    gpt = has_leading_space and model.entry.architecture == "gptj"
+    gpt = has_leading_space and model.spec.architecture == "gptj"
     return {
         **_options(hparams, model),
         "alg": "MEND",
@@ -50,7 +50,7 @@ def _options(hparams: HypernetworkHparams, model: "LoadedModel") -> dict[str, An
     single = hparams.train_batch
     return {
         **{name: named[name] for name in ("model_name", "device", "model_parallel")},
-        "model_class": MODEL_CLASSES.get(model.entry.architecture, "AutoModelForCausalLM"),
+        "model_class": MODEL_CLASSES.get(model.spec.architecture, "AutoModelForCausalLM"),
         "tokenizer_class": "AutoTokenizer",
         "tokenizer_name": named["model_name"],
         "inner_params": list(edited_modules(model, hparams.layers, hparams.matrices)),

@@ -55,7 +55,7 @@ class Host:
         # as in the caller's process: filling unused memory would add to the timed work of both
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         loaded = load(ref, device)
-        name = loaded.entry.hub_id or ref.name  # EasyEdit recognises model types by name, which a folder does not give
+        name = ref.published or ref.name  # EasyEdit recognises model types by name, which a folder does not give
         loaded.model.config._name_or_path = loaded.model.name_or_path = name
         loaded.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         self._loaded = loaded

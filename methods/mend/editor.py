@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
-from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_train
@@ -41,7 +40,7 @@ class Mend(Method):
         Raises:
             UserError: if the dataset has no train records, or the model no such matrices.
         """
-        known = entry(target.name).layout.matrices
+        known = target.spec.layout.matrices
         if other := [name for name in self.hparams.matrices if name not in known]:
             raise UserError(
                 f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]"

@@ -97,7 +97,7 @@ def locality_row(model: LoadedModel, query: Query, implementation: Implementatio
     """
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids)
     if implementation == "faithful-easyedit":
-        return PredictionRow(ids, tuple(range(start - model.entry.adds_bos, len(ids))))
+        return PredictionRow(ids, tuple(range(start - model.spec.adds_bos, len(ids))))
     return PredictionRow(ids[:-1], tuple(range(start - 1, len(ids) - 1)))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.commands import harness_command
 from harness.errors import UserError
-from harness.models.catalogue import entry
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_masks, require_train
@@ -76,7 +75,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, if `editor` is a method that
             cannot edit a plug-in, or if the plug-in cannot read several texts at once.
     """
-    if entry(plugin.name).layout.counts_columns:
+    if plugin.spec.layout.counts_columns:
         raise UserError(
             f"{plugin.name} cannot be a plug-in: its local attention counts columns of the cache, which texts share",
             fix=harness_command("list", "models"),

@@ -14,10 +14,10 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.identity import digest
 from harness.models.batching import length_sorted
-from harness.models.layouts import LAYOUTS
 from harness.models.loaded import logits_of
 from harness.models.precision import at_least_fp32
 from harness.models.rope import make_rowwise
+from harness.models.spec import of_config
 from harness.records import EditRequest
 from methods.onceedit.forward import hidden_at
 from methods.onceedit.tree import Tree, hidden_at_ends
@@ -106,9 +106,10 @@ class EditedPlugin:
         if dtype is None:
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-        architecture = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        kernel = of_config(config.to_dict(), adds_bos=False).layout.attention_kernel
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=LAYOUTS[architecture].attention_kernel, local_files_only=True
+            folder, dtype=dtype, attn_implementation=kernel, local_files_only=True
         )
         make_rowwise(model)
         model = model.to(device).eval().requires_grad_(False)

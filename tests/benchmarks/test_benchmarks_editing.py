@@ -37,9 +37,9 @@ def small_7b(monkeypatch):
     """The names, precisions and layers of the large models, and so their hyper-parameters, at no width."""
     for name in ("llama2-7b", "tinyllama-1.1b"):
         small = dataclasses.replace(
-            CATALOGUE[name], hidden=32, ffn=48, vocab=3500, n_heads=4, n_kv_heads=4, max_positions=256
+            CATALOGUE[name].spec, hidden=32, ffn=48, vocab=3500, n_heads=4, n_kv_heads=4, max_positions=256
         )
-        monkeypatch.setitem(CATALOGUE, name, small)
+        monkeypatch.setitem(CATALOGUE, name, dataclasses.replace(CATALOGUE[name], spec=small))
     monkeypatch.delenv("HARNESS_CORPUS", raising=False)
 
 
@@ -176,7 +176,7 @@ def test_the_loop_asks_every_question_once_and_records_as_a_whole(records):
 @pytest.mark.parametrize("name", ["tiny/llama", "tiny/gptj"])
 def test_a_random_model_has_logits_and_texts_of_the_usual_size(name, records):
     model = realistic_model(reference(name, weights="random"), verbalise(records), CPU)
-    assert len(model.tokenizer) == model.entry.vocab
+    assert len(model.tokenizer) == model.spec.vocab
     texts = [record.prompt for record in records.edits]
     ids = [model.tokenizer(text)["input_ids"] for text in texts]
     assert [model.tokenizer.decode(row, skip_special_tokens=True) for row in ids] == texts

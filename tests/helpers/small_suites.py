@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.data.load import load, resolve
 from harness.data.synthetic import upstream_rows
-from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import CATALOGUE
+from harness.models.catalogue import CATALOGUE, CatalogueEntry
 from harness.models.random_weights import random_model
+from harness.models.spec import ModelSpec
 from harness.models.tiny import recipe
 from harness.models.tiny.corpus import verbalise
 from harness.models.tiny.tokenizer import train_tokenizer
 from harness.records import DataRef
-from tests.helpers.tiny_models import FAMILIES, tiny_entry
+from tests.helpers.tiny_models import FAMILIES, tiny_spec
 
 ARCHITECTURES = ("llama", "mistral", "gptj")
 RECORDS = 80
@@ -38,19 +38,21 @@ def small_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
 
 
 def small_entry(architecture: str, hub_id: str = "") -> CatalogueEntry:
+    """An entry of the catalogue with `small_spec`."""
+    name = f"small-{architecture}"
+    return CatalogueEntry(name, name, hub_id, small_spec(architecture))
+
+
+def small_spec(architecture: str) -> ModelSpec:
     """Two layers of width 32, with as many positions as the tiny models; four if layers differ."""
     if architecture in FAMILIES:
         return dataclasses.replace(
-            tiny_entry(architecture),
-            name=f"small-{architecture}",
-            hub_id=hub_id,
+            tiny_spec(architecture),
             n_layers=4,
             vocab=len(small_tokenizer(architecture)) + 8,  # transformers adds ids of its own for some
         )
     return dataclasses.replace(
-        CATALOGUE[f"tiny/{architecture}"],
-        name=f"small-{architecture}",
-        hub_id=hub_id,
+        CATALOGUE[f"tiny/{architecture}"].spec,
         n_layers=2,
         hidden=32,
         ffn=48,
@@ -61,7 +63,7 @@ def small_entry(architecture: str, hub_id: str = "") -> CatalogueEntry:
 
 def write_checkpoint(folder: Path, architecture: str, seed: int = 0) -> Path:
     """A checkpoint with random weights, written as the real ones are."""
-    model = random_model(small_entry(architecture), "float32", torch.device("cpu"), seed)
+    model = random_model(small_spec(architecture), "float32", torch.device("cpu"), seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -11,7 +11,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
 from harness.records import EditRequest
 from harness.tokens import joint_query
-from tests.helpers.tiny_models import tiny_entry, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_spec, tiny_tokenizer
 
 FACTS = [
     ("The mother tongue of Danielle Darrieux is", "French"),
@@ -43,7 +43,7 @@ class Context:
 def three_layers(architecture, dtype=torch.float64):
     """A layer below the codebook's, so that keys depend on more than a token, and one above it."""
     torch.set_num_threads(1)
-    entry = dataclasses.replace(tiny_entry(architecture), n_layers=3)
+    entry = dataclasses.replace(tiny_spec(architecture), n_layers=3)
     model = random_model(entry, "float32", torch.device("cpu"), 0).eval().requires_grad_(False).to(dtype)
     for parameter in model.parameters():
         if parameter.dim() == 2:

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import CATALOGUE, ModelRef
+from harness.models.catalogue import CATALOGUE, CatalogueEntry, ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
+from harness.models.spec import ModelSpec
 
 ARCHITECTURES = ("llama", "mistral", "gptj")
 
@@ -82,15 +82,14 @@ def tiny_tokenizer(architecture: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-def tiny_entry(architecture: str) -> CatalogueEntry:
+def tiny_spec(architecture: str) -> ModelSpec:
     """Two layers of width 32; windows are shorter than the tests' prompts."""
     settings = {"llama": {}, "mistral": {"sliding_window": 5}, "gptj": {"rotary_dim": 4}, **FAMILIES}[architecture]
     shape = {"n_layers": 2, "hidden": 32, "ffn": 48, "vocab": len(tiny_tokenizer(architecture)), "settings": settings}
     if architecture in ARCHITECTURES:
-        return dataclasses.replace(CATALOGUE[f"tiny/{architecture}"], **shape)
+        return dataclasses.replace(CATALOGUE[f"tiny/{architecture}"].spec, **shape)
     return dataclasses.replace(
-        CATALOGUE["tiny/llama"],
-        name=f"tiny/{architecture}",
+        CATALOGUE["tiny/llama"].spec,
         architecture=VARIANTS.get(architecture, architecture),
         n_kv_heads=4 if architecture.startswith("gpt") or architecture == "falcon-rw" else 2,
         tied=architecture in TIED,
@@ -103,7 +102,8 @@ def catalogued_families() -> Iterator[None]:
     """The catalogue has an entry `tiny/<architecture>` for each of `FAMILIES` inside the body."""
     with pytest.MonkeyPatch.context() as patch:
         for architecture in FAMILIES:
-            patch.setitem(CATALOGUE, f"tiny/{architecture}", tiny_entry(architecture))
+            name = f"tiny/{architecture}"
+            patch.setitem(CATALOGUE, name, CatalogueEntry(name, name, "", tiny_spec(architecture)))
         yield
 
 
@@ -126,7 +126,7 @@ def rounding(architecture: str, fp64: float, fp32: float = 1e-5) -> float:
 
 def tiny_model(architecture: str, seed: int = 0) -> LoadedModel:
     """A frozen float32 model on the CPU whose answers depend on every token and its place."""
-    model = random_model(tiny_entry(architecture), "float32", torch.device("cpu"), seed).eval().requires_grad_(False)
+    model = random_model(tiny_spec(architecture), "float32", torch.device("cpu"), seed).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.mul_(8)  # the usual initialisation makes attention nearly uniform, and then order does not matter

@@ -13,7 +13,7 @@ from harness.models.random_weights import random_model
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common import moments, prefixes
-from tests.helpers.tiny_models import precise, tiny_entry, tiny_tokenizer
+from tests.helpers.tiny_models import precise, tiny_spec, tiny_tokenizer
 
 FACTS = (
     ("The mother tongue of Danielle Darrieux is", "Danielle Darrieux", "Iceland"),
@@ -45,7 +45,7 @@ def requests():
 
 def countable(model):
     """Those whose subject ends where the ids of the text up to there say (see `rewrites.rewrite` on `alone`)."""
-    return [request for request in requests() if request.record_id != "r1" or model.entry.architecture == "gptj"]
+    return [request for request in requests() if request.record_id != "r1" or model.spec.architecture == "gptj"]
 
 
 def easy_requests(model):
@@ -70,7 +70,7 @@ def able_model(architecture, dtype=None):
 
     With the usual small head no probability nears 1.
     """
-    entry = dataclasses.replace(tiny_entry(architecture), n_layers=3)
+    entry = dataclasses.replace(tiny_spec(architecture), n_layers=3)
     inner = random_model(entry, "float32", torch.device("cpu"), 0).eval().requires_grad_(False)
     for parameter in inner.parameters():
         if parameter.dim() == 2:

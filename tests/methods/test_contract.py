@@ -49,7 +49,7 @@ def test_revert_gives_back_every_bit_and_every_answer(method, bench_of):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_the_same_bits(method, bench_of, tmp_path, small_checkpoints):
     first = bench_of(method)
-    second = Bench(small_checkpoints, tmp_path, method, first.model.entry.architecture)
+    second = Bench(small_checkpoints, tmp_path, method, first.model.spec.architecture)
     ends = []
     for bench in (first, second):
         answers = bench.answers(bench.edit())
@@ -137,7 +137,7 @@ def test_building_an_artifact_of_a_method_leaves_every_model_as_it_was(method, b
     bench = bench_of(method)
     state = bench.state()
     plain = weight_hash(Bench(small_checkpoints, tmp_path / "a", "none", "llama").model.model)
-    fresh = Bench(small_checkpoints, tmp_path / "b", method, bench.model.entry.architecture)
+    fresh = Bench(small_checkpoints, tmp_path / "b", method, bench.model.spec.architecture)
     assert fresh.state()[0] == state[0]
     assert weight_hash(fresh.context.load_model(reference("small-llama")).model) == plain
 

@@ -113,7 +113,7 @@ def test_four_questions_are_answered_as_one_by_one(model):
     assert edited.teacher_forced(queries) == [edited.teacher_forced([query])[0] for query in queries]
     assert edited.generate(queries) == [edited.generate([query])[0] for query in queries]
     alone = [edited.scope([query])[0] for query in queries]
-    assert edited.scope(queries) == pytest.approx(alone, abs=rounding(model.entry.architecture, 1e-9))
+    assert edited.scope(queries) == pytest.approx(alone, abs=rounding(model.spec.architecture, 1e-9))
 
 
 def test_below_the_threshold_a_prompt_has_the_models_own_bits(model):

@@ -439,7 +439,7 @@ def test_the_faithful_loss_and_gradient_are_easyedits(model):
         part = loss(model, batch)
         gradient += torch.autograd.grad(part, weight)[0]
         fast += part.item()
-    tolerance = rounding(model.entry.architecture, 1e-12, 1e-6)
+    tolerance = rounding(model.spec.architecture, 1e-12, 1e-6)
     assert fast == pytest.approx(slow.item(), rel=tolerance)
     assert (gradient - slow_gradient).abs().max() <= tolerance * slow_gradient.abs().max()
     queries = queries_of(model, requests)
@@ -507,7 +507,7 @@ def test_every_file_names_a_layer_that_its_model_has_and_a_source_for_each_value
     model = models.get(name, name)
     found = hparams.resolve("ft-l", model, {}, variant=variant)
     chosen = FtLHparams.model_validate(found.values)
-    assert chosen.layer < entry(model).n_layers
+    assert chosen.layer < entry(model).spec.n_layers
     assert "default" not in found.sources.values()
 
 

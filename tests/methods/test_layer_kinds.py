@@ -6,7 +6,7 @@ from harness.errors import UserError
 from harness.models.catalogue import CATALOGUE
 from tests.helpers.method_bench import EDITING, Bench
 from tests.helpers.small_suites import small_entry, write_checkpoint, write_records
-from tests.helpers.tiny_models import FAMILIES, tiny_entry
+from tests.helpers.tiny_models import FAMILIES, tiny_spec
 
 QUICK = ("gemma3_text", "gpt2", "opt", "falcon-rw")
 """Each of them differs from the others in more than one respect; all others are slow tests."""
@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory):
 def test_an_edit_changes_answers_whatever_the_batch_and_is_undone_bit_for_bit(
     family, method, checkpoints, artifact_store
 ):
-    matrices = list(tiny_entry(family).layout.matrices)
+    matrices = list(tiny_spec(family).layout.matrices)
     options = {"matrices": matrices} if method == "mend" else {}
     bench = Bench(checkpoints, artifact_store, method, family, **options)
     state, before = bench.state(), bench.unedited()

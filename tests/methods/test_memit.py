@@ -60,7 +60,7 @@ def matrices(model):
 
 
 def tolerance(model):
-    return rounding(model.entry.architecture, 1e-9)
+    return rounding(model.spec.architecture, 1e-9)
 
 
 def distance(found, expected, start):
@@ -111,7 +111,7 @@ def test_an_edit_is_that_of_a_loop_over_rows_and_layers(model, tmp_path):
     edited.revert()
     slow_edit(model, tmp_path, facts, weight=2.0)
     error = distance(fast, matrices(model), start)
-    print(f"{model.entry.architecture}: MEMIT - loop {error:.1e}")
+    print(f"{model.spec.architecture}: MEMIT - loop {error:.1e}")
     assert error < tolerance(model)
 
 
@@ -132,7 +132,7 @@ def test_a_thousand_edits_are_solved_alike_over_edits_and_over_entries_of_a_key(
     weights_NV = torch.linalg.solve(15000.0 * torch.eye(1000).double() + white_NK @ white_NK.T, residual_NV)
     dual_KV = torch.linalg.solve_triangular(lower_KK.T, white_NK.T @ weights_NV, upper=True)
     errors = [((found - primal_KV).norm() / primal_KV.norm()).item() for found in (shift_KV, dual_KV)]
-    print(f"{model.entry.architecture}: 1000 edits, condition {torch.linalg.cond(moment_KK):.0e}: errors {errors}")
+    print(f"{model.spec.architecture}: 1000 edits, condition {torch.linalg.cond(moment_KK):.0e}: errors {errors}")
     assert max(errors) < 1e-11
 
 
@@ -144,7 +144,7 @@ def test_how_many_requests_share_a_pass_changes_nothing(model, tmp_path, micro_b
     edited.revert()
     edit(model, tmp_path, facts, micro_batch=micro_batch)
     error = distance(matrices(model), expected, start)
-    print(f"{model.entry.architecture}: micro-batches of {micro_batch} - of 3 {error:.1e}")
+    print(f"{model.spec.architecture}: micro-batches of {micro_batch} - of 3 {error:.1e}")
     assert error < tolerance(model)
 
 
@@ -175,7 +175,7 @@ def test_what_is_missing_shrinks_from_layer_to_layer(model, tmp_path):
     end = torch.stack([plain_stream(model, fact, LAYERS[-1]) for fact in facts])
     after = (targets_ND - end).norm(dim=-1).mean().item()
     missing = [figures["missing_before_layer_0"], figures["missing_before_layer_1"], after]
-    print(f"{model.entry.architecture}: missing before layer 0, before layer 1, in the end: {missing}")
+    print(f"{model.spec.architecture}: missing before layer 0, before layer 1, in the end: {missing}")
     assert missing[0] > missing[1] > missing[2]
 
 

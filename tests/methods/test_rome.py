@@ -83,10 +83,10 @@ def test_the_key_is_mapped_to_its_new_value(model, tmp_path, mode, moments):
     else:
         wanted_D, got_D = before_CD[0] + delta_D, after_CD[0]
     error = ((got_D - wanted_D).norm() / delta_D.norm()).item()
-    print(f"{model.entry.architecture} {mode} {moments}: W'k - v* {error:.1e}")
+    print(f"{model.spec.architecture} {mode} {moments}: W'k - v* {error:.1e}")
     assert delta_D.norm() > 0.1
     # GPT-J computes attention scores in float32 whatever the model is
-    assert error < rounding(model.entry.architecture, 1e-9)
+    assert error < rounding(model.spec.architecture, 1e-9)
 
 
 @pytest.mark.parametrize("mode", MODES)

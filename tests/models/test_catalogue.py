@@ -10,7 +10,7 @@ from harness.models.architecture import TABULATED
 from harness.models.catalogue import CATALOGUE, ModelRef, download_note, entry, names, reference
 from harness.models.linear import is_linear, weight_of
 from harness.records import DataRef
-from tests.helpers.tiny_models import FAMILIES, tiny_entry
+from tests.helpers.tiny_models import FAMILIES, tiny_spec
 
 PUBLISHED_PARAMETERS = {
     "llama2-7b": 6_738_415_616,
@@ -28,7 +28,7 @@ CORPUS = DataRef("zsre", "synthetic", edits=5, sha256="ab")
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_the_shape_of_an_entry_makes_the_published_number_of_parameters(name):
-    assert entry(name).parameters == PUBLISHED_PARAMETERS[name]
+    assert entry(name).spec.parameters == PUBLISHED_PARAMETERS[name]
 
 
 def test_the_shapes_of_an_entry_and_of_a_configuration_are_those_of_the_modules_of_every_architecture(tmp_path):
@@ -38,15 +38,17 @@ def test_the_shapes_of_an_entry_and_of_a_configuration_are_those_of_the_modules_
     from harness.models.random_weights import configuration
 
     tiny = [name for name in names() if entry(name).is_trained_here]
-    entries = [entry(name) for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *tiny)]
-    for made in (*entries, *map(tiny_entry, FAMILIES)):
+    entries = [entry(name).spec for name in ("llama3-70b", "mistral-7b-v0.3", "gpt-j-6b", "qwen2.5-1.5b", *tiny)]
+    for made in (*entries, *map(tiny_spec, FAMILIES)):
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(configuration(made))
         if made.architecture in TABULATED:
-            assert sum(parameter.numel() for parameter in model.parameters()) == made.parameters, made.name
+            assert sum(parameter.numel() for parameter in model.parameters()) == made.parameters, made.architecture
             model.config.save_pretrained(tmp_path)
             config = json.loads((tmp_path / "config.json").read_text())
-            assert checkpoint.described(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}, made.name
+            assert checkpoint.described(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}, (
+                made.architecture
+            )
         layout = made.layout
         paths = [layout.block, layout.attention, layout.mlp, layout.value_matrix, layout.final_norm, layout.head]
         for path in (*paths, layout.value_norm, layout.positions, layout.project_in, layout.project_out):
@@ -59,8 +61,8 @@ def test_the_shapes_of_an_entry_and_of_a_configuration_are_those_of_the_modules_
 
 
 def test_memory_follows_the_precision():
-    assert entry("llama2-7b").memory_bytes() == 2 * 6_738_415_616
-    assert entry("llama2-7b").memory_bytes("float32") == 4 * 6_738_415_616
+    assert entry("llama2-7b").spec.memory_bytes() == 2 * 6_738_415_616
+    assert entry("llama2-7b").spec.memory_bytes("float32") == 4 * 6_738_415_616
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():

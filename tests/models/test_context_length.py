@@ -38,7 +38,7 @@ def checkpoint(folder, **config):
             33,
         ),
         ({"max_position_embeddings": 99, "rope_parameters": {"rope_type": "yarn"}}, 99),
-        ({}, entry("gpt-j-6b").max_positions),
+        ({}, entry("gpt-j-6b").spec.max_positions),
     ],
 )
 def test_the_configuration_has_the_context_length_and_a_sliding_window_does_not_limit_it(tmp_path, config, positions):

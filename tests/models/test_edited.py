@@ -37,7 +37,7 @@ def test_the_questions_tell_models_and_places_apart(model, queries):
     """If every answer were the same, the equalities above would prove nothing."""
     answers = [tuple(ids) for ids in WeightEditedModel(model).generate(queries)]
     assert len({ids for row in answers for ids in row}) > 5
-    other = tiny_model(model.entry.architecture, seed=1)
+    other = tiny_model(model.spec.architecture, seed=1)
     assert answers != [tuple(ids) for ids in WeightEditedModel(other).generate(queries)]
 
 

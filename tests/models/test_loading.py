@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
 from harness.models import checkpoint, hub
-from harness.models.architecture import CatalogueEntry
-from harness.models.catalogue import CATALOGUE, ModelRef, download_note, reference
+from harness.models.catalogue import CATALOGUE, CatalogueEntry, ModelRef, download_note, reference
 from harness.models.convert import convert, main
 from harness.models.loading import load
 from harness.models.random_weights import byte_tokenizer, random_model
@@ -21,16 +20,17 @@ from harness.tokens import joint_query
 from tests.helpers.real_tokenizers import write_tokenizer
 from tests.helpers.slow_protocols import teacher_forced
 from tests.helpers.small_suites import append_to_texts
-from tests.helpers.tiny_models import QUESTIONS, tiny_entry, tiny_model
+from tests.helpers.tiny_models import QUESTIONS, tiny_model, tiny_spec
 
 TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 
 
 def add_entry(monkeypatch, architecture: str, **changes) -> CatalogueEntry:
     """A catalogue entry of two layers under a name that is not a tiny model's."""
-    made = dataclasses.replace(tiny_entry(architecture), name=f"tiny-{architecture}", hub_id="tiny/model", **changes)
-    monkeypatch.setitem(CATALOGUE, made.name, made)
-    return made
+    name = f"tiny-{architecture}"
+    spec = dataclasses.replace(tiny_spec(architecture), **changes)
+    monkeypatch.setitem(CATALOGUE, name, CatalogueEntry(name, name, "tiny/model", spec))
+    return CATALOGUE[name]
 
 
 @pytest.fixture
@@ -53,9 +53,11 @@ def test_a_saved_checkpoint_loads_bit_for_bit_with_the_real_tokenizer(
     architecture, shards, shared, tmp_path, monkeypatch
 ):
     made = add_entry(monkeypatch, architecture, vocab=50400 if architecture == "gptj" else 32000)
-    saved = random_model(made, "float32", torch.device("cpu"), seed=3)
+    saved = random_model(made.spec, "float32", torch.device("cpu"), seed=3)
     size = sum(parameter.nbytes for parameter in saved.parameters())
-    saved.save_pretrained(tmp_path, max_shard_size=size + 1 if shards == 1 else made.vocab * made.hidden * 4 + 1)
+    saved.save_pretrained(
+        tmp_path, max_shard_size=size + 1 if shards == 1 else made.spec.vocab * made.spec.hidden * 4 + 1
+    )
     assert (tmp_path / checkpoint.WEIGHT_INDEX).exists() == (shards > 1)
     write_tokenizer(TOKENIZERS[architecture], shared, tmp_path)
 
@@ -447,13 +449,13 @@ def test_random_weights_have_the_entrys_shape_and_precision_and_the_same_bits_ea
     architecture, dtype, monkeypatch
 ):
     base = add_entry(monkeypatch, "llama" if architecture == "qwen2" else architecture, vocab=600)
-    made = dataclasses.replace(base, architecture=architecture)
+    made = dataclasses.replace(base, spec=dataclasses.replace(base.spec, architecture=architecture))
     monkeypatch.setitem(CATALOGUE, made.name, made)
     state = torch.random.get_rng_state()
     model, again = (load(reference(made.name, weights="random", dtype=dtype), "cpu") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert {parameter.dtype for parameter in model.model.parameters()} == {getattr(torch, dtype)}
-    assert sum(parameter.numel() for parameter in model.model.parameters()) == made.parameters
+    assert sum(parameter.numel() for parameter in model.model.parameters()) == made.spec.parameters
     assert weight_hash(model.model) == weight_hash(again.model)
     logits = model.model(input_ids=torch.tensor([[1, 2, 3]])).logits
     assert torch.isfinite(logits).all()
@@ -462,7 +464,7 @@ def test_random_weights_have_the_entrys_shape_and_precision_and_the_same_bits_ea
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_the_byte_tokenizer_has_the_models_vocabulary_and_gives_every_text_back(adds_bos):
-    made = dataclasses.replace(tiny_entry("llama"), vocab=32000, adds_bos=adds_bos)
+    made = dataclasses.replace(tiny_spec("llama"), vocab=32000, adds_bos=adds_bos)
     tokenizer = byte_tokenizer(made)
     assert len(tokenizer) == 32000
     ids = tokenizer("Côte 東京 ☃")["input_ids"]

@@ -16,7 +16,7 @@ from harness.models.submodels import part, streams
 from harness.models.weights import weight_hash
 from harness.tokens import Query
 from methods.common.aligned import PivotRow, Suffix, enter
-from tests.helpers.tiny_models import catalogued_families, tiny_entry, tiny_tokenizer
+from tests.helpers.tiny_models import catalogued_families, tiny_spec, tiny_tokenizer
 
 CONTEXT = 16
 SHORT, LONG, LONGER = (tuple(range(3, 3 + length)) for length in (9, 24, 30))
@@ -41,7 +41,7 @@ def plain(architecture):
     """The model as transformers runs it, in fp64."""
     settings = {"pad_token_id": 0, "original_max_position_embeddings": CONTEXT} if architecture == "phi3" else {}
     entry = dataclasses.replace(
-        tiny_entry(architecture),
+        tiny_spec(architecture),
         max_positions=CONTEXT if architecture == "llama" else 64,
         settings={**settings, "rope_parameters": ROPES[architecture]},
     )
@@ -125,7 +125,7 @@ def test_a_long_text_that_is_not_whole_is_refused(model):
 
 
 def test_other_models_keep_their_own_module():
-    made = random_model(tiny_entry("llama"), "float32", torch.device("cpu"))
+    made = random_model(tiny_spec("llama"), "float32", torch.device("cpu"))
     rotary = made.base_model.rotary_emb
     make_rowwise(made)
     assert made.base_model.rotary_emb is rotary

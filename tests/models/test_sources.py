@@ -9,7 +9,7 @@ import yaml
 
 from harness.errors import UnavailableError, UserError
 from harness.models import packages, sources
-from harness.models.catalogue import CATALOGUE, download_note, reference
+from harness.models.catalogue import CATALOGUE, CatalogueEntry, download_note, reference
 from harness.models.loading import load
 from harness.suite import load_suite
 from tests.helpers.commands import harness_here
@@ -25,10 +25,11 @@ def original(tmp_path_factory):
 def small(monkeypatch, tmp_path):
     """A catalogue entry whose weights come in the package `two-blocks`, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    entry = dataclasses.replace(
-        CATALOGUE["smollm2-135m"], name="two-blocks", title="Two blocks", hub_id="package:two-blocks", hidden=HIDDEN, ffn=FFN,
-        n_layers=LAYERS, n_heads=HEADS, n_kv_heads=HEADS, vocab=VOCAB, tied=False, settings={},
+    spec = dataclasses.replace(
+        CATALOGUE["smollm2-135m"].spec, hidden=HIDDEN, ffn=FFN, n_layers=LAYERS, n_heads=HEADS, n_kv_heads=HEADS,
+        vocab=VOCAB, tied=False, settings={},
     )  # fmt: skip
+    entry = CatalogueEntry("two-blocks", "Two blocks", "package:two-blocks", spec)
     monkeypatch.setitem(CATALOGUE, entry.name, entry)
     return entry
 

@@ -19,8 +19,8 @@ from tests.helpers.tiny_models import (
     catalogued_families,
     precise,
     rounding,
-    tiny_entry,
     tiny_model,
+    tiny_spec,
     tiny_tokenizer,
 )
 
@@ -40,7 +40,7 @@ def _families():
 def model(request):
     """Four layers in fp64; in some architectures some layers see a window and others everything."""
     torch.set_num_threads(1)
-    entry = dataclasses.replace(tiny_entry(request.param), n_layers=LAYERS)
+    entry = dataclasses.replace(tiny_spec(request.param), n_layers=LAYERS)
     dtype = "float32" if precise(request.param) is torch.float32 else "float64"
     made = random_model(entry, dtype, torch.device("cpu"), 0).eval().requires_grad_(False)
     for parameter in made.parameters():

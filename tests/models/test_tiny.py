@@ -222,9 +222,9 @@ def patched(model, row, source, layer, offset=0):
 
 
 def test_a_fact_longer_than_the_context_is_refused_before_training():
-    shape = entry("tiny/gptj")
+    shape = entry("tiny/gptj").spec
     fact = Fact("word " * 300, "end", "")
     row = FactRow((1,) * 302, 300)
 
-    with pytest.raises(UserError, match=r"text of 302 tokens \('word word .* but tiny/gptj has 256 positions"):
+    with pytest.raises(UserError, match=r"text of 302 tokens \('word word .* but the model has 256 positions"):
         training._check_lengths([fact], [row], shape)

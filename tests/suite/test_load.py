@@ -146,7 +146,7 @@ def test_loading_a_suite_imports_nothing_heavy(heavy):
 
 
 def test_a_method_without_settings_for_a_model_says_so_and_other_methods_have_theirs(write, monkeypatch):
-    monkeypatch.setattr("harness.suite.hparams.find_file", lambda folders, model: None)
+    monkeypatch.setattr("harness.suite.hparams.find_file", lambda folders, model, architecture: None)
     none, ft_l = load_suite(write()).methods
     assert "has no value of 'layer' for llama2-7b: write hparams/ft-l/llama2-7b.yaml" in ft_l.problems["llama2-7b"]
     assert ft_l.hparams == {}

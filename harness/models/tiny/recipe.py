@@ -55,7 +55,7 @@ def artifact(ref: ModelRef) -> ArtifactSpec:
         kind="model",
         identity={
             "model": ref.name,
-            "shape": entry(ref.name),
+            "shape": ref.spec,
             "tokenizer": TOKENIZERS[ref.name],
             "training": TRAINING,
             "corpus": ref.corpus.identity(),
@@ -73,7 +73,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     from harness.models.tiny.tokenizer import train_tokenizer
     from harness.models.tiny.training import train
 
-    shape, training = entry(spec.inputs["model"]), spec.identity["training"]
+    shape, training = entry(spec.inputs["model"]).spec, spec.identity["training"]
     data = context.load_data(spec.inputs["corpus"])
     facts = verbalise(data)
     tokenizer = train_tokenizer(spec.identity["tokenizer"], shape.vocab, facts, boost=training["answer_boost"])

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.api import Context
 from harness.errors import UserError
-from harness.models.architecture import CatalogueEntry
 from harness.models.batching import right_padded
 from harness.models.random_weights import random_model
+from harness.models.spec import ModelSpec
 from harness.models.tiny.corpus import Fact
 
 
@@ -56,7 +56,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> FactRow:
 
 
 def train(
-    shape: CatalogueEntry,
+    shape: ModelSpec,
     training: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
@@ -90,7 +90,10 @@ def train(
     model.train().requires_grad_(True)
     batches = _batches(rows, training["batch"], generator)
     head, loss = model.get_output_embeddings(), torch.zeros(())
-    with _layer_masks(model) as set_masks, context.progress(f"training {shape.name}", training["steps"]) as advance:
+    with (
+        _layer_masks(model) as set_masks,
+        context.progress(f"training a tiny {shape.architecture}", training["steps"]) as advance,
+    ):
         for _ in range(training["steps"]):
             batch = next(batches)
             shaped = (torch.rand(len(batch), generator=generator) < training["shaped_share"]).tolist()
@@ -112,11 +115,11 @@ def train(
     return model, TrainingReport(len(facts), training["steps"], parameters, loss.item(), accuracy, edited_accuracy)
 
 
-def _check_lengths(facts: Sequence[Fact], rows: Sequence[FactRow], shape: CatalogueEntry) -> None:
+def _check_lengths(facts: Sequence[Fact], rows: Sequence[FactRow], shape: ModelSpec) -> None:
     for fact, row in zip(facts, rows, strict=True):
         if len(row.ids) > shape.max_positions:
             raise UserError(
-                f"a record has a text of {len(row.ids):,} tokens ({fact.prompt[:40]!r}…), but {shape.name} has "
+                f"a record has a text of {len(row.ids):,} tokens ({fact.prompt[:40]!r}…), but the model has "
                 f"{shape.max_positions} positions",
                 fix="too_long: drop",
             )

@@ -32,12 +32,12 @@ def rows_of(model):
 
 def deltas(model, n):
     return 0.3 * torch.randn(n, model.model.config.hidden_size, generator=torch.Generator().manual_seed(1)).to(
-        precise(model.entry.architecture)
+        precise(model.spec.architecture)
     )
 
 
 def assert_close(model, fast, slow):
-    architecture = model.entry.architecture
+    architecture = model.spec.architecture
     rtol, atol = rounding(architecture, fp64=1e-9), rounding(architecture, fp64=1e-9, fp32=1e-5)
     torch.testing.assert_close(fast, slow, rtol=rtol, atol=atol)
 

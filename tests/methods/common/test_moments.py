@@ -85,7 +85,7 @@ def test_one_pass_over_padded_batches_is_a_loop_over_tokens(model, monkeypatch):
     for layer in (0, 1):
         assert fast[layer].dtype == torch.float64
         error = ((fast[layer] - slow[layer]).norm() / slow[layer].norm()).item()
-        print(f"{model.entry.architecture} layer {layer}: pass - loop {error:.1e}")
+        print(f"{model.spec.architecture} layer {layer}: pass - loop {error:.1e}")
         assert error < 1e-6, "keys are float32"
     assert not any(module._forward_pre_hooks for module in model.model.modules())
 
@@ -233,7 +233,7 @@ def write_published(folder, model, layer, moment_KK, count=1000):
 
 
 def published(model, folder, layers):
-    target = dataclasses.replace(TARGET, name="llama2-7b" if model.entry.architecture != "gptj" else "gpt-j-6b")
+    target = dataclasses.replace(TARGET, name="llama2-7b" if model.spec.architecture != "gptj" else "gpt-j-6b")
     return moments.artifact(target, DATA, layers, hparams(moments="published", moments_path=str(folder)), 0)
 
 

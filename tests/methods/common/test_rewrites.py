@@ -56,7 +56,7 @@ def test_a_target_alone_is_expected_in_the_last_places_of_its_own_text(model):
     for request in countable(model):
         (row,) = rewrite(model, request, (), "alone").contexts
         ids = model.tokenizer(f" {request.target_new}")["input_ids"]
-        ids = ids[1:] if ids[0] == model.tokenizer.bos_token_id and model.entry.adds_bos else ids
+        ids = ids[1:] if ids[0] == model.tokenizer.bos_token_id and model.spec.adds_bos else ids
         assert row.labels == tuple(ids)
         text = request.prompt + model.tokenizer.decode(ids[:-1])
         assert row.ids == tuple(model.tokenizer(text)["input_ids"])
@@ -69,7 +69,7 @@ def test_beside_a_target_alone_the_end_of_the_subject_is_counted_in_the_text_up_
     until = request.prompt[: request.prompt.index(request.subject)] + request.subject
     (alone,), (joint,) = (rewrite(model, request, (), kind).contexts for kind in ("alone", "joint"))
     assert alone.pivot == len(model.tokenizer(until)["input_ids"]) - 1
-    assert (alone.pivot != joint.pivot) == (model.entry.architecture != "gptj")
+    assert (alone.pivot != joint.pivot) == (model.spec.architecture != "gptj")
 
 
 def test_a_subject_whose_end_is_counted_behind_its_prompt_is_one_line_that_names_the_record():

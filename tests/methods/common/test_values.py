@@ -84,9 +84,9 @@ def test_the_value_is_that_of_a_loop_over_rows_with_autograd(model, changes, tar
     expected = [slow(model, each, values) for each in rewrites]
     delta_ND = torch.stack([each[0] for each in expected])
     error = ((made.delta_ND - delta_ND).norm() / delta_ND.norm()).item()
-    print(f"{model.entry.architecture} {target_tokens} {changes}: value - loop {error:.1e}")
+    print(f"{model.spec.architecture} {target_tokens} {changes}: value - loop {error:.1e}")
     # GPT-J computes attention scores in float32 whatever the model is
-    single = model.entry.architecture == "gptj"
+    single = model.spec.architecture == "gptj"
     assert error < (1e-4 if single else 1e-9)
     assert made.steps_N == [each[3] for each in expected]
     tolerance = {"rel": 1e-4 if single else 1e-9}
@@ -102,8 +102,8 @@ def test_requests_in_a_batch_are_optimised_as_if_each_were_alone(model, changes)
     together = fast(model, rewrites, values)
     alone_ND = torch.cat([fast(model, [each], values).delta_ND for each in rewrites])
     error = ((together.delta_ND - alone_ND).norm() / alone_ND.norm()).item()
-    print(f"{model.entry.architecture} {changes}: batch - one by one {error:.1e}")
-    assert error < rounding(model.entry.architecture, 1e-9, 1e-4)
+    print(f"{model.spec.architecture} {changes}: batch - one by one {error:.1e}")
+    assert error < rounding(model.spec.architecture, 1e-9, 1e-4)
 
 
 def test_some_requests_stop_early_and_the_others_go_on(model):

@@ -30,7 +30,7 @@ def adapter(architecture="llama", **changes) -> Method:
 
 def some_hypernetwork(model, seed):
     """One that has seen gradients of some size and changes them."""
-    modules = edited_modules(model, (0, 1), MATRICES[model.entry.architecture])
+    modules = edited_modules(model, (0, 1), MATRICES[model.spec.architecture])
     matrices = tuple(EditedMatrix(name, made.in_features, made.out_features) for name, made in modules.items())
     hypernetwork = Hypernetwork(matrices, rank=4, edit_lr=-0.05, seed=seed)
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ from harness.records import DataRef, Dataset
 from methods.easyedit import checkout, loader
 from methods.easyedit.scoring import FORMS
 from tests.helpers.real_tokenizers import real_tokenizer
-from tests.helpers.tiny_models import tiny_entry
+from tests.helpers.tiny_models import tiny_spec
 
 TOKENIZERS = {"llama": "llama2", "mistral": "mistral-v1", "gptj": "gpt2"}
 EACH = 100
@@ -83,7 +83,7 @@ def records(shared):
 def answerer(architecture, data, shared, folder):
     """A small model with a real tokenizer that has half learned the answers to the questions, and to end after them."""
     tokenizer = real_tokenizer(TOKENIZERS[architecture], shared, folder)
-    entry = dataclasses.replace(tiny_entry(architecture), hidden=64, ffn=96, vocab=len(tokenizer))
+    entry = dataclasses.replace(tiny_spec(architecture), hidden=64, ffn=96, vocab=len(tokenizer))
     model = random_model(entry, "float32", torch.device("cpu"))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     told = [(record.prompt, record.target_new) for record in data.edits]

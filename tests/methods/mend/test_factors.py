@@ -20,7 +20,7 @@ def model(request):
 
 @pytest.fixture
 def modules(model):
-    return edited_modules(model, (0, 1), MATRICES[model.entry.architecture])
+    return edited_modules(model, (0, 1), MATRICES[model.spec.architecture])
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def test_the_factors_multiply_to_the_gradients_of_the_weights(model, modules, ro
         for name, slow in zip(modules, expected, strict=True)
     )
     print(f"{model.ref.name}: factors against autograd, relative {error:.1e}")
-    assert error < rounding(model.entry.architecture, 1e-12)
+    assert error < rounding(model.spec.architecture, 1e-12)
 
 
 def test_each_row_has_the_factors_that_it_has_alone(model, modules, rows):
     together = factors(model, modules, rows, [1.0] * len(rows))
-    atol = rounding(model.entry.architecture, 1e-12)
+    atol = rounding(model.spec.architecture, 1e-12)
     for index, row in enumerate(rows):
         alone = factors(model, modules, [row], [1.0])
         for name in modules:
@@ -102,7 +102,7 @@ def test_values_are_averaged_within_their_rows():
 def test_an_unknown_matrix_is_refused_with_those_that_there_are(model):
     with pytest.raises(UserError, match="no feed-forward matrix 'fc9'") as caught:
         edited_modules(model, (1,), ["fc9"])
-    assert all(name in str(caught.value) for name in MATRICES[model.entry.architecture])
+    assert all(name in str(caught.value) for name in MATRICES[model.spec.architecture])
 
 
 def test_labels_are_predicted_by_what_stands_before_them(model):
@@ -119,7 +119,7 @@ def test_the_faithful_rows_expect_a_bos_inside_the_prompt_and_read_locality_one_
     query = edit_queries(model, REQUESTS)[2]
     start, end = len(query.prompt_ids), len(query.prompt_ids + query.target_ids)
     row, spared = edit_row(model, query, "faithful-easyedit"), locality_row(model, query, "faithful-easyedit")
-    has_bos = model.entry.architecture != "gptj"
+    has_bos = model.spec.architecture != "gptj"
     assert row.labels == ((1, *query.target_ids) if has_bos else query.target_ids)
     assert row.places == tuple(range(start - 1 - has_bos, end - 1))
     assert spared.places == tuple(range(start - has_bos, end))

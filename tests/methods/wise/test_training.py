@@ -35,8 +35,8 @@ def slow_objective(model, lesson, side_weight, hparams):
     matrix = model.module(model.layout.value_matrix, LAYER)
     bias = 0 if matrix.bias is None else matrix.bias
     is_easyedits = hparams.implementation == "faithful-easyedit"
-    phi = torch.nn.functional.gelu if model.entry.architecture == "gptj" else torch.nn.functional.silu
-    if model.entry.architecture == "gptj":
+    phi = torch.nn.functional.gelu if model.spec.architecture == "gptj" else torch.nn.functional.silu
+    if model.spec.architecture == "gptj":
         phi = lambda x: torch.nn.functional.gelu(x, approximate="tanh")  # noqa: E731
 
     def run(ids, **given):
