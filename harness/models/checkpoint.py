@@ -52,7 +52,7 @@ _DAMAGES = {
     "file not fully covered": "is damaged",  # longer or shorter than its header says
 }
 """Description of the damage, by a part of safetensors' error message."""
-_ELSEWHERE = "path: a folder with config.json, a tokenizer and *.safetensors"
+_ELSEWHERE = "source: a folder with config.json, a tokenizer and *.safetensors"
 
 
 class IncompleteError(UserError):
@@ -172,12 +172,12 @@ def _inspected(folder: Path, listing: object) -> Checkpoint:
         how = quantized.get("quant_method") if isinstance(quantized, dict) else None
         raise UserError(
             f"{folder} holds quantised weights ({how or 'quantization_config'}), which cannot be edited",
-            fix="path: a checkpoint of the model in bfloat16, float16 or float32",
+            fix="source: a checkpoint of the model in bfloat16, float16 or float32",
         )
     if (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} holds an adapter, which would change the model as it is loaded",
-            fix="merge it into the weights (in PEFT: merge_and_unload), save the model, and name that folder as path",
+            fix="merge it into the weights (in PEFT: merge_and_unload), save the model, and name that folder as source",
         )
     found = Checkpoint(folder, config, _weight_files(folder))
     _verify_tensors(found)
@@ -225,7 +225,7 @@ def _verify_tensors(found: Checkpoint) -> None:
         tensors["lm_head.weight"] = tensors.pop(_OLD_HEAD)
     base = next(iter(wanted)).partition(".")[0]  # which a checkpoint of the model without its head leaves out
     tensors |= {f"{base}.{name}": tensors.pop(name) for name in list(tensors) if f"{base}.{name}" in wanted}
-    fix = "path: a complete checkpoint of the model, with its own config.json"
+    fix = "source: a complete checkpoint of the model, with its own config.json"
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{folder} lacks {len(missing)} tensors of its model, {missing[0]} first", fix=fix)
     optional = {"lm_head.weight"} if is_tied(found.config) else set()
@@ -243,7 +243,7 @@ def _verify_tensors(found: Checkpoint) -> None:
     if coded := [name for name in wanted if tensors[name][0] not in PRECISIONS]:
         raise UserError(
             f"{folder} holds quantised weights ({coded[0]} is {tensors[coded[0]][0]}), which cannot be edited",
-            fix="path: a checkpoint of the model in bfloat16, float16 or float32",
+            fix="source: a checkpoint of the model in bfloat16, float16 or float32",
         )
 
 

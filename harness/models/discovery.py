@@ -81,7 +81,7 @@ def _discovered(model: "nn.Module", architecture: str, n_layers: int, hidden: in
         final_norm=f"{prefix}{norms[-1]}",
         head=names[id(head)],
         embeddings=names[id(embeddings)],
-        attention_kernel="sdpa",
+        attention_kernel="sdpa" if getattr(model, "_supports_sdpa", False) else "eager",
     )
 
 
@@ -104,12 +104,12 @@ def verify(model: "LoadedModel") -> None:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(vocab, (2, _PROBE), generator=generator).tolist()
         batch = right_padded(rows, model.device)
-        places = [(row, _PROBE - 1) for row in range(len(rows))]
+        places = [(row, column) for row in range(len(rows)) for column in range(_PROBE)]
         with torch.no_grad():
-            whole_BV = model.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits[:, -1].float()
+            whole_BTV = model.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
             for layer in range(model.n_layers):
-                parts_BV = logits_at(model, streams_of(model, batch, layer), layer, places)
-                if not torch.equal(parts_BV.float(), whole_BV):
+                parts_NV = logits_at(model, streams_of(model, batch, layer), layer, places)
+                if not torch.equal(parts_NV.view(whole_BTV.shape), whole_BTV.to(parts_NV.dtype)):
                     raise ValueError(
                         f"the model run in two parts at layer {layer} does not say what it says as a whole"
                     )
@@ -155,8 +155,10 @@ def _check_value(model: "LoadedModel", ids_BT: "torch.Tensor", layer: int) -> No
 
 
 def _is_attention(name: str, child: "nn.Module") -> bool:
+    from harness.models.linear import is_linear
+
     said = f"{name} {type(child).__name__}".lower()
-    return "attention" in said or "attn" in said
+    return ("attention" in said or "attn" in said) and any(map(is_linear, child.modules()))
 
 
 def _feed_forward(block: "nn.Module", attention: str, hidden: int) -> tuple[str, tuple[str, ...]] | None:

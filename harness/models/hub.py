@@ -33,7 +33,7 @@ def cached_snapshot(hub_id: str, revision: str = "") -> Path | None:
     try:
         config = try_to_load_from_cache(hub_id, "config.json", revision=revision or MAIN)
     except errors.HFValidationError as error:
-        raise UserError(f"{hub_id} is not a hub id: {error}", fix="path: a local folder with the model") from None
+        raise UserError(f"{hub_id} is not a hub id: {error}", fix="source: a local folder with the model") from None
     return Path(config).parent if isinstance(config, str) else None
 
 
@@ -96,11 +96,11 @@ def _downloaded(hub_id: str, revision: str, wanted: Sequence[str]) -> Path:
             f"{hub_id} has no revision '{revision}'", fix=f"revision: one of https://huggingface.co/{hub_id}/commits"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UserError(f"the hub has no model {hub_id}", fix="path: a local folder with the model") from None
+        raise UserError(f"the hub has no model {hub_id}", fix="source: a local folder with the model") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise UserError(
             f"{hub_id} is not on this machine and the hub cannot be reached",
-            fix=f"hf download {hub_id}{at} (on a machine with network, then copy it and name the folder as path)",
+            fix=f"hf download {hub_id}{at} (on a machine with network, then copy it and name the folder as source)",
         ) from None
     except errors.HfHubHTTPError as error:
         raise UserError(

@@ -230,6 +230,8 @@ def _method_entry(
     where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
     backend, resolved, problems = registry.NATIVE, {}, {}
     for model in models:
+        if model.problem:
+            continue
         try:
             backend = _backend(entry, wanted, at.at(("backend",)))
             resolved[model.name] = hparams.resolve(
@@ -241,7 +243,7 @@ def _method_entry(
                 at=at.at(("variant",)).where,
                 neighbours=MethodForm.model_fields,
                 backend=backend,
-                spec=None if model.problem else model.spec,
+                spec=model.spec,
             )
         except UserError as error:
             problems[model.name] = _reason(error, is_lenient)

@@ -70,7 +70,7 @@ class LayoutForm(StrictModel):
     embeddings: str = Field(description="the token embeddings: `model.embed_tokens`")
     value_norm: str | None = Field(None, description="a norm of what the last matrix adds to the residual stream")
     positions: str | None = Field(None, description="learned position embeddings")
-    attention_kernel: Kernel = "sdpa"
+    attention_kernel: Kernel = "eager"
 
     def layout(self) -> Layout:
         """The layout itself."""

@@ -77,7 +77,7 @@ def test_a_suite_names_a_file_or_a_package_as_the_path_of_a_model(small, origina
             "datasets": [{"name": "zsre", "edits": 1}],
         }
         (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
-        assert load_suite(tmp_path / "suite.yaml").models[0].path == path
+        assert load_suite(tmp_path / "suite.yaml").models[0].source == path
 
 
 def test_a_model_under_terms_of_use_is_downloaded_by_a_command_of_its_own_and_by_no_run(published, monkeypatch):

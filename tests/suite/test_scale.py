@@ -72,7 +72,7 @@ def test_a_stand_in_does_not_inherit_precision_and_path(write, tmp_path):
     (tmp_path / "weights").mkdir()
     entry = "{name: llama2-7b, path: weights, dtype: bfloat16, weights: random}"
     model = load_suite(write(base=BASE.replace("llama2-7b", entry)), scale="mini").models[0]
-    assert (model.path, model.dtype, model.weights) == ("", None, None)
+    assert (model.source, model.dtype, model.weights) == ("", None, None)
 
 
 def test_hyper_parameters_of_tiny_models_are_used_for_stand_ins(write):

@@ -176,7 +176,7 @@ def test_the_file_takes_effect_and_names_the_source_of_each_value(search, tmp_pa
         "; python -m harness tune ft-l --model tiny/llama --dataset counterfact --trials 6 --edits 12 --scale mini "
         f"--space {tuning.question.space}; 20" in source
     )
-    assert hparams.resolve("ft-l", "tiny/mistral", {}).values == hparams.resolve("ft-l", "tiny/other", {}).values
+    assert hparams.resolve("ft-l", "tiny/mistral", {}).values == tuning.current.values
 
 
 def test_an_existing_file_is_replaced_only_on_demand_and_does_not_extend_itself(search, tmp_path):
