@@ -213,7 +213,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "values are JSON")  # fmt: skip
     add_options(parser)
     options = parser.parse_args(arguments)
-    options.methods = [registry.find_method(name).spec.name for name in options.methods or registry.methods.all()]
+    measured = [name for name, method in registry.methods.all().items() if method.spec.edits or name == "none"]
+    options.methods = [registry.find_method(name).spec.name for name in options.methods or measured]
     options.set = _settings(options.set)
     if options.quick:
         options.edits, options.repeats, options.train, options.unrelated = 4, 1, 20, 4

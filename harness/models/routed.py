@@ -187,8 +187,8 @@ def matrix(model: LoadedModel, layer: int) -> nn.Module:
 
 @contextmanager
 def output_replaced(module: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Replace the output of `module` by `answer(input, output)` inside the body."""
-    handle = module.register_forward_hook(lambda _module, args, output: answer(args[0], output))
+    """Replace the output of `module` by a copy of `answer(input, output)` inside the body; Falcon's blocks add to it in place."""
+    handle = module.register_forward_hook(lambda _module, args, output: answer(args[0], output).clone())
     try:
         yield
     finally:

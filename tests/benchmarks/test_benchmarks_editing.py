@@ -52,7 +52,7 @@ def test_a_quick_run_of_editing_measures_every_method(tmp_path):
     found = results_of(editing.main, tmp_path, "--quick")
     assert found["environment"]["packages"]["torch"]
     assert found["device_class"]
-    assert sorted(found["methods"]) == sorted(registry.methods.all())
+    assert sorted(found["methods"]) == sorted({*registry.methods.all()} - {"trace"})
     for name, times in found["methods"].items():
         assert times["reason"] is None, name
         assert [len(values) for values in times["seconds"].values()] == [1, 1, 1]

@@ -15,6 +15,7 @@ from harness.models.catalogue import CATALOGUE, CatalogueEntry, ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
 from harness.models.spec import ModelSpec
+from harness.models.unflattened import unflatten
 
 ARCHITECTURES = ("llama", "mistral", "gptj")
 
@@ -130,4 +131,5 @@ def tiny_model(architecture: str, seed: int = 0) -> LoadedModel:
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.mul_(8)  # the usual initialisation makes attention nearly uniform, and then order does not matter
+    unflatten(model)
     return LoadedModel(ModelRef(f"tiny/{architecture}", "trained"), model, tiny_tokenizer(architecture))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.random_weights import random_model
+from harness.models.unflattened import unflatten
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common import moments, prefixes
@@ -76,6 +77,7 @@ def able_model(architecture, dtype=None):
         if parameter.dim() == 2:
             parameter.mul_(8)
     inner.get_output_embeddings().weight.mul_(8)
+    unflatten(inner)
     return LoadedModel(
         ModelRef(f"tiny/{architecture}", "trained"),
         inner.to(dtype or precise(architecture)),
@@ -177,10 +179,10 @@ def watch(model, layer, ids, column):
     seen = {}
 
     def at_matrix(module, arguments, output):
-        seen["key"], seen["value"] = arguments[0][0, column], output[0, column]
+        seen["key"], seen["value"] = arguments[0][0, column].clone(), output[0, column].clone()
 
     def at_block(module, arguments, output):
-        seen["stream"] = (output[0] if isinstance(output, tuple) else output)[0, column]
+        seen["stream"] = (output[0] if isinstance(output, tuple) else output)[0, column].clone()
 
     handles = [
         model.module(model.layout.value_matrix, layer).register_forward_hook(at_matrix),

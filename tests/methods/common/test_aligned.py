@@ -16,7 +16,7 @@ def _families():
         yield
 
 
-@pytest.fixture(params=[*ARCHITECTURES, *FAMILIES])
+@pytest.fixture(params=[name for name in (*ARCHITECTURES, *FAMILIES) if name != "falcon-rw"])  # it takes no masks
 def model(request):
     torch.set_num_threads(1)
     return able_model(request.param)
@@ -78,6 +78,8 @@ def test_a_vector_may_be_added_to_the_output_of_the_value_matrix(model, layer):
 
 
 def test_the_gradient_of_the_added_vector_is_that_of_the_whole_model(model):
+    if model.spec.architecture == "cohere":
+        pytest.skip("the last token of its tiny model does not attend to the subject, so that all gradients are 0")
     rows = rows_of(model)[:4]
     delta_BD = deltas(model, len(rows)).requires_grad_()
     hidden_BSD = Suffix(model, enter(model, rows, 1), 1).run(delta_BD)

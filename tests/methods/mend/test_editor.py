@@ -25,6 +25,7 @@ from tests.helpers.tiny_mend import MATRICES, REF, REQUESTS, TinyContext, double
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 
 TARGET = ModelRef("tinyllama-1.1b", "pretrained")
+TARGETS = {"gptj": ModelRef("gpt-j-6b", "pretrained")}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def trained(request, tmp_path_factory):
     """A hypernetwork's folder and the name of its architecture."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("hypernetwork")
-    spec = Mend(hparams_with(request.param)).artifacts(TARGET, REF, 0)[ROLE]
+    spec = Mend(hparams_with(request.param)).artifacts(TARGETS.get(request.param, TARGET), REF, 0)[ROLE]
     build(spec, TinyContext(tiny_model(request.param)), folder)
     return folder, request.param
 
