@@ -264,7 +264,7 @@ def reference(
     folder = sources.local(source)
     if folder is None and made and made.terms and source == made.hub_id:
         raise UnavailableError(
-            f"model '{name}' comes under terms of use ({made.terms}) and is not on this machine; to accept them and get it",
+            f"model '{name}' is not on this machine: it comes under terms of use ({made.terms}), which its download accepts",
             fix=harness_command("models", "fetch", name),
         )
     is_on_hub = folder is None and not sources.is_packed(source)

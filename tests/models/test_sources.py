@@ -86,8 +86,8 @@ def test_a_model_under_terms_of_use_is_downloaded_by_a_command_of_its_own_and_by
     with pytest.raises(UnavailableError) as caught:
         reference("two-blocks")
     assert str(caught.value) == (
-        "model 'two-blocks' comes under terms of use (https://example.org/terms) and is not on this machine; to accept them "
-        "and get it → python -m harness models fetch two-blocks"
+        "model 'two-blocks' is not on this machine: it comes under terms of use (https://example.org/terms), which its download "
+        "accepts → python -m harness models fetch two-blocks"
     )
     done = harness_here("models", "fetch", "two-blocks")
     said = (

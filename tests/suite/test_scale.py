@@ -108,6 +108,15 @@ def test_the_small_scale_puts_two_pretrained_models_in_place_of_a_suite_s_models
     assert {(data.edits, data.split, data.source) for data in suite.datasets} == {(20, "test", "")}
 
 
+def test_at_small_scale_every_method_of_the_main_table_has_settings_that_need_no_text_besides_the_records():
+    suite = load_suite(ROOT / "suites/main_table.yaml", scale="small")
+    for method in suite.methods:
+        assert not method.problems
+        for model in ("smollm2-135m", "gemma-3-270m"):
+            assert method.hparams[model].values.get("moments") in (None, "identity", "train_prompts"), method.name
+            assert "default" not in method.hparams[model].sources.values()
+
+
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
 def test_every_model_of_the_catalogue_is_a_pretrained_model_at_small_scale_or_has_one_in_its_place(name):
     mapped = scale.load_scale("small").form.model_map
