@@ -15,6 +15,7 @@ from rich.table import Table
 from harness.errors import UserError
 from harness.files import write_json
 from harness.run.cost import device_class
+from harness.run.jobs import prepare_torch
 from harness.store import provenance
 
 
@@ -49,8 +50,9 @@ def start(options: argparse.Namespace) -> Console:
     """
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{options.device}': torch sees no GPU here", fix="--device cpu")
-    if threads := options.threads or (1 if options.quick else None):
-        torch.set_num_threads(threads)
+    prepare_torch(
+        options.threads or (1 if options.quick else None)
+    )  # as in a run: the same kernels, deterministic ones
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     console.print(f"{device_class(options.device)}, torch {torch.__version__}")
     if options.quick:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.code import source_hash
 from harness.identity import digest
+from harness.memory import PROMPT_TOKENS, Memory
 from harness.records import DataRef, Dataset, EditRequest
 from harness.registry import MethodSpec
 from harness.tokens import Query
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 State: TypeAlias = Mapping[str, "Tensor"]
 """State that an edit keeps in addition to the weights, by names chosen by the method; saved as safetensors."""
 
-TOKENS_PER_PASS = 25
+TOKENS_PER_PASS = PROMPT_TOKENS
 """Length of the prompt in which estimates of time count passes through a model."""
 
 Phase = Literal["setup", "edit", "attach", "evaluate"]
@@ -112,7 +113,7 @@ class OrChoice:
 class Hparams(BaseModel):
     """Base class of hyper-parameters: immutable, and unknown keys are errors.
 
-    A method that overrides the two properties gets better estimates of time; nothing else depends on them.
+    A method that overrides what follows gets better estimates of time; nothing else depends on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,6 +127,10 @@ class Hparams(BaseModel):
     def steps_per_edit(self) -> float:
         """Successive optimiser steps per edit that no other edit shares; each costs at least the start of its kernels."""
         return 0.0
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """Share of the blocks that these passes run: less than 1 where those below an edited matrix run only once."""
+        return 1.0
 
     def identity(self) -> dict[str, Any]:
         """Values that decide a result, JSON-like: all of them, unless a subclass leaves out where files are."""
@@ -159,6 +164,8 @@ class ArtifactSpec:
         needs: dependencies by role, built first.
         passes: forward passes of a prompt through the models in `inputs` that building takes (a forward and a backward
             pass count as three), for estimates of time only; None if unknown.
+        memory: estimated bytes that building takes in addition to the models in `inputs`, by what takes them; for estimates
+            only.
     """
 
     name: str
@@ -168,6 +175,7 @@ class ArtifactSpec:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, "ArtifactSpec"] = field(default_factory=dict)
     passes: float | None = None
+    memory: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -288,14 +296,12 @@ class Method(ABC):
         preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
         differences: known differences from another implementation of the same method, one sentence each; printed in the
             parity table.
-        memory_copies: number of copies of the target model that a cell holds, for memory estimates.
     """
 
     spec: ClassVar[MethodSpec]
     Hparams: ClassVar[type[Hparams]] = Hparams
     preset: ClassVar[Mapping[str, Any]] = {}
     differences: ClassVar[tuple[str, ...]] = ()
-    memory_copies: ClassVar[int] = 1
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams
@@ -345,6 +351,28 @@ class Method(ABC):
                 must keep the generator's state in `state`.
         """
         return self.edit(model, requests, artifacts, context)
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """Estimate what a cell needs in addition to the loaded target model. Must not import torch or read files.
+
+        Launchers ask for that much memory, so a method overrides this where it knows more. The default is that of a method
+        that trains one feed-forward matrix with Adam on 32 prompts at a time.
+
+        Args:
+            target: the target model.
+            data: the edits.
+            eval_batch: questions per forward pass.
+        """
+        model = target.footprint
+        tokens = min(32, data.edits) * PROMPT_TOKENS
+        return Memory(
+            kept={"edited matrix": model.edited_matrix},
+            edit={
+                "gradient and Adam": 3 * model.matrix_fp32,
+                "activations": model.backward(tokens, model.n_layers),
+                "logits": model.logits(tokens, 4),
+            },
+        )
 
     def code_identity(self) -> Mapping[str, str]:
         """Identify the version of third-party code; part of the cell's identity."""
@@ -489,6 +517,10 @@ class Launcher(ABC):
         Args:
             wanted: the suite's setting.
         """
+        return None
+
+    def memory(self, device: str) -> int | None:
+        """Memory in bytes of the device of the cells if the profile determines it: the least that a cell may be given."""
         return None
 
     def describe(self, plan: "Plan") -> list[str]:

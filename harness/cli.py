@@ -741,7 +741,9 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
 
     suite = _suite(options)
     launcher = load_profile(suite.launch, suite.launch_at)
-    return Plan(suite, Store(options.store), launcher.device(suite.device)), launcher
+    device = launcher.device(suite.device)
+    memory = launcher.memory(device) if device else None
+    return Plan(suite, Store(options.store), device, memory=memory), launcher
 
 
 def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = "") -> None:

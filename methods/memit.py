@@ -1,13 +1,15 @@
 """MEMIT: many facts in one closed-form update of the feed-forward output matrices of several layers (Meng et al. 2023)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from harness.api import Advance
 from harness.errors import UserError
+from harness.memory import Memory
+from harness.records import DataRef
 from harness.registry import register
 from methods.common import prefixes
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
@@ -16,6 +18,7 @@ from methods.common.layers import ManyLayers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from methods.common.aligned import Stream
     from methods.common.rewrites import Rewrite
@@ -53,6 +56,18 @@ class Memit(ClosedFormMethod):
 
     Hparams = MemitHparams
     hparams: MemitHparams
+
+    @property
+    def together(self) -> int:
+        """Requests of a micro-batch."""
+        return self.hparams.micro_batch
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """As for one request at a time, and the streams of all of them, from which the keys of each layer are read."""
+        need, hparams = super().memory(target, data, eval_batch), self.hparams
+        rows = min(hparams.batch, data.edits) * hparams.n_rows
+        streams = target.footprint.streams(rows * hparams.row_tokens)
+        return replace(need, edit={**need.edit, "streams": streams})
 
     def write(
         self,

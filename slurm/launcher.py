@@ -53,6 +53,12 @@ class SlurmLauncher(Launcher):
         """As the suite says, else on a GPU if this profile asks for one."""
         return self.profile.device(wanted)
 
+    def memory(self, device: str) -> int | None:
+        """Of the smallest resource class."""
+        smallest = self.profile.resources[0]
+        gibibytes = smallest.gpu_gb if device == "cuda" else smallest.mem_gb
+        return gibibytes and gibibytes * 2**30
+
     def describe(self, plan: Plan) -> list[str]:
         """How many jobs each resource class gets, and which jobs are too large for all of them."""
         classes, todo = self.profile.resources, jobs(plan)

@@ -35,12 +35,14 @@ class ResourceClass(Form):
     name: Name
     mem_gb: Count = Field(description="memory of the node (not of the GPU), in GiB")
     time_min: Count = Field(description="wall-clock minutes")
+    gpu_gb: Count | None = Field(None, description="memory of its GPU, in GiB; default: whatever is needed")
     gres: str | None = Field(None, description="instead of the profile's, as sbatch takes it: `gpu:a100:2`")
     cpus_per_task: Count | None = Field(None, description="instead of the profile's")
 
     def holds(self, needed: Resources) -> bool:
-        """Whether a job of this class has the memory and the time."""
-        return needed.memory_bytes <= self.mem_gb * 2**30 and needed.seconds <= self.time_min * 60
+        """Whether a job of this class has the memory, on the node and on the GPU, and the time."""
+        fits_gpu = self.gpu_gb is None or needed.gpu_bytes <= self.gpu_gb * 2**30
+        return fits_gpu and needed.memory_bytes <= self.mem_gb * 2**30 and needed.seconds <= self.time_min * 60
 
 
 class SlurmProfile(LaunchProfile):

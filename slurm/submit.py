@@ -69,9 +69,12 @@ def too_large(jobs: Sequence[Job], profile: SlurmProfile) -> list[str]:
     for job in jobs:
         needed = estimate.together([job])
         if not any(each.holds(needed) for each in profile.resources):
+            gpu, its_gpu = "", ""
+            if largest.gpu_gb is not None:
+                gpu, its_gpu = f", {needed.gpu_bytes / 2**30:.0f} GiB of a GPU", f", {largest.gpu_gb} GiB of a GPU"
             notes.append(
-                f"{job.title}: about {needed.memory_bytes / 2**30:.0f} GiB and {needed.seconds / 60:.0f} min are more than "
-                f"class '{largest.name}' has ({largest.mem_gb} GiB, {largest.time_min} min); it is tried there"
+                f"{job.title}: about {needed.memory_bytes / 2**30:.0f} GiB{gpu} and {needed.seconds / 60:.0f} min are more "
+                f"than class '{largest.name}' has ({largest.mem_gb} GiB{its_gpu}, {largest.time_min} min); it is tried there"
             )
     return notes
 

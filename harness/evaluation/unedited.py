@@ -104,6 +104,7 @@ def artifact(
         inputs={"model": model, "data": data},
         needs=model.artifacts(),
         passes=len(protocols) * (LOCALITY_PROBES * data.edits + data.unrelated),
+        memory={"answers": model.footprint.answering(batch_size)},
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.commands import harness_command
 from harness.errors import UnavailableError, UserError, did_you_mean
+from harness.memory import Footprint
 from harness.models import checkpoint, hub, sources
 from harness.models.architecture import DTYPE_BYTES
 from harness.models.layouts import Layout
@@ -69,6 +70,20 @@ class ModelRef:
     def is_to_download(self) -> bool:
         """Whether it is a hub model whose files are not on this machine, so that they cannot identify it yet."""
         return self.weights == "pretrained" and bool(self.source) and not self.sha256
+
+    @property
+    def footprint(self) -> Footprint:
+        """Memory that the model and passes through it take."""
+        made = self.spec
+        return Footprint(
+            n_layers=made.n_layers,
+            hidden=made.hidden,
+            ffn=made.ffn,
+            vocab=made.vocab,
+            kv_width=made.n_kv_heads * made.head_size,
+            parameters=made.parameters,
+            entry_bytes=DTYPE_BYTES[self.dtype],
+        )
 
     def identity(self) -> dict[str, object]:
         """Identify the model by its files, independently of where they are."""

@@ -4,6 +4,7 @@ import fnmatch
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +41,7 @@ READ_BY_TOKENIZERS = (
 """Files that the classes behind `AutoTokenizer` read. One too many costs a second run, one too few a wrong result."""
 WEIGHT_INDEX = "model.safetensors.index.json"
 SINGLE_WEIGHTS = "model.safetensors"
+PICKLES = "pytorch_model*.bin"
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 
 _TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "opt", "cohere", "falcon")
@@ -205,11 +207,11 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         return files
     if single.is_file():
         return (single,)
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    pickled = sorted(path.name for path in folder.glob(PICKLES))
     if pickled:
         raise UserError(
             f"{folder} holds pickled weights ({pickled[0]}), which are never loaded",
-            fix=f"python -m harness.models.convert {folder}",
+            fix=f"python -m harness.models.convert {shlex.quote(str(folder))}",
         )
     raise IncompleteError(f"{folder} has no weights ({SINGLE_WEIGHTS} or {WEIGHT_INDEX})", fix=_fetch_again(folder))
 

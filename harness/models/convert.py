@@ -1,7 +1,7 @@
-"""`python -m harness.models.convert FOLDER`: convert pickled weights to safetensors, next to the old files.
+"""`python -m harness.models.convert MODEL`: convert the pickled weights of a folder or a hub model to safetensors.
 
-GPT-J-6B is published only as a pickle. It is read with torch's restricted unpickler, which builds nothing but tensors, so
-no code in the file is executed.
+GPT-J-6B is published only as a pickle, which is downloaded if it is not on this machine. The new files are next to the old
+ones. Pickles are read with torch's restricted unpickler, which builds nothing but tensors, so no code in them is executed.
 """
 
 import json
@@ -11,10 +11,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from harness.errors import UserError
+from harness.models import hub
 from harness.models.architecture import COMPUTED
-from harness.models.checkpoint import WEIGHT_INDEX
-
-PICKLES = "pytorch_model*.bin"
+from harness.models.checkpoint import PICKLES, WEIGHT_INDEX, local_folder
 
 
 def convert(folder: Path) -> list[Path]:
@@ -31,7 +30,9 @@ def convert(folder: Path) -> list[Path]:
 
     pickles = sorted(folder.glob(PICKLES))
     if not pickles:
-        raise UserError(f"no {PICKLES} in {folder}", fix="python -m harness.models.convert FOLDER")
+        raise UserError(
+            f"no {PICKLES} in {folder}", fix="name the folder or the hub id of a model with pickled weights"
+        )
     written: list[Path] = []
     weight_map: dict[str, str] = {}
     for number, path in enumerate(pickles, start=1):
@@ -60,11 +61,11 @@ def convert(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Convert the named folder; print errors in one line."""
+    """Convert the named folder or hub model; print errors in one line."""
     try:
         if len(arguments) != 1:
-            raise UserError("name one folder", fix="python -m harness.models.convert FOLDER")
-        for path in convert(Path(arguments[0]).expanduser()):
+            raise UserError("name one folder or hub id", fix="python -m harness.models.convert MODEL")
+        for path in convert(local_folder(arguments[0]) or hub.pickled_snapshot(arguments[0])):
             print(path)
     except UserError as error:
         print(error, file=sys.stderr)

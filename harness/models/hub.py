@@ -5,6 +5,7 @@ HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
 import errno
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,13 @@ def snapshot(hub_id: str, revision: str = "") -> Path:
     """
     if cached := complete_snapshot(hub_id, revision):
         return cached
-    return checkpoint.inspect(_downloaded(hub_id, revision, WANTED)).folder
+    folder = _downloaded(hub_id, revision, WANTED)
+    if not any(folder.glob("*.safetensors")) and (pickles := _pickles(hub_id, folder.name)):
+        raise UserError(
+            f"{hub_id} publishes its weights as pickles ({pickles[0]}), which are never loaded",
+            fix=f"python -m harness.models.convert {hub_id}{f'@{revision}' if revision else ''}",
+        )
+    return checkpoint.inspect(folder).folder
 
 
 def description(hub_id: str, revision: str = "") -> Path:
@@ -81,6 +88,30 @@ def description(hub_id: str, revision: str = "") -> Path:
         return _downloaded(hub_id, revision, DESCRIBING)
     except UserError as error:
         raise UnavailableError(error.message, fix=error.fix) from None
+
+
+def pickled_snapshot(source: str) -> Path:
+    """The folder of a hub model whose weights are pickles, downloaded with them.
+
+    Args:
+        source: `owner/name`, or `owner/name@revision`.
+
+    Raises:
+        UserError: as `snapshot`.
+    """
+    hub_id, _, revision = source.partition("@")
+    return _downloaded(hub_id, revision, (*WANTED, checkpoint.PICKLES))
+
+
+def _pickles(hub_id: str, revision: str) -> list[str]:
+    """Names of the pickled weights in a repository; none if the hub cannot be asked."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        names = HfApi().list_repo_files(hub_id, revision=revision)
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError):
+        return []
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, checkpoint.PICKLES))
 
 
 def _downloaded(hub_id: str, revision: str, wanted: Sequence[str]) -> Path:

@@ -37,7 +37,7 @@ class LoadedModel:
 
     @property
     def device(self) -> "torch.device":
-        """Device of the weights."""
+        """Device where texts enter and answers come back; a model that is spread has weights elsewhere too."""
         device: torch.device = self.model.device
         return device
 
@@ -157,8 +157,9 @@ class LoadedModel:
         """What outputs of a layer's value matrix, … × D, add to the residual stream: themselves, or their norm (Gemma)."""
         if self.layout.value_norm is None:
             return values
-        normed: torch.Tensor = self.module(self.layout.value_norm, layer)(values)
-        return normed
+        norm = self.module(self.layout.value_norm, layer)
+        normed: torch.Tensor = norm(values.to(next(norm.parameters()).device))
+        return normed.to(values.device)
 
 
 def logits_of(model: "PreTrainedModel", hidden: "torch.Tensor") -> "torch.Tensor":

@@ -12,6 +12,7 @@ from harness.api import EditedModel, State
 from harness.models.batching import right_padded
 from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
+from harness.models.placement import at_home
 from harness.models.submodels import part
 from harness.tokens import Query
 
@@ -187,8 +188,15 @@ def matrix(model: LoadedModel, layer: int) -> nn.Module:
 
 @contextmanager
 def output_replaced(module: nn.Module, answer: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Replace the output of `module` by a copy of `answer(input, output)` inside the body; Falcon's blocks add to it in place."""
-    handle = module.register_forward_hook(lambda _module, args, output: answer(args[0], output).clone())
+    """Replace the output of `module` by a copy of `answer(input, output)` inside the body; Falcon's blocks add to it in place.
+
+    All three are where the streams are.
+    """
+
+    def replace(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return answer(at_home(module, args[0]), at_home(module, output)).to(output.device, copy=True)
+
+    handle = module.register_forward_hook(replace)
     try:
         yield
     finally:

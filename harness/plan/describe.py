@@ -2,17 +2,22 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from harness.plan.cell import Cell
-from harness.plan.estimate import duration, of_artifact, of_cell
+from harness.plan.estimate import Basis, Resources, duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell
 from harness.store.artifacts import ArtifactCache
 
+_BASES: Mapping[Basis, str] = {
+    "finished cells": "finished cells of the same method and model",
+    "measured throughput": "operation counts at the throughput of finished cells on the same model",
+    "assumed throughput": "operation counts at an assumed throughput",
+}
 FEW = 500
 """Cells that have a line each; more of them share one by method, model and dataset."""
 
@@ -24,24 +29,37 @@ def describe(plan: Plan, console: Console) -> None:
         table.add_column(column)
     table.add_column("~time", justify="right")
     table.add_column("~memory", justify="right")
+    if plan.device == "cuda":
+        table.add_column("~GPU", justify="right")
     existing = plan.store.cells()
-    needs = {planned.cell.folder: of_cell(planned.cell, plan.device) for planned in plan.cells if planned.cell}
+    needs = {
+        planned.cell.folder: of_cell(planned.cell, plan.device, plan.history) for planned in plan.cells if planned.cell
+    }
     for same in _lines(plan.cells):
         states = Counter(_state(plan, planned, existing) for planned in same)
         shown = [state if len(same) == 1 else f"{count} {state}" for state, count in states.items()]
         theirs = [needs[planned.cell.folder] for planned in same if planned.cell]
         time = duration(sum(each.seconds for each in theirs)) if theirs else ""
-        memory = f"{max(each.memory_bytes for each in theirs) / 2**30:.0f} GiB" if theirs else ""
+        sizes = [
+            [each.memory_bytes for each in theirs],
+            *([[e.gpu_bytes for e in theirs]] if plan.device == "cuda" else []),
+        ]
+        memory = [_size(max(size)) if size else "" for size in sizes]
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
         label = _label(same)
-        table.add_row(label, *same[0].title[1:3], extra, same[0].backend, ", ".join(shown), time, memory)
+        table.add_row(label, *same[0].title[1:3], extra, same[0].backend, ", ".join(shown), time, *memory)
     console.print(table)
+    if needs:
+        _describe_largest(plan, needs, console)
     todo = plan.todo()
     builds_s = _describe_artifacts(plan, todo, console)
     for model in plan.models():
         if model.revision and not model.is_to_download:
             console.print(f"model {model.name}: {model.source} at commit {model.revision}", soft_wrap=True)
     suite = plan.suite
+    if suite.eval_batch == "auto":
+        rows = {planned.cell.model.name: planned.cell.eval_batch for planned in plan.cells if planned.cell}
+        console.print(f"eval_batch: {', '.join(f'{count} for {name}' for name, count in rows.items())}", soft_wrap=True)
     cells_s = sum(needs[cell.folder].seconds for cell in todo)
     console.print(
         f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
@@ -51,8 +69,27 @@ def describe(plan: Plan, console: Console) -> None:
     if todo:
         parts = f"artifacts {duration(builds_s)}, cells {duration(cells_s)}"
         console.print(f"about {duration(builds_s + cells_s)} of work on {plan.device}: {parts}")
+        bases = Counter(needs[cell.folder].basis for cell in todo)
+        console.print(f"times of {', '.join(f'{count} cells from {_BASES[basis]}' for basis, count in bases.items())}")
     for note in plan.notes():
         console.print(f"[dim]note[/dim] {escape(note)}")
+
+
+def _describe_largest(plan: Plan, needs: Mapping[str, Resources], console: Console) -> None:
+    """Print what the memory of the largest cell consists of."""
+    cells = {planned.cell.folder: planned.cell for planned in plan.cells if planned.cell}
+    folder = max(needs, key=lambda each: max(needs[each].gpu_bytes, needs[each].memory_bytes))
+    phases = (
+        f"{phase}: " + ", ".join(f"{what} {_size(size)}" for what, size in parts.items() if size)
+        for phase, parts in needs[folder].parts.items()
+        if sum(parts.values())
+    )
+    cell = cells[folder]
+    console.print(f"memory of the largest, {cell.label} on {cell.model.name}: {'; '.join(phases)}", soft_wrap=True)
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:.{0 if size >= 10 * 2**30 else 1}f} GiB" if size >= 2**28 else f"{size / 2**20:.0f} MiB"
 
 
 def _describe_artifacts(plan: Plan, todo: Sequence[Cell], console: Console) -> float:
@@ -64,7 +101,7 @@ def _describe_artifacts(plan: Plan, todo: Sequence[Cell], console: Console) -> f
         if cache.is_built(spec):
             built[spec.name] += 1
         elif spec.key in needed:
-            to_build[spec.name].append(of_artifact(spec, plan.device).seconds)
+            to_build[spec.name].append(of_artifact(spec, plan.device, plan.history).seconds)
     for name in sorted({*built, *to_build}):
         if built[name]:
             console.print(f"artifact {name}: {built[name]} built")

@@ -11,6 +11,7 @@ from harness.models.catalogue import ModelRef
 from harness.plan import estimate
 from harness.plan.cell import Cell, models_of
 from harness.plan.estimate import Resources
+from harness.plan.history import History
 from harness.plan.plan import Plan, roots
 from harness.store.artifacts import ArtifactCache
 
@@ -29,7 +30,7 @@ class Job:
         title: for a line on the screen.
         needs: places of the artifacts that must be built before.
         models: those it loads, the one it is about first; none where it loads none.
-        resources: rough memory and time on the plan's device.
+        resources: estimated memory and time on the plan's device.
     """
 
     work: Work
@@ -50,25 +51,30 @@ def jobs(plan: Plan) -> list[Job]:
     """Everything a plan has to do: artifacts that are not built, needs first, then the cells that are not done."""
     cells = plan.todo()
     cache = ArtifactCache(plan.store)
-    builds = [job_of(spec, seed, plan.device) for spec, seed in plan.artifacts(cells) if not cache.is_built(spec)]
-    return _apart([*builds, *(job_of(cell, cell.seed, plan.device) for cell in cells)])
+    builds = [
+        job_of(spec, seed, plan.device, plan.history)
+        for spec, seed in plan.artifacts(cells)
+        if not cache.is_built(spec)
+    ]
+    return _apart([*builds, *(job_of(cell, cell.seed, plan.device, plan.history) for cell in cells)])
 
 
-def job_of(work: Work, seed: int, device: str) -> Job:
+def job_of(work: Work, seed: int, device: str, history: History | None = None) -> Job:
     """The job that does a piece of work.
 
     Args:
         work: a cell or an artifact.
         seed: of a cell its own, of an artifact that of the first cell that uses it.
         device: `cpu` or `cuda`, for the estimate.
+        history: finished cells, for the same.
     """
     needs: Iterable[ArtifactSpec]
     if isinstance(work, Cell):
         title = f"{work.label} on {work.model.name}, {', '.join(filter(None, [work.data.name, work.extra]))}"
-        needs, resources = roots(work), estimate.of_cell(work, device)
+        needs, resources = roots(work), estimate.of_cell(work, device, history)
     else:
         title = f"artifact {work.name} {' '.join(map(_input, work.inputs.values()))}"
-        needs, resources = work.needs.values(), estimate.of_artifact(work, device)
+        needs, resources = work.needs.values(), estimate.of_artifact(work, device, history)
     return Job(work, seed, place_of(work), title, tuple(map(place_of, needs)), models_of(work), resources)
 
 

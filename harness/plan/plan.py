@@ -17,8 +17,10 @@ from harness.errors import UnavailableError, UserError
 from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
 from harness.models.context_length import Reader, reader
+from harness.plan.batch import device_memory, rows_that_fit
 from harness.plan.cell import Cell, extra, model_artifacts, models_of, stem
 from harness.plan.changes import changes
+from harness.plan.history import History
 from harness.plan.lengths import SHOWN, Text, complaint, texts_of, too_long
 from harness.records import DataRef
 from harness.store.store import Store
@@ -56,6 +58,7 @@ class Plan:
         store: where results are, or will be.
         elsewhere: the device where the cells are to run, if that is not this machine.
         refused: why models cannot be downloaded, by source and revision.
+        memory: memory of the device elsewhere in bytes, if known.
     """
 
     def __init__(
@@ -64,12 +67,15 @@ class Plan:
         store: Store,
         elsewhere: Literal["cpu", "cuda"] | None = None,
         refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
+        memory: int | None = None,
     ) -> None:
         self.suite = suite
         self.store = store
         self._elsewhere = elsewhere
+        self._memory = memory
         self._refused = refused
         self.device = elsewhere or _device(suite.device)
+        self.history = History(store, self.device, suite.threads, is_here=elsewhere is None)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
         self._too_long: dict[tuple[DataEntry, str, ModelRef, int], str] = {}
@@ -173,7 +179,7 @@ class Plan:
 
     def of(self, suite: Suite, refused: Mapping[tuple[str, str], str] = MappingProxyType({})) -> "Plan":
         """The plan of a suite in the same place, knowing what this one knows about downloads, and more."""
-        return Plan(suite, self.store, self._elsewhere, {**self._refused, **refused})
+        return Plan(suite, self.store, self._elsewhere, {**self._refused, **refused}, self._memory)
 
     def with_models_here(self) -> "Plan":
         """This plan once every model that can be had is on this machine, because only its files identify it."""
@@ -219,7 +225,7 @@ class Plan:
             protocols=self.suite.protocols,
             schedule=self.suite.schedule.within(entry.edits),
             seed=seed,
-            eval_batch=self.suite.eval_batch,
+            eval_batch=self._eval_batch(target),
             keep_weights=self.suite.keep_weights,
         )
         try:
@@ -229,6 +235,23 @@ class Plan:
         if reasons := self._not_here(cell) or self._unreadable(cell, entry, data.texts[template]):
             return PlannedCell(title, method.backend, None, reasons)
         return PlannedCell(title, method.backend, cell)
+
+    def _eval_batch(self, model: ModelRef) -> int:
+        """Questions per forward pass; `auto` follows from the model and from the memory of the device.
+
+        Raises:
+            UserError: if that memory is not known.
+        """
+        if self.suite.eval_batch != "auto":
+            return self.suite.eval_batch
+        memory = self._memory if self._elsewhere else device_memory(self.device)
+        if memory is None:
+            raise UserError(
+                f"eval_batch: auto needs the memory of the {self.device} device, which launch profile '{self.suite.launch}' "
+                "does not say",
+                fix="gpu_gb in each class of the profile, or eval_batch: 16",
+            )
+        return rows_that_fit(model.footprint, memory)
 
     def _not_here(self, cell: Cell) -> tuple[str, ...]:
         """Why models of a cell, its method's own among them, could not be downloaded."""

@@ -1,14 +1,13 @@
 """Time and memory of a cell: a synchronised clock over named phases, and the class of device that makes times comparable."""
 
 import contextlib
-import platform
 import resource
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 from harness.api import Phase
+from harness.store.provenance import processor
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -44,7 +43,8 @@ class PhaseClock:
         if self.device.startswith("cuda"):
             import torch
 
-            torch.cuda.synchronize(self.device)
+            for device in _in_use(self.device):
+                torch.cuda.synchronize(device)
 
 
 def device_class(device: str) -> str:
@@ -55,15 +55,15 @@ def device_class(device: str) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     import torch
 
-    return f"cpu: {_processor()} × {torch.get_num_threads()} threads"
+    return f"cpu: {processor()} × {torch.get_num_threads()} threads"
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Highest memory use so far: of the device where there is one, else of the process."""
+    """Highest memory use so far: of all GPUs in use where there are any, else of the process."""
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.max_memory_allocated(device))
+        return sum(int(torch.cuda.max_memory_allocated(each)) for each in _in_use(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -72,18 +72,19 @@ def reset_peak_memory(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.reset_peak_memory_stats(device)
+        for each in _in_use(device):
+            torch.cuda.reset_peak_memory_stats(each)
+
+
+def _in_use(device: str) -> list[str]:
+    """A GPU, and the others that parts of a model are on."""
+    import torch
+
+    own = torch.device(device).index or 0
+    others = (n for n in range(torch.cuda.device_count()) if n != own and torch.cuda.memory_allocated(n))
+    return [device, *(f"cuda:{n}" for n in others)]
 
 
 def add_phases(*costs: dict[str, Any]) -> dict[str, float]:
     """Sum of the seconds of several phase tables."""
     return {name: sum(cost.get(name, 0.0) for cost in costs) for name in PHASES}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

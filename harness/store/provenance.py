@@ -31,6 +31,17 @@ def environment() -> dict[str, object]:
     }
 
 
+@cache
+def processor() -> str:
+    """Name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def _git(*arguments: str) -> str:
     """Output of a git command in the checkout that contains this code; empty if it is not a checkout."""
     here = Path(__file__).resolve().parents[1]

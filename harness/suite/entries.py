@@ -146,7 +146,7 @@ class Suite:
     seeds: tuple[int, ...]
     schedule: Schedule
     keep_weights: bool
-    eval_batch: int
+    eval_batch: int | Literal["auto"]
     launch: str
     launch_at: str
     device: Literal["auto", "cpu", "cuda"]

@@ -36,6 +36,7 @@ Protocol = Annotated[str, NameIn(registry.protocols)]
 Table = Annotated[str, NameIn(registry.tables)]
 Figure = Annotated[str, NameIn(registry.figures)]
 Device = Literal["auto", "cpu", "cuda"]
+EvalBatch = Annotated[int, Field(ge=1)] | Literal["auto"]
 TooLong = Literal["refuse", "drop"]
 Scalar = str | int | float | bool | None
 
@@ -250,7 +251,7 @@ class SuiteForm(StrictModel):
         "available backend; --backend overrides it",
     )
     keep_weights: bool = Field(False, description="save the edited weights of each cell next to its results")
-    eval_batch: int = Field(16, ge=1, description="rows per forward pass in evaluation")
+    eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
@@ -286,7 +287,7 @@ class Overlay(StrictModel):
 
     prompts: list[Template] | None = Field(None, min_length=1)
     backend: Backend | None = None
-    eval_batch: int | None = Field(None, ge=1)
+    eval_batch: EvalBatch | None = None
     launch: str | None = None
     device: Device | None = None
     threads: int | None = Field(None, ge=1)

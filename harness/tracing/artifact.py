@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.api import TOKENS_PER_PASS, ArtifactSpec
+from harness.memory import FP64
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 
@@ -19,6 +20,10 @@ PART_FACTS = 5
 
 _PROMPT_TOKENS, _RESTORED_TOKENS = 10, 7
 """Usual number of tokens of a prompt, and of those from its subject on, for estimates of time."""
+ROWS = 128
+"""Rows per batch of a trace; more samples than that share one all the same."""
+ASKED_TOGETHER = 32
+"""Facts per forward pass when a model is asked what it knows."""
 KINDS = 3
 """States, feed-forward outputs, attention outputs."""
 
@@ -62,6 +67,7 @@ def artifact(target: ModelRef, data: DataRef, options: TraceOptions, seed: int) 
         inputs=inputs,
         needs=target.artifacts(),
         passes=data.train,
+        memory={"answers": target.footprint.answering(ASKED_TOGETHER)},
     )
     windows = {
         "state": 1,
@@ -85,6 +91,7 @@ def artifact(target: ModelRef, data: DataRef, options: TraceOptions, seed: int) 
             inputs=inputs,
             needs={"known": known, **target.artifacts()},
             passes=_passes(min(PART_FACTS, count - start), options.samples, n_layers),
+            memory=_memory(target, options.samples),
         )
         for start in range(0, count, PART_FACTS)
     }
@@ -101,6 +108,16 @@ def artifact(target: ModelRef, data: DataRef, options: TraceOptions, seed: int) 
 def layers_in(share: float, n_layers: int) -> int:
     """Number of layers in a window that takes a share of the depth."""
     return max(1, round(share * n_layers))
+
+
+def _memory(target: ModelRef, samples: int) -> dict[str, float]:
+    """Outputs of all modules for the clean and the corrupted rows; a batch of restored rows, and its probabilities in float64."""
+    model, rows = target.footprint, max(ROWS, samples)
+    return {
+        "recorded outputs": KINDS * model.n_layers * model.streams((1 + samples) * _PROMPT_TOKENS),
+        "activations": model.forward(rows * _PROMPT_TOKENS) + 4 * model.streams(rows * _PROMPT_TOKENS),
+        "probabilities": model.logits(rows) + rows * model.vocab * 2.0 * FP64,
+    }
 
 
 def _passes(facts: int, samples: int, n_layers: int) -> float:

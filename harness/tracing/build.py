@@ -13,6 +13,7 @@ from harness.identity import digest
 from harness.records import EditRecord
 from harness.subjects import last_mention, token_span
 from harness.tokens import Query, joint_query
+from harness.tracing.artifact import ASKED_TOGETHER
 from harness.tracing.measure import draw_noise, embedding_std, measure
 from harness.tracing.trace import Kind, Trace, TracedFact, roles_of
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 KNOWN = "known.json"
-ASKED_TOGETHER = 32
-"""Facts per forward pass when a model is asked what it knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from harness.models.submodels import Streams, logits_at, part
+from harness.tracing.artifact import ROWS
 from harness.tracing.trace import Kind
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
-
-ROWS = 128
-"""Rows per batch; more samples than that share one all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,8 @@ def _recording(model: "LoadedModel", paths: Sequence[str], rows: int) -> Iterato
 
     def recorder(path: str) -> Any:
         def record(module: object, arguments: object, output: Any) -> None:
-            seen[path].append(_tensor(output).reshape(rows, -1, _tensor(output).shape[-1]))
+            found = _tensor(output).to(model.device)
+            seen[path].append(found.reshape(rows, -1, found.shape[-1]))
 
         return record
 
@@ -188,7 +187,8 @@ def _restoring(
         def replace(module: object, arguments: object, output: Any) -> Any:
             found = _tensor(output)
             changed = found.clone()
-            changed.view(len(rows_B), -1, found.shape[-1])[rows_B, at_B] = clean_BD
+            rows, at = rows_B.to(found.device), at_B.to(found.device)
+            changed.view(len(rows_B), -1, found.shape[-1])[rows, at] = clean_BD.to(found.device)
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return replace

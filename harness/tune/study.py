@@ -310,7 +310,10 @@ class Tuning:
 
     def _plan(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Plan:
         suite = self._suite(methods, edits)
-        return Plan(suite, self.store, self._launch(suite).device(suite.device)).with_models_here()
+        launcher = self._launch(suite)
+        device = launcher.device(suite.device)
+        memory = launcher.memory(device) if device else None
+        return Plan(suite, self.store, device, memory=memory).with_models_here()
 
     def _suite(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Suite:
         """Values by label as a suite file, so that trials are launched, logged and resumed like any other cells."""

@@ -111,7 +111,8 @@ def capturing(model: "LoadedModel", layer: int, pivot: int) -> Iterator[list[Cap
     passes: list[Captured] = []
 
     def record(module: "nn.Module", arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        passes.append(Captured(arguments[0][:, pivot].detach().clone(), output[:, pivot].detach().clone()))
+        seen = (arguments[0][:, pivot].detach().clone(), output[:, pivot].detach().clone())
+        passes.append(Captured(*(values.to(model.device) for values in seen)))
 
     handle = model.module(model.layout.value_matrix, layer).register_forward_hook(record)
     try:
@@ -170,7 +171,9 @@ class Suffix:
 
     def keep(self, rows_B: Tensor) -> None:
         """Keep only the rows with these indices."""
-        self._past = {layer: (keys[rows_B], values[rows_B]) for layer, (keys, values) in self._past.items()}
+        for layer, (keys, values) in self._past.items():
+            kept_B = rows_B.to(keys.device)
+            self._past[layer] = (keys[kept_B], values[kept_B])
         self._residual_BSD, self._masks = self._residual_BSD[rows_B], self._masks[rows_B]
         self._positions_BS = self._positions_BS[rows_B]
 

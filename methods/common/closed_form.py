@@ -12,11 +12,12 @@ from pydantic import Field
 
 from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method
 from harness.errors import UserError
+from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKENS, Memory
 from harness.models.catalogue import ModelRef
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
 from methods.common import moments, prefixes, require_masks
-from methods.common.layers import Layers
+from methods.common.layers import Layers, count
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
 
@@ -56,10 +57,28 @@ class ValueHparams(Hparams):
     target_tokens: TargetTokens
 
     @property
+    def n_rows(self) -> int:
+        """Rows per edit in the value optimisation: the prompt alone and after each prefix, and the bare subject."""
+        return 1 + len(WORDS) * sum(per_word for _, per_word in self.prefixes) + 1
+
+    @property
+    def row_tokens(self) -> int:
+        """Length of such a row."""
+        return PROMPT_TOKENS + prefixes.longest(self.prefixes)
+
+    @property
     def passes_per_edit(self) -> float:
-        """At each step of the value optimisation the prompt with each prefix, and the bare subject."""
-        contexts = 1 + len(WORDS) * sum(per_word for _, per_word in self.prefixes)
-        return 3.0 * self.v_steps * (contexts + 1)
+        """All rows once, and at each step of the value optimisation their columns from the subject's last token on."""
+        return self.n_rows * (self.row_tokens + 3.0 * self.v_steps * SUFFIX_TOKENS) / PROMPT_TOKENS
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """Those above the first edited one."""
+        return self.blocks_above(n_layers) / n_layers
+
+    def blocks_above(self, n_layers: int) -> int:
+        """Number of blocks above the first edited one."""
+        layers = self.layers
+        return n_layers if isinstance(layers, Choice) else n_layers - layers[0]
 
 
 class ClosedFormHparams(ValueHparams, MomentHparams):
@@ -100,6 +119,31 @@ class ClosedFormMethod(Method):
         """
         require_masks(target, self.spec.name)
         return self.hparams.artifacts(target, data, seed)
+
+    @property
+    def together(self) -> int:
+        """Requests whose values are optimised together."""
+        return 1
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The edited matrices and the factors of C; the value optimisation of some requests, and an update in float64."""
+        hparams, model = self.hparams, target.footprint
+        rows = min(self.together, data.edits) * hparams.n_rows
+        layers, above = count(hparams.layers), hparams.blocks_above(model.n_layers)
+        factors = layers * model.covariance_fp64 if hparams.moments != "identity" else 0.0
+        return Memory(
+            kept={"edited matrices": layers * model.edited_matrix},
+            edit={
+                "covariance factors": factors,
+                "updates": 3 * model.hidden * model.ffn * FP64 + 3 * data.edits * model.ffn * FP64,
+                "masks": rows * hparams.row_tokens**2 * FP32,
+                "activations": max(
+                    model.forward(rows * hparams.row_tokens),
+                    model.cache(rows * hparams.row_tokens) + model.backward(rows * SUFFIX_TOKENS, above),
+                ),
+                "logits": model.logits(rows * ANSWER_TOKENS, 4),
+            },
+        )
 
     def prompt_overhead(self) -> int:
         """The longest context prefix."""
@@ -173,7 +217,7 @@ class ValueMatrices(Restorable):
 
         weight_VK = self._weights[layer]
         with torch.no_grad():
-            weight_VK.add_(shift_KV.T.to(weight_VK.dtype))
+            weight_VK.add_(shift_KV.T.to(weight_VK))
 
     def restore(self) -> None:
         """Restore every matrix: the same tensor object, bit for bit, without a cast. May be called repeatedly."""

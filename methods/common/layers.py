@@ -117,6 +117,12 @@ ManyLayers: TypeAlias = Annotated[_Numbers, OrChoice(FiveTracedLayers)]
 """The same for a method that spreads its edits: `traced` is five layers by default."""
 
 
+def blocks_above(layer: int | TracedLayer, n_layers: int, *, including: bool = False) -> int:
+    """Number of blocks above a layer, or from it on; of a layer that is not decided, as many as there may be."""
+    from_it_on = n_layers if isinstance(layer, TracedLayer) else n_layers - layer
+    return from_it_on if including else from_it_on - 1
+
+
 def count(layers: tuple[int, ...] | TracedLayers) -> int:
     """Number of layers, decided or not; at the beginning of a model there may be fewer."""
     return layers.count if isinstance(layers, TracedLayers) else len(layers)

@@ -16,6 +16,7 @@ from pydantic import Field
 from harness.api import TOKENS_PER_PASS, ArtifactSpec, Choice, Hparams
 from harness.errors import UserError
 from harness.identity import digest
+from harness.memory import FP32
 from harness.models.catalogue import ModelRef
 from harness.models.hashes import content_hash
 from harness.records import DataRef
@@ -32,6 +33,8 @@ CORPUS = "HARNESS_CORPUS"
 """Environment variable with the text file for `moments: corpus`, used if `moments_path` is not set."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+BATCH_TOKENS = 8192
+"""Tokens per batch, padding included; products over one batch are computed in float32 and summed in float64."""
 PROMPTS_PER_RECORD = 10
 """Of a record's own, for estimates of time."""
 
@@ -104,6 +107,7 @@ def artifact(
         inputs=inputs,
         needs=needs,
         passes=_passes(hparams, data),
+        memory=_memory(target, layers, hparams),
     )
 
 
@@ -113,6 +117,16 @@ def _passes(hparams: MomentHparams, data: DataRef) -> float:
         return 0
     wanted = hparams.moments_tokens / TOKENS_PER_PASS
     return min(wanted, PROMPTS_PER_RECORD * data.train) if hparams.moments == "train_prompts" else wanted
+
+
+def _memory(target: ModelRef, layers: Sequence[int] | Choice, hparams: MomentHparams) -> dict[str, float]:
+    """The sums of all layers, the product of a batch, the factor of one of them; a batch of texts through a block."""
+    model, count = target.footprint, getattr(layers, "count", 1) if isinstance(layers, Choice) else len(layers)
+    published = hparams.moments == "published"
+    return {
+        "sums, product and factor": ((0 if published else count) + 2.5) * model.covariance_fp64,
+        "activations": 0.0 if published else model.forward(BATCH_TOKENS) + BATCH_TOKENS * model.ffn * FP32,
+    }
 
 
 class FactorCache:

@@ -16,7 +16,7 @@ from harness.models.batching import right_padded
 from harness.models.precision import at_least_fp32
 from harness.models.submodels import streams_of
 from harness.records import Dataset
-from methods.common.moments import FILE, file_name, published_files
+from methods.common.moments import BATCH_TOKENS, FILE, file_name, published_files
 from methods.common.solves import Factor
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 DOCUMENT_TOKENS = 4096
 """Documents are truncated to this length or to the model's context: many short documents are more diverse than few long ones."""
-
-BATCH_TOKENS = 8192
-"""Tokens per batch, padding included; products over one batch are computed in float32 and summed in float64."""
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
@@ -80,7 +77,7 @@ def key_moments(
 
     def recording(layer: int) -> Any:
         def record(_: object, arguments: tuple[Tensor, ...]) -> None:
-            keys_NK = at_least_fp32(arguments[0][is_token_BT])
+            keys_NK = at_least_fp32(arguments[0][is_token_BT.to(arguments[0].device)])
             product_KK = (keys_NK.T @ keys_NK).double()
             sums[layer] = sums[layer].add_(product_KK) if layer in sums else product_KK
 

@@ -28,7 +28,7 @@ def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
     Returns:
         N × D, in float64.
     """
-    epsilon, gain_D = _epsilon(norm), _gain(norm)
+    epsilon, gain_D = _epsilon(norm), _gain(norm).to(values_ND.device)
     values_ND, wanted_ND = values_ND.double(), wanted_ND.double()
     mean_N1 = values_ND.square().mean(-1, keepdim=True)
     length_N1 = (values_ND.shape[-1] * mean_N1 / (mean_N1 + epsilon)).sqrt()

@@ -50,6 +50,7 @@ def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> 
         inputs={"model": target},
         needs=target.artifacts(),
         passes=len(WORDS) * sum(per_word for _, per_word in groups),
+        memory={"answers": target.footprint.answering(len(WORDS) * max((each for _, each in groups), default=0))},
     )
 
 

@@ -8,12 +8,14 @@ from pydantic import Field
 
 from harness.api import Context, EditedModel, Hparams, State
 from harness.errors import UserError
-from harness.records import EditRequest
+from harness.memory import ANSWER_TOKENS, PROMPT_TOKENS, Memory
+from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common.layers import Layer
+from methods.common.layers import Layer, blocks_above
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
+    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
     from harness.models.routed import Reads
 
@@ -42,6 +44,10 @@ class DeferHparams(Hparams):
         """One row per step."""
         return 3.0 * self.steps
 
+    def share_of_blocks(self, n_layers: int) -> float:
+        """Those above the matrix."""
+        return blocks_above(self.layer, n_layers) / n_layers
+
     @property
     def steps_per_edit(self) -> float:
         """Edits are trained one by one."""
@@ -58,6 +64,19 @@ class Defer(SequentialMethod):
 
     Hparams = DeferHparams
     hparams: DeferHparams
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The value layer; its copy, gradient and Adam's state; one request from the matrix on."""
+        model = target.footprint
+        above = blocks_above(self.hparams.layer, model.n_layers)
+        return Memory(
+            kept={"value layer": model.matrix_fp32},
+            edit={
+                "copy, gradient and Adam": 4 * model.matrix_fp32,
+                "activations": model.backward(PROMPT_TOKENS, above),
+                "logits": model.logits(ANSWER_TOKENS, 4),
+            },
+        )
 
     def extend(
         self,

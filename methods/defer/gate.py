@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from harness.api import State
 from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
+from harness.models.placement import home_of
 from harness.models.precision import working_dtype
 from harness.models.routed import last_of
 from harness.tokens import Query
@@ -58,7 +59,7 @@ class Gate(nn.Module):
             torch.manual_seed(seed)
             gate = nn.Linear(inputs, 1)
             value = nn.Linear(inputs, width)
-        return cls(gate, value, threshold).to(weight_DK.device, dtype)
+        return cls(gate, value, threshold).to(home_of(matrix), dtype)
 
     @classmethod
     def kept(cls, state: State, threshold: float) -> "Gate":

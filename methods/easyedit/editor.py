@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
+from harness.memory import Memory
 from harness.models import sources
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
@@ -45,7 +46,6 @@ class EasyEditMethod(Method):
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()
-    memory_copies: ClassVar[int] = 2  # the worker process holds its own copy
 
     def __init__(self, hparams: Any) -> None:
         super().__init__(hparams)
@@ -79,6 +79,11 @@ class EasyEditMethod(Method):
         self._active()
         self.check(target)
         return self.needs(target, data, seed)
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As by default, and the worker process with a model of its own."""
+        need = super().memory(target, data, eval_batch)
+        return replace(need, kept={**need.kept, "the worker's model": target.footprint.weights}, processes=1)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

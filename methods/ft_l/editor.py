@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.api import Context, EditedModel, Hparams, Method
-from harness.records import EditRequest
+from harness.memory import ANSWER_TOKENS, PROMPT_TOKENS, Memory
+from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import Implementation
-from methods.common.layers import Layer
+from methods.common.layers import Layer, blocks_above
 from methods.ft_l.rows import OBJECTIVES, ScoredRow, faithful_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
 
@@ -53,6 +55,10 @@ class FtLHparams(Hparams):
         """Each step of a call passes all its edits."""
         return 3.0 * self.steps
 
+    def share_of_blocks(self, n_layers: int) -> float:
+        """From the edited block on."""
+        return blocks_above(self.layer, n_layers, including=True) / n_layers
+
     @model_validator(mode="after")
     def _faithful_to_one_objective(self) -> Self:
         if self.implementation == "faithful-easyedit" and self.objective != "prompt_last":
@@ -71,6 +77,23 @@ class FtL(Method):
 
     Hparams = FtLHparams
     hparams: FtLHparams
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """W with Adam's state and temporaries, the streams of a whole call, and one micro-batch from W's block on."""
+        hparams, model = self.hparams, target.footprint
+        rows = min(hparams.micro_batch, hparams.batch, data.edits)
+        above = blocks_above(hparams.layer, model.n_layers, including=True)
+        labels = 1 if hparams.objective == "prompt_last" else ANSWER_TOKENS
+        copies = 5 + 3 * (hparams.norm_constraint is not None)
+        return Memory(
+            kept={"edited matrix": model.edited_matrix},
+            edit={
+                "gradient and Adam": copies * model.matrix_fp32,
+                "streams": model.streams(min(hparams.batch, data.edits) * PROMPT_TOKENS),
+                "activations": model.backward(rows * PROMPT_TOKENS, above),
+                "logits": model.logits(rows * labels, 4),
+            },
+        )
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

@@ -8,11 +8,12 @@ from pydantic import Field
 
 from harness.api import ArtifactSpec, Context, EditedModel, Hparams, State
 from harness.errors import UserError
+from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, SUFFIX_TOKENS, Memory
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import Implementation, require_masks
-from methods.common.layers import Layer
+from methods.common.layers import Layer, blocks_above
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
@@ -54,8 +55,13 @@ class GraceHparams(Hparams):
 
     @property
     def passes_per_edit(self) -> float:
-        """Each step of a batch passes all its edits."""
-        return 3.0 * self.steps
+        """Each step of a batch passes all its edits; values at the last token need only the columns from there on."""
+        columns = SUFFIX_TOKENS if self.replace == "last" else PROMPT_TOKENS
+        return 3.0 * self.steps * columns / PROMPT_TOKENS
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """Those above the matrix."""
+        return blocks_above(self.layer, n_layers) / n_layers
 
 
 @register("grace", title="GRACE", family="memory", version=1)
@@ -78,6 +84,24 @@ class Grace(SequentialMethod):
         if self.hparams.replace == "last":
             require_masks(target, self.spec.name)
         return {}
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The codebook; a batch of values with what is rerun above the matrix; a comparison of prompts with all keys."""
+        model = target.footprint
+        batch = min(self.hparams.batch, data.edits)
+        above = blocks_above(self.hparams.layer, model.n_layers)
+        columns = SUFFIX_TOKENS if self.hparams.replace == "last" else PROMPT_TOKENS
+        return Memory(
+            kept={"keys and values": 2 * data.edits * (model.ffn + model.hidden) * FP32},
+            edit={
+                "activations": max(
+                    model.forward(batch * PROMPT_TOKENS),
+                    model.cache(batch * PROMPT_TOKENS, above) + model.backward(batch * columns, above),
+                ),
+                "logits": model.logits(batch * ANSWER_TOKENS, 4),
+            },
+            evaluate={"distances": 3.0 * eval_batch * data.edits * FP32},
+        )
 
     def extend(
         self,

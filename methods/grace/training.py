@@ -33,7 +33,7 @@ def read(model: LoadedModel, queries: Sequence[Query], hparams: GraceHparams) ->
     """
     order: list[int] = []
     weight_DK = weight_of(matrix(model, hparams.layer))
-    outputs, keys = ([at_least_fp32(weight_DK.new_empty(0, n))] for n in weight_DK.shape)
+    outputs, keys = ([at_least_fp32(weight_DK.new_empty(0, n, device=model.device))] for n in weight_DK.shape)
     for batch in length_sorted(queries, _length, hparams.batch):
         paused = Paused(model, [queries[index] for index in batch], hparams.layer)
         rows_B, last_B = torch.arange(len(batch), device=model.device), last_of(paused.prompt_BT)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
+from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_train
@@ -62,8 +63,43 @@ class Mend(Method):
                 inputs={"model": target, "data": data},
                 needs=target.artifacts(),
                 passes=PASSES_PER_EXAMPLE * self.hparams.steps * self.hparams.train_batch,
+                memory=self._training_memory(target, data),
             )
         }
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The matrices and the hypernetwork; a micro-batch from the lowest matrix on, and an update."""
+        hparams, model = self.hparams, target.footprint
+        matrices = len(hparams.layers) * len(hparams.matrices)
+        rows = min(hparams.micro_batch, hparams.batch, data.edits)
+        return Memory(
+            kept={
+                "edited matrices": matrices * model.edited_matrix,
+                "hypernetwork": self._hypernetwork_bytes(target),
+            },
+            edit={
+                "updates": 2 * model.matrix_fp32,
+                "activations": model.backward(rows * PROMPT_TOKENS, len(hparams.layers)),
+                "logits": model.logits(rows * ANSWER_TOKENS, 4),
+            },
+        )
+
+    def _training_memory(self, target: "ModelRef", data: DataRef) -> dict[str, float]:
+        """The hypernetwork with gradient, Adam's state and the best so far; one step; streams of all train records."""
+        hparams, model = self.hparams, target.footprint
+        rows = 3 * hparams.train_batch
+        return {
+            "hypernetwork with gradient, Adam and the best so far": 5 * self._hypernetwork_bytes(target),
+            "streams": model.streams(3 * data.train * PROMPT_TOKENS),
+            "activations": model.backward(rows * PROMPT_TOKENS, len(hparams.layers)),
+            "logits": model.logits(rows * ANSWER_TOKENS, 4),
+        }
+
+    def _hypernetwork_bytes(self, target: "ModelRef") -> float:
+        """Two residual layers for each direction of the matrices, each of two matrices of size × rank."""
+        model, known = target.footprint, target.spec.layout.matrices
+        directions = {name == known[-1] for name in self.hparams.matrices}
+        return len(directions) * 4.0 * (model.hidden + model.ffn) * self.hparams.rank * FP32
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

@@ -50,7 +50,7 @@ class Updater:
             size = float(torch.linalg.vector_norm(update_DK))
             if not math.isfinite(size):
                 raise UserError(f"mend: the update of {name} is not a number", fix="train: a smaller `edit_lr`")
-            weight_DK.add_(update_DK)
+            weight_DK.add_(update_DK.to(weight_DK.device))
             self._moved += size**2
 
     def update(self, rows: Sequence[PredictionRow]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.commands import harness_command
 from harness.errors import UserError
+from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_masks, require_train
@@ -22,6 +23,15 @@ EDIT_VERSION = 2
 
 STATE_VERSION = 2
 """Increment when the contents of a pair's relative state change."""
+
+STATE_BYTES = 304
+"""Bytes of a relative state per token: six numbers in fp64, and the nearest 32 anchors with their exponents."""
+
+PASS_BYTES = 96 * 2**20
+"""Size of a tile in the pass over all rows of R. Each tile converts all anchors to fp64, so few large tiles are faster."""
+
+TILES = 3
+"""Tiles that exist at once in that pass."""
 
 EDIT, STATE, PLUGIN_STATE = "plugin_edit", "relative_state", "plugin_state"
 
@@ -51,6 +61,28 @@ class OnceEdit(Method):
             STATE: state_artifact(target, plugin, self.hparams),
             PLUGIN_STATE: state_artifact(plugin, target, self.hparams, None if is_shared else edit),
         }
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The edited plug-in and both relative states; while answering, its passes and the rows of anchors that fusion reads."""
+        plugin = self.hparams.plugin_entry.reference(target.corpus or data)
+        sides = (target.footprint, plugin.footprint)
+        probabilities = sum(side.logits(eval_batch * ANSWER_TOKENS, 4) for side in sides)
+        anchors = min(side.vocab for side in sides)
+        return Memory(
+            kept={
+                "edited plug-in": plugin.footprint.parameters * FP32,
+                "relative states": sum(side.vocab * STATE_BYTES for side in sides),
+            },
+            evaluate={
+                "passes of the plug-in": plugin.footprint.answering(eval_batch),
+                "probabilities": probabilities,
+                **(
+                    {"both R": sum(side.vocab for side in sides) * anchors * float(FP32)}
+                    if self.hparams.decoder == "search"
+                    else {}
+                ),
+            },
+        )
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
@@ -103,6 +135,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         inputs={"plugin": plugin, "data": data},
         needs=needs,
         passes=3 * hparams.epochs * data.edits * (1 + hparams.negatives),
+        memory=_edit_memory(plugin, hparams),
     )
 
 
@@ -131,4 +164,34 @@ def state_artifact(
         inputs=models,
         needs={**needs, **({"edit": edit} if edit else {})},
         passes=0,
+        memory=_state_memory(model, other, edit is not None),
     )
+
+
+def _edit_memory(plugin: "ModelRef", hparams: OnceEditHparams) -> dict[str, float]:
+    """A copy of the plug-in in fp32 with gradients and AdamW's state, of all weights or of low-rank updates; a batch."""
+    model, tokens = plugin.footprint, hparams.batch * PROMPT_TOKENS
+    weights = model.parameters * FP32
+    layers = 1 if hparams.gradient_checkpointing else model.n_layers
+    trained = 0.0
+    if hparams.editor == "full":
+        table = model.vocab * model.hidden * FP32
+        trained = 3 * (weights - (table if hparams.plugin_embeddings == "frozen" else 0.0))
+    return {
+        "copy in fp32": weights,
+        "gradients and Adam": trained,
+        "activations": model.backward(tokens, layers),
+        "logits": model.logits(hparams.batch * ANSWER_TOKENS, 4),
+    }
+
+
+def _state_memory(model: "ModelRef", other: "ModelRef", is_edited: bool) -> dict[str, float]:
+    """The state, the anchors in fp32 and a few tiles of the pass over all rows."""
+    own = model.footprint
+    anchors = min(own.vocab, other.footprint.vocab)
+    return {
+        "edited plug-in": own.parameters * float(FP32) if is_edited else 0.0,
+        "state": own.vocab * float(STATE_BYTES),
+        "anchors": anchors * own.hidden * float(FP32),
+        "tiles": TILES * min(PASS_BYTES, own.vocab * anchors * float(FP32)),
+    }

@@ -7,13 +7,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from harness.memory import available_bytes
 from methods.onceedit.relative import RelativeState
 
-MATERIALISE_BELOW_BYTES = 256 * 2**20
-"""R is kept in memory if it is smaller than this; otherwise its rows are recomputed for every product."""
+SHARE_OF_FREE_MEMORY = 0.25
+"""R is kept in memory if it takes no more; otherwise its rows are recomputed for every product, a dozen times per step."""
 
 TILE_BYTES = 64 * 2**20
-"""Size of a tile of rows if R is not kept in memory."""
+"""Size of a tile of rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,15 @@ class TransferMatrix:
         cls,
         state: RelativeState,
         *,
-        materialise_below_bytes: int = MATERIALISE_BELOW_BYTES,
+        materialise_below_bytes: int | None = None,
         tile_bytes: int = TILE_BYTES,
     ) -> Self:
-        """The matrix of a state, kept in memory if it is smaller than `materialise_below_bytes`."""
+        """The matrix of a state, kept in memory if it is smaller than a limit, by default a share of what is free.
+
+        Products go through the same tiles in either case, so results do not depend on it.
+        """
+        if materialise_below_bytes is None:
+            materialise_below_bytes = int(SHARE_OF_FREE_MEMORY * _free_bytes(state.embeddings_VD.device))
         row_bytes = state.n_anchors * state.rows(0, 1).element_size()
         is_small = state.n_tokens * row_bytes < materialise_below_bytes
         tiled = cls(state, max(1, tile_bytes // row_bytes), None)
@@ -73,3 +79,7 @@ class TransferMatrix:
         """Start and stop row of each tile."""
         for start in range(0, self.state.n_tokens, self.tile_rows):
             yield start, min(start + self.tile_rows, self.state.n_tokens)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()

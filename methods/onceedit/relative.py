@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.models.precision import working_dtype
 from methods.onceedit import single
+from methods.onceedit.editor import PASS_BYTES
 from methods.onceedit.geometry import Geometry, Transform
 
 Rule = Literal["deepen", "plain", "centred", "whitened"]
@@ -28,9 +29,6 @@ NEAREST = 32
 TILE_BYTES = 8 * 2**20
 """Size of a tile of rows, and of the block of anchor embeddings converted to fp64 to compute it; four times as large on a
 GPU, where every tile costs a few kernel launches."""
-
-PASS_BYTES = 96 * 2**20
-"""Size of a tile in the pass over all rows. Each tile converts all anchors to fp64, so few large tiles are faster."""
 
 SINGLE_ABOVE_PAIRS = 2**28
 """On a CPU, states of more pairs of tokens and anchors are computed in fp32 (see `single`). Data-centre GPUs multiply fp64

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, State
+from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest, Probe
 from harness.registry import register
 from methods.common import prefixes, require_train
+from methods.common.layers import blocks_above
 from methods.common.sequential import SequentialMethod
 from methods.wise import loc_prompts
 from methods.wise.hparams import WiseHparams
@@ -42,6 +44,26 @@ class Wise(SequentialMethod):
         spared = {"loc_prompts": loc_prompts.artifact(data)}
         contexts = {"prefixes": prefixes.artifact(target, PREFIX_GROUPS, seed)}
         return {**spared, **contexts} if self.hparams.contexts else spared
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """All shards, twice (they are also the state), and what is merged of them; training several at a time, or merging."""
+        hparams, model = self.hparams, target.footprint
+        shards = -(-data.edits // hparams.save_freq)
+        merged = 1 if hparams.memory == "merge" else data.edits // hparams.merge_freq
+        together = min(hparams.parallel, shards)
+        rows = together * (1 + hparams.contexts)
+        tokens = rows * (PROMPT_TOKENS + self.prompt_overhead())
+        merging = min(hparams.merge_freq // hparams.save_freq, shards) if merged else 0
+        training = together * (1 / 4 + 4) + 1  # mask, gradient, decay, step and their difference; a mask is drawn
+        return Memory(
+            kept={"side memories": (2 * shards + merged) * model.matrix_fp32},
+            edit={
+                "gradients or merging": max(training, 3 * merging + 4) * model.matrix_fp32,
+                "activations": model.backward(tokens, blocks_above(hparams.layer, model.n_layers, including=True)),
+                "logits": model.logits(rows * ANSWER_TOKENS, 4),
+            },
+            evaluate={"answers of memories": eval_batch * PROMPT_TOKENS * (model.ffn + 4.0 * model.hidden) * FP32},
+        )
 
     def prompt_overhead(self) -> int:
         """The longest context prefix."""

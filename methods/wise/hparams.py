@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from harness.api import Hparams
 from methods.common import Implementation
-from methods.common.layers import Layer
+from methods.common.layers import Layer, blocks_above
 
 
 class WiseHparams(Hparams):
@@ -66,6 +66,10 @@ class WiseHparams(Hparams):
     def passes_per_edit(self) -> float:
         """The edit with each context prefix and an unrelated prompt, in each step."""
         return 3.0 * self.steps * (1 + self.contexts + 1)
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """From the edited block on."""
+        return blocks_above(self.layer, n_layers, including=True) / n_layers
 
     @property
     def steps_per_edit(self) -> float:

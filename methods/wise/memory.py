@@ -42,8 +42,8 @@ def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
     linear = matrix(model, hparams.layer)
     bias, weight_DK = bias_of(linear), weight_of(linear)
     if hparams.implementation == "corrected" or bias is None:
-        return weight_DK.new_zeros(len(weight_DK))
-    return bias.detach()
+        return weight_DK.new_zeros(len(weight_DK), device=model.device)
+    return bias.detach().to(model.device)
 
 
 def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> "SideMemories":
@@ -52,7 +52,7 @@ def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hpa
     if hparams.implementation == "corrected" or hparams.memory == "merge":
         return SideMemories(activation, sides, hparams.act_ratio, lost_D)
     if edits % hparams.save_freq == 0:
-        weight_DK = model.value_matrix(hparams.layer)[1]
+        weight_DK = model.value_matrix(hparams.layer)[1].to(model.device)
         sides = [*sides, SideMemory(torch.zeros_like(weight_DK, dtype=sides[0].change_DK.dtype), torch.inf)]
     return FaithfulMemories(activation, sides, hparams.act_ratio, lost_D)
 

@@ -106,7 +106,7 @@ def learn(
         UserError: if a loss is not finite.
     """
     _, parameter = model.value_matrix(hparams.layer)
-    weight_DK = at_least_fp32(parameter.detach())
+    weight_DK = at_least_fp32(parameter.detach().to(model.device))
     generator = torch.Generator().manual_seed(seed)
     edits, sides, ends = 0, [], []
     mask_DK = torch.empty(0)

@@ -1,6 +1,7 @@
 """Checkpoints of two layers, written as the real ones are, through the code that loads the real ones."""
 
 import dataclasses
+import fnmatch
 import json
 import shutil
 from types import SimpleNamespace
@@ -403,6 +404,38 @@ def test_a_snapshot_with_missing_files_is_to_be_downloaded_and_a_damaged_one_is_
 def test_a_name_that_no_model_on_the_hub_can_have_is_refused_in_one_line(tiny):
     with pytest.raises(UserError, match="no such/model is not a hub id"):
         reference(tiny, source="no such/model")
+
+
+def test_a_hub_model_that_is_a_pickle_is_refused_with_the_command_that_converts_it(tiny, folder, tmp_path, monkeypatch):
+    """The hub has a pickle next to the configuration and the tokenizer; what is downloaded is what is asked for."""
+    expected = weight_hash(load(reference(tiny, source=str(folder)), "cpu").model)
+    on_hub, cache = tmp_path / "hub", tmp_path / "cache"
+    shutil.copytree(folder, on_hub)
+    (on_hub / "model.safetensors").unlink()
+    torch.save(tiny_model("llama").model.state_dict(), on_hub / "pytorch_model.bin")
+    snapshot = cache / "models--tiny--model" / "snapshots" / "aaa"
+
+    def download(hub_id, revision, allow_patterns):
+        assert (hub_id, revision) == ("tiny/model", "main")
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for file in on_hub.iterdir():
+            if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, snapshot)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.list_repo_files", lambda self, *_, **__: [file.name for file in on_hub.iterdir()]
+    )
+    with pytest.raises(
+        UserError, match=r"tiny/model publishes its weights as pickles \(pytorch_model.bin\)"
+    ) as refused:
+        hub.snapshot("tiny/model")
+    command, name = refused.value.fix.rsplit(" ", 1)
+    assert command == "python -m harness.models.convert"
+    assert main([name]) == 0
+    assert weight_hash(load(reference(tiny, source=str(snapshot)), "cpu").model) == expected
 
 
 @pytest.mark.parametrize(

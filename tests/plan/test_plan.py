@@ -338,13 +338,6 @@ def test_estimates_grow_with_model_and_edits(plan_of):
     assert of_cell(small, "cpu").seconds < of_cell(large, "cpu").seconds
 
 
-def test_a_method_that_holds_the_model_twice_needs_twice_the_memory(cell, monkeypatch):
-    """As one of another code base does, whose worker process has a copy of its own."""
-    once = of_cell(cell, "cpu").memory_bytes
-    monkeypatch.setattr(registry.find_method("ft-l"), "memory_copies", 2)
-    assert of_cell(cell, "cpu").memory_bytes == 2 * once
-
-
 def test_the_same_suite_read_twice_has_the_same_ids(home, plan_of):
     text = yaml.safe_load((home / "small.yaml").read_text())
     reordered = dict(reversed(text.items()))

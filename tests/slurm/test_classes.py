@@ -74,7 +74,7 @@ def test_what_fits_nowhere_is_tried_in_the_largest_and_noted(plan_of):
     large, small = (batch_of(plan_of(**changes)).jobs for changes in ({"models": LARGE, "methods": ["none"]}, {}))
     assert first_class(large[0], tiny.resources) == 0
     [note] = too_large(large, tiny)
-    assert "16 GiB" in note
+    assert "13 GiB" in note
     assert "class 'small' has (2 GiB, 1 min)" in note
     assert too_large(small, PROFILE) == []
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.api import ArtifactSpec, Context
 from harness.files import write_json
+from harness.memory import PROMPT_TOKENS
 from harness.models.catalogue import ModelRef, entry
 
 VERSION = 2
@@ -64,7 +65,18 @@ def artifact(ref: ModelRef) -> ArtifactSpec:
         builder="harness.models.tiny.recipe:build",
         inputs={"corpus": ref.corpus, "model": ref.name},
         passes=3 * TRAINING["steps"] * TRAINING["batch"],
+        memory=_memory(ref),
     )
+
+
+def _memory(ref: ModelRef) -> dict[str, float]:
+    """Weights, gradients and Adam's state, and a batch with the logits of all its tokens."""
+    model, tokens = ref.footprint, TRAINING["batch"] * PROMPT_TOKENS
+    return {
+        "weights, gradients and Adam": 4 * model.weights,
+        "activations": model.backward(tokens, model.n_layers),
+        "logits": model.logits(tokens, 4),
+    }
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:

@@ -29,6 +29,17 @@ def test_projection_is_the_product_with_the_rows(matrix, state):
     assert torch.allclose(matrix.project(probs_BV).sum(dim=-1), torch.ones(5))
 
 
+def test_products_are_the_same_bit_for_bit_whether_or_not_there_is_room_for_the_matrix(state):
+    probs_BV, weights_BA, tile_bytes = torch.rand(5, 53), torch.rand(3, len(ANCHORS)), 7 * 4 * len(ANCHORS)
+    kept, computed = (
+        TransferMatrix.of(state, materialise_below_bytes=limit, tile_bytes=tile_bytes) for limit in (10**9, 0)
+    )
+    assert kept.matrix_VA is not None
+    assert computed.matrix_VA is None
+    assert torch.equal(kept.project(probs_BV), computed.project(probs_BV))
+    assert torch.equal(kept.back_project(weights_BA), computed.back_project(weights_BA))
+
+
 def test_back_projection_is_the_adjoint_of_projection(matrix):
     probs_BV, weights_BA = torch.rand(3, 53), torch.rand(3, len(ANCHORS))
     left, right = (matrix.project(probs_BV) * weights_BA).sum(), (probs_BV * matrix.back_project(weights_BA)).sum()

@@ -1,0 +1,186 @@
+"""Estimates: memory from what methods declare, time from finished cells where there are some."""
+
+import io
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from harness import registry
+from harness.files import write_json
+from harness.memory import Memory
+from harness.models.catalogue import reference
+from harness.plan import estimate, history
+from harness.plan.describe import describe
+from harness.plan.estimate import CUDA_LIBRARIES_BYTES, LIBRARIES_BYTES, of_artifact, of_cell
+from harness.plan.plan import Plan
+from harness.records import DataRef
+from harness.store.store import Store
+from harness.suite import load_suite
+from harness.suite.hparams import resolve
+from tests.helpers.small_suites import write_suite
+
+GB = 1e9
+PROCESSOR = "AMD EPYC"
+
+
+@pytest.fixture
+def plan_of(home, tmp_path, monkeypatch):
+    """Plans with one store, on a machine with a processor of a known name."""
+    monkeypatch.setattr(history, "processor", lambda: PROCESSOR)
+
+    def made(**changes) -> Plan:
+        return Plan(load_suite(write_suite(home / "other.yaml", **changes)), Store(tmp_path / "store"))
+
+    return made
+
+
+@pytest.fixture
+def cell(plan_of):
+    return next(cell for cell in plan_of().runnable if cell.label == "ft-l")
+
+
+def finish(store, cell, seconds, evaluate_s=1.0, **cost):
+    """Put a finished cell into a store that took so many seconds."""
+    began = datetime(2026, 1, 2, tzinfo=UTC)
+    origin = {"started": began.isoformat(), "finished": (began + timedelta(seconds=seconds)).isoformat()}
+    taken = {
+        "phases_s": {"edit": 1.0, "evaluate": evaluate_s},
+        "edits": cell.data.edits,
+        "device": "cpu",
+        "device_class": f"cpu: {PROCESSOR} × 1 threads",
+        "threads": 1,
+        "citable": True,
+    }
+    with store.cell(cell.folder).writing() as folder:
+        for name, content in (("cell", cell.description()), ("cost", {**taken, **cost}), ("provenance", origin)):
+            write_json(folder / f"{name}.json", content)
+
+
+def labelled(plan, label, architecture="llama"):
+    return next(cell for cell in plan.runnable if (cell.label, cell.model.name) == (label, f"tiny/{architecture}"))
+
+
+def declared(name: str, model: str, edits: int = 1000, **hparams: object) -> Memory:
+    """What a method declares for a catalogue model with its own hyper-parameters."""
+    method = registry.find_method(name)
+    values = {**resolve(name, model, {}).values, **hparams}
+    data = DataRef("counterfact", "synthetic", edits=edits, sha256="ab")
+    return method(method.Hparams.model_validate(values)).memory(reference(model, weights="random"), data, 16)
+
+
+def test_an_edit_and_its_evaluation_are_not_in_memory_together(cell, monkeypatch):
+    method = registry.find_method("ft-l")
+    monkeypatch.setattr(method, "memory", lambda *_: Memory())
+    weights, answers = cell.model.footprint.weights, cell.model.footprint.answering(cell.eval_batch)
+    assert of_cell(cell, "cpu").memory_bytes == pytest.approx(LIBRARIES_BYTES + weights + answers, abs=2)
+    need = Memory(kept={"a": 1e9, "b": 2e9}, edit={"c": 5e9}, evaluate={"d": 3e9}, processes=1)
+    monkeypatch.setattr(method, "memory", lambda *_: need)
+    assert of_cell(cell, "cpu").memory_bytes == pytest.approx(2 * LIBRARIES_BYTES + weights + 8e9, abs=2)
+
+
+def test_on_a_gpu_the_node_holds_the_libraries_and_a_checkpoint_that_is_being_loaded(cell, monkeypatch):
+    monkeypatch.setattr(registry.find_method("ft-l"), "memory", lambda *_: Memory(kept={"a": 1e9}, edit={"c": 5e9}))
+    needed, weights = of_cell(cell, "cuda"), cell.model.footprint.weights
+    assert needed.gpu_bytes == pytest.approx(weights + 6e9, abs=2)
+    assert needed.memory_bytes == pytest.approx(CUDA_LIBRARIES_BYTES + weights, abs=2)
+
+
+def test_methods_declare_what_is_known_of_7b_models():
+    """By hand from the shapes: 6 layers of 16384² in float64; W of Llama2-7B is 4096 × 11008, 180 MB in float32."""
+    memit = declared("memit", "gpt-j-6b")
+    assert memit.edit["covariance factors"] == 6 * 16384**2 * 8
+    assert declared("rome", "llama2-7b").edit["covariance factors"] == 0, "its file says moments: identity"
+    w = 4096 * 11008 * 4
+    one, two = (declared("wise", "llama2-7b", edits).kept["side memories"] for edits in (500, 1000))
+    assert (one, two) == (2 * w, (2 * 2 + 1) * w), "two shards and what is merged of them"
+    assert declared("ft-l", "llama2-7b").kept["edited matrix"] == w * 1.5, "the bf16 copy and the float32 matrix"
+    assert declared("mend", "llama2-7b").kept["hypernetwork"] == 2 * 4 * (4096 + 11008) * 1920 * 4
+    assert declared("onceedit", "llama2-7b").kept["edited plug-in"] == pytest.approx(1.1e9 * 4, rel=0.01)
+    assert declared("none", "llama2-7b") == Memory()
+
+
+def test_an_adapter_of_another_code_base_needs_its_own_process_and_model():
+    adapter = registry.find_method("ft-l", "easyedit")
+    target = reference("llama2-7b", weights="random")
+    data = DataRef("counterfact", "synthetic", edits=10, sha256="ab")
+    need = object.__new__(adapter).memory(target, data, 16)
+    assert need.processes == 1
+    assert need.kept["the worker's model"] == target.footprint.weights == pytest.approx(13.5 * GB, rel=0.01)
+
+
+def test_training_a_plug_in_needs_its_weights_four_times_over_and_half_of_that_if_its_embeddings_are_frozen(plan_of):
+    plug_in = {"name": "onceedit", "plugin": {"name": "qwen2.5-1.5b", "weights": "random"}}
+    sizes = []
+    for embeddings in ("trained", "frozen"):
+        plan = plan_of(methods=[{**plug_in, "plugin_embeddings": embeddings}], models=["tiny/llama"])
+        spec = next(spec for spec, _ in plan.artifacts(plan.runnable) if spec.name == "plugin-edit")
+        sizes.append(spec.memory["gradients and Adam"])
+        assert of_artifact(spec, "cuda").gpu_bytes > 4 * 4 * 1.5 * GB - 3 * 151936 * 1536 * 4 * len(sizes)
+    assert sizes[0] - sizes[1] == 3 * 151936 * 1536 * 4
+
+
+def test_a_cell_takes_as_long_as_a_finished_one_of_the_same_method_and_model_whatever_its_seed(plan_of):
+    earlier, later = plan_of(), plan_of(seeds=[1])
+    finish(earlier.store, labelled(earlier, "ft-l"), seconds=50)
+    needed = of_cell(labelled(later, "ft-l"), "cpu", later.history)
+    assert needed.basis == "finished cells"
+    assert needed.seconds == pytest.approx(50)
+    assert of_cell(labelled(later, "ft-l", "gptj"), "cpu", later.history).basis == "assumed throughput"
+
+
+def test_the_time_of_a_finished_cell_is_scaled_to_the_number_of_edits(plan_of, monkeypatch):
+    monkeypatch.setattr(estimate, "START_S", 0)
+    few = plan_of()
+    finish(few.store, labelled(few, "ft-l"), seconds=40)
+    data = {"name": "counterfact", "path": few.suite.datasets[0].source, "edits": 16, "train": 8, "unrelated": 4}
+    more = plan_of(datasets=[data])
+    assert of_cell(labelled(more, "ft-l"), "cpu", more.history).seconds == pytest.approx(80)
+
+
+def test_a_method_without_finished_cells_gets_the_throughput_at_which_the_model_answered(plan_of):
+    plan = plan_of()
+    cell = labelled(plan, "ft-l")
+    finish(plan.store, labelled(plan, "none"), seconds=100, evaluate_s=20.0)
+    needed = of_cell(cell, "cpu", plan_of().history)
+    assert needed.basis == "measured throughput"
+    questions = estimate.QUESTIONS_PER_EDIT * 8 * len(cell.protocols)
+    hparams = cell.planned_method.hparams
+    passes = hparams.passes_per_edit * hparams.share_of_blocks(cell.model.footprint.n_layers) * 8
+    assert needed.seconds == pytest.approx(estimate.START_S + 20.0 * (questions + passes) / questions)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        {"device": "cuda", "device_class": "cuda: A100"},
+        {"device_class": "cpu: another × 1 threads"},
+        {"threads": 2},
+        {"citable": False},
+    ],
+)
+def test_a_cell_of_another_class_of_device_or_of_an_interrupted_run_does_not_count(plan_of, cost):
+    plan = plan_of()
+    finish(plan.store, labelled(plan, "ft-l"), seconds=1e6, **cost)
+    assert of_cell(labelled(plan, "ft-l"), "cpu", plan_of().history).basis == "assumed throughput"
+
+
+def test_other_hyper_parameters_are_another_method(plan_of):
+    plan = plan_of()
+    finish(plan.store, labelled(plan, "ft-l"), seconds=1e6)
+    other = plan_of(methods=[{"name": "ft-l", "layer": 1, "steps": 30, "batch": 4, "lr": 0.01}])
+    assert of_cell(labelled(other, "ft-l"), "cpu", other.history).basis == "measured throughput"
+
+
+def test_the_plan_says_where_its_times_come_from_and_what_its_largest_cell_holds(plan_of):
+    plan = plan_of()
+    finish(plan.store, labelled(plan, "ft-l"), seconds=50)
+    file = io.StringIO()
+    describe(plan_of(seeds=[1]), Console(file=file, width=200))
+    text = " ".join(file.getvalue().split())
+    assert "1 cells from finished cells of the same method and model" in text
+    assert "1 cells from operation counts at the throughput of finished cells on the same model" in text
+    assert "2 cells from operation counts at an assumed throughput" in text
+    assert "memory of the largest, " in text
+    assert re.search(r"model: weights \d+ MiB; kept: edited matrix", text)
