@@ -31,7 +31,7 @@ START_S = 2
 QUESTIONS_PER_EDIT = 14
 EPOCHS = 100
 """Training passes over its records that an artifact is assumed to take that does not say how many it takes."""
-LIBRARIES_BYTES = 640 * 2**20
+LIBRARIES_BYTES = 500 * 2**20
 """Memory of a process that has imported everything and loaded no model."""
 CUDA_LIBRARIES_BYTES = 4 * 2**30
 """The same with CUDA's libraries, in the memory of the node."""
