@@ -7,21 +7,28 @@ import torch
 from torch import Tensor
 
 from methods.onceedit.certify import Certificate
-from methods.onceedit.decoders import Decoder
+from methods.onceedit.decoders import Decoded, Decoder
 from methods.onceedit.fusion import Fused, Projection
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Chosen tokens of a batch.
+    """Chosen tokens of a batch, and how they were chosen.
 
     Attributes:
         tokens_B: ids of the target model.
         anchors_B: index of the decoded anchor; -1 where the target model's own token was kept.
+        is_gated_B, is_ended_B: whether it was kept because alpha was below the gate, or because it was the end of text.
+        decoded: what was decoded from anchor space; None if no row needed it.
+        certificate_of_llm: the most probable anchor of the target model alone; None if it was not needed.
     """
 
     tokens_B: Tensor
     anchors_B: Tensor
+    is_gated_B: Tensor
+    is_ended_B: Tensor
+    decoded: Decoded | None = None
+    certificate_of_llm: Certificate | None = None
 
 
 @dataclass(eq=False)
@@ -47,7 +54,13 @@ class TokenChooser:
     tally: "StepTally" = field(default_factory=lambda: StepTally())
 
     def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
-        """Choose the next token of each row.
+        """Choose the next token of each row and count the steps; arguments as in `decide`."""
+        choice = self.decide(logits_l_BV, probs_s_BU, alpha_B)
+        self.tally.count(choice)
+        return choice
+
+    def decide(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
+        """Choose the next token of each row without counting the steps.
 
         Args:
             logits_l_BV: the target model's logits, at least fp32.
@@ -57,14 +70,23 @@ class TokenChooser:
         own_B = logits_l_BV.argmax(dim=-1)
         alpha_B = alpha_B.to(own_B.device)
         is_gated_B = alpha_B < self.gate
-        is_ended_B = own_B == (-1 if self.eos_id is None else self.eos_id)
+        is_ended_B = (own_B == (-1 if self.eos_id is None else self.eos_id)) & ~is_gated_B
         is_fused_B = ~(is_gated_B | is_ended_B)
         fused = Fused(self.llm, self.plugin, logits_l_BV.softmax(dim=-1), probs_s_BU, alpha_B, is_fused_B)
         decoded = self.decoder.decode(fused, logits_l_BV)
-        if self.keep_own:
-            is_fused_B = is_fused_B & (decoded.anchors_B != fused.certificate_of_llm.anchors_B)
-        self.tally.count(is_gated_B, is_ended_B & ~is_gated_B, is_fused_B, decoded.certificate)
-        return Choice(torch.where(is_fused_B, decoded.tokens_B, own_B), torch.where(is_fused_B, decoded.anchors_B, -1))
+        of_llm = fused.certificate_of_llm if self.keep_own else None
+        if of_llm is not None:
+            is_fused_B = is_fused_B & (decoded.anchors_B != of_llm.anchors_B)
+        tokens_B = torch.where(is_fused_B, decoded.tokens_B, own_B)
+        anchors_B = torch.where(is_fused_B, decoded.anchors_B, -1)
+        return Choice(tokens_B, anchors_B, is_gated_B, is_ended_B, decoded, of_llm)
+
+    @staticmethod
+    def gated(logits_l_BV: Tensor) -> Choice:
+        """The target model's own token of rows whose alpha is known to be below the gate."""
+        own_B = logits_l_BV.argmax(dim=-1)
+        is_gated_B = torch.ones_like(own_B, dtype=torch.bool)
+        return Choice(own_B, torch.full_like(own_B, -1), is_gated_B, ~is_gated_B)
 
 
 class StepTally:
@@ -74,14 +96,15 @@ class StepTally:
         self._sums: dict[str, Tensor] = {}
         self._least_margin: Tensor | None = None
 
-    def count(
-        self, is_gated_B: Tensor, is_ended_B: Tensor, is_fused_B: Tensor, certificate: Certificate | None
-    ) -> None:
-        """Add the steps of a batch."""
-        self._add("steps", torch.ones_like(is_fused_B))
-        self._add("gated", is_gated_B)
-        self._add("ended", is_ended_B)
+    def count(self, choice: Choice, is_counted_B: Tensor | None = None) -> None:
+        """Add the steps of a batch, or some of them."""
+        everything_B = torch.ones_like(choice.is_gated_B) if is_counted_B is None else is_counted_B
+        is_fused_B = (choice.anchors_B >= 0) & everything_B
+        self._add("steps", everything_B)
+        self._add("gated", choice.is_gated_B & everything_B)
+        self._add("ended", choice.is_ended_B & everything_B)
         self._add("fused", is_fused_B)
+        certificate = choice.decoded.certificate if choice.decoded else None
         if certificate is None:
             return
         self._add("certified", is_fused_B)

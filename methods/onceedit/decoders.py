@@ -36,11 +36,13 @@ class Decoded:
         tokens_B: ids of the target model.
         anchors_B: the most probable anchor of each row, i.e. the one-hot target.
         certificate: proof that it is the most probable; None if the full distribution was computed.
+        logits_BV: final logits of a search, whose arg-max the tokens are; None if there was no search.
     """
 
     tokens_B: Tensor
     anchors_B: Tensor
     certificate: Certificate | None = None
+    logits_BV: Tensor | None = None
 
 
 class Decoder(Protocol):
@@ -81,8 +83,8 @@ class ColumnDecoder:
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
         anchors_B = fused.certificate.anchors_B
-        tokens_B = self.search(fused.llm.state, anchors_B, logits_l_BV).argmax(dim=-1)
-        return Decoded(tokens_B, anchors_B, fused.certificate)
+        z_BV = self.search(fused.llm.state, anchors_B, logits_l_BV)
+        return Decoded(z_BV.argmax(dim=-1), anchors_B, fused.certificate, z_BV)
 
     def search(self, state: RelativeState, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
         """Final logits of the search, B × V, for one target anchor per row."""
@@ -109,8 +111,8 @@ class SearchDecoder:
 
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
-        tokens_B = self.search(fused.llm.matrix, fused.probs_BA, logits_l_BV).argmax(dim=-1)
-        return Decoded(tokens_B, fused.probs_BA.argmax(dim=-1))
+        z_BV = self.search(fused.llm.matrix, fused.probs_BA, logits_l_BV)
+        return Decoded(z_BV.argmax(dim=-1), fused.probs_BA.argmax(dim=-1), None, z_BV)
 
     def search(self, matrix: TransferMatrix, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
         """Final logits of the search, B × V."""

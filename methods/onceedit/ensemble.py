@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from harness.api import EditedModel
-from harness.models.batching import left_padded
 from harness.models.loaded import LoadedModel
-from harness.models.precision import at_least_fp32
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.onceedit.choose import TokenChooser
+from methods.onceedit.choose import Choice, TokenChooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
@@ -27,7 +25,9 @@ from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
-from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
+from methods.onceedit.speculative import Speculation
+from methods.onceedit.stepwise import Stepwise
+from methods.onceedit.sync import AnchorMap, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
 
 
@@ -50,9 +50,9 @@ class EnsembleModel(EditedModel):
         self._alpha_of: dict[str, float] = {}
         self._held_back = 0
         self._counts: Counter[str] = Counter()
-        self._anchor_map = None
+        self.anchor_map = None
         if hparams.sync == "map":
-            self._anchor_map = AnchorMap.of(
+            self.anchor_map = AnchorMap.of(
                 chooser.llm.state.anchor_ids_A, chooser.plugin.state.anchor_ids_A, chooser.llm.state.n_tokens
             )
 
@@ -111,7 +111,7 @@ class EnsembleModel(EditedModel):
         rows = [query.prompt_ids + query.target_ids[:-1] for query in queries]
         steps = [(n, j) for n, query in enumerate(queries) for j in range(len(query.target_ids))]
         logits_SV = logits_at(self.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
-        transcripts = self._transcripts(queries)
+        transcripts = self.transcripts(queries)
         written = [transcripts[n].after(queries[n].target_ids[:j]) for n, j in steps]
         prompts, row_S = [query.prompt for query in queries], [n for n, _ in steps]
         packed = self.plugin.read_together(
@@ -119,8 +119,10 @@ class EnsembleModel(EditedModel):
         )
         self._counts.update(packed_fed=packed.n_fed, packed_alone=packed.n_alone)
         of_prompt, of_step = packed.reading[: len(prompts)], packed.reading[len(prompts) :]
-        alpha_S = self._alpha(of_step, self._noted(prompts, of_prompt.alpha_B)[row_S], written)
-        rest = iter(self.chooser.choose(logits_SV, of_step.probs_BU, alpha_S).tokens_B.tolist())
+        alpha_S = self.alpha(of_step, self.noted(prompts, of_prompt.alpha_B)[row_S], written)
+        choice = self.chooser.decide(logits_SV, of_step.probs_BU, alpha_S)
+        self.count(choice, written)
+        rest = iter(choice.tokens_B.tolist())
         return [[next(rest) for _ in query.target_ids] for query in queries]
 
     @torch.no_grad()
@@ -128,36 +130,18 @@ class EnsembleModel(EditedModel):
         """Greedy continuation of each prompt by as many ids as its target has, all prompts in one batch."""
         if not queries:
             return []
-        transcripts = self._transcripts(queries)
-        companion = Companion(self.plugin, len(queries))
-        reading = companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
-        alpha_N, prompts_fed = self._noted([query.prompt for query in queries], reading.alpha_B), companion.n_fed
-        made: list[list[int]] = [[] for _ in queries]
-        mapped: dict[int, int] = {}
-        batch = left_padded([query.prompt_ids for query in queries], self.target.device)
-        ids_BT, mask_BT, positions_BT, cache = batch.ids_BT, batch.mask_BT, batch.positions_BT, None
-        for step in range(max(len(query.target_ids) for query in queries)):
-            output = self.target.model.base_model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                position_ids=positions_BT,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache = output.past_key_values
-            active = [n for n, query in enumerate(queries) if step < len(query.target_ids)]
-            written = {n: transcripts[n].after(made[n]) for n in active}
-            reading = companion.read(written, mapped)
-            alpha_A = self._alpha(reading, alpha_N[active], list(written.values()))
-            logits_AV = at_least_fp32(self.target.logits(output.last_hidden_state[:, -1])[active])
-            tokens, mapped = self._step(active, logits_AV, reading.probs_BU, alpha_A)
-            for n, token in tokens.items():
-                made[n].append(token)
-            # finished rows repeat their last token to keep the batch shape; their further outputs are ignored
-            ids_BT = torch.tensor([ids[-1:] for ids in made], device=ids_BT.device)
-            mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=-1)
-            positions_BT = positions_BT[:, -1:] + 1
-        self._counts.update(written=sum(map(len, made)), fed=companion.n_fed - prompts_fed)
+        if self.hparams.decode == "speculative":
+            speculation = Speculation(self, queries)
+            made, fed = speculation.run(), speculation.n_fed
+            self._counts.update(speculation.counts)
+        else:
+            made = [[] for _ in queries]
+            stepwise = Stepwise(self, queries)
+            for step in range(max(len(query.target_ids) for query in queries)):
+                for n, token in stepwise.tokens(step, made).items():
+                    made[n].append(token)
+            fed = stepwise.n_fed
+        self._counts.update(written=sum(map(len, made)), fed=fed)
         return made
 
     def remarks(self) -> Sequence[str]:
@@ -173,7 +157,7 @@ class EnsembleModel(EditedModel):
         prompts = [query.prompt for query in queries]
         unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
         if unread:
-            self._noted(unread, self.plugin.read(unread).alpha_B)
+            self.noted(unread, self.plugin.read(unread).alpha_B)
         return [self._alpha_of[prompt] for prompt in prompts]
 
     def diagnostics(self) -> Mapping[str, float]:
@@ -181,6 +165,8 @@ class EnsembleModel(EditedModel):
 
         For the decoding steps, see `StepTally.diagnostics`. `held_back_share`: share of steps inside a character.
         `round_trip`: share of the target model's own tokens that survive anchor space, on fixed prompts.
+        `accepted_share`: share of drafted tokens that were accepted. `tokens_per_block`: tokens per row and forward pass of
+        the target model. `settled_share`: share of tokens that were left to the step-by-step decoder.
         `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
         `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts.
         """
@@ -201,36 +187,37 @@ class EnsembleModel(EditedModel):
             diagnostics["packed_share"] = self._counts["packed_fed"] / self._counts["packed_alone"]
         if self._counts["written"]:
             diagnostics["fed_per_token"] = self._counts["fed"] / self._counts["written"]
+        if self._counts["blocks"]:
+            diagnostics["tokens_per_block"] = (self._counts["written"] - self._counts["settled"]) / self._counts[
+                "blocks"
+            ]
+            diagnostics["settled_share"] = self._counts["settled"] / self._counts["written"]
+        if self._counts["drafted"]:
+            diagnostics["accepted_share"] = self._counts["accepted"] / self._counts["drafted"]
         return diagnostics
 
-    def _step(
-        self, rows: Sequence[int], logits_BV: Tensor, probs_BU: Tensor, alpha_B: Tensor
-    ) -> tuple[dict[int, int], dict[int, int]]:
-        """Decode one step: the token of each row and, with `sync: map`, the plug-in's id for it."""
-        chosen = self.chooser.choose(logits_BV, probs_BU, alpha_B)
-        if self._anchor_map is None:
-            return dict(zip(rows, chosen.tokens_B.tolist(), strict=True)), {}
-        mapped_B = self._anchor_map.ids(chosen.tokens_B, chosen.anchors_B)
-        tokens, mapped = torch.stack([chosen.tokens_B, mapped_B]).tolist()  # one transfer
-        images = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
-        return dict(zip(rows, tokens, strict=True)), images
-
-    def _alpha(self, reading: Reading, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
+    def alpha(self, reading: Reading, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
         """Weight of the plug-in at each of S steps, from its reading there or from that of the step's prompt."""
         alpha_S = reading.alpha_B if self.hparams.per_step_alpha else of_prompt_S
         if self.hparams.alpha == "fixed":
             alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
         is_held_back = [is_inside_character for _, is_inside_character in written]
-        self._held_back += sum(is_held_back)
         return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), 0.0)
 
-    def _noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
+    def count(self, choice: Choice, written: Sequence[Written], is_counted: Sequence[bool] | None = None) -> None:
+        """Count steps for the diagnostics: all, or those of some rows."""
+        counted = [True] * len(written) if is_counted is None else is_counted
+        self._held_back += sum(text.is_inside_character for text, yes in zip(written, counted, strict=True) if yes)
+        is_counted_B = None if is_counted is None else torch.tensor(is_counted, device=choice.tokens_B.device)
+        self.chooser.tally.count(choice, is_counted_B)
+
+    def noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
         """Record the alpha of prompts not seen before, and return `alpha_N`."""
         for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
             self._alpha_of.setdefault(prompt, alpha)
         return alpha_N
 
-    def _transcripts(self, queries: Sequence[Query]) -> list[Transcript]:
+    def transcripts(self, queries: Sequence[Query]) -> list[Transcript]:
         """The transcript of each query; tokenises the prompts to find out whether each target starts where its prompt ends."""
         alone = self.target.tokenizer([query.prompt for query in queries])["input_ids"]
         return [

@@ -54,6 +54,8 @@ class OnceEditHparams(Hparams):
         keep_own: keep the target model's own token if the plug-in does not change the arg-max over the anchors.
         sync: how the plug-in follows the text: `retokenize` the text, or `map` each fused anchor to the plug-in's own id.
         decoder, init, target, search_steps, search_lr: decoding from anchor space back to a token (see `decoders`).
+        decode: `exact`, one token per forward pass of the target model, or `speculative`, the same tokens from several per
+            pass where the plug-in's drafts are right (see `speculative`).
         eos: `deepen` (the target model's own end of text takes precedence) or `pair_special` (special tokens are paired as
             anchors by role).
     """
@@ -87,6 +89,7 @@ class OnceEditHparams(Hparams):
     target: Literal["onehot", "soft"]
     search_steps: int = Field(ge=1)
     search_lr: float = Field(gt=0)
+    decode: Literal["exact", "speculative"]
     eos: Literal["deepen", "pair_special"]
 
     @property
@@ -104,9 +107,24 @@ class OnceEditHparams(Hparams):
             raise ValueError("decoder 'owner' has no search to start from the model's logits; use 'column' or 'search'")
         return self
 
+    @model_validator(mode="after")
+    def _drafts_can_be_verified(self) -> Self:
+        if self.decode == "speculative" and (self.sync == "map" or self.decoder == "search" or self.init == "llm"):
+            raise ValueError(
+                "decode 'speculative' needs sync 'retokenize' and a token that depends on the fused anchor alone: decoder "
+                "'owner', or 'column' with init 'zero'"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
-        """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it."""
-        return {**super().identity(), "plugin": self.plugin_entry.name}
+        """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it.
+
+        `decode: exact` is left out, as in cells from before there was a choice.
+        """
+        values = {**super().identity(), "plugin": self.plugin_entry.name}
+        if self.decode == "exact":
+            del values["decode"]
+        return values
 
     @property
     def plugin_entry(self) -> ModelForm:

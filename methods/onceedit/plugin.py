@@ -37,21 +37,43 @@ class Reading:
     Attributes:
         plugin: the plug-in.
         hidden_BD: its final hidden state at the end of each text.
+        computed_BU: its logits, if they have been computed already.
     """
 
     plugin: "EditedPlugin"
     hidden_BD: Tensor
+    computed_BU: Tensor | None = None
 
     def __getitem__(self, texts: Sequence[int] | slice) -> "Reading":
         """The readings of some of the texts."""
         return Reading(self.plugin, self.hidden_BD[texts])
 
+    def split(self) -> "list[Reading]":
+        """One reading per text, with its logits."""
+        return [
+            Reading(self.plugin, self.hidden_BD[row : row + 1], self.logits_BU[row : row + 1])
+            for row in range(len(self.hidden_BD))
+        ]
+
+    @classmethod
+    def joined(cls, readings: "Sequence[Reading]") -> "Reading":
+        """The opposite of `split`."""
+        hidden_BD = torch.cat([reading.hidden_BD for reading in readings])
+        return cls(readings[0].plugin, hidden_BD, torch.cat([reading.logits_BU for reading in readings]))
+
+    @cached_property
+    def logits_BU(self) -> Tensor:
+        """Logits over the plug-in's vocabulary, at least fp32; -inf for `[WEIGHT]`."""
+        if self.computed_BU is not None:
+            return self.computed_BU
+        logits_BU = at_least_fp32(logits_of(self.plugin.model, self.hidden_BD))
+        logits_BU[:, self.plugin.weight_id] = -torch.inf
+        return logits_BU
+
     @cached_property
     def probs_BU(self) -> Tensor:
         """Next-token probabilities over the plug-in's vocabulary, at least fp32; 0 for `[WEIGHT]`."""
-        logits_BU = at_least_fp32(logits_of(self.plugin.model, self.hidden_BD))
-        logits_BU[:, self.plugin.weight_id] = -torch.inf
-        return logits_BU.softmax(dim=-1)
+        return self.logits_BU.softmax(dim=-1)
 
     @cached_property
     def alpha_B(self) -> Tensor:

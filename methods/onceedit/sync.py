@@ -56,11 +56,17 @@ class Transcript:
 
 
 class Companion:
-    """Runs the plug-in alongside a batch of target rows during generation, with a key-value cache."""
+    """Runs the plug-in alongside a batch of target rows during generation, with a key-value cache.
 
-    def __init__(self, plugin: EditedPlugin, n_rows: int) -> None:
+    Args:
+        plugin: the plug-in.
+        n_rows: number of target rows.
+        crops: as in `Slots`.
+    """
+
+    def __init__(self, plugin: EditedPlugin, n_rows: int, *, crops: bool = False) -> None:
         self._plugin = plugin
-        self._slots = Slots(plugin.model, n_rows)
+        self._slots = Slots(plugin.model, n_rows, crops=crops)
         self._ids: dict[int, list[int]] = {row: [] for row in range(n_rows)}
         self._is_behind: set[int] = set()
 

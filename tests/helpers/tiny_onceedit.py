@@ -88,6 +88,7 @@ def hparams_with(**changes):
         "target": "onehot",
         "search_steps": 5,
         "search_lr": 0.15,
+        "decode": "exact",
         "eos": "deepen",
     }
     return OnceEditHparams(**values | changes)

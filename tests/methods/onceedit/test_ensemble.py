@@ -308,7 +308,7 @@ def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, plug
     prompt = tuple(target.tokenizer("Björk was born")["input_ids"])
     assert ids[: len(prompt)] == prompt
     query = Query("Björk was born in", "Reykjavík", prompt, ids[len(prompt) :])
-    assert [transcript.starts_at_prompt for transcript in pair._transcripts([query])] == [False]
+    assert [transcript.starts_at_prompt for transcript in pair.transcripts([query])] == [False]
     assert [len(ids) for ids in pair.generate([query])] == [len(query.target_ids)]
     assert [len(ids) for ids in pair.teacher_forced([query])] == [len(query.target_ids)]
 

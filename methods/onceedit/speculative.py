@@ -1,0 +1,339 @@
+"""Speculative decoding of the ensemble: several tokens per forward pass of the target model, the same tokens as one by one.
+
+The edited plug-in drafts the next tokens of a row, and the target model reads all of them in one forward pass. The fused
+arg-max is then known at every position up to the first token that is not the draft. As in the step-by-step decoder, the
+plug-in's distribution at a position is the one after its own tokens of the text up to there; drafting computes it anyway.
+
+Forward passes over several ids round differently from passes over one. A decision that rounding could change (see
+`rounding`) is left to the step-by-step decoder: it reads the accepted tokens with its own batch shapes and caches, once
+every row of the batch has come as far. So it takes each step at most once.
+
+Drafts are proposed token by token, as anchors, if alpha is at least one half, because fusion then prefers the plug-in's
+tokens; otherwise their text is tokenised afresh by the target model's tokenizer. A row whose alpha is below the gate gets
+the target model's own tokens, so the plug-in reads nothing but its prompt.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.models.precision import at_least_fp32
+from harness.tokens import Query
+from methods.onceedit.choose import Choice
+from methods.onceedit.plugin import Reading
+from methods.onceedit.rounding import is_doubtful, logit_error
+from methods.onceedit.slots import Slots
+from methods.onceedit.stepwise import Stepwise
+from methods.onceedit.sync import Companion, Written
+from methods.onceedit.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from methods.onceedit.ensemble import EnsembleModel
+
+MOST_DRAFTS = 16
+"""Longest draft of a row."""
+
+EXTRA_ID = 0.1
+"""Cost of one more id in a forward pass of a few ids, relative to that of a pass over one; measured .02 to .1 on CPUs."""
+
+_FIRST_RATE, _MEMORY = 0.8, 0.8
+
+
+@dataclass
+class Pace:
+    """Number of drafts per block: the one with the most tokens per cost at the rate at which drafts are accepted.
+
+    A block with k drafts costs one pass over k + 1 ids of the target model and k + 1 passes of the plug-in.
+
+    Attributes:
+        plugin_cost: cost of a pass of the plug-in relative to one of the target model.
+        fixed: number of drafts of every block; None to choose it.
+        rate: share of drafts accepted so far, recent ones counting most.
+    """
+
+    plugin_cost: float
+    fixed: int | None = None
+    rate: float = _FIRST_RATE
+
+    def drafts(self, most: int) -> int:
+        """Number of drafts of the next block, at most `most`."""
+        most = min(most, MOST_DRAFTS)
+        if self.fixed is not None:
+            return min(self.fixed, most)
+        return max(range(most + 1), key=self._tokens_per_cost)
+
+    def note(self, is_accepted: bool) -> None:
+        """Count a draft that was compared with the token in its place."""
+        self.rate = _MEMORY * self.rate + (1 - _MEMORY) * is_accepted
+
+    def _tokens_per_cost(self, drafts: int) -> float:
+        tokens = sum(self.rate**n for n in range(drafts + 1))
+        return tokens / (1 + EXTRA_ID * drafts + self.plugin_cost * (drafts + 1))
+
+
+@dataclass
+class Draft:
+    """Proposed tokens of a row, and what the plug-in said in front of each of them.
+
+    Attributes:
+        wanted: number of tokens to propose.
+        prefers_own: whether to propose the plug-in's own anchors instead of tokenising their text.
+        ids: the proposed ids of the target model.
+        further: ids that spell the rest of the plug-in's last token.
+        readings: the plug-in's output after each text.
+        guess: what the plug-in would propose next; not read by the target model.
+    """
+
+    wanted: int
+    prefers_own: bool
+    ids: list[int] = field(default_factory=list)
+    further: list[int] = field(default_factory=list)
+    readings: dict[str, Reading] = field(default_factory=dict)
+    guess: int | None = None
+    is_done: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The tokens at some positions of a block.
+
+    Attributes:
+        places: the positions.
+        choice: their tokens.
+        is_doubtful_B: whether rounding could have changed each of them.
+    """
+
+    places: Sequence[int]
+    choice: Choice
+    is_doubtful_B: Tensor
+
+    def on_host(self) -> list[list[int]]:
+        """Tokens and doubts, in one transfer."""
+        both: list[list[int]] = torch.stack([self.choice.tokens_B, self.is_doubtful_B.long()]).tolist()
+        return both
+
+
+class Proposer:
+    """Turns the plug-in's tokens into tokens of the target model."""
+
+    def __init__(self, model: "EnsembleModel") -> None:
+        llm, plugin_ids_A = model.chooser.llm.state, model.chooser.plugin.state.anchor_ids_A.tolist()
+        self._tokenizer = model.target.tokenizer
+        self._plugin = Vocabulary.of(model.plugin.tokenizer)
+        self._llm = Vocabulary.of(model.target.tokenizer)
+        self._is_same = self._plugin.ids == self._llm.ids
+        self._fused = dict(zip(plugin_ids_A, llm.owner_A.tolist(), strict=True))
+        own = dict(zip(plugin_ids_A, llm.anchor_ids_A.tolist(), strict=True))
+        self._unfused = own if model.chooser.keep_own else self._fused
+
+    def extend(
+        self, draft: Draft, plugin_id: int, head: Sequence[int], text: Callable[[Sequence[int]], Written]
+    ) -> None:
+        """Add the next token to a draft, unless it is long enough or the plug-in's token has no counterpart.
+
+        Args:
+            draft: the draft, whose whole text the plug-in has just read.
+            plugin_id: the plug-in's most probable token after it.
+            head: ids of the target model in front of the draft.
+            text: the text of the row after a draft.
+        """
+        proposed = draft.further or self._ids(draft, plugin_id, text(draft.ids))
+        if len(draft.ids) >= draft.wanted or not proposed or len(draft.readings) > 2 * draft.wanted:
+            draft.guess, draft.is_done = next(iter(proposed), None), True
+            return
+        draft.ids, draft.further = [*draft.ids, proposed[0]], proposed[1:]
+        if not self._llm.spell(proposed[:1]):
+            draft.is_done = True  # a special token: the text that the plug-in reads does not change
+        elif not (self._is_same or draft.prefers_own or draft.further):
+            draft.ids = self._merged(draft.ids, head, text(draft.ids))
+
+    def _ids(self, draft: Draft, plugin_id: int, written: Written) -> list[int]:
+        """Ids of the target model for the plug-in's token; none if it adds nothing to the text."""
+        table = self._fused if draft.prefers_own else self._unfused
+        if plugin_id in table:
+            return [table[plugin_id]]
+        piece = self._plugin.spell([plugin_id]).decode(errors="ignore")
+        before, after = self._tokenizer([written.text, written.text + piece])["input_ids"]
+        return list(after[len(before) :]) if after[: len(before)] == before else []
+
+    def _merged(self, ids: list[int], head: Sequence[int], written: Written) -> list[int]:
+        """The draft as the target model's tokenizer would write it after `head`; `ids` if it writes `head` differently."""
+        whole = list(self._tokenizer(written.text)["input_ids"])
+        is_continued = not written.is_inside_character and whole[: len(head)] == list(head)
+        return whole[len(head) :] or ids if is_continued else ids
+
+
+class Speculation:
+    """Greedy decoding of a batch in blocks.
+
+    Args:
+        model: the ensemble.
+        queries: the questions.
+        drafts: number of drafts per block; by default chosen by what was accepted.
+
+    Attributes:
+        counts: `blocks` of all rows, `drafted` and `accepted` tokens, and tokens that were `settled` step by step.
+    """
+
+    def __init__(self, model: "EnsembleModel", queries: Sequence[Query], drafts: int | None = None) -> None:
+        self._model, self._queries = model, queries
+        self.counts: Counter[str] = Counter()
+        self._transcripts = model.transcripts(queries)
+        self._companion = Companion(model.plugin, len(queries), crops=True)
+        reading = self._companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
+        self._prompts_fed = self._companion.n_fed
+        self._alpha_N = model.noted([query.prompt for query in queries], reading.alpha_B)
+        weight_N = model.alpha(reading, self._alpha_N, [Written("", False)] * len(queries))
+        is_silent_N = weight_N < (0.0 if model.hparams.per_step_alpha else model.chooser.gate)
+        self._is_silent, self._prefers_own = is_silent_N.tolist(), (weight_N >= 0.5).tolist()
+        plugin_cost = model.plugin.model.num_parameters() / model.target.model.num_parameters()
+        self._pace = [Pace(plugin_cost, drafts) for _ in queries]
+        self._proposer = Proposer(model)
+        self._slots = Slots(model.target.model, len(queries), crops=True)
+        self._held = {n: list(query.prompt_ids) for n, query in enumerate(queries)}
+        self._made: list[list[int]] = [[] for _ in queries]
+        self._texts: dict[int, Written] = {}
+        self._stepwise: Stepwise | None = None
+        self._doubtful: set[int] = set()
+
+    @torch.no_grad()
+    def run(self) -> list[list[int]]:
+        """As many tokens of each row as its target has."""
+        while unfinished := [n for n, query in enumerate(self._queries) if len(self._made[n]) < len(query.target_ids)]:
+            if rows := [n for n in unfinished if n not in self._doubtful]:
+                self._block(rows, unfinished)
+            else:
+                self._settle()
+        return self._made
+
+    @property
+    def n_fed(self) -> int:
+        """Number of ids fed to the plug-in after the prompts."""
+        return self._companion.n_fed - self._prompts_fed + (self._stepwise.n_fed if self._stepwise else 0)
+
+    def _block(self, rows: Sequence[int], unfinished: Sequence[int]) -> None:
+        """Draft, verify and accept: at least one more token of each row, unless it is left to the step-by-step decoder."""
+        drafts = self._draft(rows, unfinished)
+        hidden_SD, row_S, written = self._verify(drafts, unfinished)
+        logits_SV = at_least_fp32(self._model.target.logits(hidden_SD))
+        readings = [drafts[n].readings.get(text.text) for n, text in zip(row_S, written, strict=True)]
+        decisions = self._decide(logits_SV, row_S, written, readings)
+        tokens, is_doubtful = [0] * len(row_S), [False] * len(row_S)
+        for decision in decisions:
+            for place, token, doubt in zip(decision.places, *decision.on_host(), strict=True):
+                tokens[place], is_doubtful[place] = token, bool(doubt)
+        counted: list[bool] = []
+        at = 0
+        for n, draft in drafts.items():
+            before, places = len(self._made[n]), range(at, at + len(draft.ids) + 1)
+            for place, proposed in zip(places, [*draft.ids, None], strict=True):
+                if is_doubtful[place]:
+                    self._doubtful.add(n)
+                    break
+                self._made[n].append(tokens[place])
+                expected = draft.guess if proposed is None else proposed
+                if expected is not None:
+                    self._pace[n].note(expected == tokens[place])
+                if proposed != tokens[place]:
+                    break
+            n_made = len(self._made[n]) - before
+            counted += [offset < n_made for offset in range(len(places))]
+            n_accepted = sum(a == b for a, b in zip(draft.ids, self._made[n][before:], strict=False))
+            self.counts.update(blocks=1, drafted=len(draft.ids), accepted=n_accepted)
+            at = places.stop
+        for decision in decisions:
+            texts = [written[place] for place in decision.places]
+            self._model.count(decision.choice, texts, [counted[place] for place in decision.places])
+
+    def _draft(self, rows: Sequence[int], unfinished: Sequence[int]) -> dict[int, Draft]:
+        """Let the plug-in propose tokens for some rows and read the text in front of each token and after the last."""
+        drafts = {}
+        for n in rows:
+            most = 0 if self._is_silent[n] else len(self._queries[n].target_ids) - len(self._made[n]) - 1
+            drafts[n] = Draft(self._pace[n].drafts(most), self._prefers_own[n], is_done=self._is_silent[n])
+        speaking = [n for n in unfinished if not self._is_silent[n]]
+        while active := [n for n, draft in drafts.items() if not draft.is_done]:
+            self._texts.update({n: self._text(n, drafts[n].ids) for n in active})
+            self._texts = {n: self._texts[n] for n in speaking}
+            reading = self._companion.read(self._texts)
+            best = reading.logits_BU.argmax(dim=-1).tolist()
+            for n, plugin_id, alone in zip(speaking, best, reading.split(), strict=True):
+                if n in active:
+                    drafts[n].readings[self._texts[n].text] = alone
+                    head = [*self._queries[n].prompt_ids, *self._made[n]]
+                    self._proposer.extend(drafts[n], plugin_id, head, partial(self._text, n))
+        for n, draft in drafts.items():
+            if not self._is_silent[n]:
+                missing = [
+                    j for j in range(len(draft.ids) + 1) if self._text(n, draft.ids[:j]).text not in draft.readings
+                ]
+                if missing:
+                    draft.ids, draft.guess = draft.ids[: missing[0] - 1], None
+        return drafts
+
+    def _verify(
+        self, drafts: Mapping[int, Draft], unfinished: Sequence[int]
+    ) -> tuple[Tensor, list[int], list[Written]]:
+        """Let the target model read the drafts.
+
+        Returns:
+            Its final hidden states at each position, S × D, and of each position the row and the text so far.
+        """
+        if len(unfinished) < len(self._held):
+            self._slots.keep([place for place, n in enumerate(self._held) if n in unfinished])
+            self._held = {n: self._held[n] for n in unfinished}
+        for n, draft in drafts.items():
+            self._held[n] = [*self._queries[n].prompt_ids, *self._made[n], *draft.ids]
+        again = [len(drafts[n].ids) + 1 if n in drafts else 0 for n in self._held]
+        self._slots.hold(list(self._held.values()), again)
+        place = {n: row for row, n in enumerate(self._held)}
+        width = self._slots.chunk_BCD.shape[1]
+        row_S = [n for n, draft in drafts.items() for _ in range(len(draft.ids) + 1)]
+        column_S = [width - 1 - len(draft.ids) + j for draft in drafts.values() for j in range(len(draft.ids) + 1)]
+        index_2S = torch.tensor([[place[n] for n in row_S], column_S]).to(self._slots.chunk_BCD.device)
+        written = [self._text(n, draft.ids[:j]) for n, draft in drafts.items() for j in range(len(draft.ids) + 1)]
+        return self._slots.chunk_BCD[index_2S[0], index_2S[1]], row_S, written
+
+    def _decide(
+        self, logits_SV: Tensor, row_S: Sequence[int], written: Sequence[Written], readings: Sequence[Reading | None]
+    ) -> "list[Decision]":
+        """Choose the token at each position: the fused one where the plug-in has read the text, else the target model's own."""
+        chooser, error_S = self._model.chooser, logit_error(logits_SV, self._model.target.model.dtype)
+        own = [place for place, reading in enumerate(readings) if reading is None]
+        fused = [place for place, reading in enumerate(readings) if reading is not None]
+        decisions = []
+        if own:
+            choice = chooser.gated(logits_SV[own])
+            decisions.append(Decision(own, choice, is_doubtful(chooser, choice, logits_SV[own], error_S[own])))
+        if fused:
+            reading = Reading.joined([reading for reading in readings if reading is not None])
+            of_prompt_F = self._alpha_N[[row_S[place] for place in fused]]
+            alpha_F = self._model.alpha(reading, of_prompt_F, [written[place] for place in fused])
+            choice = chooser.decide(logits_SV[fused], reading.probs_BU, alpha_F)
+            error_s_F = logit_error(reading.logits_BU, self._model.plugin.model.dtype)
+            if self._model.hparams.per_step_alpha:
+                error_s_F = 2 * error_s_F  # alpha has the error of one more logit
+            doubt_F = is_doubtful(chooser, choice, logits_SV[fused], error_S[fused], error_s_F)
+            if self._model.hparams.per_step_alpha:
+                doubt_F |= (alpha_F - chooser.gate).abs() <= error_s_F
+            decisions.append(Decision(fused, choice, doubt_F))
+        return decisions
+
+    def _settle(self) -> None:
+        """Let the step-by-step decoder choose the token of the rows that wait for it and are furthest behind."""
+        self._stepwise = self._stepwise or Stepwise(self._model, self._queries)
+        step = min(len(self._made[n]) for n in self._doubtful)
+        rows = [n for n in self._doubtful if len(self._made[n]) == step]
+        tokens = self._stepwise.tokens(step, self._made, rows)
+        for n in rows:
+            self._made[n].append(tokens[n])
+            self._doubtful.discard(n)
+            self.counts["settled"] += 1
+
+    def _text(self, row: int, drafted: Sequence[int]) -> Written:
+        return self._transcripts[row].after([*self._made[row], *drafted])

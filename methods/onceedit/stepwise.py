@@ -1,0 +1,88 @@
+"""The step-by-step decoder: at every step both models read each row's last token, and the row gets one more."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.models.batching import left_padded
+from harness.models.precision import at_least_fp32
+from harness.tokens import Query
+from methods.onceedit.sync import Companion, Written
+
+if TYPE_CHECKING:
+    from methods.onceedit.ensemble import EnsembleModel
+    from methods.onceedit.plugin import Reading
+
+
+class Stepwise:
+    """Greedy decoding of a batch, one step after another.
+
+    The target model runs with the batch shapes that it has when it is unedited.
+
+    Attributes:
+        alpha_N: alpha of each prompt.
+    """
+
+    def __init__(self, model: "EnsembleModel", queries: Sequence[Query]) -> None:
+        self._model, self._queries = model, queries
+        self._transcripts = model.transcripts(queries)
+        self._companion = Companion(model.plugin, len(queries))
+        reading = self._companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
+        self.alpha_N = model.noted([query.prompt for query in queries], reading.alpha_B)
+        self._prompts_fed = self._companion.n_fed
+        batch = left_padded([query.prompt_ids for query in queries], model.target.device)
+        self._ids_BT, self._mask_BT, self._positions_BT = batch.ids_BT, batch.mask_BT, batch.positions_BT
+        self._cache = None
+        self._mapped: Mapping[int, int] = {}
+        self._step = 0
+
+    @property
+    def n_fed(self) -> int:
+        """Number of ids fed to the plug-in after the prompts."""
+        return self._companion.n_fed - self._prompts_fed
+
+    def tokens(
+        self, step: int, made: Sequence[Sequence[int]], counted: Collection[int] | None = None
+    ) -> dict[int, int]:
+        """The next token of each row that gets one in a step that has not been run yet.
+
+        Args:
+            step: number of tokens in front of the wanted ones; the steps before it are run if they have not been.
+            made: tokens of each row: at least `step` of them, or all that the row gets.
+            counted: rows whose step is counted for the diagnostics; all by default.
+        """
+        while self._step < step:
+            self._run(made)
+        rows, logits_BV, reading, written = self._run(made)
+        alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
+        choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
+        self._model.count(choice, written, None if counted is None else [row in counted for row in rows])
+        if self._model.anchor_map is None:
+            return dict(zip(rows, choice.tokens_B.tolist(), strict=True))
+        mapped_B = self._model.anchor_map.ids(choice.tokens_B, choice.anchors_B)
+        tokens, mapped = torch.stack([choice.tokens_B, mapped_B]).tolist()  # one transfer
+        self._mapped = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
+        return dict(zip(rows, tokens, strict=True))
+
+    def _run(self, made: Sequence[Sequence[int]]) -> "tuple[list[int], Tensor, Reading, list[Written]]":
+        step, before = self._step, [ids[: self._step] for ids in made]
+        if step:
+            # finished rows repeat their last token to keep the batch shape; their further outputs are ignored
+            self._ids_BT = torch.tensor([ids[-1:] for ids in before], device=self._ids_BT.device)
+            self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(self._ids_BT)], dim=-1)
+            self._positions_BT = self._positions_BT[:, -1:] + 1
+        output = self._model.target.model.base_model(
+            input_ids=self._ids_BT,
+            attention_mask=self._mask_BT,
+            position_ids=self._positions_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cache, self._step = output.past_key_values, step + 1
+        rows = [n for n, query in enumerate(self._queries) if step < len(query.target_ids)]
+        written = {n: self._transcripts[n].after(before[n]) for n in rows}
+        reading = self._companion.read(written, self._mapped)
+        logits_BV = at_least_fp32(self._model.target.logits(output.last_hidden_state[:, -1])[rows])
+        return rows, logits_BV, reading, list(written.values())

@@ -1,0 +1,166 @@
+"""Speculative decoding: the tokens of the step-by-step decoder, whatever was drafted, and what it saves."""
+
+import pytest
+import torch
+
+from harness.tokens import Query
+from methods.onceedit.ensemble import EnsembleModel
+from methods.onceedit.plugin import EditedPlugin
+from methods.onceedit.slots import Slots
+from methods.onceedit.speculative import Pace, Speculation
+from tests.helpers.any_architecture import any_architecture, hidden_alone
+from tests.helpers.tiny_models import ARCHITECTURES, QUESTIONS, SENTENCES, tiny_model
+from tests.helpers.tiny_onceedit import EDITS, hparams_with
+
+PROMPTS = [*(prompt for prompt, _ in (*EDITS, *QUESTIONS)), *SENTENCES]
+VARIANTS = [
+    {},
+    {"decoder": "column", "relative": "plain"},
+    {"alpha_gate": 0.5},
+    {"keep_own": True, "per_step_alpha": True, "alpha_gate": 0.3},
+    {"anchors": "bytes", "eos": "pair_special", "alpha": "fixed", "alpha_fixed": 0.4},
+]
+
+
+@pytest.fixture(scope="module")
+def plugin(plugin_folder):
+    return EditedPlugin.load(plugin_folder, "cpu")
+
+
+def asked(target, prompts=PROMPTS, longest=32):
+    """Questions of unequal lengths; of their targets, generation reads only how many ids they have."""
+    queries = []
+    for n, prompt in enumerate(prompts):
+        ids = tuple(target.tokenizer(prompt)["input_ids"])
+        queries.append(Query(prompt, "", ids, (0,) * (longest - 5 * n % (longest - 1))))
+    return queries
+
+
+def pair_of(target, plugin, requests, **changes):
+    return EnsembleModel.attach(target, plugin, requests, hparams_with(**changes))
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(map(str, changes)) or "default")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, requests, changes):
+    target = tiny_model(architecture)
+    queries = asked(target, PROMPTS[:6], longest=18)
+    expected = pair_of(target, plugin, requests, **changes).generate(queries)
+    assert [len(ids) for ids in expected] == [18, 13, 8, 3, 15, 10]
+    speculative = pair_of(target, plugin, requests, decode="speculative", **changes)
+    assert speculative.generate(queries) == expected
+    assert Speculation(speculative, queries, drafts=4).run() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafts", [None, 6])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_thousands_of_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, requests, drafts):
+    target = tiny_model(architecture)
+    queries = asked(target, longest=160)
+    pair = pair_of(target, plugin, requests)
+    expected = pair.generate(queries)
+    assert sum(map(len, expected)) > 1500
+    speculation = Speculation(pair, queries, drafts)
+    assert speculation.run() == expected
+    assert speculation.counts["settled"] < sum(map(len, expected)) / 10
+    assert [Speculation(pair, [query], drafts).run() for query in queries[:3]] == [
+        pair.generate([query]) for query in queries[:3]
+    ]
+
+
+def test_where_two_tokens_tie_the_step_by_step_decoder_decides(plugin, requests):
+    """Every token has a twin with the same row in the head, so every arg-max of the target model is a tie."""
+    target = tiny_model("llama")
+    head = target.head.weight.data
+    head[1::2] = head[0 : len(head) - 1 : 2]
+    changes = {"alpha": "fixed", "alpha_fixed": 0.0, "alpha_gate": 0.5}
+    queries = asked(target, PROMPTS[:4], longest=8)
+    speculation = Speculation(pair_of(target, plugin, requests, **changes), queries)
+    assert speculation.run() == pair_of(target, plugin, requests, **changes).generate(queries)
+    assert speculation.counts["settled"] == sum(len(query.target_ids) for query in queries)
+
+
+def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, requests):
+    """With alpha 1 the plug-in alone decides, so its drafts are wrong only at a tie."""
+    target = tiny_model("llama")
+    pair = pair_of(target, plugin, requests, decode="speculative", alpha="fixed", alpha_fixed=1.0, eos="pair_special")
+    passes = []
+    hook = target.model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    pair.generate(asked(target, PROMPTS[:1]))
+    hook.remove()
+    found = pair.diagnostics()
+    assert found["accepted_share"] > 0.9
+    assert len(passes) < 32 / 2
+    assert found["tokens_per_block"] > 2
+
+
+def test_below_the_gate_the_plugin_reads_only_the_prompts(plugin, requests):
+    target = tiny_model("mistral")
+    changes = {"alpha": "fixed", "alpha_fixed": 0.2, "alpha_gate": 0.5}
+    pair = pair_of(target, plugin, requests, decode="speculative", **changes)
+    passes = []
+    hook = plugin.model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    pair.generate(asked(target))
+    hook.remove()
+    found = pair.diagnostics()
+    assert found["settled_share"] < 0.1
+    assert len(passes) == 1 or found["settled_share"] > 0
+    assert found["gated_share"] == 1.0
+
+
+def test_each_step_is_counted_once(plugin, requests):
+    target = tiny_model("gptj")
+    queries = asked(target)
+    exact, speculative = (pair_of(target, plugin, requests, decode=decode) for decode in ("exact", "speculative"))
+    exact.generate(queries)
+    speculative.generate(queries)
+    for name in ("gated_share", "ended_share", "fused_share", "held_back_share"):
+        assert speculative.diagnostics()[name] == exact.diagnostics()[name]
+
+
+@pytest.mark.parametrize("changes", [{"sync": "map"}, {"decoder": "column", "init": "llm"}, {"decoder": "search"}])
+def test_what_cannot_be_verified_is_refused(changes):
+    with pytest.raises(ValueError, match="decode 'speculative' needs"):
+        hparams_with(decode="speculative", **changes)
+
+
+def test_exact_decoding_leaves_the_identity_of_cells_as_it_was():
+    assert "decode" not in hparams_with().identity()
+    assert hparams_with(decode="speculative").identity()["decode"] == "speculative"
+
+
+@pytest.mark.parametrize(
+    ("plugin_cost", "rate", "drafts"), [(0.16, 0.9, 6), (0.16, 0.3, 1), (1.0, 0.9, 3), (1.0, 0.2, 0)]
+)
+def test_the_number_of_drafts_follows_cost_and_acceptance(plugin_cost, rate, drafts):
+    def tokens_per_cost(k):
+        return sum(rate**n for n in range(k + 1)) / (1 + 0.1 * k + plugin_cost * (k + 1))
+
+    assert max(range(17), key=tokens_per_cost) == drafts
+    assert Pace(plugin_cost, rate=rate).drafts(31) == drafts
+    assert Pace(plugin_cost, rate=rate).drafts(0) == 0
+
+
+def test_rejected_drafts_lower_the_number_and_accepted_ones_raise_it():
+    pace = Pace(0.16)
+    first = pace.drafts(16)
+    for _ in range(5):
+        pace.note(False)
+    assert pace.drafts(16) < first
+    for _ in range(20):
+        pace.note(True)
+    assert pace.drafts(16) > first
+
+
+def test_a_cropped_cache_holds_only_what_is_used_and_gives_the_same_states():
+    model = any_architecture("llama")
+    slots = Slots(model, 2, crops=True)
+    slots.hold([[5, 6, 7, 8, 9], [10, 11]])
+    hidden_BD = slots.hold([[5, 6, 20, 21], [10, 12, 13]], again=[2, 3])
+    assert slots._cache.get_seq_length() == 2 + 3  # the slots of 5 and 6 are used, and 10 is read again with the rest
+    for row, (ids, fed) in enumerate((([5, 6, 20, 21], 2), ([10, 12, 13], 3))):
+        for n in range(fed):
+            expected_D = hidden_alone(model, ids[: len(ids) - n])
+            assert torch.allclose(slots.chunk_BCD[row, -1 - n], expected_D, atol=1e-5)
+        assert torch.allclose(hidden_BD[row], hidden_alone(model, ids), atol=1e-5)
