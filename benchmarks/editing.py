@@ -180,7 +180,7 @@ def quick_hparams(method: str, is_quick: bool) -> dict[str, Any]:
     return {key: value for key, value in QUICK.items() if is_quick and key in known}
 
 
-def _settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parsed_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Parse `METHOD.KEY=VALUE` settings; a value that is not JSON is taken as a string.
 
     Raises:
@@ -215,7 +215,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     measured = [name for name, method in registry.methods.all().items() if method.spec.edits or name == "none"]
     options.methods = [registry.find_method(name).spec.name for name in options.methods or measured]
-    options.set = _settings(options.set)
+    options.set = parsed_settings(options.set)
     if options.quick:
         options.edits, options.repeats, options.train, options.unrelated = 4, 1, 20, 4
     return options

@@ -54,8 +54,8 @@ class Stepwise:
             counted: rows whose step is counted for the diagnostics; all by default.
         """
         while self._step < step:
-            self._run(made)
-        rows, logits_BV, reading, written = self._run(made)
+            self.read(made)
+        rows, logits_BV, reading, written = self.read(made)
         alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
         choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
         self._model.count(choice, written, None if counted is None else [row in counted for row in rows])
@@ -66,7 +66,13 @@ class Stepwise:
         self._mapped = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
         return dict(zip(rows, tokens, strict=True))
 
-    def _run(self, made: Sequence[Sequence[int]]) -> "tuple[list[int], Tensor, Reading, list[Written]]":
+    def read(self, made: Sequence[Sequence[int]]) -> "tuple[list[int], Tensor, Reading, list[Written]]":
+        """Let both models read the last token of each row, and take the next step without choosing tokens.
+
+        Returns:
+            The rows that get a token in this step, and of these the target model's logits, the plug-in's outputs and the
+            text so far.
+        """
         step, before = self._step, [ids[: self._step] for ids in made]
         if step:
             # finished rows repeat their last token to keep the batch shape; their further outputs are ignored

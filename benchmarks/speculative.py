@@ -1,0 +1,204 @@
+"""Time per token of OnceEdit's speculative decoding, compared with two forward passes per token and with the target model alone.
+
+    python -m benchmarks.speculative [--quick] [--out FILE]
+    python -m benchmarks.speculative --model smollm2-135m --weights pretrained --set onceedit.plugin=smollm2-135m
+
+Each prompt is continued alone (batch 1) by --length tokens:
+    target alone   the unedited target model
+    two forwards   one pass of both models per token, without fusion: the floor of step-by-step decoding
+    exact          the step-by-step decoder
+    k = …          speculative decoding with k drafts per block; `adaptive` chooses k by what was accepted
+Prompts are edits, rephrases and prompts of unrelated records. All take turns in one process, and all continuations of the
+ensemble are compared: if one differs from that of the step-by-step decoder, the benchmark ends with an error.
+
+The cost model says what to expect elsewhere: seconds of a pass over 1 to 9 ids after a text, for both models.
+"""
+
+import argparse
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.table import Table
+
+from benchmarks import command
+from benchmarks.command import number
+from benchmarks.editing import parsed_settings, quick_hparams
+from benchmarks.timing import Candidate, taking_turns
+from benchmarks.workbench import MethodBench, Workbench, add_options
+from harness.models.edited import WeightEditedModel
+from harness.tokens import Query
+from methods.onceedit.ensemble import EnsembleModel
+from methods.onceedit.slots import Slots
+from methods.onceedit.speculative import Speculation
+from methods.onceedit.stepwise import Stepwise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ALONE, TWO, EXACT, ADAPTIVE = "target alone", "two forwards", "exact", "adaptive"
+
+PASSES = (1, 2, 3, 5, 9)
+"""Numbers of ids per pass in the cost model."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Measurements on one kind of prompts.
+
+    Attributes:
+        alpha: mean alpha of the prompts.
+        seconds: per token, by candidate.
+        counts: by number of drafts: blocks, tokens drafted, accepted and settled.
+        tokens: number of tokens of each candidate.
+    """
+
+    alpha: float
+    seconds: dict[str, float]
+    counts: dict[str, dict[str, int]]
+    tokens: int
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, write the results."""
+    options = _options(arguments)
+    console = command.start(options)
+    with Workbench.opened(options, options.edits, console) as bench:
+        method = MethodBench(bench, "onceedit", quick_hparams("onceedit", options.quick) | options.set)
+        method.build()
+        pair, _ = method.edit()
+        if not isinstance(pair, EnsembleModel):
+            raise TypeError(f"onceedit gave a {type(pair).__name__}")
+        kinds = {name: measure(pair, prompts, options) for name, prompts in prompts_of(bench, options.prompts).items()}
+        passes = {name: pass_seconds(model, options.length) for name, model in
+                  (("target", pair.target.model), ("plug-in", pair.plugin.model))}  # fmt: skip
+    results = {name: vars(kind) for name, kind in kinds.items()}
+    command.write_results(options, {"kinds": results, "pass_seconds": passes})
+    console.print(table(f"{options.model}, batch 1, {options.length} tokens per prompt", kinds))
+    for name, seconds in passes.items():
+        each = ", ".join(f"{n} ids {number(1e3 * value)} ms" for n, value in seconds.items())
+        console.print(f"{name}, one pass: {each}")
+
+
+def prompts_of(bench: Workbench, at_most: int) -> dict[str, list[str]]:
+    """Prompts of each kind."""
+    records = bench.records
+    rephrases = [record.rephrases[0] for record in records.edits if record.rephrases]
+    found = {
+        "edits": [record.prompt for record in records.edits],
+        "rephrases": rephrases,
+        "unrelated": [record.prompt for record in records.unrelated],
+    }
+    return {name: prompts[:at_most] for name, prompts in found.items() if prompts}
+
+
+def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Namespace) -> Kind:
+    """Continue each prompt in every way.
+
+    Raises:
+        SystemExit: if a continuation differs from that of the step-by-step decoder.
+    """
+    tokenizer = pair.target.tokenizer
+    queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * options.length) for text in prompts]
+    made: dict[str, dict[int, list[int]]] = {}
+    counts: dict[str, Counter[str]] = {}
+
+    def speculate(name: str, drafts: int | None, turn: int) -> None:
+        speculation = Speculation(pair, [queries[turn]], drafts)
+        made.setdefault(name, {})[turn] = speculation.run()[0]
+        counts.setdefault(name, Counter()).update(speculation.counts)
+
+    def exact(turn: int) -> None:
+        made.setdefault(EXACT, {})[turn] = pair.generate([queries[turn]])[0]
+
+    ways: dict[str, Callable[[int], None]] = {
+        ALONE: lambda turn: _discard(WeightEditedModel(pair.target).generate([queries[turn]])),
+        EXACT: exact,
+        TWO: lambda turn: two_forwards(pair, queries[turn], made[EXACT][turn]),
+        **{f"k = {k}": partial(speculate, f"k = {k}", k) for k in options.drafts},
+        ADAPTIVE: partial(speculate, ADAPTIVE, None),
+    }
+    for turn in range(len(queries)):
+        exact(turn)
+    candidates = [Candidate(name, run, every=1) for name, run in ways.items()]
+    found = taking_turns(candidates, len(queries), pair.target.device, tracks_memory=False)
+    for name, of in made.items():
+        if wrong := [turn for turn, ids in of.items() if ids != made[EXACT][turn]]:
+            raise SystemExit(f"{name}: another continuation of {prompts[wrong[0]]!r} than step by step")
+    per_token = {name: of.mean / options.length for name, of in found.items()}
+    rounds = {name: dict(of) for name, of in counts.items()}
+    return Kind(statistics.fmean(pair.scope(queries)), per_token, rounds, len(queries) * options.length)
+
+
+@torch.no_grad()
+def two_forwards(pair: EnsembleModel, query: Query, made: Sequence[int]) -> None:
+    """Run both models step by step over known tokens, without choosing any."""
+    stepwise = Stepwise(pair, [query])
+    for _ in query.target_ids:
+        stepwise.read([made])
+
+
+@torch.no_grad()
+def pass_seconds(model: "PreTrainedModel", context: int) -> dict[int, float]:
+    """Seconds of a pass over each number of ids in `PASSES`, after `context` ids."""
+    slots, base = Slots(model, 1, crops=True), [3 + n % 7 for n in range(context)]
+
+    def run(ids: int, turn: int) -> None:
+        slots.hold([[*base, *(20 + turn % 2 for _ in range(ids))]], again=[ids])
+
+    slots.hold([base])
+    candidates = [Candidate(str(ids), partial(run, ids)) for ids in PASSES]
+    found = taking_turns(candidates, 9, model.device, tracks_memory=False)
+    return {ids: found[str(ids)].median for ids in PASSES}
+
+
+def table(title: str, kinds: Mapping[str, Kind]) -> Table:
+    """One row per kind of prompts and way of decoding."""
+    made = command.new_table(title, ["prompts", "decoding"], ["alpha", "ms per token", "× two forwards",
+        "× target alone", "accepted", "tokens per pass", "settled"])  # fmt: skip
+    for kind, of in kinds.items():
+        for name, seconds in of.seconds.items():
+            times = [f"{1e3 * seconds:.2f}", *(f"{seconds / of.seconds[base]:.2f}" for base in (TWO, ALONE))]
+            made.add_row(kind, name, f"{of.alpha:.2f}", *times, *_shares(of.counts.get(name)))
+    return made
+
+
+def _shares(counts: Mapping[str, int] | None) -> list[str]:
+    if not counts:
+        return ["–"] * 3
+    blocks, drafted, accepted, settled = (counts.get(name, 0) for name in ("blocks", "drafted", "accepted", "settled"))
+    made = accepted + blocks
+    return [
+        f"{accepted / drafted:.0%}" if drafted else "–",
+        f"{made / blocks:.2f}",
+        f"{settled / (made + settled):.1%}",
+    ]
+
+
+def _discard(_: Any) -> None:
+    return None
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.new_parser("speculative", __doc__, "4 edits in 2 steps, 6 tokens per prompt")
+    add = parser.add_argument
+    add("--edits", type=int, default=50, help="facts to edit; default: 50")
+    add("--prompts", type=int, default=10, help="prompts of each kind; default: 10")
+    add("--length", type=int, default=32, help="tokens per prompt; default: 32")
+    add("--drafts", nargs="+", type=int, default=[1, 2, 4, 8], metavar="K", help="default: 1 2 4 8")
+    add("--set", nargs="+", default=[], metavar="onceedit.KEY=VALUE", help="override hyper-parameters of the files")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    options.set = parsed_settings(options.set).get("onceedit", {})
+    if options.quick:
+        options.edits, options.prompts, options.length, options.drafts = 4, 2, 6, [2]
+        options.train, options.unrelated = 20, 4
+    return options
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,21 @@
+"""The benchmark of speculative decoding runs from end to end and reports what it counted."""
+
+import json
+
+import pytest
+
+from benchmarks import speculative
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_all_results(tmp_path):
+    speculative.main(["--quick", "--out", str(tmp_path / "results.json")])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found["kinds"]) == {"edits", "rephrases", "unrelated"}
+    for kind in found["kinds"].values():
+        assert set(kind["seconds"]) == {"target alone", "two forwards", "exact", "k = 2", "adaptive"}
+        assert all(seconds > 0 for seconds in kind["seconds"].values())
+        for counts in kind["counts"].values():
+            assert counts["blocks"] > 0
+            assert counts.get("accepted", 0) <= counts.get("drafted", 0)
+    assert set(found["pass_seconds"]["target"]) == {"1", "2", "3", "5", "9"}
