@@ -50,9 +50,14 @@ class OnceEdit(Method):
         does not depend on the edits, nor does the plug-in's if its embeddings are frozen.
 
         Raises:
-            UserError: if alpha must be learned but the dataset has no unrelated records for it, or if `editor` cannot edit
-                a plug-in.
+            UserError: if alpha must be learned but the dataset has no unrelated records for it, if `editor` cannot edit
+                a plug-in, or if the target model cannot verify drafts.
         """
+        if self.hparams.decode == "speculative" and entry(target.name).layout.counts_columns:
+            raise UserError(
+                f"{target.name} cannot verify drafts: its local attention counts columns of the cache, rejected drafts too",
+                fix="decode: exact",
+            )
         plugin = self.hparams.plugin_entry.reference(target.corpus or data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
         is_shared = self.hparams.plugin_embeddings == "frozen"

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
 from harness.tokens import Query
+from methods.onceedit.editor import OnceEdit
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.slots import Slots
 from methods.onceedit.speculative import Pace, Speculation
 from tests.helpers.any_architecture import any_architecture, hidden_alone
-from tests.helpers.tiny_models import ARCHITECTURES, QUESTIONS, SENTENCES, tiny_model
+from tests.helpers.tiny_models import ARCHITECTURES, QUESTIONS, SENTENCES, catalogued_families, tiny_model
 from tests.helpers.tiny_onceedit import EDITS, hparams_with
 
 PROMPTS = [*(prompt for prompt, _ in (*EDITS, *QUESTIONS)), *SENTENCES]
@@ -123,6 +126,11 @@ def test_each_step_is_counted_once(plugin, requests):
 def test_what_cannot_be_verified_is_refused(changes):
     with pytest.raises(ValueError, match="decode 'speculative' needs"):
         hparams_with(decode="speculative", **changes)
+
+
+def test_a_target_whose_window_counts_columns_is_refused_before_anything_runs(data):
+    with catalogued_families(), pytest.raises(UserError, match="cannot verify drafts"):
+        OnceEdit(hparams_with(decode="speculative")).artifacts(ModelRef("tiny/gpt_neo", "trained"), data.ref, 0)
 
 
 def test_exact_decoding_leaves_the_identity_of_cells_as_it_was():
