@@ -105,15 +105,18 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     tokenizer = pair.target.tokenizer
     queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * options.length) for text in prompts]
     made: dict[str, dict[int, list[int]]] = {}
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, dict[int, Counter[str]]] = {}
 
     def speculate(name: str, drafts: int | None, turn: int) -> None:
         speculation = Speculation(pair, [queries[turn]], drafts)
         made.setdefault(name, {})[turn] = speculation.run()[0]
-        counts.setdefault(name, Counter()).update(speculation.counts)
+        counts.setdefault(name, {})[turn] = speculation.counts
 
     def exact(turn: int) -> None:
         made.setdefault(EXACT, {})[turn] = pair.generate([queries[turn]])[0]
+
+    def of_round(run: Callable[[int], None]) -> Callable[[int], None]:
+        return lambda turn: run(turn % len(queries))  # there may be more warm-up rounds than prompts
 
     ways: dict[str, Callable[[int], None]] = {
         ALONE: lambda turn: _discard(WeightEditedModel(pair.target).generate([queries[turn]])),
@@ -124,14 +127,14 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     }
     for turn in range(len(queries)):
         exact(turn)
-    candidates = [Candidate(name, run, every=1) for name, run in ways.items()]
+    candidates = [Candidate(name, of_round(run)) for name, run in ways.items()]
     found = taking_turns(candidates, len(queries), pair.target.device, tracks_memory=False)
     for name, of in made.items():
         if wrong := [turn for turn, ids in of.items() if ids != made[EXACT][turn]]:
             raise SystemExit(f"{name}: another continuation of {prompts[wrong[0]]!r} than step by step")
     per_token = {name: of.mean / options.length for name, of in found.items()}
-    rounds = {name: dict(of) for name, of in counts.items()}
-    return Kind(statistics.fmean(pair.scope(queries)), per_token, rounds, len(queries) * options.length)
+    totals = {name: dict(sum(of.values(), Counter())) for name, of in counts.items()}
+    return Kind(statistics.fmean(pair.scope(queries)), per_token, totals, len(queries) * options.length)
 
 
 @torch.no_grad()

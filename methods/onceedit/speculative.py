@@ -148,7 +148,9 @@ class Proposer:
             return
         draft.ids, draft.further = [*draft.ids, proposed[0]], proposed[1:]
         if not self._llm.spell(proposed[:1]):
-            draft.is_done = True  # a special token: the text that the plug-in reads does not change
+            # a special token: the text that the plug-in reads does not change, so neither does what it proposes
+            draft.ids += proposed[:1] * (draft.wanted - len(draft.ids))
+            draft.guess, draft.is_done = proposed[0], True
         elif not (self._is_same or draft.prefers_own or draft.further):
             draft.ids = self._merged(draft.ids, head, text(draft.ids))
 
@@ -221,6 +223,13 @@ class Speculation:
         drafts = self._draft(rows, unfinished)
         hidden_SD, row_S, written = self._verify(drafts, unfinished)
         logits_SV = at_least_fp32(self._model.target.logits(hidden_SD))
+        self.counts.update(blocks=len(drafts), drafted=sum(len(draft.ids) for draft in drafts.values()))
+        if len(worth := _worth_deciding(drafts, logits_SV)) < len(row_S):
+            logits_SV, row_S, written = (
+                logits_SV[worth],
+                [row_S[place] for place in worth],
+                [written[place] for place in worth],
+            )
         readings = [drafts[n].readings.get(text.text) for n, text in zip(row_S, written, strict=True)]
         decisions = self._decide(logits_SV, row_S, written, readings)
         tokens, is_doubtful = [0] * len(row_S), [False] * len(row_S)
@@ -243,8 +252,7 @@ class Speculation:
                     break
             n_made = len(self._made[n]) - before
             counted += [offset < n_made for offset in range(len(places))]
-            n_accepted = sum(a == b for a, b in zip(draft.ids, self._made[n][before:], strict=False))
-            self.counts.update(blocks=1, drafted=len(draft.ids), accepted=n_accepted)
+            self.counts["accepted"] += sum(a == b for a, b in zip(draft.ids, self._made[n][before:], strict=False))
             at = places.stop
         for decision in decisions:
             texts = [written[place] for place in decision.places]
@@ -337,3 +345,20 @@ class Speculation:
 
     def _text(self, row: int, drafted: Sequence[int]) -> Written:
         return self._transcripts[row].after([*self._made[row], *drafted])
+
+
+def _worth_deciding(drafts: Mapping[int, Draft], logits_SV: Tensor) -> list[int]:
+    """Positions up to which drafts are likely to be right; cuts the drafts there.
+
+    Fusing costs more than comparing. Where the target model weighs more than the plug-in, a draft that is not its own token
+    is probably wrong, and then nothing behind it counts.
+    """
+    own, at, worth = logits_SV.argmax(dim=-1).tolist(), 0, []
+    for draft in drafts.values():
+        width = len(draft.ids) + 1
+        differs = (j for j, token in enumerate(draft.ids) if token != own[at + j])
+        if not draft.prefers_own and (first := next(differs, None)) is not None:
+            draft.guess, draft.ids = draft.ids[first], draft.ids[:first]
+        worth += range(at, at + len(draft.ids) + 1)
+        at += width
+    return worth
