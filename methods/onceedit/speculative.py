@@ -353,7 +353,8 @@ def _worth_deciding(drafts: Mapping[int, Draft], logits_SV: Tensor) -> list[int]
     Fusing costs more than comparing. Where the target model weighs more than the plug-in, a draft that is not its own token
     is probably wrong, and then nothing behind it counts.
     """
-    own, at, worth = logits_SV.argmax(dim=-1).tolist(), 0, []
+    own, at = logits_SV.argmax(dim=-1).tolist(), 0
+    worth: list[int] = []
     for draft in drafts.values():
         width = len(draft.ids) + 1
         differs = (j for j, token in enumerate(draft.ids) if token != own[at + j])
