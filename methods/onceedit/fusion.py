@@ -7,13 +7,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from methods.common.memory import buffer_bytes
 from methods.onceedit.bounds import MixturePart, RowBounds
 from methods.onceedit.certify import Certificate, Rows, certified_argmax
 from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
 
 ROWS_BYTES = 2 * 2**20
-"""Memory limit for certifying batch rows together, at one fp64 number per row and token."""
+"""Memory limit for certifying batch rows together, at one fp64 number per row and token; several such buffers exist at once."""
+
+ROWS_SHARE = 1 / 512
+"""The same as a share of a GPU's memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +90,11 @@ class Fused:
         return torch.lerp(llm_BA, plugin_BA, self.alpha_B.to(llm_BA)[:, None])
 
     def _certify(self, sides: Callable[[Rows], Sequence[MixturePart]]) -> Certificate:
-        together = rows_together(max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1]))
+        tokens = max(self.probs_l_BV.shape[1], self.probs_s_BU.shape[1])
+        together = rows_together(tokens, self.llm.state.embeddings_VD.device)
         return certified_argmax(sides, len(self.alpha_B), together, self.is_needed_B)
 
 
-def rows_together(n_tokens: int) -> int:
-    """Number of batch rows to certify together: as many as fit in `ROWS_BYTES`."""
-    return max(1, ROWS_BYTES // (8 * n_tokens))
+def rows_together(n_tokens: int, device: torch.device) -> int:
+    """Number of batch rows to certify together: as many as fit in `ROWS_BYTES`, or in `ROWS_SHARE` of a GPU's memory."""
+    return max(1, buffer_bytes(device, ROWS_BYTES, ROWS_SHARE) // (8 * n_tokens))

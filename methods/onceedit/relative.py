@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models.precision import working_dtype
+from methods.common.memory import buffer_bytes
 from methods.onceedit import single
 from methods.onceedit.editor import PASS_BYTES
 from methods.onceedit.geometry import Geometry, Transform
@@ -27,8 +28,10 @@ NEAREST = 32
 """Anchors listed per token; they hold most of a row's mass, which makes the first bound tight."""
 
 TILE_BYTES = 8 * 2**20
-"""Size of a tile of rows, and of the block of anchor embeddings converted to fp64 to compute it; four times as large on a
-GPU, where every tile costs a few kernel launches."""
+"""Size of a tile of rows, and of the block of anchor embeddings converted to fp64 to compute it."""
+
+TILE_SHARE = 1 / 1024
+"""The same as a share of a GPU's memory; every tile costs a few kernel launches there."""
 
 SINGLE_ABOVE_PAIRS = 2**28
 """On a CPU, states of more pairs of tokens and anchors are computed in fp32 (see `single`). Data-centre GPUs multiply fp64
@@ -191,6 +194,8 @@ class RelativeState:
 
     def owners(self, anchors_B: Tensor) -> Tensor:
         """Token with the largest value in the columns of some anchors; those that are not known yet are computed in fp64."""
+        if not self.error:
+            return self.owner_A[anchors_B]
         for anchor in torch.unique(anchors_B[self.owner_A[anchors_B] < 0]):
             column_V = torch.cat(
                 [self.exponents(ids, anchor[None])[:, 0] for ids in self.tiles(self.embeddings_VD.shape[1])]
@@ -230,8 +235,8 @@ class RelativeState:
         return self._slices(n_anchors or self.n_anchors, max(tokens, self.embeddings_VD.shape[1]))
 
     def _slices(self, total: int, width: int, tile_bytes: int | None = None) -> Iterator[slice]:
-        tile_bytes = tile_bytes or TILE_BYTES
-        step = max(1, tile_bytes * (4 if self.embeddings_VD.is_cuda else 1) // (8 * width))
+        tile_bytes = buffer_bytes(self.embeddings_VD.device, tile_bytes or TILE_BYTES, TILE_SHARE)
+        step = max(1, tile_bytes // (8 * width))
         for start in range(0, total, step):
             yield slice(start, min(start + step, total))
 

@@ -47,8 +47,7 @@ def round_trip(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", s
     places = [(row, at) for row, ids in enumerate(rows) for at in range(_FIRST, len(ids))]
     probs_NV = logits_at(model, rows, places).softmax(dim=-1)
     projection, ones_N = Projection(state), torch.ones(len(places))
-    found = certified_argmax(
-        lambda part: [projection.side(probs_NV[part], ones_N[part])], len(places), rows_together(probs_NV.shape[1])
-    )
+    together = rows_together(probs_NV.shape[1], state.embeddings_VD.device)
+    found = certified_argmax(lambda part: [projection.side(probs_NV[part], ones_N[part])], len(places), together)
     given_back_N = state.owners(found.anchors_B) == probs_NV.argmax(dim=-1).to(found.anchors_B.device)
     return float(given_back_N.double().mean())
