@@ -22,6 +22,8 @@ class RowBounds:
         slope_V: exp(μ) / Z; 0 for a zero embedding.
         mean_x_V: μ.
         missed_next_V, missed_peak_V: maximum of exp(x) / Z - t(x) over the unlisted pairs, and over all pairs.
+        error_V: bound on the error of a value, as far as it comes from `RelativeState.error`. A token's pair with itself is
+            exact but for log Z, and log Z is wrong only as far as it consists of other pairs.
     """
 
     nearest_V: Tensor
@@ -33,6 +35,7 @@ class RowBounds:
     mean_x_V: Tensor
     missed_next_V: Tensor
     missed_peak_V: Tensor
+    error_V: Tensor
 
     @classmethod
     def of(cls, state: RelativeState) -> Self:
@@ -49,16 +52,21 @@ class RowBounds:
 
         missed_low_V = missed(state.low_x_V)
         second_x_V = state.near_x_VM[:, 1].double() if state.near_x_VM.shape[1] > 1 else state.next_x_V
+        nearest_V, second_V, peak_V = state.near_VM[:, 0].long(), value(second_x_V), value(peak_x_V)
+        is_own_V = state.anchor_ids_A[nearest_V] == state.token_ids_V
+        of_log_z_V = torch.where(is_own_V, (1 - peak_V).clamp_min(0.0), 1.0)
+        error_V = state.error * (peak_V * of_log_z_V + torch.where(is_own_V, second_V, peak_V))
         return cls(
-            state.near_VM[:, 0].long(),
+            nearest_V,
             value(state.low_x_V),
             value(state.next_x_V),
-            value(second_x_V),
-            value(peak_x_V),
+            second_V,
+            peak_V,
             slope_V,
             state.mean_x_V,
             torch.maximum(missed_low_V, missed(state.next_x_V)),
             torch.maximum(missed_low_V, missed(peak_x_V)),
+            error_V,
         )
 
 
@@ -75,6 +83,11 @@ class MixturePart:
     state: RelativeState
     bounds: RowBounds
     weights_BV: Tensor
+
+    @property
+    def error_B(self) -> Tensor:
+        """Bound on the error of this part of P at every anchor, as far as it comes from `RelativeState.error`."""
+        return self.weights_BV @ self.bounds.error_V
 
     def take(self, rows_F: Tensor) -> Self:
         """Some rows of the batch."""

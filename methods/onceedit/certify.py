@@ -15,11 +15,11 @@ Rounding: All sums are in fp64. w ≥ 0 and R ≥ 0, so cancellation occurs only
 200 / A and lose less than 1e-13 of the largest P, which is at least 1 / A. Exponents of listed pairs are stored in fp32,
 with an error of at most 100 · 2⁻²⁴ (1 · 2⁻²⁴ under the rule `plain`), which changes a sum by at most that fraction of
 itself. If a state was computed in fp32, its log Z and listed exponents have a larger error, which is known
-(`RelativeState.error`). All bounds are then bounds on P with this log Z, a factor of at most e^error per token away from the
-exact one. Bounds are compared with a slack above all errors, and the last step computes P in fp64 from the embeddings, with
-an exact log Z of as many tokens as it takes. There,
-anchors within `TIE` of the largest are tied, and the first of them wins. Ties are closer than any slack, so no earlier level
-decides one; the result therefore does not depend on the device, the batch or the order of summation.
+(`RelativeState.error`) and bounded token by token (`RowBounds.error_V`); all bounds are then bounds on P with this log Z.
+Bounds are compared with a slack above all errors, and the last step computes P in fp64 from the embeddings, with an exact
+log Z of as many tokens as it takes. There, anchors within `TIE` of the largest are tied, and the first of them wins. Ties are
+closer than any slack, so no earlier level decides one; the result therefore does not depend on the device, the batch or the
+order of summation.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +40,9 @@ LISTED_L1 = 512
 
 FEW_SURVIVORS = 256
 """Computing this many columns of R is cheaper than another pass over all of them."""
+
+OPEN_TOGETHER = 4
+"""Rows that L0 leaves open are taken together in groups this many times as large: each group reads all embeddings."""
 
 EXACT_ROWS_L1 = 8
 EXACT_ROWS_L2 = (64, 512, 4096)
@@ -104,48 +107,60 @@ def certified_argmax(
         everything_B = part[0].weights_BV.new_ones(len(part[0].weights_BV), dtype=torch.bool)
         parts.append(_from_lists(part, everything_B if is_needed_B is None else is_needed_B[rows]))
     listed = Certificate.joined(parts)
-    open_F = (listed.level_B == 1).nonzero().squeeze(-1)
+    open_F = listed.level_B.nonzero().squeeze(-1)  # the only round trip to the host if L0 decides all rows
     if not len(open_F):
         return listed
-    searched = Certificate.joined([_from_embeddings(sides(rows_F)) for rows_F in torch.split(open_F, together)])
+    parts = [_searched(sides(rows_F)) for rows_F in torch.split(open_F, OPEN_TOGETHER * together)]
+    searched = Certificate.joined(parts)
     return listed.with_rows(open_F, searched)
 
 
 def _from_lists(sides: Sequence[MixturePart], is_needed_B: Tensor) -> Certificate:
-    """L0, and L2 for rows with few survivors; rows that remain undecided have level 1."""
-    slack = _slack(sides)
+    """L0; rows that it does not decide have level 1."""
     low_BA, high_BA = from_lists(sides, LISTED_L0)
-    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
-    level_B, survivors_B = (~is_decided_B & is_needed_B).long(), torch.ones_like(anchors_B)
-    if bool(level_B.any()):
-        survivors_B = _survivors(low_BA, high_BA, slack).sum(dim=-1)
-        few_U = ((level_B == 1) & (survivors_B <= FEW_SURVIVORS)).nonzero().squeeze(-1)
-        if len(few_U):
-            left = [_survivors(low_BA[row], high_BA[row], slack).nonzero().squeeze(-1) for row in few_U]
-            anchors_B[few_U], margin_B[few_U] = _exact_argmax([side.take(few_U) for side in sides], left)
-            level_B[few_U] = 2
-        survivors_B = torch.where(level_B == 2, survivors_B, 1)
-    return Certificate(anchors_B, level_B, margin_B, survivors_B)
+    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, _slack(sides, high_BA))
+    return Certificate(anchors_B, (~is_decided_B & is_needed_B).long(), margin_B, torch.ones_like(anchors_B))
+
+
+def _searched(sides: Sequence[MixturePart]) -> Certificate:
+    """L2 for rows of which L0 leaves few survivors, else L1 and L2."""
+    low_BA, high_BA = from_lists(sides, LISTED_L0)
+    is_left_BA = _survivors(low_BA, high_BA, _slack(sides, high_BA))
+    n_left_B, anchors_B = is_left_BA.sum(dim=-1), low_BA.argmax(dim=-1)
+    found = Certificate(anchors_B, torch.ones_like(anchors_B), torch.zeros_like(low_BA[:, 0]), n_left_B)
+    few_U = (n_left_B <= FEW_SURVIVORS).nonzero().squeeze(-1)
+    if len(few_U):
+        left = [is_left_A.nonzero().squeeze(-1) for is_left_A in is_left_BA[few_U]]
+        winners_U, margin_U = _exact_argmax([side.take(few_U) for side in sides], left)
+        found = found.with_rows(few_U, Certificate(winners_U, torch.full_like(winners_U, 2), margin_U, n_left_B[few_U]))
+    many_U = (n_left_B > FEW_SURVIVORS).nonzero().squeeze(-1)
+    if len(many_U):
+        found = found.with_rows(many_U, _from_embeddings([side.take(many_U) for side in sides]))
+    return found
 
 
 def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
     """L1 for all rows, then L2 for the undecided ones, row by row."""
-    slack, tangents = _slack(sides), [Tangents.of(side) for side in sides]
+    tangents = [Tangents.of(side) for side in sides]
     low_BA, high_BA = from_tangents(tangents, EXACT_ROWS_L1, LISTED_L1)
-    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack)
+    slack_B = _slack(sides, high_BA)
+    anchors_B, is_decided_B, margin_B = _decide(low_BA, high_BA, slack_B)
+    is_left_BA = _survivors(low_BA, high_BA, slack_B)
     level_B, survivors_B = torch.ones_like(anchors_B), torch.ones_like(anchors_B)
     undecided: dict[int, Tensor] = {}
     for row in (~is_decided_B).nonzero().squeeze(-1).tolist():
         row_1 = anchors_B.new_tensor([row])
-        left_S = _survivors(low_BA[row], high_BA[row], slack).nonzero().squeeze(-1)
+        left_S = is_left_BA[row].nonzero().squeeze(-1)
         level_B[row], survivors_B[row] = 2, len(left_S)
+        parts, part_tangents = [side.take(row_1) for side in sides], [side.take(row_1) for side in tangents]
         for exact_rows in EXACT_ROWS_L2:
-            low_1S, high_1S = from_tangents([side.take(row_1) for side in tangents], exact_rows, LISTED_L1, left_S)
-            best_1, is_decided_1, margin_1 = _decide(low_1S, high_1S, slack)
+            bounds = from_tangents(part_tangents, exact_rows, LISTED_L1, left_S)
+            slack_1 = _slack(parts, bounds[1])
+            best_1, is_decided_1, margin_1 = _decide(*bounds, slack_1)
             if is_decided_1:
                 anchors_B[row], margin_B[row] = left_S[best_1[0]], margin_1[0]
                 break
-            left_S = left_S[_survivors(low_1S[0], high_1S[0], slack)]
+            left_S = left_S[_survivors(*bounds, slack_1)[0]]
         else:
             undecided[row] = left_S
     if undecided:
@@ -156,23 +171,25 @@ def _from_embeddings(sides: Sequence[MixturePart]) -> Certificate:
     return Certificate(anchors_B, level_B, margin_B, survivors_B)
 
 
-def _slack(sides: Sequence[MixturePart]) -> float:
-    """Twice the error of a bound, as a fraction of the largest bound: of listed exponents, their tangents, and log Z."""
-    return max(side.state.largest_x * _SLACK_FP32 + _ERRORS * side.state.error for side in sides) + _SLACK_FP64
+def _slack(sides: Sequence[MixturePart], high_BA: Tensor) -> Tensor:
+    """Twice the error of a bound, as a fraction of the largest bound of the row: of listed exponents, their tangents, log Z."""
+    rounding = max(side.state.largest_x for side in sides) * _SLACK_FP32 + _SLACK_FP64
+    error_B = torch.stack([side.error_B for side in sides]).sum(dim=0)
+    return rounding + _ERRORS * error_B / high_BA.amax(dim=-1)
 
 
-def _decide(low_BA: Tensor, high_BA: Tensor, slack: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The anchor with the largest lower bound, whether it is proved to be the arg-max, and its lead."""
+def _decide(low_BA: Tensor, high_BA: Tensor, slack_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The anchor with the largest lower bound, whether it is proved to be the arg-max, and its proved lead."""
     best_B1 = low_BA.argmax(dim=-1, keepdim=True)
     lowest_B = low_BA.gather(1, best_B1).squeeze(1)
     rival_B = high_BA.scatter(1, best_B1, 0.0).amax(dim=-1)
-    lead_B = (lowest_B - rival_B) / high_BA.amax(dim=-1)
-    return best_B1.squeeze(1), lead_B > slack, lead_B.clamp(0.0, 1.0)
+    lead_B = (lowest_B - rival_B) / high_BA.amax(dim=-1) - slack_B
+    return best_B1.squeeze(1), lead_B > 0, lead_B.clamp(0.0, 1.0)
 
 
-def _survivors(low_BA: Tensor, high_BA: Tensor, slack: float) -> Tensor:
+def _survivors(low_BA: Tensor, high_BA: Tensor, slack_B: Tensor) -> Tensor:
     """Mask of the anchors that may still be the arg-max."""
-    return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack * high_BA.amax(dim=-1, keepdim=True)
+    return high_BA >= low_BA.amax(dim=-1, keepdim=True) - slack_B[:, None] * high_BA.amax(dim=-1, keepdim=True)
 
 
 def _make_exact(sides: Sequence[MixturePart], row: int, anchors_S: Tensor, fused_S: Tensor) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ROUNDING = 2.0**-24
 _OTHER_ROUNDINGS = 8  # of the scale, the product with it, and a margin for those of second order
-_SUM_ERROR = 1e-5  # of log Z beyond that of its terms: exp to 2 ulp, blocked summation of fp32 numbers
+_SUM_ERROR = 1e-5  # of the sum of the other terms beyond that of its terms: exp to 2 ulp, blocked summation
 _SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
 _ANCHORS = 4096  # anchors converted at once
 
@@ -66,8 +66,11 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float
             state.mean_x_V[ids] = (rest_T / (state.n_anchors - listed)).double()
         else:
             state.next_x_V[ids] = state.mean_x_V[ids] = low_T - error_T
-        peak_T1 = top_TM[:, :1]
-        state.log_z_V[ids] = (x_TA.sub_(peak_T1).exp_().sum(dim=-1).log_() + peak_T1[:, 0]).double()
+        peak_T1, own_T = top_TM[:, :1], torch.zeros_like(low_T)
+        own_T[own_N] = (state.scale_V[ids] - peak_T1[:, 0].double())[own_N].exp_()
+        x_TA[own_N, place_V[ids][own_N]] = -torch.inf  # the own term is exact, so only the others are added in fp32
+        others_T = x_TA.sub_(peak_T1).exp_().sum(dim=-1).double()
+        state.log_z_V[ids] = others_T.add_(own_T).log_() + peak_T1[:, 0].double()
     error = largest + _SUM_ERROR
     state.owner_A.copy_(_proved_owners(state, error))
     return error

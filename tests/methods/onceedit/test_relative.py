@@ -153,6 +153,13 @@ def test_a_pass_in_fp32_is_as_far_from_fp64_as_it_says(state, in_fp32):
     assert (in_fp32.next_x_V >= unlisted_VA.amax(dim=-1)).all()
 
 
+def test_log_z_is_wrong_only_as_far_as_it_consists_of_other_pairs(state, in_fp32):
+    """A token's pair with itself is exact; where it holds nearly all of a row, so is the row."""
+    own_A = (state.scale_V - state.log_z_V)[state.anchor_ids_A].exp()
+    wrong_A = (in_fp32.log_z_V - state.log_z_V)[state.anchor_ids_A].abs()
+    assert (wrong_A <= in_fp32.error * (1 - own_A) + 1e-12).all()
+
+
 def test_what_a_pass_in_fp32_leaves_open_is_computed_when_it_is_read(state, in_fp32):
     some = torch.tensor([5, 1, 5, 40])
     assert in_fp32.exact_log_z(some).allclose(state.log_z_V[some], rtol=1e-13)
