@@ -53,11 +53,8 @@ class OnceEdit(Method):
             UserError: if alpha must be learned but the dataset has no unrelated records for it, if `editor` cannot edit
                 a plug-in, or if the target model cannot verify drafts.
         """
-        if self.hparams.decode == "speculative" and entry(target.name).layout.counts_columns:
-            raise UserError(
-                f"{target.name} cannot verify drafts: its local attention counts columns of the cache, rejected drafts too",
-                fix="decode: exact",
-            )
+        if self.hparams.decode == "speculative":
+            _require_verification(target)
         plugin = self.hparams.plugin_entry.reference(target.corpus or data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
         is_shared = self.hparams.plugin_embeddings == "frozen"
@@ -93,16 +90,39 @@ class OnceEdit(Method):
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
         """Attach the edited plug-in to the target model."""
+        import torch
+
         from methods.onceedit.ensemble import EnsembleModel
         from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
 
-        plugin = EditedPlugin.load(artifacts[EDIT], context.device)
+        # half precision rounds too coarsely to tell whether a draft is right (see `rounding`)
+        dtype = torch.float32 if self.hparams.decode == "speculative" else None
+        plugin = EditedPlugin.load(artifacts[EDIT], context.device, dtype)
         plugin.require(requests)
         with context.clock.phase("attach"):
             target_side = PairState.load(artifacts[STATE], model.model)
             plugin_side = PairState.load(artifacts[PLUGIN_STATE], plugin.model)
             return EnsembleModel.attach(model, plugin, requests, self.hparams, target_side, plugin_side)
+
+
+def _require_verification(target: "ModelRef") -> None:
+    """Check that a target model can verify drafts.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if target.spec.layout.counts_columns:
+        raise UserError(
+            f"{target.name} cannot verify drafts: its local attention counts columns of the cache, rejected drafts too",
+            fix="decode: exact",
+        )
+    if target.dtype != "float32":
+        raise UserError(
+            f"{target.name} cannot verify drafts in {target.dtype}: passes over one id and over several differ by more than "
+            "the lead of many tokens",
+            fix="dtype: float32 for the model, or decode: exact",
+        )
 
 
 def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:

@@ -9,6 +9,7 @@ tokens are kept, they match the unedited model's bit for bit, and rounding is ne
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
-from methods.onceedit.speculative import Speculation
+from methods.onceedit.speculative import Proposer, Speculation
 from methods.onceedit.stepwise import Stepwise
 from methods.onceedit.sync import AnchorMap, Transcript, Written
 from methods.onceedit.vocabulary import Vocabulary
@@ -98,6 +99,11 @@ class EnsembleModel(EditedModel):
             hparams.keep_own,
         )
         return cls(target, plugin, chooser, requests, hparams, target_side.round_trip)
+
+    @cached_property
+    def proposer(self) -> Proposer:
+        """Turns the plug-in's tokens into drafts for the target model."""
+        return Proposer(self)
 
     @torch.no_grad()
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:

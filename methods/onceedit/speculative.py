@@ -9,8 +9,9 @@ Forward passes over several ids round differently from passes over one. A decisi
 every row of the batch has come as far. So it takes each step at most once.
 
 Drafts are proposed token by token, as anchors, if alpha is at least one half, because fusion then prefers the plug-in's
-tokens; otherwise their text is tokenised afresh by the target model's tokenizer. A row whose alpha is below the gate gets
-the target model's own tokens, so the plug-in reads nothing but its prompt.
+tokens; otherwise their text is tokenised afresh by the target model's tokenizer. Where a text repeats itself, its earlier
+continuation is a draft that costs nothing, and the plug-in reads all of it in one pass too. A row whose alpha is below the
+gate gets the target model's own tokens, so the plug-in reads nothing but its prompt.
 """
 
 from collections import Counter
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from harness.models.precision import at_least_fp32
+from harness.models.submodels import at_places
 from harness.tokens import Query
 from methods.onceedit.choose import Choice
 from methods.onceedit.plugin import Reading
@@ -41,6 +43,9 @@ MOST_DRAFTS = 16
 EXTRA_ID = 0.1
 """Cost of one more id in a forward pass of a few ids, relative to that of a pass over one; measured .02 to .1 on CPUs."""
 
+REPEATED_IDS = 3
+"""A text is taken to repeat itself if its last ids, this many, occur earlier in it."""
+
 _FIRST_RATE, _MEMORY = 0.8, 0.8
 
 
@@ -48,32 +53,44 @@ _FIRST_RATE, _MEMORY = 0.8, 0.8
 class Pace:
     """Number of drafts per block: the one with the most tokens per cost at the rate at which drafts are accepted.
 
-    A block with k drafts costs one pass over k + 1 ids of the target model and k + 1 passes of the plug-in.
-
     Attributes:
-        plugin_cost: cost of a pass of the plug-in relative to one of the target model.
+        per_block, per_draft: cost of a block without drafts, and of each draft; only their ratio matters.
         fixed: number of drafts of every block; None to choose it.
         rate: share of drafts accepted so far, recent ones counting most.
     """
 
-    plugin_cost: float
+    per_block: float
+    per_draft: float
     fixed: int | None = None
     rate: float = _FIRST_RATE
+
+    @classmethod
+    def of_plugin(cls, plugin_cost: float, fixed: int | None = None) -> "Pace":
+        """With k drafts of the plug-in: one pass over k + 1 ids of the target model and k + 1 passes of the plug-in.
+
+        Args:
+            plugin_cost: cost of a pass of the plug-in relative to one of the target model.
+            fixed: see the class.
+        """
+        return cls(1 + plugin_cost, EXTRA_ID + plugin_cost, fixed)
+
+    @classmethod
+    def of_copies(cls, plugin_cost: float) -> "Pace":
+        """With k copied drafts: one pass over k + 1 ids of each model that reads the row."""
+        return cls(1 + plugin_cost, EXTRA_ID * (1 + plugin_cost))
 
     def drafts(self, most: int) -> int:
         """Number of drafts of the next block, at most `most`."""
         most = min(most, MOST_DRAFTS)
-        if self.fixed is not None:
-            return min(self.fixed, most)
-        return max(range(most + 1), key=self._tokens_per_cost)
+        return min(self.fixed, most) if self.fixed is not None else max(range(most + 1), key=self.tokens_per_cost)
 
     def note(self, is_accepted: bool) -> None:
         """Count a draft that was compared with the token in its place."""
         self.rate = _MEMORY * self.rate + (1 - _MEMORY) * is_accepted
 
-    def _tokens_per_cost(self, drafts: int) -> float:
-        tokens = sum(self.rate**n for n in range(drafts + 1))
-        return tokens / (1 + EXTRA_ID * drafts + self.plugin_cost * (drafts + 1))
+    def tokens_per_cost(self, drafts: int) -> float:
+        """Expected tokens per cost of a block with so many drafts."""
+        return sum(self.rate**n for n in range(drafts + 1)) / (self.per_block + self.per_draft * drafts)
 
 
 @dataclass
@@ -81,14 +98,18 @@ class Draft:
     """Proposed tokens of a row, and what the plug-in said in front of each of them.
 
     Attributes:
+        pace: the pace that learns whether its tokens are right.
         wanted: number of tokens to propose.
         prefers_own: whether to propose the plug-in's own anchors instead of tokenising their text.
         ids: the proposed ids of the target model.
         further: ids that spell the rest of the plug-in's last token.
         readings: the plug-in's output after each text.
         guess: what the plug-in would propose next; not read by the target model.
+        is_done: whether no more tokens are to be proposed.
+        not_copied: what a copy would have proposed first, if the draft is none although there was one.
     """
 
+    pace: Pace
     wanted: int
     prefers_own: bool
     ids: list[int] = field(default_factory=list)
@@ -96,6 +117,7 @@ class Draft:
     readings: dict[str, Reading] = field(default_factory=dict)
     guess: int | None = None
     is_done: bool = False
+    not_copied: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +149,9 @@ class Proposer:
         self._plugin = Vocabulary.of(model.plugin.tokenizer)
         self._llm = Vocabulary.of(model.target.tokenizer)
         self._is_same = self._plugin.ids == self._llm.ids
-        self._fused = dict(zip(plugin_ids_A, llm.owner_A.tolist(), strict=True))
+        # where the owner is not known yet, the anchor's own token is the best guess
+        owners_A = torch.where(llm.owner_A < 0, llm.anchor_ids_A, llm.owner_A)
+        self._fused = dict(zip(plugin_ids_A, owners_A.tolist(), strict=True))
         own = dict(zip(plugin_ids_A, llm.anchor_ids_A.tolist(), strict=True))
         self._unfused = own if model.chooser.keep_own else self._fused
 
@@ -176,10 +200,11 @@ class Speculation:
     Args:
         model: the ensemble.
         queries: the questions.
-        drafts: number of drafts per block; by default chosen by what was accepted.
+        drafts: number of drafts of the plug-in per block; by default as many as have paid, or copies of the text itself.
 
     Attributes:
-        counts: `blocks` of all rows, `drafted` and `accepted` tokens, and tokens that were `settled` step by step.
+        counts: `blocks` of all rows, `drafted` tokens, of these the `copied` and the `accepted` ones, and tokens that were
+            `settled` step by step.
     """
 
     def __init__(self, model: "EnsembleModel", queries: Sequence[Query], drafts: int | None = None) -> None:
@@ -193,13 +218,13 @@ class Speculation:
         weight_N = model.alpha(reading, self._alpha_N, [Written("", False)] * len(queries))
         is_silent_N = weight_N < (0.0 if model.hparams.per_step_alpha else model.chooser.gate)
         self._is_silent, self._prefers_own = is_silent_N.tolist(), (weight_N >= 0.5).tolist()
-        plugin_cost = model.plugin.model.num_parameters() / model.target.model.num_parameters()
-        self._pace = [Pace(plugin_cost, drafts) for _ in queries]
-        self._proposer = Proposer(model)
+        cost = model.plugin.model.num_parameters() / model.target.model.num_parameters()
+        self._pace = [Pace.of_plugin(cost, drafts) for _ in queries]
+        self._copying = [Pace.of_copies(0.0 if is_silent else cost) for is_silent in self._is_silent]
+        self._copies = drafts is None
         self._slots = Slots(model.target.model, len(queries), crops=True)
         self._held = {n: list(query.prompt_ids) for n, query in enumerate(queries)}
         self._made: list[list[int]] = [[] for _ in queries]
-        self._texts: dict[int, Written] = {}
         self._stepwise: Stepwise | None = None
         self._doubtful: set[int] = set()
 
@@ -224,6 +249,7 @@ class Speculation:
         hidden_SD, row_S, written = self._verify(drafts, unfinished)
         logits_SV = at_least_fp32(self._model.target.logits(hidden_SD))
         self.counts.update(blocks=len(drafts), drafted=sum(len(draft.ids) for draft in drafts.values()))
+        self.counts["copied"] += sum(len(draft.ids) for n, draft in drafts.items() if draft.pace is self._copying[n])
         if len(worth := _worth_deciding(drafts, logits_SV)) < len(row_S):
             logits_SV, row_S, written = (
                 logits_SV[worth],
@@ -247,10 +273,12 @@ class Speculation:
                 self._made[n].append(tokens[place])
                 expected = draft.guess if proposed is None else proposed
                 if expected is not None:
-                    self._pace[n].note(expected == tokens[place])
+                    draft.pace.note(expected == tokens[place])
                 if proposed != tokens[place]:
                     break
             n_made = len(self._made[n]) - before
+            if draft.not_copied is not None and n_made:
+                self._copying[n].note(draft.not_copied == self._made[n][before])
             counted += [offset < n_made for offset in range(len(places))]
             self.counts["accepted"] += sum(a == b for a, b in zip(draft.ids, self._made[n][before:], strict=False))
             at = places.stop
@@ -259,22 +287,26 @@ class Speculation:
             self._model.count(decision.choice, texts, [counted[place] for place in decision.places])
 
     def _draft(self, rows: Sequence[int], unfinished: Sequence[int]) -> dict[int, Draft]:
-        """Let the plug-in propose tokens for some rows and read the text in front of each token and after the last."""
-        drafts = {}
-        for n in rows:
-            most = 0 if self._is_silent[n] else len(self._queries[n].target_ids) - len(self._made[n]) - 1
-            drafts[n] = Draft(self._pace[n].drafts(most), self._prefers_own[n], is_done=self._is_silent[n])
+        """Propose tokens for some rows, and let the plug-in read the text in front of each token and after the last."""
+        drafts = {n: self._planned(n) for n in rows}
         speaking = [n for n in unfinished if not self._is_silent[n]]
-        while active := [n for n, draft in drafts.items() if not draft.is_done]:
-            self._texts.update({n: self._text(n, drafts[n].ids) for n in active})
-            self._texts = {n: self._texts[n] for n in speaking}
-            reading = self._companion.read(self._texts)
-            best = reading.logits_BU.argmax(dim=-1).tolist()
-            for n, plugin_id, alone in zip(speaking, best, reading.split(), strict=True):
-                if n in active:
-                    drafts[n].readings[self._texts[n].text] = alone
+        unread = {n: drafts[n] for n in rows if not self._is_silent[n]}
+        while unread:
+            texts = {n: self._texts_along(n, unread[n]) if n in unread else [] for n in speaking}
+            readings = self._companion.read_along(texts)
+            not_along: dict[int, Draft] = {}
+            for n, draft in unread.items():
+                if readings[n][0] is None:  # the draft changes the plug-in's tokens in front of it
+                    not_along[n] = drafts[n] = Draft(self._pace[n], 0, self._prefers_own[n])
+                    continue
+                pairs = zip(texts[n], readings[n], strict=True)
+                draft.readings |= {written.text: reading for written, reading in pairs if reading is not None}
+            if unread := {n: draft for n, draft in unread.items() if not draft.is_done}:
+                logits_BU = torch.cat([reading.logits_BU for n in unread if (reading := readings[n][-1]) is not None])
+                for (n, draft), plugin_id in zip(unread.items(), logits_BU.argmax(dim=-1).tolist(), strict=True):
                     head = [*self._queries[n].prompt_ids, *self._made[n]]
-                    self._proposer.extend(drafts[n], plugin_id, head, partial(self._text, n))
+                    self._model.proposer.extend(draft, plugin_id, head, partial(self._text, n))
+            unread = not_along | {n: draft for n, draft in unread.items() if not draft.is_done}
         for n, draft in drafts.items():
             if not self._is_silent[n]:
                 missing = [
@@ -283,6 +315,25 @@ class Speculation:
                 if missing:
                     draft.ids, draft.guess = draft.ids[: missing[0] - 1], None
         return drafts
+
+    def _planned(self, row: int) -> Draft:
+        """A draft that copies what followed the last ids of the text before, or else one that is still empty."""
+        head = [*self._queries[row].prompt_ids, *self._made[row]]
+        most = len(self._queries[row].target_ids) - len(self._made[row]) - 1
+        speaks, plugin, copying = not self._is_silent[row], self._pace[row], self._copying[row]
+        wanted = plugin.drafts(most) if speaks else 0
+        otherwise = plugin.tokens_per_cost(wanted) if speaks else copying.tokens_per_cost(0)
+        copied = repeated(head, max(1, copying.drafts(most))) if self._copies and most else []
+        if copied and copying.tokens_per_cost(len(copied)) > otherwise:
+            return Draft(copying, len(copied), self._prefers_own[row], copied, is_done=True)
+        draft = Draft(plugin, wanted, self._prefers_own[row], is_done=not speaks)
+        draft.not_copied = next(iter(copied), None)
+        return draft
+
+    def _texts_along(self, row: int, draft: Draft) -> list[Written]:
+        """The texts that the plug-in has to read next: along a finished draft, or after one that is being written."""
+        first = 0 if draft.is_done else len(draft.ids)
+        return [self._text(row, draft.ids[:j]) for j in range(first, len(draft.ids) + 1)]
 
     def _verify(
         self, drafts: Mapping[int, Draft], unfinished: Sequence[int]
@@ -300,12 +351,9 @@ class Speculation:
         again = [len(drafts[n].ids) + 1 if n in drafts else 0 for n in self._held]
         self._slots.hold(list(self._held.values()), again)
         place = {n: row for row, n in enumerate(self._held)}
-        width = self._slots.chunk_BCD.shape[1]
-        row_S = [n for n, draft in drafts.items() for _ in range(len(draft.ids) + 1)]
-        column_S = [width - 1 - len(draft.ids) + j for draft in drafts.values() for j in range(len(draft.ids) + 1)]
-        index_2S = torch.tensor([[place[n] for n in row_S], column_S]).to(self._slots.chunk_BCD.device)
-        written = [self._text(n, draft.ids[:j]) for n, draft in drafts.items() for j in range(len(draft.ids) + 1)]
-        return self._slots.chunk_BCD[index_2S[0], index_2S[1]], row_S, written
+        at_S = [(n, j) for n, draft in drafts.items() for j in range(len(draft.ids) + 1)]
+        hidden_SD = at_places(self._slots.chunk_BCD, [(place[n], j - len(drafts[n].ids) - 1) for n, j in at_S])
+        return hidden_SD, [n for n, _ in at_S], [self._text(n, drafts[n].ids[:j]) for n, j in at_S]
 
     def _decide(
         self, logits_SV: Tensor, row_S: Sequence[int], written: Sequence[Written], readings: Sequence[Reading | None]
@@ -345,6 +393,16 @@ class Speculation:
 
     def _text(self, row: int, drafted: Sequence[int]) -> Written:
         return self._transcripts[row].after([*self._made[row], *drafted])
+
+
+def repeated(ids: Sequence[int], wanted: int) -> list[int]:
+    """Continue ids as they continued where their last `REPEATED_IDS` occurred before; empty if they did not."""
+    last = list(ids[-REPEATED_IDS:])
+    for start in range(len(ids) - REPEATED_IDS - 1, -1, -1):
+        if list(ids[start : start + REPEATED_IDS]) == last:
+            period = len(ids) - REPEATED_IDS - start
+            return [ids[len(ids) - period + n % period] for n in range(wanted)]
+    return []
 
 
 def _worth_deciding(drafts: Mapping[int, Draft], logits_SV: Tensor) -> list[int]:

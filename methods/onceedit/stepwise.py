@@ -55,7 +55,8 @@ class Stepwise:
         """
         while self._step < step:
             self.read(made)
-        rows, logits_BV, reading, written = self.read(made)
+        rows, hidden_ND, reading, written = self.read(made)
+        logits_BV = at_least_fp32(self._model.target.logits(hidden_ND)[rows])
         alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
         choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
         self._model.count(choice, written, None if counted is None else [row in counted for row in rows])
@@ -70,8 +71,8 @@ class Stepwise:
         """Let both models read the last token of each row, and take the next step without choosing tokens.
 
         Returns:
-            The rows that get a token in this step, and of these the target model's logits, the plug-in's outputs and the
-            text so far.
+            The rows that get a token in this step, the target model's final hidden states of all N rows, and of the former
+            the plug-in's outputs and the text so far.
         """
         step, before = self._step, [ids[: self._step] for ids in made]
         if step:
@@ -90,5 +91,4 @@ class Stepwise:
         rows = [n for n, query in enumerate(self._queries) if step < len(query.target_ids)]
         written = {n: self._transcripts[n].after(before[n]) for n in rows}
         reading = self._companion.read(written, self._mapped)
-        logits_BV = at_least_fp32(self._model.target.logits(output.last_hidden_state[:, -1])[rows])
-        return rows, logits_BV, reading, list(written.values())
+        return rows, output.last_hidden_state[:, -1], reading, list(written.values())

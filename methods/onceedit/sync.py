@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.models.submodels import at_places
 from harness.tokens import Query
 from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.slots import Slots
@@ -83,9 +84,7 @@ class Companion:
             mapped: the plug-in's id for the token that a row generated since the last call. Such a row is extended by this
                 id instead of being retokenised, unless the plug-in has not yet seen all of the preceding text.
         """
-        if len(written) < len(self._ids):
-            self._slots.keep([place for place, row in enumerate(self._ids) if row in written])
-            self._ids = {row: ids for row, ids in self._ids.items() if row in written}
+        self._keep(written)
         extended = (written.keys() & mapped.keys()) - self._is_behind
         for row in extended:
             self._ids[row] = [*self._ids[row], mapped[row]]
@@ -94,6 +93,42 @@ class Companion:
             self._ids[row] = ids
         self._is_behind = {row for row in afresh if written[row].is_inside_character}
         return Reading(self._plugin, self._slots.hold(list(self._ids.values())))
+
+    def read_along(self, texts: Mapping[int, Sequence[Written]]) -> dict[int, list[Reading | None]]:
+        """The plug-in's outputs after several texts of each row in one forward pass; rows that are not given are dropped.
+
+        Args:
+            texts: texts of each row, the last of which begins with all others. A row without any stays as it is.
+
+        Returns:
+            One reading per text; None where the ids of the last text do not begin with those of the text.
+        """
+        self._keep(texts)
+        texts = {row: texts[row] for row in self._ids}
+        encoded = iter(self._plugin.tokenize([text for of_row in texts.values() for text, _ in of_row]))
+        again: list[int] = []
+        places: list[tuple[int, int]] = []
+        found: list[list[bool]] = []
+        for place, row in enumerate(self._ids):
+            parts = [next(encoded) for _ in texts[row]]
+            whole = self._ids[row] = parts[-1] if parts else self._ids[row]
+            is_read = [whole[: len(part)] == part for part in parts]
+            found.append(is_read)
+            behind = [len(whole) - len(part) for part, yes in zip(parts, is_read, strict=True) if yes]
+            again.append(1 + max(behind, default=-1))
+            places += [(place, -1 - n) for n in behind]
+        self._slots.hold(list(self._ids.values()), again)
+        readings = iter(Reading(self._plugin, at_places(self._slots.chunk_BCD, places)).split() if places else [])
+        return {
+            row: [next(readings) if yes else None for yes in is_read]
+            for row, is_read in zip(self._ids, found, strict=True)
+        }
+
+    def _keep(self, rows: Mapping[int, object]) -> None:
+        """Drop all other rows."""
+        if len(rows) < len(self._ids):
+            self._slots.keep([place for place, row in enumerate(self._ids) if row in rows])
+            self._ids = {row: ids for row, ids in self._ids.items() if row in rows}
 
 
 @dataclass(frozen=True, eq=False)

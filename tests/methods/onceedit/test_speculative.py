@@ -10,7 +10,7 @@ from methods.onceedit.editor import OnceEdit
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.slots import Slots
-from methods.onceedit.speculative import Pace, Speculation
+from methods.onceedit.speculative import Pace, Speculation, repeated
 from tests.helpers.any_architecture import any_architecture, hidden_alone
 from tests.helpers.tiny_models import ARCHITECTURES, QUESTIONS, SENTENCES, catalogued_families, tiny_model
 from tests.helpers.tiny_onceedit import EDITS, hparams_with
@@ -88,14 +88,15 @@ def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, 
     """With alpha 1 the plug-in alone decides, so its drafts are wrong only at a tie."""
     target = tiny_model("llama")
     pair = pair_of(target, plugin, requests, decode="speculative", alpha="fixed", alpha_fixed=1.0, eos="pair_special")
-    passes = []
+    queries, passes = asked(target, PROMPTS[:1]), []
     hook = target.model.base_model.register_forward_hook(lambda *_: passes.append(1))
-    pair.generate(asked(target, PROMPTS[:1]))
+    speculation = Speculation(pair, queries, drafts=5)
+    speculation.run()
+    assert speculation.counts["accepted"] > 0.9 * speculation.counts["drafted"]
+    assert len(passes) < 32 / 4
+    pair.generate(queries)
     hook.remove()
-    found = pair.diagnostics()
-    assert found["accepted_share"] > 0.9
-    assert len(passes) < 32 / 2
-    assert found["tokens_per_block"] > 2
+    assert pair.diagnostics()["tokens_per_block"] > 2
 
 
 def test_below_the_gate_the_plugin_reads_only_the_prompts(plugin, requests):
@@ -133,6 +134,14 @@ def test_a_target_whose_window_counts_columns_is_refused_before_anything_runs(da
         OnceEdit(hparams_with(decode="speculative")).artifacts(ModelRef("tiny/gpt_neo", "trained"), data.ref, 0)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_target_in_half_precision_is_refused_before_anything_runs(dtype, data):
+    target = ModelRef("llama2-7b", "random", dtype=dtype)
+    with pytest.raises(UserError, match=f"llama2-7b cannot verify drafts in {dtype}"):
+        OnceEdit(hparams_with(decode="speculative")).artifacts(target, data.ref, 0)
+    OnceEdit(hparams_with()).artifacts(target, data.ref, 0)
+
+
 def test_exact_decoding_leaves_the_identity_of_cells_as_it_was():
     assert "decode" not in hparams_with().identity()
     assert hparams_with(decode="speculative").identity()["decode"] == "speculative"
@@ -146,12 +155,14 @@ def test_the_number_of_drafts_follows_cost_and_acceptance(plugin_cost, rate, dra
         return sum(rate**n for n in range(k + 1)) / (1 + 0.1 * k + plugin_cost * (k + 1))
 
     assert max(range(17), key=tokens_per_cost) == drafts
-    assert Pace(plugin_cost, rate=rate).drafts(31) == drafts
-    assert Pace(plugin_cost, rate=rate).drafts(0) == 0
+    pace = Pace.of_plugin(plugin_cost)
+    pace.rate = rate
+    assert pace.drafts(31) == drafts
+    assert pace.drafts(0) == 0
 
 
 def test_rejected_drafts_lower_the_number_and_accepted_ones_raise_it():
-    pace = Pace(0.16)
+    pace = Pace.of_plugin(0.16)
     first = pace.drafts(16)
     for _ in range(5):
         pace.note(False)
@@ -159,6 +170,44 @@ def test_rejected_drafts_lower_the_number_and_accepted_ones_raise_it():
     for _ in range(20):
         pace.note(True)
     assert pace.drafts(16) > first
+
+
+@pytest.mark.parametrize(
+    ("ids", "continued"),
+    [
+        ([1, 2, 3, 9, 8, 1, 2, 3], [9, 8, 1, 2, 3, 9]),
+        ([7, 7, 7, 7], [7, 7, 7, 7, 7, 7]),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], [5, 1, 2, 3, 5, 1]),
+        ([1, 2, 3, 4, 2, 3], []),
+        ([1, 2], []),
+    ],
+)
+def test_a_text_is_continued_as_it_continued_before(ids, continued):
+    assert repeated(ids, 6) == continued
+
+
+def test_a_text_that_repeats_itself_takes_fewer_passes_of_both_models(plugin, requests):
+    """Continuations of random models end in a loop."""
+    target = tiny_model("llama")
+    queries = asked(target, PROMPTS[:1], longest=96)
+    pair = pair_of(target, plugin, requests, decode="speculative")
+    passes = {"target": 0, "plug-in": 0}
+
+    def counting(name):
+        return lambda *_: passes.update({name: passes[name] + 1})
+
+    hooks = [
+        model.base_model.register_forward_hook(counting(name))
+        for name, model in (("target", target.model), ("plug-in", plugin.model))
+    ]
+    speculation = Speculation(pair, queries)
+    made = speculation.run()
+    for hook in hooks:
+        hook.remove()
+    assert made == pair_of(target, plugin, requests).generate(queries)
+    assert speculation.counts["copied"] > 24
+    assert passes["plug-in"] < 96
+    assert passes["target"] < 64
 
 
 def test_a_cropped_cache_holds_only_what_is_used_and_gives_the_same_states():

@@ -132,3 +132,22 @@ def test_an_anchor_maps_to_its_partner_and_an_unfused_token_only_if_it_is_an_anc
     anchors = AnchorMap.of(torch.tensor([4, 2]), torch.tensor([10, 20]), n_tokens=6)
     tokens_B, anchors_B = torch.tensor([0, 5, 2, 3]), torch.tensor([1, 0, -1, -1])
     assert anchors.ids(tokens_B, anchors_B).tolist() == [20, 10, 20, -1]
+
+
+def test_texts_along_a_row_are_read_in_one_pass_as_if_each_were_read_alone():
+    plugin = edited("llama")
+    companion = Companion(plugin, 3, crops=True)
+    sentence, words = SENTENCES[0], SENTENCES[0].split()
+    parts = [*(" ".join(words[:n]) for n in range(2, len(words))), sentence[:-3]]
+    companion.read({n: Written(text, False) for n, text in enumerate((parts[0], SENTENCES[1], "Paris"))})
+    found = companion.read_along({0: [Written(text, False) for text in parts], 2: []})
+    assert found[2] == []
+    read = [(text, reading) for text, reading in zip(parts, found[0], strict=True) if reading is not None]
+    assert len(read) > 3
+    for text, reading in read:
+        assert torch.allclose(reading.probs_BU, plugin.read([text]).probs_BU, atol=1e-10)
+    whole = plugin.tokenize(parts)[-1]
+    for text, reading, ids in zip(parts, found[0], plugin.tokenize(parts), strict=True):
+        assert (reading is not None) == (whole[: len(ids)] == ids), text
+    after = companion.read({0: Written(sentence, False), 2: Written("Paris is", False)})
+    assert torch.allclose(after.probs_BU, plugin.read([sentence, "Paris is"]).probs_BU, atol=1e-10)
