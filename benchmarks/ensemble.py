@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -23,12 +23,13 @@ from rich.console import Console
 from benchmarks import command, ensemble_fusion, ensemble_step
 from benchmarks import ensemble_tables as tables
 from benchmarks.command import size
-from benchmarks.ensemble_data import PairShape
+from benchmarks.ensemble_data import LIKE, PairShape, Statistics
 from benchmarks.ensemble_fusion import InMemory
 from benchmarks.ensemble_pairs import BuiltPair, ModelPair, built, plain_shape
 from benchmarks.timing import free_bytes
 from harness.models.architecture import DTYPE_BYTES
 from methods.onceedit.bounds import from_lists
+from methods.onceedit.relative import Rule
 
 PARTS = ("fusion", "step")
 VOCABULARIES, WIDTHS = (8000, 32000), (512, 256)
@@ -82,7 +83,7 @@ class Run:
 
     def step(self, named: ModelPair) -> None:
         """Run part `step` for a pair of models."""
-        options, pair = self.options, self._pair(named.shape(self.options.common))
+        options, pair = self.options, self._pair(named.shape(_statistics(self.options)))
         models = ensemble_step.random_models(named, pair, options.dtype, self.device, options.seed)
         records = []
         for batch in options.batch:
@@ -101,7 +102,9 @@ class Run:
         """Embeddings and relative states of a shape; prints its build cost the first time."""
         options = self.options
         with self.console.status(f"relative states, V {shape.tokens_llm}"):
-            pair = built(shape, options.rule, getattr(torch, options.dtype), self.device, options.seed)
+            pair = built(
+                shape, (options.rule, options.temperature), getattr(torch, options.dtype), self.device, options.seed
+            )
         if pair.results() not in self.found["pairs"]:
             self.found["pairs"].append(pair.results())
             self.console.print(tables.pair_line(pair.results()))
@@ -122,8 +125,12 @@ class Run:
 def _shapes(options: argparse.Namespace) -> list[PairShape]:
     """Shapes that part `fusion` measures: the vocabularies of `--vocab`, else those of the pair."""
     if options.vocab:
-        return [plain_shape(tokens, options.width, options.common) for tokens in options.vocab]
-    return [ModelPair.named(options.pair).shape(options.common)]
+        return [plain_shape(tokens, options.width, _statistics(options)) for tokens in options.vocab]
+    return [ModelPair.named(options.pair).shape(_statistics(options))]
+
+
+def _statistics(options: argparse.Namespace) -> Statistics:
+    return LIKE[options.like] if options.like else Statistics(common=options.common)
 
 
 def _compiled(mode: str) -> Callable[..., Any]:
@@ -141,7 +148,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "plug-in, with --vocab; default: 512 256")  # fmt: skip
     add("--common", type=float, default=0.05, metavar="C", help="share of a direction common to all embeddings, "
         "0 to .75; a larger share makes the rows of R flatter; default: .05")  # fmt: skip
-    add("--rule", default="deepen", choices=["deepen", "plain"], help="relative representation; default: deepen")
+    add(
+        "--like",
+        choices=list(LIKE),
+        help="draw embeddings with the statistics of a pretrained model's; replaces --common",
+    )
+    add("--rule", default="deepen", choices=get_args(Rule), help="relative representation; default: deepen")
+    add("--temperature", type=float, default=20.0, help="of the rules centred and whitened; default: 20")
     add("--batch", nargs="+", type=int, default=[1, 8, 32], metavar="B", help="default: 1 8 32")
     add("--context", type=int, default=64, help="ids in both caches before the first step; default: 64")
     add("--repeats", type=int, default=24, help="rounds, each with new distributions; default: 24")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ensemble_data import PairShape, Tables, draw_tables
+from benchmarks.ensemble_data import PairShape, Statistics, Tables, draw_tables
 from benchmarks.timing import peak_bytes, timed
 from harness.errors import UserError
 from harness.models.catalogue import entry
@@ -70,16 +70,16 @@ class ModelPair:
         share = round(ANCHOR_SHARE * min(llm.vocab, plugin.vocab))
         return cls(llm, plugin, _ANCHORS.get(key, share))
 
-    def shape(self, common: float) -> PairShape:
+    def shape(self, statistics: Statistics) -> PairShape:
         """The shape of its embedding tables."""
         return PairShape(
-            self.llm.vocab, self.plugin.vocab + 1, self.anchors, self.llm.hidden, self.plugin.hidden, common
+            self.llm.vocab, self.plugin.vocab + 1, self.anchors, self.llm.hidden, self.plugin.hidden, statistics
         )
 
 
-def plain_shape(tokens: int, widths: tuple[int, int], common: float) -> PairShape:
+def plain_shape(tokens: int, widths: tuple[int, int], statistics: Statistics) -> PairShape:
     """The shape of a pair whose vocabularies have the same size."""
-    return PairShape(tokens, tokens + 1, round(ANCHOR_SHARE * tokens), *widths, common)
+    return PairShape(tokens, tokens + 1, round(ANCHOR_SHARE * tokens), *widths, statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +116,13 @@ class BuiltPair:
 
 
 @cache
-def built(shape: PairShape, rule: Rule, dtype: torch.dtype, device: torch.device, seed: int) -> BuiltPair:
-    """Draw the embeddings of a pair and build its relative states; cached."""
+def built(shape: PairShape, rule: tuple[Rule, float], dtype: torch.dtype, device: torch.device, seed: int) -> BuiltPair:
+    """Draw the embeddings of a pair and build its relative states by a rule and its temperature; cached."""
     tables = draw_tables(shape, dtype, device, seed)
 
     def build() -> tuple[Projection, Projection]:
-        llm = Projection(RelativeState.build(tables.llm_VD, tables.llm_ids, rule))
-        plugin = Projection(RelativeState.build(tables.plugin_UD, tables.plugin_ids, rule))
+        llm = Projection(RelativeState.build(tables.llm_VD, tables.llm_ids, *rule))
+        plugin = Projection(RelativeState.build(tables.plugin_UD, tables.plugin_ids, *rule))
         for side in (llm, plugin):
             _ = side.bounds
         return llm, plugin

@@ -11,7 +11,8 @@ Each prompt is continued alone (batch 1) by --length tokens:
 Prompts are edits, rephrases and prompts of unrelated records. All take turns in one process, and all continuations of the
 ensemble are compared: if one differs from that of the step-by-step decoder, the benchmark ends with an error.
 
-The cost model says what to expect elsewhere: seconds of a pass over 1 to 9 ids after a text, for both models.
+The cost model says what to expect elsewhere: seconds of a pass over 1 to 9 ids after a text, for both models, and what they
+make of a given share of right drafts.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from benchmarks.workbench import MethodBench, Workbench, add_options
 from harness.models.edited import WeightEditedModel
 from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
+from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.slots import Slots
 from methods.onceedit.speculative import Speculation
 from methods.onceedit.stepwise import Stepwise
@@ -44,6 +46,9 @@ ALONE, TWO, EXACT, ADAPTIVE = "target alone", "two forwards", "exact", "adaptive
 
 PASSES = (1, 2, 3, 5, 9)
 """Numbers of ids per pass in the cost model."""
+
+RATES = (0.5, 0.7, 0.8, 0.9, 1.0)
+"""Shares of right drafts for which the cost model is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write the results."""
     options = _options(arguments)
     console = command.start(options)
+    kinds: dict[str, Kind] = {}
     with Workbench.opened(options, options.edits, console) as bench:
         method = MethodBench(bench, "onceedit", quick_hparams("onceedit", options.quick) | options.set)
-        method.build()
-        pair, _ = method.edit()
-        if not isinstance(pair, EnsembleModel):
-            raise TypeError(f"onceedit gave a {type(pair).__name__}")
-        kinds = {name: measure(pair, prompts, options) for name, prompts in prompts_of(bench, options.prompts).items()}
-        passes = {name: pass_seconds(model, options.length) for name, model in
-                  (("target", pair.target.model), ("plug-in", pair.plugin.model))}  # fmt: skip
-    results = {name: vars(kind) for name, kind in kinds.items()}
-    command.write_results(options, {"kinds": results, "pass_seconds": passes})
-    console.print(table(f"{options.model}, batch 1, {options.length} tokens per prompt", kinds))
+        plugin = OnceEditHparams(**method.hparams).plugin_entry.reference(bench.target.corpus or bench.data)
+        bench.build(plugin.artifacts().values())
+        both = {"target": bench.model, "plug-in": bench.context.load_model(plugin)}
+        passes = {name: pass_seconds(loaded.model, options.length) for name, loaded in both.items()}
+        ratios = expected(passes)
+        results = {"pass_seconds": passes, "expected": ratios}
+        command.write_results(options, {"kinds": kinds, **results})
+        if "decode" in options.parts:
+            method.build()
+            pair, _ = method.edit()
+            if not isinstance(pair, EnsembleModel):
+                raise TypeError(f"onceedit gave a {type(pair).__name__}")
+            for name, prompts in prompts_of(bench, options.prompts).items():
+                kinds[name] = measure(pair, prompts, options)
+                found = {done: vars(kind) for done, kind in kinds.items()}
+                command.write_results(options, {"kinds": found, **results})
+            console.print(table(f"{options.model}, batch 1, {options.length} tokens per prompt", kinds))
     for name, seconds in passes.items():
         each = ", ".join(f"{n} ids {number(1e3 * value)} ms" for n, value in seconds.items())
         console.print(f"{name}, one pass: {each}")
+    console.print("× two forwards by these passes, if fusion were free: " + ", ".join(
+        f"{ratio:.2f} where {rate} of the drafts are right" for rate, ratio in ratios.items()))  # fmt: skip
 
 
 def prompts_of(bench: Workbench, at_most: int) -> dict[str, list[str]]:
@@ -142,7 +157,8 @@ def two_forwards(pair: EnsembleModel, query: Query, made: Sequence[int]) -> None
     """Run both models step by step over known tokens, without choosing any."""
     stepwise = Stepwise(pair, [query])
     for _ in query.target_ids:
-        stepwise.read([made])
+        _, hidden_BD, reading, _ = stepwise.read([made])
+        _discard((pair.target.logits(hidden_BD), reading.logits_BU))
 
 
 @torch.no_grad()
@@ -157,6 +173,19 @@ def pass_seconds(model: "PreTrainedModel", context: int) -> dict[int, float]:
     candidates = [Candidate(str(ids), partial(run, ids)) for ids in PASSES]
     found = taking_turns(candidates, 9, model.device, tracks_memory=False)
     return {ids: found[str(ids)].median for ids in PASSES}
+
+
+def expected(passes: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Time per token with the best number of drafts relative to two forward passes, by the share of right drafts.
+
+    A block with k drafts takes a pass of the target model over k + 1 ids and k + 1 passes of the plug-in over one.
+    """
+    target, plugin = passes["target"], passes["plug-in"]
+    ratios = {}
+    for rate in RATES:
+        per_token = [(target[width] + width * plugin[1]) / sum(rate**n for n in range(width)) for width in PASSES]
+        ratios[str(rate)] = min(per_token) / (target[1] + plugin[1])
+    return ratios
 
 
 def table(title: str, kinds: Mapping[str, Kind]) -> Table:
@@ -189,6 +218,8 @@ def _discard(_: Any) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command.new_parser("speculative", __doc__, "4 edits in 2 steps, 6 tokens per prompt")
     add = parser.add_argument
+    add("--parts", nargs="+", choices=["decode", "passes"], default=["decode", "passes"], help="passes: only the cost model, "
+        "for random weights, whose continuations mean nothing; default: both")  # fmt: skip
     add("--edits", type=int, default=50, help="facts to edit; default: 50")
     add("--prompts", type=int, default=10, help="prompts of each kind; default: 10")
     add("--length", type=int, default=32, help="tokens per prompt; default: 32")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import ensemble, ensemble_fusion
-from benchmarks.ensemble_data import draw_steps, draw_tables
+from benchmarks.ensemble_data import LIKE, Statistics, draw_steps, draw_tables, spectrum
 from benchmarks.ensemble_pairs import ModelPair, built, plain_shape
 from benchmarks.timing import Candidate, Measured, peak_bytes, taking_turns
 from harness.errors import UserError
@@ -21,7 +21,7 @@ def _one_thread():
 
 
 def small_pair():
-    return built(plain_shape(300, (16, 8), 0.05), "deepen", torch.float32, CPU, 0)
+    return built(plain_shape(300, (16, 8), Statistics()), ("deepen", 1.0), torch.float32, CPU, 0)
 
 
 def test_a_quick_run_writes_all_results(tmp_path):
@@ -94,12 +94,25 @@ def test_a_wrong_anchor_is_counted():
 
 
 def test_embeddings_have_the_cosines_that_are_asked_for():
-    tables = draw_tables(plain_shape(2000, (512, 256), 0.3), torch.float32, CPU, 0)
+    tables = draw_tables(plain_shape(2000, (512, 256), Statistics(common=0.3)), torch.float32, CPU, 0)
     for rows_VD in (tables.llm_VD, tables.plugin_UD):
         unit_VD = torch.nn.functional.normalize(rows_VD, dim=-1)
         mean_cosine = (unit_VD.mean(dim=0) ** 2).sum()
         assert 0.3 < mean_cosine < 0.36  # a few pairs share a cluster
     assert len(set(tables.llm_ids)) == len(set(tables.plugin_ids)) == 1500
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_embeddings_have_the_statistics_of_the_table_they_are_like(name):
+    like = LIKE[name]
+    tables = draw_tables(plain_shape(4000, (128, 64), like), torch.float32, CPU, 0)
+    for rows_VD in (tables.llm_VD, tables.plugin_UD):
+        unit_VD = torch.nn.functional.normalize(rows_VD, dim=-1)
+        assert float((unit_VD.mean(dim=0) ** 2).sum()) == pytest.approx(like.common, abs=0.1)
+        assert float(rows_VD.norm(dim=-1).log().std()) == pytest.approx(like.length_spread, abs=0.1)
+    values_D = spectrum(like, like.width)
+    assert values_D[[0, 8, 64]] / values_D.mean() == pytest.approx([like.spectrum[n] for n in (0, 4, 7)], rel=0.2)
+    assert (values_D.diff() <= 0).all()
 
 
 def test_steps_are_distributions_with_alpha_near_the_ends():
@@ -113,8 +126,8 @@ def test_steps_are_distributions_with_alpha_near_the_ends():
 
 
 def test_anchors_of_the_papers_pairs_are_those_of_the_paper():
-    assert ModelPair.named("llama2-7b+tinyllama-1.1b").shape(0.05).anchors == 31999
-    assert ModelPair.named("gpt-j-6b+tinyllama-1.1b").shape(0.05).tokens_plugin == 32001
+    assert ModelPair.named("llama2-7b+tinyllama-1.1b").shape(Statistics()).anchors == 31999
+    assert ModelPair.named("gpt-j-6b+tinyllama-1.1b").shape(Statistics()).tokens_plugin == 32001
 
 
 @pytest.mark.parametrize("name", ["large", "llama2-7b+tinyllama"])

@@ -19,3 +19,11 @@ def test_a_quick_run_writes_all_results(tmp_path):
             assert counts["blocks"] > 0
             assert counts.get("accepted", 0) <= counts.get("drafted", 0)
     assert set(found["pass_seconds"]["target"]) == {"1", "2", "3", "5", "9"}
+
+
+def test_the_cost_model_weighs_passes_against_right_drafts():
+    widths = (1, 2, 3, 5, 9)
+    passes = {"target": {n: 1 + (n - 1) / 10 for n in widths}, "plug-in": dict.fromkeys(widths, 0.5)}
+    ratios = speculative.expected(passes)
+    assert ratios["1.0"] == pytest.approx((1.8 + 9 * 0.5) / 9 / 1.5)
+    assert ratios["0.5"] == pytest.approx((1.1 + 2 * 0.5) / 1.5 / 1.5)
