@@ -23,6 +23,7 @@ from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
 from methods.onceedit.hparams import OnceEditHparams
+from methods.onceedit.memory import Gate
 from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
@@ -48,6 +49,7 @@ class EnsembleModel(EditedModel):
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
         self._vocabulary = Vocabulary.of(target.tokenizer)
         self._edited_prompts = {request.prompt for request in requests}
+        self._gate = Gate(hparams, plugin, requests)
         self._alpha_of: dict[str, float] = {}
         self._held_back = 0
         self._counts: Counter[str] = Counter()
@@ -159,7 +161,7 @@ class EnsembleModel(EditedModel):
 
     @torch.no_grad()
     def scope(self, queries: Sequence[Query]) -> list[float]:
-        """Learned alpha of each prompt, even if the hyper-parameters fix `alpha`."""
+        """Alpha of each prompt; the learned one if the hyper-parameters fix `alpha`."""
         prompts = [query.prompt for query in queries]
         unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
         if unread:
@@ -218,7 +220,8 @@ class EnsembleModel(EditedModel):
         self.chooser.tally.count(choice, is_counted_B)
 
     def noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
-        """Record the alpha of prompts not seen before, and return `alpha_N`."""
+        """The alpha of prompts from the learned ones, `alpha_N`; that of prompts not seen before is recorded."""
+        alpha_N = self._gate.alpha(prompts, alpha_N)
         for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
             self._alpha_of.setdefault(prompt, alpha)
         return alpha_N

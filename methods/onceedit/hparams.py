@@ -48,7 +48,10 @@ class OnceEditHparams(Hparams):
         temperature: factor of the cosines in the rows' softmax; used only by `centred` and `whitened`.
         plugin_embeddings: `trained` with all other weights (editor `full`), or `frozen`: then the plug-in's relative state is
             computed once per pair and shared by all edits.
-        alpha: `learned` from `[WEIGHT]`, or `fixed` to `alpha_fixed`.
+        alpha: `learned` from `[WEIGHT]`; from the `similarity` to the edited prompts (see `memory.Memory`); `both`, the larger
+            of the two; or `fixed` to `alpha_fixed`.
+        similarity_threshold, similarity_slope: σ(slope · (similarity - threshold)) is the alpha of `similarity`.
+        similarity_subject: share of the subject's tokens in the similarity to an edited prompt.
         alpha_gate: below this alpha, keep the target model's own greedy token; 0 turns the gate off.
         per_step_alpha: compute alpha at every step instead of once per prompt.
         keep_own: keep the target model's own token if the plug-in does not change the arg-max over the anchors.
@@ -78,7 +81,10 @@ class OnceEditHparams(Hparams):
     relative: Literal["deepen", "plain", "centred", "whitened"]
     temperature: float = Field(gt=0, le=100)
     plugin_embeddings: Literal["trained", "frozen"]
-    alpha: Literal["learned", "fixed"]
+    alpha: Literal["learned", "similarity", "both", "fixed"]
+    similarity_threshold: float = Field(ge=-1, le=1)
+    similarity_slope: float = Field(gt=0)
+    similarity_subject: float = Field(ge=0, le=1)
     alpha_fixed: float = Field(ge=0, le=1)
     alpha_gate: float = Field(ge=0, le=1)
     per_step_alpha: bool
@@ -116,15 +122,27 @@ class OnceEditHparams(Hparams):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_similarity_per_prompt(self) -> Self:
+        if self.remembers and self.per_step_alpha:
+            raise ValueError(f"alpha '{self.alpha}' is a property of the prompt; per_step_alpha needs alpha 'learned'")
+        return self
+
+    @property
+    def remembers(self) -> bool:
+        """Whether alpha needs a memory of the edited prompts."""
+        return self.alpha in ("similarity", "both")
+
     def identity(self) -> dict[str, Any]:
         """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it.
 
-        `decode: exact` is left out, as in cells from before there was a choice.
+        Values of `similarity` are left out where alpha does not depend on them, and `decode: exact`, so that cells are those
+        from before there was a choice.
         """
         values = {**super().identity(), "plugin": self.plugin_entry.name}
         if self.decode == "exact":
             del values["decode"]
-        return values
+        return {key: value for key, value in values.items() if self.remembers or not key.startswith("similarity_")}
 
     @property
     def plugin_entry(self) -> ModelForm:

@@ -13,8 +13,9 @@ from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.vocabulary import Vocabulary
 from tests.helpers.slow_protocols import generate as own_generation
 from tests.helpers.slow_protocols import teacher_forced as own_teacher_forced
+from tests.helpers.slow_similarity import similarity
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
-from tests.helpers.tiny_onceedit import hparams_with
+from tests.helpers.tiny_onceedit import EDITS, hparams_with
 
 QUESTIONS = (
     ("The mother tongue of Danielle Darrieux is", "Iceland"),
@@ -34,6 +35,8 @@ VARIANTS = (
     {"alpha_gate": 0.5},
     {"per_step_alpha": True},
     {"keep_own": True},
+    {"alpha": "similarity", "alpha_gate": 0.5},
+    {"alpha": "both"},
 )
 
 
@@ -121,6 +124,10 @@ class Reference:
         plugin_ids = plugin_ids or self.tokenised(text)
         alpha_ids = plugin_ids if hparams.per_step_alpha else self.tokenised(query.prompt)
         alpha = logits_after(self.plugin.model, tuple(alpha_ids))[self.plugin.weight_id].sigmoid()
+        if hparams.alpha in ("similarity", "both"):
+            near = similarity(self.plugin, [(prompt, "") for prompt, _ in EDITS], query.prompt, 0.0)
+            similar = torch.tensor(hparams.similarity_slope * (near - hparams.similarity_threshold)).sigmoid()
+            alpha = torch.maximum(alpha, similar) if hparams.alpha == "both" else similar
         if hparams.alpha == "fixed":
             alpha = torch.tensor(hparams.alpha_fixed)
         if started:

@@ -27,7 +27,7 @@ def test_the_registry_knows_it_without_importing_torch():
 
 @pytest.mark.parametrize("model", ["llama2-7b", "tiny/llama"])
 @pytest.mark.parametrize(
-    "variant", [None, "deepen", "deepen+dw", "dw+zero-init", "dw+one-hot", "onceedit+gate", "onceedit+keep"]
+    "variant", [None, "deepen", "deepen+dw", "dw+zero-init", "dw+one-hot", "onceedit+gate", "onceedit+keep", "plus"]
 )
 def test_its_files_name_every_value_and_its_source(model, variant):
     resolved = resolve("onceedit", model, {}, variant=variant)
