@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from harness.api import ArtifactSpec
 
 Weights = Literal["pretrained", "random", "trained"]
+Places = Literal["", "auto", "balanced"] | tuple[tuple[str, str | int], ...]
+"""How a model is spread over several GPUs: `auto`, `balanced`, modules with their devices, or empty for a single device."""
 CONFIGS = Path(__file__).parent / "configs"
 """Configurations of the models in the catalogue, in Hugging Face's format."""
 
@@ -35,6 +37,7 @@ class ModelRef:
         sha256: hash of the files of `source`: of a checkpoint (see `checkpoint.Checkpoint`) or of a tokenizer. Empty while a hub
             model is not on this machine.
         revision: of a hub model, the commit whose files these are; as in the suite while it is not on this machine.
+        device_map: how it is spread over several GPUs, which changes no result and is not in the identity.
         layout: module paths that the suite states; they decide what methods edit, so that the identity contains them.
         known: what its files say, where that is known; it follows from them and is not in the identity.
     """
@@ -47,6 +50,7 @@ class ModelRef:
     sha256: str = ""
     revision: str = ""
     layout: Layout | None = None
+    device_map: Places = ""
     known: ModelSpec | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -229,6 +233,7 @@ def reference(
     corpus: DataRef | None = None,
     revision: str = "",
     layout: Layout | None = None,
+    device_map: Places = "",
 ) -> ModelRef:
     """Build a complete reference to a model, including the hash that represents its files in identities.
 
@@ -243,6 +248,7 @@ def reference(
         corpus: the facts that a model trained on the spot learns; ignored for all other models.
         revision: commit, branch or tag of a hub model; default: the main branch, as it was when it was downloaded.
         layout: module paths; default: those of the architecture.
+        device_map: how to spread a model that is larger than one GPU.
 
     Raises:
         UserError: for an unknown name or precision, a missing folder, a checkpoint that is damaged or of another model, or
@@ -259,6 +265,8 @@ def reference(
             f"model '{name}': unknown dtype '{dtype}'{did_you_mean(dtype, set(DTYPE_BYTES))}",
             fix=f"dtype: one of {', '.join(DTYPE_BYTES)}",
         )
+    if device_map and weights != "pretrained":
+        raise UserError(f"model '{name}': only a checkpoint is spread over several GPUs", fix="leave out 'device_map'")
     if revision and weights != "pretrained":
         raise UserError(f"model '{name}': only a model from the hub has a revision", fix="leave out 'revision'")
     if weights == "trained":
@@ -297,7 +305,10 @@ def reference(
         spec, sha256 = known_spec(name, "" if made else source, revision), ""
     precision = dtype or (made.spec.dtype if made else spec.dtype)
     return ModelRef(
-        name, "pretrained", source, precision, None, sha256, revision, layout=layout, known=with_layout(spec, layout)
+        *(name, "pretrained", source, precision, None, sha256, revision),
+        layout=layout,
+        device_map=device_map,
+        known=with_layout(spec, layout),
     )
 
 

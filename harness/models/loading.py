@@ -47,7 +47,13 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
             _verify_unchanged(found, ref)
             config = _config(found.folder)
             tokenizer, suffix = _tokenizer(found.folder, ref)
-            model = _model(found, config, spec, ref.dtype).to(place)
+            if ref.device_map:
+                from harness.models.placement import load_spread
+
+                given = dict(ref.device_map) if isinstance(ref.device_map, tuple) else ref.device_map
+                model = load_spread(found.folder, spec.layout, getattr(torch, ref.dtype), given, place)
+            else:
+                model = _model(found, config, spec, ref.dtype).to(place)
     except torch.OutOfMemoryError:
         gigabytes = spec.memory_bytes(ref.dtype) / 1e9
         raise UserError(

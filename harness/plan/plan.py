@@ -379,6 +379,7 @@ def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:
         corpus=corpus,
         revision=entry.revision,
         layout=entry.layout,
+        device_map=entry.device_map,
     )
 
 

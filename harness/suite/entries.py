@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from harness.commands import harness_command
 from harness.models import catalogue
-from harness.models.catalogue import Weights
+from harness.models.catalogue import Places, Weights
 from harness.models.layouts import Layout
 from harness.models.spec import ModelSpec
 from harness.suite.hparams import ResolvedHparams
@@ -27,6 +27,7 @@ class ModelEntry:
         source: as in the suite, or empty for the catalogue's.
         revision: commit, branch or tag of a model from the hub, or empty.
         layout: module paths of a type of model that the harness does not know, or None.
+        device_map: how it is spread over several GPUs, or empty.
         problem: why the model cannot be used here, or empty.
     """
 
@@ -37,6 +38,7 @@ class ModelEntry:
     dtype: str | None = None
     revision: str = ""
     layout: Layout | None = None
+    device_map: Places = ""
     problem: str = ""
 
     @property

@@ -177,6 +177,7 @@ def _model(document: Located, index: int, entry: ModelForm) -> ModelEntry:
     return ModelEntry(
         *(entry.name, entry.name, source, entry.weights, entry.dtype, entry.revision or ""),
         layout=entry.layout.layout() if entry.layout else None,
+        device_map=entry.places,
     )
 
 

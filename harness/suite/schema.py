@@ -11,7 +11,7 @@ from harness import registry
 from harness.errors import did_you_mean
 from harness.models import catalogue
 from harness.models.architecture import Dtype
-from harness.models.catalogue import ModelRef, Weights
+from harness.models.catalogue import ModelRef, Places, Weights
 from harness.models.layouts import Kernel, Layout
 from harness.records import Conflict, DataRef, Split, Template
 from harness.yaml_source import StrictModel
@@ -93,6 +93,10 @@ class ModelForm(Entry):
         description="a folder, relative to the working directory, a .gguf file, package:<distribution>, or a hub id; "
         "default: the catalogue's",
     )
+    device_map: Literal["auto", "balanced"] | dict[str, str | int] | None = Field(
+        None,
+        description="for a model larger than one GPU: how its blocks are spread over several, or the device of each",
+    )
     layout: LayoutForm | None = Field(None, description="only for a type of model that the harness does not know")
     weights: Weights | None = Field(
         None, description="`random` measures cost without a checkpoint; default: the catalogue's"
@@ -124,7 +128,13 @@ class ModelForm(Entry):
             corpus=corpus,
             revision=self.revision or "",
             layout=self.layout.layout() if self.layout else None,
+            device_map=self.places,
         )
+
+    @property
+    def places(self) -> Places:
+        """`device_map` in a form that can be hashed."""
+        return tuple(self.device_map.items()) if isinstance(self.device_map, dict) else self.device_map or ""
 
 
 def named_by_source(text: str) -> dict[str, str]:

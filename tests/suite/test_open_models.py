@@ -1,14 +1,22 @@
 """Models that are in no catalogue: how a suite names them, what is planned, and that methods run on them."""
 
+import dataclasses
+
 import pytest
 import yaml
 
 from harness.errors import UserError
+from harness.identity import canonical_json
+from harness.models.loading import load
+from harness.models.weights import weight_hash
+from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.load import load_suite
 from harness.suite.schema import ModelForm, named_by_source
 from tests.helpers.commands import harness
 from tests.helpers.small_suites import write_checkpoint, write_records
+
+CORPUS = DataRef("zsre", "synthetic", edits=5, sha256="ab")
 
 
 def write(folder, models, methods=("none",)):
@@ -96,6 +104,23 @@ def test_a_model_of_ones_own_stays_what_it_is_at_every_scale(home):
 def test_a_source_that_is_not_there_takes_only_its_own_cells_away(home):
     suite = load_suite(write(home, [{"name": "mine", "source": "./nowhere"}, "tiny/llama"]))
     assert [bool(model.problem) for model in suite.models] == [True, False]
+
+
+def test_a_model_may_be_spread_over_devices_which_changes_no_identity(home):
+    source = str(home / "llama")
+    ways = ["auto", {"": 0, "model.layers.1": 1}, None]
+    refs = [
+        ModelForm.model_validate({"name": "mine", "source": source, "device_map": way}).reference(CORPUS)
+        for way in ways
+    ]
+    assert [ref.device_map for ref in refs] == ["auto", (("", 0), ("model.layers.1", 1)), ""]
+    assert len({canonical_json(ref.identity()) for ref in refs}) == 1
+    with pytest.raises(UserError, match="device_map: auto spreads a model over GPUs, but torch sees none"):
+        load(refs[0], "cpu")
+    with pytest.raises(UserError, match="is on 'cuda:1', but the model runs on cpu"):
+        load(dataclasses.replace(refs[1], device_map=(("", "cpu"), ("model.layers.1", "cuda:1"))), "cpu")
+    everywhere = load(dataclasses.replace(refs[1], device_map=(("", "cpu"),)), "cpu")
+    assert weight_hash(everywhere.model) == weight_hash(load(refs[2], "cpu").model)
 
 
 def test_a_stated_layout_is_the_models(home):
