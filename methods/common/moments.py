@@ -155,7 +155,7 @@ def load(folder: Path, layer: int, device: "torch.device | str" = "cpu") -> "Fac
 
     from methods.common.solves import Factor
 
-    return Factor(load_file(folder / file_name(layer), device=str(device))["lower"].double())
+    return Factor(load_file(folder / file_name(layer))["lower"].to(device).double())
 
 
 def tokens(folder: Path) -> int:
