@@ -46,7 +46,7 @@ def model(request):
     for parameter in made.parameters():
         if parameter.dim() == 2:
             parameter.mul_(8)
-    return LoadedModel(ModelRef(entry.name, "random"), made, tiny_tokenizer(request.param))
+    return LoadedModel(ModelRef(f"tiny/{request.param}", "random", known=entry), made, tiny_tokenizer(request.param))
 
 
 def whole(model, batch):
