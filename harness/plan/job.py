@@ -80,7 +80,7 @@ def job_of(work: Work, seed: int, device: str, history: History | None = None) -
 
 def _input(value: Any) -> str:
     """How a title names an input of an artifact: records and models by name, text and numbers as they are."""
-    return value if isinstance(value, str) else str(getattr(value, "title", None) or getattr(value, "name", value))
+    return value if isinstance(value, str) else str(getattr(value, "name", None) or getattr(value, "title", value))
 
 
 def _apart(found: Sequence[Job]) -> list[Job]:
