@@ -741,9 +741,7 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
 
     suite = _suite(options)
     launcher = load_profile(suite.launch, suite.launch_at)
-    device = launcher.device(suite.device)
-    memory = launcher.memory(device) if device else None
-    return Plan(suite, Store(options.store), device, memory=memory), launcher
+    return Plan.on(launcher, suite, Store(options.store)), launcher
 
 
 def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = "") -> None:

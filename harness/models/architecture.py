@@ -124,6 +124,14 @@ def parameter_count(architecture: str, **sizes: int) -> int:
     return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
+def biases_of(architecture: str, config: Mapping[str, Any]) -> dict[str, bool]:
+    """Which optional biases a configuration asks for, as arguments of `tensor_shapes`."""
+    return {
+        "attention_bias": bool(config.get("attention_bias", architecture == "gpt_neox")),
+        "mlp_bias": architecture == "llama" and bool(config.get("mlp_bias")),
+    }
+
+
 def sizes_of(config: Mapping[str, Any]) -> tuple[dict[str, int], set[str]] | None:
     """The shape that a configuration states, as arguments of `tensor_shapes`, and the keys that it was read from.
 

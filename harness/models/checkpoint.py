@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.identity import digest
-from harness.models.architecture import COMPUTED, TABULATED, sizes_of, tensor_shapes
+from harness.models.architecture import COMPUTED, TABULATED, biases_of, sizes_of, tensor_shapes
 from harness.models.hashes import content_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -69,11 +69,14 @@ class Checkpoint:
         folder: its folder.
         config: its configuration.
         weights: the safetensors files that hold its tensors.
+        parameters: number of weights, by the headers of these files; a tied head that is stored beside the embeddings does not
+            count.
     """
 
     folder: Path
     config: Mapping[str, Any]
     weights: tuple[Path, ...]
+    parameters: int
 
     @property
     def architecture(self) -> str:
@@ -85,15 +88,6 @@ class Checkpoint:
         """Number of layers and width, as its configuration says."""
         sizes, _ = sizes_of(self.config) or ({}, set())
         return sizes.get("n_layers"), sizes.get("hidden")
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights, by the headers of its files; a tied head that is stored beside the embeddings does not count."""
-        tensors = {name: shape for path in self.weights for name, (_, shape) in _tensors(path).items()}
-        skipped = {"lm_head.weight", _OLD_HEAD} if is_tied(self.config) else set()
-        return sum(
-            math.prod(shape) for name, shape in tensors.items() if name not in skipped and not name.endswith(COMPUTED)
-        )
 
     def hashes(self) -> dict[str, str]:
         """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
@@ -181,9 +175,12 @@ def _inspected(folder: Path, listing: object) -> Checkpoint:
             f"{folder} holds an adapter, which would change the model as it is loaded",
             fix="merge it into the weights (in PEFT: merge_and_unload), save the model, and name that folder as source",
         )
-    found = Checkpoint(folder, config, _weight_files(folder))
-    _verify_tensors(found)
-    return found
+    weights = _weight_files(folder)
+    tensors = {name: tensor for path in weights for name, tensor in _tensors(path).items()}
+    _verify_tensors(folder, config, dict(tensors))
+    uncounted = {"lm_head.weight", _OLD_HEAD} if is_tied(config) else set()
+    sizes = {name: math.prod(shape) for name, (_, shape) in tensors.items() if not name.endswith(COMPUTED)}
+    return Checkpoint(folder, config, weights, sum(size for name, size in sizes.items() if name not in uncounted))
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -216,11 +213,12 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     raise IncompleteError(f"{folder} has no weights ({SINGLE_WEIGHTS} or {WEIGHT_INDEX})", fix=_fetch_again(folder))
 
 
-def _verify_tensors(found: Checkpoint) -> None:
-    """Compare the headers of the weight files with what the configuration describes, if it describes a known architecture."""
-    folder = found.folder
-    tensors = {name: tensor for path in found.weights for name, tensor in _tensors(path).items()}
-    wanted = described(found.config)
+def _verify_tensors(folder: Path, config: Mapping[str, Any], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Compare type and shape of the tensors with what the configuration describes, if it describes a known architecture.
+
+    Tensors with old names get their present ones.
+    """
+    wanted = described(config)
     if wanted is None:
         return
     if _OLD_HEAD in tensors and _OLD_HEAD not in wanted:
@@ -230,7 +228,7 @@ def _verify_tensors(found: Checkpoint) -> None:
     fix = "source: a complete checkpoint of the model, with its own config.json"
     if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{folder} lacks {len(missing)} tensors of its model, {missing[0]} first", fix=fix)
-    optional = {"lm_head.weight"} if is_tied(found.config) else set()
+    optional = {"lm_head.weight"} if is_tied(config) else set()
     if extra := [
         name for name in tensors if name not in wanted and name not in optional and not name.endswith(COMPUTED)
     ]:
@@ -258,13 +256,7 @@ def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None
     if found is None:
         return None
     sizes, _ = found
-    return tensor_shapes(
-        architecture,
-        **sizes,
-        tied=is_tied(config),
-        attention_bias=bool(config.get("attention_bias", architecture == "gpt_neox")),
-        mlp_bias=architecture == "llama" and bool(config.get("mlp_bias")),
-    )
+    return tensor_shapes(architecture, **sizes, tied=is_tied(config), **biases_of(architecture, config))
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:

@@ -131,14 +131,12 @@ def _check_value(model: "LoadedModel", ids_BT: "torch.Tensor", layer: int) -> No
     """
     import torch
 
+    from harness.models.submodels import passed_on
+
     shift_D = torch.randn(model.spec.hidden, generator=torch.Generator().manual_seed(1)).to(model.device)
     block, matrix = model.block(layer), model.module(model.layout.value_matrix, layer)
     seen: list[torch.Tensor] = []
-    hooks = [
-        block.register_forward_hook(
-            lambda module, given, out: seen.append((out[0] if isinstance(out, tuple) else out)[:, -1].float())
-        )
-    ]
+    hooks = [block.register_forward_hook(lambda module, given, out: seen.append(passed_on(out)[:, -1].float()))]
     try:
         model.model(input_ids=ids_BT)
         wanted_BD = shift_D.expand(ids_BT.shape[0], -1)

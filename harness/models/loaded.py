@@ -1,6 +1,7 @@
 """A model in memory, with access to the modules that methods edit."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.models.catalogue import ModelRef
@@ -46,9 +47,9 @@ class LoadedModel:
         """Its shape, layout and precision."""
         return self.ref.spec
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
-        """Module paths of its architecture."""
+        """Module paths of its architecture; that of an unknown one takes milliseconds to look up."""
         return self.spec.layout
 
     @property

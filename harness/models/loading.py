@@ -8,10 +8,10 @@ from harness.models import checkpoint, sources
 from harness.models.catalogue import CATALOGUE, ModelRef, inspected
 from harness.models.discovery import verify
 from harness.models.loaded import LoadedModel
-from harness.models.spec import ModelSpec
 from harness.tokens import drop_suffix
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -47,13 +47,7 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
             _verify_unchanged(found, ref)
             config = _config(found.folder)
             tokenizer, suffix = _tokenizer(found.folder, ref)
-            if ref.device_map:
-                from harness.models.placement import load_spread
-
-                given = dict(ref.device_map) if isinstance(ref.device_map, tuple) else ref.device_map
-                model = load_spread(found.folder, spec.layout, getattr(torch, ref.dtype), given, place)
-            else:
-                model = _model(found, config, spec, ref.dtype).to(place)
+            model = _model(found.folder, config, ref, place)
     except torch.OutOfMemoryError:
         gigabytes = spec.memory_bytes(ref.dtype) / 1e9
         raise UserError(
@@ -98,16 +92,22 @@ def _config(folder: Path) -> "PretrainedConfig":
     return config
 
 
-def _model(found: checkpoint.Checkpoint, config: "PretrainedConfig", spec: ModelSpec, dtype: str) -> "PreTrainedModel":
-    """Load the model of a verified checkpoint on the CPU."""
+def _model(folder: Path, config: "PretrainedConfig", ref: ModelRef, device: "torch.device") -> "PreTrainedModel":
+    """Load the model of a verified checkpoint: on the CPU and then to its device, or straight onto several devices."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from harness.models.placement import places, spread
+
+    dtype, layout = getattr(torch, ref.dtype), ref.spec.layout
+    given = dict(ref.device_map) if isinstance(ref.device_map, tuple) else ref.device_map
+    chosen = places(config, layout, dtype, given, device) if given else None
     model, info = AutoModelForCausalLM.from_pretrained(
-        found.folder,
+        folder,
         config=config,
-        dtype=getattr(torch, dtype),
-        attn_implementation=spec.layout.attention_kernel,
+        dtype=dtype,
+        attn_implementation=layout.attention_kernel,
+        device_map=chosen,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -115,11 +115,9 @@ def _model(found: checkpoint.Checkpoint, config: "PretrainedConfig", spec: Model
     )
     if info["missing_keys"] or info["mismatched_keys"]:
         wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise UserError(
-            f"{found.folder} lacks {len(wrong)} tensors of its model, {wrong[0]} first", fix="another source"
-        )
+        raise UserError(f"{folder} lacks {len(wrong)} tensors of its model, {wrong[0]} first", fix="another source")
     checked: PreTrainedModel = model
-    return checked
+    return spread(checked, layout, chosen) if chosen else checked.to(device)
 
 
 def _tokenizer(folder: Path, ref: ModelRef) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:

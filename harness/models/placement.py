@@ -7,7 +7,6 @@ spread like any other; what hooks inside blocks see is moved by `at_home`.
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
@@ -28,41 +27,6 @@ FOR_WEIGHTS = 0.9
 _HOME = "_home"
 
 
-def load_spread(
-    folder: Path, layout: Layout, dtype: torch.dtype, device_map: DeviceMap, device: torch.device
-) -> "PreTrainedModel":
-    """Load a checkpoint straight onto several devices, never as a whole into the memory of the node.
-
-    Args:
-        folder: a verified checkpoint.
-        layout: of its architecture.
-        dtype: precision of the weights.
-        device_map: where modules go.
-        device: home, such as `cuda:0`; other devices are of its kind.
-
-    Raises:
-        UserError: if the weights do not fit on these devices, the map does not fit the model, or tensors are missing.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    chosen = places(config, layout, dtype, device_map, device)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        attn_implementation=layout.attention_kernel,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        device_map=chosen,
-        output_loading_info=True,
-    )
-    if wrong := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-        raise UserError(f"{folder} lacks {len(wrong)} tensors of its model, {wrong[0]} first", fix="another source")
-    return spread(model, layout, chosen)
-
-
 def places(
     config: "PretrainedConfig",
     layout: Layout,
@@ -74,11 +38,14 @@ def places(
     """The device of each module: of every block, the final norm, the head, and of everything else home.
 
     Args:
-        config, layout, dtype, device_map, device: as for `load_spread`.
+        config, layout: of the model.
+        dtype: precision of the weights.
+        device_map: where modules go.
+        device: home, such as `cuda:0`; other devices are of its kind.
         max_memory: bytes by GPU; by default what is free.
 
     Raises:
-        UserError: as `load_spread`.
+        UserError: if the weights do not fit on these devices, or the map does not fit the model.
     """
     if find_spec("accelerate") is None:
         raise UserError(

@@ -12,7 +12,15 @@ from typing import Any, cast
 
 from harness.errors import UserError
 from harness.models import checkpoint
-from harness.models.architecture import DTYPE_BYTES, OWN_HEAD_SIZE, TABULATED, Dtype, parameter_count, sizes_of
+from harness.models.architecture import (
+    DTYPE_BYTES,
+    OWN_HEAD_SIZE,
+    TABULATED,
+    Dtype,
+    biases_of,
+    parameter_count,
+    sizes_of,
+)
 from harness.models.gguf_header import Header, read_header
 from harness.models.layouts import Layout, layout_of
 
@@ -86,16 +94,10 @@ class ModelSpec:
             return self.counted
         if self.architecture in TABULATED:
             sizes = {name: getattr(self, name) for name in _SIZES}
-            return parameter_count(
-                self.architecture, **sizes, attention_bias=bool(self.settings.get("attention_bias", self._is_neox))
-            )
+            return parameter_count(self.architecture, **sizes, **biases_of(self.architecture, self.settings))
         from harness.models.random_weights import parameters_of
 
         return parameters_of(self)
-
-    @property
-    def _is_neox(self) -> bool:
-        return self.architecture == "gpt_neox"
 
     def memory_bytes(self, dtype: str | None = None) -> int:
         """Size of its weights in bytes in `dtype` (default: its own), without activations and caches."""
@@ -115,15 +117,12 @@ _SIZES = (
 )
 
 
-def of_config(
-    config: Mapping[str, Any], *, adds_bos: bool, dtype: str | None = None, counted: int | None = None, where: str = ""
-) -> ModelSpec:
+def of_config(config: Mapping[str, Any], *, adds_bos: bool, counted: int | None = None, where: str = "") -> ModelSpec:
     """Read a model's facts from its configuration.
 
     Args:
         config: content of `config.json`.
         adds_bos, counted: see `ModelSpec`.
-        dtype: precision that overrides the configuration's.
         where: the file, for messages.
 
     Raises:
@@ -145,7 +144,7 @@ def of_config(
     return ModelSpec(
         architecture,
         **cast(dict[str, Any], sizes),
-        dtype=cast(Dtype, dtype or (stated if stated in DTYPE_BYTES else "float32")),
+        dtype=cast(Dtype, stated if stated in DTYPE_BYTES else "float32"),
         adds_bos=adds_bos,
         tied=checkpoint.is_tied(config),
         settings={key: value for key, value in config.items() if key not in {*_SIZE_KEYS, *used}}
@@ -154,25 +153,24 @@ def of_config(
     )
 
 
-def of_folder(folder: Path, dtype: str | None = None, *, is_complete: bool = True) -> ModelSpec:
+def of_folder(folder: Path, *, is_complete: bool = True) -> ModelSpec:
     """Read a model's facts from the files of a checkpoint.
 
     Args:
         folder: with `config.json` and a tokenizer.
-        dtype: precision that overrides the configuration's.
         is_complete: whether its weights must be there too; their headers are then verified and counted.
 
     Raises:
         UserError: if files are missing, damaged, or of no model that can be edited.
     """
-    return _of_folder(folder.resolve(), dtype, is_complete, checkpoint.listing(folder))
+    return _of_folder(folder.resolve(), is_complete, checkpoint.listing(folder))
 
 
 @lru_cache(maxsize=64)
-def _of_folder(folder: Path, dtype: str | None, is_complete: bool, listing: object) -> ModelSpec:
+def _of_folder(folder: Path, is_complete: bool, listing: object) -> ModelSpec:
     config = checkpoint.read_json(folder / "config.json")
     counted = checkpoint.inspect(folder).parameters if is_complete else None
-    return of_config(config, adds_bos=adds_bos(folder), dtype=dtype, counted=counted, where=str(folder / "config.json"))
+    return of_config(config, adds_bos=adds_bos(folder), counted=counted, where=str(folder / "config.json"))
 
 
 def of_gguf(file: Path) -> ModelSpec:
@@ -191,6 +189,7 @@ def of_gguf(file: Path) -> ModelSpec:
         return value
 
     hidden, n_heads = size("embedding_length"), size("attention.head_count")
+    head = size("attention.key_length", hidden // n_heads)
     vocab = _rows(header, "token_embd.weight") or header.vocab
     return ModelSpec(
         architecture=_GGUF_TYPES.get(name, name),
@@ -204,9 +203,7 @@ def of_gguf(file: Path) -> ModelSpec:
         dtype="float32",
         adds_bos=bool(values.get("tokenizer.ggml.add_bos_token", values.get("tokenizer.ggml.model") == "llama")),
         tied="output.weight" not in header.tensors,
-        settings={"head_dim": head}
-        if (head := size("attention.key_length", hidden // n_heads)) * n_heads != hidden
-        else {},
+        settings={"head_dim": head} if head * n_heads != hidden else {},
         counted=header.parameters,
     )
 

@@ -7,7 +7,7 @@ windows are computed by the same code as for the whole model; weights, hooks and
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +140,12 @@ def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
     """Gather values at N positions, given as row and column: N × D. Uses a single non-blocking transfer to the device."""
     rows_N, columns_N = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T.to(values_BTD.device, non_blocking=True)
     return values_BTD[rows_N, columns_N]
+
+
+def passed_on(output: Any) -> Tensor:
+    """What a module passes on to the next; attention modules, and some blocks, also return other things."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
 
 
 class _NoPositions(nn.Module):

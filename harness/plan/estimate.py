@@ -4,7 +4,7 @@ Memory follows from the shapes of models and from what methods declare. Times ar
 and model where the store has some, otherwise numbers of operations at a throughput, measured or assumed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
@@ -89,9 +89,8 @@ def of_artifact(spec: ArtifactSpec, device: str, history: History | None = None)
         records = sum(ref.edits + ref.train + ref.unrelated for ref in spec.inputs.values() if isinstance(ref, DataRef))
         passes = 3 * EPOCHS * records
     flops_per_s, basis = _throughput(loaded, device, history)
-    seconds = (START_S if loaded or trained else 0) + (
-        _flops(*loaded) + _training_flops(trained)
-    ) * passes / flops_per_s
+    flops = _flops(*(ref.spec for ref in loaded), *trained) * passes
+    seconds = (START_S if loaded or trained else 0) + flops / flops_per_s
     return _resources({"model": models, "building": spec.memory}, 0, seconds, basis, device)
 
 
@@ -142,8 +141,8 @@ def _counted_s(cell: Cell, edits: int, protocols: int, points: Sequence[int], fl
     """Time of the passes and steps per edit that the method states, and of one pass per question, protocol and point."""
     edited, hparams = edits if cell.method.edits else 0, cell.planned_method.hparams
     share = hparams.share_of_blocks(cell.model.footprint.n_layers)
-    passes = _flops(cell.model) * hparams.passes_per_edit * share * edited
-    questions = _flops(*models_of(cell)) * QUESTIONS_PER_EDIT * protocols * sum(points)
+    passes = _flops(cell.model.spec) * hparams.passes_per_edit * share * edited
+    questions = _flops(*(model.spec for model in models_of(cell))) * QUESTIONS_PER_EDIT * protocols * sum(points)
     seconds: float = START_S + (passes + questions) / flops_per_s + STEP_S * hparams.steps_per_edit * edited
     return seconds
 
@@ -153,19 +152,15 @@ def _throughput(models: Sequence["ModelRef"], device: str, history: History | No
     assumed = CUDA_FLOPS if device == "cuda" else CPU_FLOPS
     finished: list[Finished] = history.of_model(models[0]) if history and models else []
     measured = [
-        _flops(models[0]) * QUESTIONS_PER_EDIT * each.protocols * sum(each.points) / each.evaluate_s
+        _flops(models[0].spec) * QUESTIONS_PER_EDIT * each.protocols * sum(each.points) / each.evaluate_s
         for each in finished
         if each.evaluate_s
     ]
     return (max(measured), "measured throughput") if measured else (assumed, "assumed throughput")
 
 
-def _flops(*models: "ModelRef") -> float:
+def _flops(*models: "ModelSpec") -> float:
     """Operations of one forward pass of a prompt through each of these models."""
-    return 2.0 * TOKENS_PER_PASS * sum(model.footprint.parameters for model in models)
-
-
-def _training_flops(models: Iterable["ModelSpec"]) -> float:
     return 2.0 * TOKENS_PER_PASS * sum(model.parameters for model in models)
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from harness import registry
-from harness.api import ArtifactSpec
+from harness.api import ArtifactSpec, Launcher
 from harness.commands import harness_command, same_command
 from harness.data import conflicts
 from harness.data.load import select
@@ -86,6 +86,12 @@ class Plan:
                 suite.datasets, suite.models, suite.methods, suite.prompts, suite.seeds
             )
         ]
+
+    @classmethod
+    def on(cls, launcher: Launcher, suite: Suite, store: Store) -> "Plan":
+        """The plan of a suite where a launcher runs cells."""
+        device = launcher.device(suite.device)
+        return cls(suite, store, device, memory=launcher.memory(device) if device else None)
 
     def keep(self, wanted: Callable[[Cell], bool]) -> None:
         """Leave only these cells to do."""
@@ -274,7 +280,7 @@ class Plan:
         """The reference to a model, whose files are looked into once, or why it cannot be used."""
         if (entry, corpus) not in self._models:
             try:
-                self._models[entry, corpus] = _model(entry, corpus)
+                self._models[entry, corpus] = entry.reference(corpus)
             except UserError as error:
                 self._models[entry, corpus] = str(error)
         return self._models[entry, corpus]
@@ -357,7 +363,7 @@ def _readers(entry: DataEntry, suite: Suite) -> list[Reader]:
         raise UnavailableError(
             f"{entry.name}: too_long: drop needs every model of the suite: {problem}", fix="too_long: refuse"
         )
-    return [reader(_model(model, None)) for model in suite.all_models]
+    return [reader(model.reference(None)) for model in suite.all_models]
 
 
 def _named(some: Sequence[PlannedCell], of: Sequence[PlannedCell]) -> str:
@@ -368,19 +374,6 @@ def _named(some: Sequence[PlannedCell], of: Sequence[PlannedCell]) -> str:
         if len(found) < len({planned.title[axis] for planned in of}):
             parts.append(f"{word} {', '.join(found[:SHOWN])}" + (", …" if len(found) > SHOWN else ""))
     return " ".join(parts)
-
-
-def _model(entry: ModelEntry, corpus: DataRef | None) -> ModelRef:
-    return catalogue.reference(
-        entry.name,
-        weights=entry.weights,
-        source=entry.source,
-        dtype=entry.dtype,
-        corpus=corpus,
-        revision=entry.revision,
-        layout=entry.layout,
-        device_map=entry.device_map,
-    )
 
 
 def _device(wanted: str) -> str:

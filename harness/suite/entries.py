@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from harness.commands import harness_command
 from harness.models import catalogue
-from harness.models.catalogue import Places, Weights
+from harness.models.catalogue import ModelRef, Places, Weights
 from harness.models.layouts import Layout
 from harness.models.spec import ModelSpec
+from harness.records import DataRef
 from harness.suite.hparams import ResolvedHparams
 from harness.suite.schedule import Schedule
 
@@ -49,6 +50,23 @@ class ModelEntry:
             UserError: if nothing is; for an entry without a `problem`, something is known.
         """
         return catalogue.known_spec(self.name, self.source, self.revision, self.weights, self.layout)
+
+    def reference(self, corpus: DataRef | None) -> ModelRef:
+        """The model itself; `corpus` has the facts that a model trained on the spot learns.
+
+        Raises:
+            UserError: as `harness.models.catalogue.reference`.
+        """
+        return catalogue.reference(
+            self.name,
+            weights=self.weights,
+            source=self.source,
+            dtype=self.dtype,
+            corpus=corpus,
+            revision=self.revision,
+            layout=self.layout,
+            device_map=self.device_map,
+        )
 
     def is_same_as(self, other: "ModelEntry") -> bool:
         """Whether two entries refer to the same model, for example because they share a stand-in."""

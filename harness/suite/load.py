@@ -9,6 +9,7 @@ from harness import registry
 from harness.commands import harness_command
 from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.models.sources import is_packed
+from harness.models.spec import ModelSpec
 from harness.suite import hparams
 from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
@@ -85,6 +86,7 @@ def load_suite(
     default_backend = backend or laid.backend or form.backend
     folder = _data_folder(form, data)
     models = _models(document, form, overlay, wanted, is_lenient)
+    specs = {model.name: model.spec for model in models if not model.problem}
     return Suite(
         name=form.name,
         description=form.description,
@@ -94,10 +96,10 @@ def load_suite(
         variant=_variant(overlay, edits, backend, folder),
         is_lenient=is_lenient,
         scale=overlay.name,
-        all_models=tuple(_models(document, form, overlay, {}, is_lenient=True)),
+        all_models=tuple(_models(document, form, overlay, {}, is_lenient=True) if "model" in wanted else models),
         models=tuple(models),
         methods=tuple(
-            _method_entry(document, index, entry, models, overlay, default_backend, is_lenient)
+            _method_entry(document, index, entry, specs, overlay, default_backend, is_lenient)
             for index, entry in chosen(
                 list(enumerate(form.methods)), "method", wanted, lambda item: {item[1].name, item[1].shown}
             )
@@ -166,19 +168,11 @@ def _models(
 
 
 def _model(document: Located, index: int, entry: ModelForm) -> ModelEntry:
-    """An entry as it is written, with the place of its source in errors."""
-    source = entry.source or ""
-    written = document.at(("models", index)).value
-    key = next((key for key in ("source", "path") if isinstance(written, dict) and key in written), "")
-    if source and key:
-        where = f"{written[key].where}: models[{index}].{key}"
-        if key == "path" and not is_packed(source):
-            source = _existing(source, where, UnavailableError)
-    return ModelEntry(
-        *(entry.name, entry.name, source, entry.weights, entry.dtype, entry.revision or ""),
-        layout=entry.layout.layout() if entry.layout else None,
-        device_map=entry.places,
-    )
+    """An entry as it is written; a `path` must be an existing folder or a packed model."""
+    if entry.source and is_packed(entry.source):
+        return entry.entry()
+    folder = _folder(document, "models", index)
+    return replace(entry.entry(), source=folder) if folder else entry.entry()
 
 
 def _datasets(
@@ -214,7 +208,7 @@ def _method_entry(
     document: Located,
     index: int,
     entry: MethodForm,
-    models: Sequence[ModelEntry],
+    specs: Mapping[str, ModelSpec],
     overlay: Scale,
     wanted: str,
     is_lenient: bool,
@@ -230,24 +224,22 @@ def _method_entry(
     options = {key: overlay.option(value) for key, value in written.items()}
     where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
     backend, resolved, problems = registry.NATIVE, {}, {}
-    for model in models:
-        if model.problem:
-            continue
+    for model, spec in specs.items():
         try:
             backend = _backend(entry, wanted, at.at(("backend",)))
-            resolved[model.name] = hparams.resolve(
+            resolved[model] = hparams.resolve(
                 entry.name,
-                model.name,
+                model,
                 options,
                 variant=entry.variant,
                 where=where,
                 at=at.at(("variant",)).where,
                 neighbours=MethodForm.model_fields,
                 backend=backend,
-                spec=model.spec,
+                spec=spec,
             )
         except UserError as error:
-            problems[model.name] = _reason(error, is_lenient)
+            problems[model] = _reason(error, is_lenient)
     return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved, problems)
 
 

@@ -11,9 +11,10 @@ from harness import registry
 from harness.errors import did_you_mean
 from harness.models import catalogue
 from harness.models.architecture import Dtype
-from harness.models.catalogue import ModelRef, Places, Weights
+from harness.models.catalogue import ModelRef, Weights
 from harness.models.layouts import Kernel, Layout
 from harness.records import Conflict, DataRef, Split, Template
+from harness.suite.entries import ModelEntry
 from harness.yaml_source import StrictModel
 
 
@@ -120,21 +121,21 @@ class ModelForm(Entry):
         Raises:
             UserError: as `harness.models.catalogue.reference`.
         """
-        return catalogue.reference(
+        return self.entry().reference(corpus)
+
+    def entry(self) -> ModelEntry:
+        """The entry of a resolved suite, before a scale is applied."""
+        given = self.device_map
+        return ModelEntry(
             self.name,
-            weights=self.weights,
+            asked=self.name,
             source=self.source or "",
+            weights=self.weights,
             dtype=self.dtype,
-            corpus=corpus,
             revision=self.revision or "",
             layout=self.layout.layout() if self.layout else None,
-            device_map=self.places,
+            device_map=tuple(given.items()) if isinstance(given, dict) else given or "",
         )
-
-    @property
-    def places(self) -> Places:
-        """`device_map` in a form that can be hashed."""
-        return tuple(self.device_map.items()) if isinstance(self.device_map, dict) else self.device_map or ""
 
 
 def named_by_source(text: str) -> dict[str, str]:

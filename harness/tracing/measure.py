@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness.models.submodels import Streams, logits_at, part
+from harness.models.submodels import Streams, logits_at, part, passed_on
 from harness.tracing.artifact import ROWS
 from harness.tracing.trace import Kind
 
@@ -160,7 +160,7 @@ def _recording(model: "LoadedModel", paths: Sequence[str], rows: int) -> Iterato
 
     def recorder(path: str) -> Any:
         def record(module: object, arguments: object, output: Any) -> None:
-            found = _tensor(output).to(model.device)
+            found = passed_on(output).to(model.device)
             seen[path].append(found.reshape(rows, -1, found.shape[-1]))
 
         return record
@@ -185,7 +185,7 @@ def _restoring(
 
     def replacer(clean_BD: Tensor) -> Any:
         def replace(module: object, arguments: object, output: Any) -> Any:
-            found = _tensor(output)
+            found = passed_on(output)
             changed = found.clone()
             rows, at = rows_B.to(found.device), at_B.to(found.device)
             changed.view(len(rows_B), -1, found.shape[-1])[rows, at] = clean_BD.to(found.device)
@@ -199,9 +199,3 @@ def _restoring(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tensor(output: Any) -> Tensor:
-    """What a module passes on; attention modules also return their weights."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -132,19 +132,8 @@ class Trace:
             kind: np.concatenate([fact.effects[kind] for fact in self.facts]) for kind in KINDS if self.facts
         }
         np.savez(folder / ARRAYS, **arrays)
-        facts = [
-            {
-                "record_id": fact.record_id,
-                "prompt": fact.prompt,
-                "subject": fact.subject,
-                "answer": fact.answer,
-                "tokens": fact.tokens,
-                "roles": fact.roles,
-                "clean": fact.clean,
-                "corrupted": fact.corrupted,
-            }
-            for fact in self.facts
-        ]
+        names = [field.name for field in fields(TracedFact) if field.name != "effects"]
+        facts = [{name: getattr(fact, name) for name in names} for fact in self.facts]
         content = {"asked": self.asked, "windows": self.windows, "noise": self.noise, "facts": facts}
         write_json(folder / JSON, content | (self._averages() if self.facts else {}))
 

@@ -310,10 +310,7 @@ class Tuning:
 
     def _plan(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Plan:
         suite = self._suite(methods, edits)
-        launcher = self._launch(suite)
-        device = launcher.device(suite.device)
-        memory = launcher.memory(device) if device else None
-        return Plan(suite, self.store, device, memory=memory).with_models_here()
+        return Plan.on(self._launch(suite), suite, self.store).with_models_here()
 
     def _suite(self, methods: Mapping[str, Mapping[str, Any]], edits: int) -> Suite:
         """Values by label as a suite file, so that trials are launched, logged and resumed like any other cells."""

@@ -98,7 +98,7 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
             )
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}
         if self.moments != "identity":
-            needed["moments"] = moments.artifact(target, data, layers, self, seed)
+            needed["moments"] = moments.artifact(target, data, self.layers, self, seed)
         return needed
 
 

@@ -1,6 +1,6 @@
 """Layers of a method as hyper-parameters: numbers, or `traced`, which leaves the choice to causal tracing (Meng et al. 2022)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
@@ -123,6 +123,6 @@ def blocks_above(layer: int | TracedLayer, n_layers: int, *, including: bool = F
     return from_it_on if including else from_it_on - 1
 
 
-def count(layers: tuple[int, ...] | TracedLayers) -> int:
+def count(layers: Sequence[int] | TracedLayers) -> int:
     """Number of layers, decided or not; at the beginning of a model there may be fewer."""
     return layers.count if isinstance(layers, TracedLayers) else len(layers)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.api import TOKENS_PER_PASS, ArtifactSpec, Choice, Hparams
+from harness.api import TOKENS_PER_PASS, ArtifactSpec, Hparams
 from harness.errors import UserError
 from harness.identity import digest
 from harness.memory import FP32
@@ -21,6 +21,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.hashes import content_hash
 from harness.records import DataRef
 from methods.common import require_train
+from methods.common.layers import TracedLayers, count
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ class MomentHparams(Hparams):
 
 
 def artifact(
-    target: ModelRef, data: DataRef, layers: Sequence[int] | Choice, hparams: MomentHparams, seed: int
+    target: ModelRef, data: DataRef, layers: Sequence[int] | TracedLayers, hparams: MomentHparams, seed: int
 ) -> ArtifactSpec:
     """The covariance statistics of some layers of a model.
 
@@ -74,16 +75,16 @@ def artifact(
     """
     identity: dict[str, Any] = {
         "model": target.identity(),
-        "layers": layers.written() if isinstance(layers, Choice) else sorted(layers),
+        "layers": layers.written() if isinstance(layers, TracedLayers) else sorted(layers),
         "ridge": hparams.moments_ridge,
         "version": VERSION,
     }
     inputs: dict[str, Any] = {"model": target}
     needs = dict(target.artifacts())
-    if isinstance(layers, Choice):
+    if isinstance(layers, TracedLayers):
         inputs["layers"], needs["layers"] = layers, layers.artifact(target, data, seed)
     if hparams.moments == "published":
-        if isinstance(layers, Choice):
+        if isinstance(layers, TracedLayers):
             raise UserError("moments: published needs layers that are given as numbers", fix="moments: train_prompts")
         if hparams.moments_path is None:
             raise UserError("moments: published needs the folder that holds the statistics", fix="moments_path: FOLDER")
@@ -119,12 +120,11 @@ def _passes(hparams: MomentHparams, data: DataRef) -> float:
     return min(wanted, PROMPTS_PER_RECORD * data.train) if hparams.moments == "train_prompts" else wanted
 
 
-def _memory(target: ModelRef, layers: Sequence[int] | Choice, hparams: MomentHparams) -> dict[str, float]:
+def _memory(target: ModelRef, layers: Sequence[int] | TracedLayers, hparams: MomentHparams) -> dict[str, float]:
     """The sums of all layers, the product of a batch, the factor of one of them; a batch of texts through a block."""
-    model, count = target.footprint, getattr(layers, "count", 1) if isinstance(layers, Choice) else len(layers)
-    published = hparams.moments == "published"
+    model, published = target.footprint, hparams.moments == "published"
     return {
-        "sums, product and factor": ((0 if published else count) + 2.5) * model.covariance_fp64,
+        "sums, product and factor": ((0 if published else count(layers)) + 2.5) * model.covariance_fp64,
         "activations": 0.0 if published else model.forward(BATCH_TOKENS) + BATCH_TOKENS * model.ffn * FP32,
     }
 

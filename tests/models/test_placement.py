@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from harness.errors import UserError
+from harness.models.catalogue import reference
 from harness.models.layouts import layout_of
-from harness.models.placement import load_spread, places
+from harness.models.loading import load
+from harness.models.placement import places
 from tests.helpers.small_suites import ARCHITECTURES, write_checkpoint
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def test_a_spread_model_gives_the_logits_of_a_whole_one(checkpoint):
     ids_BT = torch.tensor([[1, 5, 9, 2], [7, 3, 8, 4]])
     expected = whole(checkpoint)
     layout = layout_of(config_of(checkpoint).to_dict())
-    model = load_spread(checkpoint, layout, torch.float32, {"": "cpu"}, CPU).eval()
+    model = load(reference("mine", source=str(checkpoint), device_map=(("", "cpu"),)), "cpu").model
     with torch.no_grad():
         assert torch.equal(model(ids_BT).logits, expected(ids_BT).logits)
         made = (each.generate(ids_BT, max_new_tokens=3, do_sample=False, pad_token_id=0) for each in (model, expected))
