@@ -16,7 +16,7 @@ from harness.run.start import run
 from harness.store.manifest import find_manifest
 from harness.store.store import Store
 from harness.suite import load_suite
-from tests.helpers.commands import harness_here
+from tests.helpers.commands import harness
 
 MAIN = "suites/main_table.yaml"
 RATES = {"a": 0.01, "b": 0.05}
@@ -238,7 +238,7 @@ def test_other_records_under_the_same_options_are_refused(write, records, store)
 
 def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs(tmp_path):
     asked = ["run", MAIN, "--scale", "small", "--store", tmp_path]
-    done = harness_here(*asked)
+    done = harness(*asked)
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"harness: {MAIN}: no records of 'zsre': no folder given, by --data or HARNESS_DATA (and "
@@ -246,5 +246,5 @@ def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs
     fetch, again = done.stderr.partition(" → ")[2].split(" && ")
     assert fetch == "python -m harness data fetch --to data"
     assert again.endswith(f" run {MAIN} --scale small --store {tmp_path} --data data\n")
-    done = harness_here(*asked, "--only", "dataset=counterfact", "--only", "model=smollm2-135m")
+    done = harness(*asked, "--only", "dataset=counterfact", "--only", "model=smollm2-135m")
     assert "→ python -m harness data fetch counterfact --to data && python -m " in done.stderr
