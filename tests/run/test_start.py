@@ -16,7 +16,7 @@ from harness.run.start import run
 from harness.store.manifest import find_manifest
 from harness.store.store import Store
 from harness.suite import load_suite
-from tests.helpers.commands import harness
+from tests.helpers.commands import harness, harness_here
 
 MAIN = "suites/main_table.yaml"
 RATES = {"a": 0.01, "b": 0.05}
