@@ -164,6 +164,7 @@ class ArtifactSpec:
         needs: dependencies by role, built first.
         passes: forward passes of a prompt through the models in `inputs` that building takes (a forward and a backward
             pass count as three), for estimates of time only; None if unknown.
+        flops: floating-point operations beyond these passes; for estimates only.
         memory: estimated bytes that building takes in addition to the models in `inputs`, by what takes them; for estimates
             only.
     """
@@ -175,6 +176,7 @@ class ArtifactSpec:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     needs: Mapping[str, "ArtifactSpec"] = field(default_factory=dict)
     passes: float | None = None
+    flops: float = 0.0
     memory: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property

@@ -81,7 +81,9 @@ def of_cell(cell: Cell, device: str, history: History | None = None) -> Resource
 
 
 def of_artifact(spec: ArtifactSpec, device: str, history: History | None = None) -> Resources:
-    """Memory of the models it loads and of what it declares; time of the passes through them that it states."""
+    """Memory of the models it loads and of what it declares; time of the passes through them and of the
+    operations that it states.
+    """
     loaded, trained = models_of(spec), _trained(spec)
     models = {ref.name: ref.footprint.weights for ref in loaded}
     passes = spec.passes
@@ -89,7 +91,7 @@ def of_artifact(spec: ArtifactSpec, device: str, history: History | None = None)
         records = sum(ref.edits + ref.train + ref.unrelated for ref in spec.inputs.values() if isinstance(ref, DataRef))
         passes = 3 * EPOCHS * records
     flops_per_s, basis = _throughput(loaded, device, history)
-    flops = _flops(*(ref.spec for ref in loaded), *trained) * passes
+    flops = _flops(*(ref.spec for ref in loaded), *trained) * passes + spec.flops
     seconds = (START_S if loaded or trained else 0) + flops / flops_per_s
     return _resources({"model": models, "building": spec.memory}, 0, seconds, basis, device)
 

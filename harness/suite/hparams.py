@@ -3,8 +3,8 @@
 The files of a method are in `hparams/<method>/`: in the working directory, then in the top-level package that the method's
 class comes from or next to the single file that defines it. For the model `tiny/llama` the first of these that exists is read:
 `tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `llama.yaml` (the `model_type` of its configuration),
-`default.yaml`. Without any, the class of the method must have a default for every value. Layers may be shares of the depth (see
-`harness.suite.depth`).
+`default.yaml`. Without any, the class of the method must have a default for every value. Values
+may follow from the model's depth and layout (see `harness.suite.relative`).
 
 `search.yaml` holds the ranges of `harness tune`.
 """
@@ -26,7 +26,7 @@ from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.files import write_bytes
 from harness.models import catalogue
 from harness.models.spec import ModelSpec
-from harness.suite.depth import is_relative, layers_of
+from harness.suite.relative import absolute, is_relative
 from harness.yaml_source import Located, complaint, read_chain, validate
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def resolve(
     sources |= {key: f"suite {where[key]}" if key in where else "suite" for key in overrides}
     for key in [key for key, value in values.items() if is_relative(value)]:
         try:
-            values[key] = layers_of(known.n_layers, values[key])
+            values[key] = absolute(known, values[key])
         except ValueError as error:
             raise UserError(f"{_prefix(places, key, here)}{key}: {error}") from None
 

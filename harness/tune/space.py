@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from harness.errors import UserError, did_you_mean
-from harness.suite.depth import layer_at
+from harness.suite.relative import layer_at
 from harness.yaml_source import StrictModel, read_yaml, validate
 
 if TYPE_CHECKING:

@@ -104,12 +104,14 @@ class Result:
 
     Attributes:
         model: the model, after the scale was applied.
+        architecture: its `model_type`.
         values: the hyper-parameters that were searched, with their best values.
         best, before: scores; `before` is None if the values in use are outside the ranges or could not be measured.
         trials: number of trials in the study.
     """
 
     model: str
+    architecture: str
     values: Mapping[str, Any]
     best: Measured
     before: Measured | None
@@ -180,7 +182,12 @@ class Tuning:
         best = max(measured, key=lambda trial: (trial.value, -trial.number))
         before = next((trial for trial in measured if trial.user_attrs.get("values") == self._searched), None)
         return Result(
-            self.model, best.user_attrs["values"], _measured(best), _measured(before) if before else None, len(ended)
+            self.model,
+            self._spec.architecture,
+            best.user_attrs["values"],
+            _measured(best),
+            _measured(before) if before else None,
+            len(ended),
         )
 
     @cached_property

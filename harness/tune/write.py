@@ -38,4 +38,5 @@ def write(result: Result, question: Question, path: Path) -> None:
     )
     title = f"{method.spec.title} on {result.model}, written by `harness tune`."
     folders = folders_of(method)
-    write_file(path, find_file(folders, result.model, besides=path), folders[-1], result.values, source, title)
+    base = find_file(folders, result.model, result.architecture, besides=path)
+    write_file(path, base, folders[-1], result.values, source, title)

@@ -12,6 +12,7 @@ from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import require_masks, require_train
 from methods.onceedit import borrowed
+from methods.onceedit.flops import EmbeddingTable, relative_matrix_flops
 from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
 
 if TYPE_CHECKING:
@@ -189,6 +190,10 @@ def state_artifact(
         inputs=models,
         needs={**needs, **({"edit": edit} if edit else {})},
         passes=0,
+        flops=relative_matrix_flops(
+            EmbeddingTable(model.footprint.vocab, model.footprint.hidden),
+            min(model.footprint.vocab, other.footprint.vocab),
+        ),
         memory=_state_memory(model, other, edit is not None),
     )
 

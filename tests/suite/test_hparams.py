@@ -177,6 +177,16 @@ def test_layers_can_be_a_share_of_the_depth(folder, model, layer, layers):
     assert hparams.resolve("memit", model, {"layers": {"depth": [0.13, 0.26]}}).values["layers"] == layers
 
 
+@pytest.mark.parametrize(
+    ("model", "matrices"), [("llama2-7b", ["gate_proj", "up_proj", "down_proj"]), ("gpt-j-6b", ["fc_in", "fc_out"])]
+)
+def test_matrices_can_be_named_by_their_part_in_any_family(model, matrices):
+    assert hparams.resolve("mend", model, {}).values["matrices"] == matrices
+    assert hparams.resolve("mend", model, {"matrices": {"mlp": "last"}}).values["matrices"] == matrices[-1:]
+    with pytest.raises(UserError, match=r"^s\.yaml:3: matrices: mlp: expected all or last, found 'first'"):
+        hparams.resolve("mend", model, {"matrices": {"mlp": "first"}}, where={"matrices": "s.yaml:3"})
+
+
 @pytest.mark.parametrize("share", [1.5, "half", [0.5], [0.6, 0.4], None])
 def test_a_share_that_is_none_is_told_with_its_place(share):
     with pytest.raises(UserError, match=r"^s\.yaml:3: layer: depth: expected "):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -201,6 +202,10 @@ def test_a_file_elsewhere_extends_the_file_in_use_wherever_it_is_moved(search, t
         (tmp_path / "out" / name).rename(tmp_path / "hparams/ft-l/tiny_llama.yaml")
         assert hparams.resolve("ft-l", "tiny/llama", {}).values == tuning.current.values
         (tmp_path / "hparams/ft-l/tiny_llama.yaml").unlink()
+    own = tmp_path / "hparams/ft-l/llama.yaml"  # for all models of its `model_type`
+    own.write_text(f"extends: {ROOT}/methods/hparams/ft-l/tiny.yaml\n")
+    write(replace(result, model="my-llama"), tuning.question, tmp_path / "out/best.yaml")
+    assert yaml.safe_load((tmp_path / "out/best.yaml").read_text())["extends"] == str(own)
     own = tmp_path / "hparams/ft-l/tiny.yaml"
     own.write_text(f"extends: {ROOT}/methods/hparams/ft-l/tiny.yaml\n")
     write(result, tuning.question, tmp_path / "out/best.yaml")
