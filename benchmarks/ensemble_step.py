@@ -11,7 +11,7 @@ from benchmarks.ensemble_pairs import BuiltPair, ModelPair
 from benchmarks.timing import Candidate, taking_turns
 from harness.models.precision import at_least_fp32
 from harness.models.random_weights import byte_tokenizer, random_model
-from methods.onceedit.choose import Choice, TokenChooser
+from methods.onceedit.choose import AnchorChooser, Choice
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
 from methods.onceedit.plugin import EditedPlugin, Reading, add_weight_entry
 from methods.onceedit.slots import Slots
@@ -84,7 +84,7 @@ def measure(
     running = RunningPair(models, batch, context, seed)
     draws = draws_of(built, batch, repeats, seed)
     choosers = {
-        name: TokenChooser(built.llm, built.plugin, decoder)
+        name: AnchorChooser(built.llm, built.plugin, decoder)
         for name, decoder in (("owner", OwnerDecoder()), ("column", ColumnDecoder()))
     }
 

@@ -37,7 +37,7 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
     Raises:
         ValueError: if the vocabularies have no token in common.
     """
-    by_key = _by_string if rule == "deepen" else _by_bytes
+    by_key = _by_string if rule == "deepen" else by_bytes
     left, right = by_key(llm), by_key(plugin)
     shared = sorted(left.keys() & right.keys())
     llm_ids = [left[key] for key in shared]
@@ -62,7 +62,7 @@ def _by_string(vocabulary: Vocabulary) -> dict[bytes, int]:
     return chosen
 
 
-def _by_bytes(vocabulary: Vocabulary) -> dict[bytes, int]:
+def by_bytes(vocabulary: Vocabulary) -> dict[bytes, int]:
     """Lowest id of each byte string; ordinary tokens take precedence over byte-fallback tokens."""
     chosen: dict[bytes, int] = {}
     for token, token_id in sorted(

@@ -1,12 +1,12 @@
 """One decoding step of the ensemble: from two next-token distributions and alpha to a token of the target model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from methods.onceedit.certify import Certificate
 from methods.onceedit.decoders import Decoded, Decoder
 from methods.onceedit.fusion import Fused, Projection
 
@@ -17,10 +17,10 @@ class Choice:
 
     Attributes:
         tokens_B: ids of the target model.
-        anchors_B: index of the decoded anchor; -1 where the target model's own token was kept.
+        anchors_B: index of the decoded anchor, or of the entry of a union of vocabularies; -1 where the target model's own
+            token was kept.
         is_gated_B, is_ended_B: whether it was kept because alpha was below the gate, or because it was the end of text.
-        decoded: what was decoded from anchor space; None if no row needed it.
-        certificate_of_llm: the most probable anchor of the target model alone; None if it was not needed.
+        decoded: what was decoded from the fused distribution; None if no row needed it.
     """
 
     tokens_B: Tensor
@@ -28,30 +28,30 @@ class Choice:
     is_gated_B: Tensor
     is_ended_B: Tensor
     decoded: Decoded | None = None
-    certificate_of_llm: Certificate | None = None
 
 
-@dataclass(eq=False)
-class TokenChooser:
-    """Fuses and decodes, and applies the rules for keeping the target model's own token instead.
+@dataclass(eq=False, kw_only=True)
+class Chooser(ABC):
+    """Applies the rules for keeping the target model's own token to whatever fuses the two distributions.
 
     Attributes:
-        llm, plugin: projections onto the same anchors.
-        decoder: maps from anchor space back to a token.
         gate: if alpha is smaller, keep the model's own greedy token; 0 turns the gate off.
         eos_id: if the model's own greedy token is this one, keep it (DeePEn's rule); None turns the rule off.
-        keep_own: keep the model's own token if fusion does not change the most probable anchor. Not every token survives
-            the round trip through anchor space, so it is made only where it changes the result.
         tally: counts over all steps so far.
     """
 
-    llm: Projection
-    plugin: Projection
-    decoder: Decoder
     gate: float = 0.0
     eos_id: int | None = None
-    keep_own: bool = False
     tally: "StepTally" = field(default_factory=lambda: StepTally())
+
+    @abstractmethod
+    def fuse(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor, is_needed_B: Tensor) -> Decoded:
+        """Fuse and decode; arguments as in `decide`, and the rows whose token is needed."""
+
+    @property
+    @abstractmethod
+    def diagnostics(self) -> Mapping[str, float]:
+        """Numbers about what is shared between the two models."""
 
     def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
         """Choose the next token of each row and count the steps; arguments as in `decide`."""
@@ -72,14 +72,12 @@ class TokenChooser:
         is_gated_B = alpha_B < self.gate
         is_ended_B = (own_B == (-1 if self.eos_id is None else self.eos_id)) & ~is_gated_B
         is_fused_B = ~(is_gated_B | is_ended_B)
-        fused = Fused(self.llm, self.plugin, logits_l_BV.softmax(dim=-1), probs_s_BU, alpha_B, is_fused_B)
-        decoded = self.decoder.decode(fused, logits_l_BV)
-        of_llm = fused.certificate_of_llm if self.keep_own else None
-        if of_llm is not None:
-            is_fused_B = is_fused_B & (decoded.anchors_B != of_llm.anchors_B)
+        decoded = self.fuse(logits_l_BV, probs_s_BU, alpha_B, is_fused_B)
+        if decoded.certificate_of_llm is not None:
+            is_fused_B = is_fused_B & (decoded.anchors_B != decoded.certificate_of_llm.anchors_B)
         tokens_B = torch.where(is_fused_B, decoded.tokens_B, own_B)
         anchors_B = torch.where(is_fused_B, decoded.anchors_B, -1)
-        return Choice(tokens_B, anchors_B, is_gated_B, is_ended_B, decoded, of_llm)
+        return Choice(tokens_B, anchors_B, is_gated_B, is_ended_B, decoded)
 
     @staticmethod
     def gated(logits_l_BV: Tensor) -> Choice:
@@ -87,6 +85,34 @@ class TokenChooser:
         own_B = logits_l_BV.argmax(dim=-1)
         is_gated_B = torch.ones_like(own_B, dtype=torch.bool)
         return Choice(own_B, torch.full_like(own_B, -1), is_gated_B, ~is_gated_B)
+
+
+@dataclass(eq=False)
+class AnchorChooser(Chooser):
+    """Fuses in anchor space, as OnceEdit does.
+
+    Attributes:
+        llm, plugin: projections onto the same anchors.
+        decoder: maps from anchor space back to a token.
+        keep_own: keep the model's own token if fusion does not change the most probable anchor. Not every token survives
+            the round trip through anchor space, so it is made only where it changes the result.
+    """
+
+    llm: Projection
+    plugin: Projection
+    decoder: Decoder
+    keep_own: bool = False
+
+    def fuse(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor, is_needed_B: Tensor) -> Decoded:
+        """See `Chooser`."""
+        fused = Fused(self.llm, self.plugin, logits_l_BV.softmax(dim=-1), probs_s_BU, alpha_B, is_needed_B)
+        decoded = self.decoder.decode(fused, logits_l_BV)
+        return replace(decoded, certificate_of_llm=fused.certificate_of_llm) if self.keep_own else decoded
+
+    @property
+    def diagnostics(self) -> Mapping[str, float]:
+        """`anchors`: their number."""
+        return {"anchors": float(self.llm.state.n_anchors)}
 
 
 class StepTally:

@@ -37,12 +37,14 @@ class Decoded:
         anchors_B: the most probable anchor of each row, i.e. the one-hot target.
         certificate: proof that it is the most probable; None if the full distribution was computed.
         logits_BV: final logits of a search, whose arg-max the tokens are; None if there was no search.
+        certificate_of_llm: the most probable anchor of the target model alone; None if it was not needed.
     """
 
     tokens_B: Tensor
     anchors_B: Tensor
     certificate: Certificate | None = None
     logits_BV: Tensor | None = None
+    certificate_of_llm: Certificate | None = None
 
 
 class Decoder(Protocol):
@@ -130,10 +132,8 @@ class SearchDecoder:
         return z_BV
 
 
-def make_decoder(
-    name: Literal["search", "column", "owner"], *, steps: int, lr: float, init: Init, target: Target
-) -> Decoder:
-    """Create a decoder by name; `OnceEditHparams` rejects invalid combinations beforehand."""
+def make_decoder(name: str, *, steps: int, lr: float, init: Init, target: Target) -> Decoder:
+    """Create a decoder from anchor space by name; `OnceEditHparams` rejects invalid combinations beforehand."""
     if name == "search":
         return SearchDecoder(steps, lr, init, target)
     return ColumnDecoder(steps, lr, init) if name == "column" else OwnerDecoder()

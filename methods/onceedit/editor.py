@@ -58,6 +58,8 @@ class OnceEdit(Method):
             _require_verification(target)
         plugin = self.hparams.plugin_entry.reference(target.corpus or data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
+        if not self.hparams.fuses_anchors:
+            return {EDIT: edit}
         is_shared = self.hparams.plugin_embeddings == "frozen"
         return {
             EDIT: edit,
@@ -74,7 +76,7 @@ class OnceEdit(Method):
         return Memory(
             kept={
                 "edited plug-in": plugin.footprint.parameters * FP32,
-                "relative states": sum(side.vocab * STATE_BYTES for side in sides),
+                "relative states": sum(side.vocab * STATE_BYTES for side in sides if self.hparams.fuses_anchors),
             },
             evaluate={
                 "passes of the plug-in": plugin.footprint.answering(eval_batch),
@@ -102,6 +104,8 @@ class OnceEdit(Method):
         plugin = EditedPlugin.load(artifacts[EDIT], context.device, dtype)
         plugin.require(requests)
         with context.clock.phase("attach"):
+            if not self.hparams.fuses_anchors:
+                return EnsembleModel.attach(model, plugin, requests, self.hparams)
             target_side = PairState.load(artifacts[STATE], model.model)
             plugin_side = PairState.load(artifacts[PLUGIN_STATE], plugin.model)
             return EnsembleModel.attach(model, plugin, requests, self.hparams, target_side, plugin_side)

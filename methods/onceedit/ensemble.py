@@ -18,7 +18,7 @@ from harness.api import EditedModel
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
-from methods.onceedit.choose import Choice, TokenChooser
+from methods.onceedit.choose import AnchorChooser, Choice, Chooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
@@ -30,6 +30,7 @@ from methods.onceedit.round_trip import ENOUGH
 from methods.onceedit.speculative import Proposer, Speculation
 from methods.onceedit.stepwise import Stepwise
 from methods.onceedit.sync import AnchorMap, Transcript, Written
+from methods.onceedit.union import Tokens, UnionChooser
 from methods.onceedit.vocabulary import Vocabulary
 
 
@@ -40,7 +41,7 @@ class EnsembleModel(EditedModel):
         self,
         target: LoadedModel,
         plugin: EditedPlugin,
-        chooser: TokenChooser,
+        chooser: Chooser,
         requests: Sequence[EditRequest],
         hparams: OnceEditHparams,
         round_trip: float | None = None,
@@ -55,9 +56,8 @@ class EnsembleModel(EditedModel):
         self._counts: Counter[str] = Counter()
         self.anchor_map = None
         if hparams.sync == "map":
-            self.anchor_map = AnchorMap.of(
-                chooser.llm.state.anchor_ids_A, chooser.plugin.state.anchor_ids_A, chooser.llm.state.n_tokens
-            )
+            llm, plugin_ids_A = self.anchored.llm.state, self.anchored.plugin.state.anchor_ids_A
+            self.anchor_map = AnchorMap.of(llm.anchor_ids_A, plugin_ids_A, llm.n_tokens)
 
     @classmethod
     def attach(
@@ -69,8 +69,16 @@ class EnsembleModel(EditedModel):
         target_side: PairState | None = None,
         plugin_side: PairState | None = None,
     ) -> "EnsembleModel":
-        """Build the ensemble, and whichever sides of the pair are not given."""
+        """Build the ensemble, and whichever sides of the pair are needed and not given."""
         pairs_special = hparams.eos == "pair_special"
+        eos_id = None if pairs_special else target.tokenizer.eos_token_id
+        if not hparams.fuses_anchors:
+            own, other = (Vocabulary.of(each.tokenizer) for each in (target, plugin))
+            n_own, n_other = (each.model.get_output_embeddings().weight.shape[0] for each in (target, plugin))
+            tokens = (Tokens.of(own, other, n_own, target.device), Tokens.of(other, own, n_other, target.device))
+            top = hparams.top_k if hparams.decoder == "unite" else None
+            union = UnionChooser(*tokens, top, gate=hparams.alpha_gate, eos_id=eos_id)
+            return cls(target, plugin, union, requests, hparams)
 
         def side(own: LoadedModel | EditedPlugin, other: LoadedModel | EditedPlugin) -> PairState:
             return PairState.of(
@@ -91,16 +99,16 @@ class EnsembleModel(EditedModel):
             init=hparams.init,
             target=hparams.target,
         )
-        eos_id = None if pairs_special else target.tokenizer.eos_token_id
-        chooser = TokenChooser(
-            Projection(target_side.state),
-            Projection(plugin_side.state),
-            decoder,
-            hparams.alpha_gate,
-            eos_id,
-            hparams.keep_own,
-        )
-        return cls(target, plugin, chooser, requests, hparams, target_side.round_trip)
+        sides = (Projection(target_side.state), Projection(plugin_side.state))
+        anchored = AnchorChooser(*sides, decoder, hparams.keep_own, gate=hparams.alpha_gate, eos_id=eos_id)
+        return cls(target, plugin, anchored, requests, hparams, target_side.round_trip)
+
+    @property
+    def anchored(self) -> AnchorChooser:
+        """The chooser of a model that fuses in anchor space."""
+        if not isinstance(self.chooser, AnchorChooser):
+            raise ValueError(f"decoder '{self.hparams.decoder}' has no anchors")
+        return self.chooser
 
     @cached_property
     def proposer(self) -> Proposer:
@@ -178,7 +186,7 @@ class EnsembleModel(EditedModel):
         `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
         `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts.
         """
-        diagnostics: dict[str, float] = {"anchors": float(self.chooser.llm.state.n_anchors)}
+        diagnostics: dict[str, float] = dict(self.chooser.diagnostics)
         if self.round_trip is not None:
             diagnostics["round_trip"] = self.round_trip
         for group, is_edit in (("edits", True), ("others", False)):

@@ -56,7 +56,8 @@ class OnceEditHparams(Hparams):
         per_step_alpha: compute alpha at every step instead of once per prompt.
         keep_own: keep the target model's own token if the plug-in does not change the arg-max over the anchors.
         sync: how the plug-in follows the text: `retokenize` the text, or `map` each fused anchor to the plug-in's own id.
-        decoder, init, target, search_steps, search_lr: decoding from anchor space back to a token (see `decoders`).
+        decoder, init, target, search_steps, search_lr: decoding from anchor space back to a token (see `decoders`); `gac` and
+            `unite` fuse over the union of the two vocabularies instead (see `union`), the latter each model's `top_k` tokens.
         decode: `exact`, one token per forward pass of the target model, or `speculative`, the same tokens from several per
             pass where the plug-in's drafts are right (see `speculative`).
         eos: `deepen` (the target model's own end of text takes precedence) or `pair_special` (special tokens are paired as
@@ -90,7 +91,8 @@ class OnceEditHparams(Hparams):
     per_step_alpha: bool
     keep_own: bool
     sync: Literal["retokenize", "map"]
-    decoder: Literal["search", "column", "owner"]
+    decoder: Literal["search", "column", "owner", "gac", "unite"]
+    top_k: int = Field(ge=1)
     init: Literal["zero", "llm"]
     target: Literal["onehot", "soft"]
     search_steps: int = Field(ge=1)
@@ -115,7 +117,9 @@ class OnceEditHparams(Hparams):
 
     @model_validator(mode="after")
     def _drafts_can_be_verified(self) -> Self:
-        if self.decode == "speculative" and (self.sync == "map" or self.decoder == "search" or self.init == "llm"):
+        if self.decode == "speculative" and (
+            self.sync == "map" or self.decoder not in ("owner", "column") or self.init == "llm"
+        ):
             raise ValueError(
                 "decode 'speculative' needs sync 'retokenize' and a token that depends on the fused anchor alone: decoder "
                 "'owner', or 'column' with init 'zero'"
@@ -128,6 +132,17 @@ class OnceEditHparams(Hparams):
             raise ValueError(f"alpha '{self.alpha}' is a property of the prompt; per_step_alpha needs alpha 'learned'")
         return self
 
+    @model_validator(mode="after")
+    def _anchors_where_they_are_needed(self) -> Self:
+        if not self.fuses_anchors and (self.sync == "map" or self.keep_own):
+            raise ValueError(f"decoder '{self.decoder}' has no anchors, which sync 'map' and keep_own need")
+        return self
+
+    @property
+    def fuses_anchors(self) -> bool:
+        """Whether fusion goes through anchor space, and so needs the relative states."""
+        return self.decoder not in ("gac", "unite")
+
     @property
     def remembers(self) -> bool:
         """Whether alpha needs a memory of the edited prompts."""
@@ -136,12 +151,14 @@ class OnceEditHparams(Hparams):
     def identity(self) -> dict[str, Any]:
         """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it.
 
-        Values of `similarity` are left out where alpha does not depend on them, and `decode: exact`, so that cells are those
-        from before there was a choice.
+        Values of `similarity` are left out where alpha does not depend on them, and `decode: exact`, and `top_k` without
+        `decoder: unite`, so that cells are those from before there was a choice.
         """
         values = {**super().identity(), "plugin": self.plugin_entry.name}
         if self.decode == "exact":
             del values["decode"]
+        if self.decoder != "unite":
+            del values["top_k"]
         return {key: value for key, value in values.items() if self.remembers or not key.startswith("similarity_")}
 
     @property

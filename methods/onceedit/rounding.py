@@ -8,7 +8,7 @@ values changes by a factor within e^±2ε, and a relative lead above 4ε cannot 
 import torch
 from torch import Tensor
 
-from methods.onceedit.choose import Choice, TokenChooser
+from methods.onceedit.choose import Choice, Chooser
 
 ULPS = 128
 """Assumed error of a logit in units of rounding of the largest one. Measured on SmolLM2-135M in fp32: at most 20."""
@@ -29,7 +29,7 @@ def logit_error(logits_BV: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_doubtful(
-    chooser: TokenChooser, choice: Choice, logits_l_BV: Tensor, error_l_B: Tensor, error_s_B: Tensor | None = None
+    chooser: Chooser, choice: Choice, logits_l_BV: Tensor, error_l_B: Tensor, error_s_B: Tensor | None = None
 ) -> Tensor:
     """Whether rounding could have changed each row's token.
 
@@ -52,8 +52,8 @@ def is_doubtful(
     if search_BV is not None:
         best_B2 = search_BV.topk(2, dim=-1).values
         is_doubtful_B |= best_B2[:, 0] - best_B2[:, 1] <= _SEARCH_ULPS * torch.finfo(search_BV.dtype).eps
-    if choice.certificate_of_llm is not None:
-        is_doubtful_B |= choice.certificate_of_llm.margin_B <= least_lead_B
+    if choice.decoded.certificate_of_llm is not None:
+        is_doubtful_B |= choice.decoded.certificate_of_llm.margin_B <= least_lead_B
         is_doubtful_B |= is_own_doubtful_B & (choice.anchors_B < 0)
     if chooser.eos_id is not None:
         is_doubtful_B |= is_own_doubtful_B & (top_B2.indices == chooser.eos_id).any(dim=-1)

@@ -144,7 +144,7 @@ class Proposer:
     """Turns the plug-in's tokens into tokens of the target model."""
 
     def __init__(self, model: "EnsembleModel") -> None:
-        llm, plugin_ids_A = model.chooser.llm.state, model.chooser.plugin.state.anchor_ids_A.tolist()
+        llm, plugin_ids_A = model.anchored.llm.state, model.anchored.plugin.state.anchor_ids_A.tolist()
         self._tokenizer = model.target.tokenizer
         self._plugin = Vocabulary.of(model.plugin.tokenizer)
         self._llm = Vocabulary.of(model.target.tokenizer)
@@ -153,7 +153,7 @@ class Proposer:
         owners_A = torch.where(llm.owner_A < 0, llm.anchor_ids_A, llm.owner_A)
         self._fused = dict(zip(plugin_ids_A, owners_A.tolist(), strict=True))
         own = dict(zip(plugin_ids_A, llm.anchor_ids_A.tolist(), strict=True))
-        self._unfused = own if model.chooser.keep_own else self._fused
+        self._unfused = own if model.anchored.keep_own else self._fused
 
     def extend(
         self, draft: Draft, plugin_id: int, head: Sequence[int], text: Callable[[Sequence[int]], Written]

@@ -92,6 +92,7 @@ def hparams_with(**changes):
         "search_steps": 5,
         "search_lr": 0.15,
         "decode": "exact",
+        "top_k": 10,
         "eos": "deepen",
     }
     return OnceEditHparams(**values | changes)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.onceedit.choose import TokenChooser
+from methods.onceedit.choose import AnchorChooser
 from methods.onceedit.decoders import OwnerDecoder, SearchDecoder
 from methods.onceedit.fusion import Projection
 from methods.onceedit.relative import RelativeState
@@ -12,7 +12,7 @@ from methods.onceedit.relative import RelativeState
 @pytest.fixture
 def chooser():
     projection = Projection(RelativeState.build(torch.eye(4), [0, 1, 2], "deepen"))
-    return TokenChooser(projection, projection, OwnerDecoder())
+    return AnchorChooser(projection, projection, OwnerDecoder())
 
 
 LLM = torch.eye(4)[[0, 0, 3]] * 9
