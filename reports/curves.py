@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from harness.errors import UserError
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES
 from reports.frame import SuiteFrame
+from reports.scores import Board, Line, ModelScore, boards
 from reports.stats import Estimate, resample_means
 
 UNRELATED = "loc_unrelated"
@@ -43,6 +45,33 @@ class Curve:
         """The score after `edits` edits over edits 1 to `last`; NaN where it was not measured."""
         found = self.estimates.get(CurvePoint(edits, axis, 1, last))
         return found.value if found else np.nan
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCurve:
+    """The curve of a method on a model in one section, under the prompt template shown in the main table."""
+
+    board: Board
+    line: Line
+    score: ModelScore
+    found: Curve
+
+
+@lru_cache(maxsize=1)
+def method_curves(frame: SuiteFrame) -> tuple[MethodCurve, ...]:
+    """The curves of all methods, in the order of `boards`."""
+    scores, cells = load_curves(frame), frame.cells.drop_duplicates("cell")
+    seed_of = dict(zip(cells["cell"], cells["seed"], strict=True))
+    curves = []
+    for board in boards(frame):
+        of_protocol = scores[scores["protocol"] == board.protocol]
+        for line in board.lines:
+            for score in line.by_model.values():
+                of_cells = of_protocol[of_protocol["cell"].isin(score.cells)]
+                if len(of_cells):
+                    found = curve(of_cells, {cell: seed_of[cell] for cell in score.cells})
+                    curves.append(MethodCurve(board, line, score, found))
+    return tuple(curves)
 
 
 def load_curves(frame: SuiteFrame) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from reports.common import AVERAGED, AXES, PHASES, in_order
 from reports.places import describe_missing, names_of, reason_of, section_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SuiteFrame:
     """The results of one suite in a store.
 

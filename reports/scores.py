@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -78,8 +79,13 @@ class Board:
         return best, second, paired_difference(left_SRC, right_SRC, weights_C)
 
 
-def boards(frame: SuiteFrame) -> Iterator[Board]:
-    """One board per protocol and section, in the order of the suite."""
+@lru_cache(maxsize=1)
+def boards(frame: SuiteFrame) -> tuple[Board, ...]:
+    """One board per protocol and section, in the order of the suite; computed once for all tables and figures of a suite."""
+    return tuple(_boards(frame))
+
+
+def _boards(frame: SuiteFrame) -> Iterator[Board]:
     models = frame.models()
     templates = list(dict.fromkeys(frame.cells["template"]))
     for protocol, of_protocol in frame.cells.groupby("protocol", sort=False):

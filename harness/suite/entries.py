@@ -113,6 +113,7 @@ class DataEntry:
     conflicts: str
     too_long: Literal["refuse", "drop"]
     file: str
+    relations: str = "all"
     problem: str = ""
 
 

@@ -196,6 +196,7 @@ def _datasets(
                 conflicts=entry.conflicts or form.conflicts,
                 too_long=entry.too_long or form.too_long,
                 file=entry.file,
+                relations=entry.relations,
                 problem=problem,
             ),
             edits,
