@@ -1,5 +1,6 @@
 """Dataset-independent records: edits, the requests that methods see, probes and scored answers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
@@ -140,6 +141,15 @@ class Dataset:
     unrelated: tuple[EditRecord, ...]
     contradictory: int = 0
     notes: tuple[str, ...] = ()
+
+
+def same_subject(records: Iterable[EditRecord]) -> list[list[str]]:
+    """Ids of records about one subject, for each subject with several records; a subject's case does not matter."""
+    by_subject: dict[str, list[str]] = {}
+    for record in records:
+        if record.subject:
+            by_subject.setdefault(record.subject.casefold(), []).append(record.id)
+    return [ids for ids in by_subject.values() if len(ids) > 1]
 
 
 @dataclass(frozen=True, slots=True)

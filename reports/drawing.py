@@ -1,7 +1,7 @@
 """What the figures share: sizes, colours and settings for a two-column paper, and figures without anything to show."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MARKERS = "os^Dvp*Xh"
 AXIS_COLORS = {"rel": "#0072b2", "gen": "#56b4e9", "loc": "#e69f00", "avg": "#1b1b1b"}
 """Colours of the axes of editing quality."""
 
-STYLE: Mapping[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -51,7 +51,7 @@ def drawing(width: float, height: float) -> "Iterator[Figure]":
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(dict(STYLE)):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.canvas.draw()

@@ -31,6 +31,7 @@ _SPECIAL = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     "→": r"$\rightarrow$",
     "…": r"\dots{}",
     "Δ": r"$\Delta$",

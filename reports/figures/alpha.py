@@ -1,6 +1,5 @@
 """Histograms of routing scores (OnceEdit's alpha) by axis, and how well they are calibrated."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.registry import register_figure
@@ -99,5 +98,5 @@ def _scopes(frame: "SuiteFrame") -> "pd.DataFrame":
     """Routing scores with the titles of their cells, of the first prompt template."""
     columns = ["cell", "title", "model_title", "section_title", "template"]
     cells = frame.cells.drop_duplicates("cell")[columns]
-    first: Sequence[str] = cells["template"].unique()[:1]
+    first = list(cells["template"].unique()[:1])
     return frame.scopes.merge(cells[cells["template"].isin(first)], on="cell", how="inner")

@@ -1,6 +1,6 @@
 """Curves of a sequence of edits: how much is left of the first edits, and the quality over all edits so far."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.registry import register_figure
 from reports.common import AVERAGED, protocol_title
@@ -32,7 +32,10 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 for one in curves:
                     if one.board is board and one.score.model == model:
                         place = titles.index(one.line.title)
-                        style = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+                        style: dict[str, Any] = {
+                            "color": COLORS[place % len(COLORS)],
+                            "marker": MARKERS[place % len(MARKERS)],
+                        }
                         points = one.found.points
                         kept = [one.found.value(point, "rel", points[0]) for point in points]
                         first.plot(points, kept, label=one.line.title, **style)

@@ -14,10 +14,11 @@ from reports.common import (
     AVERAGED,
     absent_sections,
     commits_shown,
+    complete_section,
     intervals_shown,
     protocol_title,
-    ranked_section,
     remarks_shown,
+    samples_shown,
     schedules_shown,
     seeds_shown,
     suite_shown,
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
     from reports.frame import SuiteFrame
     from reports.scores import Board, ModelScore
+    from reports.significance import Contest
+    from reports.stats import Floats
 
-TEMPLATE_NOTE = "†"
+TEMPLATE_NOTE = "‡"
 
 
 @register_table("main")
@@ -74,24 +77,72 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", name: str, title
     )
     columns += (Column("Score"), Column("Freq", is_ranked=False))
     sections = tuple(_section(frame, board, templates, columns) for board in of_protocol)
+    contests = [contest for number, board in enumerate(of_protocol) for contest in _contests(number, board)]
     used = {score.template for board in of_protocol for line in board.lines for score in line.by_model.values()}
     notes = tuple(
         f"{_symbol(other, templates)} with prompt template '{other}'" for other in templates[1:] if other in used
     )
     notes += remarks_shown(frame)
-    return Table(name, title, _caption(frame, templates), columns, sections, (*notes, *absent_sections(frame)))
+    from reports.significance import judged
+
+    notes += (*samples_shown(frame), *absent_sections(frame))
+    return judged(Table(name, title, _caption(frame, templates), columns, sections, notes), contests)
+
+
+def _contests(section: int, board: "Board") -> "Iterator[Contest]":
+    """The ranked columns of a section: Rel, Gen, Loc and Avg of each model, then Score."""
+    import numpy as np
+
+    from reports.scores import AVG_WEIGHTS, score_weights
+    from reports.significance import Contest
+    from reports.stats import side_by_side
+
+    def contest(column: int, models: Sequence[str], weights_C: "Floats") -> "Contest":
+        able = {
+            row: line
+            for row, line in enumerate(board.lines)
+            if not line.is_reference and all(_is_complete(line.by_model.get(model), weights_C) for model in models)
+        }
+        values = {
+            row: np.concatenate([line.by_model[model].shares_KC for model in models], axis=1) @ weights_C
+            for row, line in able.items()
+        }
+
+        def p_value(left: int, right: int) -> float | None:
+            if not (able[left].has_choice or able[right].has_choice):
+                return None
+            first, second = (
+                side_by_side([able[row].by_model[model].resampled for model in models]) for row in (left, right)
+            )
+            return first.p_value(second, weights_C)
+
+        return Contest(section, column, values, p_value)
+
+    weights = [*np.eye(len(AVERAGED)), AVG_WEIGHTS]
+    for place, model in enumerate(board.models):
+        for number, weights_C in enumerate(weights):
+            yield contest(place * len(weights) + number, [model], weights_C)
+    yield contest(len(board.models) * len(weights), list(board.models), score_weights(len(board.models)))
+
+
+def _is_complete(score: "ModelScore | None", weights_C: "Floats") -> bool:
+    """Whether a method has a score on a model, and so on every axis that counts."""
+    if score is None:
+        return False
+    of_model = weights_C[: len(AVERAGED)]
+    return not any(math.isnan(score.axes[axis].value) for axis, w in zip(AVERAGED, of_model, strict=True) if w)
 
 
 def _section(frame: "SuiteFrame", board: "Board", templates: Sequence[str], columns: Sequence[Column]) -> Section:
     lead = board.lead()
     if lead is None:
-        return ranked_section(frame, board, _rows(board, templates), columns)
+        return complete_section(frame, board, _rows(board, templates), columns)
     best, second, difference = lead
     remark = (
         f"{board.title}: Score of {best.title} minus {second.title} = {difference.value:+.3f} "
         f"[{difference.low:+.3f}, {difference.high:+.3f}], paired by record."
     )
-    return ranked_section(frame, board, _rows(board, templates), columns, remark)
+    return complete_section(frame, board, _rows(board, templates), columns, remark)
 
 
 def _rows(board: "Board", templates: Sequence[str]) -> Iterator[TableRow]:
@@ -132,7 +183,7 @@ def _caption(frame: "SuiteFrame", templates: Sequence[str]) -> str:
         f"{suite_shown(frame)}, {schedules_shown(frame)}, {seeds_shown(frame)}. {prompt} "
         "Rel, Gen, Loc: reliability, generality, locality; Avg: their mean. Score: mean of Avg over the models. "
         "Freq: number of edit runs needed for all models. "
-        "Best results are in bold, second-best underlined; the unedited model is not ranked. "
+        "The unedited model is not ranked. "
         f"{intervals_shown(frame)} {data}. {commits_shown(frame)}"
     )
 
@@ -163,5 +214,5 @@ def _numbers(board: "Board") -> Iterator[dict[str, object]]:
 
 
 def _symbol(template: str, templates: Sequence[str]) -> str:
-    """One dagger for the second template of the suite, two for the third; none for the first."""
+    """One double dagger for the second template of the suite, two for the third; none for the first."""
     return TEMPLATE_NOTE * templates.index(template)

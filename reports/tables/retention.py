@@ -10,8 +10,9 @@ from harness.registry import register_table
 from reports.common import (
     absent_sections,
     commits_shown,
+    complete_section,
     protocol_title,
-    ranked_section,
+    samples_shown,
     seeds_shown,
     suite_shown,
 )
@@ -20,7 +21,7 @@ from reports.layout import Column, Table, TableEntry, TableRow
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reports.curves import Curve, MethodCurve
+    from reports.curves import Curve, CurvePoint, MethodCurve
     from reports.frame import SuiteFrame
     from reports.scores import Board, Line
 
@@ -52,12 +53,14 @@ def retention(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
 
 
 def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequence[MethodCurve]", model: str) -> Table:
+    from reports.significance import Contest, judged
+
     on_model = {(one.board.section, one.line.row): one.found for one in curves if one.score.model == model}
     points = sorted({point for board in of_protocol for point in _points(board)})
     places = [(group, point) for group in GROUPS for point in points if group != RETAINED or point > points[0]]
     columns = tuple(Column(str(point), group) for group, point in places)
     sections = tuple(
-        ranked_section(
+        complete_section(
             frame,
             board,
             [_row(line, on_model.get((board.section, line.row)), places) for line in board.lines],
@@ -66,14 +69,37 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequenc
         for board in of_protocol
     )
     protocol = of_protocol[0].protocol
-    return Table(
+    contests = [
+        Contest(number, column, values)
+        for number, board in enumerate(of_protocol)
+        for column, (group, point) in enumerate(places)
+        if len(
+            values := {
+                row: shares_K
+                for row, line in enumerate(board.lines)
+                if not line.is_reference
+                and (found := on_model.get((board.section, line.row)))
+                and (shares_K := found.shares_K.get(_place(group, point, found))) is not None
+            }
+        )
+        > 1
+    ]
+    table = Table(
         f"retention-{protocol}-{model}",
         f"Sequential editing of {frame.models()[model]}, {protocol_title(protocol)}",
         _caption(frame),
         columns,
         sections,
-        (*NOTES, *absent_sections(frame)),
+        (*NOTES, *samples_shown(frame), *absent_sections(frame)),
     )
+    return judged(table, contests)
+
+
+def _place(group: str, point: int, curve: "Curve") -> "CurvePoint":
+    """The score of a column: over all edits so far, or over the first ones."""
+    from reports.curves import CurvePoint
+
+    return CurvePoint(point, GROUPS[group], 1, curve.points[0] if group == RETAINED else point)
 
 
 def _row(line: "Line", found: "Curve | None", places: Sequence[tuple[str, int]]) -> TableRow:
@@ -98,7 +124,7 @@ def _caption(frame: "SuiteFrame") -> str:
         for row in frame.cells.drop_duplicates("section").to_dict("records")
     )
     return (
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. Best results are in bold, second-best underlined; the "
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. The "
         f"unedited model is not ranked. Confidence intervals are in the CSV file. {commits_shown(frame)}"
     )
 
