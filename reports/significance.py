@@ -58,7 +58,10 @@ def judged(table: Table, contests: Sequence[Contest]) -> Table:
         if p < LEVEL:
             marks[contest.section, row, contest.column] = mark
         elif mark is Mark.BEST:
-            marks[contest.section, row, contest.column] = Mark.NONE
+            printed = table.sections[contest.section].rows[row].entries[contest.column].text
+            for other in ranks[number]:
+                if table.sections[contest.section].rows[other].entries[contest.column].text == printed:
+                    marks[contest.section, other, contest.column] = Mark.NONE
             is_open = True
     sections = tuple(_marked(section, number, marks) for number, section in enumerate(table.sections))
     return replace(table, sections=sections, notes=(*_notes(len(claims), is_open), *table.notes))

@@ -60,7 +60,7 @@ def alpha(frame: "SuiteFrame") -> "Figure":
 
 @register_figure("calibration")
 def calibration(frame: "SuiteFrame") -> "Figure":
-    """Share of prompts that are edits or rephrases among those with a routing score, one curve per method and model."""
+    """Share of prompts that are edits or rephrases among those with a routing score; one curve per model."""
     import numpy as np
 
     from harness.evaluation.scope import BINS, INSIDE
@@ -70,27 +70,30 @@ def calibration(frame: "SuiteFrame") -> "Figure":
     scopes = _scopes(frame)
     if scopes.empty:
         return nothing(NONE)
-    sections = list(dict.fromkeys(scopes["section_title"]))
-    series = list(dict.fromkeys(zip(scopes["title"], scopes["model_title"], strict=True)))
-    with drawing(PAGE if len(sections) > 1 else COLUMN, 2.2 + 0.13 * -(-len(series) // 3)) as figure:
-        (row,) = grid(figure, 1, len(sections), sharey=True)
-        for section, axes in zip(sections, row, strict=True):
-            axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.6, linestyle="--")
-            for number, (title, model) in enumerate(series):
-                is_here = (scopes["section_title"] == section) & (scopes["title"] == title)
-                here = scopes[is_here & (scopes["model_title"] == model)]
-                bins = np.minimum((here["scope"] * BINS).astype(int), BINS - 1)
-                by_bin = here.assign(inside=here["axis"].isin(INSIDE)).groupby(bins)
-                axes.plot(
-                    by_bin["scope"].mean(), by_bin["inside"].mean(), marker=MARKERS[number % len(MARKERS)],
-                    color=SERIES[number % len(SERIES)], label=f"{title} on {model}",
-                )  # fmt: skip
-            axes.set_xlim(-0.02, 1.02)
-            axes.set_ylim(-0.02, 1.02)
-            axes.set_title(section)
-            axes.set_xlabel("routing score (α), mean of the bin")
-        row[0].set_ylabel("share of edits and rephrases")
-        legend_above(figure, row[0], 3)
+    sections, titles, models = (list(dict.fromkeys(scopes[key])) for key in ("section_title", "title", "model_title"))
+    with drawing(PAGE if len(titles) > 1 else COLUMN, 0.6 + 1.5 * len(sections)) as figure:
+        rows = grid(figure, len(sections), len(titles), sharex=True, sharey=True)
+        for section, row in zip(sections, rows, strict=True):
+            for title, axes in zip(titles, row, strict=True):
+                axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.6, linestyle="--")
+                for number, model in enumerate(models):
+                    is_here = (scopes["section_title"] == section) & (scopes["title"] == title)
+                    here = scopes[is_here & (scopes["model_title"] == model)]
+                    bins = np.minimum((here["scope"] * BINS).astype(int), BINS - 1)
+                    by_bin = here.assign(inside=here["axis"].isin(INSIDE)).groupby(bins)
+                    axes.plot(
+                        by_bin["scope"].mean(), by_bin["inside"].mean(), marker=MARKERS[number % len(MARKERS)],
+                        color=SERIES[number % len(SERIES)], label=model, alpha=0.8,
+                    )  # fmt: skip
+                axes.set_xlim(-0.03, 1.03)
+                axes.set_ylim(-0.03, 1.03)
+                axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+                axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+                axes.set_title(title if section is sections[0] else "")
+            row[0].set_ylabel(section)
+        figure.supxlabel("routing score (α), mean of the bin", fontsize=7)
+        figure.supylabel("share of edits and rephrases", fontsize=7)
+        legend_above(figure, rows[0][0], 3)
     return figure
 
 

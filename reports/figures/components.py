@@ -23,20 +23,20 @@ def components(frame: "SuiteFrame") -> "Figure":
     with drawing(PAGE if across > 1 else COLUMN, 0.5 + 1.35 * down) as figure:
         panels = [axes for row in grid(figure, down, across) for axes in row]
         for board, axes in zip(shown, panels, strict=False):
-            models = [*board.models, "Score"]
+            models = [*board.models.values(), *["Score"] * (len(board.models) > 1)]
             width = 0.85 / max(1, len(board.lines))
             for number, line in enumerate(board.lines):
                 found = [
                     line.by_model[model].axes["avg"] if model in line.by_model else MISSING for model in board.models
                 ]
-                found.append(line.score)
+                found += [line.score] * (len(models) > len(found))
                 places = [place - 0.425 + (number + 0.5) * width for place in range(len(models))]
                 axes.bar(
                     places, [each.value for each in found], width * 0.94, yerr=error_bars(found),
                     color=COLORS[number % len(COLORS)], label=line.title, error_kw={"elinewidth": 0.5, "ecolor": "#333333"},
                 )  # fmt: skip
             score_axis(axes, "Avg")
-            axes.set_xticks(range(len(models)), [*board.models.values(), "Score"])
+            axes.set_xticks(range(len(models)), models)
             axes.set_title(f"{board.title}, {protocol_title(board.protocol)}")
         for unused in panels[len(shown) :]:
             unused.set_axis_off()

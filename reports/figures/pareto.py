@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from reports.scores import Board
 
 
+LINE = 0.075
+"""Height of a name, as a share of the axis."""
+
+
 @register_figure("pareto")
 def pareto(frame: "SuiteFrame") -> "Figure":
     """Editing time against Score, with the Pareto front; one panel per dataset and protocol."""
@@ -69,7 +73,25 @@ def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
             [seconds], [score.value], yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6,
             color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
         )  # fmt: skip
-        axes.annotate(line.title, (seconds, score.value), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)
     axes.margins(x=0.15)
+    _label(axes, [(line.title, seconds, line.score.value) for line, seconds in found])
+
+
+def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Name the points, from the highest to the lowest; a name that would touch an earlier one moves down."""
+    from math import log10
+
+    taken: list[tuple[float, float, float]] = []
+    low, high = (log10(limit) for limit in axes.get_xlim())
+    for title, seconds, score in sorted(points, key=lambda point: -point[2]):
+        start, y = (log10(seconds) - low) / (high - low), score + 0.02
+        end = start + 0.03 + 0.022 * len(title)
+        while any(start < right and end > left and abs(y - other) < LINE for left, right, other in taken):
+            y -= LINE / 4
+        taken.append((start, end, y))
+        axes.annotate(
+            title, (seconds, score), xytext=(seconds * 10 ** (0.02 * (high - low)), y), fontsize=6.5,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "#999999", "shrinkA": 0, "shrinkB": 1},
+        )  # fmt: skip

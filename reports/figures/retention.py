@@ -44,9 +44,9 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 score_axis(first, "")
                 score_axis(all_so_far, "")
                 all_so_far.set_xlabel("edits so far" if number == len(boards) - 1 else "")
-            where = f"{board.title}, {protocol_title(board.protocol)}"
+            where = f"{board.title}\n{protocol_title(board.protocol)}"
             rows[2 * number][0].set_ylabel(f"{where}\nRel, first edits")
-            rows[2 * number + 1][0].set_ylabel("Avg, all edits")
+            rows[2 * number + 1][0].set_ylabel(f"{where}\nAvg, all edits")
         legend_above(figure, rows[0][0], 5)
     return figure
 
