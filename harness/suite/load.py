@@ -117,6 +117,7 @@ def load_suite(
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
         figures=tuple(form.figures),
+        published=form.published,
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
 

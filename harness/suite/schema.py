@@ -273,6 +273,10 @@ class SuiteForm(StrictModel):
     threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
     figures: list[Figure] = Field(default_factory=list, description="figures that `harness report` writes")
+    published: str = Field(
+        "",
+        description="published numbers to show next to measured ones, on the same models: a file in reports/numbers/",
+    )
     sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="`<axis>.<entry>.<option>: [values]` replaces that entry with one per value",

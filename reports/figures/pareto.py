@@ -83,8 +83,9 @@ def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
     """Name the points, from the highest to the lowest; a name that would touch an earlier one moves down."""
     from math import log10
 
-    taken: list[tuple[float, float, float]] = []
     low, high = (log10(limit) for limit in axes.get_xlim())
+    at = [((log10(seconds) - low) / (high - low), score) for _, seconds, score in points]
+    taken = [(x - 0.015, x + 0.015, y) for x, y in at]
     for title, seconds, score in sorted(points, key=lambda point: -point[2]):
         start, y = (log10(seconds) - low) / (high - low), score + 0.02
         end = start + 0.03 + 0.022 * len(title)
