@@ -278,6 +278,10 @@ class EditedModel(ABC):
         """Return what readers of the scores must know about this edit, one clause each; shown by the run and under tables."""
         return ()
 
+    def formula_flops(self) -> Mapping[str, int]:
+        """Return FLOPs, or tokens that cost as much, by the formulas of the method's paper; stored next to those counted."""
+        return {}
+
     def state(self) -> State:
         """Return all state outside the weights, from which `Method.extend` rebuilds the same model bit for bit."""
         return {}
@@ -296,12 +300,14 @@ class Method(ABC):
         preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
         differences: known differences from another implementation of the same method, one sentence each; printed in the
             parity table.
+        uncounted: why FLOPs of this implementation cannot be counted here, one clause; empty if they can.
     """
 
     spec: ClassVar[MethodSpec]
     Hparams: ClassVar[type[Hparams]] = Hparams
     preset: ClassVar[Mapping[str, Any]] = {}
     differences: ClassVar[tuple[str, ...]] = ()
+    uncounted: ClassVar[str] = ""
 
     def __init__(self, hparams: Any) -> None:
         self.hparams = hparams

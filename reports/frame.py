@@ -18,6 +18,7 @@ from harness.files import understood
 from harness.store.manifest import Manifest, Options, find_manifest
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES, PHASES, in_order
+from reports.costs import flops_columns
 from reports.places import describe_missing, names_of, reason_of, section_of
 
 
@@ -31,6 +32,7 @@ class SuiteFrame:
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach; `<phase>_s` is in seconds;
+            `flops_<phase>`, `flops_per_edit` and so on are FLOPs (see `reports.costs.flops_columns`);
             `edit_actions` is a frozenset with the ids of the edit runs; `remarks` is what the edited model says about
             itself; `section` and `row` say where in a table the
             cell belongs.
@@ -126,6 +128,7 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "schedule": cell["schedule"]["kind"],
         "seed": cell["seed"],
         **{f"{phase}_s": float(cost["phases_s"].get(phase, 0.0)) for phase in PHASES},
+        **flops_columns(cost),
         "edit_actions": frozenset(cost["edit_actions"]),
         "device_class": cost["device_class"],
         "citable": bool(cost["citable"]),

@@ -31,6 +31,7 @@ class Cell:
         schedule: fitted to the data.
         eval_batch: rows per forward pass; part of the identity because rounding depends on it.
         keep_weights: the edited weights are kept next to the results; in the identity only if they are.
+        count_flops: number of edits on which FLOPs are counted, 0 for none; not part of the identity.
     """
 
     method: MethodSpec
@@ -46,6 +47,7 @@ class Cell:
     seed: int
     eval_batch: int
     keep_weights: bool = False
+    count_flops: int = 0
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""

@@ -233,6 +233,7 @@ class Plan:
             seed=seed,
             eval_batch=self._eval_batch(target),
             keep_weights=self.suite.keep_weights,
+            count_flops=self.suite.count_flops,
         )
         try:
             cell.artifacts()

@@ -1,8 +1,9 @@
 """What the runner lends to editors and builders: models, records and artifacts, each loaded once while they are needed."""
 
+import contextlib
 import dataclasses
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from harness.api import Advance, ArtifactSpec
@@ -17,12 +18,17 @@ from harness.store.artifacts import ArtifactCache
 
 
 class RunContext:
-    """The `harness.api.Context` of a process that runs cells one after the other."""
+    """The `harness.api.Context` of a process that runs cells one after the other.
+
+    Attributes:
+        steps: of the present cell or artifact, how far each of its progress bars came, by description.
+    """
 
     def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars) -> None:
         self.device = device
         self.seed = 0
         self.clock = PhaseClock(device)
+        self.steps: Counter[str] = Counter()
         self._artifacts = artifacts
         self._bars = bars
         self._models: dict[ModelRef, LoadedModel] = {}
@@ -32,6 +38,7 @@ class RunContext:
         """A fresh clock for the next cell or artifact, and its seed."""
         self.seed = seed
         self.clock = PhaseClock(self.device)
+        self.steps = Counter()
         return self.clock
 
     def load_model(self, ref: ModelRef) -> LoadedModel:
@@ -73,6 +80,13 @@ class RunContext:
         """The finished folder of an artifact."""
         return self._artifacts.folder(spec)
 
-    def progress(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """A progress bar of the run."""
-        return self._bars.bar(description, total)
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int) -> Iterator[Advance]:
+        """A progress bar of the run, whose steps are counted."""
+        with self._bars.bar(description, total) as advance:
+
+            def counted(steps: int = 1) -> None:
+                self.steps[description] += steps
+                advance(steps)
+
+            yield counted

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from harness.records import Answer, Dataset, EditRequest, same_subject
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
 from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.counting import CellCounter
 from harness.run.outcome import Outcome, record_failure
 from harness.run.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import provenance
@@ -84,7 +86,8 @@ class Runner:
             models = {role: self._context.model_hashes(ref) for role, ref in _models(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
-            write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device})
+            steps = dict(self._context.steps)
+            write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device, "steps": steps})
 
     def _verify_models(self, spec: ArtifactSpec) -> None:
         """Refuse an artifact that was made with other files of a model than are there now.
@@ -136,6 +139,9 @@ class Runner:
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
         edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
+        peak_bytes = peak_memory_bytes(context.device)
+        flops, failures = self._flops(bench)  # now that everything is timed, and before the weights are compared
+        remarks = (*edited.remarks, *failures)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
 
@@ -146,9 +152,10 @@ class Runner:
             "device": context.device,
             "device_class": device_class(context.device),
             "threads": torch.get_num_threads(),
-            "peak_memory_bytes": peak_memory_bytes(context.device),
+            "peak_memory_bytes": peak_bytes,
             "warm_up": is_warm,
             "citable": True,
+            **({"flops": flops} if flops else {}),
             **edited.cost,
         }
         origin = {
@@ -167,12 +174,12 @@ class Runner:
             **({"same_subject": groups} if (groups := same_subject((*data.edits, *data.unrelated))) else {}),
             **({"chosen": dict(chosen)} if chosen else {}),
             **bench.method.provenance(),
-            **({"remarks": list(edited.remarks)} if edited.remarks else {}),
+            **({"remarks": list(remarks)} if remarks else {}),
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         limits = self._attainable(cell, model, data)
-        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, edited.remarks, bench.kept, limits)
+        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, bench.kept, limits)
 
     def _warm_up(self, bench: "_Bench", data: Dataset) -> bool:
         """Edit another fact and discard it, so that first calls are not timed.
@@ -243,6 +250,20 @@ class Runner:
                 *(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance),
                 positions=model.positions,
             )
+
+    def _flops(self, bench: "_Bench") -> tuple[Mapping[str, Any], Sequence[str]]:
+        """FLOPs of a cell, and a remark if they could not be counted: results that took hours are not given up for that."""
+        cell = bench.cell
+        if not cell.count_flops:
+            return {}, ()
+        if bench.method.uncounted:
+            return {"uncounted": bench.method.uncounted}, ()
+        counter = CellCounter(self._store, self._context, cell, bench.method, bench.model, bench.folders)
+        try:
+            return counter.count(_protocols(cell)), ()
+        except Exception as error:
+            print(traceback.format_exc(), file=sys.stderr)  # the cell's log
+            return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
 
     def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
         """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""

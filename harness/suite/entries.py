@@ -144,6 +144,7 @@ class Suite:
         scale: `paper` for the suite as written, otherwise the name of the scale applied to it.
         all_models: models before `--only`; those of them that are run are in `models`.
         keep_weights: whether to save the edited weights next to the results.
+        count_flops: number of edits on which FLOPs are counted, 0 for none.
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
@@ -168,6 +169,7 @@ class Suite:
     seeds: tuple[int, ...]
     schedule: Schedule
     keep_weights: bool
+    count_flops: int
     eval_batch: int | Literal["auto"]
     launch: str
     launch_at: str

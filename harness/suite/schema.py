@@ -267,6 +267,9 @@ class SuiteForm(StrictModel):
         "available backend; --backend overrides it",
     )
     keep_weights: bool = Field(False, description="save the edited weights of each cell next to its results")
+    count_flops: int = Field(
+        3, ge=0, description="edits on which FLOPs are counted, after everything is timed; 0 to count none"
+    )
     eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"

@@ -43,6 +43,7 @@ class EasyEditMethod(Method):
         extras: optional modules that EasyEdit imports for it.
     """
 
+    uncounted: ClassVar[str] = "EasyEdit's code runs in a process of its own"
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()

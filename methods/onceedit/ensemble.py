@@ -20,6 +20,7 @@ from harness.records import EditRequest
 from harness.tokens import Query
 from methods.onceedit.choose import Choice, TokenChooser
 from methods.onceedit.decoders import make_decoder
+from methods.onceedit.flops import paper_flops
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
 from methods.onceedit.hparams import OnceEditHparams
@@ -159,6 +160,10 @@ class EnsembleModel(EditedModel):
             return ()
         relative = self.hparams.relative
         return (f"anchor space (relative: {relative}) gives back {self.round_trip:.0%} of the model's own tokens",)
+
+    def formula_flops(self) -> Mapping[str, int]:
+        """See `paper_flops`."""
+        return paper_flops(self.target.model, self.plugin.model, self.chooser.llm.state.n_anchors)
 
     @torch.no_grad()
     def scope(self, queries: Sequence[Query]) -> list[float]:

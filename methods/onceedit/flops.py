@@ -4,7 +4,7 @@ V is a vocabulary's size, A the number of anchors, d the width of the embeddings
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +18,12 @@ class EmbeddingTable:
 
     vocabulary: int
     width: int
+
+    @classmethod
+    def of(cls, model: "PreTrainedModel") -> Self:
+        """The input embeddings of a model; also works on the `meta` device."""
+        vocabulary, width = model.get_input_embeddings().weight.shape
+        return cls(vocabulary, width)
 
 
 def relative_matrix_flops(side: EmbeddingTable, anchors: int) -> int:
@@ -43,6 +49,22 @@ def equivalent_tokens(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int,
     """
     gigaflops = round(forward_flops(non_embedding_parameters) / 10**9)
     return -(-attach_flops(llm, plugin, anchors) // (gigaflops * 10**9))
+
+
+def paper_flops(llm: "PreTrainedModel", plugin: "PreTrainedModel", anchors: int) -> dict[str, int]:
+    """The row of Table 5 for a pair: attaching, one token of the target model, and attaching in tokens.
+
+    Args:
+        llm: the target model.
+        plugin: the plug-in, with its `[WEIGHT]`.
+        anchors: number of anchors of the pair.
+    """
+    left, right, parameters = EmbeddingTable.of(llm), EmbeddingTable.of(plugin), non_embedding_parameters(llm)
+    return {
+        "attach": attach_flops(left, right, anchors),
+        "per_token": forward_flops(parameters),
+        "attach_in_tokens": equivalent_tokens(left, right, anchors, parameters),
+    }
 
 
 def non_embedding_parameters(model: "PreTrainedModel") -> int:

@@ -1,0 +1,106 @@
+"""Times of several cells, against numbers that follow from those of the fake store by hand."""
+
+import math
+
+import pytest
+
+from reports.costs import (
+    NOTHING,
+    Cost,
+    break_even_edits,
+    break_even_models,
+    cost_of,
+    multiple,
+    normalised,
+    shown_multiple,
+    total_curve,
+)
+from reports.frame import load_suite
+from tests.helpers.fake_store import MODELS
+
+
+def cost(setup=0.0, edit=1.0, attach=0.0, edits=10, models=1, device="cpu"):
+    seconds = {"setup": setup, "edit": edit, "attach": attach, "evaluate": 9.0}
+    return Cost(edits, models, seconds, dict.fromkeys(seconds, 0.0), device, is_citable=True)
+
+
+@pytest.fixture
+def frame(fake):
+    """FT-L edits for 4 s and OnceEdit for 2 s; all set up for 1 s and attach for 0.1 s."""
+    return load_suite(fake.write_suite(data=("zsre",)).root, "main_table", "mini")
+
+
+def of(frame, method):
+    return frame.cells[frame.cells["method"] == method]
+
+
+def test_a_shared_edit_counts_once_and_attaching_counts_for_each_model(frame):
+    ours, theirs = cost_of(of(frame, "onceedit")), cost_of(of(frame, "ft-l"))
+    assert ours.models == theirs.models == len(MODELS) == 3
+    assert ours.edit_s == 2.0
+    assert ours.seconds["setup"] == 1.0
+    assert math.isclose(ours.seconds["attach"], 0.3)
+    assert (theirs.edit_s, theirs.seconds["setup"]) == (12.0, 3.0)
+    assert multiple(theirs, ours) == 6.0
+    assert math.isclose(multiple(theirs, ours, with_setup=True), 15.3 / 3.3)
+
+
+def test_flops_are_added_up_in_the_same_way(frame):
+    assert cost_of(of(frame, "onceedit")).flops["edit"] == 10**12
+    assert cost_of(of(frame, "ft-l")).flops["edit"] == 3 * 10**12
+
+
+def test_each_cell_is_compared_with_onceedit_on_the_same_model(frame):
+    found = normalised(frame)
+    by_method = {name.split("-tiny")[0]: row for name, row in found.iterrows()}
+    assert by_method["onceedit"]["edit_time_vs_onceedit"] == 1.0
+    assert by_method["ft-l"]["edit_time_vs_onceedit"] == 2.0
+    assert math.isclose(by_method["ft-l"]["edit_time_with_setup_vs_onceedit"], 5.1 / 3.1)
+    assert math.isclose(by_method["ft-l"]["edit_s_per_edit"], 4 / 50)
+    assert by_method["none"].isna().all()
+    assert len(found) == 9
+
+
+def test_times_of_two_device_classes_are_not_compared(fake):
+    fake.write_cell("onceedit", "tiny/llama", "zsre")
+    fake.write_cell("ft-l", "tiny/llama", "zsre", cost={"device_class": "cuda: A100"})
+    fake.write_manifest()
+    found = normalised(load_suite(fake.root, "main_table", "mini"))
+    assert found["edit_time_vs_onceedit"].isna().sum() == 1
+
+
+def test_without_onceedit_nothing_is_compared(fake):
+    fake.write_cell("ft-l", "tiny/llama", "zsre")
+    fake.write_manifest()
+    found = normalised(load_suite(fake.root, "main_table", "mini"))
+    assert found["edit_time_vs_onceedit"].isna().all()
+    assert found["edit_s_per_edit"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("setup", "edit", "text"),
+    [(0.0, 2.294, "2.29"), (300.0, 2.0, "> 100"), (50.0, 2.0, "52.00"), (0.001, 0.0005, "< 0.01"), (1.0, 2.0, "2.00")],
+)
+def test_a_multiple_is_printed_as_in_the_paper(setup, edit, text):
+    assert shown_multiple(cost(setup, edit), cost())[1] == text
+    assert shown_multiple(cost(), NOTHING)[1] == ""
+
+
+def test_the_break_even_is_where_the_curves_cross():
+    slow, once = cost(setup=0, edit=10), cost(setup=2, edit=5, attach=1)
+    # 1.0 s per edit against 3 s and 0.5 s per edit
+    assert break_even_edits(slow, once) == 6
+    curve = total_curve({"slow": slow, "once": once}, [5, 6, 7])
+    assert (curve["once"] <= curve["slow"]).tolist() == [False, True, True]
+    assert slow.amortised_s(4) == 1.0
+    assert once.amortised_s(6) == 1.0
+    assert break_even_edits(cost(edit=1), once) == math.inf
+    assert break_even_edits(cost(setup=9, edit=1), once) == 1
+    assert math.isnan(break_even_edits(cost(device="cuda"), once))
+
+
+def test_one_edit_for_all_models_pays_off_from_some_number_of_models():
+    once = cost(setup=2, edit=5, attach=3, models=3)
+    # 7 s once and 1 s per model, against 4.5 s per model
+    assert break_even_models(cost(edit=9, models=2), once) == 2
+    assert break_even_models(cost(edit=0.5), once) == math.inf
