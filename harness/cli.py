@@ -24,7 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from harness import cli_models, inventory, registry
 from harness.commands import PLUGINS, harness_command, nearest_existing, plugin_names
-from harness.errors import UserError, did_you_mean
+from harness.errors import NoMatchError, UserError, did_you_mean
 from harness.files import is_full, not_writable
 from harness.plain_text import degrade
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness.plan.plan import Plan
     from harness.store.tracking import SyncResult
     from harness.suite import Suite
+    from harness.suite.collection import Collection
 
 Number = TypeVar("Number", int, float)
 
@@ -307,26 +308,41 @@ def run(
     from harness.run.start import run as run_plan
 
     console = _console()
-    _say_hello(options, console)
-    plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, console, is_strict=strict, force=force, detach=detach, report=report)
+
+    def run_one(one: SuiteOptions) -> int:
+        _say_hello(one, console)
+        plan, launcher = _planned(one)
+        return run_plan(plan, launcher, console, is_strict=strict, force=force, detach=detach, report=report)
+
+    code = _each(options, run_one, console)
+    if report:
+        _write_document(options.suite, options.scale, options.store, console)
+    return code
 
 
 @app.command("plan")
 @suite_verb
 def plan_(options: SuiteOptions) -> int:
     """Show the cells and artifacts of a suite, and what is done or missing, without running anything."""
-    from harness.plan.describe import describe
+    from harness.plan.describe import describe, describe_together
     from harness.run.start import print_lacks
 
-    console = _console()
-    plan, launcher = _planned(options)
-    describe(plan, console)
-    for sentence in launcher.describe(plan):
-        console.print(sentence, markup=False, soft_wrap=True)
-    print_lacks(plan, console, launcher)
-    return 0
+    console, plans = _console(), list["Plan"]()
+
+    def describe_one(one: SuiteOptions) -> int:
+        plan, launcher = _planned(one)
+        plans.append(plan)
+        describe(plan, console)
+        for sentence in launcher.describe(plan):
+            console.print(sentence, markup=False, soft_wrap=True)
+        print_lacks(plan, console, launcher)
+        return 0
+
+    code = _each(options, describe_one, console)
+    if len(plans) > 1:
+        describe_together(plans, console)
+    return code
 
 
 @app.command(cls=Watching)
@@ -343,8 +359,13 @@ def status(
     """Show which cells are done, failed, running or still to do; exit with 1 if one failed."""
     from harness.run.status import show
 
-    plan, launcher = _planned(options)
-    return show(plan, launcher, _console(), as_json=as_json, watch_s=watch, everything=everything)
+    console = _console()
+
+    def show_one(one: SuiteOptions) -> int:
+        plan, launcher = _planned(one)
+        return show(plan, launcher, console, as_json=as_json, watch_s=watch, everything=everything)
+
+    return _each(options, show_one, console)
 
 
 @app.command()
@@ -361,10 +382,17 @@ def retry(
     from harness.run.start import run as run_plan
 
     console = _console()
-    _say_hello(options, console)
-    plan, launcher = _planned(options)
     report = None if no_report else _report
-    return run_plan(plan, launcher, console, failed_only=True, is_strict=strict, detach=detach, report=report)
+
+    def retry_one(one: SuiteOptions) -> int:
+        _say_hello(one, console)
+        plan, launcher = _planned(one)
+        return run_plan(plan, launcher, console, failed_only=True, is_strict=strict, detach=detach, report=report)
+
+    code = _each(options, retry_one, console)
+    if report:
+        _write_document(options.suite, options.scale, options.store, console)
+    return code
 
 
 @app.command()
@@ -374,7 +402,8 @@ def cancel(options: SuiteOptions) -> int:
     from harness.run.status import cancel as end
     from harness.store.store import Store
 
-    return end(Store(options.store), _suite(options), _console())
+    console = _console()
+    return _each(options, lambda one: end(Store(one.store), _suite(one), console), console)
 
 
 @app.command()
@@ -487,10 +516,16 @@ def report(
 ) -> int:
     """Write the tables of a suite from its finished cells, also of earlier runs, and print the first."""
     console, lines = _console(), None if everything else TABLE_LINES
-    name = _name(suite, store, console)
-    _refuse_unknown(suite, name, "report", store, scale)
-    _write_tables(store, name, scale, console, lines, edits=edits, backend=backend, data=data)
-    return 0
+
+    def report_one(one: SuiteOptions) -> int:
+        name = _name(one.suite, store, console)
+        _refuse_unknown(one.suite, name, "report", store, scale)
+        _write_tables(store, name, scale, console, lines, edits=edits, backend=backend, data=data)
+        return 0
+
+    code = _each(SuiteOptions(suite, store=store), report_one, console)
+    _write_document(suite, scale, store, console)
+    return code
 
 
 @app.command()
@@ -716,6 +751,49 @@ def _say_hello(options: SuiteOptions, console: "Console") -> None:
     )
 
 
+def _collection(suite: str) -> "Collection | None":
+    """The suite of suites of this name; None for an ordinary suite, and for one that is only known to a store."""
+    from harness.suite.collection import read_collection
+    from harness.suite.load import find_suite
+
+    try:
+        file = find_suite(suite)
+    except UserError:
+        return None
+    return read_collection(file)
+
+
+def _each(options: SuiteOptions, do: Callable[[SuiteOptions], int], console: "Console") -> int:
+    """Do something with a suite, or with each suite of a suite of suites; one that fails does not stop the others.
+
+    Suites in which `--only` matches nothing are left out.
+
+    Returns:
+        The highest exit code; at least 1 if one of several suites was refused.
+
+    Raises:
+        UserError: if no suite could be treated; the first reason.
+    """
+    collection = _collection(options.suite)
+    if collection is None:
+        return do(options)
+    codes, refusals = list[int](), list[UserError]()
+    for name in collection.suites:
+        console.rule(name, align="left")
+        try:
+            codes.append(do(dataclasses.replace(options, suite=name)))
+        except NoMatchError as error:
+            refusals.append(error)
+            console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+        except UserError as error:
+            refusals.append(error)
+            codes.append(1)
+            console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if len(refusals) == len(collection.suites):
+        raise refusals[0]
+    return max(codes, default=0)
+
+
 def _suite(options: SuiteOptions) -> "Suite":
     from harness.suite.load import find_suite, load_suite
 
@@ -845,6 +923,20 @@ def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines
     for stem, files in itertools.groupby(sorted(written), lambda path: path.stem):
         endings = "  ".join(path.suffix for path in files)
         console.print(f"  {stem:<24} {endings}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_document(suite: str, scale: str | None, store: Path, console: "Console") -> None:
+    """Combine the reports of a suite of suites into one document, and say where it is; nothing for an ordinary suite."""
+    from harness.suite.entries import PAPER
+    from reports.document import write_document
+
+    collection = _collection(suite)
+    if collection is None:
+        return
+    names = [_name(name, store, console) for name in collection.suites]
+    written = write_document(store, collection.name, collection.description, names, scale or PAPER, console)
+    for file in written:
+        console.print(f"document of all suites: {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _sentence(result: "SyncResult") -> str:

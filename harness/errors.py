@@ -25,6 +25,10 @@ class UnavailableError(UserError):
     """
 
 
+class NoMatchError(UserError):
+    """A filter of the command line that matches nothing in a suite; it may match something in another one."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
     import difflib  # slow to import, and rarely needed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.files import understood
+from harness.store.answers import with_unedited
 from harness.store.store import Folder, Store, is_called, not_one_cell
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ COLUMNS = {
     "score": "score",
 }
 """What `answers` prints of each answer, with the heading of the column."""
-
-KEY = ["protocol", "axis", "record_id", "probe"]
-"""Columns that identify a question within a cell."""
 
 
 def find_cell(store: Store, name: str, verb: str) -> Folder:
@@ -204,15 +202,10 @@ def answers(store: Store, folder: Folder, wanted: Wanted) -> "pd.DataFrame":
     Raises:
         UserError: if the cell is not finished, a file is damaged, or a name to filter by does not occur.
     """
-    import pandas as pd
-
     if not folder.is_done:
         fix = harness_command("explain" if folder.failure is not None else "logs", folder.path.name, store=store.root)
         raise UserError(f"{folder.path}: no answers, because the cell is not finished", fix=fix)
-    with understood(folder.path):
-        rows = pd.read_parquet(folder.path / "records.parquet")
-    rows = rows.merge(_unedited(store, folder), on=KEY, how="left", sort=False)
-    rows["unedited"] = rows["unedited"].astype(object).where(rows["unedited"].notna(), None)
+    rows = with_unedited(store, folder)
     for column, name in (("protocol", wanted.protocol), ("axis", wanted.axis), ("record_id", wanted.record)):
         if name:
             rows = rows[rows[column] == _known(name, column, list(rows[column].unique()), folder)]
@@ -230,27 +223,6 @@ def as_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
         {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in rows.to_dict("records")
     ]
-
-
-def _unedited(store: Store, folder: Folder) -> "pd.DataFrame":
-    """Answers of the cell of the unedited model that asked the same questions of the same model; empty without one."""
-    import pandas as pd
-
-    with understood(folder.path):
-        cell = folder.read("cell.json")
-    same = f"-{cell['model']['name'].replace('/', '_')}-{cell['data']['name']}-"
-    for name in sorted(name for name in store.cells() if same in name):
-        other = store.cell(name)
-        if other.is_done and (other.path / "cell.json").is_file():
-            with understood(other.path):
-                found = other.read("cell.json")
-                is_same = all(found[part] == cell[part] for part in ("model", "data", "protocols", "schedule"))
-                if is_same and not found["method"]["edits"]:
-                    rows = pd.read_parquet(other.path / "records.parquet", columns=[*KEY, "predicted"])
-                    return rows.rename(columns={"predicted": "unedited"})
-    return pd.DataFrame(
-        {**dict.fromkeys(KEY, pd.Series(dtype=object)), "probe": pd.Series(dtype="int64"), "unedited": []}
-    )
 
 
 def _known(name: str, column: str, known: Sequence[str], folder: Folder) -> str:

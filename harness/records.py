@@ -1,5 +1,6 @@
 """Dataset-independent records: edits, the requests that methods see, probes and scored answers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
@@ -7,6 +8,8 @@ Split = Literal["test", "dev", "all"]
 """Subset of a file's records, determined by their ids; `all` is the whole file."""
 Template = Literal["none", "paper"]
 """Template around every prompt; `paper` is OnceEdit's template for base models."""
+Relations = Literal["all", "seen", "unseen"]
+"""Whether methods learn from records with the relations of the edits; `all` makes no difference between relations."""
 Conflict = Literal["keep", "drop"]
 """What happens to edits that contradict each other."""
 
@@ -82,6 +85,8 @@ class DataRef:
             `sha256`, so this is not part of the identity.
         without: ids of records that are left out, for the same reason not part of the identity.
         file: file of `source` that provides the edits; empty to choose one. Not part of the identity either.
+        relations: with `seen` and `unseen`, the edits have relations of a fixed half; methods learn from records with these
+            relations (`seen`) or with the others (`unseen`). Both edit the same records.
     """
 
     name: str
@@ -96,6 +101,7 @@ class DataRef:
     conflicts: str = "keep"
     without: tuple[str, ...] = ()
     file: str = ""
+    relations: str = "all"
 
     @property
     def title(self) -> str:
@@ -113,6 +119,7 @@ class DataRef:
             "strip_distractor": self.strip_distractor,
             "template": self.template,
             "sha256": self.sha256,
+            **({"relations": self.relations} if self.relations != "all" else {}),
         }
 
 
@@ -134,6 +141,15 @@ class Dataset:
     unrelated: tuple[EditRecord, ...]
     contradictory: int = 0
     notes: tuple[str, ...] = ()
+
+
+def same_subject(records: Iterable[EditRecord]) -> list[list[str]]:
+    """Ids of records about one subject, for each subject with several records; a subject's case does not matter."""
+    by_subject: dict[str, list[str]] = {}
+    for record in records:
+        if record.subject:
+            by_subject.setdefault(record.subject.casefold(), []).append(record.id)
+    return [ids for ids in by_subject.values() if len(ids) > 1]
 
 
 @dataclass(frozen=True, slots=True)

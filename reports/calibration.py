@@ -42,13 +42,13 @@ class Calibration:
 
 
 def estimate_calibration(by_seed: Sequence[pd.DataFrame], *, resamples: int = RESAMPLES) -> Calibration:
-    """All measures with intervals, from the questions of each seed (columns `axis`, `record_id`, `scope`).
+    """All measures with intervals, from the questions of each seed (columns `axis`, `cluster`, `scope`).
 
-    Edited and unrelated records are resampled separately, so that the number of each is the same in every resample.
+    Clusters of edited and of unrelated records are resampled separately, so that the number of each is always the same.
     """
     everything = pd.concat(by_seed)
     is_unrelated = everything["axis"] == "locality_unrelated"
-    groups = [sorted(set(everything.loc[is_in, "record_id"])) for is_in in (~is_unrelated, is_unrelated)]
+    groups = [sorted(set(everything.loc[is_in, "cluster"])) for is_in in (~is_unrelated, is_unrelated)]
     order = [record for group in groups for record in group]
     statistics = [all_measures(scopes, order) for scopes in by_seed]
     resampled = resample(statistics, [len(group) for group in groups], resamples=resamples)
@@ -85,7 +85,7 @@ class _Questions:
     @classmethod
     def of(cls, scopes: pd.DataFrame, axis: str, order: pd.Index) -> "_Questions":
         """The questions of one seed; possibly none."""
-        records = order.get_indexer(pd.Index(scopes.loc[scopes["axis"] == axis, "record_id"]))
+        records = order.get_indexer(pd.Index(scopes.loc[scopes["axis"] == axis, "cluster"]))
         return cls(_values(scopes, axis), records, len(order))
 
     @property

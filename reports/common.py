@@ -1,12 +1,13 @@
 """What the tables share: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from harness import registry
 from harness.api import Phase
-from reports.layout import DASH, Column, Section, TableEntry, TableRow, ranked
+from reports.layout import DASH, Column, Section, TableEntry, TableRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,22 @@ def protocol_title(name: str) -> str:
     return registry.protocols.get(name).title if name in registry.protocols else name
 
 
+def samples_shown(frame: "SuiteFrame") -> Iterator[str]:
+    """What the numbers of each section are based on, and the highest scores that can be reached, as sentences."""
+    for section, cells in frame.cells.groupby("section", sort=False):
+        first = cells.iloc[0]
+        asked = frame.records[frame.records["cell"].isin(cells["cell"]) & (frame.records["axis"] == "rel")]
+        subjects = asked["cluster"].nunique()
+        about = f" about {subjects} subjects" if subjects not in (0, first["edits"]) else ""
+        seeds = ", ".join(str(seed) for seed in sorted(set(cells["seed"])))
+        maxima = cells.loc[~cells["is_reference"], [f"{column}_max" for column in AVERAGED]]
+        limit = "" if (maxima < 1).any(axis=None) else "; every score can reach 1"
+        yield (
+            f"{first['section_title']}: n = {first['edits']} edits{about} of split {json.loads(str(section))['split']}, "
+            f"seed{'s' * (',' in seeds)} {seeds}{limit}."
+        )
+
+
 def suite_shown(frame: "SuiteFrame") -> str:
     """`Suite main_table at mini scale`."""
     return f"Suite {frame.manifest.suite} at {frame.manifest.scale} scale"
@@ -60,10 +77,11 @@ def intervals_shown(frame: "SuiteFrame") -> str:
     """What `±` means, as a sentence."""
     from reports.stats import RESAMPLES
 
-    resampled = "seeds and records" if frame.cells["seed"].nunique() > 1 else "records"
-    return (
-        f"±: half the width of the 95% bootstrap confidence interval over {resampled} (BCa, {RESAMPLES:,} resamples)."
-    )
+    is_clustered = not (frame.records["cluster"] == frame.records["record_id"]).all()
+    resampled = "subjects with all their records" if is_clustered else "records"
+    over = f"seeds and {resampled}" if frame.cells["seed"].nunique() > 1 else resampled
+    choice = ", including the choice of the template" if frame.cells["template"].nunique() > 1 else ""
+    return f"±: half the width of the 95% bootstrap confidence interval over {over}{choice} (BCa, {RESAMPLES:,} resamples)."
 
 
 def commits_shown(frame: "SuiteFrame") -> str:
@@ -71,10 +89,10 @@ def commits_shown(frame: "SuiteFrame") -> str:
     return f"Code: {', '.join(frame.commits())}."
 
 
-def ranked_section(
+def complete_section(
     frame: "SuiteFrame", board: "Board", rows: Iterable[TableRow], columns: Sequence[Column], *remarks: str
 ) -> Section:
-    """A section with marks, a row of dashes for each method without a finished cell, and a remark on each missing cell.
+    """A section with a row of dashes for each method without a finished cell, and a remark on each missing cell.
 
     Args:
         frame: the suite.
@@ -86,7 +104,7 @@ def ranked_section(
     missing = empty_rows(frame, board.section, {line.row for line in board.lines}, len(columns))
     gaps = gap_remarks(frame, board.section, board.title)
     limits = limit_remarks(frame, board.section, board.title, board.protocol)
-    return Section(board.title, ranked([*rows, *missing], columns), (*gaps, *limits, *remarks))
+    return Section(board.title, (*rows, *missing), (*gaps, *limits, *remarks))
 
 
 def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from harness.errors import UserError
 from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES
 from reports.frame import SuiteFrame
-from reports.stats import Estimate, resample_means
+from reports.scores import Board, Line, ModelScore, boards
+from reports.stats import Estimate, Floats, resample_means, shares
 
 UNRELATED = "loc_unrelated"
 
@@ -34,10 +36,12 @@ class Curve:
     Attributes:
         points: numbers of edits after which all edits so far were scored.
         estimates: at each point, over all edits so far and over those between any two adjacent earlier points.
+        shares_K: what each cluster of records adds to each of them.
     """
 
     points: tuple[int, ...]
     estimates: Mapping[CurvePoint, Estimate]
+    shares_K: Mapping[CurvePoint, Floats]
 
     def value(self, edits: int, axis: str, last: int) -> float:
         """The score after `edits` edits over edits 1 to `last`; NaN where it was not measured."""
@@ -45,10 +49,38 @@ class Curve:
         return found.value if found else np.nan
 
 
+@dataclass(frozen=True, slots=True)
+class MethodCurve:
+    """The curve of a method on a model in one section, under the prompt template shown in the main table."""
+
+    board: Board
+    line: Line
+    score: ModelScore
+    found: Curve
+
+
+@lru_cache(maxsize=1)
+def method_curves(frame: SuiteFrame) -> tuple[MethodCurve, ...]:
+    """The curves of all methods, in the order of `boards`."""
+    scores, cells = load_curves(frame), frame.cells.drop_duplicates("cell")
+    seed_of = dict(zip(cells["cell"], cells["seed"], strict=True))
+    curves = []
+    for board in boards(frame):
+        of_protocol = scores[scores["protocol"] == board.protocol]
+        for line in board.lines:
+            for score in line.by_model.values():
+                of_cells = of_protocol[of_protocol["cell"].isin(score.cells)]
+                if len(of_cells):
+                    found = curve(of_cells, {cell: seed_of[cell] for cell in score.cells})
+                    curves.append(MethodCurve(board, line, score, found))
+    return tuple(curves)
+
+
 def load_curves(frame: SuiteFrame) -> pd.DataFrame:
     """Scores of all finished cells with a sequential schedule: one row per cell, protocol, `edits`, axis and record.
 
-    `edit` is the number of the record's edit, 0 for unrelated records; `score` is the mean over the record's probes.
+    `edit` is the number of the record's edit, 0 for unrelated records; `score` is the mean over the record's probes;
+    `cluster` as in `SuiteFrame.records`.
 
     Raises:
         UserError: if the metrics of a cell contradict its scored answers.
@@ -56,7 +88,9 @@ def load_curves(frame: SuiteFrame) -> pd.DataFrame:
     folders = [Store(frame.store).cell(str(name)) for name in frame.cells["cell"].unique()]
     found = [_by_record(folder) for folder in folders if (folder.path / "curve.parquet").is_file()]
     columns = ["cell", "protocol", "edits", "axis", "record_id", "edit", "score"]
-    return pd.concat([pd.DataFrame(columns=columns), *(rows for rows in found if len(rows))], ignore_index=True)
+    scores = pd.concat([pd.DataFrame(columns=columns), *(rows for rows in found if len(rows))], ignore_index=True)
+    clusters = frame.records.drop_duplicates(["cell", "record_id"])[["cell", "record_id", "cluster"]]
+    return scores.merge(clusters, on=["cell", "record_id"], how="left")
 
 
 def curve(scores: pd.DataFrame, seeds: Mapping[str, int]) -> Curve:
@@ -67,9 +101,9 @@ def curve(scores: pd.DataFrame, seeds: Mapping[str, int]) -> Curve:
         seeds: seed of each cell.
     """
     points = tuple(sorted(int(point) for point in scores["edits"].unique()))
-    estimates = _estimates(scores[scores["edit"] > 0], seeds, list(_curve_points(points)))
+    estimates, added = _estimates(scores[scores["edit"] > 0], seeds, list(_curve_points(points)))
     unrelated = [CurvePoint(point, UNRELATED, 0, 0) for point in points]
-    return Curve(points, estimates | _estimates(scores[scores["edit"] == 0], seeds, unrelated))
+    return Curve(points, estimates | _estimates(scores[scores["edit"] == 0], seeds, unrelated)[0], added)
 
 
 def _curve_points(points: Sequence[int]) -> Iterator[CurvePoint]:
@@ -84,12 +118,13 @@ def _curve_points(points: Sequence[int]) -> Iterator[CurvePoint]:
 
 def _estimates(
     scores: pd.DataFrame, seeds: Mapping[str, int], wanted: Sequence[CurvePoint]
-) -> dict[CurvePoint, Estimate]:
-    """Means over records with intervals; records are resampled for all points at once, so points can be compared."""
+) -> tuple[dict[CurvePoint, Estimate], dict[CurvePoint, Floats]]:
+    """Means over records with intervals, and what each cluster adds; records are resampled for all points at once."""
     rows = scores[scores["axis"].isin({one.axis for one in wanted})]
     if rows.empty:
-        return {}
-    edit_R = rows.groupby("record_id")["edit"].first()
+        return {}, {}
+    of_record = rows.groupby("record_id")[["edit", "cluster"]].first()
+    edit_R, cluster_R = of_record["edit"], pd.factorize(of_record["cluster"])[0].astype(np.intp)
     cubes = []
     for seed in sorted(set(seeds.values())):
         of_seed = rows[rows["cell"].map(dict(seeds)) == seed]
@@ -98,8 +133,10 @@ def _estimates(
         scores_RC = table.to_numpy(dtype=np.float64)
         is_counted_RC = [[first <= edit <= last for _, _, first, last in wanted] for edit in edit_R]
         cubes.append(np.where(is_counted_RC, scores_RC, np.nan))
-    resampled = resample_means(np.stack(cubes))
-    return {one: resampled.estimate(unit_C) for one, unit_C in zip(wanted, np.eye(len(wanted)), strict=True)}
+    scores_SRC = np.stack(cubes)
+    resampled, shares_KC = resample_means(scores_SRC, cluster_R), shares(scores_SRC, cluster_R)
+    estimates = {one: resampled.estimate(unit_C) for one, unit_C in zip(wanted, np.eye(len(wanted)), strict=True)}
+    return estimates, dict(zip(wanted, shares_KC.T, strict=True))
 
 
 def _by_record(folder: Folder) -> pd.DataFrame:

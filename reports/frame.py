@@ -22,7 +22,7 @@ from reports.costs import flops_columns
 from reports.places import describe_missing, names_of, reason_of, section_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SuiteFrame:
     """The results of one suite in a store.
 
@@ -36,9 +36,10 @@ class SuiteFrame:
             `edit_actions` is a frozenset with the ids of the edit runs; `remarks` is what the edited model says about
             itself; `section` and `row` say where in a table the
             cell belongs.
-        records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes.
-        scopes: one row per (cell, axis, record_id) and probe with its routing score `scope`, axes named as in the
-            store; only for cells whose method decides by prompt whether an edit applies.
+        records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes, and
+            `cluster`, the first record about the same subject.
+        scopes: one row per (cell, axis, record_id) and probe with its routing score `scope` and `cluster`, axes named as in
+            the store; only for cells whose method decides by prompt whether an edit applies.
         missing: one row per unfinished cell: its name, titles, section and row as in `cells`, the reason, whether it
             was run (and failed), and whether it was to be run; fields are empty where neither the folder nor its name tells.
     """
@@ -95,7 +96,7 @@ def load_suite(store: Path, suite: str, scale: str, **options: Unpack[Options]) 
     for folder in finished:
         with understood(folder.path):
             rows += _read_cell(folder)
-            answers.append(_read_answers(folder.path))
+            answers.append(_read_answers(folder))
     cells = pd.DataFrame(rows)
     _distinguish_models(cells)
     _refuse_duplicates(cells)
@@ -156,27 +157,33 @@ def _maxima(metrics: Mapping[str, Any], protocol: str) -> dict[str, float]:
     return {f"{column}_max": float(found.get(axis, 1.0)) for axis, column in AXES.items()}
 
 
-def _read_answers(folder: Path) -> pd.DataFrame:
-    """Answers of a cell without their texts; `scope` is NaN in cells that were run before it was recorded."""
+def _read_answers(folder: Folder) -> pd.DataFrame:
+    """Answers of a cell without their texts; `scope` is NaN in cells that were run before it was recorded.
+
+    In cells from before it was recorded which records are about one subject, each record is a cluster of its own.
+    """
     columns = ["protocol", "axis", "record_id", "probe", "score", "exact"]
-    file = folder / "records.parquet"
+    file = folder.path / "records.parquet"
     has_scope = "scope" in parquet.read_schema(file).names
     rows = pd.read_parquet(file, columns=[*columns, "scope"] if has_scope else columns)
-    rows.insert(0, "cell", folder.name)
+    rows.insert(0, "cell", folder.path.name)
+    groups = folder.read("provenance.json").get("same_subject", [])
+    first_of = {record: group[0] for group in groups for record in group}
+    rows["cluster"] = [first_of.get(record, record) for record in rows["record_id"]]
     return rows if has_scope else rows.assign(scope=np.nan)
 
 
 def _by_record(rows: pd.DataFrame) -> pd.DataFrame:
     """Scores of a cell by record: means over the record's probes on an axis."""
     rows = rows.assign(axis=rows["axis"].map(dict(AXES)))
-    place = ["cell", "protocol", "axis", "record_id"]
+    place = ["cell", "protocol", "axis", "record_id", "cluster"]
     return rows.groupby(place, as_index=False, sort=False)[["score", "exact"]].mean()
 
 
 def _by_question(rows: pd.DataFrame) -> pd.DataFrame:
     """The routing score of each question that has one; all protocols ask the same questions."""
     once = rows[rows["scope"].notna()].drop_duplicates(["axis", "record_id", "probe"])
-    return once[["cell", "axis", "record_id", "scope"]]
+    return once[["cell", "axis", "record_id", "cluster", "scope"]]
 
 
 def _check_against_records(cells: pd.DataFrame, records: pd.DataFrame, store: Store) -> None:

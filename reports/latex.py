@@ -31,6 +31,7 @@ _SPECIAL = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     "→": r"$\rightarrow$",
     "…": r"\dots{}",
     "Δ": r"$\Delta$",
@@ -122,7 +123,7 @@ def compile_all(sources: Sequence[Path]) -> tuple[list[Path], str]:
 
 
 def compile_pdf(tex: Path, program: str = "pdflatex") -> Path:
-    """Compile a file written by `render` as a document of its own, and keep the log next to it.
+    """Compile a file written by `render` as a document of its own, or a whole document where it is; keep the log next to it.
 
     Returns:
         The PDF, with the same name.
@@ -134,13 +135,16 @@ def compile_pdf(tex: Path, program: str = "pdflatex") -> Path:
     pdf, log = tex.with_suffix(".pdf"), tex.with_suffix(".log")
     with tempfile.TemporaryDirectory(prefix="table-") as scratch:
         build = Path(scratch)
-        shutil.copy(tex, build / "table.tex")
-        (build / "document.tex").write_text(_DOCUMENT, encoding="utf-8")
-        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+        is_whole = tex.read_text(encoding="utf-8").startswith(r"\documentclass")
+        if not is_whole:
+            shutil.copy(tex, build / "table.tex")
+            (build / "document.tex").write_text(_DOCUMENT, encoding="utf-8")
+        command = [program, "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error"]
+        command += [f"-output-directory={build}", "-jobname=document", tex.name] if is_whole else ["document.tex"]
         try:
             done = subprocess.run(
                 command,
-                cwd=build,
+                cwd=tex.parent if is_whole else build,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

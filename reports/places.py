@@ -25,6 +25,11 @@ _SWEPT = re.compile(r"\.(?=[A-Za-z_]\w*=)")
 """Separates the parts of the label of a sweep's entry, `onceedit.lambda_weight=0.2.steps=3`."""
 
 
+def swept(label: str) -> dict[str, str]:
+    """The settings that a sweep gave to the entry with this label: `onceedit.lr=0.1` gives `{"lr": "0.1"}`."""
+    return dict(part.split("=", 1) for part in _SWEPT.split(label)[1:])
+
+
 def section_of(cell: Mapping[str, Any]) -> str:
     """What all cells of a section share, as JSON: the dataset, whatever the prompt template, and the schedule."""
     data = {key: value for key, value in cell["data"].items() if key not in ("title", "template", "sha256")}

@@ -1,5 +1,6 @@
 """Write and print the tables and figures of a suite from a store."""
 
+import inspect
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -9,7 +10,10 @@ from harness.files import write_bytes
 from harness.store.manifest import Options
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
+
+    from reports.layout import Table
 
 ALWAYS = ("time",)
 """Tables that every report contains."""
@@ -26,9 +30,9 @@ def write_report(
 ) -> list[Path]:
     """Write every table and figure that a suite asks for, and the time table, to `reports/<manifest>/`.
 
-    A table gives `<name>_table.txt` (as in a terminal), `<name>_table.tex`, `<name>_table.csv` (all numbers with their
-    intervals and the cells that they come from) and, where pdflatex is installed, `<name>_table.pdf` with its log. A figure
-    gives `<name>_figure.pdf` and `<name>_figure.png`.
+    A table gives `<name>_table.txt` (as in a terminal), `.tex`, `.md`, `.csv` (all numbers with their intervals and the cells
+    that they come from) and, where pdflatex is installed, `.pdf` with its log. A figure gives `<name>_figure.pdf` and `.png`.
+    `report.html` has all of it in one file, with the settings and answers of each cell.
 
     Args:
         store: folder of the store.
@@ -44,7 +48,8 @@ def write_report(
         UserError: if the suite was not run or asks for an unknown table or figure, before anything is written, or if
             the folder cannot be written. A failure of pdflatex costs the PDF, and one line says why.
     """
-    from reports.frame import load_suite  # pandas, which is not needed to know the names of tables
+    from reports import html, markdown  # pandas, which is not needed to know the names of tables
+    from reports.frame import load_suite
     from reports.latex import compile_all, render
     from reports.terminal import as_text, print_beginning, print_table
 
@@ -52,16 +57,22 @@ def write_report(
     tables = {name: registry.tables.get(name) for name in (*frame.manifest.tables, *ALWAYS)}
     figures = {name: registry.figures.get(name) for name in frame.manifest.figures}
     folder = store / "reports" / frame.manifest.name
-    written, sources = [], []
+    written: list[Path] = []
+
+    def write(name: str, content: bytes) -> Path:
+        written.append(folder / name)
+        write_bytes(written[-1], content)
+        return written[-1]
+
+    sources, all_tables, drawings = list[Path](), list["Table"](), list[html.Drawing]()
     for name, build in tables.items():
         built, numbers = build(frame)
+        all_tables += built
         source = f"{name} table of suite {suite} at {scale} scale, from {frame.cells['cell'].nunique()} cells"
-        txt, tex, csv = (folder / f"{name}_table.{ending}" for ending in ("txt", "tex", "csv"))
-        write_bytes(txt, as_text(built).encode())
-        write_bytes(tex, render(built, source).encode())
-        write_bytes(csv, numbers.to_csv(index=False).encode())
-        written += [txt, tex, csv]
-        sources.append(tex)
+        txt = write(f"{name}_table.txt", as_text(built).encode())
+        sources.append(write(f"{name}_table.tex", render(built, source).encode()))
+        write(f"{name}_table.md", markdown.render(built).encode())
+        write(f"{name}_table.csv", numbers.to_csv(index=False).encode())
         if lines is None:
             for table in built:
                 print_table(table, console)
@@ -70,13 +81,26 @@ def write_report(
     for name, draw in figures.items():
         figure = draw(frame)
         for kind, how in FIGURE_FILES.items():
-            written.append(folder / f"{name}_figure.{kind}")
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=kind, **how)
-            write_bytes(written[-1], drawn.getvalue())
+            write(f"{name}_figure.{kind}", _saved(figure, kind, **how))
+        drawings.append(html.Drawing(_first_line(draw), _saved(figure, "svg", metadata={"Date": None})))
+    write("report.html", html.render(frame, all_tables, drawings).encode())
     if gaps := frame.gaps():
         console.print(gaps, style="yellow", markup=False, highlight=False, soft_wrap=True)
     compiled, failure = compile_all(sources)
     if failure:
         console.print(failure, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return written + compiled
+
+
+def _saved(figure: "Figure", kind: str, **how: Any) -> bytes:
+    """A figure as a file; the same bytes every time."""
+    from matplotlib import rc_context
+
+    drawn = io.BytesIO()
+    with rc_context({"svg.hashsalt": "harness"}):
+        figure.savefig(drawn, format=kind, **how)
+    return drawn.getvalue()
+
+
+def _first_line(item: Any) -> str:
+    return (inspect.getdoc(item) or "").partition("\n")[0]

@@ -1,17 +1,18 @@
 """Scores with intervals for each line of a table: averaged over seeds, under the better prompt template, over all models."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from reports.common import AVERAGED
 from reports.frame import SuiteFrame
-from reports.stats import Estimate, Floats, estimate, paired_difference, resample_means
+from reports.stats import Estimate, Floats, Indices, Resampled, choose, resample_means, shares, side_by_side
 
 MISSING = Estimate(np.nan, np.nan, np.nan)
-_AVG_WEIGHTS = np.full(len(AVERAGED), 1 / len(AVERAGED))
+AVG_WEIGHTS = np.full(len(AVERAGED), 1 / len(AVERAGED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class ModelScore:
     Attributes:
         scores_SRC: S seeds × R records × (rel, gen, loc), NaN for a seed without a finished cell. Seeds and records are
             those of the whole line and section, in the same order for all models.
+        shares_KC: what each of the K clusters of records adds to rel, gen and loc.
+        resampled: rel, gen and loc; of the template that is shown, including the choice among all templates.
         axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated and port.
         exact: exact-match rates by column.
         cells: folders of the cells, one per seed.
@@ -30,6 +33,8 @@ class ModelScore:
     model: str
     template: str
     scores_SRC: Floats
+    shares_KC: Floats
+    resampled: Resampled
     axes: dict[str, Estimate]
     exact: dict[str, float]
     cells: tuple[str, ...]
@@ -41,11 +46,12 @@ class Line:
     """A method in one section under one protocol.
 
     Attributes:
-        by_model: scores under the chosen template, for each model with a finished cell.
+        by_model: scores under the chosen template, for each model with a finished cell; intervals include the choice.
         passed_over: scores under the other templates.
         score: mean of Avg over all models of the suite; NaN if a model is missing.
         freq: number of distinct edit runs over all models for one seed; None if a model is missing.
         is_reference: whether this is the unedited model.
+        has_choice: whether the seeds or the choice of a template add to the variation between records.
     """
 
     row: str
@@ -55,6 +61,11 @@ class Line:
     score: Estimate
     freq: int | None
     is_reference: bool
+    has_choice: bool
+
+    def resampled(self) -> Resampled:
+        """Rel, gen and loc of all models next to each other."""
+        return side_by_side([score.resampled for score in self.by_model.values()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +84,21 @@ class Board:
         if len(complete) < 2:
             return None
         best, second = sorted(complete, key=lambda line: line.score.value, reverse=True)[:2]
-        weights_C = np.tile(_AVG_WEIGHTS, len(self.models)) / len(self.models)
-        left_SRC, right_SRC = (_side_by_side(line.by_model, self.models) for line in (best, second))
-        return best, second, paired_difference(left_SRC, right_SRC, weights_C)
+        return best, second, best.resampled().minus(second.resampled(), score_weights(len(self.models)))
 
 
-def boards(frame: SuiteFrame) -> Iterator[Board]:
-    """One board per protocol and section, in the order of the suite."""
+def score_weights(models: int) -> Floats:
+    """Weights with which rel, gen and loc of several models next to each other add up to Score."""
+    return np.tile(AVG_WEIGHTS, models) / models
+
+
+@lru_cache(maxsize=1)
+def boards(frame: SuiteFrame) -> tuple[Board, ...]:
+    """One board per protocol and section, in the order of the suite; computed once for all tables and figures of a suite."""
+    return tuple(_boards(frame))
+
+
+def _boards(frame: SuiteFrame) -> Iterator[Board]:
     models = frame.models()
     templates = list(dict.fromkeys(frame.cells["template"]))
     for protocol, of_protocol in frame.cells.groupby("protocol", sort=False):
@@ -88,9 +107,10 @@ def boards(frame: SuiteFrame) -> Iterator[Board]:
                 (frame.records["protocol"] == protocol) & frame.records["cell"].isin(cells["cell"])
             ].set_index("cell")
             wanted = scores[scores["axis"].isin(AVERAGED)]
-            order = sorted(set(wanted["record_id"]))
+            order = wanted.groupby("record_id")["cluster"].first()  # sorted by id
             lines = tuple(
-                _line(row, of_row, scores, order, models, templates) for row, of_row in cells.groupby("row", sort=False)
+                _line(number, str(row), of_row, scores, order, models, templates)
+                for number, (row, of_row) in enumerate(cells.groupby("row", sort=False))
             )
             yield Board(str(protocol), str(section), cells.iloc[0]["section_title"], models, lines)
 
@@ -130,26 +150,57 @@ def _mean_avg(scores: Sequence[ModelScore]) -> float:
 
 
 def _line(
-    row: object,
+    number: int,
+    row: str,
     cells: pd.DataFrame,
     scores: pd.DataFrame,
-    order: list[str],
+    order: "pd.Series[str]",
     models: dict[str, str],
     templates: Sequence[str],
 ) -> Line:
     seeds = sorted(set(cells["seed"]))
     candidates = [
-        _model_score(same, scores, order, seeds) for _, same in cells.groupby(["model", "template"], sort=False)
+        _model_score(same, scores, order, seeds, number) for _, same in cells.groupby(["model", "template"], sort=False)
     ]
     chosen = best_prompt(candidates, templates)
-    by_model = {model: chosen[model] for model in models if model in chosen}
-    passed_over = tuple(score for score in candidates if score is not by_model.get(score.model))
-    score, freq = MISSING, None
-    if len(by_model) == len(models):
-        score = estimate(_side_by_side(by_model, models), np.tile(_AVG_WEIGHTS, len(models)) / len(models))
-        freq = _edit_runs(cells, by_model)
+    passed_over = tuple(score for score in candidates if score is not chosen.get(score.model))
+    by_model = _with_choice({model: chosen[model] for model in models if model in chosen}, candidates)
     first = cells.iloc[0]
-    return Line(str(row), first["title"], by_model, passed_over, score, freq, bool(first["is_reference"]))
+    has_choice = len(seeds) > 1 or bool(passed_over and first["edit_actions"])
+    line = Line(row, first["title"], by_model, passed_over, MISSING, None, bool(first["is_reference"]), has_choice)
+    if len(by_model) < len(models):
+        return line
+    score = line.resampled().estimate(score_weights(len(models)))
+    return replace(line, score=score, freq=_edit_runs(cells, by_model))
+
+
+def _with_choice(chosen: dict[str, ModelScore], candidates: Sequence[ModelScore]) -> dict[str, ModelScore]:
+    """The chosen scores, where the choice of the template is made anew in every resample, as `best_prompt` makes it."""
+    if not any(score.edit_actions for score in candidates):
+        return chosen
+    by_template: dict[str, dict[str, ModelScore]] = {}
+    for score in candidates:
+        by_template.setdefault(score.template, {})[score.model] = score
+    if _shares_edits(candidates):
+        able = [of_models for of_models in by_template.values() if of_models.keys() >= chosen.keys()]
+        together = [side_by_side([of_models[model].resampled for model in chosen]) for of_models in able]
+        best, width = choose(together, score_weights(len(chosen))), len(AVERAGED)
+        found = {model: best.columns(width * place, width * (place + 1)) for place, model in enumerate(chosen)}
+    else:
+        found = {
+            model: choose([each.resampled for each in candidates if each.model == model], AVG_WEIGHTS)
+            for model in chosen
+        }
+    return {
+        model: replace(score, resampled=found[model], axes={**score.axes, **_axes(found[model])})
+        for model, score in chosen.items()
+    }
+
+
+def _axes(resampled: Resampled) -> dict[str, Estimate]:
+    """Rel, gen, loc and avg."""
+    axes = {axis: resampled.estimate(unit_C) for axis, unit_C in zip(AVERAGED, np.eye(len(AVERAGED)), strict=True)}
+    return {**axes, "avg": resampled.estimate(AVG_WEIGHTS)}
 
 
 def _edit_runs(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
@@ -158,25 +209,35 @@ def _edit_runs(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
     return max(len(frozenset().union(*same["edit_actions"])) for _, same in chosen.groupby("seed"))
 
 
-def _model_score(cells: pd.DataFrame, scores: pd.DataFrame, order: list[str], seeds: list[int]) -> ModelScore:
+def _model_score(
+    cells: pd.DataFrame, scores: pd.DataFrame, order: "pd.Series[str]", seeds: list[int], number: int
+) -> ModelScore:
     of_cells = scores.loc[scores.index.isin(cells["cell"])]
-    scores_SRC = _cube(of_cells, cells, order, seeds, AVERAGED)
-    resampled = resample_means(scores_SRC)
-    axes = {axis: resampled.estimate(unit_C) for axis, unit_C in zip(AVERAGED, np.eye(len(AVERAGED)), strict=True)}
-    axes["avg"] = resampled.estimate(_AVG_WEIGHTS)
+    scores_SRC, cluster_R = _cube(of_cells, cells, list(order.index), seeds, AVERAGED), _numbered(order)
+    resampled = resample_means(scores_SRC, cluster_R, method=number)
+    axes = _axes(resampled)
     for axis in ("loc_unrelated", "port"):
-        asked = sorted(set(of_cells.loc[of_cells["axis"] == axis, "record_id"]))
-        if asked:
-            axes[axis] = estimate(_cube(of_cells, cells, asked, seeds, [axis]), np.ones(1))
+        of_axis = of_cells[of_cells["axis"] == axis]
+        if len(of_axis):
+            asked = of_axis.groupby("record_id")["cluster"].first()
+            cube_SRC = _cube(of_cells, cells, list(asked.index), seeds, [axis])
+            axes[axis] = resample_means(cube_SRC, _numbered(asked), method=number).estimate(np.ones(1))
     return ModelScore(
         model=str(cells.iloc[0]["model"]),
         template=str(cells.iloc[0]["template"]),
         scores_SRC=scores_SRC,
+        shares_KC=shares(scores_SRC, cluster_R),
+        resampled=resampled,
         axes=axes,
         exact={str(axis): float(rate) for axis, rate in of_cells.groupby("axis")["exact"].mean().items()},
         cells=tuple(cells["cell"]),
         edit_actions=frozenset().union(*cells["edit_actions"]),
     )
+
+
+def _numbered(clusters: "pd.Series[str]") -> Indices:
+    """Clusters by number, in order of appearance."""
+    return pd.factorize(clusters)[0].astype(np.intp)
 
 
 def _cube(
@@ -188,7 +249,3 @@ def _cube(
     by_place = pd.Series(of_cells["score"].array, index=pd.MultiIndex.from_arrays(place))
     wanted = pd.MultiIndex.from_product([seeds, records, axes])
     return by_place.reindex(wanted).to_numpy(dtype=np.float64).reshape(len(seeds), len(records), len(axes))
-
-
-def _side_by_side(by_model: Mapping[str, ModelScore], models: Iterable[str]) -> Floats:
-    return np.concatenate([by_model[model].scores_SRC for model in models], axis=2)

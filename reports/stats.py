@@ -1,6 +1,7 @@
 """Bootstrap confidence intervals over seeds and records.
 
-All probes of a record and its scores on all models are resampled together. All seeds of a method edit the same records,
+All probes of a record and its scores on all models are resampled together, and so are records about one subject. All
+seeds of a method edit the same records,
 so seeds and records are crossed and resampled independently (the pigeonhole bootstrap, Owen 2007). With one seed this
 is the ordinary bootstrap over records. docs/metrics.md has the formulas.
 """
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 Statistic = Callable[[Floats], Floats]
 """C statistics of one seed as a function of the weights of its R records: B × R weights to B × C values.
@@ -54,6 +56,10 @@ class Resampled:
     without_record_RC: Floats
     without_seed_SC: Floats
 
+    def columns(self, start: int, stop: int) -> "Resampled":
+        """Some of the statistics."""
+        return _rows(lambda rows: rows[..., start:stop], [self])
+
     def estimate(self, weights_C: Floats) -> Estimate:
         """A weighted sum of the statistics with its 95% BCa interval (Efron 1987).
 
@@ -69,6 +75,14 @@ class Resampled:
         value = float(left - right)
         return Estimate(value, *bca_interval(value, left_B - right_B, [left_R - right_R, left_S, -right_S]))
 
+    def p_value(self, other: "Resampled", weights_C: Floats) -> float:
+        """Two-sided p-value of the difference to another method: twice the share of resamples on the other side of 0."""
+        (_, left_B, *_), (_, right_B, *_) = self._sums(weights_C), other._sums(weights_C)
+        draws_B = left_B - right_B
+        draws_B = draws_B[~np.isnan(draws_B)]
+        beyond = min(np.sum(draws_B <= 0), np.sum(draws_B >= 0))
+        return float(min(1.0, 2 * (beyond + 1) / (len(draws_B) + 1)))
+
     def _sums(self, weights_C: Floats) -> Iterator[Floats]:
         """The weighted sum of each part; a statistic with weight 0 may be NaN."""
         used_C = weights_C != 0
@@ -76,10 +90,32 @@ class Resampled:
             yield part[..., used_C] @ weights_C[used_C]
 
 
-def means(scores_RC: Floats) -> Statistic:
-    """Mean of each column over the records that have a score in it; NaN marks a missing score."""
+def means(scores_RC: Floats, cluster_R: Indices | None = None) -> Statistic:
+    """Mean of each column over the records that have a score in it; NaN marks a missing score.
+
+    The weights of the statistic are those of the records or, where given, of their clusters.
+    """
     present_RC = ~np.isnan(scores_RC)
-    return ratios(np.where(present_RC, scores_RC, 0.0), present_RC.astype(np.float64))
+    totals_RC, counts_RC = np.where(present_RC, scores_RC, 0.0), present_RC.astype(np.float64)
+    if cluster_R is not None:
+        totals_RC, counts_RC = (by_cluster(values_RC, cluster_R) for values_RC in (totals_RC, counts_RC))
+    return ratios(totals_RC, counts_RC)
+
+
+def by_cluster(values_RC: Floats, cluster_R: Indices) -> Floats:
+    """Sum of the values of each cluster of records: K × C, where clusters are numbered from 0 to K - 1."""
+    sums_KC = np.zeros((int(cluster_R.max(initial=-1)) + 1, values_RC.shape[1]))
+    np.add.at(sums_KC, cluster_R, values_RC)
+    return sums_KC
+
+
+def shares(scores_SRC: Floats, cluster_R: Indices) -> Floats:
+    """What each cluster of records adds to the mean of each column over the seeds that have one: K × C."""
+    present_SRC = ~np.isnan(scores_SRC)
+    counts_SC = present_SRC.sum(axis=1)
+    counted_C = np.maximum(1, (counts_SC > 0).sum(axis=0))
+    added_SRC = np.where(present_SRC, scores_SRC, 0.0) / np.maximum(1, counts_SC)[:, None, :]
+    return by_cluster(added_SRC.sum(axis=0) / counted_C, cluster_R)
 
 
 def ratios(totals_RC: Floats, counts_RC: Floats) -> Statistic:
@@ -149,10 +185,50 @@ def paired_difference(
     return left.minus(resample_means(right_SRC, resamples=resamples, seed=seed, method=1), weights_C)
 
 
-def resample_means(scores_SRC: Floats, *, resamples: int = RESAMPLES, seed: int = 0, method: int = 0) -> Resampled:
-    """Resampled column means of S seeds × R records; all NaN if there are no records."""
-    by_seed = [means(scores_RC) for scores_RC in scores_SRC]
-    return resample(by_seed, [scores_SRC.shape[1]], resamples=resamples, seed=seed, method=method)
+def resample_means(
+    scores_SRC: Floats,
+    cluster_R: Indices | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    method: int = 0,
+) -> Resampled:
+    """Resampled column means of S seeds × R records; all NaN if there are no records.
+
+    Args:
+        scores_SRC: NaN marks a missing score.
+        cluster_R: number of each record's cluster, from 0; records of one cluster are drawn together. Default: each alone.
+        resamples, seed, method: see `resample`.
+    """
+    units = scores_SRC.shape[1] if cluster_R is None else int(cluster_R.max(initial=-1)) + 1
+    by_seed = [means(scores_RC, cluster_R) for scores_RC in scores_SRC]
+    return resample(by_seed, [units], resamples=resamples, seed=seed, method=method)
+
+
+def side_by_side(parts: Sequence[Resampled]) -> Resampled:
+    """The statistics of several, resampled together, as one."""
+    return _rows(lambda *of_parts: np.concatenate(of_parts, axis=-1), parts)
+
+
+def choose(candidates: Sequence[Resampled], weights_C: Floats) -> Resampled:
+    """The candidate with the highest weighted sum, chosen anew in every resample: an estimate that includes the choice.
+
+    A candidate that lacks a statistic never wins over one that does not.
+    """
+
+    def best(*of_candidates: Floats) -> Floats:
+        stacked_TNC = np.stack([np.atleast_2d(rows) for rows in of_candidates])
+        sums_TN = stacked_TNC @ weights_C
+        winner_N = np.where(np.isnan(sums_TN), -np.inf, sums_TN).argmax(axis=0)
+        chosen: Floats = stacked_TNC[winner_N, np.arange(len(winner_N))]
+        return chosen.reshape(of_candidates[0].shape)
+
+    return _rows(best, candidates) if len(candidates) > 1 else candidates[0]
+
+
+def _rows(function: Callable[..., Floats], parts: Sequence[Resampled]) -> Resampled:
+    names = ("value_C", "draws_BC", "without_record_RC", "without_seed_SC")
+    return Resampled(**{name: function(*(getattr(part, name) for part in parts)) for name in names})
 
 
 def bca_interval(

@@ -1,7 +1,7 @@
 """Select the records of a cell: `select` or `resolve` when a suite is planned, `load` when a cell runs."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -37,6 +37,7 @@ def resolve(
     conflicts: str = "keep",
     without: tuple[str, ...] = (),
     file: str = "",
+    relations: str = "all",
 ) -> DataRef:
     """Select records and return a reference to them, with their hash and the actual pool sizes.
 
@@ -57,6 +58,8 @@ def resolve(
             the next records of the split take their places.
         without: ids of records to leave out, in the same way.
         file: the file of the folder that provides the edits; empty to choose one.
+        relations: `seen` or `unseen` take edits of a fixed half of the relations only, and pools of the same or of the other
+            half.
 
     Raises:
         UserError: for an unknown name, missing files, a broken file, or fewer records than requested edits.
@@ -67,6 +70,7 @@ def resolve(
             conflicts=conflicts,
             without=without,
             file=file,
+            relations=relations,
         )
     ).ref
 
@@ -161,7 +165,10 @@ def _select(ref: DataRef) -> Dataset:
     inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
     excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
     left_out = set(ref.without)
-    eligible = [record for record in inside if record.id not in left_out]
+    held_out = _held_out(ref, found.edited.records)
+    eligible = [
+        record for record in inside if record.id not in left_out and (held_out is None or record.relation in held_out)
+    ]
     candidates = consistent(eligible, shape) if ref.conflicts == "drop" else eligible
     edits = list(islice(candidates, ref.edits))
     if len(edits) < ref.edits:
@@ -172,8 +179,11 @@ def _select(ref: DataRef) -> Dataset:
             fix=f"edits: {len(edits)}",
         )
     reached = eligible.index(edits[-1]) + 1
+    taken = {record.id for record in eligible[:reached]}
+    rest = eligible[reached:] if held_out is None else [record for record in inside if record.id not in taken]
     tiers = [
-        [record for record in tier if record.id not in left_out] for tier in _tiers(found, eligible[reached:], excluded)
+        [record for record in tier if record.id not in left_out and _may_be_learned(record, ref, held_out)]
+        for tier in _tiers(found, rest, excluded)
     ]
     train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
     data = Dataset(
@@ -185,6 +195,30 @@ def _select(ref: DataRef) -> Dataset:
     if template := _template(ref):
         _check_template(data.edits, template)
     return data
+
+
+def _held_out(ref: DataRef, records: Sequence[EditRecord]) -> frozenset[str] | None:
+    """The half of the relations that edits are taken from; None if relations make no difference.
+
+    Raises:
+        UserError: if the file names fewer than two relations.
+    """
+    if ref.relations == "all":
+        return None
+    known = sorted({record.relation for record in records} - {""}, key=lambda name: digest(["relation", name]))
+    if len(known) < 2:
+        raise UserError(
+            f"{ref.name}: relations: {ref.relations} needs records of several relations, and its file names {len(known)}",
+            fix="relations: all",
+        )
+    return frozenset(known[: len(known) // 2])
+
+
+def _may_be_learned(record: EditRecord, ref: DataRef, held_out: frozenset[str] | None) -> bool:
+    """Whether a record may be in the pools; one without a relation may be of any."""
+    if held_out is None:
+        return True
+    return record.relation != "" and (record.relation in held_out) == (ref.relations == "seen")
 
 
 def _check_options(ref: DataRef) -> None:

@@ -75,6 +75,24 @@ def describe(plan: Plan, console: Console) -> None:
         console.print(f"[dim]note[/dim] {escape(note)}")
 
 
+def describe_together(plans: Sequence[Plan], console: Console) -> None:
+    """Print what a run of several plans of one store would do, where cells and artifacts that they share count once."""
+    todo = {cell.folder: (plan, cell) for plan in plans for cell in plan.todo()}
+    runnable = {cell.folder for plan in plans for cell in plan.runnable}
+    cells_s = sum(of_cell(cell, plan.device, plan.history).seconds for plan, cell in todo.values())
+    builds = {
+        spec.key: (plan, spec)
+        for plan in plans
+        for spec, _ in plan.artifacts(plan.todo())
+        if not ArtifactCache(plan.store).is_built(spec)
+    }
+    builds_s = sum(of_artifact(spec, plan.device, plan.history).seconds for plan, spec in builds.values())
+    console.print(
+        f"{len(plans)} suites together: {len(runnable)} different cells can run here, {len(todo)} to do, "
+        f"{len(builds)} artifacts to build, about {duration(builds_s + cells_s)} of work"
+    )
+
+
 def _describe_largest(plan: Plan, needs: Mapping[str, Resources], console: Console) -> None:
     """Print what the memory of the largest cell consists of."""
     cells = {planned.cell.folder: planned.cell for planned in plan.cells if planned.cell}

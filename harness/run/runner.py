@@ -31,7 +31,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.weights import FILE, KeptWeights, weight_hash
 from harness.plan.cell import Cell, models_of
 from harness.plan.job import Job
-from harness.records import Answer, Dataset, EditRequest
+from harness.records import Answer, Dataset, EditRequest, same_subject
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
 from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
@@ -171,6 +171,7 @@ class Runner:
                 {"name": ref.name, "source": ref.source, "revision": ref.revision, **context.model_hashes(ref)}
                 for ref in models_of(cell)
             ],
+            **({"same_subject": groups} if (groups := same_subject((*data.edits, *data.unrelated))) else {}),
             **({"chosen": dict(chosen)} if chosen else {}),
             **bench.method.provenance(),
             **({"remarks": list(remarks)} if remarks else {}),

@@ -180,6 +180,7 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
         records=plan.records(),
         tables=suite.tables,
         figures=suite.figures,
+        published=suite.published,
         cells=tuple(dict.fromkeys(planned.cell.folder for planned in plan.cells if planned.cell)),
         unresolved=tuple(
             Unresolved(planned.stem, planned.missing[0], was_asked=planned.stem in wanted)

@@ -45,6 +45,7 @@ class Manifest:
         file_from_store: the same, relative to the store.
         sha256: hash of what the file says.
         edits, backend, data: options of the command line.
+        published: name of published numbers that tables show next to measured ones, or empty.
         records: hash of the records by dataset.
         cells: folders of all cells that are known, in the order of the suite.
         unresolved: the combinations without a known cell.
@@ -57,6 +58,7 @@ class Manifest:
     cells: tuple[str, ...]
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ()
+    published: str = ""
     variant: str = ""
     file: str = ""
     file_from_store: str = ""

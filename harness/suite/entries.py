@@ -113,6 +113,7 @@ class DataEntry:
     conflicts: str
     too_long: Literal["refuse", "drop"]
     file: str
+    relations: str = "all"
     problem: str = ""
 
 
@@ -147,6 +148,7 @@ class Suite:
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
+        published: name of published numbers that tables show next to measured ones, or empty.
         options: command-line options that it was read with, apart from the scale, by name.
     """
 
@@ -175,6 +177,7 @@ class Suite:
     threads: int | None
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ()
+    published: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, verb: str, store: Path, **more: object) -> str:

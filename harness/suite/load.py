@@ -118,6 +118,7 @@ def load_suite(
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
         figures=tuple(form.figures),
+        published=form.published,
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
 
@@ -197,6 +198,7 @@ def _datasets(
                 conflicts=entry.conflicts or form.conflicts,
                 too_long=entry.too_long or form.too_long,
                 file=entry.file,
+                relations=entry.relations,
                 problem=problem,
             ),
             edits,

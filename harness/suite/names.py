@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from harness import registry
-from harness.errors import UserError, did_you_mean
+from harness.errors import NoMatchError, UserError, did_you_mean
 from harness.models import catalogue
 from harness.suite.schema import SuiteForm
 from harness.yaml_source import Located
@@ -80,7 +80,7 @@ def chosen(
     """Filter the items of an axis, keeping the suite's order; without a filter, keep all.
 
     Raises:
-        UserError: for a name that matches no item.
+        NoMatchError: for a name that matches no item.
     """
     if axis not in wanted:
         return list(items)
@@ -88,7 +88,7 @@ def chosen(
     for name in wanted[axis]:
         if name not in known:
             there = ", ".join(sorted(known))
-            raise UserError(f"--only: the suite has no {axis} '{name}'{did_you_mean(name, known)}; it has {there}")
+            raise NoMatchError(f"--only: the suite has no {axis} '{name}'{did_you_mean(name, known)}; it has {there}")
     return [item for item in items if names_of(item) & set(wanted[axis])]
 
 

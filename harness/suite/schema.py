@@ -13,7 +13,7 @@ from harness.models import catalogue
 from harness.models.architecture import Dtype
 from harness.models.catalogue import ModelRef, Weights
 from harness.models.layouts import Kernel, Layout
-from harness.records import Conflict, DataRef, Split, Template
+from harness.records import Conflict, DataRef, Relations, Split, Template
 from harness.suite.entries import ModelEntry
 from harness.yaml_source import StrictModel
 
@@ -192,6 +192,11 @@ class DataForm(Entry):
         200, ge=0, description="maximum number of unrelated records for locality that no method sees"
     )
     strip_distractor: bool = Field(False, description="remove the unrelated sentence before CounterFact's paraphrases")
+    relations: Relations = Field(
+        "all",
+        description="`seen` and `unseen` edit the same records, those of a fixed half of the relations; methods learn from "
+        "records with these relations (`seen`) or with the others (`unseen`)",
+    )
     conflicts: Conflict | None = Field(None, description="default: the suite's")
     too_long: TooLong | None = Field(None, description="default: the suite's")
 
@@ -271,6 +276,10 @@ class SuiteForm(StrictModel):
     threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
     tables: list[Table] = Field(default_factory=list, description="tables that `harness report` writes")
     figures: list[Figure] = Field(default_factory=list, description="figures that `harness report` writes")
+    published: str = Field(
+        "",
+        description="published numbers to show next to measured ones, on the same models: a file in reports/numbers/",
+    )
     sweep: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="`<axis>.<entry>.<option>: [values]` replaces that entry with one per value",

@@ -1,5 +1,6 @@
 """Anchors: the tokens shared by two vocabularies, which span the space where their distributions are mixed."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,9 @@ class Anchors:
         return len(self.llm_ids)
 
 
-def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, pair_special: bool = False) -> Anchors:
+def pair_anchors(
+    llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, pair_special: bool = False, share: float = 1.0
+) -> Anchors:
     """Match two vocabularies.
 
     Args:
@@ -29,6 +32,8 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
         rule: `deepen` intersects token strings with `Ġ` read as `▁`, including added and special tokens (DeePEn, arXiv
             2404.12715; reproduces the counts of OnceEdit Table 9). `bytes` intersects the byte strings that tokens stand
             for, which avoids false matches such as the byte-level `Ã` with the letter `Ã`.
+        share: share of the common tokens that is kept, by a hash of their strings: the same tokens in every pair, and a
+            smaller share is part of a larger one.
         pair_special: also pair the EOS, BOS and unknown tokens by role, in this order, each id at most once.
 
     Returns:
@@ -40,6 +45,8 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
     by_key = _by_string if rule == "deepen" else by_bytes
     left, right = by_key(llm), by_key(plugin)
     shared = sorted(left.keys() & right.keys())
+    if share < 1:
+        shared = sorted(sorted(shared, key=_order)[: max(1, round(share * len(shared)))])
     llm_ids = [left[key] for key in shared]
     plugin_ids = [right[key] for key in shared]
     if pair_special:
@@ -52,6 +59,11 @@ def pair_anchors(llm: Vocabulary, plugin: Vocabulary, rule: Rule = "deepen", *, 
     if not llm_ids:
         raise ValueError("the two vocabularies share no token")
     return Anchors(tuple(llm_ids), tuple(plugin_ids))
+
+
+def _order(key: bytes) -> bytes:
+    """An order that has nothing to do with the tokens' meaning or frequency."""
+    return hashlib.sha256(b"anchor:" + key).digest()
 
 
 def _by_string(vocabulary: Vocabulary) -> dict[bytes, int]:

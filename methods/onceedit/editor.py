@@ -164,7 +164,7 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
-        passes=3 * hparams.epochs * data.edits * (1 + hparams.negatives),
+        passes=round(3 * hparams.epochs * data.edits * (1 + hparams.negatives)),
         memory=_edit_memory(plugin, hparams),
     )
 
@@ -188,6 +188,7 @@ def state_artifact(
         identity={
             **{role: ref.identity() for role, ref in models.items()},
             **hparams.model_dump(include={"anchors", "eos", "relative", "temperature"}),
+            **({"anchor_share": hparams.anchor_share} if hparams.anchor_share < 1 else {}),
             "version": STATE_VERSION,
         },
         builder="methods.onceedit.pair:build",

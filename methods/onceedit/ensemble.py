@@ -89,6 +89,7 @@ class EnsembleModel(EditedModel):
                 hparams.relative,
                 hparams.temperature,
                 pair_special=pairs_special,
+                share=hparams.anchor_share,
             )
 
         target_side = target_side or side(target, plugin)

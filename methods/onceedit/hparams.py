@@ -33,7 +33,7 @@ class OnceEditHparams(Hparams):
         plugin: the plug-in: a catalogue name, or an entry as under `models`, `{name: …, revision: …}`.
         lr, epochs, batch, weight_decay: AdamW on all plug-in weights; `batch` counts edits and negatives together.
         lambda_weight: weight of the `[WEIGHT]` loss relative to the generation loss (eq. 7).
-        negatives: unrelated prompts per edit and epoch, limited by the number of available prompts.
+        negatives: unrelated prompts per edit and epoch (0.5: one for two edits), limited by the number of available prompts.
         negative_weight: weight of a negative in the `[WEIGHT]` loss relative to an edit; 1 is the plain mean of eq. 6.
         stop_accuracy, stop_bce: training stops after the first epoch that reaches both.
         editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
@@ -43,6 +43,7 @@ class OnceEditHparams(Hparams):
         precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         anchors: how the two vocabularies are matched (see `anchors.pair_anchors`).
+        anchor_share: share of the matched tokens that serve as anchors, to study how much overlap the method needs.
         relative: rule of the relative rows (see `relative.RelativeState`): `plain` and `deepen` are the paper's, `centred`
             and `whitened` are for embeddings that share a direction, as those of pretrained models do.
         temperature: factor of the cosines in the rows' softmax; used only by `centred` and `whitened`.
@@ -69,7 +70,7 @@ class OnceEditHparams(Hparams):
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)
     lambda_weight: float = Field(ge=0)
-    negatives: int = Field(ge=0)
+    negatives: int | float = Field(ge=0)
     negative_weight: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     stop_accuracy: float = Field(ge=0, le=1)
@@ -79,6 +80,7 @@ class OnceEditHparams(Hparams):
     precision: Literal["fp32", "bf16"]
     gradient_checkpointing: bool
     anchors: Literal["deepen", "bytes"]
+    anchor_share: float = Field(gt=0, le=1)
     relative: Literal["deepen", "plain", "centred", "whitened"]
     temperature: float = Field(gt=0, le=100)
     plugin_embeddings: Literal["trained", "frozen"]
@@ -151,12 +153,13 @@ class OnceEditHparams(Hparams):
     def identity(self) -> dict[str, Any]:
         """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it.
 
-        Values of `similarity` are left out where alpha does not depend on them, and `decode: exact`, and `top_k` without
-        `decoder: unite`, so that cells are those from before there was a choice.
+        Values of `similarity` are left out where alpha does not depend on them, and so are `decode: exact`,
+        `anchor_share: 1`, and `top_k` without `decoder: unite`, so that cells are those from before there was a choice.
         """
         values = {**super().identity(), "plugin": self.plugin_entry.name}
-        if self.decode == "exact":
-            del values["decode"]
+        for name, usual in (("decode", "exact"), ("anchor_share", 1.0)):
+            if values[name] == usual:
+                del values[name]
         if self.decoder != "unite":
             del values["top_k"]
         return {key: value for key, value in values.items() if self.remembers or not key.startswith("similarity_")}

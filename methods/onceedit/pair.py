@@ -56,10 +56,11 @@ class PairState:
         temperature: float = 1.0,
         *,
         pair_special: bool,
+        share: float = 1.0,
     ) -> Self:
         """Match the vocabularies and compute the model's state; `tokenizers` are this model's and the other's."""
         own, other = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
-        paired = pair_anchors(own, other, anchors, pair_special=pair_special)
+        paired = pair_anchors(own, other, anchors, pair_special=pair_special, share=share)
         with torch.no_grad():
             state = RelativeState.build(input_embeddings(model), paired.llm_ids, relative, temperature)
         return cls(paired, state)
@@ -125,6 +126,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
             rules["relative"],
             rules["temperature"],
             pair_special=rules["eos"] == "pair_special",
+            share=rules.get("anchor_share", 1.0),
         )
     if not edit:
         pair = replace(pair, round_trip=round_trip(own.model, own.tokenizer, pair.state))

@@ -66,7 +66,7 @@ def negative_prompts(data: Dataset) -> list[str]:
 
 def negatives_per_epoch(n_edits: int, n_negatives: int, hparams: Mapping[str, Any]) -> int:
     """Number of negatives to draw per epoch; 0 if the `[WEIGHT]` loss is off."""
-    return min(n_negatives, n_edits * hparams["negatives"]) if hparams["lambda_weight"] else 0
+    return min(n_negatives, round(n_edits * hparams["negatives"])) if hparams["lambda_weight"] else 0
 
 
 def epoch_batches(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from harness.tracing.trace import Kind, Role, Trace
     from reports.frame import SuiteFrame
 
-WIDTH, HEIGHT = 3.35, 5.6
-"""Inches per trace: the column of a two-column paper."""
+HEIGHT = 5.6
+"""Inches."""
 
 TITLES: "dict[Kind, str]" = {"state": "One hidden state", "mlp": "MLP outputs", "attention": "Attention outputs"}
 COLORS: "dict[Kind, str]" = {"state": "#5b4ba0", "mlp": "#1b7f5c", "attention": "#b5432a"}
@@ -43,16 +43,12 @@ class Titled:
 @register_figure("causal_trace")
 def causal_trace(frame: "SuiteFrame") -> "Figure":
     """Causal tracing: average indirect effect by token and layer (ROME, figure 2), one column per model and dataset."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from reports.drawing import COLUMN, drawing, nothing
 
     found = list(traces(frame))
-    with rc_context({"font.size": 7, "axes.linewidth": 0.5, "pdf.fonttype": 42}):
-        figure = Figure(figsize=(WIDTH * max(1, len(found)), HEIGHT), layout="constrained")
-        if not found:
-            figure.set_size_inches(WIDTH, 0.6)
-            figure.text(0.5, 0.5, "No finished cell of this suite used a causal trace.", ha="center", va="center")
-            return figure
+    if not found:
+        return nothing("No finished cell of this suite used a causal trace.")
+    with drawing(COLUMN * len(found), HEIGHT) as figure:
         for part, each in zip(figure.subfigures(1, len(found), squeeze=False)[0], found, strict=True):
             facts, total = len(each.trace.facts), each.trace.total_effect()
             part.suptitle(f"{each.title}\n{facts} facts, total effect {float(total.value):.2f}", fontsize=7.5)
@@ -61,7 +57,6 @@ def causal_trace(frame: "SuiteFrame") -> "Figure":
                 _heat_map(axes, each.trace, kind)
             _lines(lines, each.trace)
             part.legend(handles=_keys(), fontsize=6, frameon=False, ncols=2, loc="outside lower center")
-        figure.canvas.draw()  # the layout is computed now, with these settings
     return figure
 
 
@@ -119,8 +114,6 @@ def _lines(axes: "Axes", trace: "Trace") -> None:
     axes.set_xlabel("layer (centre of the restored layers)", labelpad=2)
     axes.set_ylabel("indirect effect", labelpad=2)
     axes.tick_params(length=2, width=0.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _keys() -> "list[Artist]":

@@ -3,15 +3,16 @@
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from harness.registry import register_table
 from reports.common import (
     absent_sections,
     commits_shown,
+    complete_section,
     protocol_title,
-    ranked_section,
+    samples_shown,
     seeds_shown,
     suite_shown,
 )
@@ -20,9 +21,9 @@ from reports.layout import Column, Table, TableEntry, TableRow
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reports.curves import Curve
+    from reports.curves import Curve, CurvePoint, MethodCurve
     from reports.frame import SuiteFrame
-    from reports.scores import Board, Line, ModelScore
+    from reports.scores import Board, Line
 
 RETAINED = "Rel of the first edits"
 
@@ -35,54 +36,31 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _MethodCurve:
-    """The curve of a method on a model in one section, under the prompt template shown in the main table."""
-
-    board: "Board"
-    line: "Line"
-    score: "ModelScore"
-    found: "Curve"
-
-
 @register_table("retention", needs_sequence=True)
 def retention(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     """Scores along a sequence of edits, and how much is left of the first edits."""
     import pandas as pd
 
-    from reports.curves import load_curves
+    from reports.curves import method_curves
     from reports.scores import boards
 
-    scores = load_curves(frame)
-    tables, numbers = [], []
+    tables, numbers, found = [], [], method_curves(frame)
     for protocol, same in itertools.groupby(boards(frame), key=lambda board: board.protocol):
-        of_protocol, of_scores = list(same), scores[scores["protocol"] == protocol]
-        curves = [one for board in of_protocol for one in _curves(frame, board, of_scores)]
+        of_protocol, curves = list(same), [one for one in found if one.board.protocol == protocol]
         tables += [_table(frame, of_protocol, curves, model) for model in frame.models()]
         numbers += [number for one in curves for number in _numbers(one)]
     return tables, pd.DataFrame(numbers)
 
 
-def _curves(frame: "SuiteFrame", board: "Board", scores: "pd.DataFrame") -> Iterator[_MethodCurve]:
-    from reports.curves import curve
+def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequence[MethodCurve]", model: str) -> Table:
+    from reports.significance import Contest, judged
 
-    cells = frame.cells.drop_duplicates("cell")
-    seed_of = dict(zip(cells["cell"], cells["seed"], strict=True))
-    for line in board.lines:
-        for score in line.by_model.values():
-            of_cells = scores[scores["cell"].isin(score.cells)]
-            if len(of_cells):
-                found = curve(of_cells, {cell: seed_of[cell] for cell in score.cells})
-                yield _MethodCurve(board, line, score, found)
-
-
-def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: Sequence[_MethodCurve], model: str) -> Table:
     on_model = {(one.board.section, one.line.row): one.found for one in curves if one.score.model == model}
     points = sorted({point for board in of_protocol for point in _points(board)})
     places = [(group, point) for group in GROUPS for point in points if group != RETAINED or point > points[0]]
     columns = tuple(Column(str(point), group) for group, point in places)
     sections = tuple(
-        ranked_section(
+        complete_section(
             frame,
             board,
             [_row(line, on_model.get((board.section, line.row)), places) for line in board.lines],
@@ -91,14 +69,37 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: Sequence
         for board in of_protocol
     )
     protocol = of_protocol[0].protocol
-    return Table(
+    contests = [
+        Contest(number, column, values)
+        for number, board in enumerate(of_protocol)
+        for column, (group, point) in enumerate(places)
+        if len(
+            values := {
+                row: shares_K
+                for row, line in enumerate(board.lines)
+                if not line.is_reference
+                and (found := on_model.get((board.section, line.row)))
+                and (shares_K := found.shares_K.get(_place(group, point, found))) is not None
+            }
+        )
+        > 1
+    ]
+    table = Table(
         f"retention-{protocol}-{model}",
         f"Sequential editing of {frame.models()[model]}, {protocol_title(protocol)}",
         _caption(frame),
         columns,
         sections,
-        (*NOTES, *absent_sections(frame)),
+        (*NOTES, *samples_shown(frame), *absent_sections(frame)),
     )
+    return judged(table, contests)
+
+
+def _place(group: str, point: int, curve: "Curve") -> "CurvePoint":
+    """The score of a column: over all edits so far, or over the first ones."""
+    from reports.curves import CurvePoint
+
+    return CurvePoint(point, GROUPS[group], 1, curve.points[0] if group == RETAINED else point)
 
 
 def _row(line: "Line", found: "Curve | None", places: Sequence[tuple[str, int]]) -> TableRow:
@@ -123,12 +124,12 @@ def _caption(frame: "SuiteFrame") -> str:
         for row in frame.cells.drop_duplicates("section").to_dict("records")
     )
     return (
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. Best results are in bold, second-best underlined; the "
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. The "
         f"unedited model is not ranked. Confidence intervals are in the CSV file. {commits_shown(frame)}"
     )
 
 
-def _numbers(one: _MethodCurve) -> Iterator[dict[str, object]]:
+def _numbers(one: "MethodCurve") -> Iterator[dict[str, object]]:
     """Every number of a curve in long form, including those over the edits between two adjacent points."""
     for place, estimate in one.found.estimates.items():
         yield {

@@ -74,6 +74,7 @@ def hparams_with(**changes):
         "precision": "fp32",
         "gradient_checkpointing": False,
         "anchors": "deepen",
+        "anchor_share": 1.0,
         "relative": "deepen",
         "temperature": 20.0,
         "plugin_embeddings": "trained",

@@ -93,5 +93,9 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
     names, imported = done.stdout.splitlines()
-    assert names == "['ablation', 'calibration', 'components', 'main', 'parity', 'retention', 'time'] ['causal_trace']"
+    tables, figures = names.split("] [")
+    assert tables == "['ablation', 'calibration', 'components', 'main', 'parity', 'retention', 'time'"
+    assert figures == (
+        "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'pareto', 'quality_bars', 'retention', 'sweep']"
+    )
     assert imported == "set()"

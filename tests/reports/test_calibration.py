@@ -19,7 +19,7 @@ def questions(seed, records=9, unrelated=4):
         places += [(axis, f"r{record}") for record in range(records) for _ in range(rng.integers(0, 4))]
     places += [("locality_unrelated", f"u{record}") for record in range(unrelated)]
     scopes = rng.integers(0, LEVELS + 1, len(places)) / LEVELS
-    return pd.DataFrame(places, columns=["axis", "record_id"]).assign(scope=scopes)
+    return pd.DataFrame(places, columns=["axis", "cluster"]).assign(scope=scopes)
 
 
 def slow(scopes):
@@ -43,12 +43,12 @@ def test_measures_are_those_of_the_cells_averaged_over_seeds():
 
 def test_a_resample_equals_records_repeated_with_all_their_questions():
     scopes, rng = questions(5), np.random.default_rng(0)
-    order = sorted(set(scopes["record_id"]))
+    order = sorted(set(scopes["cluster"]))
     counts_BR = rng.integers(0, 3, (20, len(order))).astype(float)
     counts_BR[0] = 1
     values_BC = all_measures(scopes, order)(counts_BR)
     for counts_R, values_C in zip(counts_BR, values_BC, strict=True):
-        copies = [scopes[scopes["record_id"] == r] for r, n in zip(order, counts_R, strict=True) for _ in range(int(n))]
+        copies = [scopes[scopes["cluster"] == r] for r, n in zip(order, counts_R, strict=True) for _ in range(int(n))]
         np.testing.assert_allclose(values_C, slow(pd.concat(copies)), atol=1e-12)
     assert np.isnan(all_measures(scopes, order)(np.zeros((1, len(order))))).all()
 
@@ -71,7 +71,7 @@ def test_the_interval_of_an_auroc_covers_the_truth_about_as_often_as_it_says():
         inside, outside = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
         rows = [("generality", f"r{record}", value) for record, value in enumerate(inside) for _ in range(3)]
         rows += [("locality_unrelated", f"u{record}", value) for record, value in enumerate(outside)]
-        squashed = pd.DataFrame(rows, columns=["axis", "record_id", "scope"]).assign(scope=lambda f: ndtr(f["scope"]))
+        squashed = pd.DataFrame(rows, columns=["axis", "cluster", "scope"]).assign(scope=lambda f: ndtr(f["scope"]))
         found = estimate_calibration([squashed], resamples=1000).estimates[
             Measure("auroc", "generality", "locality_unrelated")
         ]
@@ -81,7 +81,7 @@ def test_the_interval_of_an_auroc_covers_the_truth_about_as_often_as_it_says():
 
 def test_histograms_are_shares_and_average_over_seeds():
     by_seed = [
-        pd.DataFrame([("reliability", "r0", a), ("reliability", "r1", b)], columns=["axis", "record_id", "scope"])
+        pd.DataFrame([("reliability", "r0", a), ("reliability", "r1", b)], columns=["axis", "cluster", "scope"])
         for a, b in ((0.05, 0.95), (0.94, 1.0))
     ]
     found = estimate_calibration(by_seed)

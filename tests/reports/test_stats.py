@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from reports.stats import (
     bca_interval,
+    choose,
     estimate,
     paired_difference,
     ratios,
     resample,
     resample_means,
+    shares,
 )
 
 
@@ -242,3 +244,39 @@ def test_the_same_seed_gives_the_same_bits():
     scores_SRC = cube(3, 30, 3, 2)
     assert estimate(scores_SRC, np.ones(3), seed=4) == estimate(scores_SRC.copy(), np.ones(3), seed=4)
     assert estimate(scores_SRC, np.ones(3), seed=4) != estimate(scores_SRC, np.ones(3), seed=5)
+
+
+def test_records_of_one_cluster_count_as_one():
+    """Ten copies of each record say nothing more, and the interval is as wide as without them."""
+    scores_SRC = cube(1, 30, 2, 4, missing=0.0)
+    copies, clusters = np.repeat(scores_SRC, 10, axis=1), np.repeat(np.arange(30), 10)
+    once = resample_means(scores_SRC).estimate(np.full(2, 1 / 2))
+    clustered = resample_means(copies, clusters).estimate(np.full(2, 1 / 2))
+    assert (clustered.value, clustered.low, clustered.high) == pytest.approx((once.value, once.low, once.high))
+    assert resample_means(copies).estimate(np.full(2, 1 / 2)).half_width < 0.5 * once.half_width
+
+
+def test_the_shares_of_clusters_add_up_to_the_means():
+    scores_SRC, clusters = cube(3, 12, 2, 5), np.arange(12) // 3
+    scores_SRC[1, :, 0] = np.nan
+    np.testing.assert_allclose(shares(scores_SRC, clusters).sum(axis=0), resample_means(scores_SRC).value_C)
+
+
+def test_a_choice_is_made_anew_in_every_resample():
+    first, second = (resample_means(cube(1, 40, 2, seed, missing=0.0), resamples=500) for seed in (1, 2))
+    weights_C = np.full(2, 1 / 2)
+    chosen = choose([first, second], weights_C)
+    np.testing.assert_allclose(
+        chosen.draws_BC @ weights_C, np.maximum(first.draws_BC @ weights_C, second.draws_BC @ weights_C)
+    )
+    assert chosen.value_C @ weights_C == max(first.value_C @ weights_C, second.value_C @ weights_C)
+    lacking = resample_means(np.full((1, 40, 2), np.nan), resamples=500)
+    np.testing.assert_array_equal(choose([lacking, first], weights_C).value_C, first.value_C)
+
+
+def test_the_p_value_of_equal_methods_is_large_and_of_different_ones_small():
+    scores_SRC = cube(2, 60, 1, 3, missing=0.0)
+    same = resample_means(scores_SRC)
+    worse = resample_means(scores_SRC - 0.3, method=1)
+    assert same.p_value(same, np.ones(1)) == 1.0
+    assert same.p_value(worse, np.ones(1)) < 0.01

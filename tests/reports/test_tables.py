@@ -11,11 +11,13 @@ from rich.console import Console
 
 from harness import registry
 from harness.errors import UserError
+from harness.evaluation.probes import AXES
 from reports import latex, write_report
 from reports.frame import load_suite
 from reports.latex import compile_all, compile_pdf, escape, render
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
 from reports.terminal import print_beginning, print_table
+from tests.helpers.fake_store import MODELS
 
 
 def rows(*values, digits=2):
@@ -111,7 +113,7 @@ def test_a_template_that_is_not_the_first_is_marked_and_explained(fake):
     fake.write_cell("ft-l", "tiny/llama", "zsre", template="paper", chances=strong)
     fake.write_manifest()
     table = build(fake)[0][0]
-    assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) Avg"].note == "†"
+    assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) Avg"].note == "‡"
     assert table.notes == ("† with prompt template 'paper'",)
 
 
@@ -121,7 +123,10 @@ def test_what_an_edited_model_says_about_itself_is_below_the_table_once(fake):
         origin = json.loads((folder / "provenance.json").read_text())
         (folder / "provenance.json").write_text(json.dumps({**origin, "remarks": ["it loses half of its tokens"]}))
     fake.write_manifest()
-    assert build(fake)[0][0].notes == ("OnceEdit on Llama2-7B (mini): it loses half of its tokens.",)
+    assert build(fake)[0][0].notes == (
+        "OnceEdit on Llama2-7B (mini): it loses half of its tokens.",
+        "ZsRE: n = 50 edits of split test, seeds 0, 1; every score can reach 1.",
+    )
 
 
 def test_missing_cells_are_dashes_with_a_reason(fake):
@@ -381,6 +386,9 @@ def test_a_log_file_gets_the_whole_table_however_narrow(fake):
 
 
 def test_latex_marks_best_second_and_reference(fake):
+    for label, chance in (("weak", 0.1), ("weaker", 0.1)):
+        for model in MODELS:
+            fake.write_cell("ft-l", model, "zsre", label=label, chances=dict.fromkeys(AXES, chance))
     tables, _ = build(fake.write_suite(data=("zsre",)))
     text = render(tables, "a test")
     once = entries_of(tables[0], 0, "OnceEdit")["Score"]
@@ -406,8 +414,8 @@ def test_a_report_writes_and_prints_its_tables(fake, monkeypatch):
     console = Console(width=110, record=True)
     written = write_report(fake.root, "main_table", "mini", console)
     assert [path.name for path in written] == [
-        f"{name}_table.{kind}" for name in ("main", "components", "time") for kind in ("txt", "tex", "csv")
-    ]
+        f"{name}_table.{kind}" for name in ("main", "components", "time") for kind in ("txt", "tex", "md", "csv")
+    ] + ["report.html"]
     assert all(path.parent == fake.root / "reports" / "main_table.mini" for path in written)
     text = console.export_text()
     assert "Editing quality, generation: CounterFact" in text
@@ -510,7 +518,7 @@ def test_a_failing_pdflatex_costs_the_pdfs_and_one_line_says_why_and_what_helps(
     fake_pdflatex('echo "! LaTeX Error: File \\`booktabs.sty\' not found."; exit 1')
     console = Console(record=True, width=500)
     written = write_report(fake.root, "main_table", "mini", console, lines=5)
-    assert {path.suffix for path in written} == {".txt", ".tex", ".csv"}
+    assert {path.suffix for path in written} == {".txt", ".tex", ".md", ".csv", ".html"}
     (line,) = (line.strip() for line in console.export_text().splitlines() if "PDF" in line)
     assert line == (
         f"no PDF of 2 tables: pdflatex failed on {folder}/main_table.tex: LaTeX Error: File `booktabs.sty' not found. "

@@ -1,0 +1,76 @@
+"""One document of several suites: their tables and figures as LaTeX, compiled to one PDF where pdflatex is installed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.files import write_bytes
+from harness.store.manifest import Manifest, manifests
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HEAD = r"""\documentclass[10pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\usepackage{booktabs,graphicx}
+\setcounter{secnumdepth}{0}
+\renewcommand{\topfraction}{0.95}
+\renewcommand{\floatpagefraction}{0.6}
+\setcounter{totalnumber}{8}
+\setcounter{topnumber}{8}
+"""
+
+
+def write_document(
+    store: Path, name: str, description: str, suites: Sequence[str], scale: str, console: "Console"
+) -> list[Path]:
+    """Combine the reports of several suites at a scale, each a section, into `reports/<name>.<scale>/<name>.tex` and `.pdf`.
+
+    It contains the tables and figures that the suites ask for, as `write_report` wrote them.
+
+    Returns:
+        The files that were written; none if no suite has a report. A failure of pdflatex costs the PDF, and one line says why.
+    """
+    from reports.latex import compile_all, escape
+
+    known = [each for each in manifests(store) if each.scale == scale and each.suite in suites]
+    found = sorted(known, key=lambda each: suites.index(each.suite))
+    folder = store / "reports" / f"{name}.{scale}"
+    parts = [part for each in found if (part := "\n".join(_section(store, each, folder)))]
+    if not parts:
+        return []
+    title = rf"\title{{{escape(description or name)}}}" + rf"\author{{{escape(f'{name} at {scale} scale')}}}\date{{}}"
+    text = "\n".join([_HEAD, title, r"\begin{document}", r"\maketitle", *parts, r"\end{document}", ""])
+    tex = folder / f"{name}.tex"
+    write_bytes(tex, text.encode())
+    made, failure = compile_all([tex])
+    if failure:
+        console.print(failure, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return [tex, *made]
+
+
+def _section(store: Path, manifest: Manifest, folder: Path) -> Iterator[str]:
+    """The files of a suite's report that exist; paths are relative to the document."""
+    from reports.latex import escape
+
+    report = store / "reports" / manifest.name
+    tables = [file for name in manifest.tables if (file := report / f"{name}_table.tex").is_file()]
+    figures = [file for name in manifest.figures if (file := report / f"{name}_figure.pdf").is_file()]
+    if not (tables or figures):
+        return
+    yield rf"\section{{{escape(manifest.name)}}}"
+    for table in tables:
+        yield rf"\input{{{_from(folder, table)}}}"
+    for figure in figures:
+        yield r"\begin{figure*}[tbp]\centering"
+        yield rf"\includegraphics[width=\linewidth,height=.85\textheight,keepaspectratio]{{{_from(folder, figure)}}}"
+        yield rf"\caption{{{escape(figure.stem.removesuffix('_figure').replace('_', ' ').capitalize())}.}}"
+        yield r"\end{figure*}"
+    yield r"\clearpage"
+
+
+def _from(folder: Path, file: Path) -> str:
+    return Path(os.path.relpath(file, folder)).as_posix()

@@ -1,0 +1,91 @@
+"""What the figures share: sizes, colours and settings for a two-column paper, and figures without anything to show."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from reports.stats import Estimate
+
+COLUMN, PAGE = 3.35, 6.9
+"""Width in inches of a column and of both columns of a two-column paper."""
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#a6761d", "#1b1b1b")
+"""Okabe and Ito's colours, which people with colour blindness can tell apart, and two more."""
+
+MARKERS = "os^Dvp*Xh"
+
+AXIS_COLORS = {"rel": "#0072b2", "gen": "#56b4e9", "loc": "#e69f00", "avg": "#1b1b1b"}
+"""Colours of the axes of editing quality."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "legend.fontsize": 6.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelpad": 2,
+    "axes.titlepad": 3,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "lines.linewidth": 1,
+    "lines.markersize": 3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # names may contain dollar signs
+}
+
+
+@contextlib.contextmanager
+def drawing(width: float, height: float) -> "Iterator[Figure]":
+    """A figure of a size in inches, laid out with these settings at the end of the block."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.canvas.draw()
+
+
+def nothing(sentence: str) -> "Figure":
+    """A figure that says why there is nothing to see."""
+    with drawing(COLUMN, 0.6) as figure:
+        figure.text(0.5, 0.5, sentence, ha="center", va="center")
+    return figure
+
+
+def grid(figure: "Figure", rows: int, columns: int, **shared: Any) -> "list[list[Axes]]":
+    """Axes in rows and columns, also if there is only one."""
+    made = figure.subplots(rows, columns, squeeze=False, **shared)
+    return [list(row) for row in made]
+
+
+def score_axis(axes: "Axes", label: str) -> None:
+    """Let the y-axis show scores from 0 to 1."""
+    axes.set_ylim(0, 1.03)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", ".5", "", "1"])
+    axes.set_ylabel(label)
+
+
+def error_bars(estimates: "Sequence[Estimate]") -> "list[list[float]]":
+    """Distances to both ends of the intervals, as matplotlib wants them; 0 where there is no interval."""
+    low = [max(0.0, each.value - each.low) if each.low == each.low else 0.0 for each in estimates]
+    high = [max(0.0, each.high - each.value) if each.high == each.high else 0.0 for each in estimates]
+    return [low, high]
+
+
+def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:
+    """One legend for the whole figure, above it."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=1.4)

@@ -1,0 +1,105 @@
+"""Histograms of routing scores (OnceEdit's alpha) by axis, and how well they are calibrated."""
+
+from typing import TYPE_CHECKING
+
+from harness.registry import register_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from reports.frame import SuiteFrame
+
+TITLES = {
+    "reliability": "edits",
+    "generality": "rephrases",
+    "locality": "locality",
+    "locality_unrelated": "unrelated",
+}
+COLORS = {"reliability": "#0072b2", "generality": "#56b4e9", "locality": "#e69f00", "locality_unrelated": "#d55e00"}
+NONE = "No finished cell of this suite decides by prompt whether an edit applies."
+
+
+@register_figure("alpha")
+def alpha(frame: "SuiteFrame") -> "Figure":
+    """Histograms of routing scores by axis, one row per method and one panel per model and dataset."""
+    import numpy as np
+
+    from harness.evaluation.scope import BINS
+    from reports.drawing import PAGE, drawing, grid, legend_above, nothing
+
+    scopes = _scopes(frame)
+    if scopes.empty:
+        return nothing(NONE)
+    titles = list(dict.fromkeys(scopes["title"]))
+    places = list(dict.fromkeys(zip(scopes["section_title"], scopes["model_title"], strict=True)))
+    edges = np.linspace(0, 1, BINS + 1)
+    with drawing(PAGE, 0.7 + 0.8 * len(titles)) as figure:
+        rows = grid(figure, len(titles), len(places), sharex=True, sharey=True)
+        for title, row in zip(titles, rows, strict=True):
+            for place, axes in zip(places, row, strict=True):
+                is_here = (scopes["title"] == title) & (scopes["section_title"] == place[0])
+                here = scopes[is_here & (scopes["model_title"] == place[1])]
+                for axis, shown in TITLES.items():
+                    values = here.loc[here["axis"] == axis, "scope"]
+                    if len(values):
+                        shares = np.histogram(values, bins=edges)[0] / len(values)
+                        axes.stairs(shares, edges, color=COLORS[axis], label=shown, fill=True, alpha=0.18)
+                        axes.stairs(shares, edges, color=COLORS[axis], linewidth=0.9)
+                if title == titles[0]:
+                    axes.set_title("\n".join(place), fontsize=6)
+                axes.set_xlim(0, 1)
+                axes.set_ylim(0, 1.02)
+                axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+            row[0].set_ylabel(title, fontsize=6)
+        figure.supxlabel("routing score (α)", fontsize=7)
+        figure.supylabel("share of prompts", fontsize=7)
+        legend_above(figure, rows[0][0], 4)
+    return figure
+
+
+@register_figure("calibration")
+def calibration(frame: "SuiteFrame") -> "Figure":
+    """Share of prompts that are edits or rephrases among those with a routing score; one curve per model."""
+    import numpy as np
+
+    from harness.evaluation.scope import BINS, INSIDE
+    from reports.drawing import COLORS as SERIES
+    from reports.drawing import COLUMN, MARKERS, PAGE, drawing, grid, legend_above, nothing
+
+    scopes = _scopes(frame)
+    if scopes.empty:
+        return nothing(NONE)
+    sections, titles, models = (list(dict.fromkeys(scopes[key])) for key in ("section_title", "title", "model_title"))
+    with drawing(PAGE if len(titles) > 1 else COLUMN, 0.6 + 1.5 * len(sections)) as figure:
+        rows = grid(figure, len(sections), len(titles), sharex=True, sharey=True)
+        for section, row in zip(sections, rows, strict=True):
+            for title, axes in zip(titles, row, strict=True):
+                axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.6, linestyle="--")
+                for number, model in enumerate(models):
+                    is_here = (scopes["section_title"] == section) & (scopes["title"] == title)
+                    here = scopes[is_here & (scopes["model_title"] == model)]
+                    bins = np.minimum((here["scope"] * BINS).astype(int), BINS - 1)
+                    by_bin = here.assign(inside=here["axis"].isin(INSIDE)).groupby(bins)
+                    axes.plot(
+                        by_bin["scope"].mean(), by_bin["inside"].mean(), marker=MARKERS[number % len(MARKERS)],
+                        color=SERIES[number % len(SERIES)], label=model, alpha=0.8,
+                    )  # fmt: skip
+                axes.set_xlim(-0.03, 1.03)
+                axes.set_ylim(-0.03, 1.03)
+                axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+                axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+                axes.set_title(title if section is sections[0] else "")
+            row[0].set_ylabel(section)
+        figure.supxlabel("routing score (α), mean of the bin", fontsize=7)
+        figure.supylabel("share of edits and rephrases", fontsize=7)
+        legend_above(figure, rows[0][0], 3)
+    return figure
+
+
+def _scopes(frame: "SuiteFrame") -> "pd.DataFrame":
+    """Routing scores with the titles of their cells, of the first prompt template."""
+    columns = ["cell", "title", "model_title", "section_title", "template"]
+    cells = frame.cells.drop_duplicates("cell")[columns]
+    first = list(cells["template"].unique()[:1])
+    return frame.scopes.merge(cells[cells["template"].isin(first)], on="cell", how="inner")

@@ -1,0 +1,98 @@
+"""Editing time against editing quality, with the methods that no other one beats in both."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.registry import register_figure
+from reports.common import protocol_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from reports.frame import SuiteFrame
+    from reports.scores import Board
+
+
+LINE = 0.075
+"""Height of a name, as a share of the axis."""
+
+
+@register_figure("pareto")
+def pareto(frame: "SuiteFrame") -> "Figure":
+    """Editing time against Score, with the Pareto front; one panel per dataset and protocol."""
+    from reports.drawing import COLUMN, PAGE, drawing, grid
+    from reports.scores import boards
+
+    shown = boards(frame)
+    across = 2 if len(shown) > 1 else 1
+    down = -(-len(shown) // across)
+    with drawing(PAGE if across > 1 else COLUMN, 0.3 + 1.9 * down) as figure:
+        panels = [axes for row in grid(figure, down, across) for axes in row]
+        for board, axes in zip(shown, panels, strict=False):
+            _scatter(axes, frame, board)
+            axes.set_title(f"{board.title}, {protocol_title(board.protocol)}")
+            axes.set_xlabel("seconds to edit all models")
+            axes.set_ylabel("Score")
+        for unused in panels[len(shown) :]:
+            unused.set_axis_off()
+    return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other point beats: at most as expensive and at least as good, and better in one.
+
+    Args:
+        points: cost and quality.
+    """
+    return [
+        index
+        for index, (cost, quality) in enumerate(points)
+        if not any(other[0] <= cost and other[1] >= quality and other != (cost, quality) for other in points)
+    ]
+
+
+def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
+    from reports.drawing import COLORS, MARKERS
+    from reports.tables.time import timing
+
+    found = []
+    for line in board.lines:
+        cells = [name for score in line.by_model.values() for name in score.cells]
+        taken = timing(frame.cells[frame.cells["cell"].isin(cells)].drop_duplicates("cell"))
+        if not line.is_reference and taken.edit_s > 0 and line.score.value == line.score.value:
+            found.append((line, taken.edit_s))
+    best = sorted(front([(seconds, line.score.value) for line, seconds in found]), key=lambda index: found[index][1])
+    on_front = [(found[index][1], found[index][0].score.value) for index in best]
+    axes.step(
+        [x for x, _ in on_front], [y for _, y in on_front], where="post", color="#999999", linewidth=0.8, zorder=0
+    )
+    for number, (line, seconds) in enumerate(found):
+        score = line.score
+        axes.errorbar(
+            [seconds], [score.value], yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6,
+            color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.03)
+    axes.margins(x=0.15)
+    _label(axes, [(line.title, seconds, line.score.value) for line, seconds in found])
+
+
+def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Name the points, from the highest to the lowest; a name that would touch an earlier one moves down."""
+    from math import log10
+
+    low, high = (log10(limit) for limit in axes.get_xlim())
+    at = [((log10(seconds) - low) / (high - low), score) for _, seconds, score in points]
+    taken = [(x - 0.015, x + 0.015, y) for x, y in at]
+    for title, seconds, score in sorted(points, key=lambda point: -point[2]):
+        start, y = (log10(seconds) - low) / (high - low), score + 0.02
+        end = start + 0.03 + 0.022 * len(title)
+        while any(start < right and end > left and abs(y - other) < LINE for left, right, other in taken):
+            y -= LINE / 4
+        taken.append((start, end, y))
+        axes.annotate(
+            title, (seconds, score), xytext=(seconds * 10 ** (0.02 * (high - low)), y), fontsize=6.5,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "#999999", "shrinkA": 0, "shrinkB": 1},
+        )  # fmt: skip
