@@ -1,4 +1,4 @@
-"""The three pairs of tiny models: two thousand decoded tokens, each proved, each compared with the whole distribution."""
+"""Two pairs of tiny models: two thousand decoded tokens, each proved, each compared with the whole distribution."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from methods.onceedit.certify import TIE
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
 from tests.helpers.in_process import build, quiet_context
 
-STEPS = 12
-MODELS = ("tiny/llama", "tiny/mistral", "tiny/gptj")
+STEPS = 16
+MODELS = ("tiny/mistral", "tiny/gptj")
 
 
 @dataclass
