@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness import registry
@@ -230,17 +231,21 @@ def _method_entry(
     for model, spec in specs.items():
         try:
             backend = _backend(entry, wanted, at.at(("backend",)))
-            resolved[model] = hparams.resolve(
+            resolve = partial(
+                hparams.resolve,
                 entry.name,
                 model,
-                options,
                 variant=entry.variant,
-                where=where,
                 at=at.at(("variant",)).where,
                 neighbours=MethodForm.model_fields,
                 backend=backend,
                 spec=spec,
             )
+            found = resolve(options, where=where)
+            stand_ins = {key: own for key, value in found.values.items() if (own := overlay.option(value)) != value}
+            if stand_ins:
+                found = resolve(options | stand_ins, where=dict.fromkeys(stand_ins, str(overlay.file)) | where)
+            resolved[model] = found
         except UserError as error:
             problems[model] = _reason(error, is_lenient)
     return MethodEntry(entry.name, entry.shown, entry.variant, backend, resolved, problems)

@@ -44,7 +44,7 @@ class Scale:
         return self.form.model_map.get(model, model)
 
     def option(self, value: Any) -> Any:
-        """Map a method option that names a model, by a name or like an entry of `models`, to its stand-in; keep all others."""
+        """Map a value that names a model, by a name or like an entry of `models`, to its stand-in; keep all others."""
         name = value.get("name") if isinstance(value, dict) else value
         return self.form.model_map.get(name, value) if isinstance(name, str) else value
 

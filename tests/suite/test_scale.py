@@ -81,7 +81,7 @@ def test_hyper_parameters_of_tiny_models_are_used_for_stand_ins(write):
 
 
 def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
-    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: qwen2.5-1.5b, lr: 0.5}"))
+    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: tinyllama-1.1b, lr: 0.5}"))
     hparams = load_suite(path, scale="mini").methods[1].hparams["tiny/llama"]
     assert (hparams.values["plugin"], hparams.values["lr"]) == ("tiny/tinyllama", 0.5)
     assert hparams.sources["plugin"].startswith("suite suite.yaml:3 (")
@@ -89,9 +89,13 @@ def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
 
 
 def test_an_option_that_is_an_entry_of_a_model_is_mapped_to_its_stand_in(write):
-    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: {name: qwen2.5-1.5b, revision: v2}}"))
+    path = write(base=BASE.replace("ft-l", "onceedit"))  # the plug-in is that of the method's file
+    hparams = load_suite(path, scale="small").methods[1].hparams["smollm2-135m"]
+    assert hparams.values["plugin"] == "smollm2-135m"
+    assert "small.yaml" in hparams.sources["plugin"]
+    path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: {name: tinyllama-1.1b, revision: v2}}"))
     written = load_suite(path).methods[1].hparams["llama2-7b"].values["plugin"]
-    assert {key: value for key, value in written.items() if value} == {"name": "qwen2.5-1.5b", "revision": "v2"}
+    assert {key: value for key, value in written.items() if value} == {"name": "tinyllama-1.1b", "revision": "v2"}
     assert load_suite(path, scale="mini").methods[1].hparams["tiny/llama"].values["plugin"] == "tiny/tinyllama"
 
 
