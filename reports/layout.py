@@ -27,6 +27,7 @@ class TableEntry:
         digits: number of decimals.
         notation: `f` for 0.02, `e` for 2e-02.
         note: symbol explained below the table, `†`.
+        shown: what is printed in place of the number, `> 100`; the number is still used for sorting.
     """
 
     value: float = math.nan
@@ -35,10 +36,13 @@ class TableEntry:
     notation: Literal["f", "e"] = "f"
     mark: Mark = Mark.NONE
     note: str = ""
+    shown: str = ""
 
     @property
     def text(self) -> str:
         """The number alone, as printed."""
+        if self.shown:
+            return self.shown
         return DASH if math.isnan(self.value) else f"{self.value:.{self.digits}{self.notation}}"
 
     @property

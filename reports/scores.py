@@ -115,6 +115,12 @@ def _boards(frame: SuiteFrame) -> Iterator[Board]:
             yield Board(str(protocol), str(section), cells.iloc[0]["section_title"], models, lines)
 
 
+def shown_cells(frame: SuiteFrame, section: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Cells of a section by row and model, under the prompt template that the first table of quality shows."""
+    board = next(board for board in boards(frame) if board.section == section)
+    return {(line.row, model): score.cells for line in board.lines for model, score in line.by_model.items()}
+
+
 def best_prompt(candidates: Sequence[ModelScore], templates: Sequence[str]) -> dict[str, ModelScore]:
     """Choose the template to show for each model: the one with the highest Avg, as the paper did for its baselines.
 

@@ -20,7 +20,7 @@ from harness.records import EditRequest
 from harness.tokens import Query
 from methods.onceedit.choose import AnchorChooser, Choice, Chooser
 from methods.onceedit.decoders import make_decoder
-from methods.onceedit.flops import paper_flops
+from methods.onceedit.flops import EmbeddingTable, paper_flops
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
 from methods.onceedit.hparams import OnceEditHparams
@@ -190,9 +190,13 @@ class EnsembleModel(EditedModel):
         `accepted_share`: share of drafted tokens that were accepted. `tokens_per_block`: tokens per row and forward pass of
         the target model. `settled_share`: share of tokens that were left to the step-by-step decoder.
         `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
-        `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts.
+        `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts. `anchors` and the shapes of both
+        embedding tables are those of the transfer matrices.
         """
         diagnostics: dict[str, float] = dict(self.chooser.diagnostics)
+        for prefix, model in (("", self.target.model), ("plugin_", self.plugin.model)):
+            table = EmbeddingTable.of(model)
+            diagnostics |= {f"{prefix}vocabulary": float(table.vocabulary), f"{prefix}width": float(table.width)}
         if self.round_trip is not None:
             diagnostics["round_trip"] = self.round_trip
         for group, is_edit in (("edits", True), ("others", False)):

@@ -32,7 +32,7 @@ def pareto(frame: "SuiteFrame") -> "Figure":
         for board, axes in zip(shown, panels, strict=False):
             _scatter(axes, frame, board)
             axes.set_title(f"{board.title}, {protocol_title(board.protocol)}")
-            axes.set_xlabel("seconds to edit all models")
+            axes.set_xlabel("seconds to edit all models, setup included")
             axes.set_ylabel("Score")
         for unused in panels[len(shown) :]:
             unused.set_axis_off()
@@ -54,14 +54,14 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
     from reports.drawing import COLORS, MARKERS
-    from reports.tables.time import timing
+    from reports.tables.time import costs
 
     found = []
     for line in board.lines:
-        cells = [name for score in line.by_model.values() for name in score.cells]
-        taken = timing(frame.cells[frame.cells["cell"].isin(cells)].drop_duplicates("cell"))
-        if not line.is_reference and taken.edit_s > 0 and line.score.value == line.score.value:
-            found.append((line, taken.edit_s))
+        if not line.is_reference and line.score.value == line.score.value:
+            taken = costs(frame, board.section, line.row)["total"]
+            if taken.with_setup_s > 0:
+                found.append((line, taken.with_setup_s))
     best = sorted(front([(seconds, line.score.value) for line, seconds in found]), key=lambda index: found[index][1])
     on_front = [(found[index][1], found[index][0].score.value) for index in best]
     axes.step(

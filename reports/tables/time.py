@@ -1,8 +1,6 @@
 """Table 4 of the OnceEdit paper: editing time per method and model, in seconds and as a multiple of OnceEdit's."""
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.registry import register_table
@@ -12,41 +10,18 @@ from reports.layout import Column, Section, Table, TableEntry, TableRow
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reports.costs import Cost
     from reports.frame import SuiteFrame
 
-REFERENCE_METHOD = "onceedit"
-"""The method whose editing time is 1, as in the paper."""
-
 UNCITABLE_NOTE = "*"
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Editing time in one row; NaN where nothing was measured.
-
-    Attributes:
-        edit_s: seconds, averaged over seeds; a shared edit run counts in full.
-        device_class: device class of all cells, empty if they differ.
-        is_citable: whether no cell was interrupted or otherwise disturbed.
-    """
-
-    edit_s: float
-    device_class: str
-    is_citable: bool
-
-    def times(self, reference: "Timing") -> float:
-        """This time as a multiple of the reference's; NaN unless both were measured on the same device class."""
-        if not self.device_class or self.device_class != reference.device_class or reference.edit_s == 0:
-            return math.nan
-        return self.edit_s / reference.edit_s
-
-
-NOTHING = Timing(math.nan, "", is_citable=True)
+SETUP_NOTE = "†"
 
 
 @register_table("time")
 def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     """Editing time of all methods, relative to OnceEdit (Table 4 of the OnceEdit paper); the CSV has all phases."""
+    from reports.costs import REFERENCE
+
     models = frame.models()
     columns = tuple(
         Column(title, group=group, is_ranked=False)
@@ -59,9 +34,11 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     )
     entries = [entry for section in sections for row in section.rows for entry in row.entries]
     notes = [f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared"] * any(
-        entry.note for entry in entries
+        entry.note.endswith(UNCITABLE_NOTE) for entry in entries
     )
-    if REFERENCE_METHOD not in set(cells["method"]):
+    if any(entry.note == SETUP_NOTE for entry in entries):
+        notes.append(f"{SETUP_NOTE} with setup, which takes longer than all edits")
+    if REFERENCE not in set(cells["method"]):
         notes.append("× OnceEdit: no cell of OnceEdit is finished.")
     table = Table(
         "time",
@@ -74,49 +51,43 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     return [table], _numbers(cells)
 
 
-def timing(cells: "pd.DataFrame") -> Timing:
-    """Editing time over the cells of a row: each distinct edit run counts once, and seeds are averaged."""
-    if cells.empty:
-        return NOTHING
-    by_seed = cells.groupby("seed").apply(lambda same: same.groupby("edit_actions")["edit_s"].max().sum())
-    classes = set(cells["device_class"])
-    return Timing(float(by_seed.mean()), classes.pop() if len(classes) == 1 else "", bool(cells["citable"].all()))
-
-
 def _section(frame: "SuiteFrame", section: str, cells: "pd.DataFrame", width: int) -> Section:
     title = str(cells.iloc[0]["section_title"])
     missing = [row for row in empty_rows(frame, section, set(cells["row"]), width) if not row.is_reference]
-    return Section(title, (*_rows(cells, frame.models()), *missing), tuple(gap_remarks(frame, section, title)))
+    return Section(title, (*_rows(frame, section), *missing), tuple(gap_remarks(frame, section, title)))
 
 
-def _rows(cells: "pd.DataFrame", models: Mapping[str, str]) -> Iterator[TableRow]:
-    """Methods that edit, under the first prompt template with a finished cell on each model."""
+def _rows(frame: "SuiteFrame", section: str) -> Iterator[TableRow]:
+    """Methods that edit, under the prompt template that the first table of quality shows."""
+    from reports.costs import NOTHING, REFERENCE, shown_multiple
+
+    cells = frame.cells[(frame.cells["section"] == section) & ~frame.cells["is_reference"]]
     measured = {
-        str(row): (same.iloc[0]["title"], same.iloc[0]["method"], _timings(same, models))
+        str(row): (same.iloc[0]["title"], same.iloc[0]["method"], costs(frame, section, str(row)))
         for row, same in cells.groupby("row", sort=False)
-        if not same.iloc[0]["is_reference"]
     }
-    unknown = dict.fromkeys((*models, "total"), NOTHING)
-    reference = next((timings for _, method, timings in measured.values() if method == REFERENCE_METHOD), unknown)
-    for title, _, timings in measured.values():
+    reference = next((found for _, method, found in measured.values() if method == REFERENCE), {})
+    for title, _, found in measured.values():
         entries: list[TableEntry] = []
-        for place, taken in timings.items():
-            note = "" if taken.is_citable else UNCITABLE_NOTE
-            entries += [TableEntry(taken.edit_s, note=note), TableEntry(taken.times(reference[place]), note=note)]
+        for place, cost in found.items():
+            value, shown = shown_multiple(cost, reference.get(place, NOTHING))
+            doubt = "" if cost.is_citable else UNCITABLE_NOTE
+            setup = SETUP_NOTE if cost.is_setup_dominant and shown else ""
+            entries += [TableEntry(cost.edit_s, note=doubt), TableEntry(value, note=setup + doubt, shown=shown)]
         yield TableRow(title, tuple(entries))
 
 
-def _timings(cells: "pd.DataFrame", models: Mapping[str, str]) -> dict[str, Timing]:
-    import pandas as pd
+def costs(frame: "SuiteFrame", section: str, row: str) -> "dict[str, Cost]":
+    """The cost of a row on each model, and on all of them as `total`; nothing where a cell is missing."""
+    from reports.costs import NOTHING, cost_of
+    from reports.scores import shown_cells
 
-    by_model = {model: cells[cells["model"] == model] for model in models}
-    chosen = {
-        model: same[same["template"] == same.iloc[0]["template"]] if len(same) else same
-        for model, same in by_model.items()
-    }
-    complete = all(len(same) for same in chosen.values())
-    total = timing(pd.concat(list(chosen.values()))) if complete else NOTHING
-    return {**{model: timing(same) for model, same in chosen.items()}, "total": total}
+    shown, cells = shown_cells(frame, section), frame.cells.drop_duplicates("cell")
+    names = {model: shown.get((row, model), ()) for model in frame.models()}
+    by_model = {model: cost_of(cells[cells["cell"].isin(of_model)]) for model, of_model in names.items()}
+    together = [name for of_model in names.values() for name in of_model]
+    total = cost_of(cells[cells["cell"].isin(together)]) if all(names.values()) else NOTHING
+    return {**by_model, "total": total}
 
 
 def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:
@@ -125,7 +96,7 @@ def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:
     )
     return (
         f"{suite_shown(frame)}. Seconds to apply all edits, without setup, attaching and model loading. "
-        "Multiples are given only for times measured on the same class of device. "
+        "Multiples are given only for times measured on the same class of device, and as > 100 from there on. "
         "Total: over all models, where an edit run that serves several models counts once. "
         f"{edits}. Device: {'; '.join(dict.fromkeys(cells['device_class']))}. {commits_shown(frame)}"
     )
