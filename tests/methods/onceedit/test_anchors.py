@@ -92,3 +92,14 @@ def test_end_of_text_is_an_anchor_by_role_only_when_asked_for(gptj, plugin):
 def test_vocabularies_without_a_common_token_are_refused():
     with pytest.raises(ValueError, match="share no token"):
         pair_anchors(Vocabulary({"a": 0}, False), Vocabulary({"b": 0}, False))
+
+
+def test_a_share_of_the_anchors_is_the_same_in_every_pair_and_part_of_a_larger_share():
+    names = [chr(code) for code in range(97, 123)]
+    left = Vocabulary({name: number for number, name in enumerate(names)}, False)
+    right = Vocabulary({name: 100 - number for number, name in enumerate(names)}, False)
+    quarter, half = (pair_anchors(left, right, share=share) for share in (0.25, 0.5))
+    assert (len(quarter), len(half), len(pair_anchors(left, right))) == (6, 13, 26)
+    assert set(quarter.llm_ids) < set(half.llm_ids)
+    assert pair_anchors(right, left, share=0.25).plugin_ids == quarter.llm_ids
+    assert all(100 - left_id == right_id for left_id, right_id in zip(quarter.llm_ids, quarter.plugin_ids, strict=True))

@@ -22,7 +22,8 @@ def test_an_epoch_spreads_the_edits_evenly_and_reads_each_once(ratio, batch, edi
 
 
 @pytest.mark.parametrize(
-    ("changes", "drawn"), [({"negatives": 3}, 12), ({"negatives": 9}, 20), ({"lambda_weight": 0.0}, 0)]
+    ("changes", "drawn"),
+    [({"negatives": 3}, 12), ({"negatives": 0.5}, 2), ({"negatives": 9}, 20), ({"lambda_weight": 0.0}, 0)],
 )
 def test_an_epoch_draws_negatives_per_edit_as_far_as_there_are_and_none_where_they_do_not_count(changes, drawn):
     assert negatives_per_epoch(4, 20, hparams_with(**changes).model_dump()) == drawn

@@ -1,0 +1,54 @@
+"""Figures say what tables say: how many panels and lines, and which methods are on the Pareto front."""
+
+import pytest
+
+from harness import registry
+from reports.figures.pareto import front
+from reports.frame import load_suite
+from reports.places import swept
+
+PANELS = {"quality_bars": 4, "components": 4, "alpha": 2, "calibration": 2, "pareto": 4, "break_even": 4}
+"""Axes of each figure for two datasets, one model and two protocols."""
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    from tests.helpers.fake_store import FakeStore
+
+    fake = FakeStore(tmp_path_factory.mktemp("figures") / "results").write_suite(models=("tiny/llama",))
+    return load_suite(fake.root, "main_table", "mini")
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_figure_has_a_panel_for_everything_that_it_compares(frame, name):
+    figure = registry.figures.get(name)(frame)
+    assert len(figure.axes) == PANELS[name]
+    assert figure.get_size_inches()[0] in (3.35, 6.9), "the width of one or both columns of a paper"
+    sizes = {text.get_fontsize() for axes in figure.axes for text in (*axes.get_xticklabels(), axes.title)}
+    assert min(sizes) >= 6
+
+
+@pytest.mark.parametrize("name", ["sweep", "retention", "causal_trace"])
+def test_a_figure_without_anything_to_show_says_why(frame, name):
+    figure = registry.figures.get(name)(frame)
+    assert not figure.axes
+    assert figure.texts[0].get_text().endswith(".")
+
+
+def test_a_sweep_is_a_curve_over_its_values(fake):
+    for value in (0.1, 0.4, 0.8):
+        fake.write_cell("onceedit", "tiny/llama", "zsre", label=f"onceedit.lambda_weight={value}", hparams={"x": value})
+    fake.write_manifest()
+    figure = registry.figures.get("sweep")(load_suite(fake.root, "main_table", "mini"))
+    lines = figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["Rel", "Gen", "Loc", "Avg"]
+    assert list(lines[0].get_xdata()) == [0.1, 0.4, 0.8]
+
+
+def test_settings_of_a_sweep_are_read_from_its_label():
+    assert swept("onceedit.init=llm.search_lr=0.05") == {"init": "llm", "search_lr": "0.05"}
+    assert swept("DeePEn+DW") == {}
+
+
+def test_the_front_has_whatever_nothing_beats_in_time_and_quality():
+    assert front([(1, 0.5), (2, 0.9), (3, 0.8), (1, 0.4), (2, 0.9)]) == [0, 1, 4]
