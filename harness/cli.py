@@ -357,6 +357,8 @@ def status(
     everything: Annotated[bool, typer.Option("--all", help="List all cells, even if there are many.")] = False,
 ) -> int:
     """Show which cells are done, failed, running or still to do; exit with 1 if one failed."""
+    from rich.console import Console
+
     from harness.run.status import show
 
     console = _console()
@@ -365,7 +367,7 @@ def status(
         plan, launcher = _planned(one)
         return show(plan, launcher, console, as_json=as_json, watch_s=watch, everything=everything)
 
-    return _each(options, show_one, console)
+    return _each(options, show_one, Console(stderr=True) if as_json else console)
 
 
 @app.command()
@@ -489,13 +491,17 @@ def sync(
     from harness.store.tracking import sync as import_runs
 
     console, seen = _console(), None
-    name = _name(suite, store, console) if suite else None
-    if suite and name:
-        _refuse_unknown(suite, name.partition(".")[0], "sync", store)
+    collection = _collection(suite) if suite else None
+    names: list[str | None] = [_name(suite, store, console)] if suite and not collection else [None]
+    if collection:
+        names = [name for each in collection.suites if (name := _name(each, store, console)) in _known(store)]
+    elif suite and names[0]:
+        _refuse_unknown(suite, names[0].partition(".")[0], "sync", store)
     while True:
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
-            console.print(f"MLflow: {_sentence(import_runs(store, name, tracking_uri))}")
+            for name in names:
+                console.print(f"MLflow: {_sentence(import_runs(store, name, tracking_uri))}")
         if watch is None:
             return 0
         seen = now
@@ -820,6 +826,13 @@ def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":
     suite = _suite(options)
     launcher = load_profile(suite.launch, suite.launch_at)
     return Plan.on(launcher, suite, Store(options.store)), launcher
+
+
+def _known(store: Path) -> set[str]:
+    """Names of the suites that have been run in a store."""
+    from harness.store.manifest import manifests
+
+    return {each.suite for each in manifests(store)}
 
 
 def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = "") -> None:
