@@ -317,7 +317,7 @@ def run(
 
     code = _each(options, run_one, console)
     if report:
-        _write_document(options.suite, options.scale, options.store, console)
+        _write_document(options, console)
     return code
 
 
@@ -393,7 +393,7 @@ def retry(
 
     code = _each(options, retry_one, console)
     if report:
-        _write_document(options.suite, options.scale, options.store, console)
+        _write_document(options, console)
     return code
 
 
@@ -495,6 +495,10 @@ def sync(
     names: list[str | None] = [_name(suite, store, console)] if suite and not collection else [None]
     if collection:
         names = [name for each in collection.suites if (name := _name(each, store, console)) in _known(store)]
+        if not names:
+            raise UserError(
+                f"{store}: no suite of {suite} has been run in this store", fix=harness_command("run", suite)
+            )
     elif suite and names[0]:
         _refuse_unknown(suite, names[0].partition(".")[0], "sync", store)
     while True:
@@ -529,8 +533,9 @@ def report(
         _write_tables(store, name, scale, console, lines, edits=edits, backend=backend, data=data)
         return 0
 
-    code = _each(SuiteOptions(suite, store=store), report_one, console)
-    _write_document(suite, scale, store, console)
+    options = SuiteOptions(suite, scale=scale, data=data, edits=edits, backend=backend, store=store)
+    code = _each(options, report_one, console)
+    _write_document(options, console)
     return code
 
 
@@ -938,16 +943,21 @@ def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines
         console.print(f"  {stem:<24} {endings}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_document(suite: str, scale: str | None, store: Path, console: "Console") -> None:
+def _write_document(options: SuiteOptions, console: "Console") -> None:
     """Combine the reports of a suite of suites into one document, and say where it is; nothing for an ordinary suite."""
     from harness.suite.entries import PAPER
     from reports.document import write_document
 
-    collection = _collection(suite)
+    collection = _collection(options.suite)
     if collection is None:
         return
-    names = [_name(name, store, console) for name in collection.suites]
-    written = write_document(store, collection.name, collection.description, names, scale or PAPER, console)
+    names = [_name(name, options.store, console) for name in collection.suites]
+    written = write_document(
+        *(options.store, collection.name, collection.description, names, options.scale or PAPER, console),
+        edits=options.edits,
+        backend=options.backend,
+        data=options.data or os.environ.get("HARNESS_DATA", ""),
+    )
     for file in written:
         console.print(f"document of all suites: {file}", markup=False, highlight=False, soft_wrap=True)
 

@@ -1,12 +1,14 @@
 """One document of several suites: their tables and figures as LaTeX, compiled to one PDF where pdflatex is installed."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from harness.errors import UserError
 from harness.files import write_bytes
-from harness.store.manifest import Manifest, manifests
+from harness.store.manifest import Manifest, Options, find_manifest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +27,15 @@ _HEAD = r"""\documentclass[10pt]{article}
 
 
 def write_document(
-    store: Path, name: str, description: str, suites: Sequence[str], scale: str, console: "Console"
+    store: Path,
+    name: str,
+    description: str,
+    suites: Sequence[str],
+    scale: str,
+    console: "Console",
+    **options: Unpack[Options],
 ) -> list[Path]:
-    """Combine the reports of several suites at a scale, each a section, into `reports/<name>.<scale>/<name>.tex` and `.pdf`.
+    """Combine the reports of several suites, each a section, into `reports/<name>.<scale>/<name>.tex` and `.pdf`.
 
     It contains the tables and figures that the suites ask for, as `write_report` wrote them.
 
@@ -36,9 +44,12 @@ def write_document(
     """
     from reports.latex import compile_all, escape
 
-    known = [each for each in manifests(store) if each.scale == scale and each.suite in suites]
-    found = sorted(known, key=lambda each: suites.index(each.suite))
-    folder = store / "reports" / f"{name}.{scale}"
+    found = []
+    for suite in suites:
+        with contextlib.suppress(UserError):  # not run, or not like this
+            found.append(find_manifest(store, suite, scale, **options))
+    variants = dict.fromkeys(each.variant for each in found if each.variant)
+    folder = store / "reports" / ".".join([name, scale, *variants])
     parts = [part for each in found if (part := "\n".join(_section(store, each, folder)))]
     if not parts:
         return []
