@@ -31,10 +31,12 @@ def paper_scale(fake, monkeypatch):
     """A store with cells of the paper's models and number of edits; builds its table for teacher forcing."""
     monkeypatch.setattr(fake_store, "MODELS", MODELS)
 
-    def build(records, published="onceedit"):
+    def build(edits, published="onceedit"):
         for method in ("none", "ft-l", "onceedit"):
             for model in MODELS:
-                fake.write_cell(method, model, "counterfact", records=records)
+                file = fake.write_cell(method, model, "counterfact", records=20) / "cell.json"
+                cell = json.loads(file.read_text())
+                file.write_text(json.dumps({**cell, "data": {**cell["data"], "edits": edits}}))
         fake.write_manifest()
         file = fake.root / "suites" / "main_table.mini.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "published": published}))
