@@ -84,13 +84,17 @@ class Query:
     Attributes:
         prompt, target: the texts without surrounding space; `prompt + " " + target` is tokenised jointly.
         prompt_ids: the longest common prefix of the joint ids and the ids of the prompt alone.
-        target_ids: the remaining joint ids, at least one.
+        target_ids: the remaining joint ids, at least one; of a question that is answered freely, as many as the answer may have.
+        end_ids: ids that end a free answer.
+        line_ids: ids that end it once it has begun.
     """
 
     prompt: str
     target: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    end_ids: frozenset[int] = frozenset()
+    line_ids: frozenset[int] = frozenset()
 
 
 def joint_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
@@ -129,6 +133,13 @@ def open_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, limit: int) ->
 def end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Ids that end a text or a turn of a conversation: all special ones, because none of them belongs to an answer."""
     return frozenset(map(int, tokenizer.all_special_ids))
+
+
+def line_end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids whose text contains a line break, as pieces of byte-level and of SentencePiece vocabularies spell it."""
+    return frozenset(
+        id_ for piece, id_ in tokenizer.get_vocab().items() if "\n" in piece or "Ċ" in piece or piece == "<0x0A>"
+    )
 
 
 def chat_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]) -> str:

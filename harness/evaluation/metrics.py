@@ -10,11 +10,12 @@ from harness.records import Answer
 
 
 class AxisMetrics(TypedDict, total=False):
-    """Means of one axis over `n` records; `answer_score` only for locality."""
+    """Means of one axis over `n` records; `answer_score` only for locality, `contains` only for answers that end by themselves."""
 
     score: float
     exact: float
     answer_score: float
+    contains: float
     n: int
 
 
@@ -90,6 +91,8 @@ def _axis_metrics(axis: str, records: Sequence[Sequence[Answer]]) -> AxisMetrics
     )
     if axis in LOCALITY_AXES:
         metrics["answer_score"] = _mean(_mean(one.answer_score for one in probes) for probes in records)
+    if not math.isnan(records[0][0].contains):
+        metrics["contains"] = _mean(_mean(one.contains for one in probes) for probes in records)
     return metrics
 
 
