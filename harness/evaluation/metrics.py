@@ -9,6 +9,10 @@ from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
 from harness.records import Answer
 
 
+OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic")
+"""Keys of metrics.json that are not names of protocols."""
+
+
 class AxisMetrics(TypedDict, total=False):
     """Means of one axis over `n` records; `answer_score` only for locality, `contains` only for answers that end by themselves."""
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.evaluation.metrics import OTHER_KEYS
+
 if TYPE_CHECKING:
     from harness.live.model import LiveModel
 
@@ -74,6 +76,6 @@ def _run(facts: Mapping[str, Any]) -> Iterator[str]:
     packages = made.get("packages", {})
     yield f"| packages | {', '.join(f'{name} {packages[name]}' for name in ('torch', 'transformers') if name in packages)} |"
     for protocol, axes in facts["metrics"].items():
-        if protocol not in ("diagnostics", "scope", "curve", "attainable"):
+        if protocol not in OTHER_KEYS:
             scores = ", ".join(f"{axis} {found['score']:.3f}" for axis, found in axes.items())
             yield f"| scores, {protocol} | {scores} |"

@@ -14,6 +14,7 @@ from harness.commands import harness_command
 from harness.data.sources import SYNTHETIC
 from harness.errors import UserError
 from harness.evaluation.ask import predict
+from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate as score
 from harness.evaluation.metrics import AxisMetrics, aggregate
 from harness.evaluation.probes import LOCALITY_AXES, probe_queries
@@ -109,10 +110,12 @@ class Evaluation:
     Attributes:
         metrics: by protocol and axis, as in a cell's metrics.json.
         answers: one row per question, as in a cell's records.parquet.
+        classic: ES, PS and NS by probability, if they were wanted.
     """
 
     metrics: Mapping[str, Mapping[str, AxisMetrics]]
     answers: "pd.DataFrame"
+    classic: Mapping[str, float]
 
 
 def evaluate(
@@ -121,6 +124,7 @@ def evaluate(
     protocols: Sequence[str] = ("teacher_forced", "generation"),
     *,
     batch: int = 16,
+    classic: bool = False,
 ) -> Evaluation:
     """Score an edited model on facts: those that were edited, with their rephrases, locality and portability.
 
@@ -129,6 +133,7 @@ def evaluate(
         dataset: facts as for `edit`, or those of `harness.load_records`.
         protocols: names, as in a suite.
         batch: questions per forward pass.
+        classic: also compare the probabilities of new and original targets (see `harness.evaluation.classic`).
 
     Raises:
         UserError: for an unknown protocol, for facts that are none, or for locality of a model whose unedited one is not here.
@@ -138,7 +143,8 @@ def evaluate(
     forms = [registry.protocols.get(name).of(edited.origin.method) for name in protocols]
     unedited = _unedited(edited, data, forms, batch)
     rows = score(edited.edited, data, edited.model.tokenizer, forms, batch, unedited, positions=edited.model.positions)
-    return Evaluation(aggregate(rows), frame(rows))
+    by_probability = classic_metrics(duels(edited.edited, data, edited.model.tokenizer, batch)) if classic else {}
+    return Evaluation(aggregate(rows), frame(rows), by_probability)
 
 
 def _unedited(edited: LiveModel, data: Dataset, forms: Sequence[Any], batch: int) -> UneditedOutputs:

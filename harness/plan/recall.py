@@ -90,6 +90,7 @@ def recalled(folder: Folder) -> Cell:
         seed=kept["seed"],
         eval_batch=kept["eval_batch"],
         keep_weights=kept.get("keep_weights", False),
+        classic=kept.get("classic", False),
     )
     if cell.cell_id != kept["cell_id"]:
         changed = ", ".join(

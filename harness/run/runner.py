@@ -18,6 +18,7 @@ from harness.api import ArtifactSpec, EditedModel
 from harness.data.load import files as data_files
 from harness.errors import UserError
 from harness.evaluation.attainable import attainable
+from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import question_count
@@ -164,7 +165,9 @@ class Runner:
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         limits = self._attainable(cell, model, data)
-        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits)
+        return _Result(
+            cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic
+        )
 
     def _warm_up(self, bench: Bench, data: Dataset) -> bool:
         """Edit another fact and discard it, so that first calls are not timed.
@@ -191,10 +194,11 @@ class Runner:
             if kept:
                 kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
-            diagnostics, remarks = dict(edited.diagnostics()), tuple(edited.remarks())
+            classic, lacks = self._classic(cell, edited, bench.model)
+            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks)
         finally:
             edited.revert()
-        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks)
+        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic)
 
     def _in_sequence(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
@@ -209,7 +213,8 @@ class Runner:
             done = sequence.run(chain, requests, cell.schedule)
             if kept:
                 kept.take()
-            remarks = tuple(chain.edited.remarks())
+            classic, lacks = self._classic(cell, chain.edited, bench.model)
+            remarks = (*chain.edited.remarks(), *lacks)
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
@@ -217,6 +222,7 @@ class Runner:
             add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
             [f"{cell.cell_id}:{block.edits}" for block in blocks],
             remarks,
+            classic,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
         )
@@ -250,6 +256,18 @@ class Runner:
             print(traceback.format_exc(), file=sys.stderr)  # the cell's log
             return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
 
+    def _classic(
+        self, cell: Cell, edited: EditedModel, model: LoadedModel
+    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """CounterFact's metrics by probability if they are wanted, or a remark on why there are none."""
+        if not cell.classic or cell.model.weights == "random":
+            return {}, ()
+        try:
+            found = duels(edited, self._context.load_data(cell.data), model.tokenizer, cell.eval_batch)
+        except UserError as error:
+            return {}, (f"no probabilities of targets: {error.message}",)
+        return classic_metrics(found), ()
+
     def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
         """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
         if cell.model.weights == "random" or not cell.method.edits:
@@ -276,6 +294,7 @@ class _Edited:
         points: answers by the number of edits so far; only those after the last edit, if all were one act.
         acts: ids of the edit runs.
         remarks: see `EditedModel.remarks`.
+        classic: see `harness.evaluation.classic`.
         cost, origin: what else is to be said of cost and provenance.
     """
 
@@ -284,6 +303,7 @@ class _Edited:
     phases_s: dict[str, float]
     acts: list[str]
     remarks: tuple[str, ...] = ()
+    classic: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -308,6 +328,7 @@ class _Result:
     remarks: tuple[str, ...]
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
+    classic: Mapping[str, float]
 
     @property
     def rows(self) -> Sequence[Answer]:
@@ -319,6 +340,8 @@ class _Result:
         metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
         if scope := scope_metrics(self.rows):
             metrics["scope"] = scope
+        if self.classic:
+            metrics["classic"] = self.classic
         if self.attainable:
             metrics["attainable"] = self.attainable
         if self.cell.schedule.is_sequential and self.rows:

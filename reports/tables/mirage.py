@@ -1,5 +1,6 @@
 """How much of a teacher-forced score is left when a model answers as it does in use, and what takes the rest."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def _lines(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[_L
         stages = [_scores(frame.records, names, axis, measure) for measure in STAGES]
         if not stages[0].size:
             continue
-        changes = [after - before for before, after in zip(stages, stages[1:], strict=False)]
+        changes = [after - before for before, after in itertools.pairwise(stages)]
         parts = [stages[0], *changes, stages[-1]]
         steps = tuple(resample_means(part_SR[:, :, None]).estimate(weight) for part_SR in parts)
         yield _Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, names)

@@ -20,11 +20,9 @@ def frame(fake, monkeypatch):
 def test_steps_are_differences_of_means_and_add_up_to_the_whole_drop(frame):
     tables, numbers = registry.tables.get("mirage")(frame)
     assert [table.name for table in tables] == ["mirage-rel-tiny/llama", "mirage-gen-tiny/llama"]
-    cells = frame.cells[frame.cells["title"] == "FT-L"]["cell"].unique()
-    means = [
-        frame.records.query("cell in @cells and axis == 'rel' and protocol == @protocol")[column].mean()
-        for protocol, column in STAGES
-    ]
+    cells = set(frame.cells[frame.cells["title"] == "FT-L"]["cell"])
+    of_method = frame.records[frame.records["cell"].isin(cells) & (frame.records["axis"] == "rel")]
+    means = [of_method.loc[of_method["protocol"] == protocol, column].mean() for protocol, column in STAGES]
     found = numbers[(numbers["method"] == "FT-L") & (numbers["axis"] == "rel")].set_index("step")["value"]
     assert found["Start"] == pytest.approx(means[0])
     assert found["End"] == pytest.approx(means[-1])
