@@ -8,7 +8,6 @@ from typing import TypedDict
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
 from harness.records import Answer
 
-
 OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic")
 """Keys of metrics.json that are not names of protocols."""
 

@@ -1,5 +1,6 @@
 """Open a finished cell: its edits are taken from where they were kept, or made again as the cell made them."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from harness.evaluation.probes import probe_queries
 from harness.live.model import LiveModel, Origin
 from harness.models.edited import InstalledModel, WeightEditedModel
 from harness.models.weights import FILE, changed, fingerprint
-from harness.plan.cell import Cell
+from harness.plan.cell import Cell, model_artifacts
 from harness.plan.job import job_of
-from harness.plan.plan import roots
+from harness.records import EditRequest
 from harness.registry import protocols
 from harness.run.bench import Bench
 from harness.run.context import RunContext
@@ -78,16 +79,12 @@ def open_cell(cell: Cell, store: Store, device: str, display: Display) -> LiveMo
         edited = InstalledModel(bench.model, load_file(kept, device=str(bench.model.device)))
         return LiveModel(bench.model, edited, unedited, origin)
     before = fingerprint(bench.model.model)
-    undo = ExitStack()
-    with ExitStack() as on_error:
-        on_error.callback(undo.close)
+    with ExitStack() as undo:
         made = _edited(bench, requests, context, undo)
         if not cell.method.is_in_weights:
-            on_error.pop_all()
-            return LiveModel(bench.model, made, unedited, origin, undo.close)
+            return LiveModel(bench.model, made, unedited, origin, undo.pop_all().close)
         weights = {name: value.clone() for name, value in changed(bench.model.model, before).items()}
-        diagnostics = made.diagnostics()
-    return LiveModel(bench.model, InstalledModel(bench.model, weights, diagnostics), unedited, origin)
+    return LiveModel(bench.model, InstalledModel(bench.model, weights, made.diagnostics()), unedited, origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +117,14 @@ def check(live: LiveModel, cell: Cell, store: Path) -> Check:
         for row in read_rows(Store(store).cell(cell.folder).path / "records.parquet")
         if row.protocol == protocol.name and row.axis == "reliability"
     }
-    answers = predict(live, asked, protocol, cell.eval_batch)
-    texts = (
-        live.model.tokenizer.decode(protocol.compared(one.query, ids, live.model.tokenizer))
-        for one, ids in zip(asked, answers, strict=True)
-    )
-    same = sum(stored.get((one.record_id, one.probe)) == text for one, text in zip(asked, texts, strict=True))
+    tokenizer, same = live.model.tokenizer, 0
+    for one, ids in zip(asked, predict(live, asked, protocol, cell.eval_batch), strict=True):
+        row = protocol.row(one, protocol.compared(one.query, ids, tokenizer), None, math.nan, tokenizer)
+        same += row.predicted == stored.get((one.record_id, one.probe))
     return Check(len(asked), same)
 
 
-def _edited(bench: Bench, requests: Sequence[Any], context: RunContext, undo: ExitStack) -> EditedModel:
+def _edited(bench: Bench, requests: Sequence[EditRequest], context: RunContext, undo: ExitStack) -> EditedModel:
     """Make the edits as the runner does: at once, or block after block."""
     cell = bench.cell
     context.restart(cell.seed)
@@ -146,7 +141,8 @@ def _edited(bench: Bench, requests: Sequence[Any], context: RunContext, undo: Ex
 
 def _build(cell: Cell, store: Store, context: RunContext) -> None:
     """Build what the cell's method needs and the store does not have; not the answers of the unedited model."""
-    wanted = {need.key: need for root in roots(cell) if root.name != "unedited-outputs" for need in root.closure()}
+    needed = (*model_artifacts(cell.model).values(), *cell.artifacts().values())
+    wanted = {need.key: need for root in needed for need in root.closure()}
     cache = ArtifactCache(store)
     missing = [spec for spec in wanted.values() if not cache.is_built(spec)]
     if not missing:
