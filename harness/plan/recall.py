@@ -14,6 +14,7 @@ from harness.plan.cell import Cell
 from harness.records import DataRef
 from harness.store.store import Folder
 from harness.suite.schedule import Schedule
+from harness.yaml_source import complaint
 
 _MODEL, _DATA = TypeAdapter(ModelRef), TypeAdapter(DataRef)
 
@@ -70,9 +71,11 @@ def recalled(folder: Folder) -> Cell:
     if found is None:
         raise UserError(f"{folder.path}: made by a version that did not record its references", fix=rerun(folder.path))
     try:
-        model, data = model_of(found["model"]), _DATA.validate_python(found["data"])
-    except (KeyError, ValidationError) as error:
-        raise UserError(f"{folder.path}: damaged references: {error}", fix=rerun(folder.path)) from None
+        model, data = model_of(found.get("model")), _DATA.validate_python(found.get("data"))
+    except ValidationError as error:
+        raise UserError(
+            f"{folder.path}: damaged references: {complaint(error.errors()[0])}", fix=rerun(folder.path)
+        ) from None
     method, schedule = kept["method"], {**kept["schedule"]}
     if "score_at" in schedule:
         schedule["score_at"] = tuple(schedule["score_at"])
