@@ -654,7 +654,7 @@ def ask(
 def chat(
     cell: CellArgument,
     *,
-    template: Annotated[ChatTemplate, typer.Option(help="`auto`: the model's chat template if it has one.")] = ("auto"),
+    template: Annotated[ChatTemplate, typer.Option(help="`auto`: the model's chat template if it has one.")] = "auto",
     max_tokens: LengthOption = 128,
     device: DeviceOption = "auto",
     store: StoreOption = Path("results"),
