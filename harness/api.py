@@ -5,16 +5,17 @@ login node takes a fraction of a second. It imports torch inside the functions t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.code import source_hash
+from harness.errors import UserError
 from harness.identity import digest
 from harness.memory import PROMPT_TOKENS, Memory
 from harness.records import DataRef, Dataset, EditRequest
@@ -254,6 +255,24 @@ class Context(Protocol):
         ...
 
 
+Ends = Callable[[int, int], bool]
+"""Called with a row of a batch and its next id, in order: whether the row ends with this id."""
+
+
+class TokenScore(NamedTuple):
+    """What a model says about one id of a text.
+
+    Attributes:
+        logprob: natural logarithm of the id's probability.
+        best: the most probable id at its position.
+        best_logprob: the same of that one.
+    """
+
+    logprob: float
+    best: int
+    best_logprob: float
+
+
 class EditedModel(ABC):
     """A model after editing, with changed weights, a routed memory or an ensemble.
 
@@ -267,6 +286,30 @@ class EditedModel(ABC):
     @abstractmethod
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Continue each prompt greedily by exactly as many ids as its target has."""
+
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """Continue each prompt greedily until a row ends, by at most as many ids as its target has; the last id included.
+
+        By default, generates everything first. A model that can call `ends` while it decodes stops earlier and can be
+        followed as it writes. Ids do not depend on when other rows end.
+        """
+        made = self.generate(queries)
+        return [ids[: _length(row, ids, ends)] for row, ids in enumerate(made)]
+
+    def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
+        """Return the log-probability of each id of the targets after the prompt and the ids before it.
+
+        Args:
+            queries: prompts and targets; the ids count, not the texts.
+            reads_targets: let routing decisions read the targets too, for texts of which nobody knows where the prompt ends.
+
+        Raises:
+            UserError: if the method chooses tokens without giving them probabilities; the default.
+        """
+        raise UserError(
+            f"{type(self).__name__} chooses tokens without giving them probabilities",
+            fix="generate text, without logprobs",
+        )
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
         """Return the routing score of each prompt in [0, 1], 1 for in scope of an edit; None if the method has none."""
@@ -291,6 +334,11 @@ class EditedModel(ABC):
     def revert(self) -> None:
         """Restore the model passed to `edit`, bit for bit."""
         return
+
+
+def _length(row: int, ids: Sequence[int], ends: Ends) -> int:
+    """Number of ids up to the one that a row ends with."""
+    return next((place for place, id_ in enumerate(ids, 1) if ends(row, id_)), len(ids))
 
 
 class Method(ABC):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
+from harness.evaluation.metrics import OTHER_KEYS
 from harness.files import understood
 from harness.store.answers import with_unedited
 from harness.store.store import Folder, Store, is_called, not_one_cell
@@ -135,12 +136,14 @@ def _hash(sha256: str | None) -> str:
 def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Two lines per protocol at most, and a few diagnostics."""
     for protocol, axes in metrics.items():
-        if protocol in ("diagnostics", "scope", "curve"):
+        if protocol in OTHER_KEYS:
             continue
         shown = [f"{axis} {found['score']:.3f} (n {found['n']})" for axis, found in axes.items()]
         for start in range(0, len(shown), PER_LINE):
             named = ("scores", protocol) if start == 0 else ("", "")
             yield f"{named[0]:<10} {named[1]:<15} {', '.join(shown[start : start + PER_LINE])}"
+    if classic := metrics.get("classic"):
+        yield f"           {'probabilities':<15} {', '.join(f'{name} {value:.3f}' for name, value in classic.items())}"
     if "curve" in metrics:
         yield f"           also after {', '.join(sorted(metrics['curve'], key=int))} edits: --json"
     diagnostics = list(metrics.get("diagnostics", {}).items())

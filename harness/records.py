@@ -1,5 +1,6 @@
 """Dataset-independent records: edits, the requests that methods see, probes and scored answers."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
@@ -193,11 +194,13 @@ class Answer:
         record_id, protocol, axis, probe: key of the question.
         prompt, target: text of the question.
         predicted: the compared ids as text.
-        n_tokens: number of ids of the target and of the prediction.
-        score: fraction of ids that match the target or, for locality, the unedited model's answer.
-        exact: 1 if all ids match, otherwise 0.
-        answer_score: for locality, fraction of ids that match the dataset's answer; NaN for other axes.
+        n_tokens: number of ids of the prediction; those of the target are as many, unless the answer ends by itself.
+        score: fraction of ids that match the target or, for locality, the unedited model's answer; of an answer that ends by
+            itself, F1 of its words instead.
+        exact: 1 if all ids match, otherwise 0; of an answer that ends by itself, whether its words are the same.
+        answer_score: for locality, `score` against the dataset's answer; NaN for other axes.
         scope: routing score of the prompt in [0, 1], 1 for in scope of an edit; NaN if the method has none.
+        contains: 1 if an answer that ends by itself contains what it is compared with, otherwise 0; NaN for other protocols.
     """
 
     record_id: str
@@ -212,3 +215,4 @@ class Answer:
     exact: float
     answer_score: float
     scope: float
+    contains: float = math.nan

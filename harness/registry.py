@@ -166,7 +166,9 @@ methods: "Registry[type[Method]]" = Registry("method", "methods", ["methods"])
 backends: "Registry[Backend]" = Registry("backend", "backends", ["methods"])
 formats: "Registry[Format]" = Registry("data format", "formats", ["harness.data.schemas"])
 datasets: "Registry[DatasetInfo]" = Registry("dataset", "datasets", ["harness.data.catalogue"])
-protocols: "Registry[Protocol]" = Registry("protocol", "protocols", ["harness.evaluation.protocols", "methods"])
+protocols: "Registry[Protocol]" = Registry(
+    "protocol", "protocols", ["harness.evaluation.protocols", "harness.evaluation.natural", "methods"]
+)
 tables: "Registry[Any]" = Registry("table", "tables", ["reports.tables"])
 figures: "Registry[Any]" = Registry("figure", "figures", ["reports.figures"])
 launchers: "Registry[type[Launcher]]" = Registry("launcher", "launchers", ["harness.run.local", "slurm.launcher"])

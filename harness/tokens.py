@@ -8,7 +8,7 @@ What a tokenizer puts before a text (BOS) is kept: the model was trained with it
 comes after the prompt, not after the end of a text.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +84,17 @@ class Query:
     Attributes:
         prompt, target: the texts without surrounding space; `prompt + " " + target` is tokenised jointly.
         prompt_ids: the longest common prefix of the joint ids and the ids of the prompt alone.
-        target_ids: the remaining joint ids, at least one.
+        target_ids: the remaining joint ids, at least one; of a question that is answered freely, as many as the answer may have.
+        end_ids: ids that end a free answer.
+        line_ids: ids that end it once it has begun.
     """
 
     prompt: str
     target: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    end_ids: frozenset[int] = frozenset()
+    line_ids: frozenset[int] = frozenset()
 
 
 def joint_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> Query:
@@ -112,6 +116,50 @@ def joint_queries(tokenizer: "PreTrainedTokenizerBase", pairs: Iterable[tuple[st
     prompts = token_ids(tokenizer, [prompt for prompt, _ in stripped])
     joints = token_ids(tokenizer, [f"{prompt} {target}" for prompt, target in stripped])
     return [_cut(*pair, alone, joint) for pair, alone, joint in zip(stripped, prompts, joints, strict=True)]
+
+
+def open_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, limit: int) -> Query:
+    """A prompt that may be continued freely, by at most `limit` ids: the target only says how many.
+
+    Raises:
+        ValueError: for a prompt without ids, or a limit below 1.
+    """
+    (ids,) = token_ids(tokenizer, [prompt])
+    if not ids or limit < 1:
+        raise ValueError(f"nothing to continue: prompt {prompt!r}, {limit} ids")
+    return Query(prompt, "", tuple(ids), (ids[0],) * limit)
+
+
+def end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids that end a text or a turn of a conversation: all special ones, because none of them belongs to an answer."""
+    return frozenset(map(int, tokenizer.all_special_ids))
+
+
+def line_end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids whose text contains a line break, as pieces of byte-level and of SentencePiece vocabularies spell it."""
+    return frozenset(
+        id_ for piece, id_ in tokenizer.get_vocab().items() if "\n" in piece or "Ċ" in piece or piece == "<0x0A>"
+    )
+
+
+def chat_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation by the tokenizer's chat template, up to where the assistant answers.
+
+    Args:
+        tokenizer: what it puts before every text is left out here.
+        messages: `role` and `content` of each turn.
+
+    Raises:
+        ValueError: if it has no chat template, or the template refuses the messages.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("the model's tokenizer has no chat template")
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # what templates raise is theirs
+        raise ValueError(f"the chat template refuses the messages: {error}") from None
+    prefix = Framing.of(tokenizer).prefix
+    return text.removeprefix("".join(tokenizer.convert_ids_to_tokens(list(prefix))))
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], **options: Any) -> list[list[int]]:

@@ -105,3 +105,5 @@ register_dataset(
         synthetic=lambda: _generated("counterfact"),
     )
 )
+
+register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/python.md", edited_formats=("facts",)))

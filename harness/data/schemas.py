@@ -264,3 +264,40 @@ class MendRow:
     def record(self) -> EditRecord:
         """Convert to an unrelated fact, whose answer the model should keep giving."""
         return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)
+
+
+@dataclass(config=STRICT, slots=True)
+class _Asked:
+    prompt: Text
+    answer: Text
+
+    def probe(self) -> Probe:
+        return Probe(self.prompt, self.answer)
+
+
+@register_format("facts", dataset="facts", title="Facts", signature={"prompt", "target_new", "subject", "rephrases"})
+@dataclass(config=STRICT, slots=True)
+class Fact:
+    """A fact of one's own, with the fields of an `EditRecord` under their own names; only prompt and target are required."""
+
+    prompt: Text
+    target_new: Text
+    id: Id | None = None
+    subject: str = ""
+    ground_truth: str = ""
+    rephrases: Texts = Field(default_factory=list)
+    locality: Annotated[list[_Asked], BeforeValidator(_all)] = Field(default_factory=list)
+    portability: Annotated[list[_Asked], BeforeValidator(_all)] = Field(default_factory=list)
+
+    def record(self) -> EditRecord:
+        """Convert."""
+        return EditRecord(
+            id=_id(self.id, self.prompt, self.target_new),
+            prompt=self.prompt,
+            subject=self.subject,
+            target_new=self.target_new,
+            ground_truth=self.ground_truth,
+            rephrases=tuple(self.rephrases),
+            locality=tuple(asked.probe() for asked in self.locality),
+            portability=tuple(asked.probe() for asked in self.portability),
+        )

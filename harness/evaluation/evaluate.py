@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.evaluation.ask import ask_scope, predict
-from harness.evaluation.metrics import row
 from harness.evaluation.probes import LOCALITY_AXES, check_lengths, probe_queries
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs
@@ -58,5 +57,5 @@ def evaluate(
             reference = None
             if asked.axis in LOCALITY_AXES:
                 reference = protocol.compared(asked.query, unedited.ids(protocol, asked), tokenizer)
-            rows.append(row(asked, protocol.name, compared, tokenizer.decode(compared), reference, scope))
+            rows.append(protocol.row(asked, compared, reference, scope, tokenizer))
     return rows

@@ -8,13 +8,17 @@ from typing import TypedDict
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
 from harness.records import Answer
 
+OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic")
+"""Keys of metrics.json that are not names of protocols."""
+
 
 class AxisMetrics(TypedDict, total=False):
-    """Means of one axis over `n` records; `answer_score` only for locality."""
+    """Means of one axis over `n` records; `answer_score` only for locality, `contains` only for answers that end by themselves."""
 
     score: float
     exact: float
     answer_score: float
+    contains: float
     n: int
 
 
@@ -90,6 +94,8 @@ def _axis_metrics(axis: str, records: Sequence[Sequence[Answer]]) -> AxisMetrics
     )
     if axis in LOCALITY_AXES:
         metrics["answer_score"] = _mean(_mean(one.answer_score for one in probes) for probes in records)
+    if not math.isnan(records[0][0].contains):
+        metrics["contains"] = _mean(_mean(one.contains for one in probes) for probes in records)
     return metrics
 
 

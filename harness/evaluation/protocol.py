@@ -1,9 +1,12 @@
-"""Base class of evaluation protocols: tokenisation, prediction, and the ids that are scored."""
+"""Base class of evaluation protocols: tokenisation, prediction, the ids that are compared, and the score."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.evaluation.metrics import row
+from harness.evaluation.probes import ProbeQuery
+from harness.records import Answer
 from harness.tokens import Query, joint_queries
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Protocol(ABC):
-    """A way to predict as many ids as each question's target has.
+    """A way to ask questions and to score the answers; by default an answer has as many ids as the question's target.
 
     Register a subclass with `harness.registry.register_protocol` so that suites can use it. A protocol that treats some
     methods differently has several forms: `of` selects the form for a method, and the unedited model is run in all of them.
@@ -50,7 +53,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """Predict one batch: per query, a list of ids as long as its target."""
+        """Predict one batch: per query, a list of ids as long as its target, unless `row` scores others too."""
 
     def context(self, query: Query, position: int) -> Hashable | None:
         """What the id predicted at a position of the target depends on; None, the default, if that cannot be said.
@@ -62,3 +65,22 @@ class Protocol(ABC):
     def compared(self, query: Query, predicted: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> Sequence[int]:
         """Select the ids of a prediction that are compared with the target or, for locality, the unedited model's."""
         return predicted
+
+    def row(
+        self,
+        asked: ProbeQuery,
+        compared: Sequence[int],
+        unedited: Sequence[int] | None,
+        scope: float,
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> Answer:
+        """Score one answer; by default id by id (see `harness.evaluation.metrics.row`).
+
+        Args:
+            asked: the question.
+            compared: the selected ids of the edited model's answer.
+            unedited: those of the unedited model's; given for locality only.
+            scope: routing score of the prompt; NaN if the method has none.
+            tokenizer: of the target model.
+        """
+        return row(asked, self.name, compared, tokenizer.decode(compared), unedited, scope)

@@ -1,9 +1,10 @@
 """Models edited in their weights, evaluated by running the model itself."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
-from harness.api import EditedModel, State
+from harness.api import EditedModel, Ends, State, TokenScore
 from harness.models.batching import Padded, left_padded, right_padded
 from harness.tokens import Query
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from harness.models.loaded import LoadedModel
+
+Item = TypeVar("Item")
 
 
 class WeightEditedModel(EditedModel):
@@ -49,22 +52,49 @@ class WeightEditedModel(EditedModel):
         lengths = [len(query.target_ids) for query in queries]
         return _split(flat, lengths)
 
+    def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
+        """Log-probabilities of the target ids, in float32 at least: the same forward pass as `teacher_forced`."""
+        import torch
+
+        from harness.models.precision import at_least_fp32
+
+        if not queries:
+            return []
+        batch = right_padded([query.prompt_ids + query.target_ids[:-1] for query in queries], self._model.device)
+        rows, columns = _target_positions(queries)
+        with torch.no_grad():
+            logits_NV = at_least_fp32(self._model.logits(self._hidden(batch)[rows, columns]))
+            logprobs_NV = logits_NV.log_softmax(-1)
+            wanted_N1 = torch.tensor([id_ for query in queries for id_ in query.target_ids])[:, None]
+            wanted_N = logprobs_NV.gather(-1, wanted_N1.to(logprobs_NV.device))[:, 0]
+            best_N = logits_NV.argmax(-1)
+            leading_N = logprobs_NV.gather(-1, best_N[:, None])[:, 0]
+        flat = list(map(TokenScore, wanted_N.tolist(), best_N.tolist(), leading_N.tolist()))
+        return _split(flat, [len(query.target_ids) for query in queries])
+
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Left-padded greedy decoding with a key-value cache; end-of-text does not stop the generation."""
+        return self._decoded(queries, None)
+
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """Generate as above; rows that have ended keep their place in the batch until all have."""
+        return self._decoded(queries, ends)
+
+    def _decoded(self, queries: Sequence[Query], ends: Ends | None) -> list[list[int]]:
         import torch
 
         from harness.models.rope import fixed_context
 
         if not queries:
             return []
+        growing = Growing(queries, ends)
         context = fixed_context(self._model.model)
         if context is not None and max(len(query.prompt_ids + query.target_ids) for query in queries) > context:
-            return self._generated_uncached(queries)
+            return self._decoded_uncached(queries, growing)
         batch = left_padded([query.prompt_ids for query in queries], self._model.device)
         ids_BT, mask_BT, positions_BT, cache = batch.ids_BT, batch.mask_BT, batch.positions_BT, None
-        chosen: list[torch.Tensor] = []
         with torch.no_grad():
-            for _ in range(max(len(query.target_ids) for query in queries)):
+            while growing.rows:
                 output = self._model.backbone(
                     input_ids=ids_BT,
                     attention_mask=mask_BT,
@@ -76,25 +106,23 @@ class WeightEditedModel(EditedModel):
                 ids_BT = self._model.logits(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True)
                 mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=1)
                 positions_BT = positions_BT[:, -1:] + 1
-                chosen.append(ids_BT)
-        continuations: list[list[int]] = torch.cat(chosen, dim=1).tolist()
-        return [ids[: len(query.target_ids)] for ids, query in zip(continuations, queries, strict=True)]
+                growing.add(ids_BT[:, 0])
+        return growing.continuations()
 
-    def _generated_uncached(self, queries: Sequence[Query]) -> list[list[int]]:
+    def _decoded_uncached(self, queries: Sequence[Query], growing: "Growing") -> list[list[int]]:
         """Generate as above, reading each row anew for each id: its rotary frequencies may change as it becomes longer."""
         import torch
 
         rows = [list(query.prompt_ids) for query in queries]
         with torch.no_grad():
-            for _ in range(max(len(query.target_ids) for query in queries)):
+            while growing.rows:
                 batch = left_padded(rows, self._model.device)
                 hidden_BTD = self._hidden(batch)
-                for row, id_ in zip(rows, self._model.logits(hidden_BTD[:, -1]).argmax(-1).tolist(), strict=True):
+                ids_B = self._model.logits(hidden_BTD[:, -1]).argmax(-1)
+                growing.add(ids_B)
+                for row, id_ in zip(rows, ids_B.tolist(), strict=True):
                     row.append(id_)
-        starts = (len(query.prompt_ids) for query in queries)
-        return [
-            row[start : start + len(query.target_ids)] for row, start, query in zip(rows, starts, queries, strict=True)
-        ]
+        return growing.continuations()
 
     def diagnostics(self) -> Mapping[str, float]:
         """The diagnostics given at construction."""
@@ -117,6 +145,105 @@ class WeightEditedModel(EditedModel):
         return hidden_BTD
 
 
+class InstalledModel(EditedModel):
+    """A model whose edited weights are in it only during a call, so that the unedited model can be asked in between.
+
+    Args:
+        model: the unedited model.
+        weights: the edited weights, as `harness.models.weights.changed` returns them.
+        diagnostics: returned by `diagnostics`.
+    """
+
+    def __init__(
+        self,
+        model: "LoadedModel",
+        weights: "Mapping[str, torch.Tensor]",
+        diagnostics: Mapping[str, float] | None = None,
+    ) -> None:
+        self.weights = weights
+        self._model = model
+        self._plain = WeightEditedModel(model, diagnostics=diagnostics)
+
+    def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
+        """As `WeightEditedModel.teacher_forced`."""
+        with self.installed():
+            return self._plain.teacher_forced(queries)
+
+    def generate(self, queries: Sequence[Query]) -> list[list[int]]:
+        """As `WeightEditedModel.generate`."""
+        with self.installed():
+            return self._plain.generate(queries)
+
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """As `WeightEditedModel.generate_until`."""
+        with self.installed():
+            return self._plain.generate_until(queries, ends)
+
+    def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
+        """As `WeightEditedModel.score`."""
+        with self.installed():
+            return self._plain.score(queries)
+
+    def diagnostics(self) -> Mapping[str, float]:
+        """The diagnostics given at construction."""
+        return self._plain.diagnostics()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have the edited weights in the model inside the body."""
+        from harness.models.weights import InstalledWeights
+
+        installed = InstalledWeights(self._model.model, self.weights)
+        try:
+            yield
+        finally:
+            installed.restore()
+
+
+class Growing:
+    """The continuations of a batch, which get one id per step until each has reached its limit or ended.
+
+    Args:
+        queries: a continuation has at most as many ids as its query's target.
+        ends: see `EditedModel.generate_until`; None if only limits count, and ids then stay on their device to the end.
+    """
+
+    def __init__(self, queries: Sequence[Query], ends: Ends | None) -> None:
+        self._limits = [len(query.target_ids) for query in queries]
+        self._ends = ends
+        self._steps: list[torch.Tensor] = []
+        self._lengths = dict[int, int]()
+
+    @property
+    def step(self) -> int:
+        """Number of ids that every row has got."""
+        return len(self._steps)
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows whose continuation needs a further id."""
+        return [row for row, limit in enumerate(self._limits) if self.step < self._lengths.get(row, limit)]
+
+    def add(self, ids_B: "torch.Tensor") -> None:
+        """The next id of every row, also of those that need none."""
+        self._steps.append(ids_B)
+        if self._ends is None:
+            return
+        for row, id_ in enumerate(ids_B.tolist()):
+            if row not in self._lengths and self.step <= self._limits[row] and self._ends(row, id_):
+                self._lengths[row] = self.step
+
+    def continuations(self) -> list[list[int]]:
+        """The ids of each row up to its limit or end."""
+        import torch
+
+        made: list[list[int]] = torch.stack(self._steps, dim=1).tolist() if self._steps else [[] for _ in self._limits]
+        return [
+            ids[: self._lengths.get(row, limit)]
+            for row, (ids, limit) in enumerate(zip(made, self._limits, strict=True))
+        ]
+
+
 def _target_positions(queries: Sequence[Query]) -> tuple[list[int], list[int]]:
     """Row and column of the position that predicts each target id, concatenated over all queries."""
     places = [
@@ -127,8 +254,8 @@ def _target_positions(queries: Sequence[Query]) -> tuple[list[int], list[int]]:
     return [row for row, _ in places], [column for _, column in places]
 
 
-def _split(flat: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    parts, start = [], 0
+def _split(flat: Sequence[Item], lengths: Sequence[int]) -> list[list[Item]]:
+    parts, start = list[list[Item]](), 0
     for length in lengths:
         parts.append(list(flat[start : start + length]))
         start += length

@@ -8,9 +8,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.api import EditedModel, State
+from harness.api import EditedModel, Ends, State, TokenScore
 from harness.models.batching import right_padded
-from harness.models.edited import WeightEditedModel
+from harness.models.edited import Growing, WeightEditedModel
 from harness.models.loaded import LoadedModel
 from harness.models.placement import at_home
 from harness.models.submodels import part
@@ -99,31 +99,49 @@ class RoutedModel(EditedModel, Generic[Route]):
         if self._reads == "prompt":
             with self._routing([len(query.prompt_ids) for query in queries]):
                 return self._plain.teacher_forced(queries)
-        # The last target id is not the context of any prediction, but the routing must see it: add one position, drop it below.
-        longer = [replace(query, target_ids=(*query.target_ids, query.target_ids[-1])) for query in queries]
         with self._routing([len(query.prompt_ids) + len(query.target_ids) for query in queries]):
-            return [ids[:-1] for ids in self._plain.teacher_forced(longer)]
+            return [ids[:-1] for ids in self._plain.teacher_forced([_longer(query) for query in queries])]
+
+    def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
+        """Log-probabilities of the target ids, routed as in `teacher_forced` unless `reads_targets`."""
+        if self._reads != "prompt":
+            reads_targets = True
+        lengths = [len(query.prompt_ids) + len(query.target_ids) * reads_targets for query in queries]
+        if not reads_targets:
+            with self._routing(lengths):
+                return self._plain.score(queries)
+        with self._routing(lengths):  # as in `teacher_forced`
+            return [scores[:-1] for scores in self._plain.score([_longer(query) for query in queries])]
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has."""
-        if self._reads == "sequence":
-            return self._generated_afresh(queries)
-        with self._routing([len(query.prompt_ids) for query in queries], decides_each_step=self._reads == "step"):
-            return self._plain.generate(queries)
+        return self._decoded(queries, None)
 
-    def _generated_afresh(self, queries: Sequence[Query]) -> list[list[int]]:
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """Generate as above until each row ends."""
+        return self._decoded(queries, ends)
+
+    def _decoded(self, queries: Sequence[Query], ends: Ends | None) -> list[list[int]]:
+        if self._reads == "sequence":
+            return self._decoded_afresh(queries, Growing(queries, ends))
+        with self._routing([len(query.prompt_ids) for query in queries], decides_each_step=self._reads == "step"):
+            return self._plain.generate(queries) if ends is None else self._plain.generate_until(queries, ends)
+
+    def _decoded_afresh(self, queries: Sequence[Query], growing: Growing) -> list[list[int]]:
         """Generate as above without a cache: the text so far becomes a new prompt for each next id."""
         given: list[list[int]] = [[] for _ in queries]
-        for step in range(max((len(query.target_ids) for query in queries), default=0)):
-            rows = [row for row, query in enumerate(queries) if step < len(query.target_ids)]
+        while rows := growing.rows:
             asked = [
                 replace(queries[row], prompt_ids=(*queries[row].prompt_ids, *given[row]), target_ids=(0,))
                 for row in rows
             ]
+            ids_B = torch.zeros(len(queries), dtype=torch.long)
             with self._routing([len(query.prompt_ids) for query in asked]):
                 for row, ids in zip(rows, self._plain.generate(asked), strict=True):
                     given[row] += ids
-        return given
+                    ids_B[row] = ids[0]
+            growing.add(ids_B)
+        return growing.continuations()
 
     def scope(self, queries: Sequence[Query]) -> list[float]:
         """Routing score of each prompt, without its target; runs no block above the memory's."""
@@ -179,6 +197,11 @@ class RoutedModel(EditedModel, Generic[Route]):
                 yield decided
         finally:
             handle.remove()
+
+
+def _longer(query: Query) -> Query:
+    """With one more position: the last target id is not the context of any prediction, but the routing must see it."""
+    return replace(query, target_ids=(*query.target_ids, query.target_ids[-1]))
 
 
 def matrix(model: LoadedModel, layer: int) -> nn.Module:

@@ -32,6 +32,7 @@ class Cell:
         eval_batch: rows per forward pass; part of the identity because rounding depends on it.
         keep_weights: the edited weights are kept next to the results; in the identity only if they are.
         count_flops: number of edits on which FLOPs are counted, 0 for none; not part of the identity.
+        classic: CounterFact's metrics by probability are computed as well; in the identity only if they are.
     """
 
     method: MethodSpec
@@ -48,6 +49,7 @@ class Cell:
     eval_batch: int
     keep_weights: bool = False
     count_flops: int = 0
+    classic: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
@@ -68,6 +70,7 @@ class Cell:
             "eval_batch": self.eval_batch,
             "artifacts": {role: spec.key for role, spec in artifacts.items()},
             **({"keep_weights": True} if self.keep_weights else {}),
+            **({"classic": True} if self.classic else {}),
         }
 
     @cached_property

@@ -234,6 +234,7 @@ class Plan:
             eval_batch=self._eval_batch(target),
             keep_weights=self.suite.keep_weights,
             count_flops=self.suite.count_flops,
+            classic=self.suite.classic,
         )
         try:
             cell.artifacts()

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness import registry
-from harness.api import ArtifactSpec, EditedModel, Method
+from harness.api import ArtifactSpec, EditedModel
 from harness.data.load import files as data_files
 from harness.errors import UserError
 from harness.evaluation.attainable import attainable
+from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import question_count
@@ -26,12 +26,13 @@ from harness.evaluation.protocol import Protocol
 from harness.evaluation.scope import scope_metrics
 from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json
-from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.weights import FILE, KeptWeights, weight_hash
 from harness.plan.cell import Cell, models_of
 from harness.plan.job import Job
+from harness.plan.recall import references
 from harness.records import Answer, Dataset, EditRequest, same_subject
+from harness.run.bench import Bench, models_by_role, verify_models
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
 from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
@@ -83,26 +84,11 @@ class Runner:
         builder = getattr(importlib.import_module(module), function)
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, self._context, folder)
-            models = {role: self._context.model_hashes(ref) for role, ref in _models(spec).items()}
+            models = {role: self._context.model_hashes(ref) for role, ref in models_by_role(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
             steps = dict(self._context.steps)
             write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device, "steps": steps})
-
-    def _verify_models(self, spec: ArtifactSpec) -> None:
-        """Refuse an artifact that was made with other files of a model than are there now.
-
-        Its key says which model, but those that are trained here are known by their recipe, whose outcome may differ.
-        """
-        folder = self._store.artifact(spec.name, spec.key)
-        made: Mapping[str, Mapping[str, str]] = folder.read("artifact.json").get("models", {})
-        for role, ref in _models(spec).items():
-            now = self._context.model_hashes(ref)
-            if other := [part for part in now if role in made and made[role].get(part) != now[part]]:
-                raise UserError(
-                    f"{folder.path} was made with another model: {ref.name} has a different {other[0]} now",
-                    fix=f"rm -r {folder.path}, then run the suite again",
-                )
 
     def _write(self, result: "_Result", log: str) -> None:
         cell = result.cell
@@ -125,20 +111,19 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
-        for root in (*cell.all_unedited_outputs(), *needed.values()):
+        for root in cell.all_unedited_outputs():
             for spec in root.closure():
-                self._verify_models(spec)
-        model, data = context.load_model(cell.model), context.load_data(cell.data)
-        folders = {role: self._artifacts.folder(spec) for role, spec in needed.items()}
+                verify_models(spec, self._store, context)
+        bench, data = Bench.of(cell, self._store, context), context.load_data(cell.data)
+        model, chosen = bench.model, bench.chosen
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
-        method, chosen = cell.decided(folders)
-        bench = _Bench(cell, method, model, folders, KeptWeights(model.model) if is_kept else None)
+        kept = KeptWeights(model.model) if is_kept else None
         before = weight_hash(model.model)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
-        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests)
+        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept)
         peak_bytes = peak_memory_bytes(context.device)
         flops, failures = self._flops(bench)  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
@@ -163,6 +148,7 @@ class Runner:
             "started": started.isoformat(),
             "finished": datetime.now(UTC).isoformat(),
             "data_files": data_files(cell.data),
+            "references": references(cell),
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
             "tokenizer": model.framing,
@@ -179,9 +165,11 @@ class Runner:
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         limits = self._attainable(cell, model, data)
-        return _Result(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, bench.kept, limits)
+        return _Result(
+            cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic
+        )
 
-    def _warm_up(self, bench: "_Bench", data: Dataset) -> bool:
+    def _warm_up(self, bench: Bench, data: Dataset) -> bool:
         """Edit another fact and discard it, so that first calls are not timed.
 
         Where the edit is an artifact, its builder has done so, and only what a cell adds to it is timed here.
@@ -197,21 +185,22 @@ class Runner:
             return False
         return True
 
-    def _at_once(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+    def _at_once(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
         """All edits in one act, and their scores."""
         cell, context = bench.cell, self._context
         clock = context.restart(cell.seed)
         edited = bench.method.edit(bench.model, requests, bench.folders, context)
         try:
-            if bench.kept:
-                bench.kept.take()
+            if kept:
+                kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
-            diagnostics, remarks = dict(edited.diagnostics()), tuple(edited.remarks())
+            classic, lacks = self._classic(cell, edited, bench.model)
+            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks)
         finally:
             edited.revert()
-        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks)
+        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic)
 
-    def _in_sequence(self, bench: "_Bench", requests: Sequence[EditRequest]) -> "_Edited":
+    def _in_sequence(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
         cell, context = bench.cell, self._context
         sequence = SequenceRun(
@@ -222,9 +211,10 @@ class Runner:
         )
         with Chain(bench.method, bench.model, bench.folders, context) as chain:
             done = sequence.run(chain, requests, cell.schedule)
-            if bench.kept:
-                bench.kept.take()
-            remarks = tuple(chain.edited.remarks())
+            if kept:
+                kept.take()
+            classic, lacks = self._classic(cell, chain.edited, bench.model)
+            remarks = (*chain.edited.remarks(), *lacks)
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
@@ -232,6 +222,7 @@ class Runner:
             add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
             [f"{cell.cell_id}:{block.edits}" for block in blocks],
             remarks,
+            classic,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
         )
@@ -251,7 +242,7 @@ class Runner:
                 positions=model.positions,
             )
 
-    def _flops(self, bench: "_Bench") -> tuple[Mapping[str, Any], Sequence[str]]:
+    def _flops(self, bench: Bench) -> tuple[Mapping[str, Any], Sequence[str]]:
         """FLOPs of a cell, and a remark if they could not be counted: results that took hours are not given up for that."""
         cell = bench.cell
         if not cell.count_flops:
@@ -264,6 +255,18 @@ class Runner:
         except Exception as error:
             print(traceback.format_exc(), file=sys.stderr)  # the cell's log
             return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
+
+    def _classic(
+        self, cell: Cell, edited: EditedModel, model: LoadedModel
+    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """CounterFact's metrics by probability if they are wanted, or a remark on why there are none."""
+        if not cell.classic or cell.model.weights == "random":
+            return {}, ()
+        try:
+            found = duels(edited, self._context.load_data(cell.data), model.tokenizer, cell.eval_batch)
+        except UserError as error:
+            return {}, (f"no probabilities of targets: {error.message}",)
+        return classic_metrics(found), ()
 
     def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
         """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
@@ -278,25 +281,9 @@ def _protocols(cell: Cell) -> list[Protocol]:
     return [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
 
 
-def _models(spec: ArtifactSpec) -> dict[str, ModelRef]:
-    """The models that an artifact is made with, by role."""
-    return {role: ref for role, ref in spec.inputs.items() if isinstance(ref, ModelRef)}
-
-
 def _reason(error: Exception) -> str:
     """One line: what a user can fix, or the name of a bug, whose traceback is in the log."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """A cell with all that its edits are made with; `kept` where the edited weights are to be kept."""
-
-    cell: Cell
-    method: Method
-    model: LoadedModel
-    folders: Mapping[str, Path]
-    kept: KeptWeights | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +294,7 @@ class _Edited:
         points: answers by the number of edits so far; only those after the last edit, if all were one act.
         acts: ids of the edit runs.
         remarks: see `EditedModel.remarks`.
+        classic: see `harness.evaluation.classic`.
         cost, origin: what else is to be said of cost and provenance.
     """
 
@@ -315,6 +303,7 @@ class _Edited:
     phases_s: dict[str, float]
     acts: list[str]
     remarks: tuple[str, ...] = ()
+    classic: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -339,6 +328,7 @@ class _Result:
     remarks: tuple[str, ...]
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
+    classic: Mapping[str, float]
 
     @property
     def rows(self) -> Sequence[Answer]:
@@ -350,6 +340,8 @@ class _Result:
         metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
         if scope := scope_metrics(self.rows):
             metrics["scope"] = scope
+        if self.classic:
+            metrics["classic"] = self.classic
         if self.attainable:
             metrics["attainable"] = self.attainable
         if self.cell.schedule.is_sequential and self.rows:

@@ -145,6 +145,7 @@ class Suite:
         all_models: models before `--only`; those of them that are run are in `models`.
         keep_weights: whether to save the edited weights next to the results.
         count_flops: number of edits on which FLOPs are counted, 0 for none.
+        classic: whether to compute CounterFact's metrics by probability as well.
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
@@ -170,6 +171,7 @@ class Suite:
     schedule: Schedule
     keep_weights: bool
     count_flops: int
+    classic: bool
     eval_batch: int | Literal["auto"]
     launch: str
     launch_at: str

@@ -112,6 +112,7 @@ def load_suite(
         schedule=schedule,
         keep_weights=form.keep_weights,
         count_flops=form.count_flops,
+        classic=form.classic,
         eval_batch=laid.eval_batch or form.eval_batch,
         launch=laid.launch or form.launch,
         launch_at=overlay.launch_at if laid.launch else document.at(("launch",)).where,

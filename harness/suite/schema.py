@@ -270,6 +270,9 @@ class SuiteForm(StrictModel):
     count_flops: int = Field(
         3, ge=0, description="edits on which FLOPs are counted, after everything is timed; 0 to count none"
     )
+    classic: bool = Field(
+        False, description="also CounterFact's ES, PS and NS by probability, for methods that give some"
+    )
     eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"

@@ -14,7 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.api import EditedModel
+from harness.api import EditedModel, Ends
+from harness.models.edited import Growing
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from harness.tokens import Query
@@ -146,21 +147,31 @@ class EnsembleModel(EditedModel):
     @torch.no_grad()
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has, all prompts in one batch."""
+        if not queries or self.hparams.decode != "speculative":
+            return self._stepwise(queries, None)
+        speculation = Speculation(self, queries)
+        made = speculation.run()
+        self._counts.update(speculation.counts)
+        self._counts.update(written=sum(map(len, made)), fed=speculation.n_fed)
+        return made
+
+    @torch.no_grad()
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """Generate until each row ends, step by step: drafts of `speculative`, which chooses the same ids, run past an end."""
+        return self._stepwise(queries, ends)
+
+    def _stepwise(self, queries: Sequence[Query], ends: Ends | None) -> list[list[int]]:
         if not queries:
             return []
-        if self.hparams.decode == "speculative":
-            speculation = Speculation(self, queries)
-            made, fed = speculation.run(), speculation.n_fed
-            self._counts.update(speculation.counts)
-        else:
-            made = [[] for _ in queries]
-            stepwise = Stepwise(self, queries)
-            for step in range(max(len(query.target_ids) for query in queries)):
-                for n, token in stepwise.tokens(step, made).items():
-                    made[n].append(token)
-            fed = stepwise.n_fed
-        self._counts.update(written=sum(map(len, made)), fed=fed)
-        return made
+        made: list[list[int]] = [[] for _ in queries]
+        stepwise, growing = Stepwise(self, queries), Growing(queries, ends)
+        while growing.rows:
+            tokens = stepwise.tokens(growing.step, made)
+            for n, token in tokens.items():
+                made[n].append(token)
+            growing.add(torch.tensor([tokens.get(n, 0) for n in range(len(queries))]))
+        self._counts.update(written=sum(map(len, made)), fed=stepwise.n_fed)
+        return growing.continuations()
 
     def remarks(self) -> Sequence[str]:
         """How many of the target model's own tokens the round trip loses, if it loses more than a few."""

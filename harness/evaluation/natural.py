@@ -1,0 +1,149 @@
+"""Protocols under which a model answers as it does in use: it writes freely, and stops by itself.
+
+Teacher forcing gives a model the words of the answer, and generation as long as the target gives it their number. Both leaks
+raise scores (Yang et al. 2025, "The Mirage of Model Editing", arXiv 2502.11177). Here an answer ends at a special token, at the
+end of a line, or at a limit that is the same for all questions, and it is compared as words.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.errors import UserError
+from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.words import answer_of, contains, exact_match, f1
+from harness.records import Answer
+from harness.registry import register_protocol
+from harness.tokens import Query, chat_text, end_ids, line_end_ids, open_query
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.api import EditedModel
+
+LIMIT = 40
+"""Longest answer in ids; for conversations as well, because the targets are names and short phrases."""
+
+INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
+"""Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
+
+
+@register_protocol
+class Natural(Protocol):
+    """Free generation after the prompt alone; words of the first line are scored."""
+
+    name: ClassVar[str] = "natural"
+    title: ClassVar[str] = "natural"
+    version: ClassVar[int] = 1
+    key: ClassVar[str] = name
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Tokenise the prompts as they are; targets play no role."""
+        return _open(tokenizer, pairs, str, line_end_ids(tokenizer))
+
+    def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
+        """Write until an end id, the end of a line that is not empty, or the limit; the last id included."""
+        has_begun = [False] * len(queries)
+
+        def ends(row: int, id_: int) -> bool:
+            query, was_begun = queries[row], has_begun[row]
+            is_break = id_ in query.line_ids
+            has_begun[row] = was_begun or not is_break
+            return id_ in query.end_ids or (is_break and was_begun)
+
+        return model.generate_until(queries, ends)
+
+    def row(
+        self,
+        asked: ProbeQuery,
+        compared: Sequence[int],
+        unedited: Sequence[int] | None,
+        scope: float,
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> Answer:
+        """Compare words: `score` is F1, `exact` exact match and `contains` containment, after normalisation.
+
+        Locality compares with the unedited model's answer, and `answer_score` is F1 with the dataset's.
+        """
+        answer, target = _text(tokenizer, compared), asked.query.target
+        wanted = target if unedited is None else _text(tokenizer, unedited)
+        return Answer(
+            record_id=asked.record_id,
+            protocol=self.name,
+            axis=asked.axis,
+            probe=asked.probe,
+            prompt=asked.query.prompt,
+            target=target,
+            predicted=answer,
+            n_tokens=len(compared),
+            score=f1(answer, wanted),
+            exact=exact_match(answer, wanted),
+            answer_score=f1(answer, target) if asked.axis in LOCALITY_AXES else math.nan,
+            scope=scope,
+            contains=contains(answer, wanted),
+        )
+
+
+@register_protocol
+class NaturalInstruct(Natural):
+    """As `natural`, after an instruction to answer in as few words as possible."""
+
+    name: ClassVar[str] = "natural_instruct"
+    title: ClassVar[str] = "natural, instructed"
+    key: ClassVar[str] = name
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Put the instruction in front of the prompts."""
+        return _open(tokenizer, pairs, INSTRUCTION.format, line_end_ids(tokenizer))
+
+
+@register_protocol
+class NaturalChat(Natural):
+    """As `natural_instruct`, as a conversation by the model's chat template; an answer may have several lines."""
+
+    name: ClassVar[str] = "natural_chat"
+    title: ClassVar[str] = "natural, chat"
+    key: ClassVar[str] = name
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Make instruction and prompt the user's message.
+
+        Raises:
+            UserError: if the model has no chat template.
+        """
+
+        def message(prompt: str) -> str:
+            return chat_text(tokenizer, [{"role": "user", "content": INSTRUCTION.format(prompt)}])
+
+        try:
+            return _open(tokenizer, pairs, message, frozenset())
+        except ValueError as error:
+            raise UserError(f"protocol natural_chat: {error}", fix="protocols: [natural, natural_instruct]") from None
+
+
+def _open(
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: Sequence[tuple[str, str]],
+    framed: Callable[[str], str],
+    line_ids: frozenset[int],
+) -> list[Query]:
+    """Queries that may be answered freely, one per pair of prompt and target."""
+    special = end_ids(tokenizer)
+    return [
+        replace(
+            open_query(tokenizer, framed(prompt.rstrip()), LIMIT),
+            target=target.strip(),
+            end_ids=special,
+            line_ids=line_ids,
+        )
+        for prompt, target in pairs
+    ]
+
+
+def _text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    return answer_of(tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,0 +1,54 @@
+"""Answers compared as words: normalised exact match, containment and F1, as for SQuAD (Rajpurkar et al. 2016)."""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+
+_ARTICLES = {"a", "an", "the"}
+_SENTENCE = re.compile(r"(?<=[.!?;])\s")
+_PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’«»。、")
+
+
+def normalised(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation and English articles.
+
+    Unlike SQuAD's script, letters are also brought to one Unicode form, because tokenizers differ in theirs.
+    """
+    plain = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION)
+    return [word for word in plain.split() if word not in _ARTICLES]
+
+
+def answer_of(text: str) -> str:
+    """The first line of what a model has written that is not empty."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def sentences(answer: str) -> list[str]:
+    """An answer up to each of its sentence ends: the first part alone, the first two, …, the whole."""
+    ends = [found.start() for found in _SENTENCE.finditer(answer)]
+    return [*(answer[:end] for end in ends), answer]
+
+
+def exact_match(answer: str, wanted: str) -> float:
+    """1 if an answer, or its beginning up to the end of a sentence, has the same words as what is wanted, else 0.
+
+    A model that answers and then goes on has answered; periods of abbreviations do no harm, because longer beginnings count too.
+    """
+    return float(any(normalised(part) == normalised(wanted) for part in sentences(answer)))
+
+
+def contains(answer: str, wanted: str) -> float:
+    """1 if the words that are wanted occur in the answer one after the other, else 0; nothing is contained in everything."""
+    words, looked_for = normalised(answer), normalised(wanted)
+    starts = range(len(words) - len(looked_for) + 1)
+    return float(any(words[start : start + len(looked_for)] == looked_for for start in starts))
+
+
+def f1(answer: str, wanted: str) -> float:
+    """Harmonic mean of precision and recall of words; 1 if both texts have none."""
+    words, looked_for = normalised(answer), normalised(wanted)
+    if not words or not looked_for:
+        return float(words == looked_for)
+    common = (Counter(words) & Counter(looked_for)).total()
+    return 2 * common / (len(words) + len(looked_for))

@@ -1,0 +1,111 @@
+"""The cell behind a finished folder, rebuilt from what the folder records, so that its edits can be made again."""
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness import registry
+from harness.commands import rerun
+from harness.errors import UserError
+from harness.files import understood
+from harness.models import catalogue
+from harness.models.catalogue import ModelRef
+from harness.plan.cell import Cell
+from harness.records import DataRef
+from harness.store.store import Folder
+from harness.suite.schedule import Schedule
+from harness.yaml_source import complaint
+
+_MODEL, _DATA = TypeAdapter(ModelRef), TypeAdapter(DataRef)
+
+
+def references(cell: Cell) -> dict[str, Any]:
+    """What an identity leaves out: where the model and the records are, and the values of all hyper-parameters. JSON-like."""
+    return {
+        "model": model_as_json(cell.model),
+        "data": _DATA.dump_python(cell.data, mode="json"),
+        "hparams": dict(cell.hparams),
+    }
+
+
+def model_as_json(model: ModelRef) -> dict[str, Any]:
+    """A reference to a model without what follows from its files."""
+    written: dict[str, Any] = _MODEL.dump_python(model, mode="json", exclude={"known"})
+    return written
+
+
+def model_of(written: Any, source: str | None = None) -> ModelRef:
+    """The reference to a model that `model_as_json` has written, with what its files say now.
+
+    Args:
+        written: the reference.
+        source: where the files are now; default: where they were.
+
+    Raises:
+        UserError: as `harness.models.catalogue.reference`.
+    """
+    given = _MODEL.validate_python(written)
+    return catalogue.reference(
+        given.name,
+        weights="pretrained" if source else given.weights,
+        source=given.source if source is None else source,
+        dtype=given.dtype,
+        corpus=given.corpus,
+        revision="" if source else given.revision,
+        layout=given.layout,
+        device_map=given.device_map,
+    )
+
+
+def recalled(folder: Folder) -> Cell:
+    """The cell of a finished folder.
+
+    Raises:
+        UserError: if the cell is not finished, if its folder is damaged or of an earlier version, or if the code, the model or
+            the records that it was made with have changed since.
+    """
+    if not folder.is_done:
+        raise UserError(f"{folder.path}: the cell is not finished", fix=rerun(folder.path))
+    with understood(folder.path):
+        kept, found = folder.read("cell.json"), folder.read("provenance.json").get("references")
+    if found is None:
+        raise UserError(f"{folder.path}: made by a version that did not record its references", fix=rerun(folder.path))
+    try:
+        model, data = model_of(found.get("model")), _DATA.validate_python(found.get("data"))
+    except ValidationError as error:
+        raise UserError(
+            f"{folder.path}: damaged references: {complaint(error.errors()[0])}", fix=rerun(folder.path)
+        ) from None
+    method, schedule = kept["method"], {**kept["schedule"]}
+    if "score_at" in schedule:
+        schedule["score_at"] = tuple(schedule["score_at"])
+    cell = Cell(
+        method=registry.find_method(method["name"], method["backend"]).spec,
+        label=kept["label"],
+        variant=method["variant"],
+        backend=method["backend"],
+        hparams=found["hparams"],
+        sources=method["sources"],
+        model=model,
+        data=data,
+        protocols=tuple(kept["protocols"]),
+        schedule=Schedule(**schedule),
+        seed=kept["seed"],
+        eval_batch=kept["eval_batch"],
+        keep_weights=kept.get("keep_weights", False),
+        classic=kept.get("classic", False),
+    )
+    if cell.cell_id != kept["cell_id"]:
+        changed = ", ".join(
+            part for part, value in cell.identity().items() if kept.get(part) != _shown(part, value, kept)
+        )
+        raise UserError(
+            f"{folder.path}: its {changed or 'protocols'} changed since it was run, so its edits cannot be made again",
+            fix=rerun(folder.path),
+        )
+    return cell
+
+
+def _shown(part: str, value: Any, kept: Any) -> Any:
+    """A part of an identity with what cell.json adds to it."""
+    return {**kept[part], **value} if part in ("method", "model", "data") else value

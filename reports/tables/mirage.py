@@ -1,0 +1,132 @@
+"""How much of a teacher-forced score is left when a model answers as it does in use, and what takes the rest."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.registry import register_table
+from reports.common import commits_shown, empty_rows, gap_remarks, intervals_shown, seeds_shown, suite_shown
+from reports.layout import Column, Section, Table, TableEntry, TableRow
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from reports.frame import SuiteFrame
+    from reports.stats import Estimate
+
+Measure = tuple[str, str]
+"""A protocol, and the column of its records: `exact` or `score`."""
+
+STAGES: tuple[Measure, ...] = (
+    ("teacher_forced", "exact"),
+    ("generation", "exact"),
+    ("natural", "exact"),
+    ("natural_instruct", "exact"),
+    ("natural_instruct", "score"),
+)
+STEPS = ("Content", "Length", "Instruction", "Metric")
+"""What is different from each stage to the next."""
+
+AXES = {"rel": "Reliability", "gen": "Generality"}
+
+NOTES = (
+    "Start: share of targets that are right id by id, given their own words (teacher-forced).",
+    "Content: the same, generated from the prompt alone, as long as the target. Length: an answer ends by itself and must have "
+    "the words of the target. Instruction: the model is told to answer in few words. Metric: F1 of words, the end.",
+    "Steps are changes of the score, and add up to the difference between start and end.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The changes of one method on one model and dataset.
+
+    Attributes:
+        steps: start, changes and end.
+    """
+
+    title: str
+    is_reference: bool
+    steps: tuple["Estimate", ...]
+    cells: tuple[str, ...]
+
+
+@register_table("mirage")
+def mirage(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
+    """From teacher-forced to natural answers in four steps, each with its share of the drop."""
+    import pandas as pd
+
+    there = set(frame.cells["protocol"])
+    if missing := [name for name in dict.fromkeys(name for name, _ in STAGES) if name not in there]:
+        wanted = list(dict.fromkeys(name for name, _ in STAGES))
+        raise UserError(f"table 'mirage' needs protocol {missing[0]}", fix=f"protocols: [{', '.join(wanted)}]")
+    tables, numbers = [], []
+    for axis, title in AXES.items():
+        for model, shown in frame.models().items():
+            sections = []
+            for section, cells in frame.cells[frame.cells["model"] == model].groupby("section", sort=False):
+                lines = list(_lines(frame, cells, axis))
+                sections.append(_section(frame, str(section), str(cells["section_title"].iloc[0]), lines))
+                for line in lines:
+                    numbers += [
+                        {"axis": axis, "model": shown, "data": sections[-1].title, "method": line.title}
+                        | {"step": step, **asdict(found), "cells": " ".join(line.cells)}
+                        for step, found in zip(("Start", *STEPS, "End"), line.steps, strict=True)
+                    ]
+            tables.append(_table(frame, f"mirage-{axis}-{model}", f"{title} of {shown}, from start to end", sections))
+    return tables, pd.DataFrame(numbers)
+
+
+def _lines(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[_Line]:
+    """One per method, under the first prompt template of the suite."""
+    import numpy as np
+
+    from reports.stats import resample_means
+
+    cells = cells[cells["template"] == cells["template"].iloc[0]]
+    weight = np.ones(1)
+    for _, of_row in cells.groupby("row", sort=False):
+        names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
+        stages = [_scores(frame.records, names, axis, measure) for measure in STAGES]
+        if not stages[0].size:
+            continue
+        changes = [after - before for before, after in itertools.pairwise(stages)]
+        parts = [stages[0], *changes, stages[-1]]
+        steps = tuple(resample_means(part_SR[:, :, None]).estimate(weight) for part_SR in parts)
+        yield _Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, names)
+
+
+def _scores(records: "pd.DataFrame", cells: Sequence[str], axis: str, measure: Measure) -> "NDArray[np.float64]":
+    """Scores of the records of an axis, cells × records, in the same order for every measure."""
+    import numpy as np
+
+    protocol, column = measure
+    found = records[(records["axis"] == axis) & (records["protocol"] == protocol)]
+    by_cell = [found[found["cell"] == cell].set_index("record_id")[column].sort_index() for cell in cells]
+    return np.stack([scores.to_numpy(dtype=np.float64) for scores in by_cell])
+
+
+def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Line]) -> Section:
+    rows = [
+        TableRow(line.title, tuple(TableEntry(one.value, one.half_width) for one in line.steps), line.is_reference)
+        for line in lines
+    ]
+    shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
+    missing = empty_rows(frame, section, shown, len(STEPS) + 2)
+    return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title)))
+
+
+def _table(frame: "SuiteFrame", name: str, title: str, sections: Sequence[Section]) -> Table:
+    columns: Mapping[str, str] = {"Start": "", **dict.fromkeys(STEPS, "Change by"), "End": ""}
+    return Table(
+        name,
+        title,
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {intervals_shown(frame)} {commits_shown(frame)}",
+        tuple(Column(each, group, is_ranked=False) for each, group in columns.items()),
+        tuple(sections),
+        NOTES,
+    )

@@ -1,0 +1,38 @@
+"""The steps from teacher-forced to natural answers against means over records, and that they add up."""
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from reports.frame import load_suite
+from reports.tables.mirage import STAGES, STEPS
+from tests.helpers import fake_store
+
+
+@pytest.fixture
+def frame(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", tuple(dict.fromkeys(name for name, _ in STAGES)))
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",), seeds=(0, 1), tables=("mirage",))
+    return load_suite(fake.root, "main_table", "mini")
+
+
+def test_steps_are_differences_of_means_and_add_up_to_the_whole_drop(frame):
+    tables, numbers = registry.tables.get("mirage")(frame)
+    assert [table.name for table in tables] == ["mirage-rel-tiny/llama", "mirage-gen-tiny/llama"]
+    cells = set(frame.cells[frame.cells["title"] == "FT-L"]["cell"])
+    of_method = frame.records[frame.records["cell"].isin(cells) & (frame.records["axis"] == "rel")]
+    means = [of_method.loc[of_method["protocol"] == protocol, column].mean() for protocol, column in STAGES]
+    found = numbers[(numbers["method"] == "FT-L") & (numbers["axis"] == "rel")].set_index("step")["value"]
+    assert found["Start"] == pytest.approx(means[0])
+    assert found["End"] == pytest.approx(means[-1])
+    assert found[list(STEPS)].to_numpy() == pytest.approx(np.diff(means))
+    assert found["Start"] + found[list(STEPS)].sum() == pytest.approx(found["End"])
+    assert (numbers["low"] <= numbers["value"]).all()
+    assert (numbers["value"] <= numbers["high"]).all()
+
+
+def test_a_suite_without_the_protocols_is_told_which(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+    with pytest.raises(UserError, match=r"needs protocol natural .*protocols: \[teacher_forced, generation, natural"):
+        registry.tables.get("mirage")(load_suite(fake.root, "main_table", "mini"))
