@@ -1,5 +1,6 @@
 """What the tables share: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
 
+import inspect
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,6 +56,11 @@ def samples_shown(frame: "SuiteFrame") -> Iterator[str]:
             f"{first['section_title']}: n = {first['edits']} edits{about} of split {json.loads(str(section))['split']}, "
             f"seed{'s' * (',' in seeds)} {seeds}{limit}."
         )
+
+
+def described(item: object) -> str:
+    """The first line of the docstring of a table or a figure."""
+    return (inspect.getdoc(item) or "").partition("\n")[0]
 
 
 def suite_shown(frame: "SuiteFrame") -> str:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from harness import registry
 from harness.errors import UserError
 from harness.files import write_bytes
 from harness.store.manifest import Manifest, Options, find_manifest
+from reports.common import described
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,16 +71,16 @@ def _section(store: Path, manifest: Manifest, folder: Path) -> Iterator[str]:
 
     report = store / "reports" / manifest.name
     tables = [file for name in manifest.tables if (file := report / f"{name}_table.tex").is_file()]
-    figures = [file for name in manifest.figures if (file := report / f"{name}_figure.pdf").is_file()]
+    figures = {name: file for name in manifest.figures if (file := report / f"{name}_figure.pdf").is_file()}
     if not (tables or figures):
         return
     yield rf"\section{{{escape(manifest.name)}}}"
     for table in tables:
         yield rf"\input{{{_from(folder, table)}}}"
-    for figure in figures:
+    for name, figure in figures.items():
         yield r"\begin{figure*}[tbp]\centering"
         yield rf"\includegraphics[width=\linewidth,height=.85\textheight,keepaspectratio]{{{_from(folder, figure)}}}"
-        yield rf"\caption{{{escape(figure.stem.removesuffix('_figure').replace('_', ' ').capitalize())}.}}"
+        yield rf"\caption{{{escape(described(registry.figures.get(name)))}}}"
         yield r"\end{figure*}"
     yield r"\clearpage"
 

@@ -1,6 +1,5 @@
 """Write and print the tables and figures of a suite from a store."""
 
-import inspect
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from harness import registry
 from harness.files import write_bytes
 from harness.store.manifest import Options
+from reports.common import described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def write_report(
         figure = draw(frame)
         for kind, how in FIGURE_FILES.items():
             write(f"{name}_figure.{kind}", _saved(figure, kind, **how))
-        drawings.append(html.Drawing(_first_line(draw), _saved(figure, "svg", metadata={"Date": None})))
+        drawings.append(html.Drawing(described(draw), _saved(figure, "svg", metadata={"Date": None})))
     write("report.html", html.render(frame, all_tables, drawings).encode())
     if gaps := frame.gaps():
         console.print(gaps, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -100,7 +100,3 @@ def _saved(figure: "Figure", kind: str, **how: Any) -> bytes:
     with rc_context({"svg.hashsalt": "harness"}):
         figure.savefig(drawn, format=kind, **how)
     return drawn.getvalue()
-
-
-def _first_line(item: Any) -> str:
-    return (inspect.getdoc(item) or "").partition("\n")[0]

@@ -10,9 +10,10 @@ records. Where the table also averages seeds or chooses a prompt template, which
 the resampled difference counts if it is larger.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
@@ -25,6 +26,10 @@ OPEN_NOTE = "†"
 """Marks a highest value that is not significantly higher than all others."""
 
 
+Place: TypeAlias = tuple[int, int, int]
+"""Section, row and column of an entry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contest:
     """A ranked column of one section.
@@ -32,7 +37,7 @@ class Contest:
     Attributes:
         section, column: numbers in the table.
         values_K: by row, what each cluster adds to the row's value; the same clusters for all rows.
-        p_value: further p-values of the difference between two rows, at least as strict as needed; None if there is none.
+        p_value: a further p-value of the difference between two rows, which counts if it is larger; None if there is none.
     """
 
     section: int
@@ -51,20 +56,18 @@ def judged(table: Table, contests: Sequence[Contest]) -> Table:
         if len(rows) > place + 1
     ]
     adjusted = holm([p for *_, p in claims])
-    marks: dict[tuple[int, int, int], Mark] = {}
-    is_open = False
+    marks: dict[Place, Mark] = {}
+    is_open: set[Place] = set()
     for (number, mark, _), p in zip(claims, adjusted, strict=True):
-        contest, row = contests[number], ranks[number][0 if mark is Mark.BEST else 1]
+        contest, rows = contests[number], ranks[number]
+        row = rows[0 if mark is Mark.BEST else 1]
         if p < LEVEL:
             marks[contest.section, row, contest.column] = mark
         elif mark is Mark.BEST:
-            printed = table.sections[contest.section].rows[row].entries[contest.column].text
-            for other in ranks[number]:
-                if table.sections[contest.section].rows[other].entries[contest.column].text == printed:
-                    marks[contest.section, other, contest.column] = Mark.NONE
-            is_open = True
-    sections = tuple(_marked(section, number, marks) for number, section in enumerate(table.sections))
-    return replace(table, sections=sections, notes=(*_notes(len(claims), is_open), *table.notes))
+            printed = {each: table.sections[contest.section].rows[each].entries[contest.column].text for each in rows}
+            is_open |= {(contest.section, each, contest.column) for each in rows if printed[each] == printed[row]}
+    sections = tuple(_marked(section, number, marks, is_open) for number, section in enumerate(table.sections))
+    return replace(table, sections=sections, notes=(*_notes(len(claims), bool(is_open)), *table.notes))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -109,16 +112,18 @@ def _signs(clusters: int) -> Floats:
     return drawn_PK
 
 
-def _marked(section: Section, number: int, marks: Mapping[tuple[int, int, int], Mark]) -> Section:
+def _marked(section: Section, number: int, marks: Mapping[Place, Mark], is_open: Set[Place]) -> Section:
     rows = []
     for place, row in enumerate(section.rows):
-        entries = list(row.entries)
-        for column, entry in enumerate(entries):
-            mark = marks.get((number, place, column))
-            if mark is not None:
-                note = entry.note + (OPEN_NOTE if mark is Mark.NONE else "")
-                entries[column] = replace(entry, mark=mark, note=note)
-        rows.append(replace(row, entries=tuple(entries)))
+        entries = tuple(
+            replace(
+                entry,
+                mark=marks.get((number, place, column), entry.mark),
+                note=entry.note + OPEN_NOTE * ((number, place, column) in is_open),
+            )
+            for column, entry in enumerate(row.entries)
+        )
+        rows.append(replace(row, entries=entries))
     return replace(section, rows=tuple(rows))
 
 

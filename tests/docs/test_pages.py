@@ -8,6 +8,8 @@ import typer
 
 from harness.cli import app
 from harness.suite import load_suite
+from harness.suite.collection import read_collection
+from harness.suite.load import find_suite
 from tests.docs.pages import DOCS, files
 from tests.helpers.commands import ROOT
 
@@ -62,7 +64,9 @@ def test_every_suite_loads(page, tmp_path):
             continue
         suite = tmp_path / "suite.yaml"
         suite.write_text(re.sub(r"path: [^,}\n]+", f"path: {tmp_path}", body))
-        assert load_suite(suite).methods
+        collection = read_collection(suite)
+        for file in [find_suite(name) for name in collection.suites] if collection else [suite]:
+            assert load_suite(file).methods
 
 
 def test_every_link_leads_to_a_page_and_heading(page):

@@ -76,7 +76,7 @@ def test_tables_sort_and_answers_are_filtered(opened, fake):
     assert page.inner_text("#cell-count") == "1 of 9 cells"
     page.click("details.cell:not([hidden]) summary")
     page.click("details.cell:not([hidden]) button.open-answers")
-    assert page.locator("#answer-cell option:checked").inner_text().startswith("FT-L · GPT-J-6B")
+    assert page.locator("#answer-cell option:checked").text_content().startswith("FT-L · GPT-J-6B")
     page.select_option("#answer-protocol", label="generation")
     page.select_option("#answer-axis", label="reliability")
     assert page.inner_text("#answer-count") == "50 of 500 answers"
