@@ -1,7 +1,7 @@
 """A benchmark harness for knowledge editing: run suites of methods, models and datasets, and report comparable results.
 
-From a program: `edit`, `evaluate`, `load_records`, `load_edited`, `load_results` and `run` (see docs/python.md). They are imported when they are
-first used, so that `import harness` takes milliseconds.
+From a program: `edit`, `evaluate`, `load_records`, `load_edited`, `load_results` and `run` (see docs/python.md). They are
+imported when they are first used, so that `import harness` takes milliseconds.
 """
 
 import importlib
