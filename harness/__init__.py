@@ -1,7 +1,7 @@
 """A benchmark harness for knowledge editing: run suites of methods, models and datasets, and report comparable results.
 
-From a program: `edit`, `evaluate`, `load_records`, `load_edited` and `run` (see docs/python.md). They are imported when they are
-first used, so that `import harness` takes milliseconds.
+From a program: `edit`, `evaluate`, `load_records`, `load_edited`, `load_results` and `run` (see docs/python.md). They are
+imported when they are first used, so that `import harness` takes milliseconds.
 """
 
 import importlib
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from harness.live.editing import evaluate as evaluate
     from harness.live.facts import load_records as load_records
     from harness.live.loading import load_edited as load_edited
+    from reports.results import load_results as load_results
 
 _HOMES = {
     "edit": "harness.live.editing",
     "evaluate": "harness.live.editing",
     "load_edited": "harness.live.loading",
     "load_records": "harness.live.facts",
+    "load_results": "reports.results",
 }
 """Module of each function; `harness.run` is a package that can be called."""
 

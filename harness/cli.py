@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from harness.live.model import LiveModel
     from harness.plan.cell import Cell
     from harness.plan.plan import Plan
-    from harness.store.tracking import SyncResult
+    from harness.store.manifest import Manifest
+    from harness.store.tracking import Summarise, SyncResult
     from harness.suite import Suite
     from harness.suite.collection import Collection
 
@@ -197,6 +198,12 @@ def _scale_names() -> list[str]:
     from harness.suite.scale import scale_files
 
     return [PAPER, *scale_files()]
+
+
+def _formats() -> list[str]:
+    from reports.results import FORMATS
+
+    return list(FORMATS)
 
 
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", callback=_results_folder, help="Results folder.")]
@@ -507,7 +514,9 @@ def sync(
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
             for name in names:
-                console.print(f"MLflow: {_sentence(import_runs(store, name, tracking_uri))}")
+                result = import_runs(store, name, tracking_uri, _summarise(console))
+                console.print(f"MLflow: {_sentence(result)}; view them with:")
+                console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
         if watch is None:
             return 0
         seen = now
@@ -539,6 +548,41 @@ def report(
     code = _each(options, report_one, console)
     _write_document(options, console)
     return code
+
+
+@app.command()
+def results(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="Name or file of a suite.")],
+    *,
+    form: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT", help="csv, json or parquet.", autocompletion=lambda: _formats()),
+    ] = "csv",
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: standard output.")] = None,
+    scale: ScaleOption = "paper",
+    data: DataOption = None,
+    edits: Annotated[int | None, typer.Option(metavar="N", help="As in the run.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="As in the run.")] = None,
+    store: StoreOption = Path("results"),
+    plugin: PluginOption = None,
+) -> int:
+    """Write all numbers of a suite, one row per finished cell and protocol, as CSV, JSON or Parquet."""
+    from harness.files import write_bytes
+    from reports.results import FORMATS, as_bytes, load_results
+
+    console = _console()
+    name = _name(suite, store, console)
+    _refuse_unknown(suite, name, "results", store, scale)
+    chosen = next((known for known in FORMATS if known == form), None)
+    if chosen is None:
+        fix = harness_command("results", name, scale=scale, store=store, format=FORMATS[0])
+        raise UserError(f"unknown format '{form}'{did_you_mean(form, set(FORMATS))}", fix=fix)
+    content = as_bytes(load_results(store, name, scale, edits=edits, backend=backend, data=data), chosen)
+    if to:
+        write_bytes(to, content)
+    else:
+        sys.stdout.buffer.write(content)
+    return 0
 
 
 @app.command()
@@ -1055,7 +1099,8 @@ def _report(plan: "Plan", console: "Console") -> None:
         _write_tables(store, suite.name, suite.scale, console, TABLE_LINES, **options)
     except UserError as error:
         obstacle = error
-    result = sync(store, find_manifest(store, suite.name, suite.scale, **options).name, None)
+    manifest = find_manifest(store, suite.name, suite.scale, **options)
+    result = sync(store, manifest.name, None, _summarise(console))
     console.print(f"MLflow: {_sentence(result)}; view them with:")
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
     if obstacle:
@@ -1090,6 +1135,22 @@ def _write_document(options: SuiteOptions, console: "Console") -> None:
     )
     for file in written:
         console.print(f"document of all suites: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _summarise(console: "Console") -> "Summarise":
+    """Compute Score, Freq and times of a suite for MLflow; say so if a report is impossible, which no run needs."""
+    from harness.store.mlflow_content import NO_SUMMARY, SuiteSummary
+    from reports.summary import summarise
+
+    def tried(store: Path, manifest: "Manifest") -> SuiteSummary:
+        try:
+            return summarise(store, manifest)
+        except UserError as error:
+            text = f"MLflow: no Score, Freq or compared times of {manifest.name}: {error.message}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            return NO_SUMMARY
+
+    return tried
 
 
 def _sentence(result: "SyncResult") -> str:

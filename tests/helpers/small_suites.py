@@ -116,6 +116,7 @@ def write_suite(path: Path, **content: Any) -> Path:
         ],
         "threads": 1,
         "device": "cpu",
+        "count_flops": 0,
         **content,
     }
     path.write_text(yaml.safe_dump(suite, sort_keys=False))

@@ -68,22 +68,35 @@ def test_a_cell_becomes_a_child_run_with_params_metrics_data_and_artifacts(store
     assert parents[0].info.status == "FINISHED"
     assert len(children) == 2
     run = next(child for child in children if child.data.params["model"] == "tiny/llama")
-    folder = store.root / "cells" / run.info.run_name
+    assert run.info.run_name == "OnceEdit · Llama2-7B (mini) · ZsRE"
+    folder = store.root / "cells" / run.data.tags["cell"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
     assert run.data.tags["commit"].startswith("01234567")
-    assert run.data.metrics["teacher_forced/reliability/score"] == metrics["teacher_forced"]["reliability"]["score"]
-    scope = {key: value for key, value in run.data.metrics.items() if key.startswith("scope/")}
-    assert scope["scope/generality/auroc/both"] == metrics["scope"]["generality"]["auroc"]["both"]
-    assert scope["scope/locality/share_below_0.3"] == metrics["scope"]["locality"]["share_below_0.3"]
+    assert run.data.metrics["teacher_forced.reliability"] == metrics["teacher_forced"]["reliability"]["score"]
+    of_axes = [metrics["generation"][axis]["score"] for axis in ("reliability", "generality", "locality")]
+    assert math.isclose(run.data.metrics["generation.score"], sum(of_axes) / 3)
+    scope = {key: value for key, value in run.data.metrics.items() if key.startswith("scope.")}
+    assert scope["scope.generality.auroc.both"] == metrics["scope"]["generality"]["auroc"]["both"]
+    assert scope["scope.locality.share_below_0.3"] == metrics["scope"]["locality"]["share_below_0.3"]
     assert not any("histogram" in key for key in scope)
-    assert run.data.metrics["cost/phases_s/edit"] == 2.0
-    assert run.data.params["hparams.optimiser.lr"] == "0.0005"
+    assert run.data.metrics["edit_s"] == 2.0
+    assert run.data.metrics["flops.edit"] == 10**12
+    assert not any(name.endswith(".n") or name.startswith("cost") for name in run.data.metrics), "constants"
+    assert run.data.params["onceedit.optimiser.lr"] == "0.0005"
     assert run.data.params["schedule.kind"] == "batch"
     used = run.inputs.dataset_inputs[0].dataset
     assert (used.name, used.digest) == ("zsre", run.data.tags["data_sha256"][:36])
     kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert kept == {"records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt"}
+    assert kept == {
+        "records.parquet",
+        "cell.json",
+        "metrics.json",
+        "cost.json",
+        "provenance.json",
+        "log.txt",
+        "answers.json",
+    }
     assert (store.root / "mlartifacts").is_dir()
     assert (run.info.end_time - run.info.start_time) == 10_000
 
@@ -106,7 +119,7 @@ def test_a_rerun_cell_replaces_its_run(store):
     again = sync(store.root)
     assert (again.created, again.replaced, again.skipped) == (0, 1, 1)
     children = runs_of(uri)[1]
-    assert sorted(child.data.metrics["cost/phases_s/edit"] for child in children) == [2.0, 77.0]
+    assert sorted(child.data.metrics["edit_s"] for child in children) == [2.0, 77.0]
 
 
 def test_an_interrupted_import_is_repeated(store, monkeypatch):
@@ -154,16 +167,16 @@ def test_names_that_mlflow_refuses_become_valid_and_the_cells_behind_are_importe
     (folder / "cell.json").write_text(json.dumps(cell))
     result = sync(store.root)
     assert (result.created, result.refused) == (2, ())
-    run = next(child for child in runs_of(result.uri)[1] if child.info.run_name == store.cells[0])
+    run = next(child for child in runs_of(result.uri)[1] if child.data.tags["cell"] == store.cells[0])
     named = {
         original: run.data.metrics[tag.removeprefix("metric.")]
         for tag, original in run.data.tags.items()
         if tag.startswith("metric.")
     }
-    assert named == {"diagnostics/acc@1 (%)": 0.5, "diagnostics/acc@1 [%]": 0.25}
+    assert named == {"diagnostics.acc@1 (%)": 0.5, "diagnostics.acc@1 [%]": 0.25}
     assert not any("lost" in name or "huge" in name for name in run.data.metrics)
-    assert len(run.data.params["hparams.long"]) == 6000
-    (decay,) = (tag for tag, original in run.data.tags.items() if original == "hparams.β (decay)")
+    assert len(run.data.params["onceedit.long"]) == 6000
+    (decay,) = (tag for tag, original in run.data.tags.items() if original == "onceedit.β (decay)")
     assert run.data.params[decay.removeprefix("param.")] == "1"
 
 
@@ -183,7 +196,7 @@ def test_a_cell_that_mlflow_refuses_is_named_and_the_others_are_imported(store, 
     monkeypatch.setattr(MlflowClient, "log_inputs", refuse_the_first)
     result = sync(store.root)
     assert (result.created, result.refused) == (1, ((store.cells[0], "this dataset is odd"),))
-    assert [run.info.status for run in runs_of(result.uri)[1] if run.info.run_name == store.cells[0]] == ["FAILED"]
+    assert [run.info.status for run in runs_of(result.uri)[1] if run.data.tags["cell"] == store.cells[0]] == ["FAILED"]
     again = sync(store.root)
     assert (again.created, again.replaced, again.skipped, again.refused) == (0, 1, 1, ())
 
@@ -208,7 +221,7 @@ def test_artifacts_stay_reachable_in_a_store_that_was_moved_or_copied(how, store
         assert {path.relative_to(store.root) for path in (store.root / "mlartifacts").rglob("*")} == before
     client = MlflowClient(tracking_uri=result.uri)
     for run in runs_of(result.uri)[1]:
-        assert len(client.list_artifacts(run.info.run_id)) == 6
+        assert len(client.list_artifacts(run.info.run_id)) == 7
         assert client.download_artifacts(run.info.run_id, "cell.json", str(tmp_path))
 
 
@@ -292,6 +305,66 @@ def test_the_curve_of_a_sequence_is_an_artifact(store):
     client, children, _ = runs_of(sync(store.root).uri)
     kept = [{one.path for one in client.list_artifacts(run.info.run_id)} for run in children]
     assert sum("curve.parquet" in paths for paths in kept) == 1
+
+
+def test_a_sequence_has_a_step_for_each_point_that_was_scored(store):
+    folder = store.root / "cells" / store.cells[0]
+    cell, metrics = (json.loads((folder / f"{name}.json").read_text()) for name in ("cell", "metrics"))
+    cell["schedule"] = {"kind": "sequential", "block": 25, "score_at": [25, 50]}
+    early = {"generation": {"reliability": {"score": 0.9, "exact": 0.8, "n": 25}}}
+    metrics["curve"] = {
+        "25": {**early, "retained": early},
+        "50": {"generation": metrics["generation"], "retained": {"generation": {"reliability": {"score": 0.7}}}},
+    }
+    (folder / "cell.json").write_text(json.dumps(cell))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    client, children, _ = runs_of(sync(store.root).uri)
+    run = next(child for child in children if child.data.tags["cell"] == store.cells[0])
+
+    def history(name):
+        return [
+            (one.step, one.value)
+            for one in sorted(client.get_metric_history(run.info.run_id, name), key=lambda m: m.step)
+        ]
+
+    assert history("generation.reliability") == [(25, 0.9), (50, metrics["generation"]["reliability"]["score"])]
+    assert history("generation.retained.reliability") == [(25, 0.9), (50, 0.7)]
+    assert run.data.metrics["generation.reliability"] == metrics["generation"]["reliability"]["score"]
+
+
+def test_one_line_of_pandas_compares_the_methods(migrated, tmp_path):
+    import mlflow
+
+    from reports.summary import summarise
+
+    whole = FakeStore(tmp_path / "results").write_suite()
+    shutil.copy(migrated, whole.root / "mlflow.db")
+    (whole.root / "reports" / "main_table.mini").mkdir(parents=True)
+    (whole.root / "reports" / "main_table.mini" / "main_table.tex").write_text("a table")
+    result = sync(whole.root, summarise=summarise)
+    mlflow.set_tracking_uri(result.uri)
+    try:
+        table = mlflow.search_runs(experiment_names=["main_table"], filter_string="tags.kind = 'method'")
+    finally:
+        mlflow.set_tracking_uri(None)
+    table = table[table["params.dataset"] == "zsre"].set_index("params.label")
+    shown = table[[f"metrics.{name}" for name in ("generation.score", "freq", "edit_time_vs_onceedit", "flops.edit")]]
+    assert shown.loc["onceedit"].tolist()[1:] == [1.0, 1.0, 10.0**12]
+    assert shown.loc["ft-l"].tolist()[1:] == [3.0, 6.0, 3 * 10.0**12]
+    assert shown["metrics.generation.score"].between(0, 1).all()
+    client, children, runs = runs_of(result.uri)
+    assert {child.data.metrics.get("edit_time_vs_onceedit") for child in children} == {None, 1.0, 2.0}
+    (parent,) = (run for run in runs if run.data.tags["kind"] == "suite")
+    assert parent.data.metrics["freq.ft-l.zsre"] == 3.0
+    assert "| OnceEdit |" in parent.data.tags["mlflow.note.content"]
+    assert [file.path for file in client.list_artifacts(parent.info.run_id, "reports")] == ["reports/main_table.tex"]
+    models = client.search_logged_models([parent.info.experiment_id])
+    assert len(models) == 2 + 6, "one plug-in per dataset for all models, and one edited model per cell of FT-L"
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    assert "metrics.`generation.score`" in json.loads(tags["mlflow.sharedViewState.harness"])["selectedColumns"]
+    again = sync(whole.root, summarise=summarise)
+    assert (again.created, again.replaced, again.skipped) == (0, 0, 18)
+    assert len(runs_of(result.uri)[2]) == len(runs), "and no method twice"
 
 
 @pytest.mark.slow

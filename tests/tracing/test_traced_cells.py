@@ -3,7 +3,7 @@
 import pytest
 
 from harness.examine import explain
-from harness.store.tracking import params
+from harness.store.mlflow_content import params
 from harness.tracing import build
 from harness.tracing.artifact import NAME
 from harness.tracing.trace import Trace
@@ -75,8 +75,7 @@ def test_the_identity_has_the_trace_and_provenance_explain_and_mlflow_have_the_l
     assert f"layers = [{layer}]" in shown
     assert "decided by" in shown
     named = params(folder.read("cell.json"), origin["chosen"]).values
-    assert named["chosen.layers"] == f"[{layer}]"
-    assert named["hparams.layers.traced.facts"] == "6"
+    assert named[f"{cell.method.name}.layers"] == f"[{layer}]"
     single = bench.folder(bench.cell("ft-l-traced")).read("provenance.json")["chosen"]
     assert single == {"layer": layer}
 

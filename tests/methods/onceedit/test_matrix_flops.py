@@ -15,6 +15,7 @@ from methods.onceedit.flops import (
     equivalent_tokens,
     forward_flops,
     non_embedding_parameters,
+    paper_flops,
     relative_matrix_flops,
 )
 from methods.onceedit.vocabulary import Vocabulary
@@ -61,6 +62,13 @@ def test_table_5_comes_out_to_its_digits(shared, model):
     assert sum(matrices) // 10**9 == round(row["tflops_all"] * 1000)
     assert round(forward_flops(parameters) / TERA, 3) == row["tflops_per_token"]
     assert equivalent_tokens(llm, PLUGIN, anchors, parameters) == row["num_tokens"]
+    with torch.device("meta"):
+        plugin = LlamaForCausalLM(LlamaConfig(vocab_size=32001, hidden_size=2048, num_hidden_layers=1))
+    assert paper_flops(empty_model(model), plugin, anchors) == {
+        "attach": sum(matrices),
+        "per_token": forward_flops(parameters),
+        "attach_in_tokens": row["num_tokens"],
+    }
 
 
 def test_tied_embeddings_are_left_out_once():

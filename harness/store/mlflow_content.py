@@ -1,0 +1,163 @@
+"""What MLflow says of a cell: its run's name, tags, params and metrics, read from the cell's folder.
+
+Params are what runs of a suite differ in, with hyper-parameters under their method's name (`rome.v_lr`); tags say what a run
+is and where it comes from; metrics are measured, with plain names (`generation.score`, `edit_s`, `flops.edit`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from harness.store.mlflow_names import flattened, valid_names
+from harness.store.store import Folder
+
+AVERAGED = ("reliability", "generality", "locality")
+"""Axes whose mean is the score."""
+
+_PARAM_LENGTH = 6000
+_SIZES = ("n",)
+"""Entries of metrics.json that say how many answers there are."""
+
+_ABOUT = ("curve", "scope", "diagnostics", "attainable")
+"""Entries of metrics.json that are no protocols."""
+
+Value = TypeVar("Value")
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Named(Generic[Value]):
+    """Values by names that MLflow accepts; `renamed` has the original of each name that it would have refused."""
+
+    values: dict[str, Value]
+    renamed: dict[str, str]
+
+    @classmethod
+    def of(cls, leaves: Mapping[Path, Value]) -> "Named[Value]":
+        """Name values by their path."""
+        names = valid_names(leaves, ".")
+        renamed = {name: ".".join(path) for path, name in names.items() if name != ".".join(path)}
+        return cls({names[path]: value for path, value in leaves.items()}, renamed)
+
+
+def run_name(cell: Mapping[str, Any]) -> str:
+    """`ROME · Llama2-7B · ZsRE`, followed by what else sets a cell apart."""
+    method, data = cell["method"], cell["data"]
+    label, variant = cell["label"], method.get("variant")
+    is_plain = label in (method["name"], f"{method['name']}.{variant}")
+    title = f"{method['title']} ({variant})" if variant and is_plain else method["title"] if is_plain else label
+    others = [f"prompt {data['template']}"] * (data["template"] != "none") + [f"seed {cell['seed']}"] * (
+        cell["seed"] != 0
+    )
+    return " · ".join([title, cell["model"]["title"], data["title"], *others])
+
+
+def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
+    """The settings of a cell in which it may differ from others; a long value is cut.
+
+    Args:
+        cell: the content of cell.json.
+        chosen: values of hyper-parameters that artifacts decided, in place of how they were to be chosen.
+    """
+    method, data = cell["method"], cell["data"]
+    named = {
+        "method": method["name"],
+        "label": cell["label"],
+        "variant": method["variant"],
+        "backend": method["backend"],
+        "model": cell["model"]["name"],
+        "dtype": cell["model"].get("dtype"),
+        "dataset": data["name"],
+        "edits": data["edits"],
+        "template": data["template"],
+        "seed": cell["seed"],
+    }
+    leaves: dict[Path, Any] = {(name,): value for name, value in named.items() if value is not None}
+    leaves |= flattened(cell["schedule"], "schedule")
+    leaves |= flattened({**method["hparams"], **chosen}, method["name"])
+    return Named.of({path: cut(str(value), _PARAM_LENGTH) for path, value in leaves.items()})
+
+
+def metrics(folder: Folder) -> Named[float]:
+    """What was measured in a cell, after the last edit; numbers that are not finite are left out."""
+    measured, cost = folder.read("metrics.json"), folder.read("cost.json")
+    leaves = dict(_scores(measured))
+    leaves |= {(f"{phase}_s",): seconds for phase, seconds in cost["phases_s"].items()}
+    leaves |= flattened({key: value for key, value in cost.get("flops", {}).items() if key != "sample_edits"}, "flops")
+    leaves["peak_memory_bytes",] = cost["peak_memory_bytes"]
+    for part in ("scope", "diagnostics"):
+        leaves |= flattened(measured.get(part, {}), part)
+    return Named.of({path: float(value) for path, value in leaves.items() if is_finite(value)})
+
+
+def curve(folder: Folder) -> dict[int, dict[str, float]]:
+    """Scores along a sequence by the number of edits, named as those after the last edit; `retained` has the first edits'."""
+    points: Mapping[str, Mapping[str, Any]] = folder.read("metrics.json").get("curve", {})
+    found = {}
+    for edits, point in points.items():
+        kept = {(*path[:1], "retained", *path[1:]): value for path, value in _scores(point.get("retained", {}))}
+        leaves = {**dict(_scores({key: value for key, value in point.items() if key != "retained"})), **kept}
+        found[int(edits)] = Named.of({path: float(value) for path, value in leaves.items() if is_finite(value)}).values
+    return found
+
+
+def cut(text: str, length: int) -> str:
+    """The text, or its beginning if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that MLflow can plot."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(float(value))
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _scores(measured: Mapping[str, Any]) -> Iterator[tuple[Path, float]]:
+    """`<protocol>.<axis>` for its score, `<protocol>.<axis>.exact` and so on, and `<protocol>.score` for the mean."""
+    for protocol, axes in measured.items():
+        if protocol in _ABOUT:
+            continue
+        for axis, entry in axes.items():
+            for name, value in entry.items():
+                if name not in _SIZES:
+                    yield (protocol, axis) if name == "score" else (protocol, axis, name), value
+        if all(axis in axes for axis in AVERAGED):
+            yield (protocol, "score"), sum(axes[axis]["score"] for axis in AVERAGED) / len(AVERAGED)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSummary:
+    """One method on one dataset over all models: a run of its own, next to those of its cells.
+
+    Attributes:
+        key: identifies it within its suite.
+        name: of the run.
+        params: label, method and dataset.
+        metrics: `<protocol>.score`, `freq`, times and FLOPs.
+    """
+
+    key: str
+    name: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteSummary:
+    """What takes several cells to know.
+
+    Attributes:
+        cells: further metrics of cells, by folder.
+        methods: one per method and dataset.
+        description: Markdown.
+    """
+
+    cells: Mapping[str, Mapping[str, float]]
+    methods: tuple[MethodSummary, ...]
+    description: str = ""
+
+
+NO_SUMMARY = SuiteSummary({}, ())

@@ -1,0 +1,98 @@
+"""What a suite's cells say together, for MLflow: Score, Freq, times against OnceEdit's and FLOPs, per cell and per method."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.store.manifest import Manifest
+from harness.store.mlflow_content import MethodSummary, SuiteSummary
+from reports.costs import NOTHING, REFERENCE, Cost, break_even_edits, cost_of, multiple, normalised
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.frame import SuiteFrame
+    from reports.scores import Board, Line
+
+_PER_CELL = ("edit_time_vs_onceedit", "edit_time_with_setup_vs_onceedit", "edit_s_per_edit")
+
+
+def summarise(store: Path, manifest: Manifest) -> SuiteSummary:
+    """Read all finished cells of a suite.
+
+    Raises:
+        UserError: as `load_suite`.
+    """
+    from reports.frame import load_suite
+    from reports.scores import boards
+
+    frame = load_suite(store, manifest.suite, manifest.scale, **manifest.options)
+    compared = normalised(frame)[list(_PER_CELL)].to_dict("index")
+    cells = {str(name): {str(key): float(value) for key, value in row.items()} for name, row in compared.items()}
+    by_section: dict[str, list[Board]] = {}
+    for board in boards(frame):
+        by_section.setdefault(board.section, []).append(board)
+    methods = tuple(method for same in by_section.values() for method in _methods(frame, same))
+    return SuiteSummary(cells, methods, _description(manifest, by_section))
+
+
+def _methods(frame: "SuiteFrame", boards: "list[Board]") -> Iterator[MethodSummary]:
+    """One per line of the boards of a section, whose cells are those that the table of the last protocol shows."""
+    shown = {line.row: _cells_of(frame, line) for line in boards[-1].lines}
+    is_reference = {row: set(cells["method"]) == {REFERENCE} for row, cells in shown.items()}
+    reference = next((cost_of(shown[row]) for row, yes in is_reference.items() if yes), NOTHING)
+    for line in boards[-1].lines:
+        cells, first = shown[line.row], shown[line.row].iloc[0]
+        scores = {
+            f"{board.protocol}.score": other.score.value
+            for board in boards
+            for other in board.lines
+            if other.row == line.row
+        }
+        costs = {} if line.is_reference else _costs(cost_of(cells), reference, complete=line.freq is not None)
+        tokens = {"flops.per_token": float(cells["flops_per_token"].mean())}
+        freq = {} if line.freq is None else {"freq": float(line.freq)}
+        yield MethodSummary(
+            key=f"{line.row} in {boards[-1].section}",
+            name=f"{line.title} · {boards[-1].title}",
+            params={"label": str(first["label"]), "method": str(first["method"]), "dataset": str(first["data"])},
+            metrics={**scores, **freq, **costs, **tokens},
+        )
+
+
+def _costs(cost: Cost, reference: Cost, *, complete: bool) -> dict[str, float]:
+    """Totals over all models, nothing if a model is missing."""
+    if not complete:
+        return {}
+    return {
+        "edit_time_vs_onceedit": multiple(cost, reference),
+        "edit_time_with_setup_vs_onceedit": multiple(cost, reference, with_setup=True),
+        "break_even_edits": break_even_edits(cost, reference),
+        **{f"{phase}_s": seconds for phase, seconds in cost.seconds.items()},
+        **{f"flops.{phase}": flops for phase, flops in cost.flops.items()},
+        "edit_s_per_edit": cost.marginal_s,
+    }
+
+
+def _cells_of(frame: "SuiteFrame", line: "Line") -> "pd.DataFrame":
+    names = [name for score in line.by_model.values() for name in score.cells]
+    return frame.cells[frame.cells["cell"].isin(names)].drop_duplicates("cell")
+
+
+def _description(manifest: Manifest, by_section: "dict[str, list[Board]]") -> str:
+    """A table of Score and Freq per dataset and protocol."""
+    parts = [f"`{manifest.command}`"]
+    for boards in by_section.values():
+        for board in boards:
+            rows = [
+                f"| {_escaped(line.title)} | {line.score.value:.3f} | {'–' if line.freq is None else line.freq} |"
+                for line in board.lines
+            ]
+            head = ["| method | Score | Freq |", "|---|---|---|"]
+            parts.append("\n".join([f"**{_escaped(board.title)}, {_escaped(board.protocol)}**", "", *head, *rows]))
+    return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    """Text in a cell of a Markdown table."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|<>~" else letter for letter in text)

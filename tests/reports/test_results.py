@@ -1,0 +1,49 @@
+"""Results as a data frame and as files."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import harness
+from harness.errors import UserError
+from reports.frame import load_suite
+from reports.results import COLUMNS, FORMATS, as_bytes
+
+
+@pytest.fixture
+def store(fake):
+    return fake.write_suite(data=("zsre",)).root
+
+
+def test_every_cell_and_protocol_is_a_row_with_the_documented_columns(store):
+    results = harness.load_results(store, "main_table", "mini")
+    assert list(results.columns) == list(COLUMNS)
+    assert len(results) == 9 * 2
+    cells = load_suite(store, "main_table", "mini").cells
+    assert np.array_equal(results["score"], cells["avg"])
+    edited = results[results["method"] == "ft-l"]
+    assert set(edited["edit_time_vs_onceedit"]) == {2.0}
+    assert set(edited["flops_edit"]) == {10**12}
+    assert results.loc[results["method"] == "none", "edit_time_vs_onceedit"].isna().all()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_holds_the_same_numbers(store, form):
+    results = harness.load_results(str(store), "main_table", "mini")
+    content = as_bytes(results, form)
+    read = {
+        "csv": lambda: pd.read_csv(io.BytesIO(content)),
+        "json": lambda: pd.DataFrame(json.loads(content)),
+        "parquet": lambda: pd.read_parquet(io.BytesIO(content)),
+    }[form]()
+    assert list(read.columns) == list(COLUMNS)
+    assert np.allclose(read["score"], results["score"])
+    assert read["edit_time_vs_onceedit"].isna().sum() == 6
+
+
+def test_a_suite_that_was_not_run_is_refused(store):
+    with pytest.raises(UserError, match="suite 'speed' has not been run"):
+        harness.load_results(store, "speed", "mini")
