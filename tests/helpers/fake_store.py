@@ -127,7 +127,7 @@ class FakeStore:
                 "edits": records,
                 "template": template,
             },
-            "protocols": {"teacher_forced": 1, "generation": 1},
+            "protocols": dict.fromkeys(PROTOCOLS, 1),
             "schedule": {"kind": "batch"},
             "seed": seed,
             "eval_batch": 64,
