@@ -43,6 +43,17 @@ OPTIONS = {
         "moment_weight": 0.1,
         "micro_batch": 3,
     },
+    "alphaedit": {
+        "layers": [0, 1],
+        "v_lr": 0.5,
+        "v_steps": 20,
+        "v_clamp": 10.0,
+        "prefixes": [[5, 1]],
+        "null_threshold": 0.02,
+        "norm_weight": 1e-3,
+        "batch": 4,
+        "micro_batch": 3,
+    },
     "ft-l": {"layer": 1, "lr": 0.02, "steps": 8, "batch": 4, "micro_batch": 2, "norm_constraint": None},
     "onceedit": {
         "plugin": "small-llama",
