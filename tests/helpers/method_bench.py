@@ -45,6 +45,7 @@ OPTIONS = {
         "batch": 4,
         "micro_batch": 3,
     },
+    "ultraedit": {"layers": [0, 1], "edit_lr": 0.01, "batch": 4, "micro_batch": 3},
     "wise": {"layer": 1, "steps": 8, "contexts": 1, "save_freq": 3, "merge_freq": 6, "act_ratio": 0.5},
     "grace": {"layer": 1, "steps": 8, "batch": 4, "radius": 0.5},
     "defer": {"layer": 1, "steps": 8, "lr": 0.02},
