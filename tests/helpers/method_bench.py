@@ -23,6 +23,7 @@ OPTIONS = {
         "validate_every": 2,
         "micro_batch": 3,
     },
+    "lora": {"rank": 4, "lr": 0.02, "steps": 6, "batch": 4, "micro_batch": 2},
     "malmen": {
         "layers": [0, 1],
         "rank": 4,
