@@ -23,6 +23,8 @@ OPTIONS = {
         "validate_every": 2,
         "micro_batch": 3,
     },
+    "retrieval": {"threshold": 0.8},
+    "ike": {"threshold": 0.8, "demonstrations": 1, "demonstration_tokens": 120},
     "lora": {"rank": 4, "lr": 0.02, "steps": 6, "batch": 4, "micro_batch": 2},
     "malmen": {
         "layers": [0, 1],
