@@ -30,7 +30,20 @@ from harness.store.store import Store
 from harness.suite import load_suite
 
 MODELS = ("tiny/llama", "smollm2-135m", "gemma-3-270m")
-METHODS = ("none", "ft-l", "mend", "rome", "memit", "grace", "defer", "wise", "onceedit")
+METHODS = (
+    "none",
+    "ft-l",
+    "mend",
+    "emsedit",
+    "ultraedit",
+    "rome",
+    "memit",
+    "alphaedit",
+    "grace",
+    "defer",
+    "wise",
+    "onceedit",
+)
 SUITE = "memory"
 SPANS = (0.75, 1.25)
 """Estimate relative to the peak that counts as right."""

@@ -1,10 +1,12 @@
 """ROME: rank-one updates of feed-forward output matrices, one fact at a time (Meng et al. 2022)."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.api import Advance
+from harness.api import Advance, Context, EditedModel
 from harness.errors import UserError
+from harness.records import EditRequest
 from harness.registry import register
 from methods.common.closed_form import ClosedFormHparams, ClosedFormMethod, ValueMatrices
 from methods.common.layers import count
@@ -53,20 +55,20 @@ class Rome(ClosedFormMethod):
     Hparams = RomeHparams
     hparams: RomeHparams
 
-    def write(
-        self,
-        model: "LoadedModel",
-        matrices: ValueMatrices,
-        rewrites: Sequence["Rewrite"],
-        factors: Mapping[int, "Factor"],
-        advance: Advance,
-    ) -> Mapping[str, float]:
+    def edit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    ) -> EditedModel:
         """Write one fact at a time; the diagnostic is the mean probability of a target token under the optimised vectors."""
-        probabilities = []
-        for made in rewrites:
-            probabilities.append(self._write_one(model, matrices, factors, made))
-            advance()
-        return {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
+        factors = self.covariances(artifacts, model.device)
+
+        def write(matrices: ValueMatrices, rewrites: "Sequence[Rewrite]", advance: Advance) -> dict[str, float]:
+            probabilities = []
+            for made in rewrites:
+                probabilities.append(self._write_one(model, matrices, factors, made))
+                advance()
+            return {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
+
+        return self.inserted(model, requests, artifacts, context, write)
 
     def _write_one(
         self, model: "LoadedModel", matrices: ValueMatrices, factors: Mapping[int, "Factor"], made: "Rewrite"

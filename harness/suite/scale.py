@@ -52,11 +52,12 @@ class Scale:
         """Apply the scale to a dataset; `edits` from the command line overrides the cap.
 
         A split that the suite sets explicitly (`has_split`) is kept, so that a suite on dev records uses them at every
-        scale.
+        scale; so is a smaller number of records to learn from.
         """
         cap = (is_sequential and self.form.cap.edits_in_sequence) or self.form.cap.edits
         overlay = self.form.set.datasets
         sizes = overlay.model_dump(exclude={"source", *(["split"] if has_split else [])}, exclude_none=True)
+        sizes["train"] = min(entry.train, sizes.get("train", entry.train))
         capped = min(entry.edits, cap or entry.edits)
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 

@@ -3,14 +3,13 @@
 Does not import torch, because planning needs the hyper-parameters and artifacts.
 """
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
-from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method
+from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method, State
 from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKENS, Memory
 from harness.models.catalogue import ModelRef
@@ -22,6 +21,7 @@ from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from methods.common.solves import Factor
 
 TargetTokens = Literal["joint", "alone"]
+
+Write: TypeAlias = Callable[["ValueMatrices", Sequence["Rewrite"], Advance], Mapping[str, float]]
+"""Updates matrices according to the tokenised requests, in order, reports how many are completed, and returns diagnostics."""
 
 
 class ValueHparams(Hparams):
@@ -103,7 +106,7 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
 
 
 class ClosedFormMethod(Method):
-    """Inserts facts into feed-forward output matrices by closed-form updates, which subclasses define."""
+    """Inserts facts into feed-forward output matrices by closed-form updates; subclasses define `edit` with `inserted`."""
 
     hparams: ClosedFormHparams
 
@@ -149,10 +152,29 @@ class ClosedFormMethod(Method):
         """The longest context prefix."""
         return prefixes.longest(self.hparams.prefixes)
 
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
+    def covariances(
+        self, artifacts: Mapping[str, Path], device: "torch.device", diagonal: float = 0.0
+    ) -> "Mapping[int, Factor]":
+        """Cholesky factors of C + diagonal · I by layer; empty if C is the identity. Read once and kept."""
+        if "moments" not in artifacts:
+            return {}
+        return self.factors.of(artifacts["moments"], self.hparams.layers, device, diagonal)
+
+    def inserted(
+        self,
+        model: "LoadedModel",
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+        write: Write,
+        state: Callable[[], State] = dict,
     ) -> EditedModel:
-        """Turn the requests into token rows and write them into the matrices.
+        """Turn the requests into token rows and let `write` update the matrices with them, timed as the edit.
+
+        Args:
+            model, requests, artifacts, context: as for `edit`.
+            write: updates the matrices so that the model states all facts.
+            state: called after `write`: what the method keeps in addition to the weights.
 
         Raises:
             UserError: if a record cannot be edited; the message names it, and the model is unchanged.
@@ -161,9 +183,6 @@ class ClosedFormMethod(Method):
         from methods.common.rewrites import rewrite
 
         front = prefixes.load(artifacts["prefixes"])
-        factors: Mapping[int, Factor] = {}
-        if "moments" in artifacts:
-            factors = self.factors.of(artifacts["moments"], self.hparams.layers, model.device)
         matrices = ValueMatrices(model, self.hparams.layers)
         with (
             matrices.restored_on_error(),
@@ -171,30 +190,9 @@ class ClosedFormMethod(Method):
             context.clock.phase("edit"),
         ):
             rewrites = [rewrite(model, request, front, self.hparams.target_tokens) for request in requests]
-            diagnostics = self.write(model, matrices, rewrites, factors, advance)
-        return WeightEditedModel(model, matrices.restore, diagnostics)
-
-    @abstractmethod
-    def write(
-        self,
-        model: "LoadedModel",
-        matrices: "ValueMatrices",
-        rewrites: Sequence["Rewrite"],
-        factors: Mapping[int, "Factor"],
-        advance: Advance,
-    ) -> Mapping[str, float]:
-        """Update the matrices so that the model states all facts.
-
-        Args:
-            model: the model that holds the matrices.
-            matrices: the value matrices to update.
-            rewrites: the tokenised requests, in order.
-            factors: Cholesky factors of C by layer; empty if C is the identity.
-            advance: called with the number of requests completed.
-
-        Returns:
-            Diagnostics.
-        """
+            diagnostics = write(matrices, rewrites, advance)
+            kept = state()
+        return WeightEditedModel(model, matrices.restore, diagnostics, kept)
 
 
 class ValueMatrices(Restorable):
@@ -210,6 +208,18 @@ class ValueMatrices(Restorable):
     def __init__(self, model: "LoadedModel", layers: Sequence[int]) -> None:
         self._installed = widened(model.model, [model.path(model.layout.value_matrix, layer) for layer in layers])
         self._weights = {layer: model.value_matrix(layer)[1] for layer in layers}
+
+    def __getitem__(self, layer: int) -> "Tensor":
+        """The matrix of a layer as it is now, d_model × d_ff; not a copy."""
+        return self._weights[layer].detach()
+
+    def copies(self) -> "dict[int, Tensor]":
+        """Copies of all matrices by layer."""
+        return {layer: weight_VK.detach().clone() for layer, weight_VK in self._weights.items()}
+
+    def set(self, layer: int, weight_VK: "Tensor") -> None:
+        """Replace the values of the matrix of a layer."""
+        self[layer].copy_(weight_VK)
 
     def add(self, layer: int, shift_KV: "Tensor") -> None:
         """Add an update, d_ff × d_model, to the matrix of a layer, which is stored transposed."""

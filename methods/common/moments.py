@@ -137,15 +137,19 @@ class FactorCache:
     """
 
     def __init__(self) -> None:
-        self._of: tuple[Path, str] | None = None
+        self._of: tuple[Path, str, float] | None = None
         self._factors: dict[int, Factor] = {}
         self.tokens = 0
 
-    def of(self, folder: Path, layers: Sequence[int], device: "torch.device") -> "Mapping[int, Factor]":
-        """The Cholesky factor of each layer's C, float64, on `device`."""
-        if self._of != (folder, str(device)):
-            self._of, self._factors = (folder, str(device)), {layer: load(folder, layer, device) for layer in layers}
-            self.tokens = tokens(folder)
+    def of(
+        self, folder: Path, layers: Sequence[int], device: "torch.device", diagonal: float = 0.0
+    ) -> "Mapping[int, Factor]":
+        """The Cholesky factor of each layer's C + diagonal · I, float64, on `device`."""
+        if self._of != (folder, str(device), diagonal):
+            loaded = {layer: load(folder, layer, device) for layer in layers}
+            if diagonal:
+                loaded = {layer: factor.plus_diagonal(diagonal) for layer, factor in loaded.items()}
+            self._of, self._factors, self.tokens = (folder, str(device), diagonal), loaded, tokens(folder)
         return self._factors
 
 
@@ -161,6 +165,11 @@ def load(folder: Path, layer: int, device: "torch.device | str" = "cpu") -> "Fac
 def tokens(folder: Path) -> int:
     """Number of keys that an artifact averages over."""
     return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["tokens"])
+
+
+def layers(folder: Path) -> list[int]:
+    """The layers of an artifact."""
+    return [int(layer) for layer in json.loads((folder / FILE).read_text(encoding="utf-8"))["layers"]]
 
 
 def file_name(layer: int) -> str:

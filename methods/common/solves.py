@@ -1,4 +1,4 @@
-"""Closed-form updates of a linear layer in float64: MEMIT's covariance-weighted ridge regression, in primal and dual form.
+"""Closed-form updates of a linear layer in float64: ridge regression, plain and weighted by a covariance, in both forms.
 
 Rows are examples: keys, N × K, are inputs of the layer; values, N × V, are the desired changes of its output; a shift S is
 K × V, so that `keys @ S` is the resulting change of the outputs. The weight of an `nn.Linear` changes by Sᵀ.
@@ -45,6 +45,15 @@ class Factor:
             )
         return cls(lower_KK)
 
+    @property
+    def matrix_KK(self) -> Tensor:
+        """C."""
+        return self.lower_KK @ self.lower_KK.mT
+
+    def plus_diagonal(self, value: float) -> "Factor":
+        """The factor of C + value · I."""
+        return Factor(torch.linalg.cholesky(_plus_diagonal(self.matrix_KK, value)))
+
     def divide(self, rows_NK: Tensor) -> Tensor:
         """C⁻¹ x for each row x, N × K in float64."""
         return torch.cholesky_solve(rows_NK.double().T, self.lower_KK).T
@@ -58,6 +67,48 @@ class Factor:
         """L⁻ᵀ x for each row x, N × K in float64; `unwhiten(whiten(x))` equals `divide(x)`."""
         plain_KN: Tensor = torch.linalg.solve_triangular(self.lower_KK.T, rows_NK.double().T, upper=True)
         return plain_KN.T
+
+
+def ridge(keys_NK: Tensor, values_NV: Tensor, weight: float) -> Tensor:
+    """Ridge regression (KᵀK + λI)⁻¹ Kᵀ R, keys in rows, via the smaller of the primal and the dual system.
+
+    Minimises ‖keys S − values‖² + λ‖S‖².
+
+    Args:
+        keys_NK: one key per row.
+        values_NV: desired change of the layer's output for each key.
+        weight: λ > 0.
+
+    Returns:
+        S, K × V in float64.
+    """
+    keys_NK, values_NV = keys_NK.double(), values_NV.double()
+    if len(keys_NK) > keys_NK.shape[1]:
+        return _solve(keys_NK.T @ keys_NK, weight, keys_NK.T @ values_NV)
+    return keys_NK.T @ _solve(keys_NK @ keys_NK.T, weight, values_NV)
+
+
+def ridge_gradients(keys_NK: Tensor, values_NV: Tensor, weight: float, outer_KV: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a loss through the solution S of `ridge`, given its gradient with respect to S (MALMEN, appendix A).
+
+    Args:
+        keys_NK, values_NV, weight: as for `ridge`.
+        outer_KV: ∂L/∂S.
+
+    Returns:
+        ∂L/∂values, N × V, and ∂L/∂λ, a scalar, in float64. The keys count as constants.
+    """
+    keys_NK, values_NV, outer_KV = keys_NK.double(), values_NV.double(), outer_KV.double()
+    width = outer_KV.shape[1]
+    if len(keys_NK) > keys_NK.shape[1]:
+        gram_KK = keys_NK.T @ keys_NK
+        solved_K2V = _solve(gram_KK, weight, torch.cat([outer_KV, keys_NK.T @ values_NV], dim=1))
+        adjoint_KV, shift_KV = solved_K2V[:, :width], solved_K2V[:, width:]
+        return keys_NK @ adjoint_KV, -(adjoint_KV * shift_KV).sum()
+    gram_NN = keys_NK @ keys_NK.T
+    solved_N2V = _solve(gram_NN, weight, torch.cat([keys_NK @ outer_KV, values_NV], dim=1))
+    adjoint_NV, weights_NV = solved_N2V[:, :width], solved_N2V[:, width:]
+    return adjoint_NV, -(adjoint_NV * weights_NV).sum()
 
 
 def moment_ridge(keys_NK: Tensor, values_NV: Tensor, moment: Factor, weight: float) -> Tensor:
@@ -76,7 +127,7 @@ def moment_ridge(keys_NK: Tensor, values_NV: Tensor, moment: Factor, weight: flo
     """
     white_NK, values_NV = moment.whiten(keys_NK), values_NV.double()
     if len(white_NK) > white_NK.shape[1]:
-        return moment.unwhiten(_solve(white_NK.T @ white_NK, weight, white_NK.T @ values_NV).T).T
+        return moment.unwhiten(ridge(white_NK, values_NV, weight).T).T
     weights_NV = _solve(white_NK @ white_NK.T, weight, values_NV)
     return moment.unwhiten(white_NK).T @ weights_NV
 

@@ -39,9 +39,13 @@ class EasyEditMemit(EasyEditClosedForm):
         """Reject options that EasyEdit's MEMIT does not support.
 
         Raises:
-            UserError: as for ROME, and for prefix groups other than EasyEdit's own if it samples the prefixes itself.
+            UserError: as for ROME, for regularisers of the update, and for prefix groups other than EasyEdit's own if it
+                samples the prefixes itself.
         """
         super().check(target)
+        for name in self.hparams.regularisers:
+            if getattr(self.hparams, name) != (off := MemitHparams.model_fields[name].default):
+                raise self.refused(name, off)
         if "given-prefixes" in self.hparams.without and self.hparams.prefixes != OWN_PREFIXES:
             raise self.refused("prefixes", OWN_PREFIXES)
 

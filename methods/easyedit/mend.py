@@ -58,6 +58,8 @@ class EasyEditMend(WeightMethod):
         """
         if self.hparams.implementation != "faithful-easyedit":
             raise self.refused("implementation", "faithful-easyedit")
+        if self.hparams.rounds != 1:
+            raise self.refused("rounds", 1)
         if self.hparams.inner_reduction != "batch_mean" and self.hparams.batch > 1:
             raise self.refused("inner_reduction", "batch_mean")
         size = target.spec.hidden + target.spec.ffn

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.mend.network import EditedMatrix, GradientTransform, Hypernetwork
+from methods.common.transforms import EditedMatrix, GradientTransform
+from methods.mend.network import Hypernetwork
 
 RESIDUAL = {
     "u": "u_SR",

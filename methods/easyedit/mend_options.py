@@ -44,7 +44,7 @@ def training_options(hparams: HypernetworkHparams, has_leading_space: bool, mode
 
 
 def _options(hparams: HypernetworkHparams, model: "LoadedModel") -> dict[str, Any]:
-    from methods.mend.factors import edited_modules
+    from methods.common.factors import edited_modules
 
     named = common_options(model, "MEND")
     single = hparams.train_batch

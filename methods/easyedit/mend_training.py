@@ -90,9 +90,9 @@ def train(
     from easyeditor.trainer.EditTrainer import EditTrainer
     from easyeditor.trainer.training_hparams.mend_training_hparams import MENDTrainingHparams
 
+    from methods.common.transforms import EditedMatrix, save
     from methods.easyedit.inside import seed_all
     from methods.easyedit.mend_archive import from_state
-    from methods.mend.network import EditedMatrix, save
 
     config = MENDTrainingHparams(**options)
     loaded.tokenizer.pad_token_id, loaded.tokenizer.padding_side = (

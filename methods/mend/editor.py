@@ -104,7 +104,7 @@ class Mend(Method):
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
-        """Apply one combined update per `batch` requests, each on top of the previous ones, to matrices in float32.
+        """Apply one combined update per round and `batch` requests, each on top of the previous ones, to matrices in float32.
 
         Raises:
             UserError: if an update is not finite; the model is then unchanged.
@@ -112,8 +112,8 @@ class Mend(Method):
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import widened
         from methods.common.paused import edit_queries
+        from methods.common.prediction import edit_row
         from methods.mend.network import load
-        from methods.mend.rows import edit_row
         from methods.mend.update import Updater
 
         hypernetwork, report = load(artifacts[ROLE], model.device)
@@ -128,7 +128,8 @@ class Mend(Method):
             rows = [edit_row(model, query, self.hparams.implementation) for query in queries]
             for start in range(0, len(rows), self.hparams.batch):
                 call = rows[start : start + self.hparams.batch]
-                updater.apply(call)
+                for _ in range(self.hparams.rounds):
+                    updater.apply(call)
                 advance(len(call))
         training = {"trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
         return WeightEditedModel(model, matrices.restore, {**updater.diagnostics, **training})

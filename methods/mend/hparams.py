@@ -1,6 +1,6 @@
 """Hyper-parameters of MEND: the hypernetwork, its training, and the edit."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -65,13 +65,20 @@ class MendHparams(HypernetworkHparams):
         inner_reduction: the loss whose gradient is transformed. `batch_mean`: mean over all tokens of the batch, so the
             gradients shrink as the batch grows although their normalisation was learned on single edits.
             `sum_of_example_means`: each edit as if it were the only one.
+        rounds: updates per batch, each computed at the weights left by the previous ones (multi-step backpropagation of
+            EMSEdit, arXiv 2508.04012); the hypernetwork is trained for single ones.
     """
 
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     inner_reduction: Literal["batch_mean", "sum_of_example_means"]
+    rounds: int = Field(1, ge=1)
 
     @property
     def passes_per_edit(self) -> float:
-        """One gradient; the hypernetwork is an artifact."""
-        return 3.0
+        """One gradient per round; the hypernetwork is an artifact."""
+        return 3.0 * self.rounds
+
+    def identity(self) -> dict[str, Any]:
+        """All values; `rounds` only if there are several."""
+        return {name: value for name, value in super().identity().items() if name != "rounds" or value > 1}

@@ -13,12 +13,13 @@ from harness.errors import UserError
 from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import logits_at
-from methods.mend.factors import edited_modules, factors_of, label_losses, places_of, row_means
+from methods.common.factors import edited_modules, factors_of, label_losses, places_of, row_means
+from methods.common.prediction import Example, PredictionRow, examples
+from methods.common.transforms import EditedMatrix, save
 from methods.mend.hparams import HypernetworkHparams
 from methods.mend.lowrank import LowRank, fast_weights
-from methods.mend.network import EditedMatrix, Hypernetwork, save
+from methods.mend.network import Hypernetwork
 from methods.mend.prefix import PrefixCache
-from methods.mend.rows import Example, PredictionRow, examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from harness.models.batching import length_sorted
 from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import streams_of
-from methods.mend.factors import edited_modules, factors_of
+from methods.common.factors import edited_modules, factors_of
+from methods.common.prediction import PredictionRow, filled_up, padded
 from methods.mend.hparams import MendHparams
 from methods.mend.network import Hypernetwork
-from methods.mend.rows import PredictionRow, filled_up, padded
 
 
 class Updater:

@@ -16,8 +16,8 @@ from torch import nn
 from harness.api import ArtifactSpec, Context
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
+from methods.common.lora import block_linears, low_rank
 from methods.onceedit import borrowed
-from methods.onceedit.lora import block_linears, low_rank
 from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest
 from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, prompt_row
 from methods.onceedit.training import EpochLosses, fine_tune, losses, measured

@@ -49,8 +49,8 @@ class OnceEditHparams(Hparams):
         temperature: factor of the cosines in the rows' softmax; used only by `centred` and `whitened`.
         plugin_embeddings: `trained` with all other weights (editor `full`), or `frozen`: then the plug-in's relative state is
             computed once per pair and shared by all edits.
-        alpha: `learned` from `[WEIGHT]`; from the `similarity` to the edited prompts (see `memory.Memory`); `both`, the larger
-            of the two; or `fixed` to `alpha_fixed`.
+        alpha: `learned` from `[WEIGHT]`; from the `similarity` to the edited prompts (`methods.common.similarity`); `both`, the
+            larger of the two; or `fixed` to `alpha_fixed`.
         similarity_threshold, similarity_slope: σ(slope · (similarity - threshold)) is the alpha of `similarity`.
         similarity_subject: share of the subject's tokens in the similarity to an edited prompt.
         alpha_gate: below this alpha, keep the target model's own greedy token; 0 turns the gate off.

@@ -14,6 +14,9 @@ from harness.models.unflattened import unflatten
 from harness.records import EditRequest
 from harness.tokens import joint_query
 from methods.common import moments, prefixes
+from methods.common.aligned import enter
+from methods.common.rewrites import rewrite
+from methods.common.values import optimise
 from tests.helpers.tiny_models import precise, tiny_spec, tiny_tokenizer
 
 FACTS = (
@@ -103,7 +106,7 @@ def write_moments(folder, model, layers, seed=0):
     for layer in layers:
         lower_KK = torch.linalg.cholesky(random_moment(model.value_matrix(layer)[1].shape[1], seed + layer)).float()
         save_file({"lower": lower_KK.contiguous()}, folder / moments.file_name(layer))
-    (folder / moments.FILE).write_text(json.dumps({"tokens": 123}))
+    (folder / moments.FILE).write_text(json.dumps({"tokens": 123, "layers": list(layers)}))
     return folder
 
 
@@ -203,3 +206,41 @@ def probability(model, request):
     places = range(len(query.prompt_ids) - 1, len(query.prompt_ids) + len(query.target_ids) - 1)
     chosen = [logits_TV[at].softmax(-1)[label] for at, label in zip(places, query.target_ids, strict=True)]
     return torch.stack(chosen).mean().item()
+
+
+def plain_stream(model, request, layer):
+    """What leaves a block at the plain prompt's subject."""
+    row = rewrite(model, request, (), "joint").contexts[0]
+    return watch(model, layer, row.ids[: row.pivot + 1], row.pivot)[2]
+
+
+def slow_keys(model, facts, layer):
+    """The mean key of each fact over the plain prompt and its prefixes, K × N: one unpadded row at a time."""
+    keys = []
+    for fact in facts:
+        rows = rewrite(model, fact, PREFIXES, "joint").contexts
+        plain_K, *others = (watch(model, layer, row.ids[: row.pivot + 1], row.pivot)[0] for row in rows)
+        keys.append((plain_K + sum(others) / len(others)) / 2)
+    return torch.stack(keys).T
+
+
+def targets_of(model, facts, hparams):
+    """z of each request, each optimised by itself."""
+    last = hparams.layers[-1]
+    targets = []
+    for fact in facts:
+        made = rewrite(model, fact, PREFIXES, "joint")
+        plain_D = plain_stream(model, fact, last)
+        value = optimise(model, [made], enter(model, made.rows, last + 1), last + 1, plain_D.norm()[None], hparams)
+        targets.append(plain_D + value.delta_ND[0])
+    return torch.stack(targets)
+
+
+def slow_layers(model, facts, hparams, update):
+    """A batch of MEMIT or AlphaEdit written out, one layer at a time, with the whole model; `update` is V × K."""
+    targets_ND = targets_of(model, facts, hparams)
+    for done, layer in enumerate(hparams.layers):
+        now_ND = torch.stack([plain_stream(model, fact, hparams.layers[-1]) for fact in facts])
+        residual_DN = (targets_ND - now_ND).T / (len(hparams.layers) - done)
+        with torch.no_grad():
+            model.value_matrix(layer)[1].add_(update(layer, slow_keys(model, facts, layer), residual_DN))

@@ -12,7 +12,7 @@ from tests.helpers.method_bench import METHODS, Bench
 @pytest.fixture(autouse=True)
 def loading(monkeypatch):
     """Files are loaded onto devices with labels too."""
-    for module in ("safetensors.torch", "methods.mend.network", "methods.onceedit.pair"):
+    for module in ("safetensors.torch", "methods.common.transforms", "methods.onceedit.pair"):
         monkeypatch.setattr(f"{module}.load_file", onto_label)
 
 

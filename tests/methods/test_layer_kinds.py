@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness import registry
 from harness.errors import UserError
 from harness.models.catalogue import CATALOGUE
 from tests.helpers.method_bench import EDITING, Bench
@@ -10,7 +11,7 @@ from tests.helpers.tiny_models import FAMILIES, tiny_spec
 
 QUICK = ("gemma3_text", "gpt2", "opt", "falcon-rw")
 """Each of them differs from the others in more than one respect; all others are slow tests."""
-NEED_MASKS = ("rome", "memit", "grace")
+NEED_MASKS = ("rome", "memit", "alphaedit", "grace")
 """Methods that rerun a part of each text."""
 
 
@@ -43,7 +44,7 @@ def test_an_edit_changes_answers_whatever_the_batch_and_is_undone_bit_for_bit(
     family, method, checkpoints, artifact_store
 ):
     matrices = list(tiny_spec(family).layout.matrices)
-    options = {"matrices": matrices} if method == "mend" else {}
+    options = {"matrices": matrices} if "matrices" in registry.find_method(method).Hparams.model_fields else {}
     bench = Bench(checkpoints, artifact_store, method, family, **options)
     state, before = bench.state(), bench.unedited()
     edited = bench.edit()

@@ -20,15 +20,17 @@ from methods.memit import Memit, MemitHparams
 from tests.helpers.tiny_models import catalogued_families, rounding
 from tests.helpers.tiny_rome import (
     MOMENTS,
-    PREFIXES,
     VALUE,
     SpoilingContext,
     TinyContext,
     able_model,
     easy_requests,
+    plain_stream,
     probability,
     read_moment,
     requests,
+    slow_layers,
+    targets_of,
     watch,
     write_moments,
     write_prefixes,
@@ -69,39 +71,14 @@ def distance(found, expected, start):
     return (sum((a - b).norm() for a, b in zip(found, expected, strict=True)) / changed).item()
 
 
-def plain_stream(model, request, layer):
-    """What leaves a block at the plain prompt's subject."""
-    row = rewrite(model, request, (), "joint").contexts[0]
-    return watch(model, layer, row.ids[: row.pivot + 1], row.pivot)[2]
-
-
-def targets_of(model, facts, **changes):
-    """z of each request, each optimised by itself."""
-    hparams, behind = memit(**changes).hparams, LAYERS[-1] + 1
-    targets = []
-    for fact in facts:
-        made = rewrite(model, fact, PREFIXES, "joint")
-        plain_D = plain_stream(model, fact, LAYERS[-1])
-        value = optimise(model, [made], enter(model, made.rows, behind), behind, plain_D.norm()[None], hparams)
-        targets.append(plain_D + value.delta_ND[0])
-    return torch.stack(targets)
-
-
 def slow_edit(model, folder, facts, weight):
     """The method written out: whole model, one unpadded row at a time, the primal system, weights changed in place."""
-    targets_ND = targets_of(model, facts)
-    for done, layer in enumerate(LAYERS):
-        keys = []
-        for fact in facts:
-            rows = rewrite(model, fact, PREFIXES, "joint").contexts
-            plain_K, *others = (watch(model, layer, row.ids[: row.pivot + 1], row.pivot)[0] for row in rows)
-            keys.append((plain_K + sum(others) / len(others)) / 2)
-        keys_KN = torch.stack(keys).T
-        now_ND = torch.stack([plain_stream(model, fact, LAYERS[-1]) for fact in facts])
-        residual_DN = (targets_ND - now_ND).T / (len(LAYERS) - done)
+
+    def update(layer, keys_KN, residual_DN):
         system_KK = weight * read_moment(folder / "moments", layer) + keys_KN @ keys_KN.T
-        with torch.no_grad():
-            model.value_matrix(layer)[1].add_(residual_DN @ keys_KN.T @ torch.linalg.inv(system_KK))
+        return residual_DN @ keys_KN.T @ torch.linalg.inv(system_KK)
+
+    slow_layers(model, facts, memit().hparams, update)
 
 
 def test_an_edit_is_that_of_a_loop_over_rows_and_layers(model, tmp_path):
@@ -169,7 +146,7 @@ def test_a_layer_with_nothing_to_keep_maps_the_key_by_exactly_its_share(llama, t
 
 def test_what_is_missing_shrinks_from_layer_to_layer(model, tmp_path):
     facts = requests()
-    targets_ND = targets_of(model, facts)
+    targets_ND = targets_of(model, facts, memit().hparams)
     edited = edit(model, tmp_path, facts, **LIGHT)
     figures = edited.diagnostics()
     end = torch.stack([plain_stream(model, fact, LAYERS[-1]) for fact in facts])
@@ -312,3 +289,51 @@ def test_behind_a_norm_every_layer_brings_the_stream_nearer_to_its_target(archit
         figures = edited.diagnostics()
         edited.revert()
     assert figures["missing_before_layer_1"] < figures["missing_before_layer_0"]
+
+
+def change_of(model, folder, **changes):
+    """What one edit adds to the matrix of the first layer, V × K."""
+    start = matrices(model)[0]
+    edited = edit(model, folder, easy_requests(model), **changes)
+    made = matrices(model)[0] - start
+    edited.revert()
+    return made, start
+
+
+def test_rect_applies_the_entries_that_change_weights_most_and_drops_the_others(llama, tmp_path):
+    whole_VK, weight_VK = change_of(llama, tmp_path, **LIGHT)
+    kept_VK, _ = change_of(llama, tmp_path, **LIGHT, keep_largest=0.4)
+    relative = sorted(((whole_VK / weight_VK).abs()).flatten().tolist())
+    bound = relative[len(relative) - round(0.4 * len(relative))]
+    for whole, weight, kept in zip(whole_VK.flatten(), weight_VK.flatten(), kept_VK.flatten(), strict=True):
+        assert abs(kept - (whole if abs(whole / weight) >= bound else 0)) < 1e-12
+
+
+def test_prune_reduces_the_singular_values_above_the_largest_one_of_the_matrix(llama, tmp_path):
+    llama.value_matrix(0)[1].mul_(0.2)  # so that the change exceeds it
+    whole_VK, weight_VK = change_of(llama, tmp_path, **LIGHT)
+    pruned_VK, _ = change_of(llama, tmp_path, **LIGHT, restrain=True)
+    most = torch.linalg.svdvals(weight_VK)[0]
+    before, after = torch.linalg.svdvals(whole_VK), torch.linalg.svdvals(pruned_VK)
+    assert before[0] > most > before[-1]
+    expected = [value if value <= most else most + math.log(value / most) for value in before.tolist()]
+    torch.testing.assert_close(after, torch.tensor(expected, dtype=after.dtype), rtol=1e-9, atol=1e-9)
+
+
+def test_a_weighted_norm_is_the_primal_solution_with_a_diagonal(llama, tmp_path):
+    fast_VK, _ = change_of(llama, tmp_path, norm_weight=3.0)
+    assert fast_VK.norm() < change_of(llama, tmp_path)[0].norm()
+    facts, start = easy_requests(llama), matrices(llama)
+
+    def update(layer, keys_KN, residual_DN):
+        system_KK = 2.0 * read_moment(tmp_path / "moments", layer) + keys_KN @ keys_KN.T
+        return residual_DN @ keys_KN.T @ torch.linalg.inv(system_KK + 3.0 * torch.eye(len(system_KK)))
+
+    slow_layers(llama, facts, memit().hparams, update)
+    assert ((matrices(llama)[0] - start[0] - fast_VK).norm() / fast_VK.norm()).item() < 1e-9
+
+
+def test_a_regulariser_that_is_off_is_not_part_of_a_cells_identity():
+    plain, regularised = memit().hparams, memit(keep_largest=0.4, norm_weight=1.0).hparams
+    assert set(regularised.identity()) - set(plain.identity()) == {"keep_largest", "norm_weight"}
+    assert memit(restrain=True).hparams.identity()["restrain"] is True

@@ -193,7 +193,7 @@ def test_a_share_that_is_none_is_told_with_its_place(share):
         hparams.resolve("ft-l", "llama2-7b", {"layer": {"depth": share}}, where={"layer": "s.yaml:3"})
 
 
-@pytest.mark.parametrize("method", ["ft-l", "rome", "memit", "mend", "defer", "grace", "wise", "onceedit"])
+@pytest.mark.parametrize("method", ["ft-l", "rome", "memit", "alphaedit", "mend", "defer", "grace", "wise", "onceedit"])
 def test_a_model_without_a_file_has_the_values_of_llama2_at_its_own_depth(method):
     known = hparams.resolve(method, "llama2-7b", {}).values
     found = hparams.resolve(method, "llama3-70b", {})

@@ -34,6 +34,12 @@ def test_a_cap_never_raises_the_number_of_edits(write):
 SEQUENCE = "schedule: {sequential: {block: 20, score_at: [100]}}\n"
 
 
+def test_a_scale_never_raises_the_number_of_records_to_learn_from(write):
+    for asked, given in ((16, 16), (500, 200)):
+        suite = load_suite(write(base=BASE.replace("100", f"100, train: {asked}")), scale="mini")
+        assert suite.datasets[0].train == given
+
+
 def test_a_sequence_has_its_own_cap(write):
     assert load_suite(write(SEQUENCE, base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 100
     assert load_suite(write(base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 50

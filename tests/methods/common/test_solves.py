@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from methods.common.solves import Factor, moment_ridge
+from methods.common.solves import Factor, moment_ridge, ridge, ridge_gradients
 from tests.helpers.tiny_rome import random_moment
 
 SHAPES = [(1, 40, 7), (30, 40, 7), (40, 40, 40), (90, 40, 7)]
@@ -87,3 +87,27 @@ def test_a_moment_that_leaves_directions_unseen_is_refused_and_a_ridge_mends_it(
 def test_a_weight_of_nothing_is_refused(n):
     with pytest.raises(ValueError, match="without a unique solution"):
         moment_ridge(*problem(n, 40, 3), Factor.of(random_moment(40)), 0.0)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1000, 96, 32)])
+def test_ridge_regression_is_the_primal_one(shape):
+    keys_NK, values_NV = problem(*shape)
+    system_KK = keys_NK.T @ keys_NK + 2.0 * torch.eye(shape[1], dtype=torch.float64)
+    error = distance(ridge(keys_NK, values_NV, 2.0), torch.linalg.solve(system_KK, keys_NK.T @ values_NV))
+    print(f"ridge, N K V = {shape}: dual - primal {error:.1e}")
+    assert error < 1e-12
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (200, 96, 32)])
+def test_gradients_through_ridge_regression_are_those_of_autograd(shape):
+    keys_NK, values_NV = problem(*shape)
+    outer_KV = problem(shape[1], 3, shape[2], seed=1)[1]
+    values_NV.requires_grad_()
+    weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    system_KK = keys_NK.T @ keys_NK + weight * torch.eye(shape[1], dtype=torch.float64)
+    shift_KV = torch.linalg.solve(system_KK, keys_NK.T @ values_NV)
+    expected = torch.autograd.grad((shift_KV * outer_KV).sum(), [values_NV, weight])
+    found = ridge_gradients(keys_NK, values_NV.detach(), 2.0, outer_KV)
+    errors = [distance(*pair) for pair in zip(found, expected, strict=True)]
+    print(f"gradient through ridge, N K V = {shape}: {max(errors):.1e}")
+    assert max(errors) < 1e-10

@@ -7,14 +7,16 @@ from harness.api import Method
 from harness.data.load import load, resolve
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from methods.common import transforms
+from methods.common.factors import edited_modules
+from methods.common.transforms import EditedMatrix
 from methods.easyedit.mend import EasyEditMend, EasyEditMendHparams
 from methods.easyedit.mend_archive import from_state, state_of
 from methods.easyedit.mend_options import training_options
 from methods.easyedit.mend_training import build
 from methods.mend import network
 from methods.mend.editor import ROLE, Mend
-from methods.mend.factors import edited_modules
-from methods.mend.network import EditedMatrix, Hypernetwork
+from methods.mend.network import Hypernetwork
 from tests.helpers.tiny_mend import MATRICES, REF, hparams_with
 from tests.helpers.tiny_rome import TinyContext
 from tests.methods.easyedit.parity import apart, changes, facts, three_layers
@@ -46,7 +48,7 @@ def some_hypernetwork(model, seed):
 
 def kept(hypernetwork, folder):
     folder.mkdir()
-    network.save(hypernetwork, {"best_step": 1, "held_out": 0.0}, folder)
+    transforms.save(hypernetwork, {"best_step": 1, "held_out": 0.0}, folder)
     return {ROLE: folder}
 
 

@@ -14,11 +14,12 @@ from harness.models.catalogue import ModelRef, reference
 from harness.models.weights import weight_hash
 from harness.records import DataRef
 from harness.suite.hparams import resolve
+from methods.common import transforms
 from methods.common.paused import edit_queries
+from methods.common.prediction import edit_row
 from methods.mend import network
 from methods.mend.editor import ROLE, Mend
 from methods.mend.network import Hypernetwork
-from methods.mend.rows import edit_row
 from methods.mend.training import build
 from methods.mend.update import Updater
 from tests.helpers.tiny_mend import MATRICES, REF, REQUESTS, TinyContext, double, hparams_with
@@ -103,6 +104,16 @@ def test_the_update_is_added_in_one_step_to_these_matrices_alone(trained):
     )
 
 
+def test_a_second_round_is_a_second_edit_with_the_same_batch(trained):
+    folder, architecture = trained
+    twice, again = tiny_model(architecture), tiny_model(architecture)
+    Mend(hparams_with(architecture, batch=9, rounds=2)).edit(twice, REQUESTS, {ROLE: folder}, TinyContext(twice))
+    for _ in range(2):
+        Mend(hparams_with(architecture, batch=9)).edit(again, REQUESTS, {ROLE: folder}, TinyContext(again))
+    assert weight_hash(twice.model) == weight_hash(again.model)
+    assert "rounds" not in hparams_with(architecture).identity()
+
+
 def test_calls_follow_one_another_on_the_edited_weights(trained):
     folder, architecture = trained
     both, one = tiny_model(architecture), tiny_model(architecture)
@@ -161,7 +172,7 @@ def test_an_update_that_is_no_number_is_refused_and_the_model_comes_back(trained
     model = tiny_model(architecture)
     hypernetwork, report = network.load(folder, model.device)
     hypernetwork.edit_lr_M[-1] = float("inf")
-    network.save(hypernetwork, {key: report[key] for key in ("best_step", "held_out")}, tmp_path)
+    transforms.save(hypernetwork, {key: report[key] for key in ("best_step", "held_out")}, tmp_path)
     before = weight_hash(model.model)
     with pytest.raises(UserError, match="is not a number"):
         Mend(hparams_with(architecture)).edit(model, REQUESTS, {ROLE: tmp_path}, TinyContext(model))

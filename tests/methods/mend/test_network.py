@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from methods.common import transforms
+from methods.common.factors import GradientFactors
+from methods.common.transforms import EditedMatrix, GradientTransform
 from methods.mend import network
-from methods.mend.factors import GradientFactors
-from methods.mend.network import EditedMatrix, GradientTransform, Hypernetwork
+from methods.mend.network import Hypernetwork
 
 K, D, N = 5, 4, 6
 MATRICES = (EditedMatrix("a", K, D), EditedMatrix("b", D, K), EditedMatrix("c", K, D))
@@ -17,7 +19,7 @@ def seeded(seed=0):
 
 @pytest.fixture
 def transform():
-    return GradientTransform(K, D, 2, 3, seeded()).double()
+    return GradientTransform(K, D, 2, 3, 2, seeded()).double()
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_statistics_taken_bit_by_bit_are_those_of_all_rows(transform):
 
 
 def test_nothing_is_normalised_before_something_was_seen(transform):
-    with pytest.raises(ValueError, match="two observed rows"):
+    with pytest.raises(ValueError, match="need observed rows"):
         transform(torch.ones(1, K).double(), torch.ones(1, D).double(), 0)
 
 
@@ -149,7 +151,7 @@ def test_a_seed_decides_the_initial_weights():
 
 def test_an_archive_gives_back_every_bit(hypernetwork, tmp_path):
     learned(hypernetwork)
-    network.save(hypernetwork, {"best_step": 3}, tmp_path)
+    transforms.save(hypernetwork, {"best_step": 3}, tmp_path)
     again, report = network.load(tmp_path, torch.device("cpu"))
     assert report["best_step"] == 3
     assert again.matrices == MATRICES

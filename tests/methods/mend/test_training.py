@@ -10,11 +10,12 @@ from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from harness.models.submodels import streams
 from harness.models.weights import weight_hash
-from methods.mend import network, prefix
+from methods.common import transforms
+from methods.common.factors import factors_of
+from methods.common.prediction import examples
+from methods.mend import prefix
 from methods.mend.editor import Mend
-from methods.mend.factors import factors_of
 from methods.mend.prefix import PrefixCache
-from methods.mend.rows import examples
 from methods.mend.training import Task, Trainer, build, train
 from tests.helpers.tiny_mend import REF, TRAIN, TinyContext, double, hparams_with
 from tests.helpers.tiny_models import ARCHITECTURES, rounding, tiny_model
@@ -166,7 +167,7 @@ def test_the_artifact_is_the_same_for_a_seed_and_leaves_the_model_alone(tmp_path
         assert context.clock.phases == ["setup"]
         written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
-    assert sorted(written[0]) == sorted([network.WEIGHTS, network.TRAINING])
+    assert sorted(written[0]) == sorted([transforms.WEIGHTS, transforms.TRAINING])
 
 
 def test_records_without_rephrase_or_probe_teach_nothing(tmp_path):

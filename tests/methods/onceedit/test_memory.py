@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from harness.records import EditRequest
-from methods.onceedit.memory import Gate, Memory
+from methods.onceedit.memory import Gate, remember
 from methods.onceedit.plugin import EditedPlugin
 from tests.helpers.slow_similarity import similarity
 from tests.helpers.tiny_onceedit import EDITS, UNRELATED, hparams_with
@@ -30,25 +30,25 @@ def plugin(plugin_folder):
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_similarity_is_that_to_the_nearest_edit_and_the_subject_has_its_share(plugin, share):
-    memory = Memory.of(plugin, REQUESTS, share)
+    memory = remember(plugin, REQUESTS, share)
     found = [memory.similarity(prompt) for prompt in PROMPTS]
     assert found == pytest.approx([similarity(plugin, EDITED, prompt, share) for prompt in PROMPTS], abs=1e-5)
 
 
 def test_an_edit_is_as_similar_as_can_be_also_behind_another_sentence(plugin):
-    memory = Memory.of(plugin, REQUESTS, 0.7)
+    memory = remember(plugin, REQUESTS, 0.7)
     for prompt, _ in EDITED:
         assert memory.similarity(prompt) == pytest.approx(1.0)
         assert memory.similarity(f"It was cold. {prompt}") == pytest.approx(1.0)
 
 
 def test_another_subject_is_further_away_the_larger_the_share_of_the_subject(plugin):
-    far, near = (Memory.of(plugin, REQUESTS[:1], share) for share in (0.9, 0.1))
+    far, near = (remember(plugin, REQUESTS[:1], share) for share in (0.9, 0.1))
     assert far.similarity("The mother tongue of Björk is") < near.similarity("The mother tongue of Björk is") < 1
 
 
 def test_a_prompt_without_its_subject_has_tokens_of_equal_weight(plugin):
-    without = Memory.of(plugin, [EditRequest("0", "Björk was born in", "Guðmundsdóttir", "x", "")], 0.9)
+    without = remember(plugin, [EditRequest("0", "Björk was born in", "Guðmundsdóttir", "x", "")], 0.9)
     assert without.shares_K.tolist() == pytest.approx([1 / len(without.shares_K)] * len(without.shares_K))
 
 

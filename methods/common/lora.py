@@ -67,4 +67,4 @@ def low_rank(linears: Iterable[nn.Module], rank: int, generator: torch.Generator
 
 
 def _adding(update: Update) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    return lambda linear, inputs, outputs: outputs + update(inputs[0])
+    return lambda linear, inputs, outputs: outputs + update(inputs[0]).to(outputs.dtype)

@@ -14,7 +14,7 @@ from harness.models.loaded import LoadedModel
 from harness.models.precision import working_dtype
 from harness.models.routed import output_replaced
 from harness.models.submodels import Streams, logits_at
-from methods.mend.rows import PredictionRow
+from methods.common.prediction import PredictionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ class GradientFactors:
     rows_N: Tensor
     columns_N: Tensor
     shape: tuple[int, int]
+
+    def at(self, places: Sequence[tuple[int, int]]) -> "GradientFactors":
+        """Those of some positions of the batch, given as row and column."""
+        is_chosen_BT = torch.zeros(self.shape, dtype=torch.bool)
+        is_chosen_BT[tuple(zip(*places, strict=True))] = True
+        chosen_N = is_chosen_BT.to(self.rows_N.device)[self.rows_N, self.columns_N]
+        inputs_NK, gradients_ND = self.inputs_NK[chosen_N], self.gradients_ND[chosen_N]
+        return GradientFactors(inputs_NK, gradients_ND, self.rows_N[chosen_N], self.columns_N[chosen_N], self.shape)
 
     def spread(self, values_NS: Tensor) -> Tensor:
         """Scatter one value per token to its position in the batch, B × T × S, zero elsewhere."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods.onceedit.lora import SCALE, block_linears, low_rank
+from methods.common.lora import SCALE, block_linears, low_rank
 from tests.helpers.tiny_models import tiny_model
 
 IDS = torch.tensor([[1, 40, 41, 42], [1, 50, 51, 52]])

@@ -5,9 +5,9 @@ import torch
 
 from harness.errors import UserError
 from harness.models.submodels import streams
+from methods.common.factors import edited_modules, factors_of, row_means
 from methods.common.paused import edit_queries
-from methods.mend.factors import edited_modules, factors_of, row_means
-from methods.mend.rows import PredictionRow, edit_row, examples, filled_up, locality_row, padded
+from methods.common.prediction import PredictionRow, edit_row, examples, filled_up, locality_row, padded
 from tests.helpers.tiny_mend import MATRICES, REQUESTS, TRAIN, double
 from tests.helpers.tiny_models import ARCHITECTURES, rounding, tiny_model
 

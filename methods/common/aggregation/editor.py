@@ -1,0 +1,205 @@
+"""Base classes of the methods: applying batches of edits round by round, with or without a trained hypernetwork."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api import ArtifactSpec, Context, EditedModel, State
+from harness.errors import UserError
+from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, Memory
+from harness.records import DataRef, EditRequest
+from methods.common import require_train
+from methods.common.aggregation.hparams import AggregationHparams, ShiftHparams
+from methods.common.sequential import SequentialMethod
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
+    from methods.common.aggregation.network import Changes
+    from methods.common.aggregation.rounds import Rounds
+
+TRAINING_VERSION = 1
+"""Increment when training yields a different hypernetwork for the same inputs."""
+
+ROLE = "hypernetwork"
+
+
+class AggregationMethod(SequentialMethod):
+    """Adds one least-squares shift per matrix, round and batch to the weights.
+
+    The statistics that gradients are normalised by go on over all edits; they are the method's state.
+    """
+
+    hparams: Any
+    """An `EditedHparams` with the number of edits per update, `batch`."""
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """The matrices; the streams, keys and gradients of a batch; the least-squares problem of one matrix in float64."""
+        hparams, model = self.hparams, target.footprint
+        edits, width = min(hparams.batch, data.edits), model.hidden + model.ffn
+        rows, tokens = min(hparams.micro_batch, edits), edits * ANSWER_TOKENS
+        above = model.n_layers - min(hparams.blocks)
+        return Memory(
+            kept={"edited matrices": hparams.n_matrices * model.edited_matrix},
+            edit={
+                "streams": model.streams(edits * PROMPT_TOKENS),
+                "keys and gradients": hparams.n_matrices * tokens * width * FP32,
+                "least squares": (2 * tokens * width + min(tokens, model.ffn) ** 2) * FP64,
+                "shifts": hparams.n_matrices * model.hidden * model.ffn * FP64,
+                "activations": model.backward(rows * PROMPT_TOKENS, above),
+                "logits": model.logits(rows * ANSWER_TOKENS, 4),
+            },
+        )
+
+    @abstractmethod
+    def networks(
+        self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
+    ) -> "tuple[list[Changes], Mapping[str, float]]":
+        """A network for each round, or one for all, whose statistics may change; and diagnostics of their training."""
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> EditedModel:
+        """Apply `batch` requests at a time, to matrices in float32; the diagnostics have the norm of this call's change.
+
+        Raises:
+            UserError: if a shift is not finite; the model is then unchanged.
+        """
+        from harness.models.edited import WeightEditedModel
+        from harness.models.weights import widened
+        from methods.common.aggregation.rounds import Rounds
+        from methods.common.paused import edit_queries
+        from methods.common.prediction import edit_row
+
+        rounds = Rounds(model, self.hparams)
+        networks, training = self.networks(rounds, artifacts, model.device)
+        for number, network in enumerate(networks):
+            if state:
+                kept = {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{number}/")}
+                network.set_statistics(kept)
+        matrices = widened(model.model, [matrix.name.removesuffix(".weight") for matrix in rounds.matrices])
+        square = 0.0
+        with (
+            matrices.restored_on_error(),
+            context.progress(self.spec.title, len(requests)) as advance,
+            context.clock.phase("edit"),
+        ):
+            rows = [edit_row(model, query, "corrected") for query in edit_queries(model, requests)]
+            for start in range(0, len(rows), self.hparams.batch):
+                call = rows[start : start + self.hparams.batch]
+                square += self._write(rounds, networks, call)
+                advance(len(call))
+        statistics = {
+            f"{number}/{name}": value
+            for number, network in enumerate(networks)
+            for name, value in network.statistics().items()
+        }
+        return WeightEditedModel(model, matrices.restore, {"change_norm": math.sqrt(square), **training}, statistics)
+
+    def _write(self, rounds: "Rounds", networks: "Sequence[Changes]", rows: Sequence[Any]) -> float:
+        """Write one batch; return the sum of the squared Frobenius norms of all shifts."""
+        from methods.common.aggregation.rounds import add
+
+        batch, square = rounds.prepare(rows), 0.0
+        for number in range(self.hparams.rounds):
+            network = networks[min(number, len(networks) - 1)]
+            shifts = rounds.shifts(rounds.gather(batch, network), network)
+            norm = sum(float(shift.square().sum()) for shift in shifts.values())
+            if not math.isfinite(norm):
+                raise UserError(
+                    f"{self.spec.name}: the shift of round {number + 1} is not a number", fix="a smaller `edit_lr`"
+                )
+            add(rounds.modules, shifts)
+            square += norm
+        return square
+
+
+class LearnedAggregationMethod(AggregationMethod):
+    """An `AggregationMethod` whose desired changes come from a hypernetwork, trained on the train records of the dataset."""
+
+    hparams: AggregationHparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The hypernetwork, trained for this model.
+
+        Raises:
+            UserError: if the dataset has no train records, or the model no such matrices.
+        """
+        hparams = self.hparams
+        hparams.require_known(target)
+        require_train(data, f"{self.spec.name} trains its hypernetwork on")
+        trained = hparams.model_dump(mode="json", include=set(ShiftHparams.model_fields))
+        passes = 6 + (
+            5 if hparams.loc_weight else 0
+        )  # forward and backward for the edit and for its rephrase; locality
+        return {
+            ROLE: ArtifactSpec(
+                name="shift-hypernetwork",
+                kind="setup",
+                identity={
+                    "model": target.identity(),
+                    "data": data.identity(),
+                    "hparams": trained,
+                    "seed": seed,
+                    "version": TRAINING_VERSION,
+                },
+                builder="methods.common.aggregation.training:build",
+                inputs={"model": target, "data": data, "method": self.spec.name},
+                needs=target.artifacts(),
+                passes=passes * hparams.steps * hparams.rounds * hparams.train_batches * hparams.train_batch,
+                memory=self._training_memory(target),
+            )
+        }
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """With the hypernetworks."""
+        need = super().memory(target, data, eval_batch)
+        return Memory({**need.kept, "hypernetworks": self._network_bytes(target)}, need.edit)
+
+    def _training_memory(self, target: "ModelRef") -> dict[str, float]:
+        """The networks with gradient and Adam's state; streams, keys and gradients of a batch; shifts and their gradients."""
+        hparams, model = self.hparams, target.footprint
+        tokens, rows = hparams.train_batch * ANSWER_TOKENS, min(hparams.micro_batch, hparams.train_batch)
+        width = model.hidden + model.ffn
+        return {
+            "hypernetworks with gradient and Adam": 4 * self._network_bytes(target),
+            "streams": model.streams(3 * hparams.train_batch * hparams.train_batches * PROMPT_TOKENS),
+            "keys and gradients": hparams.rounds * hparams.n_matrices * tokens * width * FP32,
+            "least squares": (4 * tokens * width + min(tokens, model.ffn) ** 2) * FP64,
+            "shifts and gradients": hparams.n_matrices * model.hidden * model.ffn * (FP64 + 3 * FP32),
+            "activations": model.backward(rows * PROMPT_TOKENS, model.n_layers - min(hparams.blocks)),
+            "logits": model.logits(rows * ANSWER_TOKENS, 4),
+        }
+
+    def _network_bytes(self, target: "ModelRef") -> float:
+        """Two matrices of size × rank for each residual layer and direction of the edited matrices."""
+        hparams, model, known = self.hparams, target.footprint, target.spec.layout.matrices
+        directions = {name == known[-1] for name in (*hparams.matrices, *hparams.further)}
+        size = (model.hidden + model.ffn) * FP32
+        return len(directions) * hparams.blocks_of_network * 2.0 * size * sum(hparams.ranks)
+
+    def networks(
+        self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
+    ) -> "tuple[list[Changes], Mapping[str, float]]":
+        """The trained networks, and the number of optimiser steps, the last loss and the least learned rate.
+
+        Raises:
+            ValueError: if they were trained for other matrices.
+        """
+        from methods.common.aggregation.network import load
+
+        networks, report = load(artifacts[ROLE], self.hparams.blocks_of_network, device)
+        if any(network.matrices != rounds.matrices for network in networks):
+            raise ValueError("the hypernetwork was trained for other matrices")
+        least = min(rate for rates in report["edit_lr"] for rate in rates)
+        steps, losses = len(report["losses"]), report["losses"]
+        return list(networks), {"trained_steps": float(steps), "trained_loss": losses[-1], "least_edit_rate": least}

@@ -1,0 +1,165 @@
+"""The retrieval method: nothing is trained and no weight changes; the nearest edits are stated in front of a prompt."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.api import ArtifactSpec, Context, EditedModel, Hparams, State
+from harness.memory import FP32, PROMPT_TOKENS, Memory
+from harness.records import DataRef, EditRequest
+from harness.registry import register
+from methods.common import require_train
+from methods.common.sequential import SequentialMethod
+
+if TYPE_CHECKING:
+    from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
+
+
+DEMONSTRATIONS_VERSION = 1
+"""Increment when other demonstrations are made from the same records."""
+
+ROLE = "demonstrations"
+
+
+class RetrievalHparams(Hparams):
+    """Hyper-parameters of retrieval.
+
+    Attributes:
+        nearest: number of edits that are put in front of a prompt, the most similar one last.
+        threshold: an edit that is less similar to a prompt than this does not count.
+        similarity_subject: share of the subject's tokens in the similarity (see `methods.common.similarity`).
+        form: how an edit is stated. `fact`: prompt and target as they are. `new_fact`: `New Fact: …`, and `Prompt: ` in front
+            of the prompt, the form of IKE (Zheng et al. 2023, arXiv 2305.12740).
+        fact_tokens: most tokens of a stated edit.
+    """
+
+    nearest: int = Field(ge=1)
+    threshold: float = Field(ge=-1, le=1)
+    similarity_subject: float = Field(ge=0, le=1)
+    form: Literal["fact", "new_fact"]
+    fact_tokens: int = Field(ge=1)
+
+    @property
+    def passes_per_edit(self) -> float:
+        """None: embeddings are looked up."""
+        return 0.0
+
+
+@register("retrieval", title="Retrieval", family="memory", version=1)
+class Retrieval(SequentialMethod):
+    """Search the edits whose prompts are most similar to a prompt, and let the model read them first.
+
+    Similarity is measured with the target model's own input embeddings, so that nothing else is needed. Prompts that
+    resemble no edit are answered by the unedited model, bit for bit.
+    """
+
+    Hparams: ClassVar[type[RetrievalHparams]] = RetrievalHparams
+    hparams: RetrievalHparams
+
+    def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
+        """Embeddings of all edited prompts, and longer prompts to answer."""
+        model, keys = target.footprint, data.edits * PROMPT_TOKENS
+        tokens = eval_batch * self.prompt_overhead()
+        return Memory(
+            kept={"embeddings of prompts": keys * model.hidden * model.entry_bytes},
+            evaluate={
+                "similarities": keys * PROMPT_TOKENS * FP32,
+                "longer prompts": model.cache(tokens) + model.forward(tokens),
+            },
+        )
+
+    def prompt_overhead(self) -> int:
+        """Stated edits, and what is written between them and the prompt."""
+        return self.hparams.nearest * self.hparams.fact_tokens + 8
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> EditedModel:
+        """Remember further edits.
+
+        Raises:
+            UserError: if a stated edit has more than `fact_tokens` tokens.
+        """
+        from methods.retrieval.prompted import Facts, Prompted
+
+        with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
+            facts = Facts.of(model, state, requests, self.hparams)
+            advance(len(requests))
+        return Prompted(model, facts, self.hparams)
+
+
+class IkeHparams(RetrievalHparams):
+    """Hyper-parameters of IKE, in addition to those of retrieval.
+
+    Attributes:
+        demonstrations: number of demonstrations in front of the fact, the most similar one last.
+        demonstration_tokens: longer demonstrations are left out.
+    """
+
+    demonstrations: int = Field(ge=1)
+    demonstration_tokens: int = Field(ge=1)
+
+
+@register("ike", title="IKE", family="memory", version=1)
+class Ike(Retrieval):
+    """Retrieval, with demonstrations in front of the fact of what a new fact changes and what it leaves alone.
+
+    IKE was published for one known edit at a time. Here the edit is searched, as there are many.
+    """
+
+    Hparams = IkeHparams
+    hparams: IkeHparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The demonstrations, made from the train records.
+
+        Raises:
+            UserError: if the dataset has none.
+        """
+        require_train(data, "ike shows demonstrations made from")
+        return {
+            ROLE: ArtifactSpec(
+                name="demonstrations",
+                kind="setup",
+                identity={"data": data.identity(), "version": DEMONSTRATIONS_VERSION},
+                builder="methods.retrieval.demonstrations:build",
+                inputs={"data": data},
+                passes=0,
+            )
+        }
+
+    def prompt_overhead(self) -> int:
+        """The demonstrations too."""
+        return super().prompt_overhead() + self.hparams.demonstrations * self.hparams.demonstration_tokens
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> EditedModel:
+        """As for retrieval.
+
+        Raises:
+            UserError: also if all demonstrations are too long.
+        """
+        from methods.retrieval.demonstrations import Demonstrations
+        from methods.retrieval.prompted import Facts, Prompted, embeddings_of
+
+        hparams = self.hparams
+        with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
+            facts = Facts.of(model, state, requests, hparams)
+            folder, share, tokens = artifacts[ROLE], hparams.similarity_subject, hparams.demonstration_tokens
+            shown = Demonstrations.load(folder, model, embeddings_of(model), share, tokens)
+            advance(len(requests))
+        return Prompted(model, facts, hparams, lambda prompt: shown.nearest(prompt, hparams.demonstrations))

@@ -1,0 +1,62 @@
+"""UltraEdit: normalised gradients, aggregated by least squares, without any training (Gu et al. 2025, arXiv 2505.14679)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.api import ArtifactSpec
+from harness.records import DataRef
+from harness.registry import register
+from methods.common.aggregation.editor import AggregationMethod
+from methods.common.aggregation.hparams import EditedHparams
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.catalogue import ModelRef
+    from methods.common.aggregation.network import Changes
+    from methods.common.aggregation.rounds import Rounds
+
+
+class UltraEditHparams(EditedHparams):
+    """Hyper-parameters of UltraEdit, in addition to the edited matrices and the number of rounds.
+
+    Attributes:
+        batch: edits per update ("turn"); successive updates accumulate in the same weights.
+        edit_lr: η, the size of the desired changes.
+        ridge: λ of the least-squares problem.
+    """
+
+    batch: int = Field(ge=1)
+    edit_lr: float = Field(gt=0)
+    ridge: float = Field(gt=0)
+
+
+@register("ultraedit", title="UltraEdit", family="weights", version=1)
+class UltraEdit(AggregationMethod):
+    """Wish for -η ‖k̂‖² û at each target token, with key and gradient normalised by the statistics of all edits so far.
+
+    No training, no stored edits: the statistics of each shape of matrices are all that it keeps.
+    """
+
+    Hparams = UltraEditHparams
+    hparams: UltraEditHparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """None.
+
+        Raises:
+            UserError: if the model has no such matrices.
+        """
+        self.hparams.require_known(target)
+        return {}
+
+    def networks(
+        self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
+    ) -> "tuple[list[Changes], Mapping[str, float]]":
+        """One without parameters for all rounds."""
+        from methods.common.aggregation.network import Normalised
+
+        return [Normalised(rounds.matrices, self.hparams.edit_lr, self.hparams.ridge).to(device)], {}

@@ -1,0 +1,160 @@
+"""Meta-training: gradients equal autograd through the written-out solve, modes differ as specified, and signs are checked."""
+
+import math
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from harness.errors import UserError
+from methods.common.aggregation.network import load
+from methods.common.aggregation.training import Batch, Trainer, build, require_descent, train
+from methods.common.prediction import examples
+from methods.emsedit import EmsEdit
+from tests.helpers.tiny_aggregation import learned, primal_shift
+from tests.helpers.tiny_mend import REF, TRAIN, TinyContext, double
+from tests.helpers.tiny_models import tiny_model
+
+
+def trainer_of(architecture="llama", **changes):
+    """With networks that have learned something, in float64."""
+    torch.set_num_threads(1)
+    model = double(tiny_model(architecture))
+    trainer = Trainer(model, learned(architecture, **changes), 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for network in trainer.networks:
+            network.double()
+            for parameter in network.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator).to(parameter).abs())
+    return model, trainer
+
+
+def batch_of(trainer, made):
+    rows = ([e.edit for e in made], [e.outer[0] for e in made], [e.locality[0] for e in made])
+    return Batch(*map(trainer.rounds.prepare, rows))
+
+
+def slow_loss(model, trainer, network, gathered, made):
+    """The outer loss by definition: the primal solve, weights written out, one row at a time; differentiable."""
+    hparams = trainer.hparams
+    weights, norm = {}, 0.0
+    for index, matrix in enumerate(trainer.rounds.matrices):
+        seen = gathered[matrix.name]
+        wanted_ND = network.changes(index, seen.keys_NK, seen.gradients_ND)
+        shift_KD = primal_shift(seen.keys_NK, wanted_ND, network.log_ridge_M[index].exp())
+        weights[matrix.name] = model.model.get_parameter(matrix.name) + shift_KD.T
+        norm = norm + shift_KD.square().sum()
+
+    def log_probs(row, changed):
+        logits = functional_call(model.model, changed, (), {"input_ids": torch.tensor([row.ids])}).logits[0]
+        return logits[list(row.places)].log_softmax(-1)
+
+    loss = hparams.norm_weight * norm
+    for example in made:
+        right = log_probs(example.outer[0], weights)
+        loss = loss - sum(right[n, label] for n, label in enumerate(example.outer[0].labels)) / len(right)
+        before, after = (log_probs(example.locality[0], changed) for changed in ({}, weights))
+        loss = loss + hparams.loc_weight * (before.exp() * (before - after)).sum(-1).mean()
+    return loss
+
+
+@pytest.mark.parametrize(("architecture", "tolerance"), [("llama", 1e-10), ("gptj", 1e-7)])
+def test_a_meta_gradient_is_autograd_through_the_solve(architecture, tolerance):
+    """GPT-J's attention is computed in float32, in other batches here than there."""
+    model, trainer = trainer_of(architecture)
+    made, (network,) = examples(model, TRAIN, "corrected"), trainer.networks
+    batch = batch_of(trainer, made)
+    gathered = trainer.rounds.gather(batch.edits, network)
+    loss, outer = trainer.outer(batch, trainer.rounds.shifts(gathered, network))
+    trainer.backward(network, gathered, outer)
+    expected = slow_loss(model, trainer, network, gathered, made)
+    assert loss == pytest.approx(expected.item() / len(made), rel=tolerance)
+    parameters = dict(network.named_parameters())
+    gradients = torch.autograd.grad(expected, list(parameters.values()))
+    errors = [
+        ((parameter.grad - gradient).norm() / gradient.norm()).item()
+        for parameter, gradient in zip(parameters.values(), gradients, strict=True)
+        if gradient.norm() > 1e-12
+    ]
+    print(f"{architecture}: meta-gradient of {len(errors)} parameters - autograd, relative {max(errors):.1e}")
+    assert len(errors) >= 10
+    assert max(errors) < tolerance
+
+
+def test_in_batch_mode_every_round_is_an_optimiser_step_from_the_unedited_weights():
+    model, trainer = trainer_of(rounds=2)
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    seen, gather = [], trainer.rounds.gather
+    trainer.rounds.gather = lambda batch, network: seen.append(gather(batch, network)) or seen[-1]
+    rates = trainer.networks[0].edit_lr_M.clone()
+    losses = list(trainer.learn([batch_of(trainer, examples(model, TRAIN, "corrected"))]))
+    assert len(losses) == len(seen) == 2
+    for name, first in seen[0].items():
+        assert torch.equal(first.gradients_ND, seen[1][name].gradients_ND)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    assert not torch.equal(trainer.networks[0].edit_lr_M, rates)
+
+
+def test_in_a_sequence_shifts_add_up_and_one_step_follows():
+    model, trainer = trainer_of(mode="sequence", rounds=2, rank=4, lr=1e-9)
+    made = examples(model, TRAIN, "corrected")
+    assert [network.rank for network in trainer.networks] == [4, 2]
+    seen, outer = [], trainer.outer
+
+    def recorded(batch, shifts):
+        seen.append({name: shift.clone() for name, shift in shifts.items()})
+        return outer(batch, shifts)
+
+    trainer.outer = recorded
+    (loss,) = trainer.learn([batch_of(trainer, made[:2]), batch_of(trainer, made[2:])])
+    assert math.isfinite(loss)
+    assert len(seen) == 2
+    one, other = ([shift.norm().item() for shift in shifts.values()] for shifts in seen)
+    assert all(a != b for a, b in zip(one, other, strict=True)), "the second batch starts from what the first has left"
+
+
+def test_training_makes_the_outer_loss_smaller():
+    torch.set_num_threads(1)
+    model = tiny_model("llama")
+    trainer = Trainer(model, learned(steps=15, lr=3e-3, norm_weight=0.0, train_batch=4), 0)
+    losses = train(trainer, examples(model, TRAIN, "corrected"), 0, TinyContext(model))
+    assert len(losses) == 30
+    assert losses[-1] < losses[0]
+
+
+def test_a_rate_that_changed_its_sign_is_refused():
+    _, trainer = trainer_of()
+    require_descent(trainer.networks, trainer.hparams)
+    with torch.no_grad():
+        trainer.networks[0].edit_lr_M[1] = -1e-6
+    with pytest.raises(UserError, match=r"edit rate of .*down_proj.weight is -1.0e-06: edits would go up") as caught:
+        require_descent(trainer.networks, trainer.hparams)
+    assert caught.value.fix.startswith("norm_weight: 0.05")
+
+
+def test_a_norm_that_weighs_too_much_turns_the_edit_around_and_is_caught(tmp_path):
+    """With a large weight, the gradient of the norm outweighs that of the target: each Adam step lowers the rate."""
+    torch.set_num_threads(1)
+    model = tiny_model("llama")
+    method = EmsEdit(learned(norm_weight=1e6, loc_weight=0.0, edit_lr=1e-3, lr=1e-3, steps=2))
+    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
+    with pytest.raises(UserError, match="edits would go up the gradient"):
+        build(spec, TinyContext(model), tmp_path)
+
+
+def test_a_trained_hypernetwork_is_read_back_bit_for_bit(tmp_path):
+    torch.set_num_threads(1)
+    model = tiny_model("llama")
+    method = EmsEdit(learned(mode="sequence", loc_weight=0.0, train_batches=2))
+    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
+    build(spec, TinyContext(model), tmp_path)
+    networks, report = load(tmp_path, 2, model.device)
+    assert len(networks) == 2
+    assert report["records"] == len(TRAIN)
+    assert len(report["losses"]) == 2
+    (tmp_path / "again").mkdir()
+    build(spec, TinyContext(model), tmp_path / "again")
+    for network, again in zip(networks, load(tmp_path / "again", 2, model.device)[0], strict=True):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, again.state_dict()[name]), name
