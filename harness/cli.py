@@ -503,7 +503,9 @@ def sync(
     collection = _collection(suite) if suite else None
     names: list[str | None] = [_name(suite, store, console)] if suite and not collection else [None]
     if collection:
-        names = [name for each in collection.suites if (name := _name(each, store, console)) in _known(store)]
+        names = [
+            each for each in (_name(suite, store, console) for suite in collection.suites) if each in _known(store)
+        ]
         if not names:
             raise UserError(
                 f"{store}: no suite of {suite} has been run in this store", fix=harness_command("run", suite)

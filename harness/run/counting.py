@@ -116,7 +116,7 @@ class CellCounter:
             evaluate(edited, sample, model.tokenizer, protocols, cell.eval_batch, unedited, positions=model.positions)
         points = cell.schedule.points(cell.data.edits)
         questions = sum(question_count(self._context.load_data(cell.data_at(edits)), 1) for edits in points)
-        return counter.flops * questions / question_count(sample, 1)
+        return float(counter.flops * questions / question_count(sample, 1))
 
     def _generating(self, edited: EditedModel, requests: Sequence[EditRequest]) -> tuple[float, float]:
         """The prompts of some edits: up to the first token, and for each token after it; both per prompt."""
@@ -225,4 +225,4 @@ def _flops_of(edited: EditedModel, queries: Iterable[Query], tokens: int) -> int
     asked = [replace(query, target_ids=(query.target_ids * tokens)[:tokens]) for query in queries]
     with FlopCounter() as counter:
         edited.generate(asked)
-    return counter.flops
+    return int(counter.flops)

@@ -120,11 +120,11 @@ def _baddbmm(_added: _Shape, left_BMN: _Shape, right_BNK: _Shape, *_: object, **
 
 
 def _attention(query: _Shape, key: _Shape, value: _Shape, *_: object, **__: object) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward(gradient: _Shape, query: _Shape, key: _Shape, value: _Shape, *_: object, **__: object) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
 
 
 _aten = torch.ops.aten
@@ -159,7 +159,7 @@ FORMULAS: Mapping[Any, Formula] = {
 4.2.1, 5.2.1, 8.3.1 and 8.6.1). An extension adds its own with `torch.utils.flop_counter.register_flop_formula`."""
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what runs inside `with FlopCounter() as counter`; `counter.flops` holds the sum so far.
 
     The formulas are those of torch's `FlopCounterMode` and `FORMULAS`. Its counts are the same, at a fraction of the time: it
@@ -170,8 +170,8 @@ class FlopCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: int = 0
         self._known: dict[Any, Formula | None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

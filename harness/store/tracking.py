@@ -119,10 +119,12 @@ def sync(
             outcome for manifest in chosen for outcome in importer.suite(manifest, summaries[manifest.name])
         )
     return SyncResult(
-        *(counts[outcome] for outcome in ("created", "replaced", "skipped")),
-        tuple(importer.refused.items()),
-        shown(uri),
-        tuple(dict.fromkeys(importer.experiments)),
+        created=counts["created"],
+        replaced=counts["replaced"],
+        skipped=counts["skipped"],
+        refused=tuple(importer.refused.items()),
+        uri=shown(uri),
+        experiments=tuple(dict.fromkeys(importer.experiments)),
     )
 
 

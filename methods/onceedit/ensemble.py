@@ -181,8 +181,10 @@ class EnsembleModel(EditedModel):
         return (f"anchor space (relative: {relative}) gives back {self.round_trip:.0%} of the model's own tokens",)
 
     def formula_flops(self) -> Mapping[str, int]:
-        """See `paper_flops`."""
-        return paper_flops(self.target.model, self.plugin.model, self.chooser.llm.state.n_anchors)
+        """See `paper_flops`; none without anchors."""
+        if not self.hparams.fuses_anchors:
+            return {}
+        return paper_flops(self.target.model, self.plugin.model, self.anchored.llm.state.n_anchors)
 
     @torch.no_grad()
     def scope(self, queries: Sequence[Query]) -> list[float]:
