@@ -138,9 +138,9 @@ class LearnedAggregationMethod(AggregationMethod):
         hparams.require_known(target)
         require_train(data, f"{self.spec.name} trains its hypernetwork on")
         trained = hparams.model_dump(mode="json", include=set(ShiftHparams.model_fields))
-        passes = 6 + (
-            5 if hparams.loc_weight else 0
-        )  # forward and backward for the edit and for its rephrase; locality
+        edits = hparams.train_batches * min(hparams.train_batch, data.train)
+        # forward and backward for the edit and for its rephrase; the same and a reference for locality
+        passes = 6 + (4 if hparams.loc_weight else 0)
         return {
             ROLE: ArtifactSpec(
                 name="shift-hypernetwork",
@@ -155,8 +155,8 @@ class LearnedAggregationMethod(AggregationMethod):
                 builder="methods.common.aggregation.training:build",
                 inputs={"model": target, "data": data, "method": self.spec.name},
                 needs=target.artifacts(),
-                passes=passes * hparams.steps * hparams.rounds * hparams.train_batches * hparams.train_batch,
-                memory=self._training_memory(target),
+                passes=passes * hparams.steps * hparams.rounds * edits,
+                memory=self._training_memory(target, data),
             )
         }
 
@@ -165,14 +165,15 @@ class LearnedAggregationMethod(AggregationMethod):
         need = super().memory(target, data, eval_batch)
         return Memory({**need.kept, "hypernetworks": self._network_bytes(target)}, need.edit)
 
-    def _training_memory(self, target: "ModelRef") -> dict[str, float]:
+    def _training_memory(self, target: "ModelRef", data: DataRef) -> dict[str, float]:
         """The networks with gradient and Adam's state; streams, keys and gradients of a batch; shifts and their gradients."""
         hparams, model = self.hparams, target.footprint
-        tokens, rows = hparams.train_batch * ANSWER_TOKENS, min(hparams.micro_batch, hparams.train_batch)
+        edits = min(hparams.train_batch, data.train)
+        tokens, rows = edits * ANSWER_TOKENS, min(hparams.micro_batch, edits)
         width = model.hidden + model.ffn
         return {
             "hypernetworks with gradient and Adam": 4 * self._network_bytes(target),
-            "streams": model.streams(3 * hparams.train_batch * hparams.train_batches * PROMPT_TOKENS),
+            "streams": model.streams(3 * edits * hparams.train_batches * PROMPT_TOKENS),
             "keys and gradients": hparams.rounds * hparams.n_matrices * tokens * width * FP32,
             "least squares": (4 * tokens * width + min(tokens, model.ffn) ** 2) * FP64,
             "shifts and gradients": hparams.n_matrices * model.hidden * model.ffn * (FP64 + 3 * FP32),
