@@ -94,7 +94,9 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
     )
     names, imported = done.stdout.splitlines()
     tables, figures = names.split("] [")
-    assert tables == "['ablation', 'calibration', 'components', 'flops', 'main', 'parity', 'retention', 'time'"
+    assert (
+        tables == "['ablation', 'calibration', 'components', 'flops', 'main', 'mirage', 'parity', 'retention', 'time'"
+    )
     assert figures == (
         "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'pareto', 'quality_bars', 'retention', 'sweep']"
     )

@@ -114,7 +114,7 @@ def test_a_template_that_is_not_the_first_is_marked_and_explained(fake):
     fake.write_manifest()
     table = build(fake)[0][0]
     assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) Avg"].note == "‡"
-    assert table.notes == ("† with prompt template 'paper'",)
+    assert table.notes[0] == "‡ with prompt template 'paper'"
 
 
 def test_what_an_edited_model_says_about_itself_is_below_the_table_once(fake):
