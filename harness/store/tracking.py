@@ -25,6 +25,7 @@ from harness.store.mlflow_address import is_database, mlflow_error, patient, sho
 from harness.store.mlflow_content import (
     NO_SUMMARY,
     MethodSummary,
+    Named,
     SuiteSummary,
     curve,
     cut,
@@ -34,7 +35,6 @@ from harness.store.mlflow_content import (
     run_name,
 )
 from harness.store.mlflow_moved import ARTIFACTS, redirect
-from harness.store.mlflow_names import is_valid
 from harness.store.mlflow_view import SHARE_KEY, view_state, view_tag
 from harness.store.store import Folder, Store
 
@@ -320,7 +320,7 @@ class _Importer:
         if found:
             model_id = found[0].model_id
         else:
-            of_one = [] if edit_run != cell["cell_id"] else [cell["model"]["title"]]
+            of_one = [cell["model"]["title"]] if edit_run.startswith(cell["cell_id"]) else []
             name = "-".join([cell["label"], *of_one, cell["data"]["name"], edit_run[:8]])
             made = self._client.create_logged_model(
                 experiment,
@@ -372,7 +372,8 @@ class _Importer:
         run = self._client.get_run(parent)
         if run.data.tags.get("fingerprint") == fingerprint:
             return False
-        logged = [Metric(name, value, run.info.start_time, 0) for name, value in numbers.items() if is_valid(name)]
+        named = Named.of({(name,): value for name, value in numbers.items()}).values
+        logged = [Metric(name, value, run.info.start_time, 0) for name, value in named.items()]
         self._log(parent, {}, {}, logged)
         for file in files:
             self._client.log_artifact(parent, str(file), "reports")
