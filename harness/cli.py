@@ -515,8 +515,8 @@ def sync(
     while True:
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
-            for each_name in names:
-                result = import_runs(store, each_name, tracking_uri, _summarise(console))
+            for chosen in names:
+                result = import_runs(store, chosen, tracking_uri, _summarise(console))
                 console.print(f"MLflow: {_sentence(result)}; view them with:")
                 console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
         if watch is None:

@@ -109,10 +109,9 @@ class CellCounter:
         cell, model = self._cell, self._model
         if cell.model.weights == "random":
             return 0.0
-        unedited = UneditedOutputs.load(
-            self._context.artifact(cell.unedited_outputs(cell.data.edits)),
-        )
-        with FlopCounter() as counter:
+        unedited = UneditedOutputs.load(self._context.artifact(cell.unedited_outputs(cell.data.edits)))
+        counter = FlopCounter()
+        with counter:
             evaluate(edited, sample, model.tokenizer, protocols, cell.eval_batch, unedited, positions=model.positions)
         points = cell.schedule.points(cell.data.edits)
         questions = sum(question_count(self._context.load_data(cell.data_at(edits)), 1) for edits in points)
@@ -223,6 +222,7 @@ def add_flops(*parts: Mapping[str, float]) -> Flops:
 def _flops_of(edited: EditedModel, queries: Iterable[Query], tokens: int) -> int:
     """FLOPs of continuing prompts by a number of tokens."""
     asked = [replace(query, target_ids=(query.target_ids * tokens)[:tokens]) for query in queries]
-    with FlopCounter() as counter:
+    counter = FlopCounter()
+    with counter:
         edited.generate(asked)
     return int(counter.flops)

@@ -1,0 +1,362 @@
+"""Writes the runs of one store into MLflow: a parent run per suite, and child runs for its methods and cells."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.files import understood
+from harness.identity import digest, file_digest
+from harness.store.manifest import Manifest
+from harness.store.mlflow_address import is_database, mlflow_error
+from harness.store.mlflow_content import (
+    MethodSummary,
+    Named,
+    SuiteSummary,
+    curve,
+    cut,
+    is_finite,
+    metrics,
+    params,
+    run_name,
+)
+from harness.store.mlflow_moved import ARTIFACTS, redirect
+from harness.store.mlflow_view import view_state, view_tag
+from harness.store.store import Folder, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILES = ("records.parquet", "cell.json", "metrics.json", "cost.json", "provenance.json", "log.txt")
+CURVE = "curve.parquet"
+"""Files of a cell that become artifacts of its run, and the one that only sequential cells have."""
+
+_TAGS_PER_BATCH = 100
+_PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
+_TAG_LENGTH = 5000
+_SOURCE_LENGTH = 65535
+_DIGEST_LENGTH = 36
+_VERSION = 2
+"""Increment when cells are to be imported again, because their runs look different."""
+_ANSWERS = 1000
+"""Answers in the table of a run; records.parquet, an artifact next to it, has all."""
+
+_MODEL_NAME = re.compile(r"[^\w.\- ]+")
+"""Characters that MLflow refuses in the name of a model."""
+
+
+class Importer:
+    """A connection to MLflow that imports the suites of one store.
+
+    Raises:
+        UserError: if MLflow cannot open the address.
+    """
+
+    def __init__(self, store: Store, uri: str) -> None:
+        import mlflow
+
+        self._store = store
+        self.refused: dict[str, str] = {}
+        self.experiments: list[str] = []
+        try:
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
+            self._client.search_experiments(
+                max_results=1
+            )  # the first request: is there a server, and does it let us in?
+        except Exception as error:
+            raise mlflow_error(uri, error) from error
+        self._artifacts: str | None = None
+        if is_database(uri):
+            self._artifacts = (store.root / ARTIFACTS).resolve().as_uri()
+            redirect(self._client, uri, self._artifacts, is_own=uri == own_database(store.root))
+
+    def suite(self, manifest: Manifest, summary: SuiteSummary) -> Iterator[str]:
+        """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
+        experiment = self._experiment(manifest.suite)
+        self.experiments.append(experiment)
+        parent = self._parent(experiment, manifest)
+        known = self._children(experiment, parent)
+        is_changed = self._client.get_run(parent).info.status != "FINISHED"
+        for name in manifest.cells:
+            folder = self._store.cell(name)
+            if folder.is_done:
+                try:
+                    outcome = self._cell(experiment, parent, folder, known, summary.cells.get(name, {}))
+                except Exception as error:
+                    if not _is_refusal(error):
+                        raise
+                    self.refused[name] = mlflow_error("", error).message.partition("error: ")[2]
+                    continue
+                is_changed |= outcome != "skipped"
+                yield outcome
+        for method in summary.methods:
+            is_changed |= self._method(experiment, parent, method, known.get(method.key, []))
+        is_changed |= self._overview(experiment, parent, manifest, summary)
+        if is_changed:
+            self._client.set_terminated(parent)
+
+    def _experiment(self, name: str) -> str:
+        """Id of the experiment for all scales of a suite."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return str(self._client.create_experiment(name, artifact_location=self._artifacts))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _parent(self, experiment: str, manifest: Manifest) -> str:
+        """Id of the parent run of a suite at a scale, with up-to-date tags."""
+        from mlflow.entities import RunTag
+
+        name = manifest.name
+        runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
+        facts = {key: cut(str(getattr(manifest, key)), _TAG_LENGTH) for key in ("suite", "scale", "command", "created")}
+        facts |= {"kind": "suite", **_source(manifest.command)}
+        changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
+        if changed:
+            self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
+        return str(run.info.run_id)
+
+    def _children(self, experiment: str, parent: str) -> dict[str, list[Any]]:
+        """Child runs of a parent by the folder of their cell or the key of their method, finished or not."""
+        known: dict[str, list[Any]] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1000, page_token=token
+            )
+            for run in page:
+                known.setdefault(run.data.tags.get("cell", run.info.run_name), []).append(run)
+            token = page.token
+            if not token:
+                return known
+
+    def _cell(
+        self,
+        experiment: str,
+        parent: str,
+        folder: Folder,
+        known: Mapping[str, Sequence[Any]],
+        more: Mapping[str, float],
+    ) -> str:
+        with understood(folder.path):
+            cell, fingerprint = folder.read("cell.json"), _fingerprint(folder, more)
+        earlier = known.get(folder.path.name, [])
+        if [_is_whole(run, fingerprint) for run in earlier] == [True]:
+            return "skipped"
+        for run in earlier:
+            self._client.delete_run(run.info.run_id)
+        self._import(experiment, parent, folder, cell, fingerprint, more)
+        return "replaced" if earlier else "created"
+
+    def _import(
+        self,
+        experiment: str,
+        parent: str,
+        folder: Folder,
+        cell: Mapping[str, Any],
+        fingerprint: str,
+        more: Mapping[str, float],
+    ) -> None:
+        """Write one cell as one run, which becomes FINISHED only once it is complete."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+
+        with understood(folder.path):
+            origin, cost, data = folder.read("provenance.json"), folder.read("cost.json"), cell["data"]
+            started_ms, finished_ms = _milliseconds(origin["started"]), _milliseconds(origin["finished"])
+            tags = {
+                "mlflow.parentRunId": parent,
+                **_source(origin["command"], origin["commit"]),
+                "kind": "cell",
+                "cell": folder.path.name,
+                "cell_id": cell["cell_id"],
+                "fingerprint": fingerprint,
+                "commit": str(origin["commit"]),
+                "dirty": str(origin["dirty"]),
+                "data_sha256": data["sha256"],
+                "split": data["split"],
+                "method_version": str(cell["method"]["version"]),
+                "device_class": cost["device_class"],
+                "citable": str(cost["citable"]),
+                "edit_runs": cut(" ".join(cost["edit_actions"]), _TAG_LENGTH),
+            }
+            settled, scored = params(cell, origin.get("chosen", {})), metrics(folder)
+            last = int(data["edits"]) if cell["schedule"]["kind"] == "sequential" else 0
+            numbers = [
+                Metric(key, value, finished_ms, last) for key, value in {**scored.values, **_finite(more)}.items()
+            ]
+            numbers += [
+                Metric(key, value, finished_ms, edits)
+                for edits, point in curve(folder).items()
+                for key, value in point.items()
+                if edits != last or key not in scored.values
+            ]
+            originals = {
+                f"{kind}.{name}": cut(original, _TAG_LENGTH)
+                for kind, named in (("param", settled.renamed), ("metric", scored.renamed))
+                for name, original in named.items()
+            }
+            source = cut(json.dumps(origin["data_files"]), _SOURCE_LENGTH)
+            used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
+            answers = _answers(folder)
+        run = self._client.create_run(experiment, start_time=started_ms, run_name=run_name(cell), tags=tags)
+        run_id = run.info.run_id
+        try:
+            self._log(run_id, originals, settled.values, numbers)
+            self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
+            if cost["edit_actions"]:
+                self._link_model(experiment, run_id, cell, cost["edit_actions"][-1])
+            for file in _artifacts(folder):
+                self._client.log_artifact(run_id, str(file))
+            self._client.log_table(run_id, answers, "answers.json")
+        except Exception as error:
+            if _is_refusal(error):
+                self._client.set_terminated(run_id, "FAILED")
+            raise
+        self._client.set_terminated(run_id, end_time=finished_ms)
+
+    def _log(
+        self, run_id: str, tags: Mapping[str, str], settings: Mapping[str, str], numbers: Sequence[Any] = ()
+    ) -> None:
+        """Log tags, params and metrics, as many at a time as MLflow takes."""
+        from mlflow.entities import Param, RunTag
+
+        for batch in _batches([RunTag(*tag) for tag in tags.items()], _TAGS_PER_BATCH):
+            self._client.log_batch(run_id, tags=batch)
+        for batch in _batches([Param(*setting) for setting in settings.items()], _PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=batch)
+        for batch in _batches(numbers, _METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=batch)
+
+    def _link_model(self, experiment: str, run_id: str, cell: Mapping[str, Any], edit_run: str) -> None:
+        """Make the edited model of a cell an output of its run: one for each edit run, whichever cells share it."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        found = self._client.search_logged_models([experiment], f"tags.edit_run = '{edit_run}'", max_results=1)
+        if found:
+            model_id = found[0].model_id
+        else:
+            of_one = [cell["model"]["title"]] if edit_run.startswith(cell["cell_id"]) else []
+            name = "-".join([cell["label"], *of_one, cell["data"]["name"], edit_run[:8]])
+            made = self._client.create_logged_model(
+                experiment,
+                name=_MODEL_NAME.sub("-", name),
+                source_run_id=run_id,
+                tags={"edit_run": edit_run},
+                params={"method": cell["method"]["name"], "dataset": cell["data"]["name"]},
+                model_type="edited model",
+            )
+            model_id = made.model_id
+            self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        self._client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+
+    def _method(self, experiment: str, parent: str, method: MethodSummary, earlier: Sequence[Any]) -> bool:
+        """Write one method as one run; return whether it was new or different."""
+        from mlflow.entities import Metric
+
+        numbers = _finite(method.metrics)
+        fingerprint = digest({"version": _VERSION, "params": dict(method.params), "metrics": numbers}, 32)
+        if [_is_whole(run, fingerprint) for run in earlier] == [True]:
+            return False
+        for run in earlier:
+            self._client.delete_run(run.info.run_id)
+        tags = {"mlflow.parentRunId": parent, "kind": "method", "cell": method.key, "fingerprint": fingerprint}
+        run = self._client.create_run(experiment, run_name=method.name, tags=tags)
+        logged = [Metric(name, value, run.info.start_time, 0) for name, value in numbers.items()]
+        self._log(run.info.run_id, {}, method.params, logged)
+        self._client.set_terminated(run.info.run_id)
+        return True
+
+    def _overview(self, experiment: str, parent: str, manifest: Manifest, summary: SuiteSummary) -> bool:
+        """Give the parent run the numbers of all methods, the reports and a description; return whether any is new."""
+        from mlflow.entities import Metric
+
+        reports = self._store.root / "reports" / manifest.name
+        files = sorted(file for file in reports.glob("*") if file.is_file()) if reports.is_dir() else []
+        several = len({method.params.get("dataset") for method in summary.methods}) > 1
+        numbers: dict[str, float] = {"cells": sum(self._store.cell(name).is_done for name in manifest.cells)}
+        for method in summary.methods:
+            of = ".".join([method.params["label"], *([method.params["dataset"]] if several else [])])
+            numbers |= {f"{name}.{of}": value for name, value in _finite(method.metrics).items()}
+        content = {
+            "version": _VERSION,
+            "metrics": numbers,
+            "files": {file.name: file_digest(file) for file in files},
+            "description": summary.description,
+        }
+        fingerprint = digest(content, 32)
+        run = self._client.get_run(parent)
+        if run.data.tags.get("fingerprint") == fingerprint:
+            return False
+        named = Named.of({(name,): value for name, value in numbers.items()}).values
+        logged = [Metric(name, value, run.info.start_time, 0) for name, value in named.items()]
+        self._log(parent, {}, {}, logged)
+        for file in files:
+            self._client.log_artifact(parent, str(file), "reports")
+        state = view_state(self._protocols(manifest))
+        self._client.set_experiment_tag(experiment, view_tag(), state)
+        note = {"mlflow.note.content": cut(summary.description, _TAG_LENGTH)} if summary.description else {}
+        self._log(parent, {**note, "fingerprint": fingerprint}, {})
+        return True
+
+    def _protocols(self, manifest: Manifest) -> Sequence[str]:
+        """The protocols of a suite's finished cells."""
+        done = (folder for name in manifest.cells if (folder := self._store.cell(name)).is_done)
+        return list(dict.fromkeys(name for folder in done for name in folder.read("cell.json")["protocols"]))
+
+
+def _source(command: str, commit: str = "") -> dict[str, str]:
+    """The tags that MLflow shows as a run's source."""
+    tags = {"mlflow.source.name": cut(command, _TAG_LENGTH), "mlflow.source.type": "LOCAL"}
+    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items() if is_finite(value)}
+
+
+def _answers(folder: Folder) -> "pd.DataFrame":
+    """The first answers of a cell, for a table."""
+    import pandas as pd
+
+    columns = ["protocol", "axis", "record_id", "probe", "prompt", "target", "predicted", "score"]
+    return pd.read_parquet(folder.path / FILES[0], columns=columns).head(_ANSWERS)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow does not accept a value, which says nothing about the next cell."""
+    return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+
+
+def _fingerprint(folder: Folder, more: Mapping[str, float]) -> str:
+    """Hash of what is imported; it changes when a cell is rerun, or one that it is compared with."""
+    files = {file.name: file_digest(file) for file in _artifacts(folder)}
+    return digest({"version": _VERSION, "files": files, "more": _finite(more)}, 32)
+
+
+def _artifacts(folder: Folder) -> list[Path]:
+    has_curve = (folder.path / CURVE).is_file()
+    return [folder.path / name for name in (*FILES, *([CURVE] if has_curve else []))]
+
+
+def _is_whole(run: Any, fingerprint: str) -> bool:
+    """Whether a run is a complete import of the cell's current content."""
+    return bool(run.info.status == "FINISHED" and run.data.tags.get("fingerprint") == fingerprint)
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def own_database(store: Path) -> str:
+    """Address of the database of a store."""
+    return f"sqlite:///{(store / 'mlflow.db').resolve()}"
