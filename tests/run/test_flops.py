@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.models.batching import right_padded
-from harness.run.flops import FlopClock, FlopCounter, UncountedError
+from harness.run.flops import FORMULAS, FlopClock, FlopCounter, UncountedError
 from tests.helpers.tiny_models import tiny_model
 
 N, M, K = 12, 7, 3
@@ -67,9 +67,8 @@ def test_a_forward_pass_costs_two_flops_per_parameter_and_token_and_its_attentio
         model.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, position_ids=batch.positions_BT)
     rows, tokens = batch.ids_BT.shape
     config, head = model.model.config, model.model.get_output_embeddings().weight
-    matrices = [
-        weight for name, weight in model.model.named_parameters() if "embed" not in name and "lm_head" not in name
-    ]
+    embedded = {id(head), id(model.model.get_input_embeddings().weight)}
+    matrices = [weight for weight in model.model.parameters() if id(weight) not in embedded]
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 2 * 2 * rows * config.num_attention_heads * heads * tokens**2 * config.num_hidden_layers
     expected = 2 * (sum(weight.numel() for weight in matrices) + head.numel()) * rows * tokens + attention
@@ -85,11 +84,7 @@ def test_counts_are_those_of_torchs_counter():
             parameter.requires_grad_(True)
         model.model(input_ids=ids_BT, labels=ids_BT).loss.backward()
 
-    attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: torch.utils.flop_counter.sdpa_flop,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: torch.utils.flop_counter.sdpa_backward_flop,
-    }
-    with FlopCounterMode(display=False, custom_mapping=attention) as theirs:
+    with FlopCounterMode(display=False, custom_mapping=dict(FORMULAS)) as theirs:
         forward_and_backward()
     with FlopCounter() as ours:
         forward_and_backward()
