@@ -220,7 +220,11 @@ def _headings(columns: Sequence[Column]) -> tuple[str, str]:
 
 
 def _row_title(title: str, is_reference: bool) -> str:
-    return rf"\textit{{{escape(title)}}}" if is_reference else escape(title)
+    r"""The first cell; one that begins with a bracket or a star would be read as an option of the `\\` before it."""
+    written = escape(title)
+    if is_reference:
+        return rf"\textit{{{written}}}"
+    return f"{{}}{written}" if written.startswith(("[", "*")) else written
 
 
 def _entry(entry: TableEntry) -> str:

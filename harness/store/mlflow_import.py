@@ -44,7 +44,7 @@ _VERSION = 2
 _ANSWERS = 1000
 """Answers in the table of a run; records.parquet, an artifact next to it, has all."""
 
-_MODEL_NAME = re.compile(r"[^\w.\- ]+")
+_MODEL_NAME = re.compile(r"[^\w\- ]+")
 """Characters that MLflow refuses in the name of a model."""
 
 

@@ -34,8 +34,9 @@ class Update(nn.Module):
         super().__init__()
         weight_OI = weight_of(linear)
         drawn_RI = nn.init.kaiming_uniform_(torch.empty(rank, weight_OI.shape[1]), a=5**0.5, generator=generator)
-        self.A_RI = nn.Parameter(drawn_RI.to(weight_OI))
-        self.B_OR = nn.Parameter(weight_OI.new_zeros(len(weight_OI), rank))
+        place = {"device": weight_OI.device, "dtype": weight_OI.dtype}
+        self.A_RI = nn.Parameter(drawn_RI.to(**place))
+        self.B_OR = nn.Parameter(torch.zeros(len(weight_OI), rank).to(**place))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Values to add to the layer's output, … × outputs."""

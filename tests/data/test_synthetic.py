@@ -8,7 +8,7 @@ from harness.data.lexicon import RELATIONS
 from harness.data.load import files, load, resolve
 from harness.data.sources import SYNTHETIC, find_files
 
-DATASETS = list(registry.datasets)
+DATASETS = [name for name, info in registry.datasets.all().items() if info.synthetic]
 
 
 def generated(name: str):

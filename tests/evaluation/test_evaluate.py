@@ -88,7 +88,7 @@ def model(request):
 
 @pytest.fixture
 def outputs(model, tmp_path):
-    spec = unedited.artifact(model.ref, REF, list(registry.protocols), batch_size=3)
+    spec = unedited.artifact(model.ref, REF, [protocol.name for protocol in OWN], batch_size=3)
     unedited.build(spec, Context(model), tmp_path)
     return unedited.UneditedOutputs.load(tmp_path)
 

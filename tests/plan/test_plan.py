@@ -98,7 +98,7 @@ def test_what_changes_no_result_leaves_the_id(what, cell):
 def test_every_field_of_a_cell_is_either_in_the_id_or_known_to_change_nothing(cell):
     """A field that is added later is named here, on purpose."""
     in_id = {"method", "backend", "hparams", "model", "data", "protocols", "schedule", "seed", "eval_batch"}
-    in_id |= {"keep_weights"}
+    in_id |= {"keep_weights", "classic"}
     assert {field.name for field in dataclasses.fields(cell)} == in_id | {"label", "variant", "sources", "count_flops"}
 
 

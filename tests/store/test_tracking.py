@@ -359,6 +359,7 @@ def test_one_line_of_pandas_compares_the_methods(migrated, tmp_path):
     assert "| OnceEdit |" in parent.data.tags["mlflow.note.content"]
     assert [file.path for file in client.list_artifacts(parent.info.run_id, "reports")] == ["reports/main_table.tex"]
     models = client.search_logged_models([parent.info.experiment_id])
+    assert result.refused == ()
     assert len(models) == 2 + 6, "one plug-in per dataset for all models, and one edited model per cell of FT-L"
     tags = client.get_experiment(parent.info.experiment_id).tags
     assert "metrics.`generation.score`" in json.loads(tags["mlflow.sharedViewState.harness"])["selectedColumns"]

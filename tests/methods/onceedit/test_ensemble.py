@@ -266,14 +266,15 @@ def test_diagnostics_tell_edits_from_other_prompts(plugin, requests):
     target = tiny_model("mistral")
     target.model.double()
     pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
-    assert set(pair.diagnostics()) == {"anchors"}
+    sizes = {"anchors", "vocabulary", "width", "plugin_vocabulary", "plugin_width"}
+    assert set(pair.diagnostics()) == sizes
     pair.teacher_forced([joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS])
     figures = pair.diagnostics()
     assert figures["alpha_edits_mean"] > 0.7
     assert figures["alpha_others_p10"] <= figures["alpha_others_p50"] <= figures["alpha_others_p90"]
     assert figures["anchors"] == len(pair_anchors(Vocabulary.of(target.tokenizer), Vocabulary.of(plugin.tokenizer)))
     assert sum(figures[f"certified_l{level}_share"] for level in (0, 1, 2)) == pytest.approx(1.0)
-    assert all(0 <= value <= 1 for name, value in figures.items() if name != "anchors")
+    assert all(0 <= value <= 1 for name, value in figures.items() if name not in sizes)
 
 
 def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):

@@ -15,7 +15,7 @@ from methods.onceedit.certify import TIE
 from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder
 from tests.helpers.in_process import build, quiet_context
 
-STEPS = 16
+STEPS = 24
 MODELS = ("tiny/mistral", "tiny/gptj")
 
 
