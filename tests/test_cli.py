@@ -75,9 +75,9 @@ MISTAKES = {
     "a typo in a key": ({"modles": ["tiny/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
     "an unregistered method": (
-        {"methods": ["none", "emsedit"]},
+        {"methods": ["none", "serac"]},
         None,
-        ["unknown method 'emsedit'", "harness list methods"],
+        ["unknown method 'serac'", "harness list methods"],
     ),
     "a model path that does not exist": (
         {"models": [{"name": "tiny/llama", "weights": "pretrained", "path": "nowhere/model"}]},
@@ -471,7 +471,7 @@ def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow
     (store / "reports").write_text("no folder")
     line = refused(harness_here("run", home / "small.yaml", "--store", store))
     assert "cannot write" in line
-    assert [name for _, name, _ in imported] == ["small.paper"]
+    assert [name for _, name, *_ in imported] == ["small.paper"]
 
 
 def test_filters_and_a_launch_profile_go_together(home):

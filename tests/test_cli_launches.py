@@ -151,6 +151,7 @@ def test_sync_watches_and_imports_newly_finished_cells(tmp_path):
         try:
             assert process.stdout
             assert "1 runs created, 0 replaced, 0 unchanged" in process.stdout.readline()
+            assert "mlflow ui" in process.stdout.readline()
             store.write_cell("ft-l", "tiny/llama", "zsre")
             store.write_manifest()
             (tmp_path / "cells" / store.cells[0] / "DONE").touch()

@@ -41,7 +41,7 @@ def finish(home, store, expected):
     assert left_over(store) == []
 
 
-@pytest.mark.parametrize("share", [0.02, 0.4, 0.75, 0.99])
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.99])
 def test_killed_at_a_change_of_files_and_started_again_it_ends_the_same(share, home, uninterrupted, tmp_path):
     """From the first artifact to the last cell."""
     expected, changes = uninterrupted
@@ -76,7 +76,7 @@ MOMENTS = {
     "after the first artifact": lambda store: next(store.glob("artifacts/*/*/DONE"), None),
     "in the middle of a cell": lambda store: next(store.glob("cells/.*.partial"), None),
     "after the first cell": lambda store: next(store.glob("cells/[!.]*/DONE"), None),
-    **{f"after {seconds:.1f} s": seconds for seconds in (random.Random(1).uniform(0.5, 6) for _ in range(3))},
+    **{f"after {seconds:.1f} s": seconds for seconds in (random.Random(1).uniform(0.5, 6) for _ in range(1))},
 }
 
 
