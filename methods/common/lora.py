@@ -34,9 +34,10 @@ class Update(nn.Module):
         super().__init__()
         weight_OI = weight_of(linear)
         drawn_RI = nn.init.kaiming_uniform_(torch.empty(rank, weight_OI.shape[1]), a=5**0.5, generator=generator)
-        place = {"device": weight_OI.device, "dtype": weight_OI.dtype}
-        self.A_RI = nn.Parameter(drawn_RI.to(**place))
-        self.B_OR = nn.Parameter(torch.zeros(len(weight_OI), rank).to(**place))
+        zeros_OR = torch.zeros(len(weight_OI), rank)
+        self.A_RI, self.B_OR = (
+            nn.Parameter(each.to(weight_OI.device, weight_OI.dtype)) for each in (drawn_RI, zeros_OR)
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Values to add to the layer's output, … × outputs."""
