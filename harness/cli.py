@@ -314,20 +314,7 @@ def run(
     detach: DetachOption = False,
 ) -> int:
     """Run the unfinished cells of a suite, then write its tables and MLflow runs."""
-    from harness.run.start import run as run_plan
-
-    console = _console()
-    report = None if no_report else _report
-
-    def run_one(one: SuiteOptions) -> int:
-        _say_hello(one, console)
-        plan, launcher = _planned(one)
-        return run_plan(plan, launcher, console, is_strict=strict, force=force, detach=detach, report=report)
-
-    code = _each(options, run_one, console)
-    if report:
-        _write_document(options, console)
-    return code
+    return _run(options, no_report, is_strict=strict, force=force, detach=detach)
 
 
 @app.command("plan")
@@ -390,20 +377,7 @@ def retry(
     detach: DetachOption = False,
 ) -> int:
     """Run only the failed cells of a suite again."""
-    from harness.run.start import run as run_plan
-
-    console = _console()
-    report = None if no_report else _report
-
-    def retry_one(one: SuiteOptions) -> int:
-        _say_hello(one, console)
-        plan, launcher = _planned(one)
-        return run_plan(plan, launcher, console, failed_only=True, is_strict=strict, detach=detach, report=report)
-
-    code = _each(options, retry_one, console)
-    if report:
-        _write_document(options, console)
-    return code
+    return _run(options, no_report, failed_only=True, is_strict=strict, detach=detach)
 
 
 @app.command()
@@ -497,7 +471,6 @@ def sync(
 ) -> int:
     """Import finished cells into MLflow, once or continuously."""
     from harness.store.store import DONE
-    from harness.store.tracking import sync as import_runs
 
     console, seen = _console(), None
     collection = _collection(suite) if suite else None
@@ -516,9 +489,7 @@ def sync(
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
             for chosen in names:
-                result = import_runs(store, chosen, tracking_uri, _summarise(console))
-                console.print(f"MLflow: {_sentence(result)}; view them with:")
-                console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
+                _import(store, chosen, tracking_uri, console)
         if watch is None:
             return 0
         seen = now
@@ -981,6 +952,30 @@ def _each(options: SuiteOptions, do: Callable[[SuiteOptions], int], console: "Co
     return max(codes, default=0)
 
 
+def _run(options: SuiteOptions, no_report: bool, **how: bool) -> int:
+    """Run a suite, or each suite of a suite of suites, and write its reports unless they are not wanted.
+
+    Args:
+        options: the suite.
+        no_report: whether to write no report.
+        how: options of `harness.run.start.run`.
+    """
+    from harness.run.start import run
+
+    console = _console()
+    report = None if no_report else _report
+
+    def run_one(one: SuiteOptions) -> int:
+        _say_hello(one, console)
+        plan, launcher = _planned(one)
+        return run(plan, launcher, console, report=report, **how)
+
+    code = _each(options, run_one, console)
+    if report:
+        _write_document(options, console)
+    return code
+
+
 def _suite(options: SuiteOptions) -> "Suite":
     from harness.suite.load import find_suite, load_suite
 
@@ -1088,7 +1083,6 @@ def _report(plan: "Plan", console: "Console") -> None:
         UserError: after both were tried.
     """
     from harness.store.manifest import find_manifest
-    from harness.store.tracking import sync
 
     suite, store = plan.suite, plan.store.root
     options: dict[str, Any] = {
@@ -1102,11 +1096,18 @@ def _report(plan: "Plan", console: "Console") -> None:
     except UserError as error:
         obstacle = error
     manifest = find_manifest(store, suite.name, suite.scale, **options)
-    result = sync(store, manifest.name, None, _summarise(console))
-    console.print(f"MLflow: {_sentence(result)}; view them with:")
-    console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
+    _import(store, manifest.name, None, console)
     if obstacle:
         raise obstacle
+
+
+def _import(store: Path, name: str | None, uri: str | None, console: "Console") -> None:
+    """Import finished cells into MLflow, and say how many there are and how to look at them."""
+    from harness.store.tracking import sync
+
+    result = sync(store, name, uri, _summarise(console))
+    console.print(f"MLflow: {_sentence(result)}; view them with:")
+    console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: Any) -> None:

@@ -226,8 +226,6 @@ def _method_entry(
         )
     written = {**entry.loose, **entry.hparams}
     where = {key: at.at((key,) if key in entry.loose else ("hparams", key)).where for key in written}
-    options = {key: overlay.option(value) for key, value in written.items()}
-    where |= {key: f"{where[key]} ({overlay.file})" for key in options if options[key] != written[key]}
     backend, resolved, problems = registry.NATIVE, {}, {}
     for model, spec in specs.items():
         try:
@@ -242,10 +240,12 @@ def _method_entry(
                 backend=backend,
                 spec=spec,
             )
-            found = resolve(options, where=where)
+            found = resolve(written, where=where)
             stand_ins = {key: own for key, value in found.values.items() if (own := overlay.option(value)) != value}
             if stand_ins:
-                found = resolve(options | stand_ins, where=dict.fromkeys(stand_ins, str(overlay.file)) | where)
+                file = overlay.file
+                places = {key: f"{where[key]} ({file})" if key in where else str(file) for key in stand_ins}
+                found = resolve(written | stand_ins, where=where | places)
             resolved[model] = found
         except UserError as error:
             problems[model] = _reason(error, is_lenient)

@@ -15,6 +15,7 @@ from methods.common import require_masks
 from methods.common.closed_form import ValueMatrices
 from methods.common.layers import count
 from methods.common.layerwise import LayerwiseHparams, LayerwiseMethod
+from methods.common.sequential import SequentialMethod
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ class AlphaEditHparams(LayerwiseHparams):
 
 
 @register("alphaedit", title="AlphaEdit", family="weights", version=1)
-class AlphaEdit(LayerwiseMethod):
+class AlphaEdit(LayerwiseMethod, SequentialMethod):
     """Reach MEMIT's target with updates that are projected on the null space of the covariance of ordinary keys.
 
     An update minimises the error on the new keys, its own norm and the change of the outputs for the keys of earlier edits
@@ -93,12 +94,6 @@ class AlphaEdit(LayerwiseMethod):
     def stiffer(self) -> str:
         """A larger weight of the norm."""
         return "a larger `norm_weight`"
-
-    def edit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
-    ) -> EditedModel:
-        """Edit with no earlier keys."""
-        return self.extend(model, {}, requests, artifacts, context)
 
     def extend(
         self,

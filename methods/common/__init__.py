@@ -1,5 +1,6 @@
-"""Code shared by several methods. This module has no torch import: implementation names and the check for train records."""
+"""Code shared by several methods. This module has no torch import: implementation names, and what cells are refused for."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from harness.errors import UserError
@@ -21,6 +22,17 @@ def require_masks(target: ModelRef, method: str) -> None:
             f"{method} reruns parts of a text under attention masks of its own, which {target.name} cannot take: it has ALiBi",
             fix="method: one of ft-l, mend, wise, defer",
         )
+
+
+def require_matrices(target: ModelRef, names: Iterable[str]) -> None:
+    """Check that the feed-forward module of a model has all of these matrices.
+
+    Raises:
+        UserError: if it lacks one.
+    """
+    known = target.spec.layout.matrices
+    if other := [name for name in names if name not in known]:
+        raise UserError(f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]")
 
 
 def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "") -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import ArtifactSpec, Context, EditedModel, Method
-from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import require_train
+from methods.common import require_matrices, require_train
 from methods.mend.hparams import HypernetworkHparams, MendHparams
 
 if TYPE_CHECKING:
@@ -41,11 +40,7 @@ class Mend(Method):
         Raises:
             UserError: if the dataset has no train records, or the model no such matrices.
         """
-        known = target.spec.layout.matrices
-        if other := [name for name in self.hparams.matrices if name not in known]:
-            raise UserError(
-                f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]"
-            )
+        require_matrices(target, self.hparams.matrices)
         require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
         return {

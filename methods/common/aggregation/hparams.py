@@ -6,6 +6,7 @@ from pydantic import Field
 
 from harness.api import Hparams
 from harness.errors import UserError
+from methods.common import require_matrices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,11 +54,8 @@ class EditedHparams(Hparams):
         Raises:
             UserError: if the model does not have them.
         """
-        known, n_layers = target.spec.layout.matrices, target.spec.n_layers
-        if other := [name for name in (*self.matrices, *self.further) if name not in known]:
-            raise UserError(
-                f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]"
-            )
+        require_matrices(target, (*self.matrices, *self.further))
+        n_layers = target.spec.n_layers
         if max(self.blocks) >= n_layers:
             raise UserError(
                 f"{target.name} has {n_layers} layers, but the last edited one is {max(self.blocks)}",
