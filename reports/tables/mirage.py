@@ -36,7 +36,7 @@ AXES = {"rel": "Reliability", "gen": "Generality"}
 NOTES = (
     "Start: share of targets that are right id by id, given their own words (teacher-forced).",
     "Content: the same, generated from the prompt alone, as long as the target. Length: an answer ends by itself and must have "
-    "the words of the target. Instruction: the model is told to answer in few words. Metric: F1 of words, the end.",
+    "the words of the target. Instruction: the model is told to answer in few words. Metric: words are compared by F1.",
     "Steps are changes of the score, and add up to the difference between start and end.",
 )
 

@@ -11,6 +11,18 @@ from harness.suite import hparams
 from tests.helpers.in_process import build, quiet_context
 from tests.helpers.small_suites import records
 
+LEARNED_SHIFTS = {
+    "layers": [0, 1],
+    "rank": 4,
+    "edit_lr": 0.05,
+    "lr": 1e-4,
+    "train_batch": 4,
+    "train_batches": 1,
+    "steps": 1,
+    "batch": 4,
+    "micro_batch": 3,
+}
+
 OPTIONS = {
     "none": {},
     "mend": {
@@ -26,28 +38,8 @@ OPTIONS = {
     "retrieval": {"threshold": 0.8},
     "ike": {"threshold": 0.8, "demonstrations": 1, "demonstration_tokens": 120},
     "lora": {"rank": 4, "lr": 0.02, "steps": 6, "batch": 4, "micro_batch": 2},
-    "malmen": {
-        "layers": [0, 1],
-        "rank": 4,
-        "edit_lr": 0.05,
-        "lr": 1e-4,
-        "train_batch": 4,
-        "train_batches": 1,
-        "steps": 1,
-        "batch": 4,
-        "micro_batch": 3,
-    },
-    "emsedit": {
-        "layers": [0, 1],
-        "rank": 4,
-        "edit_lr": 0.05,
-        "lr": 1e-4,
-        "train_batch": 4,
-        "train_batches": 1,
-        "steps": 1,
-        "batch": 4,
-        "micro_batch": 3,
-    },
+    "malmen": LEARNED_SHIFTS,
+    "emsedit": LEARNED_SHIFTS,
     "ultraedit": {"layers": [0, 1], "edit_lr": 0.01, "batch": 4, "micro_batch": 3},
     "wise": {"layer": 1, "steps": 8, "contexts": 1, "save_freq": 3, "merge_freq": 6, "act_ratio": 0.5},
     "grace": {"layer": 1, "steps": 8, "batch": 4, "radius": 0.5},
