@@ -25,7 +25,9 @@ FEW = 500
 def describe(plan: Plan, console: Console) -> None:
     """Print what a run of a plan would do."""
     table = Table(title=f"{plan.suite.name}, scale {plan.suite.scale}", title_justify="left")
-    for column in ("method", "model", "dataset", "", "backend", "state"):
+    lines = _lines(plan.cells)
+    has_more = any(len(same) > 1 or same[0].title[3] for same in lines)
+    for column in ("method", "model", "dataset", *(["setting"] if has_more else []), "backend", "state"):
         table.add_column(column)
     table.add_column("~time", justify="right")
     table.add_column("~memory", justify="right")
@@ -35,7 +37,7 @@ def describe(plan: Plan, console: Console) -> None:
     needs = {
         planned.cell.folder: of_cell(planned.cell, plan.device, plan.history) for planned in plan.cells if planned.cell
     }
-    for same in _lines(plan.cells):
+    for same in lines:
         states = Counter(_state(plan, planned, existing) for planned in same)
         shown = [state if len(same) == 1 else f"{count} {state}" for state, count in states.items()]
         theirs = [needs[planned.cell.folder] for planned in same if planned.cell]
@@ -46,8 +48,8 @@ def describe(plan: Plan, console: Console) -> None:
         ]
         memory = [_size(max(size)) if size else "" for size in sizes]
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
-        label = _label(same)
-        table.add_row(label, *same[0].title[1:3], extra, same[0].backend, ", ".join(shown), time, *memory)
+        title = (_label(same), *same[0].title[1:3], *([extra] if has_more else []))
+        table.add_row(*title, same[0].backend, ", ".join(shown), time, *memory)
     console.print(table)
     if needs:
         _describe_largest(plan, needs, console)

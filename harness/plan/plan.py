@@ -1,7 +1,7 @@
 """From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -205,7 +205,8 @@ class Plan:
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int
     ) -> PlannedCell:
-        title = (method.label, model.name, entry.name, extra(template, seed))
+        what = ", ".join(filter(None, [self._apart(entry), extra(template, seed)]))
+        title = (method.label, model.name, entry.name, what)
         missing = []
         if (
             self.suite.schedule.is_sequential
@@ -243,6 +244,12 @@ class Plan:
         if reasons := self._not_here(cell) or self._unreadable(cell, entry, data.texts[template]):
             return PlannedCell(title, method.backend, None, reasons)
         return PlannedCell(title, method.backend, cell)
+
+    def _apart(self, entry: DataEntry) -> str:
+        """The settings in which this entry differs from others of the same dataset: `relations unseen`."""
+        same = [asdict(other) for other in self.suite.datasets if other.name == entry.name]
+        differing = [key for key, value in asdict(entry).items() if any(other[key] != value for other in same)]
+        return ", ".join(f"{key} {getattr(entry, key)}" for key in differing)
 
     def _eval_batch(self, model: ModelRef) -> int:
         """Questions per forward pass; `auto` follows from the model and from the memory of the device.
