@@ -71,7 +71,7 @@ def random_models(
     with torch.no_grad():
         llm.get_input_embeddings().weight.copy_(tables.tables.llm_VD)
         plugin.get_input_embeddings().weight.copy_(tables.tables.plugin_UD)
-    return llm, EditedPlugin(plugin, byte_tokenizer(pair.plugin), weight_id, {})
+    return llm, EditedPlugin(plugin, byte_tokenizer(pair.plugin), weight_id, (), {})
 
 
 def measure(

@@ -72,7 +72,7 @@ def pair(bench: Workbench) -> TwoWays:
     """The target model with a plug-in that was edited with all records."""
     method = MethodBench(bench, "onceedit", {})
     method.build()
-    return TwoWays.pair(method.edit()[0], bench.requests)
+    return TwoWays.pair(method.edit()[0])
 
 
 KINDS: dict[str, Callable[[Workbench], TwoWays]] = {"plain": plain, "pair": pair}

@@ -18,7 +18,6 @@ from harness.evaluation.probes import ProbeQuery
 from harness.evaluation.protocol import Protocol
 from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
-from harness.records import EditRequest
 from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
 
@@ -54,13 +53,13 @@ class TwoWays:
         return cls(WeightEditedModel(model), PlainLoop(model), (model.model,), lambda: cls.plain(model))
 
     @classmethod
-    def pair(cls, pair: EditedModel, requests: Sequence[EditRequest]) -> "TwoWays":
+    def pair(cls, pair: EditedModel) -> "TwoWays":
         """A target model with OnceEdit's edited plug-in."""
         if not isinstance(pair, EnsembleModel):
             raise TypeError(f"a {type(pair).__name__} is not a pair of models")
 
         def again() -> TwoWays:
-            return cls.pair(EnsembleModel(pair.target, pair.plugin, pair.chooser, requests, pair.hparams), requests)
+            return cls.pair(EnsembleModel(pair.target, pair.plugin, pair.chooser, pair.hparams))
 
         return cls(pair, PairLoop(pair), (pair.target.model, pair.plugin.model), again)
 

@@ -408,6 +408,17 @@ class Method(ABC):
         """
         return self.edit(model, requests, artifacts, context)
 
+    def artifacts_in_sequence(
+        self, target: "ModelRef", data: DataRef, seed: int, ends: Sequence[int]
+    ) -> Mapping[str, ArtifactSpec]:
+        """Declare what a sequence of edits needs; by default the same as for all edits at once.
+
+        Args:
+            target, data, seed: as for `artifacts`.
+            ends: number of edits after each block, ascending; the last is the number of all edits.
+        """
+        return self.artifacts(target, data, seed)
+
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """Estimate what a cell needs in addition to the loaded target model. Must not import torch or read files.
 

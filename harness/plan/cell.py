@@ -110,7 +110,10 @@ class Cell:
     def _recipes(self) -> Mapping[str, ArtifactSpec]:
         method, given = self.planned_method, (self.model, self.data, self.seed)
         deciding = {name: choice.artifact(*given) for name, choice in method.hparams.choices().items()}
-        return {**deciding, **method.artifacts(*given)}
+        if not self.schedule.is_sequential:
+            return {**deciding, **method.artifacts(*given)}
+        ends = [block.stop for block in self.schedule.blocks(self.data.edits)]
+        return {**deciding, **method.artifacts_in_sequence(*given, ends)}
 
     @cached_property
     def planned_method(self) -> Method:

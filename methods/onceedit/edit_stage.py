@@ -1,12 +1,12 @@
 """The edit stage: edit the plug-in once with all requests, for every target model (OnceEdit eq. 5-7).
 
 Either the plug-in is trained, in full or with low-rank updates, or another method edits its weights and only `[WEIGHT]` is
-learned.
+learned. In a sequence, training goes on from the plug-in that the earlier blocks have left, and replays some of their edits.
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
 from methods.common.lora import block_linears, low_rank
 from methods.onceedit import borrowed
-from methods.onceedit.plugin import CALIBRATION, EditedPlugin, edits_digest
+from methods.onceedit.hparams import EARLIER
+from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, prompt_row
 from methods.onceedit.training import EpochLosses, fine_tune, losses, measured
-from methods.onceedit.weight_entry import append_entry, learn_entry, new_entry
+from methods.onceedit.weight_entry import append_entry, learn_entry, new_entry, take_entry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ _BINS = 10
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
-    """Edit the plug-in of `spec` and write it to `folder`: fp32 model, tokenizer, `calibration.json`.
+    """Edit the plug-in of `spec` and write it to `folder`: fp32 model, tokenizer, edits, `calibration.json`.
 
     The unedited plug-in is not changed. Deterministic for a given seed: a separate generator draws order and negatives.
 
@@ -46,7 +47,6 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     calibration = {
         "weight_id": plugin.weight_id,
         "tokenizer": loaded.framing,
-        "edits": edits_digest(requests),
         "epochs": len(history),
         "generation_loss": [epoch.generation for epoch in history],
         "weight_loss": [epoch.weight for epoch in history],
@@ -56,9 +56,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
             "negatives": _alpha_summary(plugin, unrelated),
         },
     }
-    plugin.model.save_pretrained(folder)
-    plugin.tokenizer.save_pretrained(folder)
-    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1), encoding="utf-8")
+    replace(plugin, requests=tuple(requests), calibration=calibration).save(folder)
     _verify_tokenizer(plugin.tokenizer, folder, [request.prompt for request in requests])
 
 
@@ -67,20 +65,20 @@ def _train(
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Fine-tune a copy, in full or with low-rank updates, together with `[WEIGHT]`; also return the losses per epoch."""
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
+    plugin, entry, learned = _start(loaded, spec, context)
     with context.clock.phase("edit"):
-        plugin = _copy(loaded)
-        edits, negatives = _rows(loaded.tokenizer, requests, unrelated)
-        entry = new_entry(plugin.model)
+        rows, negatives = _rows(loaded.tokenizer, requests, unrelated)
+        earlier, edits = rows[:learned], rows[learned:]
         if hparams["editor"] == "full":
             plugin.model.requires_grad_(True)
             if hparams["plugin_embeddings"] == "frozen":
                 plugin.model.get_input_embeddings().requires_grad_(False)
             weights = [weight for weight in plugin.model.parameters() if weight.requires_grad]
-            history = fine_tune(plugin, entry, weights, edits, negatives, hparams, seed, context.progress)
+            history = fine_tune(plugin, entry, weights, edits, negatives, hparams, seed, context.progress, earlier)
         else:
             generator = torch.Generator().manual_seed(seed)
             with low_rank(block_linears(plugin), hparams["lora_rank"], generator) as updates:
-                history = fine_tune(plugin, entry, updates, edits, negatives, hparams, seed, context.progress)
+                history = fine_tune(plugin, entry, updates, edits, negatives, hparams, seed, context.progress, earlier)
         return _finished(plugin, entry), history
 
 
@@ -100,6 +98,16 @@ def _borrow(
     return _finished(plugin, entry), [measured(plugin.model, entry, edits, negatives, hparams)]
 
 
+def _start(loaded: LoadedModel, spec: ArtifactSpec, context: Context) -> tuple[LoadedModel, nn.Linear, int]:
+    """The plug-in to train in fp32, its `[WEIGHT]`, and how many edits it has learned before."""
+    if EARLIER not in spec.needs:
+        plugin = _copy(loaded)
+        return plugin, new_entry(plugin.model), 0
+    earlier = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device, torch.float32)
+    entry = take_entry(earlier.model, earlier.weight_id)
+    return LoadedModel(loaded.ref, earlier.model, loaded.tokenizer), entry, len(earlier.requests)
+
+
 def _copy(loaded: LoadedModel) -> LoadedModel:
     """A frozen deep copy of the plug-in in fp32, because updates of 1e-4 are lost in bf16 weights."""
     return LoadedModel(loaded.ref, copy.deepcopy(loaded.model).float().eval().requires_grad_(False), loaded.tokenizer)
@@ -115,7 +123,7 @@ def _rows(
 
 def _finished(plugin: LoadedModel, entry: nn.Linear) -> EditedPlugin:
     weight_id = append_entry(plugin.model, entry)
-    return EditedPlugin(plugin.model.requires_grad_(False), plugin.tokenizer, weight_id, {})
+    return EditedPlugin(plugin.model.requires_grad_(False), plugin.tokenizer, weight_id, (), {})
 
 
 def _warm_up(loaded: LoadedModel, unrelated: Sequence[str], hparams: Mapping[str, Any]) -> None:

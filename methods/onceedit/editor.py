@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ArtifactSpec, Context, EditedModel, Method
+from harness.api import ArtifactSpec, Context, EditedModel, Method, State
 from harness.commands import harness_command
 from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
-from harness.records import DataRef, EditRequest
+from harness.records import DataRef, EditRequest, FirstEdits
 from harness.registry import register
 from methods.common import require_masks, require_train
 from methods.onceedit import borrowed
 from methods.onceedit.flops import EmbeddingTable, relative_matrix_flops
-from methods.onceedit.hparams import EDIT_STAGE, OnceEditHparams
+from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, OnceEditHparams
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
 
-EDIT_VERSION = 2
+EDIT_VERSION = 3
 """Increment when the edit stage yields a different plug-in for the same inputs."""
 
 STATE_VERSION = 2
@@ -58,14 +58,46 @@ class OnceEdit(Method):
             _require_verification(target)
         plugin = self.hparams.plugin_entry.reference(target.corpus or data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
+        return {EDIT: edit, **self._states(target, plugin), **self._edited_states(target, plugin, edit)}
+
+    def artifacts_in_sequence(
+        self, target: "ModelRef", data: DataRef, seed: int, ends: Sequence[int]
+    ) -> Mapping[str, ArtifactSpec]:
+        """A plug-in for each block, edited further from the one before it, and what depends on each.
+
+        Raises:
+            UserError: as `artifacts`, and if `editor` is a method, which knows nothing of earlier edits of the plug-in.
+        """
+        if self.hparams.editor not in borrowed.TRAINED:
+            raise UserError(
+                f"editor '{self.hparams.editor}' edits a plug-in once and cannot go on from its edits in sequence",
+                fix=f"editor: {' or '.join(borrowed.TRAINED)}",
+            )
+        if self.hparams.decode == "speculative":
+            _require_verification(target)
+        plugin = self.hparams.plugin_entry.reference(target.corpus or data)
+        needed, edit = dict(self._states(target, plugin)), None
+        for end in ends:
+            so_far = data if end == data.edits else FirstEdits.of(data, end)
+            edit = edit_artifact(plugin, so_far, self.hparams, seed, edit)
+            of_block = {EDIT: edit, **self._edited_states(target, plugin, edit)}
+            needed |= {_of_block(role, end): spec for role, spec in of_block.items()}
+        return needed
+
+    def _states(self, target: "ModelRef", plugin: "ModelRef") -> Mapping[str, ArtifactSpec]:
+        """The relative states that no edit changes."""
         if not self.hparams.fuses_anchors:
-            return {EDIT: edit}
-        is_shared = self.hparams.plugin_embeddings == "frozen"
-        return {
-            EDIT: edit,
-            STATE: state_artifact(target, plugin, self.hparams),
-            PLUGIN_STATE: state_artifact(plugin, target, self.hparams, None if is_shared else edit),
-        }
+            return {}
+        states = {STATE: state_artifact(target, plugin, self.hparams)}
+        if self.hparams.plugin_embeddings == "frozen":
+            states[PLUGIN_STATE] = state_artifact(plugin, target, self.hparams)
+        return states
+
+    def _edited_states(self, target: "ModelRef", plugin: "ModelRef", edit: ArtifactSpec) -> Mapping[str, ArtifactSpec]:
+        """The relative states that an edit changes."""
+        if not self.hparams.fuses_anchors or self.hparams.plugin_embeddings == "frozen":
+            return {}
+        return {PLUGIN_STATE: state_artifact(plugin, target, self.hparams, edit)}
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """The edited plug-in and both relative states; while answering, its passes and the rows of anchors that fusion reads."""
@@ -93,22 +125,47 @@ class OnceEdit(Method):
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
         """Attach the edited plug-in to the target model."""
+        return self._attached(model, len(requests), requests, artifacts, context)
+
+    def extend(
+        self,
+        model: "LoadedModel",
+        state: State,
+        requests: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> EditedModel:
+        """Attach the plug-in that has these edits as well."""
+        return self._attached(model, int(state[EDITS]) + len(requests), requests, artifacts, context)
+
+    def _attached(
+        self,
+        model: "LoadedModel",
+        edits: int,
+        last: Sequence[EditRequest],
+        artifacts: Mapping[str, Path],
+        context: Context,
+    ) -> EditedModel:
+        """The plug-in with so many edits, of which the last ones are given, attached to the target model."""
         import torch
 
         from methods.onceedit.ensemble import EnsembleModel
         from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
 
+        def folder(role: str) -> Path:
+            return artifacts[role] if role in artifacts else artifacts[_of_block(role, edits)]
+
         # half precision rounds too coarsely to tell whether a draft is right (see `rounding`)
         dtype = torch.float32 if self.hparams.decode == "speculative" else None
-        plugin = EditedPlugin.load(artifacts[EDIT], context.device, dtype)
-        plugin.require(requests)
+        plugin = EditedPlugin.load(folder(EDIT), context.device, dtype)
+        plugin.require(edits, last)
         with context.clock.phase("attach"):
             if not self.hparams.fuses_anchors:
-                return EnsembleModel.attach(model, plugin, requests, self.hparams)
-            target_side = PairState.load(artifacts[STATE], model.model)
-            plugin_side = PairState.load(artifacts[PLUGIN_STATE], plugin.model)
-            return EnsembleModel.attach(model, plugin, requests, self.hparams, target_side, plugin_side)
+                return EnsembleModel.attach(model, plugin, self.hparams)
+            target_side = PairState.load(folder(STATE), model.model)
+            plugin_side = PairState.load(folder(PLUGIN_STATE), plugin.model)
+            return EnsembleModel.attach(model, plugin, self.hparams, target_side, plugin_side)
 
 
 def _require_verification(target: "ModelRef") -> None:
@@ -130,8 +187,16 @@ def _require_verification(target: "ModelRef") -> None:
         )
 
 
-def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int) -> ArtifactSpec:
+def edit_artifact(
+    plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, seed: int, earlier: ArtifactSpec | None = None
+) -> ArtifactSpec:
     """The artifact with the edited plug-in; if another method edits it, that method's artifacts are among its needs.
+
+    Args:
+        plugin, data: what is edited, and with which edits.
+        hparams: the values of the edit stage.
+        seed: of the order of training.
+        earlier: the artifact with the first of these edits, where training goes on from them.
 
     Raises:
         UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, if `editor` is a method that
@@ -148,11 +213,16 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
     identity: dict[str, Any] = {
         "plugin": plugin.identity(),
         "data": data.identity(),
-        "hparams": hparams.model_dump(include=set(EDIT_STAGE)),
+        "hparams": hparams.model_dump(include={*EDIT_STAGE, *(["replay"] if earlier else [])}),
         "seed": seed,
         "version": EDIT_VERSION,
     }
     needs = {f"plugin/{role}": spec for role, spec in plugin.artifacts().items()}
+    edits = _edits(data)
+    if earlier:
+        identity[EARLIER] = earlier.key
+        needs[EARLIER] = earlier
+        edits = (edits - _edits(earlier.inputs["data"])) * (1 + hparams.replay)
     if hparams.editor not in borrowed.TRAINED:
         identity["editor"] = borrowed.identity(hparams.editor, plugin.name)
         wanted = borrowed.editor(identity["editor"]).artifacts(plugin, data, seed)
@@ -164,9 +234,19 @@ def edit_artifact(plugin: "ModelRef", data: DataRef, hparams: OnceEditHparams, s
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
-        passes=round(3 * hparams.epochs * data.edits * (1 + hparams.negatives)),
+        passes=round(3 * hparams.epochs * edits * (1 + hparams.negatives)),
         memory=_edit_memory(plugin, hparams),
     )
+
+
+def _edits(data: DataRef) -> float:
+    """How many of the records are edited."""
+    return data.so_far if isinstance(data, FirstEdits) else data.edits
+
+
+def _of_block(role: str, edits: int) -> str:
+    """The role, in a sequence, of what is made after so many edits."""
+    return f"{role}/{edits}"
 
 
 def state_artifact(

@@ -14,17 +14,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.api import EditedModel, Ends
+from harness.api import EditedModel, Ends, State
 from harness.models.edited import Growing
 from harness.models.loaded import LoadedModel
-from harness.records import EditRequest
 from harness.tokens import Query
 from methods.onceedit.choose import AnchorChooser, Choice, Chooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.flops import EmbeddingTable, paper_flops
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
-from methods.onceedit.hparams import OnceEditHparams
+from methods.onceedit.hparams import EDITS, OnceEditHparams
 from methods.onceedit.memory import Gate
 from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
@@ -44,15 +43,14 @@ class EnsembleModel(EditedModel):
         target: LoadedModel,
         plugin: EditedPlugin,
         chooser: Chooser,
-        requests: Sequence[EditRequest],
         hparams: OnceEditHparams,
         round_trip: float | None = None,
     ) -> None:
         self.round_trip = round_trip
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
         self._vocabulary = Vocabulary.of(target.tokenizer)
-        self._edited_prompts = {request.prompt for request in requests}
-        self._gate = Gate(hparams, plugin, requests)
+        self._edited_prompts = {request.prompt for request in plugin.requests}
+        self._gate = Gate(hparams, plugin)
         self._alpha_of: dict[str, float] = {}
         self._held_back = 0
         self._counts: Counter[str] = Counter()
@@ -66,7 +64,6 @@ class EnsembleModel(EditedModel):
         cls,
         target: LoadedModel,
         plugin: EditedPlugin,
-        requests: Sequence[EditRequest],
         hparams: OnceEditHparams,
         target_side: PairState | None = None,
         plugin_side: PairState | None = None,
@@ -80,7 +77,7 @@ class EnsembleModel(EditedModel):
             tokens = (Tokens.of(own, other, n_own, target.device), Tokens.of(other, own, n_other, target.device))
             top = hparams.top_k if hparams.decoder == "unite" else None
             union = UnionChooser(*tokens, top, gate=hparams.alpha_gate, eos_id=eos_id)
-            return cls(target, plugin, union, requests, hparams)
+            return cls(target, plugin, union, hparams)
 
         def side(own: LoadedModel | EditedPlugin, other: LoadedModel | EditedPlugin) -> PairState:
             return PairState.of(
@@ -104,7 +101,7 @@ class EnsembleModel(EditedModel):
         )
         sides = (Projection(target_side.state), Projection(plugin_side.state))
         anchored = AnchorChooser(*sides, decoder, hparams.keep_own, gate=hparams.alpha_gate, eos_id=eos_id)
-        return cls(target, plugin, anchored, requests, hparams, target_side.round_trip)
+        return cls(target, plugin, anchored, hparams, target_side.round_trip)
 
     @property
     def anchored(self) -> AnchorChooser:
@@ -172,6 +169,10 @@ class EnsembleModel(EditedModel):
             growing.add(torch.tensor([tokens.get(n, 0) for n in range(len(queries))]))
         self._counts.update(written=sum(map(len, made)), fed=stepwise.n_fed)
         return growing.continuations()
+
+    def state(self) -> State:
+        """The number of edits; the plug-ins themselves are artifacts."""
+        return {EDITS: torch.tensor(len(self.plugin.requests))}
 
     def remarks(self) -> Sequence[str]:
         """How many of the target model's own tokens the round trip loses, if it loses more than a few."""

@@ -26,6 +26,13 @@ EDIT_STAGE = (
 """The keys that determine what the plug-in learns; together with plug-in, data and seed, the identity of the edit."""
 
 
+EARLIER = "earlier"
+"""The role of the plug-in with the edits of earlier blocks, among the needs of an edit in sequence."""
+
+EDITS = "edits"
+"""The state of an edited model: the number of its edits, which says which plug-in of a sequence it has."""
+
+
 class OnceEditHparams(Hparams):
     """All hyper-parameters of OnceEdit; values and their sources are in `methods/hparams/onceedit/`.
 
@@ -39,6 +46,7 @@ class OnceEditHparams(Hparams):
         editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
             own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`, `negatives`,
             `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
+        replay: in a sequence, edits of earlier blocks per edit of a block and epoch, so that they are not unlearned.
         lora_rank: rank of the updates; used only by `lora`.
         precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -76,6 +84,7 @@ class OnceEditHparams(Hparams):
     stop_accuracy: float = Field(ge=0, le=1)
     stop_bce: float = Field(ge=0)
     editor: str
+    replay: float = Field(ge=0)
     lora_rank: int = Field(ge=1)
     precision: Literal["fp32", "bf16"]
     gradient_checkpointing: bool
@@ -155,6 +164,7 @@ class OnceEditHparams(Hparams):
 
         Values of `similarity` are left out where alpha does not depend on them, and so are `decode: exact`,
         `anchor_share: 1`, and `top_k` without `decoder: unite`, so that cells are those from before there was a choice.
+        `replay` is in the identity of the artifacts that depend on it.
         """
         values = {**super().identity(), "plugin": self.plugin_entry.name}
         for name, usual in (("decode", "exact"), ("anchor_share", 1.0)):
@@ -162,6 +172,7 @@ class OnceEditHparams(Hparams):
                 del values[name]
         if self.decoder != "unite":
             del values["top_k"]
+        del values["replay"]
         return {key: value for key, value in values.items() if self.remembers or not key.startswith("similarity_")}
 
     @property

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.records import EditRequest
 from methods.common.similarity import Embeddings, PromptMemory
 
 if TYPE_CHECKING:
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from methods.onceedit.plugin import EditedPlugin
 
 
-def remember(plugin: "EditedPlugin", requests: Sequence[EditRequest], subject_share: float) -> PromptMemory:
-    """A memory of edited prompts in the plug-in's embeddings; `[WEIGHT]` does not count for their mean."""
+def remember(plugin: "EditedPlugin", subject_share: float) -> PromptMemory:
+    """A memory of the edited prompts in the plug-in's embeddings; `[WEIGHT]` does not count for their mean."""
     rows_VD = plugin.model.get_input_embeddings().weight.detach()
-    return PromptMemory.of(Embeddings.of(plugin.tokenizer, rows_VD, plugin.weight_id), requests, subject_share)
+    return PromptMemory.of(Embeddings.of(plugin.tokenizer, rows_VD, plugin.weight_id), plugin.requests, subject_share)
 
 
 class Gate:
@@ -31,12 +30,11 @@ class Gate:
     Args:
         hparams: `alpha`, and what the similarity depends on. For `fixed`, alpha is reported as learned.
         plugin: the edited plug-in.
-        requests: its edits.
     """
 
-    def __init__(self, hparams: "OnceEditHparams", plugin: "EditedPlugin", requests: Sequence[EditRequest]) -> None:
+    def __init__(self, hparams: "OnceEditHparams", plugin: "EditedPlugin") -> None:
         self._hparams = hparams
-        self._memory = remember(plugin, requests, hparams.similarity_subject) if hparams.remembers else None
+        self._memory = remember(plugin, hparams.similarity_subject) if hparams.remembers else None
 
     def alpha(self, prompts: Sequence[str], learned_N: Tensor) -> Tensor:
         """Alpha of each prompt; `learned_N` are those of `[WEIGHT]`."""

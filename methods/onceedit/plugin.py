@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.identity import digest
 from harness.models.batching import length_sorted
 from harness.models.loaded import logits_of
 from harness.models.precision import at_least_fp32
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CALIBRATION = "calibration.json"
+
+EDITS_FILE = "edits.json"
 
 _ROWS_PER_FORWARD = 128
 
@@ -106,12 +107,14 @@ class EditedPlugin:
 
     Attributes:
         weight_id: id of `[WEIGHT]`, the last row of the input embeddings and of the output head.
+        requests: all its edits, in the order in which they were made.
         calibration: report of the edit stage: alpha on edits and negatives, epochs, losses.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     weight_id: int
+    requests: tuple[EditRequest, ...]
     calibration: dict[str, Any]
 
     @classmethod
@@ -136,16 +139,29 @@ class EditedPlugin:
         make_rowwise(model)
         model = model.to(device).eval().requires_grad_(False)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return cls(model, tokenizer, calibration["weight_id"], calibration)
+        edits = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
+        return cls(
+            model, tokenizer, calibration["weight_id"], tuple(EditRequest(**edit) for edit in edits), calibration
+        )
 
-    def require(self, requests: Sequence[EditRequest]) -> None:
-        """Check that this plug-in was edited with exactly these requests.
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        for name, content in (
+            (CALIBRATION, self.calibration),
+            (EDITS_FILE, [asdict(request) for request in self.requests]),
+        ):
+            (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def require(self, edits: int, last: Sequence[EditRequest]) -> None:
+        """Check that this plug-in has so many edits, and which the last ones are.
 
         Raises:
-            ValueError: if it was not; the plug-in is edited with all requests of a cell at once.
+            ValueError: if it does not.
         """
-        if self.calibration["edits"] != edits_digest(requests):
-            raise ValueError(f"the plug-in was not edited with these {len(requests)} requests")
+        if len(self.requests) != edits or self.requests[edits - len(last) :] != tuple(last):
+            raise ValueError(f"the plug-in was not edited with these {edits} requests")
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text.
@@ -216,8 +232,3 @@ def add_weight_entry(model: "PreTrainedModel") -> int:
     for table in tables:
         table[weight_id] = table[:weight_id].mean(dim=0)
     return weight_id
-
-
-def edits_digest(requests: Sequence[EditRequest]) -> str:
-    """Order-independent hash of a set of edits."""
-    return digest(sorted((request.record_id, request.prompt, request.target_new) for request in requests))

@@ -54,12 +54,14 @@ def fine_tune(
     hparams: Mapping[str, Any],
     seed: int,
     progress: Callable[[str, int], AbstractContextManager[Advance]],
+    earlier: Sequence[Sequence[TrainingRow]] = (),
 ) -> list[EpochLosses]:
     """Minimise L_gen + λ · L_weight (OnceEdit eq. 7) in place and return the losses per epoch.
 
     An epoch contains every edit once and `negatives` prompts per edit, drawn without replacement and spread evenly, so a
-    ratio of 1:1 gives 16 + 16 in a batch of 32. Training stops after the first epoch that reaches both `stop_accuracy` (of
-    target tokens) and `stop_bce`. The host synchronises with the device once per epoch.
+    ratio of 1:1 gives 16 + 16 in a batch of 32. In a sequence, `replay` earlier edits per edit are drawn likewise and count
+    as edits, so that an epoch costs the same however many there are. Training stops after the first epoch that reaches both
+    `stop_accuracy` (of target tokens) and `stop_bce`. The host synchronises with the device once per epoch.
 
     Args:
         plugin: the plug-in in fp32.
@@ -69,6 +71,7 @@ def fine_tune(
         hparams: values of `OnceEditHparams`.
         seed: seed of the order and of the choice of negatives.
         progress: see `Context.progress`.
+        earlier: training rows of the edits that the plug-in has learned before.
 
     Raises:
         UserError: if training diverges.
@@ -77,8 +80,9 @@ def fine_tune(
     optimiser = torch.optim.AdamW(
         [*trained, *entry.parameters()], lr=hparams["lr"], weight_decay=hparams["weight_decay"], fused=True
     )
-    n_negatives = negatives_per_epoch(len(edits), len(negatives), hparams)
-    steps = -(-(len(edits) + n_negatives) // hparams["batch"])
+    n_replayed = min(len(earlier), round(len(edits) * hparams["replay"])) if earlier else 0
+    n_negatives = negatives_per_epoch(len(edits) + n_replayed, len(negatives), hparams)
+    steps = -(-(len(edits) + n_replayed + n_negatives) // hparams["batch"])
     history: list[EpochLosses] = []
     with (
         _checkpointed(plugin, hparams["gradient_checkpointing"]),
@@ -86,7 +90,8 @@ def fine_tune(
     ):
         for epoch in range(hparams["epochs"]):
             sums_5 = torch.zeros(5, dtype=torch.float64, device=plugin.device)
-            for rows in epoch_batches(edits, negatives, n_negatives, hparams["batch"], generator):
+            replayed = _drawn(earlier, n_replayed, generator)
+            for rows in epoch_batches([*edits, *replayed], negatives, n_negatives, hparams["batch"], generator):
                 loss, figures_5 = losses(plugin.model, entry, rows, hparams)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -104,6 +109,13 @@ def fine_tune(
             if reached.accuracy >= hparams["stop_accuracy"] and knows_weight:
                 break
     return history
+
+
+def _drawn(
+    earlier: Sequence[Sequence[TrainingRow]], number: int, generator: torch.Generator
+) -> list[Sequence[TrainingRow]]:
+    """So many earlier edits, without replacement; the generator is left alone if none are wanted."""
+    return [earlier[place] for place in torch.randperm(len(earlier), generator=generator)[:number]] if number else []
 
 
 def losses(

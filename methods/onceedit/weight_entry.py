@@ -52,6 +52,18 @@ def append_entry(model: "PreTrainedModel", entry: nn.Linear) -> int:
 
 
 @torch.no_grad()
+def take_entry(model: "PreTrainedModel", weight_id: int) -> nn.Linear:
+    """The opposite of `append_entry`: remove the last entry from the model's vocabulary in place and return it."""
+    head = model.get_output_embeddings()
+    entry = new_entry(model)
+    entry.weight.copy_(head.weight[weight_id:])
+    if entry.bias is not None:
+        entry.bias.copy_(head.bias[weight_id:])
+    model.resize_token_embeddings(weight_id)
+    return entry
+
+
+@torch.no_grad()
 def learn_entry(
     model: "PreTrainedModel",
     entry: nn.Linear,

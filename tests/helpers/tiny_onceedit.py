@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from harness.records import FirstEdits
 from methods.onceedit.hparams import OnceEditHparams
 from tests.helpers.tiny_models import tiny_model
 
@@ -44,7 +45,7 @@ class FakeContext:
         return self.models.setdefault(ref, tiny_model("llama", seed=7))
 
     def load_data(self, ref):
-        return self.data
+        return ref.cut(self.data) if isinstance(ref, FirstEdits) else self.data
 
     def artifact(self, spec):
         return self.folders[spec.key]
@@ -70,6 +71,7 @@ def hparams_with(**changes):
         "stop_accuracy": 1.0,
         "stop_bce": 0.05,
         "editor": "full",
+        "replay": 1.0,
         "lora_rank": 2,
         "precision": "fp32",
         "gradient_checkpointing": False,

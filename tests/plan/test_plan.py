@@ -303,13 +303,18 @@ def test_a_sequential_cell_needs_the_unedited_answers_at_each_of_its_points(plan
 
 
 def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_one_line(plan_of, home):
-    plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
-    made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", plug_in])
-    assert made.missing() == {
-        "method 'onceedit' makes all its edits in one act and cannot go on from them in sequence": "2 cells of onceedit"
-    }
+    theirs = {"name": "grace", "backend": "easyedit"}
+    made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", theirs])
+    reasons = [reason for planned in made.cells if planned.cell is None for reason in planned.missing]
+    assert "method 'grace' makes all its edits in one act and cannot go on from them in sequence" in reasons
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
-    assert not plan_of(methods=["none", plug_in], models=["tiny/llama"]).missing()
+
+
+def test_what_onceedit_needs_in_sequence_is_a_plug_in_for_each_block(plan_of):
+    plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
+    cells = [plan_of(schedule=schedule, methods=[plug_in]).runnable[0] for schedule in (SEQUENCE, "batch")]
+    edits = [[role for role in cell.artifacts() if role.startswith("plugin_edit")] for cell in cells]
+    assert edits == [["plugin_edit/2", "plugin_edit/4", "plugin_edit/5", "plugin_edit/6", "plugin_edit/8"], ["plugin_edit"]]
 
 
 def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):

@@ -174,7 +174,7 @@ def test_teacher_forcing_equals_reading_one_prefix_at_a_time(target, plugin, req
     expected = [
         [reference.step(query, query.target_ids[:j])[0] for j in range(len(query.target_ids))] for query in queries
     ]
-    assert EnsembleModel.attach(target, plugin, requests, hparams).teacher_forced(queries) == expected
+    assert EnsembleModel.attach(target, plugin, hparams).teacher_forced(queries) == expected
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=named)
@@ -187,7 +187,7 @@ def test_generation_equals_one_step_at_a_time(target, plugin, requests, queries,
         for _ in query.target_ids:
             ids.append(reference.step(query, ids)[0])
         expected.append(ids)
-    assert EnsembleModel.attach(target, plugin, requests, hparams).generate(queries) == expected
+    assert EnsembleModel.attach(target, plugin, hparams).generate(queries) == expected
 
 
 @pytest.mark.parametrize(
@@ -212,18 +212,18 @@ def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(target, 
             else:
                 read = [*read, pair.plugin_ids[anchor]]
         expected.append(ids)
-    assert EnsembleModel.attach(target, plugin, requests, hparams).generate(queries) == expected
+    assert EnsembleModel.attach(target, plugin, hparams).generate(queries) == expected
 
 
 def test_a_batch_equals_its_questions_one_by_one(target, plugin, requests, queries):
-    together = EnsembleModel.attach(target, plugin, requests, hparams_with())
-    alone = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    together = EnsembleModel.attach(target, plugin, hparams_with())
+    alone = EnsembleModel.attach(target, plugin, hparams_with())
     assert together.teacher_forced(queries) == [alone.teacher_forced([query])[0] for query in queries]
     assert together.generate(queries) == [alone.generate([query])[0] for query in queries]
 
 
 def test_a_closed_gate_leaves_the_model_to_itself(target, plugin, requests, queries):
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
+    pair = EnsembleModel.attach(target, plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
     assert pair.teacher_forced(queries) == [own_teacher_forced(target, query) for query in queries]
     assert pair.generate(queries) == [own_generation(target, query) for query in queries]
     assert pair.diagnostics()["gated_share"] == 1.0
@@ -233,7 +233,7 @@ def test_a_closed_gate_leaves_the_model_to_itself(target, plugin, requests, quer
 def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, plugin, requests):
     """In fp32, where another batch shape could round otherwise and a locality question be lost to it."""
     target = tiny_model(architecture)
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
+    pair = EnsembleModel.attach(target, plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
     queries = [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
     seen = []
     hook = target.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -253,7 +253,7 @@ def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(plugin, re
     target = tiny_model("llama")
     target.model.double()
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
     queries = [joint_query(target.tokenizer, request.prompt, request.target_new) for request in requests]
     answers = [list(query.target_ids) for query in queries]
     assert pair.teacher_forced(queries) == answers
@@ -265,7 +265,7 @@ def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(plugin, re
 def test_diagnostics_tell_edits_from_other_prompts(plugin, requests):
     target = tiny_model("mistral")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
     sizes = {"anchors", "vocabulary", "width", "plugin_vocabulary", "plugin_width"}
     assert set(pair.diagnostics()) == sizes
     pair.teacher_forced([joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS])
@@ -280,7 +280,7 @@ def test_diagnostics_tell_edits_from_other_prompts(plugin, requests):
 def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):
     target = tiny_model("gptj")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
     query = joint_query(target.tokenizer, "Paris", "is the capital of France")
     texts = ["Paris", *("Paris" + target.tokenizer.decode(query.target_ids[:n]) for n in range(len(query.target_ids)))]
     alone = [tuple(plugin.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)]
@@ -292,7 +292,7 @@ def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):
 
 
 def test_no_question_has_no_answer(plugin, requests):
-    pair = EnsembleModel.attach(tiny_model("llama"), plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(tiny_model("llama"), plugin, hparams_with())
     assert pair.teacher_forced([]) == pair.generate([]) == pair.scope([]) == []
 
 
@@ -300,7 +300,7 @@ def test_inside_a_character_the_plugin_has_no_say(plugin, requests):
     """GPT-J spells 日 in bytes; after the first of them the text is held back."""
     target = tiny_model("gptj")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
     letters = [target.tokenizer.convert_tokens_to_ids(letter) for letter in "ĠæĹ¥"]
     query = Query(
         "東京 is the capital of", "日", tuple(target.tokenizer("東京 is the capital of")["input_ids"]), tuple(letters)
@@ -311,7 +311,7 @@ def test_inside_a_character_the_plugin_has_no_say(plugin, requests):
 
 def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, plugin, requests):
     """The target's first id may begin before the prompt ends; the plug-in then reads what stands in front of it."""
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
     ids = tuple(target.tokenizer("Björk was born in Reykjavík")["input_ids"])
     prompt = tuple(target.tokenizer("Björk was born")["input_ids"])
     assert ids[: len(prompt)] == prompt
@@ -322,8 +322,8 @@ def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, plug
 
 
 def test_one_query_may_be_asked_under_both_protocols_in_any_order(target, plugin, requests, queries):
-    first = EnsembleModel.attach(target, plugin, requests, hparams_with())
-    second = EnsembleModel.attach(target, plugin, requests, hparams_with())
+    first = EnsembleModel.attach(target, plugin, hparams_with())
+    second = EnsembleModel.attach(target, plugin, hparams_with())
     forced, generated = first.teacher_forced(queries), first.generate(queries)
     assert second.generate(queries) == generated
     assert second.teacher_forced(queries) == forced

@@ -22,7 +22,7 @@ def plugin(plugin_folder):
 
 def pair_and_queries(target, plugin, requests, **changes):
     """A pair, what it is asked, and its two base models."""
-    pair = EnsembleModel.attach(target, plugin, requests, hparams_with(**changes))
+    pair = EnsembleModel.attach(target, plugin, hparams_with(**changes))
     queries = [Query(prompt, "", tuple(target.tokenizer(prompt)["input_ids"]), (0,) * STEPS) for prompt, _ in EDITS]
     return pair, queries, (target.model.base_model, plugin.model.base_model)
 

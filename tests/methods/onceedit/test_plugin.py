@@ -17,7 +17,7 @@ def with_weight_entry(architecture, dtype):
         head.weight[weight_id] = torch.linspace(-0.3, 0.4, head.weight.shape[1])
         if getattr(head, "bias", None) is not None:
             head.bias[weight_id] = 0.5
-    return EditedPlugin(loaded.model.to(dtype), loaded.tokenizer, weight_id, {})
+    return EditedPlugin(loaded.model.to(dtype), loaded.tokenizer, weight_id, (), {})
 
 
 def prefixes(text, rest):

@@ -40,7 +40,7 @@ def asked(target, prompts=PROMPTS, longest=32):
 
 
 def pair_of(target, plugin, requests, **changes):
-    return EnsembleModel.attach(target, plugin, requests, hparams_with(**changes))
+    return EnsembleModel.attach(target, plugin, hparams_with(**changes))
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(map(str, changes)) or "default")

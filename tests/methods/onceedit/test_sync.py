@@ -20,7 +20,7 @@ def edited(architecture):
     """A tiny model as a plug-in; its last entry stands in for `[WEIGHT]`."""
     loaded = tiny_model(architecture)
     loaded.model.double()
-    return EditedPlugin(loaded.model, loaded.tokenizer, loaded.model.config.vocab_size - 1, {})
+    return EditedPlugin(loaded.model, loaded.tokenizer, loaded.model.config.vocab_size - 1, (), {})
 
 
 def transcript(architecture, prompt):

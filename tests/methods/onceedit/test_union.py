@@ -101,7 +101,7 @@ def test_an_ensemble_answers_without_relative_states_and_leaves_the_model_alone_
     target, plugin = tiny_model("llama"), EditedPlugin.load(plugin_folder, "cpu")
     queries = [joint_query(target.tokenizer, prompt, "Paris, France") for prompt, _ in EDITS]
     unedited, edited = (
-        EnsembleModel.attach(target, plugin, requests, hparams_with(decoder=decoder, alpha="fixed", alpha_fixed=alpha))
+        EnsembleModel.attach(target, plugin, hparams_with(decoder=decoder, alpha="fixed", alpha_fixed=alpha))
         for alpha in (0.0, 1.0)
     )
     own = [
