@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
@@ -43,7 +44,11 @@ _SPAWN = multiprocessing.get_context("spawn")
 class LocalProfile(LaunchProfile):
     """This machine, without a scheduler."""
 
-    processes: Count | None = Field(None, description="batches that run at once; default: one per GPU, one without GPU")
+    processes: Count | Literal["cores"] | None = Field(
+        None,
+        description="batches that run at once; `cores`: as many as have cores of their own for the suite's `threads`; default: "
+        "one per GPU, one without GPU",
+    )
     packing: Count = Field(8, description="jobs of a batch, which all load the same model, at most")
 
 
@@ -60,7 +65,7 @@ class LocalLauncher(Launcher):
         reopen(plan.store, todo)
         display.expect(todo)
         devices = gpus() if plan.device == "cuda" else []
-        processes = self.profile.processes or max(1, len(devices))
+        processes = self.processes(plan.suite.threads, devices)
         if processes == 1:
             run_batch(Batch("all", plan.store.root, tuple(todo), plan.device, plan.suite.threads), display)
         else:
@@ -68,6 +73,20 @@ class LocalLauncher(Launcher):
                 for batches in waves(plan, todo, self.profile.packing):
                     workers.run(batches)
         return summarize(plan, todo)
+
+    def processes(self, threads: int | None, devices: Sequence[str]) -> int:
+        """How many processes there are; cells without a number of threads take all cores, so one runs at a time."""
+        wanted = self.profile.processes
+        if isinstance(wanted, int):
+            return wanted
+        if wanted == "cores" and threads and not devices:
+            return max(1, cores() // threads)
+        return max(1, len(devices))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

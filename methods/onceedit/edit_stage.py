@@ -5,7 +5,7 @@ learned. In a sequence, training goes on from the plug-in that the earlier block
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from torch import nn
 from harness.api import ArtifactSpec, Context
 from harness.models.loaded import LoadedModel
 from harness.records import EditRequest
+from methods.common import prefixes
 from methods.common.lora import block_linears, low_rank
 from methods.onceedit import borrowed
-from methods.onceedit.hparams import EARLIER
+from methods.onceedit.hparams import EARLIER, PREFIXES
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, prompt_row
 from methods.onceedit.training import EpochLosses, fine_tune, losses, measured
@@ -67,8 +68,9 @@ def _train(
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
     plugin, entry, learned = _start(loaded, spec, context)
     with context.clock.phase("edit"):
-        rows, negatives = _rows(loaded.tokenizer, requests, unrelated)
-        earlier, edits = rows[:learned], rows[learned:]
+        fronts = _prefixes(spec, context)
+        edits, negatives = _rows(loaded.tokenizer, requests[learned:], unrelated, fronts)
+        earlier, _ = _rows(loaded.tokenizer, requests[:learned], (), fronts)
         if hparams["editor"] == "full":
             plugin.model.requires_grad_(True)
             if hparams["plugin_embeddings"] == "frozen":
@@ -91,7 +93,7 @@ def _borrow(
     plugin = _copy(loaded)
     editor.edit(plugin, requests, {role: context.artifact(need) for role, need in needed.items()}, context)
     with context.clock.phase("edit"):
-        edits, negatives = _rows(loaded.tokenizer, requests, unrelated)
+        edits, negatives = _rows(loaded.tokenizer, requests, unrelated, _prefixes(spec, context))
         entry = new_entry(plugin.model)
         if hparams["lambda_weight"]:
             learn_entry(plugin.model, entry, edits, negatives, hparams)
@@ -113,12 +115,27 @@ def _copy(loaded: LoadedModel) -> LoadedModel:
     return LoadedModel(loaded.ref, copy.deepcopy(loaded.model).float().eval().requires_grad_(False), loaded.tokenizer)
 
 
+def _prefixes(spec: ArtifactSpec, context: Context) -> Iterator[list[str]]:
+    """What to put in front of one prompt after the other: nothing, and as many context prefixes as there are to be."""
+    contexts = spec.identity["hparams"]["contexts"]
+    texts = prefixes.load(context.artifact(spec.needs[PREFIXES])) if contexts else ()
+    generator = torch.Generator().manual_seed(spec.identity["seed"])
+    while True:
+        drawn = torch.randperm(len(texts), generator=generator)[:contexts].tolist()
+        yield ["", *(texts[place] for place in drawn)]
+
+
 def _rows(
-    tokenizer: "PreTrainedTokenizerBase", requests: Sequence[EditRequest], unrelated: Sequence[str]
+    tokenizer: "PreTrainedTokenizerBase",
+    requests: Sequence[EditRequest],
+    unrelated: Sequence[str],
+    fronts: Iterator[list[str]],
 ) -> tuple[list[list[TrainingRow]], list[TrainingRow]]:
-    """Training rows of each edit and of the unrelated prompts."""
-    edits = [edit_rows(tokenizer, request) for request in requests]
-    return edits, [prompt_row(tokenizer, prompt, is_edit=False) for prompt in unrelated]
+    """Training rows of each edit and of the unrelated prompts, behind each of their prefixes."""
+    behind = [replace(edit, prompt=front + edit.prompt) for edit in requests for front in next(fronts)]
+    edits = [edit_rows(tokenizer, request) for request in behind]
+    prompts = [front + prompt for prompt in unrelated for front in next(fronts)]
+    return edits, [prompt_row(tokenizer, prompt, is_edit=False) for prompt in prompts]
 
 
 def _finished(plugin: LoadedModel, entry: nn.Linear) -> EditedPlugin:

@@ -10,10 +10,10 @@ from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest, FirstEdits
 from harness.registry import register
-from methods.common import require_masks, require_train
+from methods.common import prefixes, require_masks, require_train
 from methods.onceedit import borrowed
 from methods.onceedit.flops import EmbeddingTable, relative_matrix_flops
-from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, OnceEditHparams
+from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, PREFIXES, OnceEditHparams
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
@@ -24,6 +24,9 @@ EDIT_VERSION = 3
 
 STATE_VERSION = 2
 """Increment when the contents of a pair's relative state change."""
+
+CONTEXTS = ((10, 5), (20, 5))
+"""Groups of context prefixes: length in tokens, and number per first word (of five)."""
 
 STATE_BYTES = 304
 """Bytes of a relative state per token: six numbers in fp64, and the nearest 32 anchors with their exponents."""
@@ -218,6 +221,8 @@ def edit_artifact(
         "version": EDIT_VERSION,
     }
     needs = {f"plugin/{role}": spec for role, spec in plugin.artifacts().items()}
+    if hparams.contexts:
+        needs[PREFIXES] = prefixes.artifact(plugin, CONTEXTS, seed)
     edits = _edits(data)
     if earlier:
         identity[EARLIER] = earlier.key
@@ -234,7 +239,7 @@ def edit_artifact(
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
-        passes=round(3 * hparams.epochs * edits * (1 + hparams.negatives)),
+        passes=round(3 * hparams.epochs * edits * (1 + hparams.contexts) * (1 + hparams.negatives)),
         memory=_edit_memory(plugin, hparams),
     )
 

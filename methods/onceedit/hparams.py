@@ -18,6 +18,7 @@ EDIT_STAGE = (
     "stop_accuracy",
     "stop_bce",
     "editor",
+    "contexts",
     "lora_rank",
     "precision",
     "gradient_checkpointing",
@@ -25,6 +26,9 @@ EDIT_STAGE = (
 )
 """The keys that determine what the plug-in learns; together with plug-in, data and seed, the identity of the edit."""
 
+
+PREFIXES = "prefixes"
+"""The role of the context prefixes among the needs of an edit."""
 
 EARLIER = "earlier"
 """The role of the plug-in with the edits of earlier blocks, among the needs of an edit in sequence."""
@@ -46,6 +50,8 @@ class OnceEditHparams(Hparams):
         editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
             own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`, `negatives`,
             `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
+        contexts: context prefixes (`methods.common.prefixes`) in front of each edit and each unrelated prompt, next to the plain
+            prompt, so that an edit holds behind other text as well.
         replay: in a sequence, edits of earlier blocks per edit of a block and epoch, so that they are not unlearned.
         lora_rank: rank of the updates; used only by `lora`.
         precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
@@ -84,6 +90,7 @@ class OnceEditHparams(Hparams):
     stop_accuracy: float = Field(ge=0, le=1)
     stop_bce: float = Field(ge=0)
     editor: str
+    contexts: int = Field(ge=0)
     replay: float = Field(ge=0)
     lora_rank: int = Field(ge=1)
     precision: Literal["fp32", "bf16"]

@@ -71,6 +71,7 @@ def hparams_with(**changes):
         "stop_accuracy": 1.0,
         "stop_bce": 0.05,
         "editor": "full",
+        "contexts": 0,
         "replay": 1.0,
         "lora_rank": 2,
         "precision": "fp32",

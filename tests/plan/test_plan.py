@@ -314,7 +314,10 @@ def test_what_onceedit_needs_in_sequence_is_a_plug_in_for_each_block(plan_of):
     plug_in = {"name": "onceedit", "plugin": "tinyllama-1.1b"}
     cells = [plan_of(schedule=schedule, methods=[plug_in]).runnable[0] for schedule in (SEQUENCE, "batch")]
     edits = [[role for role in cell.artifacts() if role.startswith("plugin_edit")] for cell in cells]
-    assert edits == [["plugin_edit/2", "plugin_edit/4", "plugin_edit/5", "plugin_edit/6", "plugin_edit/8"], ["plugin_edit"]]
+    assert edits == [
+        ["plugin_edit/2", "plugin_edit/4", "plugin_edit/5", "plugin_edit/6", "plugin_edit/8"],
+        ["plugin_edit"],
+    ]
 
 
 def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):

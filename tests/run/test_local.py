@@ -15,7 +15,7 @@ from rich.console import Console
 
 from harness.plan.job import jobs
 from harness.plan.plan import Plan
-from harness.run import progress
+from harness.run import local, progress
 from harness.run.jobs import Batch, waves
 from harness.run.local import LocalLauncher, LocalProfile, Workers, gpus
 from harness.run.progress import Display
@@ -54,6 +54,25 @@ def alone(home, tmp_path_factory):
     summary, lines = launched(plan_of(home, store))
     assert (len(summary.finished), summary.failed, summary.kept) == (4, (), ())
     return results(store), lines
+
+
+@pytest.mark.parametrize(
+    ("wanted", "threads", "gpus", "processes"),
+    [
+        (None, 1, [], 1),
+        (None, 1, ["0", "1"], 2),
+        (3, None, ["0"], 3),
+        ("cores", 1, [], 8),
+        ("cores", 3, [], 2),
+        ("cores", 16, [], 1),
+        ("cores", None, [], 1),
+        ("cores", 1, ["0", "1"], 2),
+    ],
+)
+def test_processes_follow_from_profile_threads_and_gpus(monkeypatch, wanted, threads, gpus, processes):
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    launcher = LocalLauncher(LocalProfile(launcher="local", processes=wanted))
+    assert launcher.processes(threads, gpus) == processes
 
 
 def without_numbers(lines):

@@ -49,7 +49,7 @@ def test_an_unknown_name_is_reported_where_a_suite_has_written_it(tmp_path, name
 
 def test_every_launcher_has_profiles_of_its_own_and_all_are_sound():
     loaded = {name: type(load_profile(name)) for name in profile_names()}
-    assert loaded == {"a100": registry.launchers.get("slurm"), "local": LocalLauncher}
+    assert loaded == {"a100": registry.launchers.get("slurm"), "cores": LocalLauncher, "local": LocalLauncher}
 
 
 def test_a_profile_in_the_working_directory_goes_before_one_of_the_same_name(tmp_path, monkeypatch):
@@ -57,5 +57,5 @@ def test_a_profile_in_the_working_directory_goes_before_one_of_the_same_name(tmp
     (tmp_path / "profiles").mkdir()
     for name in ("local", "mine"):
         (tmp_path / "profiles" / f"{name}.yaml").write_text("launcher: local\nprocesses: 3\n")
-    assert profile_names() == ["a100", "local", "mine"]
+    assert profile_names() == ["a100", "cores", "local", "mine"]
     assert [load_profile(name).profile.processes for name in ("local", "mine")] == [3, 3]

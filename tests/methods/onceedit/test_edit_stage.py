@@ -7,8 +7,10 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from methods.common import prefixes
 from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import edit_artifact
+from methods.onceedit.hparams import PREFIXES
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.rows import negative_prompts
 from tests.helpers.tiny_onceedit import FakeContext, hparams_with
@@ -130,6 +132,22 @@ def test_without_a_weight_loss_no_negative_is_read(data, tmp_path):
     context = FakeContext(data)
     build(plugin_artifact(data, lambda_weight=0.0, epochs=2, stop_accuracy=1.0), context, tmp_path)
     assert context.steps == 2
+
+
+def test_with_contexts_edits_and_unrelated_prompts_are_learned_behind_other_text_too(data, tmp_path):
+    context, spec = FakeContext(data), plugin_artifact(data, contexts=1)
+    need = spec.needs[PREFIXES]
+    context.folders[need.key] = tmp_path / "prefixes"
+    context.folders[need.key].mkdir()
+    prefixes.build(need, context, context.folders[need.key])
+    build(spec, context, tmp_path)
+    plugin = EditedPlugin.load(tmp_path, "cpu")
+    rows = 2 * (len(data.edits) + len(negative_prompts(data)))
+    assert context.steps == plugin.calibration["epochs"] * rows / hparams_with().batch
+    assert plugin.calibration["accuracy"][-1] == 1.0
+    front = prefixes.load(context.folders[need.key])[0]
+    assert plugin.read([front + record.prompt for record in data.edits]).alpha_B.mean() > 0.7
+    assert plugin.read([front + prompt for prompt in negative_prompts(data)]).alpha_B.mean() < 0.3
 
 
 def test_a_plugin_read_back_says_the_same(plugin_folder, plugin, data):
