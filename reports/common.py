@@ -154,14 +154,14 @@ def _four_digits(value: float) -> float:
 
 
 def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
-    """What edited models say about themselves, once per method and model."""
-    cells = frame.cells[frame.cells["remarks"].map(len) > 0]
-    said = (
-        f"{cell['title']} on {cell['model_title']}: {remark}."
-        for cell in cells.to_dict("records")
-        for remark in cell["remarks"]
-    )
-    return tuple(dict.fromkeys(said))
+    """What edited models say about themselves: each remark of a method once, with the models and datasets that it is true of."""
+    has_sections = frame.cells["section"].nunique() > 1
+    places: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in frame.cells.to_dict("records"):
+        place = f"{cell['model_title']}, {cell['section_title']}" if has_sections else cell["model_title"]
+        for remark in cell["remarks"]:
+            places.setdefault((cell["title"], remark), {})[place] = None
+    return tuple(f"{method} on {'; '.join(where)}: {remark}." for (method, remark), where in places.items())
 
 
 def absent_sections(frame: "SuiteFrame") -> Iterator[str]:

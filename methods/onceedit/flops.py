@@ -45,10 +45,12 @@ def forward_flops(non_embedding_parameters: int) -> int:
 def equivalent_tokens(llm: EmbeddingTable, plugin: EmbeddingTable, anchors: int, non_embedding_parameters: int) -> int:
     """Number of tokens that the target model could decode for the cost of attaching (Table 5, "Num").
 
-    As in the paper, the cost per token is first rounded to 0.001 TFLOPs, and the ratio is rounded up.
+    As in the paper, the cost per token is first rounded to 0.001 TFLOPs (unless nothing would be left of it), and the ratio
+    is rounded up.
     """
-    gigaflops = round(forward_flops(non_embedding_parameters) / 10**9)
-    return -(-attach_flops(llm, plugin, anchors) // (gigaflops * 10**9))
+    exact = forward_flops(non_embedding_parameters)
+    per_token = round(exact / 10**9) * 10**9 or exact
+    return -(-attach_flops(llm, plugin, anchors) // per_token)
 
 
 def paper_flops(llm: "PreTrainedModel", plugin: "PreTrainedModel", anchors: int) -> dict[str, int]:

@@ -62,6 +62,8 @@ def test_table_5_comes_out_to_its_digits(shared, model):
     assert sum(matrices) // 10**9 == round(row["tflops_all"] * 1000)
     assert round(forward_flops(parameters) / TERA, 3) == row["tflops_per_token"]
     assert equivalent_tokens(llm, PLUGIN, anchors, parameters) == row["num_tokens"]
+    few = 1000
+    assert equivalent_tokens(llm, PLUGIN, anchors, few) == -(-attach_flops(llm, PLUGIN, anchors) // (2 * few))
     with torch.device("meta"):
         plugin = LlamaForCausalLM(LlamaConfig(vocab_size=32001, hidden_size=2048, num_hidden_layers=1))
     assert paper_flops(empty_model(model), plugin, anchors) == {
