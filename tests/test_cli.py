@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from harness import __version__, cli
+from harness import __version__, cli_suites
 from harness.cli import main
+from harness.cli_shared import SuiteOptions
 from harness.run import status
 from harness.store import tracking
 from harness.suite import load
@@ -476,7 +477,7 @@ def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow
 
 def test_filters_and_a_launch_profile_go_together(home):
     """The manifest lists what the filters leave out, too, and is launched in the same way."""
-    narrow = cli._suite(cli.SuiteOptions(str(home / "small.yaml"), only=["method=none"], launch="local"))
+    narrow = cli_suites.load(SuiteOptions(str(home / "small.yaml"), only=["method=none"], launch="local"))
     complete = load.whole(narrow)
     assert [method.name for method in narrow.methods] == ["none"]
     assert [method.name for method in complete.methods] == ["none", "ft-l"]
