@@ -1,4 +1,4 @@
-"""Commands on the results of a suite: sync, report, results."""
+"""Commands on the results of a suite: sync, report, results and export-results."""
 
 import itertools
 import sys
@@ -129,6 +129,30 @@ def results(
     return 0
 
 
+@app.command("export-results")
+@with_options(RunOptions)
+def export_results(
+    options: RunOptions,
+    *,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to, which may have other exports.")],
+    organization: Annotated[str, typer.Option(metavar="NAME", help="Who ran the suite.")] = "unknown",
+) -> int:
+    """Write scores and answers of a suite in the schema of Every Eval Ever, with a filled checklist for a paper."""
+    from reports.every_eval import export
+    from reports.frame import load_suite
+
+    console = new_console()
+
+    def export_one(one: RunOptions) -> int:
+        name = _name_of_run(one, "export-results", console)
+        written = export(load_suite(one.store, name, one.scale, **one.variant), to, organization)
+        print(f"{written.evaluations} evaluations with {written.samples:,} samples in {written.folder}")
+        print(f"answers to the NeurIPS checklist in {written.checklist}")
+        return 0
+
+    return each_suite(options, export_one, console)
+
+
 def _name_of_run(options: RunOptions, verb: str, console: "Console") -> str:
     """The name of a suite that has been run in the store.
 
@@ -167,7 +191,7 @@ def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = 
         fix = harness_command("list", "suites")
         if known:
             other = known[min(known)]
-            fix = harness_command(verb, other.suite, scale=other.scale if verb == "report" else "", store=store)
+            fix = harness_command(verb, other.suite, scale=other.scale if verb != "sync" else "", store=store)
     raise UserError(f"{store}: suite '{name}' has not been run in this store{did_you_mean(name, known)}", fix=fix)
 
 
