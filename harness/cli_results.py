@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.plan.plan import Plan
-    from harness.store.manifest import Manifest
+    from harness.store.manifest import Manifest, Options
     from harness.store.tracking import Summarise, SyncResult
+    from harness.suite import Suite
 
 app = typer.Typer()
 
@@ -222,6 +223,11 @@ def _name(suite: str, store: Path, console: "Console") -> str:
     return source.name
 
 
+def variant_of(suite: "Suite") -> "Options":
+    """What tells a run of this suite from others at its scale."""
+    return {"edits": suite.options["edits"], "backend": suite.options["backend"], "data": suite.data}
+
+
 def report_run(plan: "Plan", console: "Console") -> None:
     """Write a suite's tables and import its cells into MLflow after a run; neither stops the other.
 
@@ -230,12 +236,7 @@ def report_run(plan: "Plan", console: "Console") -> None:
     """
     from harness.store.manifest import find_manifest
 
-    suite, store = plan.suite, plan.store.root
-    options: dict[str, Any] = {
-        "edits": suite.options["edits"],
-        "backend": suite.options["backend"],
-        "data": suite.data,
-    }
+    suite, store, options = plan.suite, plan.store.root, variant_of(plan.suite)
     obstacle = None
     try:
         _write_tables(store, suite.name, suite.scale, console, TABLE_LINES, **options)
@@ -256,7 +257,9 @@ def _import(store: Path, name: str | None, uri: str | None, console: "Console") 
     console.print(f"  {result.ui_command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_tables(store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: Any) -> None:
+def _write_tables(
+    store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: "Unpack[Options]"
+) -> None:
     """Write a report, and print as much of it as fits and where all of it is: one line per table or figure."""
     from reports import write_report
 

@@ -1,7 +1,9 @@
 """Commands that plan and run suites, and follow their cells: run, plan, status, retry, cancel, tune and logs."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +53,16 @@ def run(
 
 @app.command("plan")
 @with_options(SuiteOptions)
-def plan_(options: SuiteOptions) -> int:
+def plan_(
+    options: SuiteOptions,
+    *,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            parser=positive_float, metavar="D", help="Also how many edits it takes to show a difference of D in Avg."
+        ),
+    ] = None,
+) -> int:
     """Show the cells and artifacts of a suite, and what is done or missing, without running anything."""
     from harness.plan.describe import describe, describe_together
     from harness.run.start import print_lacks
@@ -65,6 +76,8 @@ def plan_(options: SuiteOptions) -> int:
         for sentence in launcher.describe(plan):
             console.print(sentence, markup=False, soft_wrap=True)
         print_lacks(plan, console, launcher)
+        if detect:
+            console.print(_edits_to_detect(plan, detect), markup=False, highlight=False, soft_wrap=True)
         return 0
 
     code = each_suite(options, describe_one, console)
@@ -235,6 +248,33 @@ def load(options: SuiteOptions) -> "Suite":
         return suite
     given = {**suite.options, "launch": options.launch}
     return dataclasses.replace(suite, launch=options.launch, launch_at="--launch", options=given)
+
+
+def _edits_to_detect(plan: "Plan", difference: float) -> str:
+    """How many edits per cell it takes until tables mark a difference, from finished cells of the suite if there are any."""
+    from reports.frame import load_suite
+    from reports.power import ASSUMED_SPREAD, POWER, Contestants, spread_of
+
+    suite, cells = plan.suite, [planned.cell for planned in plan.cells if planned.cell]
+    contestants = Contestants(
+        methods=len({(cell.label, cell.variant) for cell in cells if cell.method.edits}),
+        models=len(suite.models),
+        datasets=len(suite.datasets),
+    )
+    if contestants.methods < 2:
+        return "nothing to detect: fewer than two methods edit"
+    spread, basis = math.nan, "of finished cells"
+    with contextlib.suppress(UserError):  # never run, or nothing is finished
+        spread = spread_of(load_suite(plan.store.root, suite.name, suite.scale, **cli_results.variant_of(suite)))
+    if math.isnan(spread):
+        spread, basis = ASSUMED_SPREAD, "assumed"
+    planned = min(cell.data.edits for cell in cells)
+    return (
+        f"to mark an Avg that is {difference:g} higher than all others: "
+        f"{contestants.edits_to_detect(difference, spread):,} edits per cell ({POWER:.0%} power, "
+        f"{contestants.comparisons} comparisons, SD of paired differences {spread:.2f}, {basis}); "
+        f"{planned:,} edits show differences from {contestants.detectable(planned, spread):.3f}"
+    )
 
 
 def _planned(options: SuiteOptions) -> "tuple[Plan, Launcher]":

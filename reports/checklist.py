@@ -104,13 +104,13 @@ def _compute(cells: Sequence[Parts]) -> str:
     disturbed = sum(not cost["citable"] for cost in costs)
     doubt = f"; {disturbed} of {len(costs)} cells were interrupted or shared their device" if disturbed else ""
     return (
-        f"{devices}; {hours:.2f} h for {len(costs)} cell{'s' * (len(costs) > 1)} ({shown}; setup that cells share is charged to each of them), "
-        f"at most {peak:.1f} GiB of memory{doubt}."
+        f"{devices}; {hours:.2f} h for {len(costs)} cell{'s' * (len(costs) > 1)} ({shown}; setup that cells share is "
+        f"charged to each of them), at most {peak:.1f} GiB of memory{doubt}."
     )
 
 
 def _licences(cells: Sequence[Parts]) -> str:
-    code = metadata.metadata(PACKAGE).get("License-Expression", "see its LICENSE")
+    code = metadata.metadata(PACKAGE).json.get("license_expression", "see its LICENSE")
     datasets = _listed(f"{each['cell']['data']['title']}: {_licence(each)}" for each in cells)
     pretrained = (each["cell"]["model"]["name"] for each in cells if each["cell"]["model"]["weights"] == "pretrained")
     models = _listed(f"{name}: {_terms(name)}" for name in pretrained)
