@@ -255,12 +255,9 @@ def _edits_to_detect(plan: "Plan", difference: float) -> str:
     from reports.frame import load_suite
     from reports.power import ASSUMED_SPREAD, POWER, Contestants, spread_of
 
-    suite, cells = plan.suite, [planned.cell for planned in plan.cells if planned.cell]
-    contestants = Contestants(
-        methods=len({(cell.label, cell.variant) for cell in cells if cell.method.edits}),
-        models=len(suite.models),
-        datasets=len(suite.datasets),
-    )
+    suite = plan.suite
+    editing = [each for each in suite.methods if registry.find_method(each.name, each.backend).spec.edits]
+    contestants = Contestants(len(editing), len(suite.models), len(suite.datasets))
     if contestants.methods < 2:
         return "nothing to detect: fewer than two methods edit"
     spread, basis = math.nan, "of finished cells"
@@ -268,7 +265,7 @@ def _edits_to_detect(plan: "Plan", difference: float) -> str:
         spread = spread_of(load_suite(plan.store.root, suite.name, suite.scale, **cli_results.variant_of(suite)))
     if math.isnan(spread):
         spread, basis = ASSUMED_SPREAD, "assumed"
-    planned = min(cell.data.edits for cell in cells)
+    planned = min(data.edits for data in suite.datasets)
     return (
         f"to mark an Avg that is {difference:g} higher than all others: "
         f"{contestants.edits_to_detect(difference, spread):,} edits per cell ({POWER:.0%} power, "

@@ -356,7 +356,7 @@ def test_plan_shows_what_a_run_would_do_without_doing_it(home, store, tmp_path):
 
 
 def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_is_missing(tmp_path):
-    out = harness_here("plan", MAIN, "--store", tmp_path).stdout
+    out = harness_here("plan", MAIN, "--store", tmp_path, "--detect", "0.05").stdout
     rows = [line for line in out.splitlines() if line.startswith("│")]
     for method in ("none", "ft-l", "mend", "rome", "memit", "defer", "grace", "wise", "onceedit"):
         for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
@@ -364,6 +364,7 @@ def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_i
                 assert any({method, model, data} <= set(row.split()) for row in rows), (method, model, data)
     for reason in ("launch 'a100' needs SLURM", "54 cells with zsre: no records of 'zsre': no folder given"):
         assert f"cannot run: {reason}" in out
+    assert "52 comparisons, SD of paired differences 0.40, assumed); 1,000 edits show differences from 0.0" in out
 
 
 @pytest.mark.parametrize(
