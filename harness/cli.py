@@ -1,4 +1,4 @@
-"""Command-line interface: all commands, the only module that knows every package. `cli_*.py` has the commands of a kind."""
+"""Command-line interface: all commands, each kind in a module `cli_*.py`; only these modules know every package."""
 
 import contextlib
 import importlib

@@ -94,8 +94,8 @@ class _Evaluation:
         model, loaded = self.parts["cell"]["model"], self.parts["provenance"].get("models", ())
         if model["weights"] != "pretrained":
             return ""
-        source = next((each["source"] for each in loaded if each["name"] == model["name"]), "")
-        published = ModelRef(model["name"], "pretrained", source).published
+        of_hub = (each["source"] for each in loaded if each["name"] == model["name"] and each["revision"])
+        published = ModelRef(model["name"], "pretrained", next(of_hub, "")).published
         return published if published.count("/") == 1 else ""
 
     @property

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NUMBERS = Path(__file__).with_name("numbers")
 ALL = "all"
 """In place of a model: the number is a Score."""
+TOTAL = "total"
+"""In place of a model: the cost is that of all models together."""
 TITLE = "paper"
 """Title of columns with published numbers."""
 
@@ -41,7 +43,7 @@ class Published:
 
 
 class CostPlace(NamedTuple):
-    """What a published cost is about: `total` is all models, quantities are those of the cost tables."""
+    """What a published cost is about; quantities are those of the cost tables."""
 
     label: str
     model: str
@@ -109,8 +111,11 @@ class PaperCosts:
 
     @classmethod
     def of(cls, frame: "SuiteFrame") -> "PaperCosts":
-        """The published costs of a suite."""
-        return cls(read_costs(frame.manifest.published), frozenset(frame.cells["label"]))
+        """The published costs of a suite; totals only if they are over the same models."""
+        known = read_costs(frame.manifest.published)
+        if {place.model for place in known} != {*frame.models(), TOTAL}:
+            known = {place: cost for place, cost in known.items() if place.model != TOTAL}
+        return cls(known, frozenset(frame.cells["label"]))
 
     def covers(self, models: Iterable[str], quantity: str) -> bool:
         """Whether anything is published about one of these models, so that a table has a column for it."""

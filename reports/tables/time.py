@@ -7,7 +7,7 @@ from harness.registry import register_table
 from reports.common import PHASES, absent_sections, commits_shown, empty_rows, gap_remarks, suite_shown
 from reports.layout import Column, Section, Table, TableEntry, TableRow
 from reports.published import TITLE as PAPER
-from reports.published import PaperCosts
+from reports.published import TOTAL, PaperCosts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 UNCITABLE_NOTE = "*"
 SETUP_NOTE = "†"
-TOTAL = "total"
-"""In place of a model: all models together."""
 QUANTITY = "edit_time_vs_onceedit"
 """Of the published costs, what this table measures."""
 
