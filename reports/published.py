@@ -128,7 +128,9 @@ class PaperCosts:
         found = self.known.get(CostPlace(label, model, quantity))
         if found is None:
             return TableEntry()
-        return TableEntry(found.value, digits=digits, shown=f"> {MANY_TIMES}" if math.isinf(found.value) else "")
+        if math.isinf(found.value):
+            return TableEntry(MANY_TIMES, shown=f"> {MANY_TIMES}")
+        return TableEntry(found.value, digits=digits)
 
     def notes(self, columns: Iterable[Column], quantities: Iterable[str]) -> list[str]:
         """Where the numbers are from, if a column shows them."""

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from reports.frame import load_suite
-from reports.published import NUMBERS, CostPlace, Place, read, read_costs
+from reports.published import NUMBERS, CostPlace, PaperCosts, Place, read, read_costs
 from reports.tables.flops import flops
 from reports.tables.quality import main
 from reports.tables.time import time
@@ -85,6 +85,7 @@ def test_published_costs_are_those_of_tables_4_5_and_9(shared):
         ]
         assert found == [row["tflops_per_token"], row["tflops_all"], row["num_tokens"]]
     assert known[CostPlace("onceedit", "gpt-j-6b", "anchors")].value == 17830
+    assert PaperCosts(known, frozenset()).entry("mend", "llama2-7b", "edit_time_vs_onceedit").text == "> 100"
 
 
 def test_cost_tables_show_the_paper_next_to_what_was_measured(fake, monkeypatch):
