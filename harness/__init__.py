@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from harness.live.editing import evaluate as evaluate
     from harness.live.facts import load_records as load_records
     from harness.live.loading import load_edited as load_edited
-    from reports.results import load_results as load_results
+    from harness.live.suites import load_results as load_results
 
 _HOMES = {
     "edit": "harness.live.editing",
     "evaluate": "harness.live.editing",
     "load_edited": "harness.live.loading",
     "load_records": "harness.live.facts",
-    "load_results": "reports.results",
+    "load_results": "harness.live.suites",
 }
-"""Module of each function; `harness.run` is a package that can be called."""
+"""Module of each function, all in the layer of the Python API; `harness.run` is a package that can be called."""
 
 
 def __getattr__(name: str) -> Any:

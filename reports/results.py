@@ -60,9 +60,10 @@ COLUMNS = {
 }
 """Columns of the results and what they hold."""
 
-_NAMES = {"data": "dataset", "rel": "reliability", "gen": "generality", "loc": "locality", "avg": "score"}
-_NAMES |= {"loc_unrelated": "locality_unrelated", "port": "portability"}
-_NAMES |= {"rel_exact": "reliability_exact", "gen_exact": "generality_exact"}
+NAMES = {"data": "dataset", "rel": "reliability", "gen": "generality", "loc": "locality", "avg": "score"}
+NAMES |= {"loc_unrelated": "locality_unrelated", "port": "portability"}
+NAMES |= {"rel_exact": "reliability_exact", "gen_exact": "generality_exact"}
+"""Columns of `SuiteFrame.cells` that are named otherwise here."""
 
 
 def load_results(store: Path | str, suite: str, scale: str = "paper", **options: Unpack[Options]) -> "pd.DataFrame":
@@ -81,7 +82,7 @@ def load_results(store: Path | str, suite: str, scale: str = "paper", **options:
     from reports.frame import load_suite
 
     frame = load_suite(Path(store), suite, scale, **options)
-    cells = frame.cells.rename(columns=_NAMES).join(normalised(frame), on="cell")
+    cells = frame.cells.rename(columns=NAMES).join(normalised(frame), on="cell")
     cells.insert(0, "suite", frame.manifest.suite)
     cells.insert(1, "scale", frame.manifest.scale)
     return cells[list(COLUMNS)].reset_index(drop=True)

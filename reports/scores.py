@@ -115,6 +115,14 @@ def _boards(frame: SuiteFrame) -> Iterator[Board]:
             yield Board(str(protocol), str(section), cells.iloc[0]["section_title"], models, lines)
 
 
+def cell_scores(frame: SuiteFrame, cell: str, protocol: str) -> dict[str, Estimate]:
+    """Estimates of one cell under one protocol by column: rel, gen, loc, avg and, where scored, loc_unrelated and port."""
+    cells = frame.cells[(frame.cells["cell"] == cell) & (frame.cells["protocol"] == protocol)]
+    scores = frame.records[(frame.records["cell"] == cell) & (frame.records["protocol"] == protocol)].set_index("cell")
+    order = scores[scores["axis"].isin(AVERAGED)].groupby("record_id")["cluster"].first()
+    return _model_score(cells, scores, order, [int(cells.iloc[0]["seed"])], 0).axes
+
+
 def shown_cells(frame: SuiteFrame, section: str) -> dict[tuple[str, str], tuple[str, ...]]:
     """Cells of a section by row and model, under the prompt template that the first table of quality shows."""
     board = next(board for board in boards(frame) if board.section == section)

@@ -169,22 +169,6 @@ def estimate(scores_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLE
     return resample_means(scores_SRC, resamples=resamples, seed=seed).estimate(weights_C)
 
 
-def paired_difference(
-    left_SRC: Floats, right_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
-    """Left minus right with its 95% interval, for two methods scored on the same records in the same order.
-
-    Records are paired, seeds are not: seed 1 of one method has nothing to do with seed 1 of another.
-
-    Raises:
-        ValueError: if the two do not have the same number of records and columns.
-    """
-    if left_SRC.shape[1:] != right_SRC.shape[1:]:
-        raise ValueError(f"not the same records: {left_SRC.shape} and {right_SRC.shape}")
-    left = resample_means(left_SRC, resamples=resamples, seed=seed)
-    return left.minus(resample_means(right_SRC, resamples=resamples, seed=seed, method=1), weights_C)
-
-
 def resample_means(
     scores_SRC: Floats,
     cluster_R: Indices | None = None,

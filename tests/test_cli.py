@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from harness import __version__, cli
+from harness import __version__, cli_suites
 from harness.cli import main
+from harness.cli_shared import SuiteOptions
 from harness.run import status
 from harness.store import tracking
 from harness.suite import load
@@ -355,7 +356,7 @@ def test_plan_shows_what_a_run_would_do_without_doing_it(home, store, tmp_path):
 
 
 def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_is_missing(tmp_path):
-    out = harness_here("plan", MAIN, "--store", tmp_path).stdout
+    out = harness_here("plan", MAIN, "--store", tmp_path, "--detect", "0.05").stdout
     rows = [line for line in out.splitlines() if line.startswith("│")]
     for method in ("none", "ft-l", "mend", "rome", "memit", "defer", "grace", "wise", "onceedit"):
         for model in ("llama2-7b", "mistral-7b-v0.1", "gpt-j-6b"):
@@ -363,6 +364,7 @@ def test_the_plan_of_the_main_table_lists_all_methods_models_datasets_and_what_i
                 assert any({method, model, data} <= set(row.split()) for row in rows), (method, model, data)
     for reason in ("launch 'a100' needs SLURM", "54 cells with zsre: no records of 'zsre': no folder given"):
         assert f"cannot run: {reason}" in out
+    assert "52 comparisons, SD of paired differences 0.40, assumed); 1,000 edits show differences from 0.0" in out
 
 
 @pytest.mark.parametrize(
@@ -476,7 +478,7 @@ def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow
 
 def test_filters_and_a_launch_profile_go_together(home):
     """The manifest lists what the filters leave out, too, and is launched in the same way."""
-    narrow = cli._suite(cli.SuiteOptions(str(home / "small.yaml"), only=["method=none"], launch="local"))
+    narrow = cli_suites.load(SuiteOptions(str(home / "small.yaml"), only=["method=none"], launch="local"))
     complete = load.whole(narrow)
     assert [method.name for method in narrow.methods] == ["none"]
     assert [method.name for method in complete.methods] == ["none", "ft-l"]

@@ -1,4 +1,4 @@
-"""Run a suite from a program."""
+"""Run a suite from a program, and load what it found."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from harness.run import start
 from harness.run.profiles import load_profile
 from harness.store.store import Store
 from harness.suite.load import find_suite, load_suite
+from reports.results import load_results as load_results
 
 if TYPE_CHECKING:
     import pandas as pd

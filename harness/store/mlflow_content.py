@@ -15,6 +15,10 @@ from harness.store.store import Folder
 AVERAGED = ("reliability", "generality", "locality")
 """Axes whose mean is the score."""
 
+SCORE = "score"
+COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "flops.edit")
+"""Metrics of a method that the run of a suite repeats, next to its scores; the method's own run has all of them."""
+
 _PARAM_LENGTH = 6000
 _SIZES = ("n",)
 """Entries of metrics.json that say how many answers there are."""
@@ -123,9 +127,9 @@ def _scores(measured: Mapping[str, Any]) -> Iterator[tuple[Path, float]]:
         for axis, entry in axes.items():
             for name, value in entry.items():
                 if name not in _SIZES:
-                    yield (protocol, axis) if name == "score" else (protocol, axis, name), value
+                    yield (protocol, axis) if name == SCORE else (protocol, axis, name), value
         if all(axis in axes for axis in AVERAGED):
-            yield (protocol, "score"), sum(axes[axis]["score"] for axis in AVERAGED) / len(AVERAGED)
+            yield (protocol, SCORE), sum(axes[axis][SCORE] for axis in AVERAGED) / len(AVERAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,10 @@ class MethodSummary:
     name: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+
+    def compared(self) -> dict[str, float]:
+        """Of the metrics, those that compare methods at a glance, for the run of the suite: Score, Freq and totals."""
+        return {name: value for name, value in self.metrics.items() if name.endswith(f".{SCORE}") or name in COMPARED}
 
 
 @dataclass(frozen=True, slots=True)

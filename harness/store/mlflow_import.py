@@ -272,7 +272,7 @@ class Importer:
         return True
 
     def _overview(self, experiment: str, parent: str, manifest: Manifest, summary: SuiteSummary) -> bool:
-        """Give the parent run the numbers of all methods, the reports and a description; return whether any is new."""
+        """Give the parent run what compares the methods, the reports and a description; return whether any is new."""
         from mlflow.entities import Metric
 
         reports = self._store.root / "reports" / manifest.name
@@ -281,7 +281,7 @@ class Importer:
         numbers: dict[str, float] = {"cells": sum(self._store.cell(name).is_done for name in manifest.cells)}
         for method in summary.methods:
             of = ".".join([method.params["label"], *([method.params["dataset"]] if several else [])])
-            numbers |= {f"{name}.{of}": value for name, value in _finite(method.metrics).items()}
+            numbers |= {f"{name}.{of}": value for name, value in _finite(method.compared()).items()}
         content = {
             "version": _VERSION,
             "metrics": numbers,

@@ -1,12 +1,14 @@
 """FLOPs: what attaching OnceEdit costs by the paper's formulas, its transfer matrices, and what was counted of every method."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.registry import register_table
 from reports.common import absent_sections, commits_shown, gap_remarks, suite_shown
 from reports.layout import Column, Section, Table, TableEntry, TableRow
+from reports.published import TITLE as PAPER
+from reports.published import PaperCosts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 TERA, GIGA = 1e12, 1e9
 
 FORMULA = {
-    "TFLOPs per token": ("formula_per_token", TERA, 3),
-    "TFLOPs of both matrices": ("formula_attach", TERA, 3),
-    "in tokens": ("formula_attach_in_tokens", 1.0, 0),
-    "TFLOPs counted": ("flops_attach", TERA, 3),
+    "TFLOPs per token": ("formula_per_token", TERA, 3, "tflops_per_token"),
+    "TFLOPs of both matrices": ("formula_attach", TERA, 3, "tflops_attach"),
+    "in tokens": ("formula_attach_in_tokens", 1.0, 0, "attach_in_tokens"),
+    "TFLOPs counted": ("flops_attach", TERA, 3, ""),
 }
-"""Columns of Table 5, and what the implementation was counted to spend on attaching."""
+"""Columns of Table 5 with what is published of them, and what the implementation was counted to spend on attaching."""
 
 SHAPES = {
     "vocabulary": "Tokens",
@@ -61,19 +63,24 @@ def _pairs(cells: "pd.DataFrame") -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
 
 def _attaching(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
-    rows = tuple(
-        TableRow(
-            title, tuple(TableEntry(float(cell[name]) / unit, digits=digits) for name, unit, digits in FORMULA.values())
+    rows = [
+        (
+            title,
+            cell,
+            {
+                heading: TableEntry(float(cell[name]) / unit, digits=digits)
+                for heading, (name, unit, digits, _) in FORMULA.items()
+            },
         )
         for title, cell in _pairs(cells)
-    )
-    columns = tuple(Column(title, is_ranked=False) for title in FORMULA)
+    ]
+    columns, section, notes = _with_paper(frame, rows, {title: quantity for title, (*_, quantity) in FORMULA.items()})
     caption = (
         f"{suite_shown(frame)}. One token of the target model (2 per weight outside the embeddings), both relative transfer "
         "matrices by equations 20 to 26 of the OnceEdit paper, the number of tokens that cost as much, and what attaching was "
         f"counted to take here, where the matrices are never built. {commits_shown(frame)}"
     )
-    return Table("flops-attach", "FLOPs of attaching OnceEdit", caption, columns, (Section("Target model", rows),))
+    return Table("flops-attach", "FLOPs of attaching OnceEdit", caption, columns, (section,), notes)
 
 
 def _shapes(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
@@ -82,15 +89,42 @@ def _shapes(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
     store, rows = Store(frame.store), []
     for title, cell in _pairs(cells):
         found: Mapping[str, float] = store.cell(cell["cell"]).read("metrics.json").get("diagnostics", {})
-        rows.append(TableRow(title, tuple(TableEntry(found.get(name, math.nan), digits=0) for name in SHAPES)))
-    columns = tuple(Column(title, is_ranked=False) for title in SHAPES.values())
+        entries = {heading: TableEntry(found.get(name, math.nan), digits=0) for name, heading in SHAPES.items()}
+        rows.append((title, cell, entries))
+    columns, section, notes = _with_paper(frame, rows, {title: name for name, title in SHAPES.items()})
     caption = (
         f"{suite_shown(frame)}. The transfer matrix of a model has a row per token and a column per anchor. "
         f"{commits_shown(frame)}"
     )
-    return Table(
-        "flops-transfer", "Transfer matrices of OnceEdit", caption, columns, (Section("Target model", tuple(rows)),)
-    )
+    return Table("flops-transfer", "Transfer matrices of OnceEdit", caption, columns, (section,), notes)
+
+
+def _with_paper(
+    frame: "SuiteFrame",
+    rows: Sequence[tuple[str, Mapping[Any, Any], Mapping[str, TableEntry]]],
+    quantities: Mapping[str, str],
+) -> tuple[tuple[Column, ...], Section, tuple[str, ...]]:
+    """Columns, rows and notes of a table about target models, with published numbers next to measured ones.
+
+    Args:
+        frame: the suite.
+        rows: title, cell and entries by the title of their column.
+        quantities: what is published about a column, by its title.
+    """
+    paper = PaperCosts.of(frame)
+    models = {str(cell["model"]) for _, cell, _ in rows}
+    shown = {title for title, quantity in quantities.items() if paper.covers(models, quantity)}
+    titles = [each for title in quantities for each in (title, *[PAPER] * (title in shown))]
+    columns, lines = tuple(Column(title, is_ranked=False) for title in titles), []
+    for title, cell, measured in rows:
+        entries: list[TableEntry] = []
+        for heading, entry in measured.items():
+            entries.append(entry)
+            if heading in shown:
+                label = str(cell["row"]).partition("/")[0]
+                entries.append(paper.entry(label, str(cell["model"]), quantities[heading], entry.digits))
+        lines.append(TableRow(title, tuple(entries)))
+    return columns, Section("Target model", tuple(lines)), tuple(paper.notes(columns, quantities.values()))
 
 
 def _counted(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:

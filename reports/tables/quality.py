@@ -25,6 +25,7 @@ from reports.common import (
 )
 from reports.layout import Column, Section, Table, TableEntry, TableRow
 from reports.published import ALL
+from reports.published import TITLE as PAPER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from reports.stats import Floats
 
 TEMPLATE_NOTE = "‡"
-PAPER = "paper"
-"""Title of the columns with published numbers."""
 DOUBT = "?"
 """Marks a published number that contradicts other published ones."""
 

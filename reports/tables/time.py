@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from harness.registry import register_table
 from reports.common import PHASES, absent_sections, commits_shown, empty_rows, gap_remarks, suite_shown
 from reports.layout import Column, Section, Table, TableEntry, TableRow
+from reports.published import TITLE as PAPER
+from reports.published import TOTAL, PaperCosts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 UNCITABLE_NOTE = "*"
 SETUP_NOTE = "†"
+QUANTITY = "edit_time_vs_onceedit"
+"""Of the published costs, what this table measures."""
 
 
 @register_table("time")
@@ -22,15 +26,16 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     """Editing time of all methods, relative to OnceEdit (Table 4 of the OnceEdit paper); the CSV has all phases."""
     from reports.costs import REFERENCE
 
-    models = frame.models()
+    paper = PaperCosts.of(frame)
     columns = tuple(
-        Column(title, group=group, is_ranked=False)
-        for group in (*models.values(), "Total")
-        for title in ("seconds", "× OnceEdit")
+        Column(title, group, is_ranked=False)
+        for place, group in {**frame.models(), TOTAL: "Total"}.items()
+        for title in ("seconds", "× OnceEdit", *[PAPER] * paper.covers([place], QUANTITY))
     )
     cells = frame.cells.drop_duplicates("cell")
     sections = tuple(
-        _section(frame, str(section), same, len(columns)) for section, same in cells.groupby("section", sort=False)
+        _section(frame, paper, str(section), same, len(columns))
+        for section, same in cells.groupby("section", sort=False)
     )
     entries = [entry for section in sections for row in section.rows for entry in row.entries]
     notes = [f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared"] * any(
@@ -46,18 +51,18 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
         _caption(frame, cells),
         columns,
         sections,
-        (*notes, *absent_sections(frame)),
+        (*notes, *paper.notes(columns, [QUANTITY]), *absent_sections(frame)),
     )
     return [table], _numbers(cells)
 
 
-def _section(frame: "SuiteFrame", section: str, cells: "pd.DataFrame", width: int) -> Section:
+def _section(frame: "SuiteFrame", paper: PaperCosts, section: str, cells: "pd.DataFrame", width: int) -> Section:
     title = str(cells.iloc[0]["section_title"])
     missing = [row for row in empty_rows(frame, section, set(cells["row"]), width) if not row.is_reference]
-    return Section(title, (*_rows(frame, section), *missing), tuple(gap_remarks(frame, section, title)))
+    return Section(title, (*_rows(frame, paper, section), *missing), tuple(gap_remarks(frame, section, title)))
 
 
-def _rows(frame: "SuiteFrame", section: str) -> Iterator[TableRow]:
+def _rows(frame: "SuiteFrame", paper: PaperCosts, section: str) -> Iterator[TableRow]:
     """Methods that edit, under the prompt template that the first table of quality shows."""
     from reports.costs import NOTHING, REFERENCE, shown_multiple
 
@@ -67,18 +72,20 @@ def _rows(frame: "SuiteFrame", section: str) -> Iterator[TableRow]:
         for row, same in cells.groupby("row", sort=False)
     }
     reference = next((found for _, method, found in measured.values() if method == REFERENCE), {})
-    for title, _, found in measured.values():
+    for row, (title, _, found) in measured.items():
         entries: list[TableEntry] = []
         for place, cost in found.items():
             value, shown = shown_multiple(cost, reference.get(place, NOTHING))
             doubt = "" if cost.is_citable else UNCITABLE_NOTE
             setup = SETUP_NOTE if cost.is_setup_dominant and shown else ""
             entries += [TableEntry(cost.edit_s, note=doubt), TableEntry(value, note=setup + doubt, shown=shown)]
+            if paper.covers([place], QUANTITY):
+                entries.append(paper.entry(row.partition("/")[0], place, QUANTITY))
         yield TableRow(title, tuple(entries))
 
 
 def costs(frame: "SuiteFrame", section: str, row: str) -> "dict[str, Cost]":
-    """The cost of a row on each model, and on all of them as `total`; nothing where a cell is missing."""
+    """The cost of a row on each model, and on all of them as `TOTAL`; nothing where a cell is missing."""
     from reports.costs import NOTHING, cost_of
     from reports.scores import shown_cells
 
@@ -87,7 +94,7 @@ def costs(frame: "SuiteFrame", section: str, row: str) -> "dict[str, Cost]":
     by_model = {model: cost_of(cells[cells["cell"].isin(of_model)]) for model, of_model in names.items()}
     together = [name for of_model in names.values() for name in of_model]
     total = cost_of(cells[cells["cell"].isin(together)]) if all(names.values()) else NOTHING
-    return {**by_model, "total": total}
+    return {**by_model, TOTAL: total}
 
 
 def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:

@@ -25,7 +25,10 @@ def llama(doors):
 def test_importing_the_package_imports_nothing_else():
     script = "import sys, harness; assert not {'torch', 'pandas', 'harness.live', 'harness.run'} & set(sys.modules); harness.edit"
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert {"edit", "evaluate", "load_edited", "load_records", "run"} <= set(dir(harness))
+    assert {"edit", "evaluate", "load_edited", "load_records", "load_results", "run"} <= set(dir(harness))
+    assert {home.rpartition(".")[0] for home in harness._HOMES.values()} == {"harness.live"}, (
+        "the layer of the Python API"
+    )
     with pytest.raises(AttributeError, match="no attribute 'edti'"):
         harness.edti  # noqa: B018
 

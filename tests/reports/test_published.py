@@ -1,13 +1,16 @@
 """Published numbers next to measured ones, only where they are about the same thing."""
 
 import json
+import math
 
 import pytest
 
 from harness.errors import UserError
 from reports.frame import load_suite
-from reports.published import NUMBERS, Place, read
+from reports.published import NUMBERS, CostPlace, PaperCosts, Place, read, read_costs
+from reports.tables.flops import flops
 from reports.tables.quality import main
+from reports.tables.time import time
 from tests.helpers import fake_store
 
 MODELS = {"llama2-7b": "Llama2-7B", "mistral-7b-v0.1": "Mistral-7B-v0.1", "gpt-j-6b": "GPT-J-6B"}
@@ -65,3 +68,47 @@ def test_with_fewer_edits_or_without_published_numbers_there_is_no_column(paper_
 def test_an_unknown_name_is_refused_with_a_suggestion():
     with pytest.raises(UserError, match=r"no published numbers 'onceedti' \(did you mean 'onceedit'\?\)"):
         read("onceedti")
+
+
+def test_published_costs_are_those_of_tables_4_5_and_9(shared):
+    published = json.loads((shared / "paper" / "onceedit_tables.json").read_text())
+    known = read_costs("onceedit")
+    by_title = {**{title: name for name, title in MODELS.items()}, "total": "total"}
+    for row in published["editing_time_table4"]:
+        for title, name in by_title.items():
+            expected = math.inf if row["over_100x"] else row[title]
+            assert known[CostPlace(row["method"].lower(), name, "edit_time_vs_onceedit")].value == expected
+    for row in published["flops_table5"]:
+        found = [
+            known[CostPlace("onceedit", by_title[row["model"]], quantity)].value
+            for quantity in ("tflops_per_token", "tflops_attach", "attach_in_tokens")
+        ]
+        assert found == [row["tflops_per_token"], row["tflops_all"], row["num_tokens"]]
+    assert known[CostPlace("onceedit", "gpt-j-6b", "anchors")].value == 17830
+    assert PaperCosts(known, frozenset()).entry("mend", "llama2-7b", "edit_time_vs_onceedit").text == "> 100"
+
+
+def test_cost_tables_show_the_paper_next_to_what_was_measured(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "MODELS", MODELS)
+    formula = {"flops": {"formula": {"attach": 12.6e12, "per_token": 13e9, "attach_in_tokens": 970}}}
+    for method in ("ft-l", "onceedit"):
+        for model in MODELS:
+            fake.write_cell(method, model, "zsre", records=5, cost=formula if method == "onceedit" else None)
+
+    def tables(published):
+        fake.write_manifest()
+        file = fake.root / "suites" / "main_table.mini.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "published": published}))
+        frame = load_suite(fake.root, "main_table", "mini")
+        return [*time(frame)[0], *flops(frame)[0]]
+
+    of_time, attaching, transfer, _ = tables("onceedit")
+    assert [column.title for column in of_time.columns] == ["seconds", "× OnceEdit", "paper"] * 4
+    rows = {row.title: [entry.text for entry in row.entries] for row in of_time.sections[0].rows}
+    assert rows["FT-L"][2::3] == ["0.69", "0.71", "0.73", "2.13"]
+    first = attaching.sections[0].rows[0]
+    assert [entry.text for entry in first.entries[:6]] == ["0.013", "0.013", "12.600", "12.638", "970", "973"]
+    assert attaching.columns[-1].title == "TFLOPs counted"
+    assert transfer.sections[0].rows[2].entries[3].text == "17830"
+    assert any("Table 9." in note for note in transfer.notes)
+    assert all(column.title != "paper" for table in tables("") for column in table.columns)

@@ -1,0 +1,102 @@
+"""The commands `harness data …`: list, show and download datasets."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import registry
+from harness.cli_shared import DataOption, PluginOption, print_table
+from harness.commands import harness_command
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+app = typer.Typer(help="List, show or download datasets.", no_args_is_help=True)
+
+_FOREIGN = 20
+"""Ignored files that `data list` names."""
+
+
+@app.command("list")
+def data_list(
+    name: Annotated[str | None, typer.Argument(metavar="DATASET", help="Dataset; default: all.")] = None,
+    data: DataOption = None,
+    plugin: PluginOption = None,
+) -> int:
+    """List dataset files with their role and record counts; usable records are valid and have a new prompt."""
+    from harness.data.show import contradictions, describe, ignored, left_out
+    from harness.data.sources import SYNTHETIC
+
+    numbers = ("records", "usable", "test", "dev")
+    rows = []
+    for file in describe(data or SYNTHETIC, name):
+        counts = (f"{count:,}" for count in (file.rows, file.usable, file.test, file.dev))
+        rows.append((file.dataset, file.role, *counts, file.format, file.path))
+    print_table(("dataset", "used for", *numbers, "format", "file"), rows, numbers)
+    for line in contradictions(data or SYNTHETIC, name):
+        print(f"if all of it is edited: {line}")
+    for line in left_out(data or SYNTHETIC, name):
+        print(line)
+    foreign = [] if name else ignored(data or SYNTHETIC)
+    for line in foreign[:_FOREIGN]:
+        print(f"ignored: {line}")
+    if len(foreign) > _FOREIGN:
+        print(f"ignored: {len(foreign) - _FOREIGN} more files")
+    return 0
+
+
+@app.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset.")],
+    data: DataOption = None,
+    record: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of the record; default: the first.")
+    ] = None,
+    plugin: PluginOption = None,
+) -> int:
+    """Show a record as text."""
+    from harness.data.show import show
+    from harness.data.sources import SYNTHETIC
+
+    print(show(name, data or SYNTHETIC, record))
+    return 0
+
+
+@app.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(metavar="DATASET", help="Dataset; default: all.")] = None,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("data"),
+    plugin: PluginOption = None,
+) -> int:
+    """Download a dataset's upstream files and verify their checksums."""
+    from harness.data.fetch import fetch
+
+    names = [name] if name else [each for each, info in registry.datasets.all().items() if info.downloads]
+    for each in names:
+        with _downloads() as report:
+            done = fetch(each, to, report)
+        for fetched in done:
+            print(fetched)
+    print(f"use them: {harness_command('data', 'list', data=to)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _downloads() -> "Iterator[Callable[[str, int, int | None], None]]":
+    """Progress bars in the terminal, one per file."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(file: str, received: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file, total=total)
+            bars.update(tasks[file], completed=received)
+
+        yield report

@@ -1,0 +1,45 @@
+"""Commands that show what there is: list, schema and doctor."""
+
+import json
+from typing import Annotated, get_args
+
+import typer
+
+from harness import inventory
+from harness.cli_shared import PluginOption, new_console, print_table
+
+app = typer.Typer()
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        inventory.Kind, typer.Argument(metavar="KIND", show_choices=False, help=", ".join(get_args(inventory.Kind)))
+    ],
+    plugin: PluginOption = None,
+) -> int:
+    """List the available names of a kind."""
+    columns, rows = inventory.LISTINGS[kind]
+    print_table(columns, rows())
+    return 0
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of suite files."""
+    from harness.suite import suite_json_schema
+
+    print(json.dumps(suite_json_schema(), indent=2))
+    return 0
+
+
+@app.command()
+def doctor(plugin: PluginOption = None) -> int:
+    """Check what is installed, what is missing and how to get it."""
+    from rich.markup import escape
+
+    console = new_console()
+    for finding in inventory.findings():
+        mark = "[green]✓[/green]" if finding.is_present else "[yellow]–[/yellow]"
+        console.print(f"{mark} {finding.what}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
+    return 0
