@@ -106,4 +106,57 @@ register_dataset(
     )
 )
 
-register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/python.md", edited_formats=("facts",)))
+register_dataset(
+    DatasetInfo(
+        name="wiki_counterfact",
+        title="Wiki-counterfact",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wiki-counterfact",),
+        downloads=(Download(f"{_KNOWEDIT}/wiki_counterfact/test_cf.json", "test_cf.json", "MIT"),),
+        synthetic=lambda: _generated("wiki_counterfact"),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="wiki_recent",
+        title="Wiki-recent",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wiki-recent",),
+        downloads=(Download(f"{_KNOWEDIT}/wiki_recent/recent_test.json", "recent_test.json", "MIT"),),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="wikibio",
+        title="WikiBio",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wikibio",),
+        downloads=(Download(f"{_KNOWEDIT}/WikiBio/wikibio-test-all.json", "wikibio-test-all.json", "MIT"),),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="qaedit",
+        title="QAEdit",
+        homepage="https://github.com/WanliYoung/Revisit-Editing-Evaluation",
+        edited_formats=("qaedit",),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="halluedit",
+        title="HalluEditBench",
+        homepage="https://github.com/llm-editing/HalluEditBench",
+        edited_formats=("halluedit",),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="mquake",
+        title="MQuAKE",
+        homepage="https://github.com/princeton-nlp/MQuAKE",
+        edited_formats=("mquake",),
+        synthetic=lambda: _generated("mquake"),
+    )
+)
+register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/data.md", edited_formats=("facts",)))

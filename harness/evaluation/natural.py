@@ -66,10 +66,12 @@ class Natural(Protocol):
     ) -> Answer:
         """Compare words: `score` is F1, `exact` exact match and `contains` containment, after normalisation.
 
-        Locality compares with the unedited model's answer, and `answer_score` is F1 with the dataset's.
+        Of several acceptable answers, the one that scores best counts for each of the three. Locality compares with the
+        unedited model's answer, and `answer_score` is F1 with the dataset's.
         """
         answer, target = _text(tokenizer, compared), asked.query.target
-        wanted = target if unedited is None else _text(tokenizer, unedited)
+        acceptable = (target, *(asked.asked.aliases if asked.asked else ()))
+        wanted = acceptable if unedited is None else (_text(tokenizer, unedited),)
         return Answer(
             record_id=asked.record_id,
             protocol=self.name,
@@ -79,11 +81,11 @@ class Natural(Protocol):
             target=target,
             predicted=answer,
             n_tokens=len(compared),
-            score=f1(answer, wanted),
-            exact=exact_match(answer, wanted),
-            answer_score=f1(answer, target) if asked.axis in LOCALITY_AXES else math.nan,
+            score=max(f1(answer, each) for each in wanted),
+            exact=max(exact_match(answer, each) for each in wanted),
+            answer_score=max(f1(answer, each) for each in acceptable) if asked.axis in LOCALITY_AXES else math.nan,
             scope=scope,
-            contains=contains(answer, wanted),
+            contains=max(contains(answer, each) for each in wanted),
         )
 
 

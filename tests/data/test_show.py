@@ -95,7 +95,7 @@ def test_foreign_files_are_listed_with_the_reason_and_change_nothing(folder, pri
     (folder / "README.md").write_text("# Records\n")
 
     assert printed("list", source=str(folder)).removeprefix(before).splitlines() == [
-        f"ignored: {folder / 'mquake.json'}: no record has the field 'neighborhood_prompts' of CounterFact (ROME)",
+        f"ignored: {folder / 'mquake.json'}: no record has the field 'new_answer' of MQuAKE",
         f"ignored: {folder / 'settings.json'}: fields of no known format",
         f"ignored: {folder / 'topics.csv'}: neither JSON nor a known table",
     ]
