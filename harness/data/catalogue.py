@@ -10,6 +10,10 @@ from harness import registry
 from harness.commands import harness_command
 
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
+_QAEDIT = (
+    "https://raw.githubusercontent.com/WanliYoung/Revisit-Editing-Evaluation/d6025e0ee9731d3b59b84ea242dc06bf0e0c8a74"
+)
+_HALLUEDIT = "https://raw.githubusercontent.com/llm-editing/HalluEditBench/6bbd3337c5c72e996b147c187e57b0a753897d69"
 _ROME = "https://rome.baulab.info/data/dsets"
 
 
@@ -140,6 +144,7 @@ register_dataset(
         title="QAEdit",
         homepage="https://github.com/WanliYoung/Revisit-Editing-Evaluation",
         edited_formats=("qaedit",),
+        downloads=(Download(f"{_QAEDIT}/data/QAEdit_inter_1k.json", "QAEdit_inter_1k.json", "Apache-2.0"),),
     )
 )
 register_dataset(
@@ -148,6 +153,14 @@ register_dataset(
         title="HalluEditBench",
         homepage="https://github.com/llm-editing/HalluEditBench",
         edited_formats=("halluedit",),
+        downloads=tuple(
+            Download(
+                f"{_HALLUEDIT}/data/questions/hallucination_final/llama_2_7b_chat_hf/{topic}.csv",
+                f"{topic}.csv",
+                "CC BY 4.0",
+            )
+            for topic in ("places_city", "human_scientist", "entertainment_song")
+        ),
     )
 )
 register_dataset(
