@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from harness.identity import ADDED, LABEL
 
@@ -101,7 +101,7 @@ class EditRecord:
 
     def with_probes(self, change: Callable[[Probe], Probe | None]) -> Self:
         """Change every probe, or leave out those for which `change` returns None."""
-        changed = {
+        changed: dict[str, Any] = {
             name: tuple(new for probe in probes if (new := change(probe)) is not None)
             for name, probes in self.probes().items()
             if probes

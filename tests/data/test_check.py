@@ -37,10 +37,9 @@ def test_a_report_counts_questions_by_field_and_kind(tmp_path):
 def test_a_report_names_the_records_that_cannot_be_used(tmp_path):
     report = check(write(tmp_path / "a.json", [QAEDIT, without(QAEDIT, "target"), QAEDIT | {"subject": "nobody"}]))
 
-    assert report.problems == (
-        "record 2: field 'target' is missing",
-        "record 3: the prompt does not mention the subject 'nobody'",
-    ) or [line[:9] for line in report.problems] == ["record 2:", "record 3:"]
+    assert report.problems[0] == "record 2: field 'target' is missing"
+    assert report.problems[1].startswith("record 3: the subject 'nobody' ")
+    assert len(report.problems) == 2
 
 
 def test_misspelt_keys_of_our_own_format_are_reported(tmp_path):
@@ -78,7 +77,7 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path):
         (json.dumps([QAEDIT, QAEDIT])[:-30], "record 2: invalid or truncated JSON"),
         (
             json.dumps([without(QAEDIT, "subject")]),
-            "no record has the field 'subject' of QAEDIT".replace("QAEDIT", "QAEdit"),
+            "no record has the field 'subject' of QAEdit",
         ),
     ],
 )
