@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from reports.common import (
     commits_shown,
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from reports.stats import Estimate, Floats
 
 
-class Quantity(NamedTuple):
-    """A column: the heading that it shares with others, and its own."""
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A column: the heading that it shares with others, and its own. Not a tuple, of which pandas would make two levels."""
 
     group: str
     title: str
@@ -153,10 +154,7 @@ def _estimates(by_seed: Sequence["pd.DataFrame"]) -> dict[Quantity, "Estimate"]:
     first = by_seed[0].sort_index()
     scores_SRC: Floats = np.stack([units.loc[first.index, columns].to_numpy(dtype=np.float64) for units in by_seed])
     resampled = resample_means(scores_SRC, pd.factorize(first["cluster"])[0].astype(np.intp))
-    return {
-        Quantity(*column): resampled.estimate(unit_C)
-        for column, unit_C in zip(columns, np.eye(len(columns)), strict=True)
-    }
+    return {column: resampled.estimate(unit_C) for column, unit_C in zip(columns, np.eye(len(columns)), strict=True)}
 
 
 def _section(

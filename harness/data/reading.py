@@ -184,7 +184,7 @@ def _with_joint_questions(first: EditRecord, repeated: EditRecord) -> EditRecord
     """Keep what a repetition of an edit asks about it together with other edits; all else is known from the first."""
     if repeated.target_new != first.target_new:
         return first
-    joint = {
+    joint: dict[str, Any] = {
         name: (*known, *new)
         for (name, known), probes in zip(first.probes().items(), repeated.probes().values(), strict=True)
         if (new := [probe for probe in probes if probe.needs and probe not in known])

@@ -33,7 +33,7 @@ def multihop(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
 
 def _edits(records: "pd.DataFrame", questions: "pd.DataFrame") -> "pd.DataFrame":
     """Reliability of the edits of a cell that asks about chains."""
-    asked = records[(records["axis"] == "rel") & (questions["chain"] != "").any()]
+    asked = records[records["axis"] == "rel"] if (questions["chain"] != "").any() else records.iloc[:0]
     return asked.set_index("record_id")[["score", "cluster"]].rename(columns={"score": Quantity("", "Edit")})
 
 
