@@ -1,14 +1,17 @@
 """`data check` and `data convert`."""
 
 import json
+import re
 
 import pytest
 
 from harness import registry
+from harness.cli import data_check, data_convert
 from harness.data.check import check, convert
 from harness.data.reading import from_rows, read
 from harness.errors import UserError
 from tests.data.rows import BENCHMARKS, EXAMPLES, QAEDIT, WIKI_COUNTERFACT, chain, without, write
+from tests.docs.pages import DOCS
 
 
 @pytest.mark.parametrize("name", EXAMPLES | BENCHMARKS)
@@ -88,3 +91,28 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, content, message):
 
     with pytest.raises(UserError, match=message):
         check(path)
+
+
+def test_the_command_ends_with_1_if_there_is_something_to_change(tmp_path, capsys):
+    good, bad = (
+        write(tmp_path / "good.json", [QAEDIT]),
+        write(tmp_path / "bad.json", [QAEDIT, without(QAEDIT, "target")]),
+    )
+
+    assert (data_check(good), data_check(bad)) == (0, 1)
+    out = capsys.readouterr().out
+    assert "1 records with 1 edits, 1 of them usable" in out
+    assert out.splitlines()[-1] == "record 2: field 'target' is missing"
+
+    assert data_convert(bad, to=tmp_path / "own.jsonl") == 0
+    assert "own.jsonl: 1 records from 2 of QAEdit" in capsys.readouterr().out
+
+
+def test_the_example_of_the_manual_has_nothing_to_change(tmp_path):
+    (example,) = re.findall(r"^```json\n(.*?)^```$", (DOCS / "data.md").read_text(), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(json.loads(example)))
+    report = check(path)
+
+    assert (report.problems, report.remarks) == ((), ())
+    assert report.questions["portability", "Reasoning"] == (1, 1)
