@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reports.common import (
     commits_shown,
@@ -148,7 +148,7 @@ def _estimates(by_seed: Sequence["pd.DataFrame"]) -> dict[Quantity, "Estimate"]:
 
     from reports.stats import resample_means
 
-    columns = [column for column in by_seed[0].columns if column != "cluster"]
+    columns: list[Any] = [column for column in by_seed[0].columns if column != "cluster"]
     if not columns or not len(by_seed[0]):
         return {}
     first = by_seed[0].sort_index()
