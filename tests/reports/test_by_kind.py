@@ -16,14 +16,14 @@ KINDS = ("Reasoning", "Subject Aliasing")
 
 @pytest.fixture
 def kinds(monkeypatch):
-    """Give half of the records' portability questions one kind and half another."""
+    """Give half of the records' rephrases one kind and half another."""
     made = fake_store.fake_records
 
     def with_kinds(*args):
         rows = made(*args)
-        is_port = rows["axis"] == "portability"
+        is_asked = rows["axis"] == "generality"
         number = rows["record_id"].str[1:].astype(int)
-        rows["kind"] = np.where(is_port, np.where(number % 2 == 0, *KINDS), "")
+        rows["kind"] = np.where(is_asked, np.where(number % 2 == 0, *KINDS), "")
         return rows.assign(chain="")
 
     monkeypatch.setattr(fake_store, "fake_records", with_kinds)
@@ -44,7 +44,7 @@ def test_a_kind_is_the_mean_over_the_records_that_have_it(fake, kinds):
         f"ripple-{each}-zsre" for each in dict.fromkeys(frame.cells["protocol"])
     ]
     titles = [(column.group, column.title) for column in tables[0].columns]
-    assert [title for group, title in titles if group == "Portability"] == [*KINDS, "All"]
+    assert [title for group, title in titles if group == "Generality"] == [*KINDS, "All"]
 
 
 def test_cells_without_kinds_have_one_column_per_axis(fake):
