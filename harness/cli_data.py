@@ -1,4 +1,4 @@
-"""The commands `harness data …`: list, show and download datasets."""
+"""The commands `harness data …`: list, show, check, convert and download datasets."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from harness.commands import harness_command
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-app = typer.Typer(help="List, show or download datasets.", no_args_is_help=True)
+app = typer.Typer(help="List, show, check, convert or download datasets.", no_args_is_help=True)
 
 _FOREIGN = 20
 """Ignored files that `data list` names."""
@@ -81,6 +81,44 @@ def data_fetch(
         for fetched in done:
             print(fetched)
     print(f"use them: {harness_command('data', 'list', data=to)}")
+    return 0
+
+
+@app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of records in any known format.")],
+    plugin: PluginOption = None,
+) -> int:
+    """Check every record of a file: what can be used, what cannot and why, and what is asked."""
+    from harness.data.check import check
+
+    report = check(file)
+    found = report.file
+    print(f"{file}: {found.format.title}, dataset {found.format.dataset}")
+    print(f"{found.rows:,} records with {found.edits:,} edits, {len(found.records):,} of them usable")
+    rows = [
+        (name, kind or "–", f"{asked:,}", f"{having:,}") for (name, kind), (asked, having) in report.questions.items()
+    ]
+    if rows:
+        print_table(("field", "kind", "questions", "records"), rows, ("questions", "records"))
+    for line in (*report.problems, *report.remarks):
+        print(line)
+    return 1 if report.problems else 0
+
+
+@app.command("convert")
+def data_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of records in any known format.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="JSON Lines file to write.")],
+    plugin: PluginOption = None,
+) -> int:
+    """Write the usable records of a file as JSON Lines in the harness's own format."""
+    from harness.data.check import convert
+
+    found = convert(file, to)
+    print(f"{to}: {len(found.records):,} records from {found.rows:,} of {found.format.title}")
+    if left_out := found.left_out():
+        print(left_out)
     return 0
 
 

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LABEL = {"role": "label"}
+"""Metadata of a dataclass field that only names something: it identifies nothing."""
+ADDED = {"role": "added"}
+"""Metadata of a field that others did not have from the start: at its default it is left out, so that ids stay the same."""
+
 
 def canonical_json(value: Any) -> str:
     """Serialise a value uniquely: sorted keys, no spaces, dataclasses as mappings, tuples as lists, no NaN.
@@ -37,4 +42,19 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
 
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
+def _identifying(value: Any) -> Any:
+    """As `plain`, without labels and without added fields at their default."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return plain(value)
+    return {
+        field.name: content
+        for field in dataclasses.fields(value)
+        for content in [getattr(value, field.name)]
+        for role in [field.metadata.get("role")]
+        if not (role == "label" or (role == "added" and content == field.default))
+    }
+
+
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_identifying
+)

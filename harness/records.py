@@ -1,9 +1,11 @@
 """Dataset-independent records: edits, the requests that methods see, probes and scored answers."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+from harness.identity import ADDED, LABEL
 
 Split = Literal["test", "dev", "all"]
 """Subset of a file's records, determined by their ids; `all` is the whole file."""
@@ -17,10 +19,21 @@ Conflict = Literal["keep", "drop"]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt with the answer that the dataset expects from the unedited model."""
+    """A prompt with the answer that the dataset expects.
+
+    Attributes:
+        kind: what the dataset calls questions of this sort, such as `Reasoning`; reports group by it.
+        aliases: other acceptable answers; only protocols that compare words look at them.
+        needs: ids of the other edits that the answer follows from; the question is asked if all of them are made.
+        chain: what questions about the same chain of facts have in common.
+    """
 
     prompt: str
     answer: str
+    kind: str = field(default="", metadata=LABEL)
+    aliases: tuple[str, ...] = field(default=(), metadata=ADDED)
+    needs: tuple[str, ...] = field(default=(), metadata=ADDED)
+    chain: str = field(default="", metadata=LABEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,11 @@ class EditRecord:
         attributes: probes of other subjects for which `target_new` is already true (CounterFact `attribute_prompts`).
         generation_prompts: prompts for free generation about the subject; not paraphrases of `prompt`.
         relation: upstream relation id, or empty.
+        aliases: other wordings of `target_new`, as for a probe.
+        forms: the fact asked in forms with answers of their own, such as multiple choice (generality).
+        robustness: the fact asked under pressure, such as doubt about the answer.
+        hops: the facts, edited or not, that multi-hop questions of `portability` combine.
+        group: records of the same group are in the same split; empty for a record on its own.
     """
 
     id: str
@@ -62,10 +80,49 @@ class EditRecord:
     attributes: tuple[Probe, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     relation: str = ""
+    aliases: tuple[str, ...] = field(default=(), metadata=ADDED)
+    forms: tuple[Probe, ...] = field(default=(), metadata=ADDED)
+    robustness: tuple[Probe, ...] = field(default=(), metadata=ADDED)
+    hops: tuple[Probe, ...] = field(default=(), metadata=ADDED)
+    group: str = field(default="", metadata=LABEL)
 
     def request(self) -> EditRequest:
         """Return the part of the record that a method sees."""
         return EditRequest(self.id, self.prompt, self.subject, self.target_new, self.ground_truth)
+
+    @property
+    def split_id(self) -> str:
+        """What decides the split."""
+        return self.group or self.id
+
+    def probes(self) -> dict[str, tuple[Probe, ...]]:
+        """All probes by field."""
+        return {name: getattr(self, name) for name in PROBES}
+
+    def with_probes(self, change: Callable[[Probe], Probe | None]) -> Self:
+        """Change every probe, or leave out those for which `change` returns None."""
+        changed: dict[str, Any] = {
+            name: tuple(new for probe in probes if (new := change(probe)) is not None)
+            for name, probes in self.probes().items()
+            if probes
+        }
+        return replace(self, **changed)
+
+
+PROBES = ("locality", "portability", "attributes", "forms", "robustness", "hops")
+"""Fields of an `EditRecord` with probes."""
+
+
+def askable(edits: Iterable[EditRecord]) -> tuple[EditRecord, ...]:
+    """Records that are edited together, without the questions that need an edit which is not among them."""
+    edits = tuple(edits)
+    ids = {record.id for record in edits}
+    return tuple(
+        record.with_probes(lambda probe: probe if ids.issuperset(probe.needs) else None)
+        if any(probe.needs for probes in record.probes().values() for probe in probes)
+        else record
+        for record in edits
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +240,7 @@ class FirstEdits(DataRef):
 
     def cut(self, data: Dataset) -> Dataset:
         """Select the records from the full dataset."""
-        return replace(data, ref=self, edits=data.edits[: self.so_far])
+        return replace(data, ref=self, edits=askable(data.edits[: self.so_far]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +258,7 @@ class Answer:
         answer_score: for locality, `score` against the dataset's answer; NaN for other axes.
         scope: routing score of the prompt in [0, 1], 1 for in scope of an edit; NaN if the method has none.
         contains: 1 if an answer that ends by itself contains what it is compared with, otherwise 0; NaN for other protocols.
+        kind, chain: those of the probe; empty for edits and rephrases.
     """
 
     record_id: str
@@ -216,3 +274,5 @@ class Answer:
     answer_score: float
     scope: float
     contains: float = math.nan
+    kind: str = ""
+    chain: str = ""

@@ -164,7 +164,9 @@ class MethodSpec:
 methods: "Registry[type[Method]]" = Registry("method", "methods", ["methods"])
 """Methods of the native backend by name; `find_method` also finds those of other backends."""
 backends: "Registry[Backend]" = Registry("backend", "backends", ["methods"])
-formats: "Registry[Format]" = Registry("data format", "formats", ["harness.data.schemas"])
+formats: "Registry[Format]" = Registry(
+    "data format", "formats", ["harness.data.schemas", "harness.data.benchmarks", "harness.data.facts"]
+)
 datasets: "Registry[DatasetInfo]" = Registry("dataset", "datasets", ["harness.data.catalogue"])
 protocols: "Registry[Protocol]" = Registry(
     "protocol", "protocols", ["harness.evaluation.protocols", "harness.evaluation.natural", "methods"]

@@ -22,6 +22,8 @@ AXES: Mapping[str, str] = {
     "locality": "loc",
     "locality_unrelated": "loc_unrelated",
     "portability": "port",
+    "robustness": "robust",
+    "single_hop": "hops",
 }
 """Axis in the store → column of a frame."""
 

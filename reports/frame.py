@@ -38,6 +38,8 @@ class SuiteFrame:
             cell belongs.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes, and
             `cluster`, the first record about the same subject.
+        questions: one row per (cell, protocol, axis, record_id, probe), for axes whose questions are of several kinds: `kind` and
+            `chain` of the question, `score`, `exact` and `cluster`.
         scopes: one row per (cell, axis, record_id) and probe with its routing score `scope` and `cluster`, axes named as in
             the store; only for cells whose method decides by prompt whether an edit applies.
         missing: one row per unfinished cell: its name, titles, section and row as in `cells`, the reason, whether it
@@ -48,6 +50,7 @@ class SuiteFrame:
     manifest: Manifest
     cells: pd.DataFrame
     records: pd.DataFrame
+    questions: pd.DataFrame
     scopes: pd.DataFrame
     missing: pd.DataFrame
 
@@ -102,13 +105,14 @@ def load_suite(store: Path, suite: str, scale: str, **options: Unpack[Options]) 
     _refuse_duplicates(cells)
     records = pd.concat([_by_record(rows) for rows in answers], ignore_index=True)
     _check_against_records(cells, records, Store(store))
+    questions = pd.concat([_of_kinds(rows) for rows in answers], ignore_index=True)
     of_cells = [_by_question(rows) for rows in answers]
     for folder, scopes in zip(finished, of_cells, strict=True):
         _check_against_scopes(folder, scopes)
     _disambiguate(cells, "section", "section_title", _differences)
     _disambiguate(cells, "row", "title", _labels)
     missing = describe_missing([folder for folder in folders if folder not in finished], manifest.unresolved, cells)
-    return SuiteFrame(store, manifest, cells, records, pd.concat(of_cells, ignore_index=True), missing)
+    return SuiteFrame(store, manifest, cells, records, questions, pd.concat(of_cells, ignore_index=True), missing)
 
 
 def _read_cell(folder: Folder) -> list[dict[str, Any]]:
@@ -158,19 +162,21 @@ def _maxima(metrics: Mapping[str, Any], protocol: str) -> dict[str, float]:
 
 
 def _read_answers(folder: Folder) -> pd.DataFrame:
-    """Answers of a cell without their texts; `scope` is NaN in cells that were run before it was recorded.
+    """Answers of a cell without their texts; what was not recorded yet when a cell was run is NaN or empty.
 
     In cells from before it was recorded which records are about one subject, each record is a cluster of its own.
     """
     columns = ["protocol", "axis", "record_id", "probe", "score", "exact"]
     file = folder.path / "records.parquet"
-    has_scope = "scope" in parquet.read_schema(file).names
-    rows = pd.read_parquet(file, columns=[*columns, "scope"] if has_scope else columns)
+    later: dict[str, Any] = {"scope": np.nan, "kind": "", "chain": ""}
+    there = set(parquet.read_schema(file).names)
+    rows = pd.read_parquet(file, columns=[*columns, *(name for name in later if name in there)])
+    rows = rows.assign(**{name: default for name, default in later.items() if name not in there})
     rows.insert(0, "cell", folder.path.name)
     groups = folder.read("provenance.json").get("same_subject", [])
     first_of = {record: group[0] for group in groups for record in group}
     rows["cluster"] = [first_of.get(record, record) for record in rows["record_id"]]
-    return rows if has_scope else rows.assign(scope=np.nan)
+    return rows
 
 
 def _by_record(rows: pd.DataFrame) -> pd.DataFrame:
@@ -178,6 +184,13 @@ def _by_record(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(axis=rows["axis"].map(dict(AXES)))
     place = ["cell", "protocol", "axis", "record_id", "cluster"]
     return rows.groupby(place, as_index=False, sort=False)[["score", "exact"]].mean()
+
+
+def _of_kinds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The questions of the axes on which some have a kind."""
+    with_kinds = set(rows.loc[rows["kind"] != "", "axis"])
+    found = rows[rows["axis"].isin(with_kinds)].drop(columns="scope")
+    return found.assign(axis=found["axis"].map(dict(AXES)))
 
 
 def _by_question(rows: pd.DataFrame) -> pd.DataFrame:

@@ -32,6 +32,8 @@ COLUMNS = {
     "locality": "agreement with the unedited model on the records' locality prompts",
     "locality_unrelated": "the same on facts of other records",
     "portability": "score of what follows from the edits",
+    "robustness": "score of the edits under pressure, such as doubt about the answer",
+    "single_hop": "score of the single facts that multi-hop questions combine",
     "score": "mean of reliability, generality and locality",
     "reliability_exact": "share of edits whose target is predicted exactly",
     "generality_exact": "the same of rephrases",
@@ -61,7 +63,7 @@ COLUMNS = {
 """Columns of the results and what they hold."""
 
 NAMES = {"data": "dataset", "rel": "reliability", "gen": "generality", "loc": "locality", "avg": "score"}
-NAMES |= {"loc_unrelated": "locality_unrelated", "port": "portability"}
+NAMES |= {"loc_unrelated": "locality_unrelated", "port": "portability", "robust": "robustness", "hops": "single_hop"}
 NAMES |= {"rel_exact": "reliability_exact", "gen_exact": "generality_exact"}
 """Columns of `SuiteFrame.cells` that are named otherwise here."""
 

@@ -279,6 +279,9 @@ def test_auto_takes_only_a_backend_that_is_available(another):
 def test_built_in_objects_are_registered():
     assert {"rome", "onceedit", "none"} <= set(registry.methods)
     assert list(registry.protocols)[:2] == ["teacher_forced", "generation"]
-    assert list(registry.datasets) == ["zsre", "counterfact", "facts"]
-    assert list(registry.formats) == ["counterfact", "counterfact-flat", "knowedit", "mend", "mend-tsv", "facts"]
+    assert {"zsre", "counterfact", "wiki_counterfact", "wiki_recent", "wikibio", "qaedit", "halluedit", "mquake"} < set(
+        registry.datasets
+    )
+    assert list(registry.formats)[:5] == ["counterfact", "counterfact-flat", "knowedit", "mend", "mend-tsv"]
+    assert {form for info in registry.datasets.all().values() for form in info.edited_formats} < set(registry.formats)
     assert "main" in registry.tables

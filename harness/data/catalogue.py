@@ -10,6 +10,10 @@ from harness import registry
 from harness.commands import harness_command
 
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
+_QAEDIT = (
+    "https://raw.githubusercontent.com/WanliYoung/Revisit-Editing-Evaluation/d6025e0ee9731d3b59b84ea242dc06bf0e0c8a74"
+)
+_HALLUEDIT = "https://raw.githubusercontent.com/llm-editing/HalluEditBench/6bbd3337c5c72e996b147c187e57b0a753897d69"
 _ROME = "https://rome.baulab.info/data/dsets"
 
 
@@ -106,4 +110,66 @@ register_dataset(
     )
 )
 
-register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/python.md", edited_formats=("facts",)))
+register_dataset(
+    DatasetInfo(
+        name="wiki_counterfact",
+        title="Wiki-counterfact",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wiki-counterfact",),
+        downloads=(Download(f"{_KNOWEDIT}/wiki_counterfact/test_cf.json", "test_cf.json", "MIT"),),
+        synthetic=lambda: _generated("wiki_counterfact"),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="wiki_recent",
+        title="Wiki-recent",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wiki-recent",),
+        downloads=(Download(f"{_KNOWEDIT}/wiki_recent/recent_test.json", "recent_test.json", "MIT"),),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="wikibio",
+        title="WikiBio",
+        homepage="https://huggingface.co/datasets/zjunlp/KnowEdit",
+        edited_formats=("wikibio",),
+        downloads=(Download(f"{_KNOWEDIT}/WikiBio/wikibio-test-all.json", "wikibio-test-all.json", "MIT"),),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="qaedit",
+        title="QAEdit",
+        homepage="https://github.com/WanliYoung/Revisit-Editing-Evaluation",
+        edited_formats=("qaedit",),
+        downloads=(Download(f"{_QAEDIT}/data/QAEdit_inter_1k.json", "QAEdit_inter_1k.json", "Apache-2.0"),),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="halluedit",
+        title="HalluEditBench",
+        homepage="https://github.com/llm-editing/HalluEditBench",
+        edited_formats=("halluedit",),
+        downloads=tuple(
+            Download(
+                f"{_HALLUEDIT}/data/questions/hallucination_final/llama_2_7b_chat_hf/{topic}.csv",
+                f"{topic}.csv",
+                "CC BY 4.0",
+            )
+            for topic in ("places_city", "human_scientist", "entertainment_song")
+        ),
+    )
+)
+register_dataset(
+    DatasetInfo(
+        name="mquake",
+        title="MQuAKE",
+        homepage="https://github.com/princeton-nlp/MQuAKE",
+        edited_formats=("mquake",),
+        synthetic=lambda: _generated("mquake"),
+    )
+)
+register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/data.md", edited_formats=("facts",)))

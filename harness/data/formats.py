@@ -5,6 +5,7 @@ occur. A file with some broken records is thus still recognised, and a file that
 """
 
 import codecs
+import csv
 import gzip
 import json
 import re
@@ -25,6 +26,8 @@ NO_RECORDS = "neither JSON nor a known table"
 """Why most files of a folder, such as a README, are foreign."""
 
 _HEAD_BYTES = 1 << 16
+_COLUMNS = 5
+"""So many commas in the first line are no sentence."""
 _GZIP = b"\x1f\x8b"
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _GAP = re.compile(r"[\s,]*")
@@ -33,8 +36,12 @@ _GAP = re.compile(r"[\s,]*")
 class Row(Protocol):
     """One upstream record, validated."""
 
-    def record(self) -> EditRecord:
-        """Convert to the harness's own record type."""
+    def record(self) -> EditRecord | tuple[EditRecord, ...]:
+        """Convert to the harness's own record type, or to several records if it holds several edits.
+
+        Raises:
+            ValueError: if there is nothing to edit; the message completes "record 7 …".
+        """
         ...
 
 
@@ -50,11 +57,12 @@ class Format:
         dataset: dataset that the records belong to.
         title: display name in messages and listings.
         rows: validator for all records of a file.
-        signature: fields that all occur in the records of a JSON file of this format, and no other format's.
+        signature: fields that all occur in the records of a file of this format, and no other format's; in a table they are
+            the names of its columns.
         recognise: further predicate on the fields of the first records or, with `parse_line`, on the first lines of a
             text file.
         parse_line: parser for one line of a text file; raises a ValueError that describes a malformed line. None for
-            JSON files: a list of records, or one record per line.
+            files with named fields: a JSON list, a JSON record per line, or a table with a header (CSV).
     """
 
     name: str
@@ -117,20 +125,29 @@ def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, 
             head = _utf8(stream.read(_HEAD_BYTES)).decode(errors="replace")
     except (OSError, EOFError, zlib.error) as error:  # no permission, or damaged gzip data
         return Foreign(f"cannot be read ({error})")
-    is_json = head.lstrip()[:1] in ("[", "{")
-    keys = _fields(head) if is_json else set()
+    keys = _fields(head) if is_json(head) else set(table_header(head))
     lines = head.split("\n")[: -1 if "\n" in head else None]
     known = registry.formats.all().values()
     for each in known:
-        if each.recognise(lines) if each.parse_line else is_json and each.signature <= keys and each.recognise(keys):
+        if each.recognise(lines) if each.parse_line else each.signature <= keys and each.recognise(keys):
             return each
-    if not is_json:
+    if not is_json(head) and len(keys) < _COLUMNS:
         return Foreign(NO_RECORDS)
     nearest = max(known, key=lambda each: len(each.signature & keys) / max(len(each.signature), 1))
     missing = sorted(nearest.signature - keys)
-    if not keys & nearest.signature or not missing:
+    if not missing or len(missing) > len(nearest.signature) / 2:
         return Foreign("fields of no known format")
     return Foreign(f"no record has the field '{missing[0]}' of {nearest.title}")
+
+
+def is_json(text: str) -> bool:
+    """Whether a text begins like JSON."""
+    return text.lstrip()[:1] in ("[", "{")
+
+
+def table_header(text: str) -> list[str]:
+    """Names of the columns if a text is a table with a header, otherwise meaningless words or nothing."""
+    return next(csv.reader(text.splitlines()[:1]), [])
 
 
 def contents(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from harness.data.pools import belongs, draw
 from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest, file_digest
-from harness.records import Conflict, DataRef, Dataset, EditRecord, Probe, Template
+from harness.records import Conflict, DataRef, Dataset, EditRecord, Template, askable
 from harness.subjects import Mention, last_mention
 
 TEMPLATES: tuple[str, ...] = get_args(Template)
@@ -116,16 +116,10 @@ def in_template(record: EditRecord, template: str) -> EditRecord:
     def wrap(prompt: str) -> str:
         return template.replace("{Input}", prompt)
 
-    def wrap_all(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
-        return tuple(Probe(wrap(probe.prompt), probe.answer) for probe in probes)
-
     return replace(
-        record,
+        record.with_probes(lambda probe: replace(probe, prompt=wrap(probe.prompt))),
         prompt=wrap(record.prompt),
         rephrases=tuple(map(wrap, record.rephrases)),
-        locality=wrap_all(record.locality),
-        portability=wrap_all(record.portability),
-        attributes=wrap_all(record.attributes),
         generation_prompts=tuple(map(wrap, record.generation_prompts)),
     )
 
@@ -162,8 +156,8 @@ def _select(ref: DataRef) -> Dataset:
             fix=harness_command("data", "list", data=ref.source),
         )
     shape = _shape(ref)
-    inside = [record for record in found.edited.records if belongs(ref.name, record.id, ref.split)]
-    excluded = [record for record in found.edited.records if not belongs(ref.name, record.id, ref.split)]
+    inside = [record for record in found.edited.records if belongs(ref.name, record.split_id, ref.split)]
+    excluded = [record for record in found.edited.records if not belongs(ref.name, record.split_id, ref.split)]
     left_out = set(ref.without)
     held_out = _held_out(ref, found.edited.records)
     eligible = [
@@ -186,15 +180,24 @@ def _select(ref: DataRef) -> Dataset:
         for tier in _tiers(found, rest, excluded)
     ]
     train, unrelated = draw(edits, tiers, ref.train, ref.unrelated)
+    asked = askable(map(shape, edits))
+    unasked = _questions(edits) - _questions(asked)
+    notes = [found.edited.left_out()]
+    if unasked:
+        notes.append(f"{found.edited.where}: {unasked:,} questions need an edit that is not among the {len(edits):,}")
     data = Dataset(
         ref,
-        *(tuple(map(shape, edits)), tuple(map(shape, train)), tuple(map(shape, unrelated))),
+        *(asked, tuple(map(shape, train)), tuple(map(shape, unrelated))),
         contradictory=reached - len(edits),
-        notes=tuple(filter(None, [found.edited.left_out()])),
+        notes=tuple(filter(None, notes)),
     )
     if template := _template(ref):
         _check_template(data.edits, template)
     return data
+
+
+def _questions(records: Iterable[EditRecord]) -> int:
+    return sum(len(probes) for record in records for probes in record.probes().values())
 
 
 def _held_out(ref: DataRef, records: Sequence[EditRecord]) -> frozenset[str] | None:

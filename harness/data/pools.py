@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import get_args
 
 from harness.errors import UserError, did_you_mean
-from harness.records import EditRecord, Probe, Split
+from harness.records import EditRecord, Split
 
 SPLITS: tuple[str, ...] = get_args(Split)
 
@@ -83,20 +83,14 @@ class Guard:
     def trimmed(self, record: EditRecord) -> EditRecord:
         """Drop those of a record's other prompts that are guarded or mention a guarded subject."""
         return replace(
-            record,
+            record.with_probes(lambda probe: probe if self._is_foreign(probe.prompt) else None),
             rephrases=tuple(filter(self._is_foreign, record.rephrases)),
             generation_prompts=tuple(filter(self._is_foreign, record.generation_prompts)),
-            locality=self._foreign(record.locality),
-            portability=self._foreign(record.portability),
-            attributes=self._foreign(record.attributes),
         )
 
     def _mentions(self, subject: str) -> bool:
         longest = max(subject.split(" "), key=len)
         return bool(subject) and any(f" {subject} " in text for text in self._texts_with.get(longest, ()))
-
-    def _foreign(self, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
-        return tuple(probe for probe in probes if self._is_foreign(probe.prompt))
 
     def _is_foreign(self, prompt: str) -> bool:
         if prompt.casefold() in self._prompts:
@@ -111,7 +105,8 @@ class Guard:
 
 def scored_prompts(record: EditRecord) -> list[str]:
     """All prompts on which the edited model is scored."""
-    return [record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality + record.portability)]
+    asked = (probes for name, probes in record.probes().items() if name != "attributes")
+    return [record.prompt, *record.rephrases, *(probe.prompt for probes in asked for probe in probes)]
 
 
 def _take(tiers: Sequence[Sequence[EditRecord]], wanted: int, guard: Guard) -> tuple[EditRecord, ...]:

@@ -1,10 +1,12 @@
 """Read one upstream file into records; an invalid record is left out, with the reason."""
 
+import csv
 import gc
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ class UpstreamFile:
         where: path of the file, or the name of the synthetic records.
         format: format of the file.
         rows: number of upstream records.
+        edits: number of edits in them; as many in most formats.
         records: usable records in file order; of records with the same prompt, only the first.
         numbers: 1-based position in the file of each of `records`.
         flaws: records that were skipped because they are unusable.
@@ -51,11 +54,12 @@ class UpstreamFile:
     records: tuple[EditRecord, ...]
     numbers: tuple[int, ...]
     flaws: tuple[Flaw, ...]
+    edits: int
 
     @property
     def repeated(self) -> int:
-        """Number of records skipped because an earlier one has the same prompt."""
-        return self.rows - len(self.records) - len(self.flaws)
+        """Number of edits skipped because an earlier one has the same prompt."""
+        return self.edits - len(self.records) - len(self.flaws)
 
     def left_out(self, shown: int = 3) -> str:
         """How many records are unusable and why, naming a few; empty if none is."""
@@ -106,6 +110,8 @@ def _read(path: Path, form_name: str, _mtime_ns: int, _size_bytes: int) -> Upstr
 def _parse(content: bytes, form: Format, where: str) -> UpstreamFile:
     """Validate all records of a JSON file; those with a wrong field are left out, but damaged JSON is refused."""
     rows: list[Any] = []
+    if not content.lstrip().startswith((b"[", b"{")):
+        return _parse_table(_text(content, where), form, where)
     try:
         with _no_collection():
             if content.lstrip().startswith(b"["):
@@ -149,19 +155,41 @@ def _collect(rows: Iterable[tuple[int, Row]], form: Format, where: str, flaws: S
     records: list[EditRecord] = []
     numbers: list[int] = []
     found = list(flaws)
-    prompts: set[str] = set()
-    last = max((flaw.number for flaw in flaws), default=0)
+    place: dict[str, int] = {}
+    last, edits = max((flaw.number for flaw in flaws), default=0), len(flaws)
     for number, row in rows:
         last = max(last, number)
-        record = row.record()
-        if reason := _flaw(record):
-            found.append(Flaw(number, reason))
-        elif record.prompt not in prompts:
-            prompts.add(record.prompt)
-            records.append(record)
-            numbers.append(number)
+        try:
+            made = row.record()
+        except ValueError as error:
+            found.append(Flaw(number, str(error)))
+            edits += 1
+            continue
+        for record in made if isinstance(made, tuple) else (made,):
+            edits += 1
+            if reason := _flaw(record):
+                found.append(Flaw(number, reason))
+            elif record.prompt not in place:
+                place[record.prompt] = len(records)
+                records.append(record)
+                numbers.append(number)
+            else:
+                first = place[record.prompt]
+                records[first] = _with_joint_questions(records[first], record)
     found.sort(key=lambda flaw: flaw.number)
-    return UpstreamFile(where, form, last, own_ids(records), tuple(numbers), tuple(found))
+    return UpstreamFile(where, form, last, own_ids(records), tuple(numbers), tuple(found), edits)
+
+
+def _with_joint_questions(first: EditRecord, repeated: EditRecord) -> EditRecord:
+    """Keep what a repetition of an edit asks about it together with other edits; all else is known from the first."""
+    if repeated.target_new != first.target_new:
+        return first
+    joint: dict[str, Any] = {
+        name: (*known, *new)
+        for (name, known), probes in zip(first.probes().items(), repeated.probes().values(), strict=True)
+        if (new := [probe for probe in probes if probe.needs and probe not in known])
+    }
+    return replace(first, **joint) if joint else first
 
 
 def _flaw(record: EditRecord) -> str | None:
@@ -209,7 +237,30 @@ def _repair(where: str, form: Format) -> str:
     path = Path(where)
     if (path.parent / CHECKSUMS).is_file() and path.name in (path.parent / CHECKSUMS).read_text(encoding="utf-8"):
         return harness_command("data", "fetch", form.dataset, to=path.parent.parent)
+    if path.suffix == ".csv":
+        return f"tail -n 3 {path}"
     return f"python -m json.tool {'--json-lines ' if path.suffix == '.jsonl' else ''}{path} /dev/null"
+
+
+def _parse_table(text: str, form: Format, where: str) -> UpstreamFile:
+    """Read a table with a header; empty entries are missing fields."""
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows, flaws = [], []
+    header = next(lines, [])
+    try:
+        for number, entries in enumerate(filter(None, lines), start=1):
+            if len(entries) == len(header):
+                rows.append(
+                    (number, {name: entry for name, entry in zip(header, entries, strict=True) if entry.strip()})
+                )
+            else:
+                flaws.append(Flaw(number, f"has {len(entries)} columns, but the header {len(header)}"))
+    except csv.Error as error:
+        raise UserError(
+            f"{where}: record {len(rows) + len(flaws) + 1}: invalid or truncated table ({error})",
+            fix=_repair(where, form),
+        ) from None
+    return _validate(rows, form, where, flaws)
 
 
 def _parse_lines(

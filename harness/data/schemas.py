@@ -1,4 +1,4 @@
-"""Schemas of the upstream formats, one class per format, each with its conversion to an `EditRecord`.
+"""Schemas of the formats of ZsRE and CounterFact, one class per format, each with its conversion to an `EditRecord`.
 
 A schema declares only the fields that the harness uses; other keys are allowed. Only the edit itself is required: a record
 without some kind of probe, or with null in its place, has no such probes. Surrounding whitespace is stripped, because a
@@ -25,7 +25,8 @@ def _first(value: Any) -> Any:
     return value
 
 
-def _all(value: Any) -> Any:
+def all_of(value: Any) -> Any:
+    """A list that upstream may leave null."""
     return [] if value is None else value
 
 
@@ -40,7 +41,7 @@ def _holds_one_place(template: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[list[Text], BeforeValidator(_all)]
+Texts = Annotated[list[Text], BeforeValidator(all_of)]
 Answer = Annotated[Text, BeforeValidator(_first)]
 Id = Annotated[str, BeforeValidator(_written)]
 Template = Annotated[str, AfterValidator(_holds_one_place)]
@@ -51,7 +52,8 @@ def content_id(prompt: str, target: str) -> str:
     return hashlib.sha256(f"{prompt}\0{target}".encode()).hexdigest()[:16]
 
 
-def _id(upstream: str | None, prompt: str, target: str) -> str:
+def id_of(upstream: str | None, prompt: str, target: str) -> str:
+    """Upstream's id, or else `content_id`."""
     return upstream or content_id(prompt, target)
 
 
@@ -64,12 +66,13 @@ class _PromptAndAnswer:
     prompt: Text
     ground_truth: Answer
 
-    def probe(self) -> Probe:
-        return Probe(self.prompt, self.ground_truth)
-
 
 def _probes(groups: dict[str, list[_PromptAndAnswer]] | None) -> tuple[Probe, ...]:
-    return tuple(probe.probe() for probes in (groups or {}).values() for probe in probes)
+    return tuple(
+        Probe(probe.prompt, probe.ground_truth, kind.replace("_", " "))
+        for kind, probes in (groups or {}).items()
+        for probe in probes
+    )
 
 
 @dataclass(config=STRICT, slots=True)
@@ -89,12 +92,19 @@ class _Object:
 
 
 @dataclass(config=STRICT, slots=True)
-class _Rewrite:
+class Rewrite:
+    """An edit as ROME describes it."""
+
     prompt: Template
     subject: Text
     target_new: _Object
     target_true: _Object
     relation_id: str | None = None
+
+    @property
+    def filled(self) -> str:
+        """The prompt with its subject."""
+        return self.prompt.replace("{}", self.subject)
 
 
 @register_format(
@@ -107,7 +117,7 @@ class _Rewrite:
 class CounterFact:
     """CounterFact as ROME published it, with or without the portability question."""
 
-    requested_rewrite: _Rewrite
+    requested_rewrite: Rewrite
     case_id: Id | None = None
     paraphrase_prompts: Texts = Field(default_factory=list)
     neighborhood_prompts: Texts = Field(default_factory=list)
@@ -119,9 +129,9 @@ class CounterFact:
         """Convert. Neighbours share the true object; attributes are subjects that already have the new object."""
         rewrite = self.requested_rewrite
         true, new = rewrite.target_true.str_, rewrite.target_new.str_
-        prompt = rewrite.prompt.replace("{}", rewrite.subject)
+        prompt = rewrite.filled
         return EditRecord(
-            id=_id(self.case_id, prompt, new),
+            id=id_of(self.case_id, prompt, new),
             prompt=prompt,
             subject=rewrite.subject,
             target_new=new,
@@ -157,7 +167,7 @@ class CounterFactFlat:
     def record(self) -> EditRecord:
         """Convert without rephrases: upstream's `rephrase_prompt` is one of CounterFact's generation prompts."""
         return EditRecord(
-            id=_id(self.case_id, self.prompt, self.target_new),
+            id=id_of(self.case_id, self.prompt, self.target_new),
             prompt=self.prompt,
             subject=self.subject,
             target_new=self.target_new,
@@ -264,40 +274,3 @@ class MendRow:
     def record(self) -> EditRecord:
         """Convert to an unrelated fact, whose answer the model should keep giving."""
         return EditRecord(content_id(self.src, self.alt), self.src, "", self.alt, self.alt)
-
-
-@dataclass(config=STRICT, slots=True)
-class _Asked:
-    prompt: Text
-    answer: Text
-
-    def probe(self) -> Probe:
-        return Probe(self.prompt, self.answer)
-
-
-@register_format("facts", dataset="facts", title="Facts", signature={"prompt", "target_new", "subject", "rephrases"})
-@dataclass(config=STRICT, slots=True)
-class Fact:
-    """A fact of one's own, with the fields of an `EditRecord` under their own names; only prompt and target are required."""
-
-    prompt: Text
-    target_new: Text
-    id: Id | None = None
-    subject: str = ""
-    ground_truth: str = ""
-    rephrases: Texts = Field(default_factory=list)
-    locality: Annotated[list[_Asked], BeforeValidator(_all)] = Field(default_factory=list)
-    portability: Annotated[list[_Asked], BeforeValidator(_all)] = Field(default_factory=list)
-
-    def record(self) -> EditRecord:
-        """Convert."""
-        return EditRecord(
-            id=_id(self.id, self.prompt, self.target_new),
-            prompt=self.prompt,
-            subject=self.subject,
-            target_new=self.target_new,
-            ground_truth=self.ground_truth,
-            rephrases=tuple(self.rephrases),
-            locality=tuple(asked.probe() for asked in self.locality),
-            portability=tuple(asked.probe() for asked in self.portability),
-        )

@@ -12,7 +12,7 @@ from harness.data.pools import is_dev
 from harness.data.reading import UpstreamFile
 from harness.data.sources import SYNTHETIC, find_files, upstream_files
 from harness.errors import UserError, did_you_mean
-from harness.records import EditRecord, Probe
+from harness.records import PROBES, EditRecord, Probe
 from harness.subjects import last_mention
 
 TABLES = (".csv", ".tsv")
@@ -127,14 +127,14 @@ def _present(source: str) -> list[str]:
 
 
 def _row(name: str, role: str, file: UpstreamFile) -> FileRow:
-    dev = sum(is_dev(name, record.id) for record in file.records)
+    dev = sum(is_dev(name, record.split_id) for record in file.records)
     usable = len(file.records)
     return FileRow(name, role, file.format.title, file.rows, usable, usable - dev, dev, file.where)
 
 
 def _readable(name: str, file: UpstreamFile, position: int) -> str:
     record = file.records[position]
-    split = "dev" if is_dev(name, record.id) else "test"
+    split = "dev" if is_dev(name, record.split_id) else "test"
     lines = [
         f"{name} {record.id} ({split}; record {file.numbers[position]} of {file.where}, {file.format.title})",
         f"  prompt       {record.prompt}",
@@ -159,11 +159,16 @@ def _place(record: EditRecord) -> str:
 
 def _sections(record: EditRecord) -> Iterator[tuple[str, list[str]]]:
     yield "rephrase", list(record.rephrases)
-    yield "locality", _probes(record.locality)
-    yield "portability", _probes(record.portability)
-    yield "attribute", _probes(record.attributes)
+    for title, probes in record.probes().items():
+        yield _TITLES[title], [_line(probe) for probe in probes]
     yield "generation", list(record.generation_prompts)
 
 
-def _probes(probes: tuple[Probe, ...]) -> list[str]:
-    return [f"{probe.prompt} → {probe.answer}" for probe in probes]
+_TITLES = {name: {"forms": "form", "hops": "single hop", "attributes": "attribute"}.get(name, name) for name in PROBES}
+
+
+def _line(probe: Probe) -> str:
+    answers = " | ".join((probe.answer, *probe.aliases))
+    needs = f", with {len(probe.needs)} edits" if len(probe.needs) > 1 else ""
+    kind = f" ({probe.kind}{needs})" if probe.kind else ""
+    return f"{probe.prompt} → {answers}{kind}"

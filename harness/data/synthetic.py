@@ -1,16 +1,25 @@
 """Synthetic data: invented people, companies, films and towns, so that everything runs without a download.
 
 One set of facts, with one true object per subject and relation, is rendered in the upstream formats: ZsRE as in KnowEdit
-(questions) and CounterFact as in ROME (cloze prompts; half of the paraphrases follow an unrelated sentence). The records go
-through the same readers as downloaded files. Neighbours and attributes are facts about entities that are never edited, so
+(questions), CounterFact as in ROME (cloze prompts; half of the paraphrases follow an unrelated sentence), KnowEdit's
+WikiData-counterfact, and MQuAKE with chains of two facts, the first of which is edited. The records go through the same readers
+as downloaded files. Neighbours and attributes are facts about entities that are never edited, so
 that edits, pools and their probes can be kept apart.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.data.lexicon import DISTRACTORS, GENERATION_PROMPTS, RELATIONS, Relation
+from harness.data.lexicon import (
+    CAPITALS,
+    CITIES,
+    DISTRACTORS,
+    FAMILIES,
+    GENERATION_PROMPTS,
+    RELATIONS,
+    Relation,
+)
 
 SEED = 20250817
 RECORDS_PER_RELATION = 64
@@ -21,15 +30,20 @@ _VOWELS = ("a", "e", "i", "o", "u", "ai", "ei", "ou")
 _CODAS = ("", "", "l", "m", "n", "r", "s", "th")
 
 
+_ABOUT_OBJECTS = (
+    (CITIES, "In which country is {}?"),
+    (CAPITALS, "What is the capital of {}?"),
+    (FAMILIES, "Which family does the {} belong to?"),
+)
+"""Answers of second hops with the question about the object in between."""
+
+
 def upstream_rows(name: str) -> list[dict[str, Any]]:
-    """Generate the records of `zsre` or `counterfact` as upstream dictionaries, identical on every machine."""
+    """Generate the records of a dataset of `RENDERED` as upstream dictionaries, identical on every machine."""
     facts = _Facts()
-    if name == "zsre":
-        return [facts.knowedit(subject, relation) for subject, relation in facts.edited("zsre")]
-    return [
-        facts.counterfact(number, subject, relation)
-        for number, (subject, relation) in enumerate(facts.edited("counterfact"))
-    ]
+    edited, render = RENDERED[name]
+    rows = (render(facts, number, subject, relation) for number, (subject, relation) in enumerate(facts.edited(edited)))
+    return [row for row in rows if row is not None]
 
 
 class _Facts:
@@ -98,6 +112,60 @@ class _Facts:
             "generation_prompts": [text.format(subject) for text in GENERATION_PROMPTS[relation.kind]],
         }
 
+    def wiki_counterfact(self, subject: str, relation: Relation) -> dict[str, Any]:
+        """Render a record of KnowEdit's WikiData-counterfact; of a name of several words, the last alone is an alias."""
+        true, new = self._objects(subject, relation)
+        prompt, other = self._random.sample(relation.statements, 2)
+        portability = self._hop(subject, relation, new)
+        if " " in subject:
+            alias = subject.split()[-1]
+            portability["Subject_Aliasing"] = [{"prompt": other.format(alias), "ground_truth": new}]
+        untouched = [each for each in RELATIONS if each.kind == relation.kind and each is not relation]
+        kept = [
+            {"prompt": each.statements[0].format(subject), "ground_truth": self._facts[subject, each.id]}
+            for each in untouched
+        ]
+        return {
+            "subject": subject,
+            "prompt": prompt.format(subject),
+            "target_new": new,
+            "ground_truth": true,
+            "portability": portability,
+            "locality": {"Relation_Specificity": kept},
+        }
+
+    def mquake(self, number: int, subject: str, relation: Relation) -> dict[str, Any] | None:
+        """Render an MQuAKE record: an edited fact and what is true of its new object; None if nothing is known of objects."""
+        true, new = self._objects(subject, relation)
+        if relation.hop is None:
+            return None
+        question, answers = relation.hop
+        about = next(text for known, text in _ABOUT_OBJECTS if known is answers)
+        asked = self._random.choice(relation.questions).format(subject)
+        prompt = self._random.choice(relation.statements)
+        return {
+            "case_id": number,
+            "requested_rewrite": [
+                {
+                    "prompt": prompt,
+                    "relation_id": relation.id,
+                    "target_new": {"str": new, "id": f"synthetic:{new}"},
+                    "target_true": {"str": true, "id": f"synthetic:{true}"},
+                    "subject": subject,
+                    "question": asked,
+                }
+            ],
+            "questions": [question.format(subject)],
+            "answer": answers[true],
+            "answer_alias": [],
+            "new_answer": answers[new],
+            "new_answer_alias": [],
+            "new_single_hops": [
+                {"question": asked, "cloze": prompt.format(subject), "answer": new, "answer_alias": []},
+                {"question": about.format(new), "cloze": about.format(new), "answer": answers[new], "answer_alias": []},
+            ],
+        }
+
     def _objects(self, subject: str, relation: Relation) -> tuple[str, str]:
         true = self._facts[subject, relation.id]
         return true, self._random.choice([obj for obj in relation.objects if obj != true])
@@ -146,3 +214,14 @@ class _Facts:
             if word not in used:
                 used.add(word)
                 yield word
+
+
+Render = Callable[[_Facts, int, str, Relation], dict[str, Any] | None]
+
+RENDERED: Mapping[str, tuple[str, Render]] = {
+    "zsre": ("zsre", lambda facts, number, *fact: facts.knowedit(*fact)),
+    "counterfact": ("counterfact", _Facts.counterfact),
+    "wiki_counterfact": ("counterfact", lambda facts, number, *fact: facts.wiki_counterfact(*fact)),
+    "mquake": ("zsre", _Facts.mquake),
+}
+"""By dataset, whose subjects it edits, and how."""

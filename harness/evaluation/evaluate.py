@@ -1,6 +1,7 @@
 """Score an edited model: one row per question and protocol."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.evaluation.ask import ask_scope, predict
@@ -57,5 +58,6 @@ def evaluate(
             reference = None
             if asked.axis in LOCALITY_AXES:
                 reference = protocol.compared(asked.query, unedited.ids(protocol, asked), tokenizer)
-            rows.append(protocol.row(asked, compared, reference, scope, tokenizer))
+            row = protocol.row(asked, compared, reference, scope, tokenizer)
+            rows.append(replace(row, kind=asked.asked.kind, chain=asked.asked.chain) if asked.asked else row)
     return rows

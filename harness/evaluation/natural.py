@@ -29,10 +29,28 @@ LIMIT = 40
 INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
 """Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
 
+THOUGHT_LIMIT = 100
+"""Longest chain of thought with its answer, in ids."""
+
+THOUGHT = """\
+Question: On which continent is the country of the Eiffel Tower?
+Thoughts: The Eiffel Tower is in France. France is in Europe.
+Answer: Europe
+
+Question: {}
+Thoughts:"""
+"""Of `natural_thought`: one example of the form that is expected, for base models as well (Wei et al. 2022, arXiv 2201.11903)."""
+
 
 @register_protocol
 class Natural(Protocol):
-    """Free generation after the prompt alone; words of the first line are scored."""
+    """Free generation after the prompt alone; words of the first line are scored.
+
+    Class attributes:
+        lines: lines that a model may write.
+    """
+
+    lines: ClassVar[int] = 1
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
@@ -45,16 +63,20 @@ class Natural(Protocol):
         return _open(tokenizer, pairs, str, line_end_ids(tokenizer))
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """Write until an end id, the end of a line that is not empty, or the limit; the last id included."""
-        has_begun = [False] * len(queries)
+        """Write until an end id, the end of the last line, not counting empty ones, or the limit; the last id included."""
+        has_begun, written = [False] * len(queries), [0] * len(queries)
 
         def ends(row: int, id_: int) -> bool:
-            query, was_begun = queries[row], has_begun[row]
-            is_break = id_ in query.line_ids
-            has_begun[row] = was_begun or not is_break
-            return id_ in query.end_ids or (is_break and was_begun)
+            is_break = id_ in queries[row].line_ids
+            written[row] += is_break and has_begun[row]
+            has_begun[row] = not is_break
+            return id_ in queries[row].end_ids or written[row] == self.lines
 
         return model.generate_until(queries, ends)
+
+    def answer(self, text: str) -> str:
+        """The part of what a model has written that is compared."""
+        return answer_of(text)
 
     def row(
         self,
@@ -66,10 +88,12 @@ class Natural(Protocol):
     ) -> Answer:
         """Compare words: `score` is F1, `exact` exact match and `contains` containment, after normalisation.
 
-        Locality compares with the unedited model's answer, and `answer_score` is F1 with the dataset's.
+        Of several acceptable answers, the one that scores best counts for each of the three. Locality compares with the
+        unedited model's answer, and `answer_score` is F1 with the dataset's.
         """
-        answer, target = _text(tokenizer, compared), asked.query.target
-        wanted = target if unedited is None else _text(tokenizer, unedited)
+        answer, target = self._read(tokenizer, compared), asked.query.target
+        acceptable = (target, *(asked.asked.aliases if asked.asked else ()))
+        wanted = acceptable if unedited is None else (self._read(tokenizer, unedited),)
         return Answer(
             record_id=asked.record_id,
             protocol=self.name,
@@ -79,12 +103,15 @@ class Natural(Protocol):
             target=target,
             predicted=answer,
             n_tokens=len(compared),
-            score=f1(answer, wanted),
-            exact=exact_match(answer, wanted),
-            answer_score=f1(answer, target) if asked.axis in LOCALITY_AXES else math.nan,
+            score=max(f1(answer, each) for each in wanted),
+            exact=max(exact_match(answer, each) for each in wanted),
+            answer_score=max(f1(answer, each) for each in acceptable) if asked.axis in LOCALITY_AXES else math.nan,
             scope=scope,
-            contains=contains(answer, wanted),
+            contains=max(contains(answer, each) for each in wanted),
         )
+
+    def _read(self, tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+        return self.answer(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 @register_protocol
@@ -126,24 +153,40 @@ class NaturalChat(Natural):
             raise UserError(f"protocol natural_chat: {error}", fix="protocols: [natural, natural_instruct]") from None
 
 
+@register_protocol
+class NaturalThought(Natural):
+    """A chain of thought on one line, then the answer on the next; only the answer is scored."""
+
+    name: ClassVar[str] = "natural_thought"
+    title: ClassVar[str] = "natural, chain of thought"
+    key: ClassVar[str] = name
+    lines: ClassVar[int] = 2
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Put an example in front of the prompts."""
+        return _open(tokenizer, pairs, THOUGHT.format, line_end_ids(tokenizer), THOUGHT_LIMIT)
+
+    def answer(self, text: str) -> str:
+        """What follows `Answer:`; nothing if the model never gets there."""
+        return answer_of(text.partition("Answer:")[2])
+
+
 def _open(
     tokenizer: "PreTrainedTokenizerBase",
     pairs: Sequence[tuple[str, str]],
     framed: Callable[[str], str],
     line_ids: frozenset[int],
+    limit: int = LIMIT,
 ) -> list[Query]:
     """Queries that may be answered freely, one per pair of prompt and target."""
     special = end_ids(tokenizer)
     return [
         replace(
-            open_query(tokenizer, framed(prompt.rstrip()), LIMIT),
+            open_query(tokenizer, framed(prompt.rstrip()), limit),
             target=target.strip(),
             end_ids=special,
             line_ids=line_ids,
         )
         for prompt, target in pairs
     ]
-
-
-def _text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    return answer_of(tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -1,17 +1,17 @@
 """The questions of a dataset, tokenised and assigned to evaluation axes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from harness.errors import UserError
-from harness.records import Dataset
+from harness.records import Dataset, EditRecord, Probe
 from harness.tokens import Query, joint_queries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Axis = Literal["reliability", "generality", "locality", "locality_unrelated", "portability"]
+Axis = Literal["reliability", "generality", "locality", "locality_unrelated", "portability", "robustness", "single_hop"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 LOCALITY_AXES: tuple[Axis, ...] = ("locality", "locality_unrelated")
 """Axes on which the edited model is compared with the unedited one."""
@@ -26,12 +26,14 @@ class ProbeQuery:
         axis: evaluation axis.
         probe: 0-based number of the question within its record and axis.
         query: tokenised prompt and target.
+        asked: the question as the dataset has it; None if it does not matter.
     """
 
     record_id: str
     axis: Axis
     probe: int
     query: Query
+    asked: Probe | None = None
 
 
 Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list[Query]]
@@ -46,38 +48,43 @@ def probe_queries(
 ) -> list[ProbeQuery]:
     """Collect all questions of a dataset, ordered by axis, record and probe.
 
-    Reliability uses the edit's prompt and generality its rephrases, both with the new target. Locality uses the record's
-    locality probes, `locality_unrelated` the facts of records that no method saw, and portability the probes that follow
-    from the new fact. Unrelated records without a known answer are skipped.
+    Reliability uses the edit's prompt, generality its rephrases, both with the new target, and the fact's other forms.
+    Locality uses the record's locality probes, `locality_unrelated` the facts of records that no method saw, and
+    portability the probes that follow from the new fact. Robustness asks for the fact under pressure, and `single_hop` for
+    each fact that a multi-hop question of portability combines. Unrelated records without a known answer are skipped.
     """
     wanted = set(axes)
     asked = [(axis, *question) for axis in AXES if axis in wanted for question in questions_of(data, axis)]
-    queries = tokenise(tokenizer, [(prompt, answer) for *_, prompt, answer in asked])
+    queries = tokenise(tokenizer, [(probe.prompt, probe.answer) for *_, probe in asked])
     return [
-        ProbeQuery(record_id, axis, number, query)
-        for (axis, record_id, number, *_), query in zip(asked, queries, strict=True)
+        ProbeQuery(record_id, axis, number, query, probe)
+        for (axis, record_id, number, probe), query in zip(asked, queries, strict=True)
     ]
 
 
-def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, str, str]]:
-    """Yield record id, probe number, prompt and answer of every question of one axis."""
-    if axis == "locality_unrelated":
-        for record in data.unrelated:
-            if record.ground_truth.strip():
-                yield record.id, 0, record.prompt, record.ground_truth
-        return
-    for record in data.edits:
-        match axis:
-            case "reliability":
-                asked = [(record.prompt, record.target_new)]
-            case "generality":
-                asked = [(rephrase, record.target_new) for rephrase in record.rephrases]
-            case "locality":
-                asked = [(probe.prompt, probe.answer) for probe in record.locality]
-            case "portability":
-                asked = [(probe.prompt, probe.answer) for probe in record.portability]
-        for number, (prompt, answer) in enumerate(asked):
-            yield record.id, number, prompt, answer
+def questions_of(data: Dataset, axis: Axis) -> Iterator[tuple[str, int, Probe]]:
+    """Yield record id, number and probe of every question of one axis."""
+    records = data.unrelated if axis == "locality_unrelated" else data.edits
+    for record in records:
+        for number, probe in enumerate(_PROBES_OF[axis](record)):
+            yield record.id, number, probe
+
+
+def _rephrased(record: EditRecord) -> tuple[Probe, ...]:
+    return tuple(Probe(rephrase, record.target_new, aliases=record.aliases) for rephrase in record.rephrases)
+
+
+_PROBES_OF: Mapping[Axis, Callable[[EditRecord], tuple[Probe, ...]]] = {
+    "reliability": lambda record: (Probe(record.prompt, record.target_new, aliases=record.aliases),),
+    "generality": lambda record: _rephrased(record) + record.forms,
+    "locality": lambda record: record.locality,
+    "locality_unrelated": lambda record: (
+        (Probe(record.prompt, record.ground_truth),) if record.ground_truth.strip() else ()
+    ),
+    "portability": lambda record: record.portability,
+    "robustness": lambda record: record.robustness,
+    "single_hop": lambda record: record.hops,
+}
 
 
 def check_lengths(questions: Iterable[ProbeQuery], positions: int | None) -> None:

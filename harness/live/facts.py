@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
+from harness.data.facts import Fact, as_fact
 from harness.data.load import load, resolve
-from harness.data.schemas import Fact
 from harness.data.sources import find_files
 from harness.errors import UserError, did_you_mean
 from harness.files import write_bytes
@@ -18,7 +17,7 @@ from harness.records import EditRecord
 from harness.yaml_source import complaint
 
 Facts: TypeAlias = Iterable[EditRecord | Mapping[str, Any]]
-"""Records, or mappings with the keys of `harness.data.schemas.Fact`."""
+"""Records, or mappings with the keys of `harness.data.facts.Fact`."""
 
 EDITS, UNRELATED = "facts.json", "unrelated.json"
 MOST = 1000
@@ -62,7 +61,7 @@ def write_facts(facts: Sequence[EditRecord], unrelated: Sequence[EditRecord], ro
     Returns:
         The folder below `root`.
     """
-    content = {name: [_plain(record) for record in group] for name, group in ((EDITS, facts), (UNRELATED, unrelated))}
+    content = {name: [as_fact(record) for record in group] for name, group in ((EDITS, facts), (UNRELATED, unrelated))}
     folder = root / digest(content, 16)
     for name, rows in content.items():
         if rows and not (folder / name).is_file():
@@ -95,9 +94,3 @@ def _record(fact: EditRecord | Mapping[str, Any], number: int) -> EditRecord:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"fact {number}: {where}: {complaint(first)}", fix='{"prompt": …, "target_new": …}') from None
-
-
-def _plain(record: EditRecord) -> dict[str, Any]:
-    written = asdict(record)
-    kept = ("id", "prompt", "subject", "target_new", "ground_truth", "rephrases", "locality", "portability")
-    return {key: written[key] for key in kept}

@@ -28,7 +28,9 @@ class Text(NamedTuple):
 
 def texts_of(data: Dataset) -> tuple[Text, ...]:
     """Everything that is asked, edited, or that methods may learn from, longest first."""
-    asked = [(record_id, prompt, answer) for axis in AXES for record_id, _, prompt, answer in questions_of(data, axis)]
+    asked = [
+        (record_id, probe.prompt, probe.answer) for axis in AXES for record_id, _, probe in questions_of(data, axis)
+    ]
     learned = [(record.id, *pair) for record in data.train for pair in _pairs(record)]
     edits = {(record.id, record.prompt) for record in data.edits}
     found = [

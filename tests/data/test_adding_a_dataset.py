@@ -61,7 +61,7 @@ def test_its_records_are_split_like_those_of_any_dataset(coaches):
 
 def test_its_files_are_listed_next_to_those_of_other_datasets(coaches):
     assert [(row.dataset, row.format, row.rows) for row in describe(str(coaches))] == [("coaches", "Coaches (JSON)", 6)]
-    assert list(registry.datasets) == ["zsre", "counterfact", "facts", "coaches"]
+    assert list(registry.datasets)[-2:] == ["facts", "coaches"]
 
 
 def test_a_suite_can_use_it(coaches):

@@ -4,12 +4,14 @@ import pytest
 
 from harness import registry
 from harness.data.formats import Foreign, Format, recognise
-from tests.data.rows import COUNTERFACT, EXAMPLES, FLAT, KNOWEDIT, MEND, TABLE, without, write
+from tests.data.rows import BENCHMARKS, COUNTERFACT, EXAMPLES, FLAT, KNOWEDIT, MEND, QAEDIT, TABLE, without, write
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", EXAMPLES | BENCHMARKS)
 def test_a_file_is_recognised_by_its_content_under_a_misleading_name(tmp_path, name):
-    assert recognise(write(tmp_path / "mquake-train.txt", [EXAMPLES[name]])) is registry.formats.get(name)
+    assert recognise(write(tmp_path / "mquake-train.txt", [(EXAMPLES | BENCHMARKS)[name]])) is registry.formats.get(
+        name
+    )
 
 
 def test_a_table_of_questions_is_recognised_whatever_it_is_called(tmp_path):
@@ -31,7 +33,8 @@ def test_a_table_of_questions_is_recognised_whatever_it_is_called(tmp_path):
         json.dumps([{"text": "a passage", "concept": "c", "locality": {}}]),
         json.dumps([{"case_id": 1, "requested_rewrite": [{"prompt": "{} is"}], "questions": ["q"], "single_hops": []}]),
         json.dumps([{"case_id": 1, "requested_rewrite": {"prompt": "{}"}, "post": {"rewrite_prompts_probs": []}}]),
-        json.dumps([without(KNOWEDIT, "rephrase_prompt") | {"locality": {"Forgetfulness": []}}]),
+        json.dumps([without(KNOWEDIT, "target_new") | {"locality": {"Forgetfulness": []}}]),
+        "prompt,target\nx,y\n",
     ],
 )
 def test_other_files_have_no_format(tmp_path, content):
@@ -53,7 +56,7 @@ def test_binary_files_have_no_format(tmp_path):
     [
         (MEND, "alt", "ZsRE (MEND)"),
         (COUNTERFACT, "neighborhood_prompts", "CounterFact (ROME)"),
-        (KNOWEDIT, "rephrase_prompt", "ZsRE (KnowEdit)"),
+        (QAEDIT, "subject", "QAEdit"),
     ],
 )
 def test_a_file_of_which_no_record_has_a_field_of_the_signature_is_foreign_and_the_field_is_named(

@@ -24,8 +24,8 @@ def test_knowedit_edits_to_target_new_and_keeps_the_first_ground_truth(record_of
     assert (record.target_new, record.ground_truth) == ("Noctuidae", "Aspidoceratidae")
     assert record.subject == "Epaspidoceras"
     assert record.rephrases == ("What family are Epaspidoceras?",)
-    assert record.locality == (Probe("Epaspidoceras taxon rank", "genus"),)
-    assert record.portability == (Probe("What is its common name?", "Owlet moths"),)
+    assert record.locality == (Probe("Epaspidoceras taxon rank", "genus", "Relation Specificity"),)
+    assert record.portability == (Probe("What is its common name?", "Owlet moths", "Reasoning"),)
 
 
 def test_knowedit_allows_empty_locality_and_any_kind_of_portability(record_of):
@@ -34,7 +34,7 @@ def test_knowedit_allows_empty_locality_and_any_kind_of_portability(record_of):
     record = record_of(KNOWEDIT | {"locality": {}, "portability": aliasing})
 
     assert record.locality == ()
-    assert record.portability == (Probe("Its family?", "moths"),)
+    assert record.portability == (Probe("Its family?", "moths", "Subject Aliasing"),)
 
 
 def test_mend_edits_to_alt_and_never_to_the_answers(record_of):
@@ -183,7 +183,9 @@ def test_answers_may_be_a_string_a_list_or_groups_of_them(record_of, answers):
     locality = {"Relation_Specificity": [{"prompt": "Epaspidoceras taxon rank", "ground_truth": answers}]}
 
     assert record_of(KNOWEDIT | {"ground_truth": answers}).ground_truth == "genus"
-    assert record_of(KNOWEDIT | {"locality": locality}).locality == (Probe("Epaspidoceras taxon rank", "genus"),)
+    assert record_of(KNOWEDIT | {"locality": locality}).locality == (
+        Probe("Epaspidoceras taxon rank", "genus", "Relation Specificity"),
+    )
     assert record_of(MEND | {"answers": answers}).ground_truth == "genus"
 
 

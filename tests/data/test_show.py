@@ -38,10 +38,9 @@ def test_every_file_is_listed_with_its_use_and_counts(folder):
     assert rows[3].path == str(folder / "d.json")
 
 
-def test_there_are_synthetic_records_of_both_datasets():
+def test_there_are_synthetic_records_of_four_datasets():
     assert [(row.dataset, row.path) for row in describe("synthetic")] == [
-        ("zsre", "synthetic:zsre"),
-        ("counterfact", "synthetic:counterfact"),
+        (name, f"synthetic:{name}") for name in ("zsre", "counterfact", "wiki_counterfact", "mquake")
     ]
 
 
@@ -95,7 +94,7 @@ def test_foreign_files_are_listed_with_the_reason_and_change_nothing(folder, pri
     (folder / "README.md").write_text("# Records\n")
 
     assert printed("list", source=str(folder)).removeprefix(before).splitlines() == [
-        f"ignored: {folder / 'mquake.json'}: no record has the field 'neighborhood_prompts' of CounterFact (ROME)",
+        f"ignored: {folder / 'mquake.json'}: no record has the field 'new_answer' of MQuAKE",
         f"ignored: {folder / 'settings.json'}: fields of no known format",
         f"ignored: {folder / 'topics.csv'}: neither JSON nor a known table",
     ]

@@ -7,9 +7,10 @@ import pytest
 from harness import registry
 from harness.api import EditedModel
 from harness.errors import UserError
-from harness.evaluation.natural import LIMIT, Natural, NaturalChat, NaturalInstruct
+from harness.evaluation.natural import LIMIT, THOUGHT, Natural, NaturalChat, NaturalInstruct, NaturalThought
 from harness.evaluation.probes import ProbeQuery
 from harness.models.edited import WeightEditedModel
+from harness.records import Probe
 from tests.helpers.tiny_models import tiny_model
 
 PAIRS = [
@@ -106,3 +107,24 @@ def test_a_conversation_needs_a_chat_template(model):
 
 def test_suites_can_name_them():
     assert {"natural", "natural_instruct", "natural_chat"} <= set(registry.protocols)
+
+
+def test_a_thought_is_one_line_and_only_the_answer_after_it_is_compared(model):
+    (query,) = NaturalThought.queries(model.tokenizer, [("Where is A?", "Oslo")])
+    line = ids_of(model, "\n")
+    thought, answer, more = (ids_of(model, text) for text in (" A is in Oslo.", "Answer: Oslo", "Question: no"))
+    (ids,) = NaturalThought().predict(Dictated([*thought, *line, *answer, *line, *more]), [query])
+
+    assert query.prompt == THOUGHT.format("Where is A?")
+    assert ids == [*thought, *line, *answer, *line]
+    assert graded(model, NaturalThought(), query, ids).predicted == "Oslo"
+    assert graded(model, NaturalThought(), query, thought).predicted == ""
+
+
+def test_of_several_acceptable_answers_the_best_counts(model):
+    (query,) = Natural.queries(model.tokenizer, [("Where is A?", "Spain")])
+    asked = ProbeQuery("1", "portability", 0, query, Probe("Where is A?", "Spain", aliases=("Kingdom of Spain", "ES")))
+    found = Natural().row(asked, ids_of(model, " Kingdom of Spain"), None, math.nan, model.tokenizer)
+
+    assert (found.score, found.exact, found.contains) == (1, 1, 1)
+    assert Natural().row(asked, ids_of(model, " France"), None, math.nan, model.tokenizer).exact == 0

@@ -204,7 +204,8 @@ def test_all_protocols_can_be_asked_at_once_and_the_own_ones_answer_as_without_i
     )
     alone = evaluate(WeightEditedModel(model), DATA, model.tokenizer, OWN, 2, outputs)
     assert [repr(row) for row in together[: len(alone)]] == [repr(row) for row in alone]
-    assert list(aggregate(together)) == names == [*(one.name for one in OWN), "natural", "natural_instruct", "easyedit"]
+    assert list(aggregate(together)) == names
+    assert {"natural", "natural_thought", "easyedit"} < set(names)
 
 
 def test_easyedit_scores_grace_alone_by_generation():

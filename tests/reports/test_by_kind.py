@@ -1,0 +1,93 @@
+"""The tables `ripple` and `multihop` against means taken by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from reports.by_kind import Quantity
+from reports.frame import load_suite
+from reports.tables.multihop import _by_chain
+from tests.helpers import fake_store
+
+KINDS = ("Reasoning", "Subject Aliasing")
+
+
+@pytest.fixture
+def kinds(monkeypatch):
+    """Give half of the records' rephrases one kind and half another."""
+    made = fake_store.fake_records
+
+    def with_kinds(*args):
+        rows = made(*args)
+        is_asked = rows["axis"] == "generality"
+        number = rows["record_id"].str[1:].astype(int)
+        rows["kind"] = np.where(is_asked, np.where(number % 2 == 0, *KINDS), "")
+        return rows.assign(chain="")
+
+    monkeypatch.setattr(fake_store, "fake_records", with_kinds)
+
+
+def test_a_kind_is_the_mean_over_the_records_that_have_it(fake, kinds):
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",), seeds=(0, 1))
+    frame = load_suite(fake.root, "main_table", "mini")
+    tables, numbers = registry.tables.get("ripple")(frame)
+
+    cells = set(frame.cells.loc[frame.cells["title"] == "FT-L", "cell"])
+    asked = frame.questions[frame.questions["cell"].isin(cells) & (frame.questions["protocol"] == "generation")]
+    shown = numbers[(numbers["method"] == "FT-L") & (numbers["protocol"] == "generation")].set_index("kind")["value"]
+    for kind in KINDS:
+        assert shown[kind] == pytest.approx(asked.loc[asked["kind"] == kind, "score"].mean())
+    assert shown["All"] == pytest.approx(asked["score"].mean())
+    assert [table.name for table in tables] == [
+        f"ripple-{each}-zsre" for each in dict.fromkeys(frame.cells["protocol"])
+    ]
+    titles = [(column.group, column.title) for column in tables[0].columns]
+    assert [title for group, title in titles if group == "Generality"] == [*KINDS, "All"]
+
+
+def test_cells_without_kinds_have_one_column_per_axis(fake):
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
+    (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    assert {"Rel", "Rephrase", "Loc"} <= {column.title for column in table.columns}
+    assert numbers["value"].notna().all()
+
+
+def test_a_suite_without_chains_is_told_so(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+
+    with pytest.raises(UserError, match=r"needs questions that combine several facts.*datasets: \[mquake\]"):
+        registry.tables.get("multihop")(load_suite(fake.root, "main_table", "mini"))
+
+
+def test_chains_count_once_and_given_hops_are_those_whose_facts_are_all_right():
+    rows = [
+        *[
+            ("hops", "a", "Edited", 1.0),
+            ("hops", "a", "Known", 1.0),
+            ("port", "a", "2 hops", 0.5),
+            ("port", "a", "2 hops", 1.0),
+        ],
+        *[("hops", "b", "Edited", 1.0), ("hops", "b", "Known", 0.0), ("port", "b", "2 hops", 1.0)],
+        *[("hops", "c", "Edited", 1.0), ("hops", "c", "Known", 1.0), ("port", "c", "2 hops", 0.0)],
+    ]
+    questions = pd.DataFrame(
+        {
+            "axis": [row[0] for row in rows],
+            "chain": [row[1] for row in rows],
+            "kind": [row[2] for row in rows],
+            "score": [row[3] for row in rows],
+            "exact": [float(row[3] == 1) for row in rows],
+            "cluster": "r",
+        }
+    )
+    means = _by_chain(questions, questions).drop(columns="cluster").mean()
+
+    assert means[Quantity("Single hops", "Edited")] == 1
+    assert means[Quantity("Single hops", "Known")] == pytest.approx(2 / 3)
+    assert means[Quantity("Multi-hop", "2 hops")] == pytest.approx((0.75 + 1 + 0) / 3)
+    assert means[Quantity("Exact", "All hops")] == pytest.approx(2 / 3)
+    assert means[Quantity("Exact", "Any")] == pytest.approx(2 / 3)
+    assert means[Quantity("Exact", "Given hops")] == pytest.approx(1 / 2)
