@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness import registry
 from harness.commands import rerun
 from harness.errors import UserError
+from harness.evaluation.capability.tasks import TaskRef
 from harness.files import understood
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
@@ -17,6 +18,7 @@ from harness.suite.schedule import Schedule
 from harness.yaml_source import complaint
 
 _MODEL, _DATA = TypeAdapter(ModelRef), TypeAdapter(DataRef)
+_TASKS = TypeAdapter(tuple[TaskRef, ...])
 
 
 def references(cell: Cell) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def references(cell: Cell) -> dict[str, Any]:
         "model": model_as_json(cell.model),
         "data": _DATA.dump_python(cell.data, mode="json"),
         "hparams": dict(cell.hparams),
+        **({"capability": _TASKS.dump_python(cell.capability, mode="json")} if cell.capability else {}),
     }
 
 
@@ -94,6 +97,7 @@ def recalled(folder: Folder) -> Cell:
         eval_batch=kept["eval_batch"],
         keep_weights=kept.get("keep_weights", False),
         classic=kept.get("classic", False),
+        capability=_TASKS.validate_python(found.get("capability", ())),
     )
     if cell.cell_id != kept["cell_id"]:
         changed = ", ".join(
