@@ -132,7 +132,7 @@ class Checkpoint:
             (edits := int(folder.path.name.removeprefix("point-"))): Point(
                 read_rows(folder.path / "records.parquet"),
                 **folder.read("cost.json"),
-                items=read_items(folder.path / "items.parquet").get(edits, ()),
+                items=read_items(file)[edits] if (file := folder.path / "items.parquet").is_file() else (),
             )
             for folder in folders
             if folder.is_done
@@ -142,7 +142,8 @@ class Checkpoint:
         """Keep the scores after so many edits."""
         with Folder(self.root / f"point-{edits:07d}").writing() as folder:
             write_rows(point.rows, folder / "records.parquet")
-            write_items({edits: point.items}, folder / "items.parquet")
+            if point.items:
+                write_items({edits: point.items}, folder / "items.parquet")
             write_json(folder / "cost.json", {"phases_s": point.phases_s, "remarks": list(point.remarks)})
 
     def unusable(self, reason: str) -> UserError:

@@ -9,7 +9,6 @@ import pandas as pd
 from harness.records import Answer, ItemScore
 
 COLUMNS = [field.name for field in fields(Answer)]
-ITEM_COLUMNS = ["edits", *(field.name for field in fields(ItemScore))]
 
 
 def frame(rows: Sequence[Answer]) -> pd.DataFrame:
@@ -55,7 +54,7 @@ def write_items(points: Mapping[int, Sequence[ItemScore]], file: Path) -> None:
         file: where to.
     """
     rows = [{"edits": edits, **asdict(one)} for edits, scores in points.items() for one in scores]
-    pd.DataFrame(rows, columns=ITEM_COLUMNS).to_parquet(file, index=False)
+    pd.DataFrame(rows).to_parquet(file, index=False)
 
 
 def read_items(file: Path) -> dict[int, list[ItemScore]]:

@@ -95,7 +95,8 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
     names, imported = done.stdout.splitlines()
     tables, figures = names.split("] [")
     assert (
-        tables == "['ablation', 'calibration', 'components', 'flops', 'main', 'mirage', 'parity', 'retention', 'time'"
+        tables
+        == "['ablation', 'calibration', 'capability', 'components', 'flops', 'main', 'mirage', 'parity', 'retention', 'time'"
     )
     assert figures == (
         "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'pareto', 'quality_bars', 'retention', 'sweep']"
