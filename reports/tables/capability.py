@@ -39,10 +39,12 @@ class _Line:
     """One method on one model and dataset.
 
     Attributes:
+        is_reference: whether it is the unedited model.
         scores: by task, the unedited model's, the edited one's and the change.
     """
 
     title: str
+    is_reference: bool
     scores: Mapping[str, tuple["Estimate", "Estimate", "Estimate"]]
     cells: tuple[str, ...]
 
@@ -89,7 +91,7 @@ def _metric(task: str, items: "pd.DataFrame") -> str:
 
 
 def _lines(cells: "pd.DataFrame", items: "pd.DataFrame", tasks: Mapping[str, str]) -> Iterator[_Line]:
-    """One per method that edits, under the first prompt template of the suite."""
+    """One per method, under the first prompt template of the suite."""
     cells = cells[cells["template"] == cells["template"].iloc[0]]
     for _, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
@@ -99,7 +101,7 @@ def _lines(cells: "pd.DataFrame", items: "pd.DataFrame", tasks: Mapping[str, str
             shown = of_method[(of_method["task"] == task) & (of_method["metric"] == metric)]
             if (shown["edits"] > 0).any():
                 scores[task] = _estimates(shown, names, metric)
-        yield _Line("Unedited" if of_row["is_reference"].iloc[0] else str(of_row["title"].iloc[0]), scores, names)
+        yield _Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), scores, names)
 
 
 def _estimates(items: "pd.DataFrame", cells: Sequence[str], metric: str) -> tuple["Estimate", "Estimate", "Estimate"]:
@@ -140,9 +142,9 @@ def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Lin
             _, after, change = line.scores.get(task, (None, None, None))
             entries += [
                 TableEntry(after.value) if after else TableEntry(),
-                TableEntry(change.value, change.half_width) if change and line.title != "Unedited" else TableEntry(),
+                TableEntry(change.value, change.half_width) if change and not line.is_reference else TableEntry(),
             ]
-        rows.append(TableRow(line.title, tuple(entries), line.title == "Unedited"))
+        rows.append(TableRow(line.title, tuple(entries), line.is_reference))
     shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
     missing = empty_rows(frame, section, shown, len(PARTS) * len(tasks))
     return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title)))

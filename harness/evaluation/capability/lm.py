@@ -41,13 +41,13 @@ class EditedLM(TemplateLM):  # type: ignore[misc]
     @property
     def eot_token_id(self) -> int:
         """The id that ends a text."""
-        return int(self._model.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        return int(self._model.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
         """What a text without context is conditioned on: BOS or, for want of one, EOS."""
         bos = self._model.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else int(bos)  # type: ignore[arg-type]
+        return self.eot_token_id if bos is None else int(bos)
 
     @property
     def tokenizer_name(self) -> str:
