@@ -144,6 +144,8 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{named[0]:<10} {named[1]:<15} {', '.join(shown[start : start + PER_LINE])}"
     if classic := metrics.get("classic"):
         yield f"           {'probabilities':<15} {', '.join(f'{name} {value:.3f}' for name, value in classic.items())}"
+    if fluency := metrics.get("fluency"):
+        yield f"           {'fluency':<15} {', '.join(f'{name} {value:.3f}' for name, value in fluency.items())}"
     for edits, tasks in metrics.get("capability", {}).items():
         shown = [
             f"{task} {name} {value:.3f}"

@@ -11,6 +11,7 @@ from harness.api import ArtifactSpec, Method
 from harness.evaluation import unedited
 from harness.evaluation.capability import scores
 from harness.evaluation.capability.tasks import TaskRef
+from harness.evaluation.fluency import FluencyRef
 from harness.identity import digest
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, FirstEdits
@@ -35,6 +36,7 @@ class Cell:
         keep_weights: the edited weights are kept next to the results; in the identity only if they are.
         count_flops: number of edits on which FLOPs are counted, 0 for none; not part of the identity.
         classic: CounterFact's metrics by probability are computed as well; in the identity only if they are.
+        fluency: reference texts of metrics of generated text, which are computed if it is given; in the identity only then.
         capability: benchmark tasks that are asked before and after editing; in the identity only if there are some.
     """
 
@@ -53,6 +55,7 @@ class Cell:
     keep_weights: bool = False
     count_flops: int = 0
     classic: bool = False
+    fluency: FluencyRef | None = None
     capability: tuple[TaskRef, ...] = ()
 
     def identity(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class Cell:
             "artifacts": {role: spec.key for role, spec in artifacts.items()},
             **({"keep_weights": True} if self.keep_weights else {}),
             **({"classic": True} if self.classic else {}),
+            **({"fluency": self.fluency.identity()} if self.fluency else {}),
             **({"capability": [task.identity() for task in self.capability]} if self.capability else {}),
         }
 

@@ -64,7 +64,7 @@ def _asked(identity: Mapping[str, Any]) -> dict[str, Any]:
         "protocols": sorted(identity["protocols"]),
         **{
             key: identity.get(key)
-            for key in ("schedule", "seed", "eval_batch", "keep_weights", "classic", "capability")
+            for key in ("schedule", "seed", "eval_batch", "keep_weights", "classic", "fluency", "capability")
         },
     }
 

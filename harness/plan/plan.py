@@ -14,6 +14,7 @@ from harness.commands import harness_command, same_command
 from harness.data import conflicts
 from harness.data.load import select
 from harness.errors import UnavailableError, UserError
+from harness.evaluation import fluency
 from harness.evaluation.capability.tasks import TaskRef
 from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
@@ -80,6 +81,7 @@ class Plan:
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
         self._capability = _capability(suite)
+        self._fluency = None if suite.fluency is None else fluency.reference(suite.fluency)
         self._too_long: dict[tuple[DataEntry, str, ModelRef, int], str] = {}
         self._models: dict[tuple[ModelEntry, DataRef | None], ModelRef | str] = {}
         self.cells = [
@@ -239,6 +241,7 @@ class Plan:
             keep_weights=self.suite.keep_weights,
             count_flops=self.suite.count_flops,
             classic=self.suite.classic,
+            fluency=self._fluency,
             capability=tasks,
         )
         try:

@@ -8,6 +8,7 @@ from harness import registry
 from harness.commands import rerun
 from harness.errors import UserError
 from harness.evaluation.capability.tasks import TaskRef
+from harness.evaluation.fluency import FluencyRef
 from harness.files import understood
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
@@ -27,6 +28,7 @@ def references(cell: Cell) -> dict[str, Any]:
         "model": model_as_json(cell.model),
         "data": _DATA.dump_python(cell.data, mode="json"),
         "hparams": dict(cell.hparams),
+        **({"fluency": cell.fluency.path} if cell.fluency else {}),
         **({"capability": _TASKS.dump_python(cell.capability, mode="json")} if cell.capability else {}),
     }
 
@@ -97,6 +99,7 @@ def recalled(folder: Folder) -> Cell:
         eval_batch=kept["eval_batch"],
         keep_weights=kept.get("keep_weights", False),
         classic=kept.get("classic", False),
+        fluency=FluencyRef(found["fluency"], kept["fluency"]["references"]) if "fluency" in found else None,
         capability=_TASKS.validate_python(found.get("capability", ())),
     )
     if cell.cell_id != kept["cell_id"]:

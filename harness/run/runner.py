@@ -21,6 +21,7 @@ from harness.evaluation.attainable import attainable
 from harness.evaluation.capability import scores
 from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import question_count
 from harness.evaluation.protocol import Protocol
@@ -122,11 +123,12 @@ class Runner:
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
         kept = KeptWeights(model.model) if is_kept else None
         before = weight_hash(model.model)
+        sizes = norms(model.model) if cell.fluency else {}
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
-        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept)
+        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept, sizes)
         peak_bytes = peak_memory_bytes(context.device)
         flops, failures = self._flops(bench)  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
@@ -170,7 +172,7 @@ class Runner:
         limits = self._attainable(cell, model, data)
         return _Result(
             *(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic),
-            self._with_unedited(cell, edited.items),
+            *(edited.fluency, self._with_unedited(cell, edited.items)),
         )
 
     def _warm_up(self, bench: Bench, data: Dataset) -> bool:
@@ -189,7 +191,9 @@ class Runner:
             return False
         return True
 
-    def _at_once(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
+    def _at_once(
+        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+    ) -> "_Edited":
         """All edits in one act, and their scores."""
         cell, context = bench.cell, self._context
         clock = context.restart(cell.seed)
@@ -199,16 +203,20 @@ class Runner:
                 kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
             classic, lacks = self._classic(cell, edited, bench.model)
+            fluency, unsaid = self._fluency(cell, edited, bench.model, sizes)
             items, misses = self._capability(cell, edited, bench.model)
-            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks, *misses)
+            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks, *unsaid, *misses)
         finally:
             edited.revert()
         return _Edited(
             *({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic),
+            fluency=fluency,
             items={len(requests): items},
         )
 
-    def _in_sequence(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
+    def _in_sequence(
+        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+    ) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
         cell, context = bench.cell, self._context
         sequence = SequenceRun(
@@ -225,8 +233,9 @@ class Runner:
             if kept:
                 kept.take()
             classic, lacks = self._classic(cell, chain.edited, bench.model)
+            fluency, unsaid = self._fluency(cell, chain.edited, bench.model, sizes)
             misses = dict.fromkeys(remark for point in done.points.values() for remark in point.remarks)
-            remarks = (*chain.edited.remarks(), *lacks, *misses)
+            remarks = (*chain.edited.remarks(), *lacks, *unsaid, *misses)
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
@@ -237,6 +246,7 @@ class Runner:
             classic,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
+            fluency,
             {edits: point.items for edits, point in points.items()},
         )
 
@@ -280,6 +290,19 @@ class Runner:
         except UserError as error:
             return {}, (f"no probabilities of targets: {error.message}",)
         return classic_metrics(found), ()
+
+    def _fluency(
+        self, cell: Cell, edited: EditedModel, model: LoadedModel, sizes: Mapping[str, float]
+    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """Metrics of generated text and the growth of norms if they are wanted, or a remark on why there are none."""
+        if not cell.fluency or cell.model.weights == "random":
+            return {}, ()
+        drift = {"norm_drift": norm_drift(sizes, norms(model.model))}
+        try:
+            data = self._context.load_data(cell.data)
+            return {**fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch), **drift}, ()
+        except UserError as error:
+            return drift, (f"no metrics of generated text: {error.message}",)
 
     def _capability(
         self, cell: Cell, edited: EditedModel, model: LoadedModel
@@ -335,6 +358,7 @@ class _Edited:
         remarks: see `EditedModel.remarks`.
         classic: see `harness.evaluation.classic`.
         cost, origin: what else is to be said of cost and provenance.
+        fluency: see `harness.evaluation.fluency`.
         items: scores on benchmark tasks by the number of edits so far.
     """
 
@@ -346,6 +370,7 @@ class _Edited:
     classic: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    fluency: Mapping[str, float] = field(default_factory=dict)
     items: Mapping[int, Sequence[ItemScore]] = field(default_factory=dict)
 
 
@@ -371,6 +396,7 @@ class _Result:
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
     classic: Mapping[str, float]
+    fluency: Mapping[str, float]
     items: Mapping[int, Sequence[ItemScore]]
 
     @property
@@ -385,6 +411,8 @@ class _Result:
             metrics["scope"] = scope
         if self.classic:
             metrics["classic"] = self.classic
+        if self.fluency:
+            metrics["fluency"] = self.fluency
         if self.items:
             metrics["capability"] = {str(edits): scores.means(items) for edits, items in self.items.items()}
         if self.attainable:

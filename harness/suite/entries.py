@@ -173,6 +173,7 @@ class Suite:
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
+        fluency: file of reference texts for metrics of generated text, empty for none; None if these are not wanted.
         capability: benchmark tasks that are asked before and after editing.
         published: name of published numbers that tables show next to measured ones, or empty.
         options: command-line options that it was read with, apart from the scale, by name.
@@ -205,6 +206,7 @@ class Suite:
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ()
     published: str = ""
+    fluency: str | None = None
     capability: tuple[CapabilityEntry, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -122,6 +122,7 @@ def load_suite(
         tables=tuple(form.tables),
         figures=tuple(form.figures),
         published=form.published,
+        fluency=form.fluency if isinstance(form.fluency, str) else "" if form.fluency else None,
         capability=tuple(overlay.capability(form.capability, _existing_from(tasks.FOLDER) if form.capability else "")),
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )

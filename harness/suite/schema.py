@@ -294,6 +294,11 @@ class SuiteForm(StrictModel):
     classic: bool = Field(
         False, description="also CounterFact's ES, PS and NS by probability, for methods that give some"
     )
+    fluency: bool | str = Field(
+        False,
+        description="also n-gram entropy of generated text and norm drift of edited matrices; a file of reference texts, relative "
+        "to the working directory, adds TF-IDF consistency and essence",
+    )
     capability: list[CapabilityForm] = Field(
         default_factory=list,
         description="benchmark tasks that are asked through lm-eval before and after editing (docs/capability.md)",
