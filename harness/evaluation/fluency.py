@@ -193,6 +193,8 @@ def _references(file: Path) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """
     found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             relation, target, name, text = (str(row[key]) for key in KEYS)
