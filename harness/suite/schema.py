@@ -211,7 +211,7 @@ class CapabilityForm(Entry):
         f"in {tasks.FOLDER}",
     )
     source: tasks.Source = Field("file", description="`lm-eval` for a task of that package, with its own data")
-    items: int | None = Field(None, ge=1, description="number of items to ask, the first ones; default: all")
+    items: int | None = Field(None, ge=1, description="most items to ask, the first ones; default: all")
     shots: int | None = Field(
         None, ge=0, description="rows before them that are shown as examples; default: as lm-eval's task has it"
     )
@@ -324,7 +324,7 @@ class CapForm(StrictModel):
 
     edits: int | None = Field(None, ge=1)
     edits_in_sequence: int | None = Field(None, ge=1, description="cap for sequential schedules; default: `edits`")
-    items: int | None = Field(None, ge=1, description="items of each capability task")
+    items: int | None = Field(None, ge=1, description="most items of each capability task")
 
 
 class DataOverlay(StrictModel):

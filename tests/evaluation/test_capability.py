@@ -152,8 +152,9 @@ def test_what_is_missing_is_named_with_a_remedy(tmp_path, without_checking_for_l
     with pytest.raises(UnavailableError, match="no file of capability task 'mmlu' in this folder"):
         reference("mmlu", path=str(tmp_path))
     file = write(tmp_path, "mmlu", several("mmlu"))
-    with pytest.raises(UserError, match="has 3 rows, but 0 examples and 4 items are wanted → items: 3"):
-        reference("mmlu", path=file, items=4)
+    assert reference("mmlu", path=file, items=4).items == 3
+    with pytest.raises(UserError, match="has 3 rows, which leaves none to ask after 3 examples → shots: 2"):
+        reference("mmlu", path=file, shots=3)
     write(tmp_path, "mmlu_5", several("mmlu"))
     with pytest.raises(UserError, match="several files of capability task 'mmlu'"):
         reference("mmlu", path=str(tmp_path))

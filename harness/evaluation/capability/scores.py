@@ -23,6 +23,9 @@ FILE = "capability.parquet"
 PASSES_PER_ITEM = 8
 """For estimates of time: four choices of about twice the length of an edit's prompt."""
 
+UNKNOWN_ITEMS = 1000
+"""For the same: items of lm-eval's own tasks, which are known only when they run."""
+
 
 def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: int) -> list[ItemScore]:
     """Score every item of a task.
@@ -91,7 +94,7 @@ def artifact(model: ModelRef, task: TaskRef, batch_size: int) -> ArtifactSpec:
         builder="harness.evaluation.capability.scores:build",
         inputs={"model": model, "task": task},
         needs=model.artifacts(),
-        passes=PASSES_PER_ITEM * (task.items or 100),
+        passes=PASSES_PER_ITEM * (task.items or UNKNOWN_ITEMS),
         memory={"answers": model.footprint.answering(batch_size)},
     )
 

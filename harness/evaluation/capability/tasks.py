@@ -1,7 +1,7 @@
 """Benchmark tasks and the rows they are made of. Imports neither torch nor lm-eval."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -40,7 +40,7 @@ class Form:
     keys: Mapping[str, type]
     config: Mapping[str, Any]
     shots: int = 0
-    rows: Any = None
+    rows: Callable[[], Sequence[Row]] | None = None
     version: int = 1
 
 
@@ -98,7 +98,7 @@ def reference(
         name: of the task.
         source: see `TaskRef`.
         path: its file, or a folder in which a file named after the task is looked for; empty for generated rows.
-        items: number of items to ask, the first ones of the file; None for all.
+        items: most items to ask, the first ones of the file; None for all.
         shots: rows before them to show as examples; None for the task's own number.
 
     Raises:
@@ -153,12 +153,14 @@ def _file(name: str, path: str) -> Path:
 
 def _selected(name: str, file: str, items: int | None, shots: int) -> list[Row]:
     """The examples and the items of a task, one after the other."""
-    rows = list(_read(name, Path(file), Path(file).stat().st_mtime_ns) if file else FORMS[name].rows())
-    wanted = len(rows) if items is None else shots + items
-    if len(rows) < shots + (items or 1):
-        have = f"{len(rows)} rows, but {shots} examples and {items or 1} items are wanted"
-        raise UserError(f"{file or f'capability task {name!r}'}: has {have}", fix=f"items: {max(1, len(rows) - shots)}")
-    return rows[:wanted]
+    made = FORMS[name].rows
+    rows = list(made() if made and not file else _read(name, Path(file), Path(file).stat().st_mtime_ns))
+    if len(rows) <= shots:
+        raise UserError(
+            f"{file or f'capability task {name!r}'}: has {len(rows)} rows, which leaves none to ask after {shots} examples",
+            fix=f"shots: {max(0, len(rows) - 1)}",
+        )
+    return rows if items is None else rows[: shots + items]
 
 
 @lru_cache(maxsize=32)
