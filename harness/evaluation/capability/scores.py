@@ -50,7 +50,6 @@ def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: 
             _loaded(task),
             limit=task.items if task.source == "lm-eval" else None,
             bootstrap_iters=0,
-            verbosity="ERROR",
         )
     samples = [sample for of_task in found["samples"].values() for sample in of_task]
     scores = list(_scores(task.name, samples))
