@@ -144,6 +144,18 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{named[0]:<10} {named[1]:<15} {', '.join(shown[start : start + PER_LINE])}"
     if classic := metrics.get("classic"):
         yield f"           {'probabilities':<15} {', '.join(f'{name} {value:.3f}' for name, value in classic.items())}"
+    if fluency := metrics.get("fluency"):
+        yield f"           {'fluency':<15} {', '.join(f'{name} {value:.3f}' for name, value in fluency.items())}"
+    for edits, tasks in metrics.get("capability", {}).items():
+        shown = [
+            f"{task} {name} {value:.3f}"
+            for task, found in tasks.items()
+            for name, value in found.items()
+            if name != "n"
+        ]
+        side = f"after {edits} edits" if int(edits) else "unedited"
+        for start in range(0, len(shown), PER_LINE):
+            yield f"           {side if start == 0 else '':<15} {', '.join(shown[start : start + PER_LINE])}"
     if "curve" in metrics:
         yield f"           also after {', '.join(sorted(metrics['curve'], key=int))} edits: --json"
     diagnostics = list(metrics.get("diagnostics", {}).items())

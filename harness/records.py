@@ -276,3 +276,20 @@ class Answer:
     contains: float = math.nan
     kind: str = ""
     chain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScore:
+    """What a model has reached on one item of a benchmark task.
+
+    Attributes:
+        task, metric, item: key of the score; items are numbered from 0.
+        value: the metric; of a perplexity, the log-probability of the text.
+        weight: how much the item counts in the mean; of a perplexity, its number of words.
+    """
+
+    task: str
+    metric: str
+    item: int
+    value: float
+    weight: float

@@ -8,7 +8,7 @@ from typing import TypedDict
 from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
 from harness.records import Answer
 
-OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic")
+OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic", "fluency", "capability")
 """Keys of metrics.json that are not names of protocols."""
 
 

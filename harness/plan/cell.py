@@ -9,6 +9,9 @@ from typing import Any
 from harness import registry
 from harness.api import ArtifactSpec, Method
 from harness.evaluation import unedited
+from harness.evaluation.capability import scores
+from harness.evaluation.capability.tasks import TaskRef
+from harness.evaluation.fluency import FluencyRef
 from harness.identity import digest
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, FirstEdits
@@ -33,6 +36,8 @@ class Cell:
         keep_weights: the edited weights are kept next to the results; in the identity only if they are.
         count_flops: number of edits on which FLOPs are counted, 0 for none; not part of the identity.
         classic: CounterFact's metrics by probability are computed as well; in the identity only if they are.
+        fluency: reference texts of metrics of generated text, which are computed if it is given; in the identity only then.
+        capability: benchmark tasks that are asked before and after editing; in the identity only if there are some.
     """
 
     method: MethodSpec
@@ -50,6 +55,8 @@ class Cell:
     keep_weights: bool = False
     count_flops: int = 0
     classic: bool = False
+    fluency: FluencyRef | None = None
+    capability: tuple[TaskRef, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
@@ -71,6 +78,8 @@ class Cell:
             "artifacts": {role: spec.key for role, spec in artifacts.items()},
             **({"keep_weights": True} if self.keep_weights else {}),
             **({"classic": True} if self.classic else {}),
+            **({"fluency": self.fluency.identity()} if self.fluency else {}),
+            **({"capability": [task.identity() for task in self.capability]} if self.capability else {}),
         }
 
     @cached_property
@@ -137,6 +146,12 @@ class Cell:
         if self.model.weights == "random":
             return []
         return [self.unedited_outputs(edits) for edits in self.schedule.points(self.data.edits)]
+
+    def unedited_capability(self) -> list[ArtifactSpec]:
+        """What the unedited model reaches on each benchmark task; shared by all cells on the model. None for random weights."""
+        if self.model.weights == "random":
+            return []
+        return [scores.artifact(self.model, task, self.eval_batch) for task in self.capability]
 
     def description(self) -> dict[str, Any]:
         """The content of cell.json: the identity, with what tables need to name it."""

@@ -62,7 +62,10 @@ def _asked(identity: Mapping[str, Any]) -> dict[str, Any]:
         "model": [model["name"], model["weights"], model["dtype"], model.get("hub")],
         "data": {key: value for key, value in data.items() if key not in ("sha256", "title")},
         "protocols": sorted(identity["protocols"]),
-        **{key: identity.get(key) for key in ("schedule", "seed", "eval_batch", "keep_weights", "classic")},
+        **{
+            key: identity.get(key)
+            for key in ("schedule", "seed", "eval_batch", "keep_weights", "classic", "fluency", "capability")
+        },
     }
 
 

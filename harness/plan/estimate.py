@@ -10,6 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from harness.api import TOKENS_PER_PASS, ArtifactSpec
+from harness.evaluation.capability.scores import PASSES_PER_ITEM, UNKNOWN_ITEMS
 from harness.models import catalogue
 from harness.plan.cell import Cell, models_of
 from harness.plan.history import Finished, History
@@ -131,12 +132,14 @@ def _cell_seconds(cell: Cell, device: str, history: History | None) -> tuple[flo
     flops_per_s, basis = _throughput(models_of(cell)[:1], device, history)
     points = cell.schedule.points(cell.data.edits)
     counted_s = _counted_s(cell, cell.data.edits, len(cell.protocols), points, flops_per_s)
+    items = sum(task.items or UNKNOWN_ITEMS for task in cell.capability)
+    tasks_s = _flops(cell.model.spec) * PASSES_PER_ITEM * items * len(points) / flops_per_s
     if history and (finished := history.of(cell)):
         ratios = [
             each.seconds / _counted_s(cell, each.edits, each.protocols, each.points, flops_per_s) for each in finished
         ]
-        return counted_s * median(ratios), "finished cells"
-    return counted_s, basis
+        return counted_s * median(ratios) + tasks_s, "finished cells"
+    return counted_s + tasks_s, basis
 
 
 def _counted_s(cell: Cell, edits: int, protocols: int, points: Sequence[int], flops_per_s: float) -> float:

@@ -14,6 +14,8 @@ from harness.commands import harness_command, same_command
 from harness.data import conflicts
 from harness.data.load import select
 from harness.errors import UnavailableError, UserError
+from harness.evaluation import fluency
+from harness.evaluation.capability.tasks import TaskRef
 from harness.models import catalogue, sources
 from harness.models.catalogue import ModelRef
 from harness.models.context_length import Reader, reader
@@ -78,6 +80,8 @@ class Plan:
         self.history = History(store, self.device, suite.threads, is_here=elsewhere is None)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
+        self._capability = _capability(suite)
+        self._fluency = None if suite.fluency is None else fluency.reference(suite.fluency)
         self._too_long: dict[tuple[DataEntry, str, ModelRef, int], str] = {}
         self._models: dict[tuple[ModelEntry, DataRef | None], ModelRef | str] = {}
         self.cells = [
@@ -216,8 +220,9 @@ class Plan:
                 f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
             )
         target = model.problem or self._model(model, None if isinstance(data, str) else data.refs["none"])
-        missing += [why for why in (data, target, method.problems.get(model.name)) if isinstance(why, str)]
-        if missing or isinstance(data, str) or isinstance(target, str):
+        tasks = self._capability
+        missing += [why for why in (data, target, method.problems.get(model.name), tasks) if isinstance(why, str)]
+        if missing or isinstance(data, str) or isinstance(target, str) or isinstance(tasks, str):
             return PlannedCell(title, method.backend, None, tuple(missing))
         resolved = method.hparams[model.name]
         cell = Cell(
@@ -236,6 +241,8 @@ class Plan:
             keep_weights=self.suite.keep_weights,
             count_flops=self.suite.count_flops,
             classic=self.suite.classic,
+            fluency=self._fluency,
+            capability=tasks,
         )
         try:
             cell.artifacts()
@@ -296,8 +303,9 @@ class Plan:
 
 
 def roots(cell: Cell) -> list[ArtifactSpec]:
-    """The artifacts that a cell itself reads: its model if trained here, the unedited answers, the method's own."""
-    return [*model_artifacts(cell.model).values(), *cell.all_unedited_outputs(), *cell.artifacts().values()]
+    """The artifacts that a cell itself reads: its model if trained here, the unedited answers and scores, the method's own."""
+    unedited = (*cell.all_unedited_outputs(), *cell.unedited_capability())
+    return [*model_artifacts(cell.model).values(), *unedited, *cell.artifacts().values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +321,16 @@ class _Data:
     refs: dict[str, DataRef]
     texts: dict[str, tuple[Text, ...]]
     notes: tuple[str, ...]
+
+
+def _capability(suite: Suite) -> tuple[TaskRef, ...] | str:
+    """The benchmark tasks of a suite with their rows, or why they cannot be asked here."""
+    try:
+        return tuple(entry.reference() for entry in suite.capability)
+    except UserError as error:
+        if not (suite.is_lenient or isinstance(error, UnavailableError)):
+            raise
+        return str(error)
 
 
 def _reference(entry: DataEntry, suite: Suite) -> _Data | str:

@@ -7,6 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 from harness import registry
 from harness.commands import rerun
 from harness.errors import UserError
+from harness.evaluation.capability.tasks import TaskRef
+from harness.evaluation.fluency import FluencyRef
 from harness.files import understood
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef
@@ -17,6 +19,7 @@ from harness.suite.schedule import Schedule
 from harness.yaml_source import complaint
 
 _MODEL, _DATA = TypeAdapter(ModelRef), TypeAdapter(DataRef)
+_TASKS = TypeAdapter(tuple[TaskRef, ...])
 
 
 def references(cell: Cell) -> dict[str, Any]:
@@ -25,6 +28,8 @@ def references(cell: Cell) -> dict[str, Any]:
         "model": model_as_json(cell.model),
         "data": _DATA.dump_python(cell.data, mode="json"),
         "hparams": dict(cell.hparams),
+        **({"fluency": cell.fluency.path} if cell.fluency else {}),
+        **({"capability": _TASKS.dump_python(cell.capability, mode="json")} if cell.capability else {}),
     }
 
 
@@ -94,6 +99,8 @@ def recalled(folder: Folder) -> Cell:
         eval_batch=kept["eval_batch"],
         keep_weights=kept.get("keep_weights", False),
         classic=kept.get("classic", False),
+        fluency=FluencyRef(found["fluency"], kept["fluency"]["references"]) if "fluency" in found else None,
+        capability=_TASKS.validate_python(found.get("capability", ())),
     )
     if cell.cell_id != kept["cell_id"]:
         changed = ", ".join(

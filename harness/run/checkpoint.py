@@ -13,8 +13,8 @@ from harness.commands import same_command
 from harness.errors import UserError
 from harness.files import write_json
 from harness.identity import file_digest
-from harness.records import Answer
-from harness.store.rows import read_rows, write_rows
+from harness.records import Answer, ItemScore
+from harness.store.rows import read_items, read_rows, write_items, write_rows
 from harness.store.store import Folder
 
 if TYPE_CHECKING:
@@ -45,10 +45,14 @@ class Point:
     Attributes:
         rows: one per answer; none for random weights.
         phases_s: seconds by phase.
+        items: scores of benchmark tasks.
+        remarks: why there are none of some tasks.
     """
 
     rows: Sequence[Answer]
     phases_s: dict[str, float]
+    items: Sequence[ItemScore] = ()
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,10 @@ class Checkpoint:
         """What was scored, by the number of edits so far, in order."""
         folders = [Folder(path) for path in sorted(self.root.glob("point-*"))]
         return {
-            int(folder.path.name.removeprefix("point-")): Point(
-                read_rows(folder.path / "records.parquet"), folder.read("cost.json")["phases_s"]
+            (edits := int(folder.path.name.removeprefix("point-"))): Point(
+                read_rows(folder.path / "records.parquet"),
+                **folder.read("cost.json"),
+                items=read_items(file)[edits] if (file := folder.path / "items.parquet").is_file() else (),
             )
             for folder in folders
             if folder.is_done
@@ -136,7 +142,9 @@ class Checkpoint:
         """Keep the scores after so many edits."""
         with Folder(self.root / f"point-{edits:07d}").writing() as folder:
             write_rows(point.rows, folder / "records.parquet")
-            write_json(folder / "cost.json", {"phases_s": point.phases_s})
+            if point.items:
+                write_items({edits: point.items}, folder / "items.parquet")
+            write_json(folder / "cost.json", {"phases_s": point.phases_s, "remarks": list(point.remarks)})
 
     def unusable(self, reason: str) -> UserError:
         """The error that says why a sequence cannot continue, and how to start it again."""

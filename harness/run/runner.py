@@ -18,8 +18,10 @@ from harness.api import ArtifactSpec, EditedModel
 from harness.data.load import files as data_files
 from harness.errors import UserError
 from harness.evaluation.attainable import attainable
+from harness.evaluation.capability import scores
 from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.probes import question_count
 from harness.evaluation.protocol import Protocol
@@ -31,7 +33,7 @@ from harness.models.weights import FILE, KeptWeights, weight_hash
 from harness.plan.cell import Cell, models_of
 from harness.plan.job import Job
 from harness.plan.recall import references
-from harness.records import Answer, Dataset, EditRequest, same_subject
+from harness.records import Answer, Dataset, EditRequest, ItemScore, same_subject
 from harness.run.bench import Bench, models_by_role, verify_models
 from harness.run.checkpoint import Checkpoint
 from harness.run.context import RunContext
@@ -41,7 +43,7 @@ from harness.run.outcome import Outcome, record_failure
 from harness.run.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
-from harness.store.rows import curve, write_rows
+from harness.store.rows import curve, write_items, write_rows
 from harness.store.store import Store
 from harness.subjects import ambiguous
 
@@ -96,6 +98,8 @@ class Runner:
             write_rows(result.rows, folder / "records.parquet")
             if cell.schedule.is_sequential:
                 curve(result.points, result.place).to_parquet(folder / "curve.parquet", index=False)
+            if result.items:
+                write_items(result.items, folder / scores.FILE)
             for name, content in (
                 ("cell", cell.description()),
                 ("metrics", result.metrics()),
@@ -111,7 +115,7 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
-        for root in cell.all_unedited_outputs():
+        for root in (*cell.all_unedited_outputs(), *cell.unedited_capability()):
             for spec in root.closure():
                 verify_models(spec, self._store, context)
         bench, data = Bench.of(cell, self._store, context), context.load_data(cell.data)
@@ -119,11 +123,12 @@ class Runner:
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
         kept = KeptWeights(model.model) if is_kept else None
         before = weight_hash(model.model)
+        sizes = norms(model.model) if cell.fluency else {}
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
-        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept)
+        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept, sizes)
         peak_bytes = peak_memory_bytes(context.device)
         flops, failures = self._flops(bench)  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
@@ -166,7 +171,8 @@ class Runner:
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         limits = self._attainable(cell, model, data)
         return _Result(
-            cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic
+            *(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic),
+            *(edited.fluency, self._with_unedited(cell, edited.items)),
         )
 
     def _warm_up(self, bench: Bench, data: Dataset) -> bool:
@@ -185,7 +191,9 @@ class Runner:
             return False
         return True
 
-    def _at_once(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
+    def _at_once(
+        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+    ) -> "_Edited":
         """All edits in one act, and their scores."""
         cell, context = bench.cell, self._context
         clock = context.restart(cell.seed)
@@ -195,26 +203,39 @@ class Runner:
                 kept.take()
             rows = self._evaluate(cell, edited, bench.model, len(requests))
             classic, lacks = self._classic(cell, edited, bench.model)
-            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks)
+            fluency, unsaid = self._fluency(cell, edited, bench.model, sizes)
+            items, misses = self._capability(cell, edited, bench.model)
+            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks, *unsaid, *misses)
         finally:
             edited.revert()
-        return _Edited({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic)
+        return _Edited(
+            *({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic),
+            fluency=fluency,
+            items={len(requests): items},
+        )
 
-    def _in_sequence(self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None) -> "_Edited":
+    def _in_sequence(
+        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+    ) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
         cell, context = bench.cell, self._context
         sequence = SequenceRun(
             Checkpoint(self._store.checkpoint(cell.folder)),
             context,
             cell.seed,
-            lambda edited, edits: self._evaluate(cell, edited, bench.model, edits),
+            lambda edited, edits: (
+                self._evaluate(cell, edited, bench.model, edits),
+                *self._capability(cell, edited, bench.model),
+            ),
         )
         with Chain(bench.method, bench.model, bench.folders, context) as chain:
             done = sequence.run(chain, requests, cell.schedule)
             if kept:
                 kept.take()
             classic, lacks = self._classic(cell, chain.edited, bench.model)
-            remarks = (*chain.edited.remarks(), *lacks)
+            fluency, unsaid = self._fluency(cell, chain.edited, bench.model, sizes)
+            misses = dict.fromkeys(remark for point in done.points.values() for remark in point.remarks)
+            remarks = (*chain.edited.remarks(), *lacks, *unsaid, *misses)
         blocks, points = done.progress.blocks, done.points
         return _Edited(
             {edits: point.rows for edits, point in points.items()},
@@ -225,6 +246,8 @@ class Runner:
             classic,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
+            fluency,
+            {edits: point.items for edits, point in points.items()},
         )
 
     def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel, edits: int) -> list[Answer]:
@@ -268,6 +291,45 @@ class Runner:
             return {}, (f"no probabilities of targets: {error.message}",)
         return classic_metrics(found), ()
 
+    def _fluency(
+        self, cell: Cell, edited: EditedModel, model: LoadedModel, sizes: Mapping[str, float]
+    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """Metrics of generated text and the growth of norms if they are wanted, or a remark on why there are none."""
+        if not cell.fluency or cell.model.weights == "random":
+            return {}, ()
+        drift = {"norm_drift": norm_drift(sizes, norms(model.model))}
+        try:
+            data = self._context.load_data(cell.data)
+            return {**fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch), **drift}, ()
+        except UserError as error:
+            return drift, (f"no metrics of generated text: {error.message}",)
+
+    def _capability(
+        self, cell: Cell, edited: EditedModel, model: LoadedModel
+    ) -> tuple[Sequence[ItemScore], Sequence[str]]:
+        """Scores on the cell's benchmark tasks, which the unedited model has already, and a remark on each that has none."""
+        if cell.model.weights == "random" or not cell.capability:
+            return (), ()
+        if not cell.method.edits:
+            return self._unedited_items(cell), ()
+        items, remarks = list[ItemScore](), list[str]()
+        with self._context.progress(f"capability of {cell.label}", len(cell.capability)) as advance:
+            for task in cell.capability:
+                try:
+                    items += scores.ask(edited, model, task, cell.eval_batch)
+                except UserError as error:
+                    remarks.append(f"no scores on {task.title}: {error.message}")
+                advance()
+        return items, remarks
+
+    def _unedited_items(self, cell: Cell) -> list[ItemScore]:
+        folders = map(self._artifacts.folder, cell.unedited_capability())
+        return [one for folder in folders for one in scores.read(folder)]
+
+    def _with_unedited(self, cell: Cell, items: Mapping[int, Sequence[ItemScore]]) -> Mapping[int, Sequence[ItemScore]]:
+        """Scores on benchmark tasks by the number of edits so far, with those of the unedited model."""
+        return {0: self._unedited_items(cell), **items} if cell.unedited_capability() else {}
+
     def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
         """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
         if cell.model.weights == "random" or not cell.method.edits:
@@ -296,6 +358,8 @@ class _Edited:
         remarks: see `EditedModel.remarks`.
         classic: see `harness.evaluation.classic`.
         cost, origin: what else is to be said of cost and provenance.
+        fluency: see `harness.evaluation.fluency`.
+        items: scores on benchmark tasks by the number of edits so far.
     """
 
     points: Mapping[int, Sequence[Answer]]
@@ -306,6 +370,8 @@ class _Edited:
     classic: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    fluency: Mapping[str, float] = field(default_factory=dict)
+    items: Mapping[int, Sequence[ItemScore]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +383,7 @@ class _Result:
         remarks: see `EditedModel.remarks`.
         kept: the edited weights.
         attainable: see `harness.evaluation.attainable`, for the records after the last edit.
+        items: scores on benchmark tasks by the number of edits so far, from 0.
     """
 
     cell: Cell
@@ -329,6 +396,8 @@ class _Result:
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
     classic: Mapping[str, float]
+    fluency: Mapping[str, float]
+    items: Mapping[int, Sequence[ItemScore]]
 
     @property
     def rows(self) -> Sequence[Answer]:
@@ -342,6 +411,10 @@ class _Result:
             metrics["scope"] = scope
         if self.classic:
             metrics["classic"] = self.classic
+        if self.fluency:
+            metrics["fluency"] = self.fluency
+        if self.items:
+            metrics["capability"] = {str(edits): scores.means(items) for edits, items in self.items.items()}
         if self.attainable:
             metrics["attainable"] = self.attainable
         if self.cell.schedule.is_sequential and self.rows:

@@ -23,8 +23,9 @@ _PARAM_LENGTH = 6000
 _SIZES = ("n",)
 """Entries of metrics.json that say how many answers there are."""
 
-_ABOUT = ("curve", "scope", "diagnostics", "attainable")
-"""Entries of metrics.json that are no protocols."""
+_LOGGED = ("scope", "diagnostics", "classic", "fluency")
+_ABOUT = (*_LOGGED, "curve", "attainable", "capability")
+"""Entries of metrics.json that are no protocols; the first are logged as they are."""
 
 Value = TypeVar("Value")
 Path = tuple[str, ...]
@@ -90,8 +91,10 @@ def metrics(folder: Folder) -> Named[float]:
     leaves |= {(f"{phase}_s",): seconds for phase, seconds in cost["phases_s"].items()}
     leaves |= flattened({key: value for key, value in cost.get("flops", {}).items() if key != "sample_edits"}, "flops")
     leaves["peak_memory_bytes",] = cost["peak_memory_bytes"]
-    for part in ("scope", "diagnostics"):
+    for part in _LOGGED:
         leaves |= flattened(measured.get(part, {}), part)
+    if points := measured.get("capability"):
+        leaves |= flattened(points[max(points, key=int)], "capability")
     return Named.of({path: float(value) for path, value in leaves.items() if is_finite(value)})
 
 

@@ -1,4 +1,4 @@
-"""Scored answers in Parquet files, which round-trip exactly."""
+"""Scored answers and items in Parquet files, which round-trip exactly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.records import Answer
+from harness.records import Answer, ItemScore
 
 COLUMNS = [field.name for field in fields(Answer)]
 
@@ -44,3 +44,22 @@ def curve(points: Mapping[int, Sequence[Answer]], place: Mapping[str, int]) -> p
         part.insert(0, "edits", edits)
         part.insert(1, "edit", [place.get(record, 0) for record in part["record_id"]])
     return pd.concat(parts, ignore_index=True)
+
+
+def write_items(points: Mapping[int, Sequence[ItemScore]], file: Path) -> None:
+    """Write the scores of benchmark items to a Parquet file.
+
+    Args:
+        points: scores by the number of edits so far; 0 for the unedited model.
+        file: where to.
+    """
+    rows = [{"edits": edits, **asdict(one)} for edits, scores in points.items() for one in scores]
+    pd.DataFrame(rows).to_parquet(file, index=False)
+
+
+def read_items(file: Path) -> dict[int, list[ItemScore]]:
+    """Read what `write_items` has written."""
+    points: dict[int, list[ItemScore]] = {}
+    for row in pd.read_parquet(file).to_dict("records"):
+        points.setdefault(row.pop("edits"), []).append(ItemScore(**{str(name): value for name, value in row.items()}))
+    return points

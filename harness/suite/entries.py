@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.commands import harness_command
+from harness.evaluation.capability import tasks
 from harness.models import catalogue
 from harness.models.catalogue import ModelRef, Places, Weights
 from harness.models.layouts import Layout
@@ -118,6 +119,29 @@ class DataEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CapabilityEntry:
+    """A benchmark task; see `harness.evaluation.capability.tasks.reference`.
+
+    Attributes:
+        path: a file, a folder, or empty.
+    """
+
+    name: str
+    source: tasks.Source
+    path: str
+    items: int | None
+    shots: int | None
+
+    def reference(self) -> tasks.TaskRef:
+        """The task with its rows.
+
+        Raises:
+            UserError: as `harness.evaluation.capability.tasks.reference`.
+        """
+        return tasks.reference(self.name, source=self.source, path=self.path, items=self.items, shots=self.shots)
+
+
+@dataclass(frozen=True, slots=True)
 class SuiteSource:
     """Where a suite comes from, to tell whether two runs under one name are of the same suite.
 
@@ -149,6 +173,8 @@ class Suite:
         schedule: as written; `Schedule.within` fits it to a dataset.
         launch: name or path of a launch profile.
         launch_at: where the profile was chosen, as `file:line`.
+        fluency: file of reference texts for metrics of generated text, empty for none; None if these are not wanted.
+        capability: benchmark tasks that are asked before and after editing.
         published: name of published numbers that tables show next to measured ones, or empty.
         options: command-line options that it was read with, apart from the scale, by name.
     """
@@ -180,6 +206,8 @@ class Suite:
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ()
     published: str = ""
+    fluency: str | None = None
+    capability: tuple[CapabilityEntry, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, verb: str, store: Path, **more: object) -> str:

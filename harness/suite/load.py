@@ -9,6 +9,7 @@ from pathlib import Path
 from harness import registry
 from harness.commands import harness_command
 from harness.errors import UnavailableError, UserError, did_you_mean
+from harness.evaluation.capability import tasks
 from harness.models.sources import is_packed
 from harness.models.spec import ModelSpec
 from harness.suite import hparams
@@ -121,6 +122,8 @@ def load_suite(
         tables=tuple(form.tables),
         figures=tuple(form.figures),
         published=form.published,
+        fluency=form.fluency if isinstance(form.fluency, str) else "" if form.fluency else None,
+        capability=tuple(overlay.capability(form.capability, _existing_from(tasks.FOLDER) if form.capability else "")),
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
 
@@ -136,10 +139,13 @@ def _data_folder(form: SuiteForm, data: str | None) -> str:
     """The folder of upstream files for datasets that name none; empty if there is no such dataset or no folder."""
     if all(entry.path for entry in form.datasets):
         return ""
-    if data:
-        return _existing(data, "--data")
-    environment = os.environ.get("HARNESS_DATA")
-    return _existing(environment, "HARNESS_DATA") if environment else ""
+    return _existing(data, "--data") if data else _existing_from("HARNESS_DATA")
+
+
+def _existing_from(variable: str) -> str:
+    """The folder in an environment variable; empty if it is not set."""
+    name = os.environ.get(variable)
+    return _existing(name, variable) if name else ""
 
 
 def _variant(overlay: Scale, edits: int | None, backend: str | None, folder: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from harness import registry
 from harness.errors import NoMatchError, UserError, did_you_mean
+from harness.evaluation.capability import tasks
 from harness.models import catalogue
 from harness.suite.schema import SuiteForm
 from harness.yaml_source import Located
@@ -38,12 +39,16 @@ def check_names(document: Located, form: SuiteForm) -> None:
         if form.schedule == "batch" and getattr(registry.tables.get(name), "needs_sequence", False):
             where = document.at(("tables", index)).where
             raise UserError(f"{where}: table '{name}' needs `schedule: {{sequential: ...}}`")
+    for index, task in enumerate(form.capability):
+        if task.source == "file":
+            tasks.check_name(task.name, document.at(("capability", index, "name")).where)
     check_backend(form.backend, document.at(("backend",)).where)
     for index, method in enumerate(form.methods):
         check_backend(method.backend, document.at(("methods", index, "backend")).where)
     _refuse_repeats(document, "methods", [entry.shown for entry in form.methods])
     for axis in ("models", "datasets", "protocols", "prompts", "seeds", "tables", "figures"):
         _refuse_repeats(document, axis, getattr(form, axis))
+    _refuse_repeats(document, "capability", [entry.name for entry in form.capability])
 
 
 def check_backend(name: str | None, where: str) -> None:

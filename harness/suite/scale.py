@@ -1,15 +1,17 @@
 """Scales: stand-in models, a cap on edits and lighter settings, applied on top of any suite."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
+from harness.evaluation.capability.tasks import check_name
 from harness.models import catalogue
-from harness.suite.entries import PAPER, DataEntry, ModelEntry
+from harness.suite.entries import PAPER, CapabilityEntry, DataEntry, ModelEntry
 from harness.suite.names import check_backend
-from harness.suite.schema import ScaleForm
+from harness.suite.schema import CapabilityForm, ScaleForm
 from harness.yaml_source import read_yaml, validate
 
 INSTALLED = Path(__file__).parents[2] / "suites"
@@ -61,6 +63,22 @@ class Scale:
         capped = min(entry.edits, cap or entry.edits)
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 
+    def capability(self, entries: Sequence[CapabilityForm], folder: str) -> Iterator[CapabilityEntry]:
+        """The tasks of a suite with their files; the scale's own stand in for those that have none.
+
+        Args:
+            entries: as the suite has them.
+            folder: of the files of tasks that name none, or empty.
+        """
+        lacking = [entry for entry in entries if not (folder or entry.path or entry.has_rows)]
+        stand_ins = self.form.set.capability if lacking else []
+        there = [entry for entry in entries if entry not in lacking] if stand_ins else entries
+        names = {entry.name for entry in there}
+        for entry in (*there, *(task for task in stand_ins if task.name not in names)):
+            path = entry.path or ("" if entry.has_rows else folder)
+            items = min(filter(None, (entry.items, self.form.cap.items)), default=None)
+            yield CapabilityEntry(entry.name, entry.source, path, items, entry.shots)
+
 
 def scale_files() -> dict[str, Path]:
     """Scale files by name: those in `./suites/scales/` first, then the installed ones."""
@@ -100,5 +118,7 @@ def load_scale(name: str | None) -> Scale:
             if model not in catalogue.names():
                 guess = did_you_mean(model, set(catalogue.names()))
                 raise UserError(f"{at}: unknown model '{model}'{guess}", fix=harness_command("list", "models"))
+    for index, task in enumerate(form.set.capability):
+        check_name(task.name, document.at(("set", "capability", index)).where)
     check_backend(form.set.backend, document.at(("set", "backend")).where)
     return Scale(name, file, form, launch_at=document.at(("set", "launch")).where)

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_
 
 from harness import registry
 from harness.errors import did_you_mean
+from harness.evaluation.capability import tasks
 from harness.models import catalogue
 from harness.models.architecture import Dtype
 from harness.models.catalogue import ModelRef, Weights
@@ -201,6 +202,26 @@ class DataForm(Entry):
     too_long: TooLong | None = Field(None, description="default: the suite's")
 
 
+class CapabilityForm(Entry):
+    """A benchmark task that is asked before and after editing."""
+
+    path: str | None = Field(
+        None,
+        description="a file of JSON Lines or the folder of such files, relative to the working directory; default: the folder "
+        f"in {tasks.FOLDER}",
+    )
+    source: tasks.Source = Field("file", description="`lm-eval` for a task of that package, with its own data")
+    items: int | None = Field(None, ge=1, description="most items to ask, the first ones; default: all")
+    shots: int | None = Field(
+        None, ge=0, description="rows before them that are shown as examples; default: as lm-eval's task has it"
+    )
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it needs no file: the rows are made by the harness, or lm-eval's."""
+        return self.source == "lm-eval" or (self.name in tasks.FORMS and tasks.FORMS[self.name].rows is not None)
+
+
 class Blocks(StrictModel):
     """Blocks of a sequential schedule."""
 
@@ -273,6 +294,15 @@ class SuiteForm(StrictModel):
     classic: bool = Field(
         False, description="also CounterFact's ES, PS and NS by probability, for methods that give some"
     )
+    fluency: bool | str = Field(
+        False,
+        description="also n-gram entropy of generated text and norm drift of edited matrices; a file of reference texts, relative "
+        "to the working directory, adds TF-IDF consistency and essence",
+    )
+    capability: list[CapabilityForm] = Field(
+        default_factory=list,
+        description="benchmark tasks that are asked through lm-eval before and after editing (docs/capability.md)",
+    )
     eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"
@@ -294,6 +324,7 @@ class CapForm(StrictModel):
 
     edits: int | None = Field(None, ge=1)
     edits_in_sequence: int | None = Field(None, ge=1, description="cap for sequential schedules; default: `edits`")
+    items: int | None = Field(None, ge=1, description="most items of each capability task")
 
 
 class DataOverlay(StrictModel):
@@ -318,6 +349,9 @@ class Overlay(StrictModel):
     device: Device | None = None
     threads: int | None = Field(None, ge=1)
     datasets: DataOverlay = DataOverlay()
+    capability: list[CapabilityForm] = Field(
+        default_factory=list, description=f"asked in place of tasks that have no file, if {tasks.FOLDER} is not set"
+    )
 
 
 class ScaleForm(StrictModel):

@@ -15,6 +15,8 @@ from harness import registry
 from harness.api import ArtifactSpec
 from harness.data.load import load
 from harness.data.synthetic import upstream_rows
+from harness.evaluation.capability.tasks import TaskRef
+from harness.evaluation.fluency import FluencyRef
 from harness.models.catalogue import CATALOGUE, ModelRef
 from harness.plan.cell import Cell
 from harness.plan.describe import describe
@@ -67,6 +69,10 @@ CHANGES = {
     "the seed": lambda cell: {"seed": 1},
     "rows per forward pass": lambda cell: {"eval_batch": 17},
     "that the weights are kept": lambda cell: {"keep_weights": True},
+    "metrics of generated text": lambda cell: {"fluency": FluencyRef()},
+    "its reference texts": lambda cell: {"fluency": FluencyRef(sha256="0")},
+    "a benchmark task": lambda cell: {"capability": (TaskRef("facts", sha256="0"),)},
+    "the rows of a benchmark task": lambda cell: {"capability": (TaskRef("facts", sha256="1"),)},
 }
 
 NO_CHANGES = {
@@ -98,7 +104,7 @@ def test_what_changes_no_result_leaves_the_id(what, cell):
 def test_every_field_of_a_cell_is_either_in_the_id_or_known_to_change_nothing(cell):
     """A field that is added later is named here, on purpose."""
     in_id = {"method", "backend", "hparams", "model", "data", "protocols", "schedule", "seed", "eval_batch"}
-    in_id |= {"keep_weights", "classic"}
+    in_id |= {"keep_weights", "classic", "fluency", "capability"}
     assert {field.name for field in dataclasses.fields(cell)} == in_id | {"label", "variant", "sources", "count_flops"}
 
 

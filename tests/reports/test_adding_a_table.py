@@ -96,7 +96,7 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
     tables, figures = names.split("] [")
     assert (
         tables
-        == "['ablation', 'calibration', 'components', 'flops', 'main', 'mirage', 'multihop', 'parity', 'retention', "
+        == "['ablation', 'calibration', 'capability', 'components', 'flops', 'main', 'mirage', 'multihop', 'parity', 'retention', "
         "'ripple', 'time'"
     )
     assert figures == (

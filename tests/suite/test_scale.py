@@ -174,3 +174,32 @@ def test_every_shipped_suite_loads_at_every_scale(file, scale_name):
     suite = load_suite(file, scale=scale_name)
     assert suite.name == file.stem
     assert suite.tables or suite.figures
+
+
+def test_a_scale_asks_its_own_tasks_in_place_of_those_that_have_no_file(write, tmp_path, monkeypatch):
+    monkeypatch.delenv("HARNESS_CAPABILITY", raising=False)
+    file = tmp_path / "gsm8k.jsonl"
+    tasks = f"capability: [mmlu, perplexity, {{name: gsm8k, path: {file}, items: 7}}]\n"
+    path = write()
+    path.write_text(path.read_text() + tasks)
+    suite = load_suite(path, scale="mini")
+    assert [(task.name, task.path) for task in suite.capability] == [
+        ("perplexity", ""),
+        ("gsm8k", str(file)),
+        ("facts", ""),
+    ]
+    assert [task.name for task in load_suite(path).capability] == ["mmlu", "perplexity", "gsm8k"]
+    monkeypatch.setenv("HARNESS_CAPABILITY", str(tmp_path))
+    small = load_suite(path, scale="small").capability
+    assert [(task.name, task.path, task.items) for task in small] == [
+        ("mmlu", str(tmp_path), 100),
+        ("perplexity", "", 100),
+        ("gsm8k", str(file), 7),
+    ]
+
+
+def test_an_unknown_task_is_one_line_with_a_suggestion(write):
+    path = write()
+    path.write_text(path.read_text() + "capability: [mmul]\n")
+    with pytest.raises(UserError, match=r"unknown capability task 'mmul' \(did you mean 'mmlu'\?\)"):
+        load_suite(path)

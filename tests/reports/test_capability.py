@@ -1,0 +1,65 @@
+"""The table of benchmark tasks against means over items, the perplexity of all words, and the unedited model once."""
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.errors import UserError
+from harness.evaluation.capability.scores import FILE
+from harness.records import ItemScore
+from harness.store.rows import write_items
+from reports.frame import load_suite
+
+BEFORE, AFTER = (1, 1, 0, 1, 0, 1), (1, 0, 0, 1, 0, 0)
+WORDS = (10.0, 30.0)
+
+
+def scores(right, loss):
+    found = [ItemScore("mmlu", "acc", place, float(value), 1.0) for place, value in enumerate(right)]
+    texts = [
+        ItemScore("perplexity", "word_perplexity", place, -loss * words, words) for place, words in enumerate(WORDS)
+    ]
+    return [*found, *texts]
+
+
+@pytest.fixture
+def frame(fake):
+    for method in ("none", "ft-l"):
+        folder = fake.write_cell(method, "tiny/llama", "zsre")
+        after = scores(BEFORE, 3.0) if method == "none" else scores(AFTER, 3.5)
+        write_items({0: scores(BEFORE, 3.0), 4: scores((0,) * 6, 9.0), 50: after}, folder / FILE)
+    fake.write_manifest(("capability",))
+    return load_suite(fake.root, "main_table", "mini")
+
+
+def test_scores_after_the_last_edit_stand_next_to_their_change(frame):
+    (table,), numbers = registry.tables.get("capability")(frame)
+    assert [(column.group, column.title) for column in table.columns] == [
+        (task, part) for task in ("MMLU", "Perplexity") for part in ("After", "Change")
+    ]
+    unedited, edited = table.sections[0].rows
+    assert unedited.is_reference
+    assert [entry.value for entry in unedited.entries][::2] == pytest.approx([np.mean(BEFORE), np.exp(3.0)])
+    assert [entry.text for entry in unedited.entries][1::2] == ["–", "–"]
+    wanted = [np.mean(AFTER), np.mean(AFTER) - np.mean(BEFORE), np.exp(3.5), np.exp(3.5) - np.exp(3.0)]
+    assert [entry.value for entry in edited.entries] == pytest.approx(wanted)
+    assert edited.entries[1].half_width > 0
+    assert edited.entries[3].half_width == pytest.approx(0), "every word lost as much"
+    before = numbers[(numbers["method"] == "FT-L") & (numbers["part"] == "before")]
+    assert before["value"].tolist() == pytest.approx([np.mean(BEFORE), np.exp(3.0)])
+
+
+def test_a_method_without_scores_on_a_task_has_a_dash(fake):
+    for method in ("none", "onceedit"):
+        folder = fake.write_cell(method, "tiny/llama", "zsre")
+        after = scores(BEFORE, 3.0)
+        write_items({0: after, 50: after if method == "none" else after[: len(BEFORE)]}, folder / FILE)
+    fake.write_manifest(("capability",))
+    (table,), _ = registry.tables.get("capability")(load_suite(fake.root, "main_table", "mini"))
+    assert [entry.text for entry in table.sections[0].rows[1].entries] == ["0.67", "0.00", "–", "–"]
+
+
+def test_a_suite_without_tasks_is_told_how_to_ask_some(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+    with pytest.raises(UserError, match=r"needs benchmark tasks → capability: \[mmlu, "):
+        registry.tables.get("capability")(load_suite(fake.root, "main_table", "mini"))

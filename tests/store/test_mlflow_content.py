@@ -1,0 +1,23 @@
+"""What MLflow gets of metrics.json beyond the scores of protocols."""
+
+import json
+
+from harness.store import mlflow_content
+from harness.store.store import Folder
+from tests.helpers.fake_store import FakeStore
+
+
+def test_what_is_no_protocol_is_logged_under_its_own_name(tmp_path):
+    path = FakeStore(tmp_path).write_cell("ft-l", "tiny/llama", "zsre")
+    more = {
+        "classic": {"ES": 0.5, "n": 2.0},
+        "fluency": {"ngram_entropy": 6.1},
+        "capability": {"0": {"mmlu": {"acc": 0.4}}, "4": {"mmlu": {"acc": 0.3}}, "10": {"mmlu": {"acc": 0.2}}},
+    }
+    written = json.loads((path / "metrics.json").read_text())
+    (path / "metrics.json").write_text(json.dumps(written | more))
+    found = mlflow_content.metrics(Folder(path)).values
+    assert found["classic.ES"] == 0.5
+    assert found["fluency.ngram_entropy"] == 6.1
+    assert found["capability.mmlu.acc"] == 0.2, "that of the last edit"
+    assert "generation.score" in found
