@@ -184,12 +184,12 @@ def test_synthetic_records_have_no_files_to_choose_from():
 
 
 def test_a_folder_with_a_file_that_lacks_a_field_names_both(tmp_path):
-    path = write(tmp_path / "mine.json", [{"subject": "a", "prompt": "a is", "target_new": "b", "locality": {}}])
+    path = write(tmp_path / "mine.json", [{"subject": "a", "src": "what is a?", "rephrase": "a is what?"}])
 
     with pytest.raises(UserError) as caught:
         resolve("zsre", str(tmp_path), 1)
 
-    assert f"({path}: no record has the field 'rephrase_prompt' of ZsRE (KnowEdit))" in caught.value.message
+    assert f"({path}: no record has the field 'alt' of ZsRE (MEND))" in caught.value.message
     assert caught.value.fix == f"python -m harness data list --data {tmp_path}"
 
 
