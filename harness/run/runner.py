@@ -13,33 +13,25 @@ from typing import Any
 
 import torch
 
-from harness import registry
-from harness.api import ArtifactSpec, EditedModel
+from harness.api import ArtifactSpec
 from harness.data.load import files as data_files
 from harness.errors import UserError
-from harness.evaluation.attainable import attainable
 from harness.evaluation.capability import scores
-from harness.evaluation.classic import classic_metrics, duels
-from harness.evaluation.evaluate import evaluate
-from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
 from harness.evaluation.metrics import aggregate
-from harness.evaluation.probes import question_count
-from harness.evaluation.protocol import Protocol
 from harness.evaluation.scope import scope_metrics
-from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json
-from harness.models.loaded import LoadedModel
 from harness.models.weights import FILE, KeptWeights, weight_hash
 from harness.plan.cell import Cell, models_of
 from harness.plan.job import Job
 from harness.plan.recall import references
 from harness.records import Answer, Dataset, EditRequest, ItemScore, same_subject
 from harness.run.bench import Bench, models_by_role, verify_models
-from harness.run.checkpoint import Checkpoint
+from harness.run.checkpoint import Checkpoint, Point
 from harness.run.context import RunContext
 from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
 from harness.run.counting import CellCounter
 from harness.run.outcome import Outcome, record_failure
+from harness.run.questions import Further, Questions
 from harness.run.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
@@ -123,14 +115,17 @@ class Runner:
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
         kept = KeptWeights(model.model) if is_kept else None
         before = weight_hash(model.model)
-        sizes = norms(model.model) if cell.fluency else {}
+        questions = Questions(cell, model, context, self._artifacts)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
         reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
-        edited = (self._in_sequence if cell.schedule.is_sequential else self._at_once)(bench, requests, kept, sizes)
+        edit = self._in_sequence if cell.schedule.is_sequential else self._at_once
+        edited = edit(bench, questions, requests, kept)
         peak_bytes = peak_memory_bytes(context.device)
-        flops, failures = self._flops(bench)  # now that everything is timed, and before the weights are compared
+        flops, failures = self._flops(
+            bench, questions
+        )  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
@@ -169,11 +164,8 @@ class Runner:
             **edited.origin,
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
-        limits = self._attainable(cell, model, data)
-        return _Result(
-            *(cell, edited.points, place, edited.diagnostics, cost, origin, remarks, kept, limits, edited.classic),
-            *(edited.fluency, self._with_unedited(cell, edited.items)),
-        )
+        items = {0: questions.unedited_items()} if cell.unedited_capability() else {}
+        return _Result(cell, edited, place, items, cost, origin, remarks, kept, questions.attainable())
 
     def _warm_up(self, bench: Bench, data: Dataset) -> bool:
         """Edit another fact and discard it, so that first calls are not timed.
@@ -192,7 +184,7 @@ class Runner:
         return True
 
     def _at_once(
-        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+        self, bench: Bench, questions: Questions, requests: Sequence[EditRequest], kept: KeptWeights | None
     ) -> "_Edited":
         """All edits in one act, and their scores."""
         cell, context = bench.cell, self._context
@@ -201,71 +193,37 @@ class Runner:
         try:
             if kept:
                 kept.take()
-            rows = self._evaluate(cell, edited, bench.model, len(requests))
-            classic, lacks = self._classic(cell, edited, bench.model)
-            fluency, unsaid = self._fluency(cell, edited, bench.model, sizes)
-            items, misses = self._capability(cell, edited, bench.model)
-            diagnostics, remarks = dict(edited.diagnostics()), (*edited.remarks(), *lacks, *unsaid, *misses)
+            points = {len(requests): questions.ask(edited, len(requests))}
+            further = questions.further(edited)
+            diagnostics, remarks = dict(edited.diagnostics()), edited.remarks()
         finally:
             edited.revert()
-        return _Edited(
-            *({len(requests): rows}, diagnostics, clock.seconds, [cell.cell_id], remarks, classic),
-            fluency=fluency,
-            items={len(requests): items},
-        )
+        return _Edited(points, further, diagnostics, clock.seconds, [cell.cell_id], remarks)
 
     def _in_sequence(
-        self, bench: Bench, requests: Sequence[EditRequest], kept: KeptWeights | None, sizes: Mapping[str, float]
+        self, bench: Bench, questions: Questions, requests: Sequence[EditRequest], kept: KeptWeights | None
     ) -> "_Edited":
         """Block after block, from where an earlier run was interrupted; times of two runs together are not citable."""
         cell, context = bench.cell, self._context
-        sequence = SequenceRun(
-            Checkpoint(self._store.checkpoint(cell.folder)),
-            context,
-            cell.seed,
-            lambda edited, edits: (
-                self._evaluate(cell, edited, bench.model, edits),
-                *self._capability(cell, edited, bench.model),
-            ),
-        )
+        sequence = SequenceRun(Checkpoint(self._store.checkpoint(cell.folder)), context, cell.seed, questions.ask)
         with Chain(bench.method, bench.model, bench.folders, context) as chain:
             done = sequence.run(chain, requests, cell.schedule)
             if kept:
                 kept.take()
-            classic, lacks = self._classic(cell, chain.edited, bench.model)
-            fluency, unsaid = self._fluency(cell, chain.edited, bench.model, sizes)
-            misses = dict.fromkeys(remark for point in done.points.values() for remark in point.remarks)
-            remarks = (*chain.edited.remarks(), *lacks, *unsaid, *misses)
+            further, remarks = questions.further(chain.edited), chain.edited.remarks()
         blocks, points = done.progress.blocks, done.points
         return _Edited(
-            {edits: point.rows for edits, point in points.items()},
+            points,
+            further,
             done.progress.diagnostics,
             add_phases(*(block.phases_s for block in blocks), *(point.phases_s for point in points.values())),
             [f"{cell.cell_id}:{block.edits}" for block in blocks],
             remarks,
-            classic,
             {"blocks": [asdict(block) for block in blocks], "citable": not done.progress.resumed},
             {"resumed": list(done.progress.resumed)},
-            fluency,
-            {edits: point.items for edits, point in points.items()},
         )
 
-    def _evaluate(self, cell: Cell, edited: EditedModel, model: LoadedModel, edits: int) -> list[Answer]:
-        """All rows of a cell after so many edits; none for random weights, whose answers mean nothing."""
-        if cell.model.weights == "random":
-            return []
-        context = self._context
-        data = context.load_data(cell.data_at(edits))
-        protocols = _protocols(cell)
-        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
-        total = question_count(data, len(protocols) + 1)  # once more for the scope
-        with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
-            return evaluate(
-                *(edited, data, model.tokenizer, protocols, cell.eval_batch, unedited, advance),
-                positions=model.positions,
-            )
-
-    def _flops(self, bench: Bench) -> tuple[Mapping[str, Any], Sequence[str]]:
+    def _flops(self, bench: Bench, questions: Questions) -> tuple[Mapping[str, Any], Sequence[str]]:
         """FLOPs of a cell, and a remark if they could not be counted: results that took hours are not given up for that."""
         cell = bench.cell
         if not cell.count_flops:
@@ -274,73 +232,10 @@ class Runner:
             return {"uncounted": bench.method.uncounted}, ()
         counter = CellCounter(self._store, self._context, cell, bench.method, bench.model, bench.folders)
         try:
-            return counter.count(_protocols(cell)), ()
+            return counter.count(questions.protocols), ()
         except Exception as error:
             print(traceback.format_exc(), file=sys.stderr)  # the cell's log
             return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
-
-    def _classic(
-        self, cell: Cell, edited: EditedModel, model: LoadedModel
-    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
-        """CounterFact's metrics by probability if they are wanted, or a remark on why there are none."""
-        if not cell.classic or cell.model.weights == "random":
-            return {}, ()
-        try:
-            found = duels(edited, self._context.load_data(cell.data), model.tokenizer, cell.eval_batch)
-        except UserError as error:
-            return {}, (f"no probabilities of targets: {error.message}",)
-        return classic_metrics(found), ()
-
-    def _fluency(
-        self, cell: Cell, edited: EditedModel, model: LoadedModel, sizes: Mapping[str, float]
-    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
-        """Metrics of generated text and the growth of norms if they are wanted, or a remark on why there are none."""
-        if not cell.fluency or cell.model.weights == "random":
-            return {}, ()
-        drift = {"norm_drift": norm_drift(sizes, norms(model.model))}
-        try:
-            data = self._context.load_data(cell.data)
-            return {**fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch), **drift}, ()
-        except UserError as error:
-            return drift, (f"no metrics of generated text: {error.message}",)
-
-    def _capability(
-        self, cell: Cell, edited: EditedModel, model: LoadedModel
-    ) -> tuple[Sequence[ItemScore], Sequence[str]]:
-        """Scores on the cell's benchmark tasks, which the unedited model has already, and a remark on each that has none."""
-        if cell.model.weights == "random" or not cell.capability:
-            return (), ()
-        if not cell.method.edits:
-            return self._unedited_items(cell), ()
-        items, remarks = list[ItemScore](), list[str]()
-        with self._context.progress(f"capability of {cell.label}", len(cell.capability)) as advance:
-            for task in cell.capability:
-                try:
-                    items += scores.ask(edited, model, task, cell.eval_batch)
-                except UserError as error:
-                    remarks.append(f"no scores on {task.title}: {error.message}")
-                advance()
-        return items, remarks
-
-    def _unedited_items(self, cell: Cell) -> list[ItemScore]:
-        folders = map(self._artifacts.folder, cell.unedited_capability())
-        return [one for folder in folders for one in scores.read(folder)]
-
-    def _with_unedited(self, cell: Cell, items: Mapping[int, Sequence[ItemScore]]) -> Mapping[int, Sequence[ItemScore]]:
-        """Scores on benchmark tasks by the number of edits so far, with those of the unedited model."""
-        return {0: self._unedited_items(cell), **items} if cell.unedited_capability() else {}
-
-    def _attainable(self, cell: Cell, model: LoadedModel, data: Dataset) -> Mapping[str, Mapping[str, float]]:
-        """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
-        if cell.model.weights == "random" or not cell.method.edits:
-            return {}
-        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(len(data.edits))))
-        return attainable(data, model.tokenizer, _protocols(cell), unedited)
-
-
-def _protocols(cell: Cell) -> list[Protocol]:
-    """The protocols of a cell, in the form used for its method."""
-    return [registry.protocols.get(name).of(cell.method) for name in cell.protocols]
 
 
 def _reason(error: Exception) -> str:
@@ -353,25 +248,26 @@ class _Edited:
     """What came of the edits of a cell.
 
     Attributes:
-        points: answers by the number of edits so far; only those after the last edit, if all were one act.
+        points: what was asked, by the number of edits so far; only after the last edit, if all were one act.
         acts: ids of the edit runs.
-        remarks: see `EditedModel.remarks`.
-        classic: see `harness.evaluation.classic`.
+        said: see `EditedModel.remarks`.
         cost, origin: what else is to be said of cost and provenance.
-        fluency: see `harness.evaluation.fluency`.
-        items: scores on benchmark tasks by the number of edits so far.
     """
 
-    points: Mapping[int, Sequence[Answer]]
+    points: Mapping[int, Point]
+    further: Further
     diagnostics: Mapping[str, float]
     phases_s: dict[str, float]
     acts: list[str]
-    remarks: tuple[str, ...] = ()
-    classic: Mapping[str, float] = field(default_factory=dict)
+    said: Sequence[str]
     cost: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
-    fluency: Mapping[str, float] = field(default_factory=dict)
-    items: Mapping[int, Sequence[ItemScore]] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the model and its questions have said, each once."""
+        of_points = (remark for point in self.points.values() for remark in point.remarks)
+        return tuple(dict.fromkeys([*self.said, *self.further.remarks, *of_points]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,39 +276,45 @@ class _Result:
 
     Attributes:
         place: number of each record's edit, from 1.
+        unedited: scores of the unedited model on benchmark tasks, by the number of its edits: 0; empty without tasks.
         remarks: see `EditedModel.remarks`.
         kept: the edited weights.
         attainable: see `harness.evaluation.attainable`, for the records after the last edit.
-        items: scores on benchmark tasks by the number of edits so far, from 0.
     """
 
     cell: Cell
-    points: Mapping[int, Sequence[Answer]]
+    edited: _Edited
     place: Mapping[str, int]
-    diagnostics: Mapping[str, float]
+    unedited: Mapping[int, Sequence[ItemScore]]
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
     remarks: tuple[str, ...]
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
-    classic: Mapping[str, float]
-    fluency: Mapping[str, float]
-    items: Mapping[int, Sequence[ItemScore]]
+
+    @property
+    def points(self) -> Mapping[int, Sequence[Answer]]:
+        """Answers by the number of edits so far."""
+        return {edits: point.rows for edits, point in self.edited.points.items()}
 
     @property
     def rows(self) -> Sequence[Answer]:
         """Answers after the last edit."""
         return self.points[max(self.points)]
 
+    @property
+    def items(self) -> Mapping[int, Sequence[ItemScore]]:
+        """Scores on benchmark tasks by the number of edits so far, from 0; empty without tasks."""
+        if not self.unedited:
+            return {}
+        return {**self.unedited, **{edits: point.items for edits, point in self.edited.points.items()}}
+
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: after the last edit, and along a sequence."""
-        metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.diagnostics}
+        metrics: dict[str, Any] = {**aggregate(self.rows), "diagnostics": self.edited.diagnostics}
         if scope := scope_metrics(self.rows):
             metrics["scope"] = scope
-        if self.classic:
-            metrics["classic"] = self.classic
-        if self.fluency:
-            metrics["fluency"] = self.fluency
+        metrics |= {name: values for name, values in self.edited.further.metrics.items() if values}
         if self.items:
             metrics["capability"] = {str(edits): scores.means(items) for edits, items in self.items.items()}
         if self.attainable:

@@ -20,17 +20,14 @@ from harness.evaluation.metrics import aggregate
 from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
 from harness.models.weights import InstalledWeights, changed, fingerprint, weight_hash
-from harness.records import Answer, EditRequest, ItemScore
+from harness.records import Answer, EditRequest
 from harness.run.checkpoint import Block, Checkpoint, Point, Progress
 from harness.run.context import RunContext
 from harness.store import provenance
 from harness.suite.schedule import Schedule
 
-Scored = tuple[Sequence[Answer], Sequence[ItemScore], Sequence[str]]
-"""Answers, scores of benchmark tasks, and why there are none of some tasks."""
-
-Score = Callable[[EditedModel, int], Scored]
-"""The scores of an edited model after so many edits."""
+Score = Callable[[EditedModel, int], Point]
+"""All that is asked of an edited model after so many edits."""
 
 
 class Chain:
@@ -136,9 +133,8 @@ class SequenceRun:
                 )
                 self._checkpoint.keep(progress, chain.weights(), chain.state)
             if places.stop in schedule.points(len(requests)) and places.stop not in points:
-                clock = self._context.restart(self._seed)
-                rows, items, remarks = self._score(chain.edited, places.stop)
-                points[places.stop] = Point(rows, clock.seconds, items, remarks)
+                self._context.restart(self._seed)
+                points[places.stop] = self._score(chain.edited, places.stop)
                 self._checkpoint.keep_point(places.stop, points[places.stop])
         return Sequenced(progress, points)
 

@@ -1,0 +1,130 @@
+"""What an edited model is asked for a cell: the questions of its records, benchmark tasks, and further metrics at the end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness import registry
+from harness.api import EditedModel
+from harness.errors import UserError
+from harness.evaluation.attainable import attainable
+from harness.evaluation.capability import scores
+from harness.evaluation.classic import classic_metrics, duels
+from harness.evaluation.evaluate import evaluate
+from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
+from harness.evaluation.probes import question_count
+from harness.evaluation.protocol import Protocol
+from harness.evaluation.unedited import UneditedOutputs
+from harness.plan.cell import Cell
+from harness.records import Answer, ItemScore
+from harness.run.checkpoint import Point
+from harness.run.context import RunContext
+from harness.store.artifacts import ArtifactCache
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """Metrics that are computed once, after the last edit.
+
+    Attributes:
+        metrics: by the name of their section in metrics.json: `classic`, `fluency`.
+        remarks: why some that are wanted are missing.
+    """
+
+    metrics: Mapping[str, Mapping[str, float]]
+    remarks: tuple[str, ...]
+
+
+class Questions:
+    """Everything that a cell asks. Models of random weights are asked nothing, because their answers mean nothing.
+
+    Args:
+        cell: what is asked, and of which method.
+        model: the loaded model, not edited yet.
+        context: of the run; its clock counts the time of the answers.
+        artifacts: what the unedited model has answered.
+    """
+
+    def __init__(self, cell: Cell, model: "LoadedModel", context: RunContext, artifacts: ArtifactCache) -> None:
+        self._cell, self._model, self._context, self._artifacts = cell, model, context, artifacts
+        self._asks = cell.model.weights != "random"
+        self._norms = norms(model.model) if cell.fluency else {}
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """The protocols, in the form used for the method."""
+        return [registry.protocols.get(name).of(self._cell.method) for name in self._cell.protocols]
+
+    def ask(self, edited: EditedModel, edits: int) -> Point:
+        """All that is asked of a model after so many edits."""
+        rows = self._answers(edited, edits)
+        items, remarks = self._items(edited)
+        return Point(rows, self._context.clock.seconds, items, remarks)
+
+    def further(self, edited: EditedModel) -> Further:
+        """The metrics beside the scores that are wanted, of a model with all edits."""
+        cell, model = self._cell, self._model
+        metrics: dict[str, Mapping[str, float]] = {}
+        remarks: list[str] = []
+        if not self._asks or not (cell.classic or cell.fluency):
+            return Further(metrics, ())
+        data = self._context.load_data(cell.data)
+        if cell.classic:
+            try:
+                metrics["classic"] = classic_metrics(duels(edited, data, model.tokenizer, cell.eval_batch))
+            except UserError as error:
+                remarks.append(f"no probabilities of targets: {error.message}")
+        if cell.fluency:
+            metrics["fluency"] = {"norm_drift": norm_drift(self._norms, norms(model.model))}
+            try:
+                of_texts = fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch)
+                metrics["fluency"] = {**of_texts, **metrics["fluency"]}
+            except UserError as error:
+                remarks.append(f"no metrics of generated text: {error.message}")
+        return Further(metrics, tuple(remarks))
+
+    def attainable(self) -> Mapping[str, Mapping[str, float]]:
+        """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
+        cell = self._cell
+        if not self._asks or not cell.method.edits:
+            return {}
+        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(cell.data.edits)))
+        return attainable(self._context.load_data(cell.data), self._model.tokenizer, self.protocols, unedited)
+
+    def unedited_items(self) -> list[ItemScore]:
+        """Scores of the unedited model on the benchmark tasks."""
+        folders = map(self._artifacts.folder, self._cell.unedited_capability())
+        return [one for folder in folders for one in scores.read(folder)]
+
+    def _answers(self, edited: EditedModel, edits: int) -> list[Answer]:
+        if not self._asks:
+            return []
+        cell, context, protocols = self._cell, self._context, self.protocols
+        data = context.load_data(cell.data_at(edits))
+        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
+        total = question_count(data, len(protocols) + 1)  # once more for the scope
+        with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
+            return evaluate(
+                *(edited, data, self._model.tokenizer, protocols, cell.eval_batch, unedited, advance),
+                positions=self._model.positions,
+            )
+
+    def _items(self, edited: EditedModel) -> tuple[Sequence[ItemScore], Sequence[str]]:
+        """Scores on the benchmark tasks, which the unedited model has already, and a remark on each that has none."""
+        cell = self._cell
+        if not self._asks or not cell.capability:
+            return (), ()
+        if not cell.method.edits:
+            return self.unedited_items(), ()
+        items, remarks = list[ItemScore](), list[str]()
+        with self._context.progress(f"capability of {cell.label}", len(cell.capability)) as advance:
+            for task in cell.capability:
+                try:
+                    items += scores.ask(edited, self._model, task, cell.eval_batch)
+                except UserError as error:
+                    remarks.append(f"no scores on {task.title}: {error.message}")
+                advance()
+        return items, remarks
