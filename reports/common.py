@@ -156,14 +156,17 @@ def _four_digits(value: float) -> float:
 
 
 def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
-    """What edited models say about themselves: each remark of a method once, with the models and datasets that it is true of."""
+    """What edited models say about themselves: each remark once, with the methods, models and datasets that it is true of."""
     has_sections = frame.cells["section"].nunique() > 1
     places: dict[tuple[str, str], dict[str, None]] = {}
     for cell in frame.cells.to_dict("records"):
         place = f"{cell['model_title']}, {cell['section_title']}" if has_sections else cell["model_title"]
         for remark in cell["remarks"]:
             places.setdefault((cell["title"], remark), {})[place] = None
-    return tuple(f"{method} on {'; '.join(where)}: {remark}." for (method, remark), where in places.items())
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (method, remark), where in places.items():
+        methods.setdefault(("; ".join(where), remark), []).append(method)
+    return tuple(f"{'; '.join(said_by)} on {where}: {remark}." for (where, remark), said_by in methods.items())
 
 
 def absent_sections(frame: "SuiteFrame") -> Iterator[str]:

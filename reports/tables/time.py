@@ -43,8 +43,11 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     )
     if any(entry.note == SETUP_NOTE for entry in entries):
         notes.append(f"{SETUP_NOTE} with setup, which takes longer than all edits")
-    if REFERENCE not in set(cells["method"]):
+    references = cells[cells["method"] == REFERENCE]["title"].unique()
+    if not len(references):
         notes.append("× OnceEdit: no cell of OnceEdit is finished.")
+    elif len(references) > 1:
+        notes.append(f"× OnceEdit: as a multiple of the first of its rows, {references[0]}.")
     table = Table(
         "time",
         "Editing time",

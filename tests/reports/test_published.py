@@ -112,3 +112,11 @@ def test_cost_tables_show_the_paper_next_to_what_was_measured(fake, monkeypatch)
     assert transfer.sections[0].rows[2].entries[3].text == "17830"
     assert any("Table 9." in note for note in transfer.notes)
     assert all(column.title != "paper" for table in tables("") for column in table.columns)
+
+
+def test_flops_too_small_for_the_decimals_of_a_column_are_shown_as_powers_of_ten(fake):
+    formula = {"flops": {"attach": 3e9, "formula": {"attach": 3e9, "per_token": 1_580_544, "attach_in_tokens": 2054}}}
+    fake.write_cell("onceedit", "tiny/llama", "zsre", cost=formula)
+    fake.write_manifest()
+    (attaching, *_), _ = flops(load_suite(fake.root, "main_table", "mini"))
+    assert [entry.text for entry in attaching.sections[0].rows[0].entries] == ["1.6e-06", "0.003", "2054", "0.003"]

@@ -129,6 +129,19 @@ def test_what_an_edited_model_says_about_itself_is_below_the_table_once(fake):
     )
 
 
+def test_a_remark_stands_once_with_all_that_it_is_true_of(fake):
+    for method, data in [("ft-l", "zsre"), ("ft-l", "counterfact"), ("onceedit", "zsre"), ("onceedit", "counterfact")]:
+        folder = fake.write_cell(method, "tiny/llama", data)
+        remarks = ["it is slow", *["it forgets"] * (method == "onceedit" and data == "zsre")]
+        origin = json.loads((folder / "provenance.json").read_text())
+        (folder / "provenance.json").write_text(json.dumps({**origin, "remarks": remarks}))
+    fake.write_manifest()
+    assert build(fake)[0][0].notes[:2] == (
+        "FT-L; OnceEdit on Llama2-7B (mini), ZsRE; Llama2-7B (mini), CounterFact: it is slow.",
+        "OnceEdit on Llama2-7B (mini), ZsRE: it forgets.",
+    )
+
+
 def test_missing_cells_are_dashes_with_a_reason(fake):
     fake.write_suite(methods=("none", "onceedit"), data=("zsre",))
     fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
