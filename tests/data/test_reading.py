@@ -183,7 +183,9 @@ def test_answers_may_be_a_string_a_list_or_groups_of_them(record_of, answers):
     locality = {"Relation_Specificity": [{"prompt": "Epaspidoceras taxon rank", "ground_truth": answers}]}
 
     assert record_of(KNOWEDIT | {"ground_truth": answers}).ground_truth == "genus"
-    assert record_of(KNOWEDIT | {"locality": locality}).locality == (Probe("Epaspidoceras taxon rank", "genus", "Relation Specificity"),)
+    assert record_of(KNOWEDIT | {"locality": locality}).locality == (
+        Probe("Epaspidoceras taxon rank", "genus", "Relation Specificity"),
+    )
     assert record_of(MEND | {"answers": answers}).ground_truth == "genus"
 
 
