@@ -27,6 +27,9 @@ def kinds(monkeypatch):
         return rows.assign(chain="")
 
     monkeypatch.setattr(fake_store, "fake_records", with_kinds)
+    fake_store._scored.cache_clear()
+    yield
+    fake_store._scored.cache_clear()
 
 
 def test_a_kind_is_the_mean_over_the_records_that_have_it(fake, kinds):

@@ -13,13 +13,17 @@ from safetensors.torch import load_file
 from harness.api import ArtifactSpec
 from harness.data.synthetic import upstream_rows
 from harness.errors import UserError
+from harness.evaluation import fluency
+from harness.evaluation.capability import scores, tasks
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
 from harness.files import write_json
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
 from harness.plan.plan import roots
-from harness.records import Answer
+from harness.plan.recall import recalled
+from harness.records import Answer, ItemScore
+from harness.store.rows import read_items
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
 from tests.data.rows import write
@@ -352,3 +356,42 @@ def test_provenance_names_the_files_of_every_model(bench):
     (model,) = bench.folder(cell).read("provenance.json")["models"]
     assert (model["name"], model["source"]) == ("tiny/llama", cell.model.source)
     assert model["weights"] == bench.context.model_hashes(cell.model)["weights"]
+
+
+@pytest.mark.parametrize(
+    "schedule", ["batch", {"sequential": {"block": 4, "score_at": [4]}}], ids=["batch", "sequence"]
+)
+def test_benchmark_tasks_are_scored_before_and_after_editing(schedule, home, built, tmp_path, monkeypatch):
+    """What lm-eval asks is replaced by the norm of a matrix, which says which model was asked."""
+
+    def ask(edited, model, task, batch_size):
+        return [ItemScore(task.name, "acc", 0, float(model.value_matrix(1)[1].norm()), 1.0)]
+
+    monkeypatch.setattr(tasks, "find_spec", lambda name: name)
+    monkeypatch.setattr(scores, "ask", ask)
+    monkeypatch.setattr(fluency, "_words", str.split)
+    suite = write_suite(
+        home / "tasks.yaml",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        capability=["facts", {"name": "perplexity", "items": 2}],
+        fluency=True,
+        schedule=schedule,
+    )
+    bench = PlanBench(suite, shutil.copytree(built, tmp_path / "store"))
+    found = {}
+    for label in ("none", "ft-l"):
+        cell = bench.cell(label)
+        assert bench.run(cell).reason is None
+        found[label] = bench.folder(cell).read("metrics.json")
+        assert recalled(bench.folder(cell)) == cell
+    points = ["0", "8"] if schedule == "batch" else ["0", "4", "8"]
+    means = {
+        label: [metrics["capability"][point]["facts"]["acc"] for point in points] for label, metrics in found.items()
+    }
+    assert len(set(means["none"])) == 1
+    assert means["ft-l"][0] == means["none"][0]
+    assert len(set(means["ft-l"])) == len(points), "the unedited model, and the edited one after each point"
+    assert found["none"]["fluency"]["norm_drift"] == 0
+    assert found["ft-l"]["fluency"]["norm_drift"] == pytest.approx(means["ft-l"][-1] / means["ft-l"][0] - 1, rel=1e-3)
+    items = read_items(bench.folder(bench.cell("ft-l")).path / scores.FILE)
+    assert [one.task for one in items[8]] == ["facts", "perplexity"]
