@@ -136,7 +136,7 @@ def test_a_remark_stands_once_with_all_that_it_is_true_of(fake):
         origin = json.loads((folder / "provenance.json").read_text())
         (folder / "provenance.json").write_text(json.dumps({**origin, "remarks": remarks}))
     fake.write_manifest()
-    assert build(fake)[0][0].notes[:2] == (
+    assert build(fake)[0][0].notes[1:3] == (
         "FT-L; OnceEdit on Llama2-7B (mini), ZsRE; Llama2-7B (mini), CounterFact: it is slow.",
         "OnceEdit on Llama2-7B (mini), ZsRE: it forgets.",
     )
