@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
@@ -31,6 +32,11 @@ AVERAGED = ("rel", "gen", "loc")
 """The axes whose mean is Avg."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
+
+FEW_NAMES = 4
+"""Rows, or models and datasets, that a remark names; more are counted."""
+
+_PERCENTAGE = re.compile(r"\b(\d+)%")
 
 
 def in_order(protocols: Iterable[str]) -> list[str]:
@@ -156,17 +162,35 @@ def _four_digits(value: float) -> float:
 
 
 def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
-    """What edited models say about themselves: each remark once, with the methods, models and datasets that it is true of."""
+    """What edited models say about themselves: each remark once, with the methods, models and datasets that it is true of.
+
+    Remarks that differ in a percentage only are one, with the range of it.
+    """
     has_sections = frame.cells["section"].nunique() > 1
-    places: dict[tuple[str, str], dict[str, None]] = {}
+    said: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for cell in frame.cells.to_dict("records"):
         place = f"{cell['model_title']}, {cell['section_title']}" if has_sections else cell["model_title"]
         for remark in cell["remarks"]:
-            places.setdefault((cell["title"], remark), {})[place] = None
+            key = _PERCENTAGE.sub("%", remark) if len(_PERCENTAGE.findall(remark)) == 1 else remark
+            said.setdefault((cell["title"], key), []).append((place, remark))
     methods: dict[tuple[str, str], list[str]] = {}
-    for (method, remark), where in places.items():
-        methods.setdefault(("; ".join(where), remark), []).append(method)
-    return tuple(f"{'; '.join(said_by)} on {where}: {remark}." for (where, remark), said_by in methods.items())
+    for (method, _), found in said.items():
+        where, remarks = (list(dict.fromkeys(column)) for column in zip(*found, strict=True))
+        methods.setdefault((_few(where, "models and datasets"), _together(remarks)), []).append(method)
+    return tuple(f"{_few(by, 'rows')} on {where}: {remark}." for (where, remark), by in methods.items())
+
+
+def _few(names: Sequence[str], of: str) -> str:
+    """The names, or how many there are."""
+    return "; ".join(names) if len(names) <= FEW_NAMES else f"{len(names)} {of}"
+
+
+def _together(remarks: Sequence[str]) -> str:
+    """One remark for several that differ in one percentage at most."""
+    if len(remarks) == 1:
+        return remarks[0]
+    found = [int(_PERCENTAGE.findall(remark)[0]) for remark in remarks]
+    return _PERCENTAGE.sub(f"{min(found)} to {max(found)}%", remarks[0])
 
 
 def absent_sections(frame: "SuiteFrame") -> Iterator[str]:

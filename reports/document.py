@@ -21,10 +21,11 @@ _HEAD = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage{booktabs,graphicx}
 \setcounter{secnumdepth}{0}
-\renewcommand{\topfraction}{0.95}
-\renewcommand{\floatpagefraction}{0.6}
-\setcounter{totalnumber}{8}
-\setcounter{topnumber}{8}
+% tables and figures stay where they are, below the heading of their suite
+\makeatletter
+\renewenvironment{table*}[1][]{\par\bigskip\noindent\minipage{\linewidth}\centering\def\@captype{table}}{\endminipage\par}
+\renewenvironment{figure*}[1][]{\par\bigskip\noindent\minipage{\linewidth}\centering\def\@captype{figure}}{\endminipage\par}
+\makeatother
 """
 
 
@@ -74,12 +75,12 @@ def _section(store: Path, manifest: Manifest, folder: Path) -> Iterator[str]:
     figures = {name: file for name in manifest.figures if (file := report / f"{name}_figure.pdf").is_file()}
     if not (tables or figures):
         return
-    yield rf"\section{{{escape(manifest.name)}}}"
+    yield rf"\section{{{escape(manifest.suite.replace('_', ' ').capitalize())}}}"
     for table in tables:
         yield rf"\input{{{_from(folder, table)}}}"
     for name, figure in figures.items():
-        yield r"\begin{figure*}[tbp]\centering"
-        yield rf"\includegraphics[width=\linewidth,height=.85\textheight,keepaspectratio]{{{_from(folder, figure)}}}"
+        yield r"\begin{figure*}"
+        yield rf"\includegraphics[width=\linewidth,height=.8\textheight,keepaspectratio]{{{_from(folder, figure)}}}"
         yield rf"\caption{{{escape(described(registry.figures.get(name)))}}}"
         yield r"\end{figure*}"
     yield r"\clearpage"

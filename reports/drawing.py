@@ -1,6 +1,7 @@
 """What the figures share: sizes, colours and settings for a two-column paper, and figures without anything to show."""
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#55
 """Okabe and Ito's colours, which people with colour blindness can tell apart, and two more."""
 
 MARKERS = "os^Dvp*Xh"
+
+LABEL_WIDTH = 20
+"""Characters that fit beside a row of panels."""
 
 AXIS_COLORS = {"rel": "#0072b2", "gen": "#56b4e9", "loc": "#e69f00", "avg": "#1b1b1b"}
 """Colours of the axes of editing quality."""
@@ -75,6 +79,11 @@ def score_axis(axes: "Axes", label: str) -> None:
     axes.set_ylim(0, 1.03)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", ".5", "", "1"])
     axes.set_ylabel(label)
+
+
+def row_label(*parts: str) -> str:
+    """What a row of panels shows, in lines that fit beside it."""
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, LABEL_WIDTH))
 
 
 def error_bars(estimates: "Sequence[Estimate]") -> "list[list[float]]":

@@ -20,7 +20,7 @@ WIDTH = 0.27
 @register_figure("quality_bars")
 def quality_bars(frame: "SuiteFrame") -> "Figure":
     """Reliability, generality and locality of all methods as bars (figure 3 of the OnceEdit paper)."""
-    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above
+    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, row_label
     from reports.scores import boards
 
     shown = boards(frame)
@@ -32,7 +32,7 @@ def quality_bars(frame: "SuiteFrame") -> "Figure":
                 _bars(axes, board, model)
                 axes.set_title(board.models[model] if board is shown[0] else "")
                 axes.label_outer()
-            row[0].set_ylabel(f"{board.title}\n{protocol_title(board.protocol)}")
+            row[0].set_ylabel(row_label(board.title, protocol_title(board.protocol)))
         legend_above(figure, rows[0][0], 3)
     return figure
 

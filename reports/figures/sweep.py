@@ -20,7 +20,7 @@ LOG_FROM = 8
 @register_figure("sweep")
 def sweep(frame: "SuiteFrame") -> "Figure":
     """Scores over the values of a swept setting, such as the weight λ (Table 8 of the OnceEdit paper as curves)."""
-    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing
+    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, row_label
     from reports.scores import boards
 
     shown, models = boards(frame), frame.models()
@@ -34,7 +34,7 @@ def sweep(frame: "SuiteFrame") -> "Figure":
                 _curves(axes, board, model, key)
                 axes.set_title(title if board is shown[0] else "")
                 axes.set_xlabel(key.replace("_", " ") if board is shown[-1] else "")
-            row[0].set_ylabel(f"{board.title}\n{protocol_title(board.protocol)}")
+            row[0].set_ylabel(row_label(board.title, protocol_title(board.protocol)))
         legend_above(figure, rows[0][0], 4)
     return figure
 

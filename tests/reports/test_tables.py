@@ -132,13 +132,13 @@ def test_what_an_edited_model_says_about_itself_is_below_the_table_once(fake):
 def test_a_remark_stands_once_with_all_that_it_is_true_of(fake):
     for method, data in [("ft-l", "zsre"), ("ft-l", "counterfact"), ("onceedit", "zsre"), ("onceedit", "counterfact")]:
         folder = fake.write_cell(method, "tiny/llama", data)
-        remarks = ["it is slow", *["it forgets"] * (method == "onceedit" and data == "zsre")]
+        remarks = ["it is slow", *["it forgets 7%" if data == "zsre" else "it forgets 12%"] * (method == "onceedit")]
         origin = json.loads((folder / "provenance.json").read_text())
         (folder / "provenance.json").write_text(json.dumps({**origin, "remarks": remarks}))
     fake.write_manifest()
     assert build(fake)[0][0].notes[1:3] == (
         "FT-L; OnceEdit on Llama2-7B (mini), ZsRE; Llama2-7B (mini), CounterFact: it is slow.",
-        "OnceEdit on Llama2-7B (mini), ZsRE: it forgets.",
+        "OnceEdit on Llama2-7B (mini), ZsRE; Llama2-7B (mini), CounterFact: it forgets 7 to 12%.",
     )
 
 
