@@ -92,7 +92,7 @@ EDITING = [name for name in METHODS if registry.find_method(name).spec.edits]
 class Bench:
     """One method on one model with everything that it needs, its artifacts built."""
 
-    def __init__(self, folder, store, method, architecture, **options):
+    def __init__(self, folder, store, method, architecture, ends=(), **options):
         torch.set_num_threads(1)
         like = architecture if f"tiny/{architecture}" in CATALOGUE else "llama"
         values = hparams.resolve(method, f"tiny/{like}", OPTIONS[method] | options).values
@@ -101,7 +101,8 @@ class Bench:
         self.context = quiet_context(Store(store))
         data_ref = records(folder / "records")
         self.ref = reference(f"small-{architecture}")
-        needed = self.editor.artifacts(self.ref, data_ref, 0)
+        given = (self.ref, data_ref, 0)
+        needed = self.editor.artifacts_in_sequence(*given, ends) if ends else self.editor.artifacts(*given)
         build(Store(store), self.context, needed.values())
         self.artifacts = {role: self.context.artifact(spec) for role, spec in needed.items()}
         self.data = self.context.load_data(data_ref)

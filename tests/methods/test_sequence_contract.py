@@ -7,16 +7,28 @@ from safetensors.torch import load_file, save_file
 from harness import registry
 from harness.run.sequence import Chain
 from tests.helpers.method_bench import METHODS, OPTIONS, Bench
+from tests.helpers.small_suites import records
 
 SEQUENTIAL = [name for name in METHODS if registry.find_method(name).edits_in_sequence() and name in OPTIONS]
 CUT = 4
 """Edits in the first block; the others are in the second."""
+STEP = 3
+"""Edits in each block of a longer sequence."""
+
+
+def halves(n):
+    return [CUT, n]
+
+
+def steps(n):
+    return [*range(STEP, n, STEP), n]
 
 
 @pytest.fixture
 def bench_of(small_checkpoints, artifact_store):
     """Each call is a process of its own; the artifacts are shared."""
-    return lambda method: Bench(small_checkpoints, artifact_store, method, "gptj")
+    n = records(small_checkpoints / "records").edits
+    return lambda method, blocks=halves: Bench(small_checkpoints, artifact_store, method, "gptj", ends=blocks(n))
 
 
 def chain_of(bench):
@@ -65,19 +77,18 @@ def test_a_sequence_that_goes_on_from_a_file_is_one_that_was_never_interrupted(m
 
 @pytest.mark.parametrize("method", SEQUENTIAL)
 def test_a_sequence_gives_the_model_back_bit_for_bit(method, bench_of):
-    bench = bench_of(method)
-    state, before = bench.state(), bench.unedited()
+    bench = bench_of(method, steps)
+    state, before, kept = bench.state(), bench.unedited(), []
     with chain_of(bench) as chain:
-        for start in range(0, len(bench.requests), 3):
-            chain.go_on(bench.requests[start : start + 3])
+        for start in range(0, len(bench.requests), STEP):
+            chain.go_on(bench.requests[start : start + STEP])
+            kept.append([{name: value.clone() for name, value in of.items()} for of in (chain.weights(), chain.state)])
         bench.answers(chain.edited)
-        kept = chain.weights(), chain.state
-        kept = tuple({name: value.clone() for name, value in tensors.items()} for tensors in kept)
     assert bench.state() == state
     assert bench.unedited() == before
     with chain_of(bench) as chain:
-        chain.resume(*kept)
-        chain.go_on(bench.requests[:2])
+        chain.resume(*kept[0])
+        chain.go_on(bench.requests[STEP : 2 * STEP])
     assert bench.state() == state
 
 
@@ -93,11 +104,11 @@ def test_a_second_block_changes_what_the_first_one_left(method, bench_of):
 
 @pytest.mark.parametrize("method", ["wise"])
 def test_blocks_make_the_memory_that_one_edit_makes(method, bench_of):
-    bench = bench_of(method)
+    bench = bench_of(method, steps)
     whole = bench.edit()
     with chain_of(bench) as chain:
-        for start in range(0, len(bench.requests), 3):
-            chain.go_on(bench.requests[start : start + 3])
+        for start in range(0, len(bench.requests), STEP):
+            chain.go_on(bench.requests[start : start + STEP])
         state, wanted = chain.state, whole.state()
         assert state.keys() == wanted.keys()
         for name in state.keys() - {"diagnostics"}:  # the loss of the last block is not that of all
