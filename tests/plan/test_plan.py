@@ -443,3 +443,17 @@ def test_a_strict_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command
     (folder / "llama").mkdir()
     ran = harness_here("run", folder / "small.yaml", "--store", tmp_path / "store")
     assert "(and 1 more of these) → python -m harness plan" in ran.stderr
+
+
+def test_entries_of_one_dataset_are_told_apart_by_what_differs(plan_of, home):
+    common = {"name": "counterfact", "path": str(home / "records"), "edits": 8, "train": 8}
+    made = [plan_of(datasets=[{**common, "unrelated": n} for n in numbers]) for numbers in ((2, 3), (2,))]
+    assert {planned.title[2:] for planned in made[0].cells} == {
+        ("counterfact", "unrelated 2"),
+        ("counterfact", "unrelated 3"),
+    }
+    assert {planned.title[2:] for planned in made[1].cells} == {("counterfact", "")}
+    printed = io.StringIO()
+    for plan in made:
+        describe(plan, Console(file=printed, width=200))
+    assert printed.getvalue().count("setting") == 1
