@@ -145,12 +145,12 @@ def test_a_remark_stands_once_with_all_that_it_is_true_of(fake):
 def test_missing_cells_are_dashes_with_a_reason(fake):
     fake.write_suite(methods=("none", "onceedit"), data=("zsre",))
     fake.write_failure("ft-l", "tiny/llama", "zsre", "out of memory")
-    fake.add_planned("onceedit", "tiny/llama", "mquake")
+    fake.add_planned("onceedit", "tiny/llama", "elsewhere")
     fake.write_manifest()
     table = build(fake)[0][0]
     assert {entry.text for entry in entries_of(table, 0, "FT-L").values()} == {"–"}
     assert "– ZsRE: FT-L on Llama2-7B (mini): failed: out of memory." in table.sections[0].remarks
-    assert "– mquake: OnceEdit on Llama2-7B (mini): not run." in table.notes
+    assert "– elsewhere: OnceEdit on Llama2-7B (mini): not run." in table.notes
 
 
 def test_scores_that_no_editor_can_reach_are_stated_below_every_table(fake):
