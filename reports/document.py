@@ -21,10 +21,18 @@ _HEAD = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage{booktabs,graphicx}
 \setcounter{secnumdepth}{0}
-% tables and figures stay where they are, below the heading of their suite
+% tables and figures stay where they are, below the heading of their suite, and fit on a page
 \makeatletter
-\renewenvironment{table*}[1][]{\par\bigskip\noindent\minipage{\linewidth}\centering\def\@captype{table}}{\endminipage\par}
-\renewenvironment{figure*}[1][]{\par\bigskip\noindent\minipage{\linewidth}\centering\def\@captype{figure}}{\endminipage\par}
+\newsavebox{\placed}
+\newenvironment{inplace}[1]{%
+  \par\bigskip\noindent\begin{lrbox}{\placed}\begin{minipage}{\linewidth}\centering\def\@captype{#1}%
+}{%
+  \end{minipage}\end{lrbox}%
+  \ifdim\dimexpr\ht\placed+\dp\placed>.95\textheight \resizebox*{!}{.95\textheight}{\usebox{\placed}}%
+  \else\usebox{\placed}\fi\par
+}
+\renewenvironment{table*}[1][]{\inplace{table}}{\endinplace}
+\renewenvironment{figure*}[1][]{\inplace{figure}}{\endinplace}
 \makeatother
 """
 
@@ -53,11 +61,23 @@ def write_document(
             found.append(find_manifest(store, suite, scale, **options))
     variants = dict.fromkeys(each.variant for each in found if each.variant)
     folder = store / "reports" / ".".join([name, scale, *variants])
-    parts = [part for each in found if (part := "\n".join(_section(store, each, folder)))]
+    parts = [(each, part) for each in found if (part := "\n".join(_section(store, each, folder)))]
     if not parts:
         return []
     title = rf"\title{{{escape(description or name)}}}" + rf"\author{{{escape(f'{name} at {scale} scale')}}}\date{{}}"
-    text = "\n".join([_HEAD, title, r"\begin{document}", r"\maketitle", *parts, r"\end{document}", ""])
+    contents = "\n".join([r"\begin{itemize}", *(_entry(each) for each, _ in parts), r"\end{itemize}\clearpage"])
+    text = "\n".join(
+        [
+            _HEAD,
+            title,
+            r"\begin{document}",
+            r"\maketitle",
+            contents,
+            *(part for _, part in parts),
+            r"\end{document}",
+            "",
+        ]
+    )
     tex = folder / f"{name}.tex"
     write_bytes(tex, text.encode())
     made, failure = compile_all([tex])
@@ -75,7 +95,7 @@ def _section(store: Path, manifest: Manifest, folder: Path) -> Iterator[str]:
     figures = {name: file for name in manifest.figures if (file := report / f"{name}_figure.pdf").is_file()}
     if not (tables or figures):
         return
-    yield rf"\section{{{escape(manifest.suite.replace('_', ' ').capitalize())}}}"
+    yield rf"\section{{{escape(_title(manifest))}}}"
     for table in tables:
         yield rf"\input{{{_from(folder, table)}}}"
     for name, figure in figures.items():
@@ -84,6 +104,17 @@ def _section(store: Path, manifest: Manifest, folder: Path) -> Iterator[str]:
         yield rf"\caption{{{escape(described(registry.figures.get(name)))}}}"
         yield r"\end{figure*}"
     yield r"\clearpage"
+
+
+def _title(manifest: Manifest) -> str:
+    return manifest.suite.replace("_", " ").capitalize()
+
+
+def _entry(manifest: Manifest) -> str:
+    """A line of the contents: the suite and its size."""
+    from reports.latex import escape
+
+    return rf"\item {escape(_title(manifest))}, {len(manifest.cells)} cells"
 
 
 def _from(folder: Path, file: Path) -> str:
