@@ -6,7 +6,7 @@ import re
 import pytest
 
 from harness import registry
-from harness.cli import data_check, data_convert
+from harness.cli_data import data_check, data_convert
 from harness.data.check import check, convert
 from harness.data.reading import from_rows, read
 from harness.errors import UserError
