@@ -8,6 +8,9 @@ from typing import Literal
 
 DASH = "–"
 
+MILLION = 1_000_000
+"""From here on, numbers are shown with a power of ten."""
+
 
 class Mark(Enum):
     """How an entry is highlighted."""
@@ -50,7 +53,17 @@ class TableEntry:
         """The half-width without its leading zero (`.02`), or an empty string."""
         if self.half_width is None or math.isnan(self.half_width) or math.isnan(self.value):
             return ""
-        return f"{self.half_width:.{self.digits}f}".removeprefix("0")
+        text = f"{self.half_width:.{self.digits}{self.notation}}"
+        return text.removeprefix("0") if self.notation == "f" else text
+
+
+def amount(value: float, half_width: float | None = None, digits: int = 2) -> TableEntry:
+    """A number with so many decimals, or with a power of ten: above a million (2.7e+15), and where decimals of a number without
+    an interval would all be zero (1.6e-06).
+    """
+    if abs(value) >= MILLION or (half_width is None and 0 < abs(value) < 0.5 * 10.0**-digits):
+        return TableEntry(value, half_width, digits=1, notation="e")
+    return TableEntry(value, half_width, digits=digits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from reports.common import (
     seeds_shown,
     suite_shown,
 )
-from reports.layout import Column, Section, Table, TableEntry, TableRow
+from reports.layout import Column, Section, Table, TableEntry, TableRow, amount
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,8 +141,8 @@ def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Lin
         for task in tasks:
             _, after, change = line.scores.get(task, (None, None, None))
             entries += [
-                TableEntry(after.value) if after else TableEntry(),
-                TableEntry(change.value, change.half_width) if change and not line.is_reference else TableEntry(),
+                amount(after.value) if after else TableEntry(),
+                amount(change.value, change.half_width) if change and not line.is_reference else TableEntry(),
             ]
         rows.append(TableRow(line.title, tuple(entries), line.is_reference))
     shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.registry import register_table
 from reports.common import absent_sections, commits_shown, gap_remarks, suite_shown
-from reports.layout import Column, Section, Table, TableEntry, TableRow
+from reports.layout import Column, Section, Table, TableEntry, TableRow, amount
 from reports.published import TITLE as PAPER
 from reports.published import PaperCosts
 
@@ -67,10 +67,7 @@ def _attaching(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
         (
             title,
             cell,
-            {
-                heading: _amount(float(cell[name]) / unit, digits)
-                for heading, (name, unit, digits, _) in FORMULA.items()
-            },
+            {heading: amount(float(cell[name]) / unit, digits) for heading, (name, unit, digits, _) in FORMULA.items()},
         )
         for title, cell in _pairs(cells)
     ]
@@ -139,7 +136,7 @@ def _counted(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
         for _, of_row in same.groupby("row", sort=False):
             by_model = of_row.drop_duplicates("model").set_index("model")
             entries = tuple(
-                _amount(float(by_model[f"flops_{name}"].get(model, math.nan)) / GIGA, 2)
+                amount(float(by_model[f"flops_{name}"].get(model, math.nan)) / GIGA, 2)
                 for model in models
                 for name in COUNTED
             )
@@ -151,10 +148,3 @@ def _counted(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
         f"generated token; an edit that models share counts in full for each. A dash: not counted. {commits_shown(frame)}"
     )
     return Table("flops-counted", "Counted FLOPs", caption, columns, tuple(sections), tuple(absent_sections(frame)))
-
-
-def _amount(value: float, digits: int) -> TableEntry:
-    """A number with so many decimals, or as 1.6e-06 where they are all zero: FLOPs of tiny models in TFLOPs."""
-    if 0 < value < 0.5 * 10.0**-digits:
-        return TableEntry(value, digits=1, notation="e")
-    return TableEntry(value, digits=digits)

@@ -9,6 +9,7 @@ from harness.evaluation.capability.scores import FILE
 from harness.records import ItemScore
 from harness.store.rows import write_items
 from reports.frame import load_suite
+from reports.layout import amount
 
 BEFORE, AFTER = (1, 1, 0, 1, 0, 1), (1, 0, 0, 1, 0, 0)
 WORDS = (10.0, 30.0)
@@ -63,3 +64,19 @@ def test_a_suite_without_tasks_is_told_how_to_ask_some(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
     with pytest.raises(UserError, match=r"needs benchmark tasks → capability: \[mmlu, "):
         registry.tables.get("capability")(load_suite(fake.root, "main_table", "mini"))
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "shown"),
+    [
+        (2.654e15, None, ("2.7e+15", "")),
+        (-9.4e14, 1.9e15, ("-9.4e+14", "1.9e+15")),
+        (12.344, 0.5, ("12.34", ".50")),
+        (0.001, 0.02, ("0.00", ".02")),
+        (0.0, None, ("0.00", "")),
+        (0.001, None, ("1.0e-03", "")),
+    ],
+)
+def test_numbers_that_decimals_do_not_suit_have_a_power_of_ten(value, half_width, shown):
+    entry = amount(value, half_width)
+    assert (entry.text, entry.half_width_text) == shown
