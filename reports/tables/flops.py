@@ -67,7 +67,10 @@ def _attaching(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
         (
             title,
             cell,
-            {heading: amount(float(cell[name]) / unit, digits) for heading, (name, unit, digits, _) in FORMULA.items()},
+            {
+                heading: amount(float(cell[name]) / unit, digits=digits)
+                for heading, (name, unit, digits, _) in FORMULA.items()
+            },
         )
         for title, cell in _pairs(cells)
     ]
@@ -136,7 +139,7 @@ def _counted(frame: "SuiteFrame", cells: "pd.DataFrame") -> Table:
         for _, of_row in same.groupby("row", sort=False):
             by_model = of_row.drop_duplicates("model").set_index("model")
             entries = tuple(
-                amount(float(by_model[f"flops_{name}"].get(model, math.nan)) / GIGA, 2)
+                amount(float(by_model[f"flops_{name}"].get(model, math.nan)) / GIGA)
                 for model in models
                 for name in COUNTED
             )
