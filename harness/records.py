@@ -243,6 +243,11 @@ class FirstEdits(DataRef):
         return replace(data, ref=self, edits=askable(data.edits[: self.so_far]))
 
 
+def first_edits(data: DataRef, edits: int) -> DataRef:
+    """The reference to the first edits; `data` itself if these are all."""
+    return data if edits == data.edits else FirstEdits.of(data, edits)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One scored answer, a row of `records.parquet`.

@@ -14,7 +14,7 @@ from harness.evaluation.capability.tasks import TaskRef
 from harness.evaluation.fluency import FluencyRef
 from harness.identity import digest
 from harness.models.catalogue import ModelRef
-from harness.records import DataRef, FirstEdits
+from harness.records import DataRef, first_edits
 from harness.registry import MethodSpec
 from harness.suite.schedule import Schedule
 
@@ -135,7 +135,7 @@ class Cell:
 
     def data_at(self, edits: int) -> DataRef:
         """The records that are scored after so many edits."""
-        return self.data if edits == self.data.edits else FirstEdits.of(self.data, edits)
+        return first_edits(self.data, edits)
 
     def unedited_outputs(self, edits: int) -> ArtifactSpec:
         """What the unedited model answers to the questions after so many edits; shared by all methods on the model."""

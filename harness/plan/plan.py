@@ -80,6 +80,7 @@ class Plan:
         self.history = History(store, self.device, suite.threads, is_here=elsewhere is None)
         self._wanted: Callable[[Cell], bool] = lambda cell: True
         self._data = {entry: _reference(entry, suite) for entry in suite.datasets}
+        self._apart = {entry: _apart(entry, suite) for entry in suite.datasets}
         self._capability = _capability(suite)
         self._fluency = None if suite.fluency is None else fluency.reference(suite.fluency)
         self._too_long: dict[tuple[DataEntry, str, ModelRef, int], str] = {}
@@ -209,7 +210,7 @@ class Plan:
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int
     ) -> PlannedCell:
-        what = ", ".join(filter(None, [self._apart(entry), extra(template, seed)]))
+        what = ", ".join(filter(None, [self._apart[entry], extra(template, seed)]))
         title = (method.label, model.name, entry.name, what)
         missing = []
         if (
@@ -251,12 +252,6 @@ class Plan:
         if reasons := self._not_here(cell) or self._unreadable(cell, entry, data.texts[template]):
             return PlannedCell(title, method.backend, None, reasons)
         return PlannedCell(title, method.backend, cell)
-
-    def _apart(self, entry: DataEntry) -> str:
-        """The settings in which this entry differs from others of the same dataset: `relations unseen`."""
-        same = [asdict(other) for other in self.suite.datasets if other.name == entry.name]
-        differing = [key for key, value in asdict(entry).items() if any(other[key] != value for other in same)]
-        return ", ".join(f"{key} {getattr(entry, key)}" for key in differing)
 
     def _eval_batch(self, model: ModelRef) -> int:
         """Questions per forward pass; `auto` follows from the model and from the memory of the device.
@@ -321,6 +316,13 @@ class _Data:
     refs: dict[str, DataRef]
     texts: dict[str, tuple[Text, ...]]
     notes: tuple[str, ...]
+
+
+def _apart(entry: DataEntry, suite: Suite) -> str:
+    """The settings in which an entry differs from others of the same dataset: `relations unseen`."""
+    same = [asdict(other) for other in suite.datasets if other.name == entry.name]
+    differing = [key for key, value in asdict(entry).items() if any(other[key] != value for other in same)]
+    return ", ".join(f"{key} {getattr(entry, key)}" for key in differing)
 
 
 def _capability(suite: Suite) -> tuple[TaskRef, ...] | str:

@@ -65,7 +65,7 @@ class Questions:
         return Point(rows, self._context.clock.seconds, items, remarks)
 
     def further(self, edited: EditedModel) -> Further:
-        """The metrics beside the scores that are wanted, of a model with all edits."""
+        """Compute the further metrics that the cell asks for, on a model with all edits."""
         cell, model = self._cell, self._model
         metrics: dict[str, Mapping[str, float]] = {}
         remarks: list[str] = []
@@ -78,12 +78,12 @@ class Questions:
             except UserError as error:
                 remarks.append(f"no probabilities of targets: {error.message}")
         if cell.fluency:
-            metrics["fluency"] = {"norm_drift": norm_drift(self._norms, norms(model.model))}
+            of_texts: Mapping[str, float] = {}
             try:
                 of_texts = fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch)
-                metrics["fluency"] = {**of_texts, **metrics["fluency"]}
             except UserError as error:
                 remarks.append(f"no metrics of generated text: {error.message}")
+            metrics["fluency"] = {**of_texts, "norm_drift": norm_drift(self._norms, norms(model.model))}
         return Further(metrics, tuple(remarks))
 
     def attainable(self) -> Mapping[str, Mapping[str, float]]:

@@ -8,7 +8,7 @@ from harness.api import ArtifactSpec, Context, EditedModel, Method, State
 from harness.commands import harness_command
 from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
-from harness.records import DataRef, EditRequest, FirstEdits
+from harness.records import DataRef, EditRequest, FirstEdits, first_edits
 from harness.registry import register
 from methods.common import prefixes, require_masks, require_train
 from methods.onceedit import borrowed
@@ -57,9 +57,7 @@ class OnceEdit(Method):
             UserError: if alpha must be learned but the dataset has no unrelated records for it, if `editor` cannot edit
                 a plug-in, or if the target model cannot verify drafts.
         """
-        if self.hparams.decode == "speculative":
-            _require_verification(target)
-        plugin = self.hparams.plugin_entry.reference(target.corpus or data)
+        plugin = self._plugin(target, data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
         return {EDIT: edit, **self._states(target, plugin), **self._edited_states(target, plugin, edit)}
 
@@ -76,16 +74,19 @@ class OnceEdit(Method):
                 f"editor '{self.hparams.editor}' edits a plug-in once and cannot go on from its edits in sequence",
                 fix=f"editor: {' or '.join(borrowed.TRAINED)}",
             )
-        if self.hparams.decode == "speculative":
-            _require_verification(target)
-        plugin = self.hparams.plugin_entry.reference(target.corpus or data)
+        plugin = self._plugin(target, data)
         needed, edit = dict(self._states(target, plugin)), None
         for end in ends:
-            so_far = data if end == data.edits else FirstEdits.of(data, end)
-            edit = edit_artifact(plugin, so_far, self.hparams, seed, edit)
+            edit = edit_artifact(plugin, first_edits(data, end), self.hparams, seed, edit)
             of_block = {EDIT: edit, **self._edited_states(target, plugin, edit)}
             needed |= {_of_block(role, end): spec for role, spec in of_block.items()}
         return needed
+
+    def _plugin(self, target: "ModelRef", data: DataRef) -> "ModelRef":
+        """The plug-in of a target model, which can verify its drafts if it has to."""
+        if self.hparams.decode == "speculative":
+            _require_verification(target)
+        return self.hparams.plugin_entry.reference(target.corpus or data)
 
     def _states(self, target: "ModelRef", plugin: "ModelRef") -> Mapping[str, ArtifactSpec]:
         """The relative states that no edit changes."""
@@ -223,7 +224,7 @@ def edit_artifact(
     needs = {f"plugin/{role}": spec for role, spec in plugin.artifacts().items()}
     if hparams.contexts:
         needs[PREFIXES] = prefixes.artifact(plugin, CONTEXTS, seed)
-    edits = _edits(data)
+    edits: float = _edits(data)
     if earlier:
         identity[EARLIER] = earlier.key
         needs[EARLIER] = earlier
@@ -244,7 +245,7 @@ def edit_artifact(
     )
 
 
-def _edits(data: DataRef) -> float:
+def _edits(data: DataRef) -> int:
     """How many of the records are edited."""
     return data.so_far if isinstance(data, FirstEdits) else data.edits
 
