@@ -26,7 +26,7 @@ run: $(INSTALLED)  ## all methods on three small models and two datasets, a cell
 small: $(INSTALLED)  ## all methods on SmolLM2-135M, and Gemma-3-270M with GEMMA=yes, and real records
 	@[ "$(DATA)" != data ] || $(BIN)/python -m harness data fetch --to data
 	@[ "$(GEMMA)" != yes ] || $(BIN)/python -m harness models fetch gemma-3-270m
-	$(BIN)/python -m harness run suites/main_table.yaml --scale small --data "$(DATA)" $(if $(filter yes,$(GEMMA)),,--only model=smollm2-135m)
+	$(BIN)/python -m harness run suites/main_table.yaml --scale small --launch cores --data "$(DATA)" $(if $(filter yes,$(GEMMA)),,--only model=smollm2-135m)
 
 # Two runs of pytest, each with its own summary: everything else in parallel, then the tests that share a SLURM cluster.
 # PYTEST_ARGS are options for both. Exit code 2 of pytest is an interrupt, 5 means that no test was selected.

@@ -9,12 +9,11 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
@@ -23,11 +22,15 @@ from harness.errors import UserError
 from harness.plan.job import Job, jobs
 from harness.plan.plan import Plan
 from harness.registry import register_launcher
-from harness.run.jobs import Batch, reopen, run_batch, summarize, waves
+from harness.run.agenda import Agenda
+from harness.run.jobs import Batch, reopen, run_batch, summarize
 from harness.run.outcome import Outcome, record_failure
 from harness.run.profiles import LaunchProfile
 from harness.run.progress import Display, Watcher
 from harness.store.store import Store
+
+if TYPE_CHECKING:
+    from harness.models.catalogue import ModelRef
 
 PATIENCE_S = 10.0
 """How long a process that has nothing more to do may take to end."""
@@ -70,8 +73,9 @@ class LocalLauncher(Launcher):
             run_batch(Batch("all", plan.store.root, tuple(todo), plan.device, plan.suite.threads), display)
         else:
             with Workers(processes, devices, display) as workers:
-                for batches in waves(plan, todo, self.profile.packing):
-                    workers.run(batches)
+                workers.run(
+                    Agenda(todo, plan.store.root, plan.device, plan.suite.threads, self.profile.packing, processes)
+                )
         return summarize(plan, todo)
 
     def processes(self, threads: int | None, devices: Sequence[str]) -> int:
@@ -120,22 +124,24 @@ class Workers:
         for worker in self._workers:
             worker.dismiss(PATIENCE_S if kind is None else 0)
 
-    def run(self, batches: Sequence[Batch]) -> None:
-        """Settle the jobs of all batches, none of which needs what another builds.
+    def run(self, agenda: Agenda) -> None:
+        """Settle all jobs of an agenda.
 
         Raises:
             UserError: if the store cannot be written.
             RuntimeError: for a bug of the harness in a worker, with the worker's traceback.
         """
-        waiting = deque(batches)
-        while waiting or any(worker.batch for worker in self._workers):
+        while True:
             for worker in self._workers:
-                if waiting and worker.batch is None:
-                    worker.begin(waiting.popleft())
+                if worker.batch is None and (batch := agenda.take(worker.held)):
+                    worker.begin(batch)
             busy = {worker.connection: worker for worker in self._workers if worker.batch}
+            if not busy:
+                break
             for connection in wait(list(busy)):
-                if left := busy[connection].hear():  # type: ignore[index]
-                    waiting.appendleft(left)
+                busy[connection].hear(agenda)  # type: ignore[index]
+        if not agenda.is_empty:
+            raise RuntimeError("jobs are left that need each other, or something that is not in the plan")
 
 
 class _Worker:
@@ -143,6 +149,7 @@ class _Worker:
 
     def __init__(self, gpu: str | None, watcher: Watcher) -> None:
         self.batch: Batch | None = None
+        self.held: ModelRef | None = None
         self.connection: Connection
         self._gpu = gpu
         self._watcher = watcher
@@ -158,20 +165,22 @@ class _Worker:
             self._process.start()
             theirs.close()
         self.batch, self._since = batch, time.perf_counter()
+        self.held = next(iter(batch.jobs[0].models), None)
         with contextlib.suppress(BrokenPipeError):  # it has just died; `hear` finds out as for any other
             self.connection.send(batch)
 
-    def hear(self) -> Batch | None:
-        """Take one message; the batch if it has to be continued in a fresh process."""
+    def hear(self, agenda: Agenda) -> None:
+        """Take one message, and tell the agenda what is settled, or has to be done by a fresh process."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
-            return self._bury()
+            self._bury(agenda)
+            return
         if isinstance(message, Exception):
             raise message
         if message is None:
             self._end(self._batch)
-            return None
+            return
         place, outcome = message
         job = next(job for job in self._batch.jobs if job.place == place)
         if outcome is None:
@@ -179,8 +188,8 @@ class _Worker:
             self._watcher.began(job)
         else:
             self._running = None
+            agenda.settled(place)
             self._watcher.ended(job, outcome)
-        return None
 
     def dismiss(self, patience_s: float) -> None:
         """End the process: whatever it has not finished is done again by the next run."""
@@ -199,9 +208,9 @@ class _Worker:
     def _end(self, batch: Batch) -> None:
         self.batch = None
         if left := batch.unsettled():
-            raise RuntimeError(f"batch {batch.name} ended, but a need of {left[0].place} was built by no earlier wave")
+            raise RuntimeError(f"batch {batch.name} ended, but a need of {left[0].place} is not built")
 
-    def _bury(self) -> Batch | None:
+    def _bury(self, agenda: Agenda) -> None:
         """Record how the process died, for the job that was running, or for the first if none was yet."""
         batch, process = self._batch, self._process
         if process is None:
@@ -214,8 +223,12 @@ class _Worker:
             if not folder.is_settled:
                 record_failure(store, victim, f"its process {_ending(process.exitcode)}")
             self._watcher.ended(victim, Outcome(time.perf_counter() - self._since, folder.failure))
+        unsettled = batch.unsettled()
+        for job in batch.jobs:
+            if job not in unsettled:
+                agenda.settled(job.place)
+        agenda.put_back(unsettled)
         self.batch = self._process = self._running = None
-        return batch if batch.unsettled() else None
 
 
 class _Wire:

@@ -39,7 +39,15 @@ def build(spec, context, folder):
 
 
 class BrokenNeeds:
-    """Needs of a job that raise when they are looked at, as a bug in the harness would."""
+    """Needs of a job that raise when a worker looks at them, as a bug in the harness would."""
 
+    def __iter__(self):
+        return iter(())
+
+    def __reduce__(self):
+        return _Raising, ()
+
+
+class _Raising:
     def __iter__(self):
         raise ZeroDivisionError("a bug in the harness")

@@ -16,7 +16,7 @@ from rich.console import Console
 from harness.plan.job import jobs
 from harness.plan.plan import Plan
 from harness.run import local, progress
-from harness.run.jobs import Batch, waves
+from harness.run.agenda import Agenda
 from harness.run.local import LocalLauncher, LocalProfile, Workers, gpus
 from harness.run.progress import Display
 from harness.store.store import Store
@@ -143,13 +143,10 @@ class Killer(RecordingWatcher):
 def test_a_worker_that_is_killed_costs_its_running_cell_and_the_rest_is_done(home, alone, tmp_path):
     plan = plan_of(home, tmp_path)
     todo = jobs(plan)
-    *builds, cells = waves(plan, todo, packing=100)
-    (of_llama, _) = cells
-    victim = of_llama.jobs[0]
+    victim = next(job for job in todo if job.is_cell)
     log = Killer(victim.place)
     with Workers(1, [], log) as workers:
-        for units in [*builds, cells]:
-            workers.run(units)
+        workers.run(Agenda(todo, tmp_path, "cpu", 1, packing=100))
     failure = plan.store.folder(victim.place).failure
     assert failure == "its process was killed by SIGKILL (often the system itself, when memory runs out)"
     assert [outcome.reason for outcome in log.outcomes if outcome.reason] == [failure]
@@ -160,15 +157,11 @@ def test_a_worker_that_is_killed_costs_its_running_cell_and_the_rest_is_done(hom
     assert results(tmp_path) == alone[0]
 
 
-def alone_in_batches(root, *todo):
-    return [Batch(f"{number}", root, (job,), "cpu", 1) for number, job in enumerate(todo)]
-
-
 @pytest.mark.slow
 def test_each_process_sees_one_gpu_and_no_process_is_this_one(tmp_path):
     todo = [fake_job(name) for name in "abc"]
     with Workers(2, ["4", "7"], RecordingWatcher()) as workers:
-        workers.run(alone_in_batches(tmp_path, *todo))
+        workers.run(Agenda(todo, tmp_path, "cpu", 1))
     told = [Store(tmp_path).folder(job.place).read("process.json") for job in todo]
     seen = {(each["gpu"], str(each["pid"])) for each in told}
     assert sorted(gpu for gpu, _ in seen) == ["4", "7"], "the process that was ready first has taken the third"
@@ -182,7 +175,7 @@ def test_a_bug_in_a_worker_ends_the_launch_with_its_traceback_and_leaves_no_proc
         pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the harness"),
         Workers(2, [], RecordingWatcher()) as workers,
     ):
-        workers.run(alone_in_batches(tmp_path, *todo))
+        workers.run(Agenda(todo, tmp_path, "cpu", 1))
     assert multiprocessing.active_children() == []
 
 
@@ -200,7 +193,7 @@ def test_a_process_that_dies_before_its_first_job_is_not_begun_for_ever(tmp_path
     todo = [fake_job(name, needs=Deadly()) for name in "ab"]
     log = RecordingWatcher()
     with Workers(1, [], log) as workers:
-        workers.run([Batch("deadly", tmp_path, tuple(todo), "cpu", 1)])
+        workers.run(Agenda(todo, tmp_path, "cpu", 1, packing=2))
     assert log.events == [("ended", job.place) for job in todo]
     for job in todo:
         assert Store(tmp_path).folder(job.place).failure == "its process ended with exit code 3"
