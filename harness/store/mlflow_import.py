@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,22 @@ _METRICS_PER_BATCH = 1000
 _TAG_LENGTH = 5000
 _SOURCE_LENGTH = 65535
 _DIGEST_LENGTH = 36
-_VERSION = 2
+_VERSION = 3
 """Increment when cells are to be imported again, because their runs look different."""
 _ANSWERS = 1000
 """Answers in the table of a run; records.parquet, an artifact next to it, has all."""
 
 _MODEL_NAME = re.compile(r"[^\w\- ]+")
 """Characters that MLflow refuses in the name of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the runs of a suite at a scale are: its name, the id of its experiment, that of the parent run."""
+
+    suite: str
+    experiment: str
+    parent: str
 
 
 class Importer:
@@ -77,14 +87,14 @@ class Importer:
         """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
         experiment = self._experiment(manifest.suite)
         self.experiments.append(experiment)
-        parent = self._parent(experiment, manifest)
-        known = self._children(experiment, parent)
-        is_changed = self._client.get_run(parent).info.status != "FINISHED"
+        place = _Place(manifest.suite, experiment, self._parent(experiment, manifest))
+        known = self._children(place)
+        is_changed = self._client.get_run(place.parent).info.status != "FINISHED"
         for name in manifest.cells:
             folder = self._store.cell(name)
             if folder.is_done:
                 try:
-                    outcome = self._cell(experiment, parent, folder, known, summary.cells.get(name, {}))
+                    outcome = self._cell(place, folder, known, summary.cells.get(name, {}))
                 except Exception as error:
                     if not _is_refusal(error):
                         raise
@@ -93,10 +103,10 @@ class Importer:
                 is_changed |= outcome != "skipped"
                 yield outcome
         for method in summary.methods:
-            is_changed |= self._method(experiment, parent, method, known.get(method.key, []))
-        is_changed |= self._overview(experiment, parent, manifest, summary)
+            is_changed |= self._method(place, method, known.get(method.key, []))
+        is_changed |= self._overview(place, manifest, summary)
         if is_changed:
-            self._client.set_terminated(parent)
+            self._client.set_terminated(place.parent)
 
     def _experiment(self, name: str) -> str:
         """Id of the experiment for all scales of a suite."""
@@ -115,19 +125,22 @@ class Importer:
         runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
         run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
         facts = {key: cut(str(getattr(manifest, key)), _TAG_LENGTH) for key in ("suite", "scale", "command", "created")}
-        facts |= {"kind": "suite", **_source(manifest.command)}
+        facts |= {"kind": "suite", **_source(manifest.suite)}
         changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
         if changed:
             self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
         return str(run.info.run_id)
 
-    def _children(self, experiment: str, parent: str) -> dict[str, list[Any]]:
+    def _children(self, place: _Place) -> dict[str, list[Any]]:
         """Child runs of a parent by the folder of their cell or the key of their method, finished or not."""
         known: dict[str, list[Any]] = {}
         token = None
         while True:
             page = self._client.search_runs(
-                [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1000, page_token=token
+                [place.experiment],
+                f"tags.`mlflow.parentRunId` = '{place.parent}'",
+                max_results=1000,
+                page_token=token,
             )
             for run in page:
                 known.setdefault(run.data.tags.get("cell", run.info.run_name), []).append(run)
@@ -137,8 +150,7 @@ class Importer:
 
     def _cell(
         self,
-        experiment: str,
-        parent: str,
+        place: _Place,
         folder: Folder,
         known: Mapping[str, Sequence[Any]],
         more: Mapping[str, float],
@@ -150,13 +162,12 @@ class Importer:
             return "skipped"
         for run in earlier:
             self._client.delete_run(run.info.run_id)
-        self._import(experiment, parent, folder, cell, fingerprint, more)
+        self._import(place, folder, cell, fingerprint, more)
         return "replaced" if earlier else "created"
 
     def _import(
         self,
-        experiment: str,
-        parent: str,
+        place: _Place,
         folder: Folder,
         cell: Mapping[str, Any],
         fingerprint: str,
@@ -169,8 +180,9 @@ class Importer:
             origin, cost, data = folder.read("provenance.json"), folder.read("cost.json"), cell["data"]
             started_ms, finished_ms = _milliseconds(origin["started"]), _milliseconds(origin["finished"])
             tags = {
-                "mlflow.parentRunId": parent,
-                **_source(origin["command"], origin["commit"]),
+                "mlflow.parentRunId": place.parent,
+                **_source(place.suite, origin["commit"]),
+                "command": cut(origin["command"], _TAG_LENGTH),
                 "kind": "cell",
                 "cell": folder.path.name,
                 "cell_id": cell["cell_id"],
@@ -203,13 +215,13 @@ class Importer:
             source = cut(json.dumps(origin["data_files"]), _SOURCE_LENGTH)
             used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
             answers = _answers(folder)
-        run = self._client.create_run(experiment, start_time=started_ms, run_name=run_name(cell), tags=tags)
+        run = self._client.create_run(place.experiment, start_time=started_ms, run_name=run_name(cell), tags=tags)
         run_id = run.info.run_id
         try:
             self._log(run_id, originals, settled.values, numbers)
             self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
             if cost["edit_actions"]:
-                self._link_model(experiment, run_id, cell, cost["edit_actions"][-1])
+                self._link_model(place.experiment, run_id, cell, cost["edit_actions"][-1])
             for file in _artifacts(folder):
                 self._client.log_artifact(run_id, str(file))
             self._client.log_table(run_id, answers, "answers.json")
@@ -254,7 +266,7 @@ class Importer:
             self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         self._client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
 
-    def _method(self, experiment: str, parent: str, method: MethodSummary, earlier: Sequence[Any]) -> bool:
+    def _method(self, place: _Place, method: MethodSummary, earlier: Sequence[Any]) -> bool:
         """Write one method as one run; return whether it was new or different."""
         from mlflow.entities import Metric
 
@@ -264,14 +276,14 @@ class Importer:
             return False
         for run in earlier:
             self._client.delete_run(run.info.run_id)
-        tags = {"mlflow.parentRunId": parent, "kind": "method", "cell": method.key, "fingerprint": fingerprint}
-        run = self._client.create_run(experiment, run_name=method.name, tags=tags)
+        tags = {"mlflow.parentRunId": place.parent, "kind": "method", "cell": method.key, "fingerprint": fingerprint}
+        run = self._client.create_run(place.experiment, run_name=method.name, tags=tags)
         logged = [Metric(name, value, run.info.start_time, 0) for name, value in numbers.items()]
         self._log(run.info.run_id, {}, method.params, logged)
         self._client.set_terminated(run.info.run_id)
         return True
 
-    def _overview(self, experiment: str, parent: str, manifest: Manifest, summary: SuiteSummary) -> bool:
+    def _overview(self, place: _Place, manifest: Manifest, summary: SuiteSummary) -> bool:
         """Give the parent run what compares the methods, the reports and a description; return whether any is new."""
         from mlflow.entities import Metric
 
@@ -289,18 +301,18 @@ class Importer:
             "description": summary.description,
         }
         fingerprint = digest(content, 32)
-        run = self._client.get_run(parent)
+        run = self._client.get_run(place.parent)
         if run.data.tags.get("fingerprint") == fingerprint:
             return False
         named = Named.of({(name,): value for name, value in numbers.items()}).values
         logged = [Metric(name, value, run.info.start_time, 0) for name, value in named.items()]
-        self._log(parent, {}, {}, logged)
+        self._log(place.parent, {}, {}, logged)
         for file in files:
-            self._client.log_artifact(parent, str(file), "reports")
+            self._client.log_artifact(place.parent, str(file), "reports")
         state = view_state(self._protocols(manifest))
-        self._client.set_experiment_tag(experiment, view_tag(), state)
+        self._client.set_experiment_tag(place.experiment, view_tag(), state)
         note = {"mlflow.note.content": cut(summary.description, _TAG_LENGTH)} if summary.description else {}
-        self._log(parent, {**note, "fingerprint": fingerprint}, {})
+        self._log(place.parent, {**note, "fingerprint": fingerprint}, {})
         return True
 
     def _protocols(self, manifest: Manifest) -> Sequence[str]:
@@ -309,9 +321,9 @@ class Importer:
         return list(dict.fromkeys(name for folder in done for name in folder.read("cell.json")["protocols"]))
 
 
-def _source(command: str, commit: str = "") -> dict[str, str]:
-    """The tags that MLflow shows as a run's source."""
-    tags = {"mlflow.source.name": cut(command, _TAG_LENGTH), "mlflow.source.type": "LOCAL"}
+def _source(suite: str, commit: str = "") -> dict[str, str]:
+    """The tags that MLflow shows as a run's source; of a command line it would show what is behind the last slash."""
+    tags = {"mlflow.source.name": cut(suite, _TAG_LENGTH), "mlflow.source.type": "LOCAL"}
     return {**tags, "mlflow.source.git.commit": commit} if commit else tags
 
 
