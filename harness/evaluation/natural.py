@@ -48,9 +48,11 @@ class Natural(Protocol):
 
     Class attributes:
         lines: lines that a model may write.
+        frame: text around every prompt.
     """
 
     lines: ClassVar[int] = 1
+    frame: ClassVar[str] = "{}"
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
@@ -61,6 +63,12 @@ class Natural(Protocol):
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """Tokenise the prompts as they are; targets play no role."""
         return _open(tokenizer, pairs, str, line_end_ids(tokenizer))
+
+    @classmethod
+    def question(cls, prompt: str) -> str:
+        """The dataset's prompt within what a model has read; what a chat template puts behind it remains."""
+        before, _, after = cls.frame.partition("{}")
+        return (prompt.rpartition(before)[2] if before else prompt).removesuffix(after)
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """Write until an end id, the end of the last line, not counting empty ones, or the limit; the last id included."""
@@ -121,6 +129,7 @@ class NaturalInstruct(Natural):
     name: ClassVar[str] = "natural_instruct"
     title: ClassVar[str] = "natural, instructed"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = INSTRUCTION
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
@@ -135,6 +144,7 @@ class NaturalChat(Natural):
     name: ClassVar[str] = "natural_chat"
     title: ClassVar[str] = "natural, chat"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = INSTRUCTION
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
@@ -160,6 +170,7 @@ class NaturalThought(Natural):
     name: ClassVar[str] = "natural_thought"
     title: ClassVar[str] = "natural, chain of thought"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = THOUGHT
     lines: ClassVar[int] = 2
 
     @staticmethod
