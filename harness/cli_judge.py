@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.progress import Progress
 
     from harness.judge.judging import Judged
     from harness.store.store import Folder
@@ -64,14 +65,12 @@ def judge(options: RunOptions) -> int:
 
 def _judge(form: "JudgeForm", cells: "list[Folder]", store: "Path", console: "Console") -> int:
     """Judge cells one after the other; the number of answers."""
-    from rich.progress import Progress
-
     from harness.judge.judging import Judge
     from harness.store.store import Store
     from harness.store.verdicts import kept_replies
 
     answers = 0
-    with kept_replies(Store(store)) as replies, Progress(console=console, transient=True) as progress:
+    with kept_replies(Store(store)) as replies, _progress(console) as progress:
         judge = Judge(form, replies)
         _say(console, f"judge {form.model} at {form.url}")
         for folder in cells:
@@ -87,8 +86,15 @@ def _judge(form: "JudgeForm", cells: "list[Folder]", store: "Path", console: "Co
     return answers
 
 
+def _progress(console: "Console") -> "Progress":
+    """Bars in a terminal; nothing in a file."""
+    from rich.progress import Progress
+
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def _sentence(found: "Judged") -> str:
-    parts = [f"{found.answers:,} answers judged with {found.asked:,} requests"]
+    parts = [f"{found.answers:,} answers judged, {found.asked:,} new request{'s' * (found.asked != 1)}"]
     if found.without_verdict:
         parts.append(f"{found.without_verdict:,} without a verdict")
     if found.no_reference:

@@ -244,6 +244,9 @@ def report_run(plan: "Plan", console: "Console") -> None:
         obstacle = error
     manifest = find_manifest(store, suite.name, suite.scale, **options)
     _import(store, manifest.name, None, console)
+    if suite.judge:
+        text = f"let {suite.judge} judge the answers: {manifest.again('judge', store)}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if obstacle:
         raise obstacle
 

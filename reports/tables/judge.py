@@ -234,7 +234,7 @@ def _table(
         is_here = (frame.cells["section"] == section) & (frame.cells["protocol"] == protocol)
         others = frame.cells[is_here & (frame.cells["model_title"] == model) & ~frame.cells["cell"].isin(judged)]
         unclear = [
-            f"{line.title}: {line.without_verdict:,} answers without a verdict."
+            f"{line.title}: {line.without_verdict:,} answer{'s' * (line.without_verdict != 1)} without a verdict."
             for line in lines
             if line.without_verdict
         ]
