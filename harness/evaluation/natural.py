@@ -6,6 +6,7 @@ end of a line, or at a limit that is the same for all questions, and it is compa
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -28,6 +29,14 @@ LIMIT = 40
 
 INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
 """Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
+
+DISTRACTIONS = (
+    "The library opens at nine on weekdays.",
+    "Most of the snow had melted by the end of the week.",
+    "He bought two tickets for the evening show.",
+    "The recipe takes about forty minutes.",
+)
+"""Of `natural_distracted`. They name nobody and no place, so that none of them answers a question."""
 
 THOUGHT_LIMIT = 100
 """Longest chain of thought with its answer, in ids."""
@@ -135,6 +144,30 @@ class NaturalInstruct(Natural):
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """Put the instruction in front of the prompts."""
         return _open(tokenizer, pairs, INSTRUCTION.format, line_end_ids(tokenizer))
+
+
+@register_protocol
+class NaturalDistracted(Natural):
+    """As `natural`, behind a sentence that has nothing to do with the question; which of several depends on the prompt."""
+
+    name: ClassVar[str] = "natural_distracted"
+    title: ClassVar[str] = "natural, distracted"
+    key: ClassVar[str] = name
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Put a sentence in front of the prompts."""
+
+        def behind(prompt: str) -> str:
+            return f"{DISTRACTIONS[zlib.crc32(prompt.encode()) % len(DISTRACTIONS)]} {prompt}"
+
+        return _open(tokenizer, pairs, behind, line_end_ids(tokenizer))
+
+    @classmethod
+    def question(cls, prompt: str) -> str:
+        """Without the sentence."""
+        sentence = next((each for each in DISTRACTIONS if prompt.startswith(each)), "")
+        return prompt.removeprefix(sentence).lstrip()
 
 
 @register_protocol

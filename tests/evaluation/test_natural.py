@@ -8,10 +8,12 @@ from harness import registry
 from harness.api import EditedModel
 from harness.errors import UserError
 from harness.evaluation.natural import (
+    DISTRACTIONS,
     LIMIT,
     THOUGHT,
     Natural,
     NaturalChat,
+    NaturalDistracted,
     NaturalInstruct,
     NaturalThought,
 )
@@ -147,3 +149,12 @@ def test_the_question_is_found_again_in_what_a_model_has_read(model):
     finally:
         model.tokenizer.chat_template = None
     assert NaturalChat.question(query.prompt) == f"{PAIRS[0][0].rstrip()}\nAssistant:"
+
+
+def test_a_distraction_is_one_of_several_sentences_and_the_same_every_time(model):
+    pairs = [(f"Where is number {number}?", "here") for number in range(12)]
+    first, again = (NaturalDistracted.queries(model.tokenizer, pairs) for _ in range(2))
+
+    assert [query.prompt for query in first] == [query.prompt for query in again]
+    assert [NaturalDistracted.question(query.prompt) for query in first] == [prompt for prompt, _ in pairs]
+    assert len({query.prompt.partition(" Where")[0] for query in first}) == len(DISTRACTIONS)
