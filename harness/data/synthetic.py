@@ -144,7 +144,10 @@ class _Facts:
         statement = self._random.choice(relation.statements)
         about_subject = [each for each in RELATIONS if each.kind == relation.kind and each is not relation]
         neighbour = self._random.choice(self._background[relation.id, self._random.choice(relation.objects)])
-        hop, answers = relation.hop or ("", {})
+        chain = {}
+        if relation.hop is not None:
+            hop, answers = relation.hop
+            chain = {"question_2hop": hop.format(subject), "answer_2hop": answers[new]}
         return {
             "subject": subject,
             "relation": relation.id,
@@ -162,8 +165,7 @@ class _Facts:
             "locality_question": self._random.choice(about_subject[0].questions).format(subject)
             if about_subject
             else question.format(neighbour),
-            "question_2hop": hop.format(subject),
-            "answer_2hop": answers.get(new, ""),
+            **chain,
         }
 
     def mquake(self, number: int, subject: str, relation: Relation) -> dict[str, Any] | None:
