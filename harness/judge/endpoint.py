@@ -36,10 +36,11 @@ class Endpoint:
             UserError: if its variable is not set.
         """
         self._form, self._url, self._stopped = form, f"{form.url}/chat/completions", threading.Event()
-        self._key = os.environ.get(form.api_key_env or "", "")
-        if form.api_key_env and not self._key:
+        self._key = os.environ.get(form.api_key_env or "", "").strip()
+        if form.api_key_env and not (self._key and self._key.isascii() and self._key.isprintable()):
+            is_there = "holds no key" if self._key else "is not set"
             raise UserError(
-                f"judge: the environment variable {form.api_key_env} is not set", fix=f"export {form.api_key_env}=KEY"
+                f"judge: the environment variable {form.api_key_env} {is_there}", fix=f"export {form.api_key_env}=KEY"
             )
         self._opener = urllib.request.build_opener(_NoRedirect)
 
@@ -95,6 +96,8 @@ class Endpoint:
             content = response.read().decode("utf-8", errors="replace")
         try:
             reply = json.loads(content)["choices"][0]["message"]["content"]
+            if not isinstance(reply, str | None):
+                raise TypeError("content of another kind than text")
         except (ValueError, KeyError, IndexError, TypeError):
             shown = self._hidden(" ".join(content.split())[:80])
             raise EndpointError(

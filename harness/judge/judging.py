@@ -148,29 +148,43 @@ class Judge:
         """
         unclear: dict[str, str] = {}
         pool = ThreadPoolExecutor(self._form.parallel)
+        running: dict[Future[str], str] = {pool.submit(self._endpoint.ask, prompt): prompt for prompt in prompts}
+        left = set(running)
+
+        def keep(done: Future[str]) -> None:
+            left.discard(done)
+            prompt, reply = running[done], done.result()
+            if math.isnan(verdict_of(reply)):
+                unclear[prompt] = reply
+                self._others += 1
+            else:
+                self._verdicts += 1
+                self._replies.add(keys[prompt], reply)
+
         try:
-            running: dict[Future[str], str] = {pool.submit(self._endpoint.ask, prompt): prompt for prompt in prompts}
-            for number, done in enumerate(as_completed(running), 1):
-                prompt, reply = running[done], done.result()
-                if math.isnan(verdict_of(reply)):
-                    unclear[prompt] = reply
-                    self._others += 1
-                else:
-                    self._verdicts += 1
-                    self._replies.add(keys[prompt], reply)
-                if not self._verdicts and self._others >= PATIENCE:
-                    raise EndpointError(
-                        f"judge '{self._form.model}': none of its first {PATIENCE} replies is CORRECT or INCORRECT, but "
-                        f"'{one_line(reply)}'",
-                        fix="judge: {model: …}, one that follows instructions and does not think aloud",
-                    )
-                follow(completed=number, total=len(prompts))
+            for done in as_completed(running):
+                keep(done)
+                self._check(unclear)
+                follow(completed=len(running) - len(left), total=len(running))
+            return unclear
         except EndpointError as error:
-            raise EndpointError(f"{error.message}; {self._verdicts:,} new verdicts are kept", fix=error.fix) from None
+            failure = error
         finally:
             self._endpoint.stop()
             pool.shutdown(cancel_futures=True)
-        return unclear
+            for done in list(left):  # others that were on their way
+                if not done.cancelled() and done.exception() is None:
+                    keep(done)
+        raise EndpointError(f"{failure.message}; new verdicts kept: {self._verdicts:,}", fix=failure.fix)
+
+    def _check(self, unclear: Mapping[str, str]) -> None:
+        """Give up a judge that does not judge."""
+        if not self._verdicts and self._others >= PATIENCE:
+            raise EndpointError(
+                f"judge '{self._form.model}': none of its first {self._others} replies is CORRECT or INCORRECT, but "
+                f"'{one_line(next(reversed(unclear.values())))}'",
+                fix="judge: {model: …}, one that follows instructions and does not think aloud",
+            )
 
 
 def one_line(text: str, limit: int = 60) -> str:

@@ -1,6 +1,8 @@
 """`harness judge` against a real server: what it asks, keeps and reports, and what happens when the server does not do its part."""
 
 import json
+import threading
+import time
 
 import pandas as pd
 import pytest
@@ -119,7 +121,7 @@ def test_a_judge_that_dies_loses_no_verdict_and_the_next_run_goes_on(cells, judg
         return agrees_if_contained(prompt)
 
     judge.reply = dies
-    refusal(run(cells, judge, parallel=1), "HTTP 500 out of memory (attempts: 3)", "15 new verdicts are kept", "curl")
+    refusal(run(cells, judge, parallel=1), "HTTP 500 out of memory (attempts: 3)", "new verdicts kept: 15", "curl")
     assert not list(cells.root.rglob(FILE)), "verdicts of a part of a cell are not shown as those of the cell"
     replies = cells.root / "judge" / "replies.jsonl"
     replies.write_text(replies.read_text() + '{"key": "cut o')  # a killed process
@@ -151,7 +153,25 @@ def test_a_judge_that_does_not_judge_is_one_line(cells, judge, reply, words):
     judge.reply = lambda prompt: reply
     refusal(run(cells, judge, api_key_env="THE_KEY"), *words)
     attempts = len(judge.asked)
-    assert attempts <= 20 + 8, "what will not pass is not tried again"
+    assert attempts <= 20 + 2 * 8, "what will not pass is not tried again"
+
+
+def test_verdicts_that_arrive_while_another_request_fails_are_kept(cells, judge):
+    on_its_way, failed = threading.Event(), threading.Event()
+
+    def one_fails(prompt):
+        if not on_its_way.is_set():
+            on_its_way.set()
+            failed.wait(10)
+            time.sleep(0.1)
+            return agrees_if_contained(prompt)
+        on_its_way.wait(10)
+        failed.set()
+        return 400, '{"error": {"message": "too long"}}'
+
+    judge.reply = one_fails
+    refusal(run(cells, judge, parallel=2), "HTTP 400 too long; new verdicts kept: 1")
+    assert (cells.root / "judge" / "replies.jsonl").read_text().count("\n") == 1
 
 
 def test_a_single_reply_without_a_verdict_is_shown_and_asked_again(cells, judge):
