@@ -36,8 +36,9 @@ def robustness(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
     shown = replace(frame, cells=frame.cells[~frame.cells["protocol"].isin(pairs.values())])
 
     def measured(records: "pd.DataFrame", questions: "pd.DataFrame") -> "pd.DataFrame":
-        distracted = frame.records[frame.records["protocol"].map(pairs.get(_only(records, "protocol"), "").__eq__)]
-        return changes(records, questions, distracted[distracted["cell"] == _only(records, "cell")])
+        protocol = pairs.get(_only(records, "protocol"), "")
+        is_distracted = (frame.records["protocol"] == protocol) & (frame.records["cell"] == _only(records, "cell"))
+        return changes(records, questions, frame.records[is_distracted])
 
     tables, numbers = tabulate(shown, "robustness", "Robustness", [measured], NOTES, is_ranked=False)
     if not tables:
@@ -59,7 +60,7 @@ def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.
     import pandas as pd
 
     edit = _scores(records, "rel")
-    found = {}
+    found: dict[Quantity, pd.Series[float]] = {}
     for axis, (group, plain) in AXES.items():
         kinds = kinds_of(questions[questions["axis"] == axis], "record_id", "score", group, plain)
         if not len(kinds.columns) and (records["axis"] == axis).any():
