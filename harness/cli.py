@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from harness import (
     cli_cells,
     cli_data,
+    cli_judge,
     cli_listings,
     cli_live,
     cli_models,
@@ -108,6 +109,7 @@ app = typer.Typer(
 for commands in (
     cli_suites,  # run, plan, status, retry, cancel, tune, logs
     cli_results,  # sync, report, results, export-results
+    cli_judge,  # judge
     cli_cells,  # explain, answers
     cli_live,  # export, ask, chat, serve
     cli_listings,  # list, schema, doctor

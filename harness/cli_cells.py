@@ -54,7 +54,7 @@ def answers(
     ] = False,
     store: StoreOption = Path("results"),
 ) -> int:
-    """Show prompts, targets, and what the unedited and the edited model answer, with scores."""
+    """Show prompts, targets, and what the unedited and the edited model answer, with scores and verdicts."""
     from harness import examine
     from harness.store.store import Store
 
@@ -67,9 +67,9 @@ def answers(
     console = new_console()
     shown = examine.plain_rows(rows[:limit])
     if console.is_terminal:
-        _print_wrapped(tuple(examine.COLUMNS.values()), shown)
+        _print_wrapped(examine.headings(rows), shown)
     else:
-        for row in (examine.COLUMNS.values(), *shown):
+        for row in (examine.headings(rows), *shown):
             print("\t".join(row))
     said = [f"{len(shown)} of {len(rows)} answers"]
     if len(rows) > limit:

@@ -93,7 +93,7 @@ def report(
     console, lines = new_console(), None if everything else TABLE_LINES
 
     def report_one(one: RunOptions) -> int:
-        name = _name_of_run(one, "report", console)
+        name = name_of_run(one, "report", console)
         _write_tables(one.store, name, one.scale, console, lines, **one.variant)
         return 0
 
@@ -117,7 +117,7 @@ def results(
     from harness.files import write_bytes
     from reports.results import FORMATS, as_bytes, load_results
 
-    name = _name_of_run(options, "results", new_console())
+    name = name_of_run(options, "results", new_console())
     chosen = next((known for known in FORMATS if known == form), None)
     if chosen is None:
         fix = harness_command("results", name, scale=options.scale, store=options.store, format=FORMATS[0])
@@ -145,7 +145,7 @@ def export_results(
     console = new_console()
 
     def export_one(one: RunOptions) -> int:
-        name = _name_of_run(one, "export-results", console)
+        name = name_of_run(one, "export-results", console)
         written = export(load_suite(one.store, name, one.scale, **one.variant), to, organization)
         print(f"{written.evaluations} evaluations with {written.samples:,} samples in {written.folder}")
         print(f"answers to the NeurIPS checklist in {written.checklist}")
@@ -154,7 +154,7 @@ def export_results(
     return each_suite(options, export_one, console)
 
 
-def _name_of_run(options: RunOptions, verb: str, console: "Console") -> str:
+def name_of_run(options: RunOptions, verb: str, console: "Console") -> str:
     """The name of a suite that has been run in the store.
 
     Raises:
@@ -244,6 +244,9 @@ def report_run(plan: "Plan", console: "Console") -> None:
         obstacle = error
     manifest = find_manifest(store, suite.name, suite.scale, **options)
     _import(store, manifest.name, None, console)
+    if suite.judge:
+        text = f"let {suite.judge} judge the answers: {manifest.again('judge', store)}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if obstacle:
         raise obstacle
 

@@ -11,8 +11,9 @@ from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.evaluation.metrics import OTHER_KEYS
 from harness.files import understood
-from harness.store.answers import with_unedited
+from harness.store.answers import KEY, with_unedited
 from harness.store.store import Folder, Store, is_called, not_one_cell
+from harness.store.verdicts import read_verdicts, verdict_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ COLUMNS = {
     "predicted": "edited",
     "score": "score",
 }
-"""What `answers` prints of each answer, with the heading of the column."""
+"""What `answers` prints of each answer, with the heading of the column; `verdict` follows if the cell has been judged."""
 
 
 def find_cell(store: Store, name: str, verb: str) -> Folder:
@@ -212,7 +213,8 @@ def answers(store: Store, folder: Folder, wanted: Wanted) -> "pd.DataFrame":
 
     Returns:
         The columns of `harness.records.Answer`, and `unedited`: the answer to the same question in a cell of this store with
-        the unedited model; None if there is no such cell.
+        the unedited model; None if there is no such cell. For a cell that has been judged, also `verdicts`: by judge, what it
+        was asked, what it replied, and the verdict.
 
     Raises:
         UserError: if the cell is not finished, a file is damaged, or a name to filter by does not occur.
@@ -220,16 +222,27 @@ def answers(store: Store, folder: Folder, wanted: Wanted) -> "pd.DataFrame":
     if not folder.is_done:
         fix = harness_command("explain" if folder.failure is not None else "logs", folder.path.name, store=store.root)
         raise UserError(f"{folder.path}: no answers, because the cell is not finished", fix=fix)
-    rows = with_unedited(store, folder)
+    rows = _with_verdicts(with_unedited(store, folder), folder)
     for column, name in (("protocol", wanted.protocol), ("axis", wanted.axis), ("record_id", wanted.record)):
         if name:
             rows = rows[rows[column] == _known(name, column, list(rows[column].unique()), folder)]
     return rows[rows["exact"] < 1] if wanted.wrong else rows
 
 
+def headings(rows: "pd.DataFrame") -> tuple[str, ...]:
+    """Headings of the columns of `plain_rows`."""
+    return (*COLUMNS.values(), *["verdict"] * ("verdicts" in rows))
+
+
 def plain_rows(rows: "pd.DataFrame") -> list[tuple[str, ...]]:
-    """The columns of `COLUMNS` as text on one line each."""
-    return [tuple(_one_line(_text(row[column])) for column in COLUMNS) for row in rows.to_dict("records")]
+    """The columns of `COLUMNS` as text on one line each, and the verdicts if there are any."""
+    plain = []
+    for row in rows.to_dict("records"):
+        texts = [_text(row[column]) for column in COLUMNS]
+        if "verdicts" in row:
+            texts.append(_verdicts_shown(row["verdicts"]))
+        plain.append(tuple(map(_one_line, texts)))
+    return plain
 
 
 def as_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -238,6 +251,25 @@ def as_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
         {str(name): None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
         for row in rows.to_dict("records")
     ]
+
+
+def _with_verdicts(rows: "pd.DataFrame", folder: Folder) -> "pd.DataFrame":
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in read_verdicts(folder).to_dict("records"):
+        said = {"verdict": verdict_text(row["verdict"]), "prompt": row["judge_prompt"], "reply": row["judge_reply"]}
+        found.setdefault(tuple(row[name] for name in KEY), {})[row["judge"]] = said
+    if not found:
+        return rows
+    keys = zip(*(rows[name] for name in KEY), strict=True)
+    return rows.assign(verdicts=[found.get(key, {}) for key in keys])
+
+
+def _verdicts_shown(verdicts: Mapping[str, Any]) -> str:
+    """The verdict of the only judge, or those of several with their names."""
+    shown = {judge: said["verdict"] or "none" for judge, said in verdicts.items()}
+    if len(shown) > 1:
+        return "; ".join(f"{judge}: {verdict}" for judge, verdict in shown.items())
+    return next(iter(shown.values()), "–")
 
 
 def _known(name: str, column: str, known: Sequence[str], folder: Folder) -> str:

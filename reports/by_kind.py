@@ -48,7 +48,13 @@ class _Line:
 
 
 def tabulate(
-    frame: "SuiteFrame", name: str, title: str, measures: Sequence[Measure], notes: Sequence[str]
+    frame: "SuiteFrame",
+    name: str,
+    title: str,
+    measures: Sequence[Measure],
+    notes: Sequence[str],
+    *,
+    is_ranked: bool = True,
 ) -> tuple[list[Table], "pd.DataFrame"]:
     """One table per protocol and dataset on which the measures find anything, and all numbers with their intervals.
 
@@ -58,6 +64,7 @@ def tabulate(
         title: what it shows.
         measures: their columns follow each other.
         notes: printed below each table.
+        is_ranked: whether the best entries of each column are marked.
     """
     import pandas as pd
 
@@ -70,7 +77,7 @@ def tabulate(
                 for model, shown in frame.models().items()
             }
             columns = tuple(
-                Column(quantity.title, quantity.group)
+                Column(quantity.title, quantity.group, is_ranked)
                 for quantity in dict.fromkeys(
                     key for lines in by_model.values() for line in lines for key in line.found
                 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from harness import registry
 from harness.files import write_bytes
 from harness.store.manifest import Options
+from harness.store.store import Store
+from harness.store.verdicts import has_verdicts
 from reports.common import described
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 ALWAYS = ("time",)
 """Tables that every report contains."""
 
+IF_JUDGED = "judge"
+"""The table of reports in which a cell has been judged."""
+
 FIGURE_FILES: dict[str, dict[str, Any]] = {
     "pdf": {"metadata": {"CreationDate": None}},  # the same bytes every time
     "png": {"dpi": 300},
@@ -28,7 +33,7 @@ FIGURE_FILES: dict[str, dict[str, Any]] = {
 def write_report(
     store: Path, suite: str, scale: str, console: "Console", *, lines: int | None = None, **options: Unpack[Options]
 ) -> list[Path]:
-    """Write every table and figure that a suite asks for, and the time table, to `reports/<manifest>/`.
+    """Write every table and figure that a suite asks for, and the time table, to `reports/<manifest>/`; verdicts if there are any.
 
     A table gives `<name>_table.txt` (as in a terminal), `.tex`, `.md`, `.csv` (all numbers with their intervals and the cells
     that they come from) and, where pdflatex is installed, `.pdf` with its log. A figure gives `<name>_figure.pdf` and `.png`.
@@ -54,7 +59,8 @@ def write_report(
     from reports.terminal import as_text, print_beginning, print_table
 
     frame = load_suite(store, suite, scale, **options)
-    tables = {name: registry.tables.get(name) for name in (*frame.manifest.tables, *ALWAYS)}
+    judged = [IF_JUDGED] * has_verdicts(Store(store), frame.manifest.cells)
+    tables = {name: registry.tables.get(name) for name in (*frame.manifest.tables, *judged, *ALWAYS)}
     figures = {name: registry.figures.get(name) for name in frame.manifest.figures}
     folder = store / "reports" / frame.manifest.name
     written: list[Path] = []

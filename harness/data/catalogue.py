@@ -161,6 +161,7 @@ register_dataset(
             )
             for topic in ("places_city", "human_scientist", "entertainment_song")
         ),
+        synthetic=lambda: _generated("halluedit"),
     )
 )
 register_dataset(

@@ -2,9 +2,9 @@
 
 One set of facts, with one true object per subject and relation, is rendered in the upstream formats: ZsRE as in KnowEdit
 (questions), CounterFact as in ROME (cloze prompts; half of the paraphrases follow an unrelated sentence), KnowEdit's
-WikiData-counterfact, and MQuAKE with chains of two facts, the first of which is edited. The records go through the same readers
-as downloaded files. Neighbours and attributes are facts about entities that are never edited, so
-that edits, pools and their probes can be kept apart.
+WikiData-counterfact, HalluEditBench with its forms of a question, and MQuAKE with chains of two facts, the first of which is
+edited. The records go through the same readers as downloaded files. Neighbours and attributes are facts about entities that are
+never edited, so that edits, pools and their probes can be kept apart.
 """
 
 import random
@@ -134,6 +134,40 @@ class _Facts:
             "locality": {"Relation_Specificity": kept},
         }
 
+    def halluedit(self, subject: str, relation: Relation) -> dict[str, Any]:
+        """Render a HalluEditBench record: four options, questions with yes and with no for an answer, and the reverse."""
+        true, new = self._objects(subject, relation)
+        question, paraphrase = self._random.sample(relation.questions, 2)
+        others = [obj for obj in relation.objects if obj not in (true, new)]
+        options = [*self._random.sample(others, 2), true, new]
+        self._random.shuffle(options)
+        statement = self._random.choice(relation.statements)
+        about_subject = [each for each in RELATIONS if each.kind == relation.kind and each is not relation]
+        neighbour = self._random.choice(self._background[relation.id, self._random.choice(relation.objects)])
+        chain = {}
+        if relation.hop is not None:
+            hop, answers = relation.hop
+            chain = {"question_2hop": hop.format(subject), "answer_2hop": answers[new]}
+        return {
+            "subject": subject,
+            "relation": relation.id,
+            "object": new,
+            "question": question.format(subject),
+            "output_tiny": true,
+            "paraphrased_question": paraphrase.format(subject),
+            "multiple_choice_with_letters": " ".join(
+                f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True)
+            ),
+            "multiple_choice_labels": "ABCD"[options.index(new)],
+            "yes_question": f'Is this right: "{statement.format(subject)} {new}"?',
+            "no_question": f'Is this right: "{statement.format(subject)} {true}"?',
+            "reversed_relation_question": f'Which name is missing here: "{statement.format("…")} {new}"?',
+            "locality_question": self._random.choice(about_subject[0].questions).format(subject)
+            if about_subject
+            else question.format(neighbour),
+            **chain,
+        }
+
     def mquake(self, number: int, subject: str, relation: Relation) -> dict[str, Any] | None:
         """Render an MQuAKE record: an edited fact and what is true of its new object; None if nothing is known of objects."""
         true, new = self._objects(subject, relation)
@@ -222,6 +256,7 @@ RENDERED: Mapping[str, tuple[str, Render]] = {
     "zsre": ("zsre", lambda facts, number, *fact: facts.knowedit(*fact)),
     "counterfact": ("counterfact", _Facts.counterfact),
     "wiki_counterfact": ("counterfact", lambda facts, number, *fact: facts.wiki_counterfact(*fact)),
+    "halluedit": ("zsre", lambda facts, number, *fact: facts.halluedit(*fact)),
     "mquake": ("zsre", _Facts.mquake),
 }
 """By dataset, whose subjects it edits, and how."""

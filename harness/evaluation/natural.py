@@ -6,6 +6,7 @@ end of a line, or at a limit that is the same for all questions, and it is compa
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -29,6 +30,14 @@ LIMIT = 40
 INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
 """Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
 
+DISTRACTIONS = (
+    "The library opens at nine on weekdays.",
+    "Most of the snow had melted by the end of the week.",
+    "He bought two tickets for the evening show.",
+    "The recipe takes about forty minutes.",
+)
+"""Of `natural_distracted`. They name nobody and no place, so that none of them answers a question."""
+
 THOUGHT_LIMIT = 100
 """Longest chain of thought with its answer, in ids."""
 
@@ -48,9 +57,11 @@ class Natural(Protocol):
 
     Class attributes:
         lines: lines that a model may write.
+        frame: text around every prompt.
     """
 
     lines: ClassVar[int] = 1
+    frame: ClassVar[str] = "{}"
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
@@ -61,6 +72,12 @@ class Natural(Protocol):
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """Tokenise the prompts as they are; targets play no role."""
         return _open(tokenizer, pairs, str, line_end_ids(tokenizer))
+
+    @classmethod
+    def question(cls, prompt: str) -> str:
+        """The dataset's prompt within what a model has read; what a chat template puts behind it remains."""
+        before, _, after = cls.frame.partition("{}")
+        return (prompt.rpartition(before)[2] if before else prompt).removesuffix(after)
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
         """Write until an end id, the end of the last line, not counting empty ones, or the limit; the last id included."""
@@ -121,11 +138,36 @@ class NaturalInstruct(Natural):
     name: ClassVar[str] = "natural_instruct"
     title: ClassVar[str] = "natural, instructed"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = INSTRUCTION
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
         """Put the instruction in front of the prompts."""
         return _open(tokenizer, pairs, INSTRUCTION.format, line_end_ids(tokenizer))
+
+
+@register_protocol
+class NaturalDistracted(Natural):
+    """As `natural`, behind a sentence that has nothing to do with the question; which of several depends on the prompt."""
+
+    name: ClassVar[str] = "natural_distracted"
+    title: ClassVar[str] = "natural, distracted"
+    key: ClassVar[str] = name
+
+    @staticmethod
+    def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
+        """Put a sentence in front of the prompts."""
+
+        def behind(prompt: str) -> str:
+            return f"{DISTRACTIONS[zlib.crc32(prompt.encode()) % len(DISTRACTIONS)]} {prompt}"
+
+        return _open(tokenizer, pairs, behind, line_end_ids(tokenizer))
+
+    @classmethod
+    def question(cls, prompt: str) -> str:
+        """Without the sentence."""
+        sentence = next((each for each in DISTRACTIONS if prompt.startswith(each)), "")
+        return prompt.removeprefix(sentence).lstrip()
 
 
 @register_protocol
@@ -135,6 +177,7 @@ class NaturalChat(Natural):
     name: ClassVar[str] = "natural_chat"
     title: ClassVar[str] = "natural, chat"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = INSTRUCTION
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
@@ -160,6 +203,7 @@ class NaturalThought(Natural):
     name: ClassVar[str] = "natural_thought"
     title: ClassVar[str] = "natural, chain of thought"
     key: ClassVar[str] = name
+    frame: ClassVar[str] = THOUGHT
     lines: ClassVar[int] = 2
 
     @staticmethod

@@ -176,6 +176,7 @@ class Suite:
         fluency: file of reference texts for metrics of generated text, empty for none; None if these are not wanted.
         capability: benchmark tasks that are asked before and after editing.
         published: name of published numbers that tables show next to measured ones, or empty.
+        judge: name of the language model that `harness judge` asks, or empty.
         options: command-line options that it was read with, apart from the scale, by name.
     """
 
@@ -208,6 +209,7 @@ class Suite:
     published: str = ""
     fluency: str | None = None
     capability: tuple[CapabilityEntry, ...] = ()
+    judge: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, verb: str, store: Path, **more: object) -> str:

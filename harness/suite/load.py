@@ -124,6 +124,7 @@ def load_suite(
         published=form.published,
         fluency=form.fluency if isinstance(form.fluency, str) else "" if form.fluency else None,
         capability=tuple(overlay.capability(form.capability, _existing_from(tasks.FOLDER) if form.capability else "")),
+        judge=form.judge.model if form.judge else "",
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from harness import registry
 from harness.errors import did_you_mean
@@ -222,6 +223,35 @@ class CapabilityForm(Entry):
         return self.source == "lm-eval" or (self.name in tasks.FORMS and tasks.FORMS[self.name].rows is not None)
 
 
+class JudgeForm(StrictModel):
+    """A language model behind an OpenAI-compatible interface that judges free answers; see docs/metrics.md."""
+
+    url: str = Field(description="address of the interface, `http://127.0.0.1:8000/v1`")
+    model: str = Field(min_length=1, description="name of the judge there")
+    api_key_env: str | None = Field(
+        None, description="environment variable that holds the key of the interface, which is never stored"
+    )
+    parallel: int = Field(8, ge=1, description="requests at a time")
+    timeout_s: float = Field(60.0, gt=0, description="longest wait for one reply")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as http://127.0.0.1:8000/v1")
+        if "@" in parts.netloc or parts.query:
+            raise ValueError("expected an address without a password or key; name the key's variable in api_key_env")
+        return url.rstrip("/").removesuffix("/chat/completions")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _key_is_elsewhere(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError("expected the name of an environment variable, not the key itself")
+        return name
+
+
 class Blocks(StrictModel):
     """Blocks of a sequential schedule."""
 
@@ -302,6 +332,9 @@ class SuiteForm(StrictModel):
     capability: list[CapabilityForm] = Field(
         default_factory=list,
         description="benchmark tasks that are asked through lm-eval before and after editing (docs/capability.md)",
+    )
+    judge: JudgeForm | None = Field(
+        None, description="a language model that `harness judge` asks about the answers under `natural` protocols"
     )
     eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")

@@ -36,7 +36,7 @@ def read_form(path: Path) -> tuple[Located, SuiteForm]:
 
 def source_of(path: Path, form: SuiteForm) -> SuiteSource:
     """Where a suite that was read from a file comes from."""
-    file, content = path.resolve(), form.model_dump(mode="json")
+    file, content = path.resolve(), form.model_dump(mode="json", exclude={"judge"})  # asked about finished cells
     content["methods"] = [
         {**entry.model_dump(mode="json", exclude=set(entry.loose)), "hparams": {**entry.loose, **entry.hparams}}
         for entry in form.methods

@@ -31,6 +31,8 @@ STAGES: tuple[Measure, ...] = (
 STEPS = ("Content", "Length", "Instruction", "Metric")
 """What is different from each stage to the next."""
 
+PROTOCOLS = tuple(dict.fromkeys(name for name, _ in STAGES))
+
 AXES = {"rel": "Reliability", "gen": "Generality"}
 
 NOTES = (
@@ -42,16 +44,18 @@ NOTES = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """The changes of one method on one model and dataset.
 
     Attributes:
         steps: start, changes and end.
+        stages: the score at each stage.
     """
 
     title: str
     is_reference: bool
     steps: tuple["Estimate", ...]
+    stages: tuple["Estimate", ...]
     cells: tuple[str, ...]
 
 
@@ -60,16 +64,14 @@ def mirage(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     """From teacher-forced to natural answers in four steps, each with its share of the drop."""
     import pandas as pd
 
-    there = set(frame.cells["protocol"])
-    if missing := [name for name in dict.fromkeys(name for name, _ in STAGES) if name not in there]:
-        wanted = list(dict.fromkeys(name for name, _ in STAGES))
-        raise UserError(f"table 'mirage' needs protocol {missing[0]}", fix=f"protocols: [{', '.join(wanted)}]")
+    if missing := missing_protocols(frame):
+        raise UserError(f"table 'mirage' needs protocol {missing[0]}", fix=f"protocols: [{', '.join(PROTOCOLS)}]")
     tables, numbers = [], []
     for axis, title in AXES.items():
         for model, shown in frame.models().items():
             sections = []
             for section, cells in frame.cells[frame.cells["model"] == model].groupby("section", sort=False):
-                lines = list(_lines(frame, cells, axis))
+                lines = list(changes(frame, cells, axis))
                 sections.append(_section(frame, str(section), str(cells["section_title"].iloc[0]), lines))
                 for line in lines:
                     numbers += [
@@ -81,7 +83,12 @@ def mirage(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     return tables, pd.DataFrame(numbers)
 
 
-def _lines(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[_Line]:
+def missing_protocols(frame: "SuiteFrame") -> list[str]:
+    """The protocols that the steps need and the suite does not have."""
+    return [name for name in PROTOCOLS if name not in set(frame.cells["protocol"])]
+
+
+def changes(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[Line]:
     """One per method, under the first prompt template of the suite."""
     import numpy as np
 
@@ -94,10 +101,13 @@ def _lines(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[_L
         stages = [_scores(frame.records, names, axis, measure) for measure in STAGES]
         if not stages[0].size:
             continue
-        changes = [after - before for before, after in itertools.pairwise(stages)]
-        parts = [stages[0], *changes, stages[-1]]
-        steps = tuple(resample_means(part_SR[:, :, None]).estimate(weight) for part_SR in parts)
-        yield _Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, names)
+        differences = [after - before for before, after in itertools.pairwise(stages)]
+        scores, drops = (
+            tuple(resample_means(part_SR[:, :, None]).estimate(weight) for part_SR in parts)
+            for parts in (stages, differences)
+        )
+        steps = (scores[0], *drops, scores[-1])
+        yield Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, scores, names)
 
 
 def _scores(records: "pd.DataFrame", cells: Sequence[str], axis: str, measure: Measure) -> "NDArray[np.float64]":
@@ -110,7 +120,7 @@ def _scores(records: "pd.DataFrame", cells: Sequence[str], axis: str, measure: M
     return np.stack([scores.to_numpy(dtype=np.float64) for scores in by_cell])
 
 
-def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Line]) -> Section:
+def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[Line]) -> Section:
     rows = [
         TableRow(line.title, tuple(TableEntry(one.value, one.half_width) for one in line.steps), line.is_reference)
         for line in lines

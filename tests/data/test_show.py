@@ -38,9 +38,9 @@ def test_every_file_is_listed_with_its_use_and_counts(folder):
     assert rows[3].path == str(folder / "d.json")
 
 
-def test_there_are_synthetic_records_of_four_datasets():
+def test_there_are_synthetic_records_of_five_datasets():
     assert [(row.dataset, row.path) for row in describe("synthetic")] == [
-        (name, f"synthetic:{name}") for name in ("zsre", "counterfact", "wiki_counterfact", "mquake")
+        (name, f"synthetic:{name}") for name in ("zsre", "counterfact", "wiki_counterfact", "halluedit", "mquake")
     ]
 
 

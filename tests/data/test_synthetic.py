@@ -142,6 +142,7 @@ HASHES = {
     "zsre": "08986d0bb0f2a3df5c58a032cb7cbbd6085539ba2c4826e39a941ce3ba42d631",
     "counterfact": "4f5acfcfd87f5c485fd6de342ff6b7cb8126d1e815e8b8eb91ae2a439761acb4",
     "wiki_counterfact": "7031d0fef63bed6046c9740c0634e5688c3b06b2d342327572d32bb35f624c32",
+    "halluedit": "7b9537fcd331d36b328f785a6dfbaab073c056cb686828165c3fda62603eb4a3",
     "mquake": "8bcea2272687106a0488ee6ee5e619c5174b8326abf9395457e1e320de756fdc",
 }
 
@@ -150,3 +151,12 @@ HASHES = {
 def test_the_synthetic_records_are_the_same_everywhere(name):
     """Changed records change every cell's identity, so change these hashes only deliberately."""
     assert files(resolve(name, "synthetic", 1)) == {f"synthetic:{name}": HASHES[name]}
+
+
+def test_every_form_of_a_hallueditbench_question_has_its_answer():
+    for record in generated("halluedit"):
+        choice, yes, no, reverse = record.forms
+        assert f"{choice.answer}. {record.target_new}" in choice.prompt
+        assert (yes.answer, record.target_new in yes.prompt) == ("Yes", True)
+        assert (no.answer, record.ground_truth in no.prompt, record.target_new in no.prompt) == ("No", True, False)
+        assert (reverse.answer, record.subject in reverse.prompt) == (record.subject, False)

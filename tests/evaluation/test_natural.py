@@ -7,7 +7,16 @@ import pytest
 from harness import registry
 from harness.api import EditedModel
 from harness.errors import UserError
-from harness.evaluation.natural import LIMIT, THOUGHT, Natural, NaturalChat, NaturalInstruct, NaturalThought
+from harness.evaluation.natural import (
+    DISTRACTIONS,
+    LIMIT,
+    THOUGHT,
+    Natural,
+    NaturalChat,
+    NaturalDistracted,
+    NaturalInstruct,
+    NaturalThought,
+)
 from harness.evaluation.probes import ProbeQuery
 from harness.models.edited import WeightEditedModel
 from harness.records import Probe
@@ -128,3 +137,24 @@ def test_of_several_acceptable_answers_the_best_counts(model):
 
     assert (found.score, found.exact, found.contains) == (1, 1, 1)
     assert Natural().row(asked, ids_of(model, " France"), None, math.nan, model.tokenizer).exact == 0
+
+
+def test_the_question_is_found_again_in_what_a_model_has_read(model):
+    for protocol in (Natural, NaturalInstruct, NaturalThought):
+        (query,) = protocol.queries(model.tokenizer, PAIRS[:1])
+        assert protocol.question(query.prompt) == PAIRS[0][0].rstrip()
+    model.tokenizer.chat_template = "{% for m in messages %}User: {{ m.content }}\nAssistant:{% endfor %}"
+    try:
+        (query,) = NaturalChat.queries(model.tokenizer, PAIRS[:1])
+    finally:
+        model.tokenizer.chat_template = None
+    assert NaturalChat.question(query.prompt) == f"{PAIRS[0][0].rstrip()}\nAssistant:"
+
+
+def test_a_distraction_is_one_of_several_sentences_and_the_same_every_time(model):
+    pairs = [(f"Where is number {number}?", "here") for number in range(12)]
+    first, again = (NaturalDistracted.queries(model.tokenizer, pairs) for _ in range(2))
+
+    assert [query.prompt for query in first] == [query.prompt for query in again]
+    assert [NaturalDistracted.question(query.prompt) for query in first] == [prompt for prompt, _ in pairs]
+    assert len({query.prompt.partition(" Where")[0] for query in first}) == len(DISTRACTIONS)

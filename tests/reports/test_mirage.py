@@ -36,3 +36,22 @@ def test_a_suite_without_the_protocols_is_told_which(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
     with pytest.raises(UserError, match=r"needs protocol natural .*protocols: \[teacher_forced, generation, natural"):
         registry.tables.get("mirage")(load_suite(fake.root, "main_table", "mini"))
+
+
+def test_the_figure_shows_the_score_of_every_method_at_each_stage(frame):
+    figure = registry.figures.get("mirage")(frame)
+    assert len(figure.axes) == 2, "reliability and generality of one model and dataset"
+    assert figure.get_size_inches()[0] == 3.35
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["Unedited", "FT-L"]
+    _, numbers = registry.tables.get("mirage")(frame)
+    table = numbers[(numbers["axis"] == "gen") & (numbers["method"] == "FT-L")]["value"]
+    drawn = figure.axes[1].containers[labels.index("FT-L")].lines[0].get_ydata()
+    assert drawn == pytest.approx(np.cumsum(table.iloc[:-1]))
+    assert drawn[-1] == pytest.approx(table.iloc[-1])
+
+
+def test_the_figure_of_a_suite_without_the_protocols_says_which(fake):
+    fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
+    figure = registry.figures.get("mirage")(load_suite(fake.root, "main_table", "mini"))
+    assert "needs the protocol natural" in figure.texts[0].get_text()

@@ -1,0 +1,1 @@
+"""A language model judges the answers of finished cells."""

@@ -1,0 +1,84 @@
+"""What an edit loses when it is asked in another form or under pressure: paired changes of the same records."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.registry import register_table
+from reports.by_kind import Quantity, kinds_of, tabulate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.frame import SuiteFrame
+    from reports.layout import Table
+
+AXES = {"gen": ("Other form", "Rephrase"), "robust": ("Under pressure", "Pressure")}
+"""Heading of an axis, and what its questions without a kind are called."""
+
+DISTRACTED = {"natural": "natural_distracted"}
+"""By protocol, the one that asks the same questions behind an unrelated sentence."""
+
+NOTES = (
+    "Edit: score on the prompts of the edits. All other columns: score on the questions of a kind minus the score on the prompts "
+    "of the same edits, so intervals are paired; below 0 something is lost. Records without such a question do not count.",
+    "Prefix: the edit's own prompt behind an unrelated sentence. Yes, No, Doubt and Sure are answered with yes or no, which a "
+    "model without the edit can get right as well: compare with the unedited model. A method that edits little has little to "
+    "lose: read Edit first.",
+)
+
+
+@register_table("robustness")
+def robustness(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
+    """What edits lose in other forms of the question, behind a distracting prefix, and under doubt."""
+    there = set(frame.cells["protocol"])
+    pairs = {plain: distracted for plain, distracted in DISTRACTED.items() if {plain, distracted} <= there}
+    shown = replace(frame, cells=frame.cells[~frame.cells["protocol"].isin(pairs.values())])
+
+    def measured(records: "pd.DataFrame", questions: "pd.DataFrame") -> "pd.DataFrame":
+        protocol = pairs.get(_only(records, "protocol"), "")
+        is_distracted = (frame.records["protocol"] == protocol) & (frame.records["cell"] == _only(records, "cell"))
+        return changes(records, questions, frame.records[is_distracted])
+
+    tables, numbers = tabulate(shown, "robustness", "Robustness", [measured], NOTES, is_ranked=False)
+    if not tables:
+        raise UserError(
+            "table 'robustness' needs other forms of the edits' questions",
+            fix="datasets: [halluedit], or protocols: [natural, natural_distracted]",
+        )
+    return tables, numbers
+
+
+def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.DataFrame") -> "pd.DataFrame":
+    """Score of each edit, and how the scores of its other questions differ from it.
+
+    Args:
+        records: of one cell under one protocol.
+        questions: the same by question, of axes with kinds.
+        distracted: records of the same cell under the protocol with a distracting prefix; without rows if it was not used.
+    """
+    import pandas as pd
+
+    edit = _scores(records, "rel")
+    found: dict[Quantity, pd.Series[float]] = {}
+    for axis, (group, plain) in AXES.items():
+        kinds = kinds_of(questions[questions["axis"] == axis], "record_id", "score", group, plain)
+        if not len(kinds.columns) and (records["axis"] == axis).any():
+            kinds = _scores(records, axis).to_frame(Quantity(group, plain))
+        found |= {quantity: kinds[quantity] - edit for quantity in kinds.columns}
+    if len(distracted):
+        found[Quantity("Under pressure", "Prefix")] = _scores(distracted, "rel") - edit
+    if not found:
+        return pd.DataFrame()
+    units = pd.DataFrame({Quantity("", "Edit"): edit, **found})
+    units["cluster"] = records.drop_duplicates("record_id").set_index("record_id")["cluster"]
+    return units.loc[edit.index]
+
+
+def _scores(records: "pd.DataFrame", axis: str) -> "pd.Series[float]":
+    return records[records["axis"] == axis].set_index("record_id")["score"]
+
+
+def _only(records: "pd.DataFrame", column: str) -> str:
+    """The value that all rows share; empty without rows."""
+    return str(records[column].iloc[0]) if len(records) else ""
