@@ -35,6 +35,21 @@ def require_matrices(target: ModelRef, names: Iterable[str]) -> None:
         raise UserError(f"{target.name} has no feed-forward matrix '{other[0]}'", fix=f"matrices: [{', '.join(known)}]")
 
 
+def require_layers(target: ModelRef, layers: Iterable[int]) -> None:
+    """Check that a model is deep enough for the edited blocks; negative numbers count from the last.
+
+    Raises:
+        UserError: if it is not.
+    """
+    n_layers, edited = target.spec.n_layers, sorted(layers)
+    for which, layer in (("last", edited[-1]), ("first", edited[0])):
+        if not -n_layers <= layer < n_layers:
+            raise UserError(
+                f"{target.name} has {n_layers} layers, but the {which} edited one is {layer}",
+                fix=f"layers: up to {n_layers - 1}",
+            )
+
+
 def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "") -> None:
     """Check that a dataset has train records.
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from pydantic import Field
 
 from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method, State
-from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKENS, Memory
 from harness.models.catalogue import ModelRef
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
-from methods.common import moments, prefixes, require_masks
+from methods.common import moments, prefixes, require_layers, require_masks
 from methods.common.layers import Layers, count
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
@@ -93,12 +92,8 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
         Raises:
             UserError: if there are no texts to compute the statistics from, or the model has no such layer.
         """
-        n_layers, layers = target.spec.n_layers, self.choices().get("layers", self.layers)
-        if not isinstance(layers, Choice) and layers[-1] >= n_layers:
-            raise UserError(
-                f"{target.name} has {n_layers} layers, but the last of `layers` is {layers[-1]}",
-                fix=f"layers: up to {n_layers - 1}",
-            )
+        if "layers" not in self.choices():
+            require_layers(target, self.layers)
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}
         if self.moments != "identity":
             needed["moments"] = moments.artifact(target, data, self.layers, self, seed)

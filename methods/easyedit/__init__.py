@@ -25,6 +25,7 @@ Importing this package registers the backend, its scoring rules (`protocol: easy
 imported below.
 """
 
+from methods.easyedit.alphaedit import EasyEditAlphaEdit
 from methods.easyedit.backend import EasyEdit
 from methods.easyedit.defer import EasyEditDefer
 from methods.easyedit.ft_l import EasyEditFtL
@@ -37,6 +38,7 @@ from methods.easyedit.wise import EasyEditWise
 
 __all__ = [
     "EasyEdit",
+    "EasyEditAlphaEdit",
     "EasyEditDefer",
     "EasyEditFtL",
     "EasyEditGeneration",

@@ -1,7 +1,7 @@
 """Import EasyEdit's modules without its heavy package imports; used only in the worker process.
 
 Importing any part of `easyeditor` runs its `__init__`, which imports every method and requires torchvision, timm, fairscale and
-a dozen others. Instead, the parent packages of the seven methods are created here, empty except for their paths, so that a
+a dozen others. Instead, the parent packages of the methods are created here, empty except for their paths, so that a
 module imports only what it names itself. Edited weights are the same as with a full import.
 """
 

@@ -22,21 +22,25 @@ WORKAROUNDS = {
         "pads with the end-of-text token, which is then trained as a target"
     ),
     "fresh-caches": (
-        "ROME, MEMIT, WISE: process-wide caches (CONTEXT_TEMPLATES_CACHE, inv_mom2_cache, COV_CACHE; WISE.edit_history, "
-        "WISE.merge_group_edit_history) are cleared before each edit run; EasyEdit keys them by the model's name at most, "
-        "even if its weights have changed"
+        "ROME, MEMIT, AlphaEdit, WISE: process-wide caches (CONTEXT_TEMPLATES_CACHE, inv_mom2_cache, COV_CACHE; AlphaEdit's "
+        "cache_c; WISE.edit_history, WISE.merge_group_edit_history) are cleared before each edit run; EasyEdit keys them by the "
+        "model's name at most, even if its weights have changed"
     ),
     "given-prefixes": (
-        "ROME, MEMIT, WISE: context prefixes come from our artifact; EasyEdit samples its own once per process, from "
+        "ROME, MEMIT, AlphaEdit, WISE: context prefixes come from our artifact; EasyEdit samples its own once per process, from "
         "the first model that it edits (rome_main.py:161, memit_main.py:308, wise/utils.py:426)"
     ),
     "given-statistics": (
         "ROME, MEMIT: covariance statistics come from our artifact, in EasyEdit's file format; EasyEdit downloads "
         "Wikipedia and processes it once per layer (layer_stats.py). Cannot be switched off: use `moments: published`"
     ),
+    "given-null-space": (
+        "AlphaEdit: the projections come from our artifact; EasyEdit computes them from Wikipedia or reads them from one file "
+        "for all models, and on Mistral it does neither (AlphaEdit_main.py:60-86). Cannot be switched off"
+    ),
     "last-mention": (
-        "ROME, MEMIT: the last mention of the subject in the prompt is edited; EasyEdit replaces every mention by {} and then "
-        "fails if there is more than one (rome_main.py:80, repr_tools.py:50)"
+        "ROME, MEMIT, AlphaEdit: the last mention of the subject in the prompt is edited; EasyEdit replaces every mention by {} "
+        "and then fails if there is more than one (rome_main.py:80, repr_tools.py:50)"
     ),
     "one-by-one": (
         "every request is applied in a separate call; EasyEdit's function uses the first request of a call and drops the others "

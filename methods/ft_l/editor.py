@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.api import Context, EditedModel, Hparams, Method
+from harness.api import ArtifactSpec, Context, EditedModel, Hparams, Method
 from harness.memory import ANSWER_TOKENS, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import Implementation
+from methods.common import Implementation, require_layers
 from methods.common.layers import Layer, blocks_above
 from methods.ft_l.rows import OBJECTIVES, ScoredRow, faithful_rows
 
@@ -77,6 +77,16 @@ class FtL(Method):
 
     Hparams = FtLHparams
     hparams: FtLHparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """None.
+
+        Raises:
+            UserError: if the model has no such layer.
+        """
+        if "layer" not in self.hparams.choices():
+            require_layers(target, [int(self.hparams.layer)])
+        return {}
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """W with Adam's state and temporaries, the streams of a whole call, and one micro-batch from W's block on."""

@@ -8,7 +8,7 @@ from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import require_matrices, require_train
+from methods.common import require_layers, require_matrices, require_train
 from methods.mend.hparams import HypernetworkHparams, MendHparams
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Mend(Method):
             UserError: if the dataset has no train records, or the model no such matrices.
         """
         require_matrices(target, self.hparams.matrices)
+        require_layers(target, self.hparams.layers)
         require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
         return {

@@ -89,9 +89,10 @@ def _borrow(
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Let another method edit a copy, then learn `[WEIGHT]` on the resulting hidden states; also return the final losses."""
     hparams, editor = spec.identity["hparams"], borrowed.editor(spec.identity["editor"])
-    needed = editor.artifacts(spec.inputs["plugin"], spec.inputs["data"], spec.identity["seed"])
+    needed = borrowed.needs(editor, spec.inputs["plugin"], spec.inputs["data"], spec.identity["seed"])
+    folders = {role: context.artifact(need) for role, need in needed.items()}
     plugin = _copy(loaded)
-    editor.edit(plugin, requests, {role: context.artifact(need) for role, need in needed.items()}, context)
+    borrowed.decided(editor, folders).edit(plugin, requests, folders, borrowed.Lent(context))
     with context.clock.phase("edit"):
         edits, negatives = _rows(loaded.tokenizer, requests, unrelated, _prefixes(spec, context))
         entry = new_entry(plugin.model)

@@ -229,10 +229,14 @@ def edit_artifact(
         identity[EARLIER] = earlier.key
         needs[EARLIER] = earlier
         edits = (edits - _edits(earlier.inputs["data"])) * (1 + hparams.replay)
+    texts = edits * (1 + hparams.contexts) * (1 + hparams.negatives)
+    passes, memory = 3 * hparams.epochs * texts, _edit_memory(plugin, hparams)
     if hparams.editor not in borrowed.TRAINED:
         identity["editor"] = borrowed.identity(hparams.editor, plugin.name)
-        wanted = borrowed.editor(identity["editor"]).artifacts(plugin, data, seed)
-        needs |= {f"editor/{role}": spec for role, spec in wanted.items()}
+        other = borrowed.editor(identity["editor"])
+        needs |= {f"editor/{role}": spec for role, spec in borrowed.needs(other, plugin, data, seed).items()}
+        passes = edits * other.hparams.passes_per_edit + texts
+        memory = _borrowed_memory(plugin, data, other)
     return ArtifactSpec(
         name="plugin-edit",
         kind="edit",
@@ -240,8 +244,8 @@ def edit_artifact(
         builder="methods.onceedit.edit_stage:build",
         inputs={"plugin": plugin, "data": data},
         needs=needs,
-        passes=round(3 * hparams.epochs * edits * (1 + hparams.contexts) * (1 + hparams.negatives)),
-        memory=_edit_memory(plugin, hparams),
+        passes=round(passes),
+        memory=memory,
     )
 
 
@@ -304,6 +308,12 @@ def _edit_memory(plugin: "ModelRef", hparams: OnceEditHparams) -> dict[str, floa
         "activations": model.backward(tokens, layers),
         "logits": model.logits(hparams.batch * ANSWER_TOKENS, 4),
     }
+
+
+def _borrowed_memory(plugin: "ModelRef", data: DataRef, other: Method) -> dict[str, float]:
+    """A copy of the plug-in in fp32, and what another method needs to edit it."""
+    need = other.memory(plugin, data, 1)
+    return {"copy in fp32": plugin.footprint.parameters * FP32, **need.kept, **need.edit}
 
 
 def _state_memory(model: "ModelRef", other: "ModelRef", is_edited: bool) -> dict[str, float]:

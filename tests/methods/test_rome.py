@@ -215,7 +215,7 @@ def test_prefixes_are_needed_always_and_moments_only_where_they_are_used():
 
 
 def test_a_layer_that_the_model_does_not_have_is_found_by_the_plan():
-    with pytest.raises(UserError, match="gpt-j-6b has 28 layers, but the last of `layers` is 28 → layers: up to 27"):
+    with pytest.raises(UserError, match="gpt-j-6b has 28 layers, but the last edited one is 28 → layers: up to 27"):
         rome(layers=[3, 28]).artifacts(TARGET, DATA, 0)
 
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from harness.api import Hparams
-from harness.errors import UserError
-from methods.common import require_matrices
+from methods.common import require_layers, require_matrices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,12 +54,7 @@ class EditedHparams(Hparams):
             UserError: if the model does not have them.
         """
         require_matrices(target, (*self.matrices, *self.further))
-        n_layers = target.spec.n_layers
-        if max(self.blocks) >= n_layers:
-            raise UserError(
-                f"{target.name} has {n_layers} layers, but the last edited one is {max(self.blocks)}",
-                fix=f"layers: up to {n_layers - 1}",
-            )
+        require_layers(target, self.blocks)
 
     def modules(self, model: "LoadedModel") -> "dict[str, nn.Module]":
         """The edited linear modules, keyed by the name of their weight."""

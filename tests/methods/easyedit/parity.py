@@ -10,7 +10,7 @@ from harness.models.catalogue import ModelRef
 from harness.models.loading import load
 from harness.models.random_weights import random_model
 from methods.common import prefixes
-from tests.helpers.small_suites import small_entry, small_tokenizer
+from tests.helpers.small_suites import small_spec, small_tokenizer
 from tests.helpers.tiny_rome import TinyContext, write_moments, write_prefixes
 
 CONTEXT = TinyContext()
@@ -20,7 +20,7 @@ TEXTS = [f"{word} of {end}. " for end in ("the city", "all that was said") for w
 
 def three_layers(folder, architecture):
     """A checkpoint with a block behind two that are edited: in the last one, most answers cannot depend on an edit."""
-    model = random_model(dataclasses.replace(small_entry(architecture), n_layers=3), "float32", torch.device("cpu"), 0)
+    model = random_model(dataclasses.replace(small_spec(architecture), n_layers=3), "float32", torch.device("cpu"), 0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -9,8 +9,10 @@ from harness.api import ArtifactSpec
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef, reference
 from harness.models.weights import weight_hash
+from harness.run.counting import STEPS, SampledContext
 from harness.suite.hparams import resolve
 from harness.tokens import joint_query
+from methods.common.layers import TracedLayer
 from methods.ft_l import FtL
 from methods.onceedit import borrowed
 from methods.onceedit.edit_stage import build
@@ -117,6 +119,47 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
     assert spec.needs["plugin/model"].name == "tiny-model"
     build(spec, Lending(data), tmp_path)
     assert given == {"moments": "moments"}
+
+
+def test_what_decides_a_traced_layer_is_built_first_and_the_other_method_edits_there(made, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        borrowed, "resolve", lambda *_: resolve("ft-l", "tiny/llama", {"layer": "traced", "lr": 0.1, "steps": 1})
+    )
+    spec = artifact(data)
+    assert spec.needs["editor/layer"].name == "causal-trace"
+    monkeypatch.setattr(TracedLayer, "value", lambda self, folder: {"causal-trace": 0}[folder])
+    build(spec, Lending(data), tmp_path)
+    edited, unedited = EditedPlugin.load(tmp_path, "cpu").model, made[0].load_model(spec.inputs["plugin"]).model
+    changed = "model.layers.0.mlp.down_proj.weight"
+    assert not edited.get_parameter(changed).equal(unedited.get_parameter(changed))
+
+
+def test_a_plugin_without_the_edited_layer_is_refused_when_it_is_planned(data, monkeypatch):
+    monkeypatch.setattr(borrowed, "resolve", lambda *_: resolve("ft-l", "tiny/llama", {"layer": 4}))
+    with pytest.raises(UserError, match="tiny/llama has 4 layers, but the last edited one is 4"):
+        artifact(data)
+
+
+def test_counting_flops_goes_on_after_the_steps_of_the_other_method(data):
+    counted = SampledContext(Lending(data), stop_after=STEPS)
+    with borrowed.Lent(counted).progress("edits", 50) as advance, counted.clock.phase("edit"):
+        for _ in range(50):
+            advance()
+    shown = Lending(data)
+    for total in (1, 6, 50):
+        before = shown.steps
+        with borrowed.Lent(shown).progress("edits", total) as advance:
+            for _ in range(total):
+                advance()
+        assert shown.steps - before == total
+
+
+def test_time_and_memory_are_estimated_from_the_other_method(data):
+    spec, other = artifact(data), FtL(FtL.Hparams.model_validate(artifact(data).identity["editor"]["hparams"]))
+    assert spec.passes == 4 * other.hparams.passes_per_edit + 4 * 3, (
+        "its own, and [WEIGHT] on an edit and two negatives"
+    )
+    assert other.memory(spec.inputs["plugin"], data.ref, 1).edit.items() <= spec.memory.items()
 
 
 @pytest.mark.parametrize(

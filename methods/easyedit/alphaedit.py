@@ -1,0 +1,125 @@
+"""AlphaEdit by EasyEdit (easyeditor/models/alphaedit)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.api import ArtifactSpec
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef, EditRequest
+from harness.registry import register
+from methods.alphaedit.editor import ROLE, AlphaEdit, AlphaEditHparams
+from methods.easyedit.closed_form import EasyEditClosedForm, as_template, given_prefixes, matrices
+from methods.easyedit.editor import Without
+from methods.easyedit.inside import Applied, Bench, Inside
+from methods.easyedit.memit import OWN_PREFIXES
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+class EasyEditAlphaEditHparams(AlphaEditHparams, Without):
+    """Hyper-parameters of AlphaEdit. `micro_batch` has no effect: EasyEdit optimises one request at a time."""
+
+
+@register("alphaedit", title="AlphaEdit", family="weights", version=1, backend="easyedit")
+class EasyEditAlphaEdit(EasyEditClosedForm):
+    """One call of AlphaEdit per `batch` requests, each protecting the keys of the calls before it."""
+
+    Hparams = EasyEditAlphaEditHparams
+    inside: ClassVar[str] = "methods.easyedit.alphaedit:AlphaEditInside"
+    own_workarounds: ClassVar[tuple[str, ...]] = (
+        "trainable-again",
+        "fresh-caches",
+        "given-prefixes",
+        "given-null-space",
+        "last-mention",
+    )
+    differences: ClassVar[tuple[str, ...]] = (
+        *EasyEditClosedForm.differences,
+        "the unsymmetric system is solved in float32 (AlphaEdit_main.py:234)",
+    )
+
+    hparams: EasyEditAlphaEditHparams
+
+    @classmethod
+    def edits_in_sequence(cls) -> bool:
+        """No: EasyEdit keeps the keys of earlier edits in the process (`cache_c`), which each edit run starts without."""
+        return False
+
+    def check(self, target: ModelRef) -> None:
+        """Reject options that EasyEdit's AlphaEdit does not support.
+
+        Raises:
+            UserError: as for MEMIT, and without the given null space, for which EasyEdit would download Wikipedia.
+        """
+        super().check(target)
+        for name in self.hparams.regularisers:
+            if getattr(self.hparams, name) != (off := AlphaEditHparams.model_fields[name].default):
+                raise self.refused(name, off)
+        if "given-prefixes" in self.hparams.without and self.hparams.prefixes != OWN_PREFIXES:
+            raise self.refused("prefixes", OWN_PREFIXES)
+        if "given-null-space" in self.hparams.without:
+            raise UserError(
+                "alphaedit: without given-null-space EasyEdit would download Wikipedia in the middle of an edit",
+                fix="without: []",
+            )
+
+    def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The artifacts of our own implementation, so that both use the same prefixes and null spaces."""
+        needed = dict(AlphaEdit(self.hparams).artifacts(target, data, seed))
+        if "given-prefixes" in self.hparams.without:
+            del needed["prefixes"]
+        return needed
+
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """The options of `hparams/AlphaEdit/llama3-8b.yaml`."""
+        return {
+            **self.value_options(model, "AlphaEdit"),
+            "layer_selection": "all",
+            "mom2_update_weight": 0,  # read by nothing
+            "nullspace_threshold": self.hparams.null_threshold,
+            "L2": self.hparams.norm_weight,
+            "batch_size": self.hparams.batch,
+        }
+
+
+class AlphaEditInside(Inside):
+    """AlphaEdit in the worker."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        import torch
+        from easyeditor.models.alphaedit import AlphaEdit_main, AlphaEditHyperParams
+
+        from methods.alphaedit.null_space import NullSpace
+
+        loaded = bench.loaded
+        loaded.tokenizer.padding_side = "right"  # editor.py:184-186
+        if "fresh-caches" in bench.workarounds:
+            AlphaEdit_main.CONTEXT_TEMPLATES_CACHE = None
+        if "given-prefixes" in bench.workarounds:
+            AlphaEdit_main.CONTEXT_TEMPLATES_CACHE = [["{}"], *given_prefixes(bench)]
+        spaces = [NullSpace.load(bench.artifacts[ROLE], layer, loaded.device) for layer in bench.options["layers"]]
+        width = loaded.value_matrix(bench.options["layers"][0])[1].shape[1]
+        unit_KK = torch.eye(width, dtype=torch.float64, device=loaded.device)
+        AlphaEdit_main.P = torch.stack([space.project(unit_KK) for space in spaces]).float().cpu()
+        AlphaEdit_main.P_loaded = True
+        if "fresh-caches" in bench.workarounds or not AlphaEdit_main.cache_c_new:
+            AlphaEdit_main.cache_c = torch.zeros_like(AlphaEdit_main.P)
+            AlphaEdit_main.cache_c_new = True
+        place = Path("null_space_project.pt").absolute()
+        place.touch()  # AlphaEdit_main.py:60: P is computed again unless there is such a file
+        self._hparams = AlphaEditHyperParams(**bench.options, P_loc=str(place))
+
+    def apply(self, requests: Sequence[EditRequest]) -> Applied:
+        """Call AlphaEdit the way `BaseEditor.batch_edit` does (editor.py:264)."""
+        from easyeditor.models.alphaedit import apply_AlphaEdit_to_model
+
+        loaded, hparams = self.bench.loaded, self._hparams
+        records = [as_template(request, "last-mention" in self.bench.workarounds) for request in requests]
+        for start in range(0, len(records), hparams.batch_size):
+            call = records[start : start + hparams.batch_size]
+            apply_AlphaEdit_to_model(loaded.model, loaded.tokenizer, call, hparams)
+        return Applied(matrices(self.bench))

@@ -1,0 +1,70 @@
+"""The stored edits and their keys."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from harness.api import State
+from harness.errors import UserError
+from harness.records import EditRequest
+from harness.tokens import token_ids
+from methods.serac.networks import Networks, squared_distances
+
+
+def stated(prompt: str, target: str) -> str:
+    """An edit as the counterfactual model reads it, in front of a question."""
+    return f"{prompt.strip()} {target.strip()}\n"
+
+
+@dataclass(frozen=True, eq=False)
+class EditMemory:
+    """E stored edits.
+
+    Attributes:
+        statements: text of each edit.
+        keys_EW: embedding of each edit's prompt.
+    """
+
+    statements: tuple[str, ...]
+    keys_EW: Tensor
+
+    @classmethod
+    def of(cls, networks: Networks, state: State, requests: Sequence[EditRequest], most_tokens: int) -> Self:
+        """The edits of `state` and further ones.
+
+        Raises:
+            UserError: if an edit has too many tokens.
+        """
+        texts = [stated(request.prompt, request.target_new) for request in requests]
+        rows = token_ids(networks.counterfactual.tokenizer, texts, add_special_tokens=False)
+        for request, row in zip(requests, rows, strict=True):
+            if len(row) > most_tokens:
+                raise UserError(
+                    f"record {request.record_id}: serac's counterfactual model would read {len(row)} tokens of it, more than "
+                    f"{most_tokens}",
+                    fix=f"edit_tokens: {len(row)}",
+                )
+        earlier = json.loads(bytes(state["statements"].tolist())) if state else []
+        keys = [state["keys"]] if state else []
+        if requests:
+            keys.append(networks.keys([request.prompt.strip() for request in requests]))
+        keys_EW = torch.cat(keys) if keys else torch.empty(0, networks.classifier.head.out_features)
+        return cls((*earlier, *texts), keys_EW)
+
+    def state(self) -> dict[str, Tensor]:
+        """All edits as tensors, from which `of` goes on."""
+        content = json.dumps(self.statements, ensure_ascii=False).encode()
+        return {"statements": torch.tensor(list(content), dtype=torch.uint8), "keys": self.keys_EW}
+
+    def nearest(self, keys_QW: Tensor) -> tuple[list[float], list[int]]:
+        """Probability that each of Q questions is in the scope of its nearest edit, and that edit; 0 without edits."""
+        if not self.statements:
+            return [0.0] * len(keys_QW), [0] * len(keys_QW)
+        least_Q, places_Q = squared_distances(keys_QW, self.keys_EW).min(dim=-1)
+        probabilities: list[float] = least_Q.neg().exp().tolist()
+        places: list[int] = places_Q.tolist()
+        return probabilities, places
