@@ -254,6 +254,8 @@ def as_records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def _with_verdicts(rows: "pd.DataFrame", folder: Folder) -> "pd.DataFrame":
+    import pandas as pd
+
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in read_verdicts(folder).to_dict("records"):
         said = {"verdict": verdict_text(row["verdict"]), "prompt": row["judge_prompt"], "reply": row["judge_reply"]}
@@ -261,7 +263,7 @@ def _with_verdicts(rows: "pd.DataFrame", folder: Folder) -> "pd.DataFrame":
     if not found:
         return rows
     keys = zip(*(rows[name] for name in KEY), strict=True)
-    return rows.assign(verdicts=[found.get(key, {}) for key in keys])
+    return rows.assign(verdicts=pd.Series([found.get(key, {}) for key in keys], rows.index, dtype=object))
 
 
 def _verdicts_shown(verdicts: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ class Natural(Protocol):
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[str] = name
 
     @staticmethod

@@ -13,10 +13,12 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’«»。�
 def normalised(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation and English articles.
 
-    Unlike SQuAD's script, letters are also brought to one Unicode form, because tokenizers differ in theirs.
+    Unlike SQuAD's script, letters are also brought to one Unicode form, because tokenizers differ in theirs, and a text of
+    nothing else keeps its articles or its punctuation: `A` may be a choice, and an empty answer is not right.
     """
-    plain = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION)
-    return [word for word in plain.split() if word not in _ARTICLES]
+    lower = unicodedata.normalize("NFKC", text).lower()
+    words = lower.translate(_PUNCTUATION).split()
+    return [word for word in words if word not in _ARTICLES] or words or lower.split()
 
 
 def answer_of(text: str) -> str:
@@ -40,9 +42,13 @@ def exact_match(answer: str, wanted: str) -> float:
 
 def contains(answer: str, wanted: str) -> float:
     """1 if the words that are wanted occur in the answer one after the other, else 0; nothing is contained in everything."""
-    words, looked_for = normalised(answer), normalised(wanted)
-    starts = range(len(words) - len(looked_for) + 1)
-    return float(any(words[start : start + len(looked_for)] == looked_for for start in starts))
+    looked_for = normalised(wanted)
+    return float(any(_has_run(normalised(part), looked_for) for part in sentences(answer)))
+
+
+def _has_run(words: list[str], run: list[str]) -> bool:
+    starts = range(len(words) - len(run) + 1)
+    return any(words[start : start + len(run)] == run for start in starts)
 
 
 def f1(answer: str, wanted: str) -> float:

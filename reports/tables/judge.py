@@ -164,13 +164,10 @@ def _scores(said: "pd.DataFrame", cells: Sequence[str]) -> dict[tuple[str, str],
     axes = [axis for axis in SHOWN if axis in set(said["axis"])]
     columns = [(measure, axis) for measure in MEASURES for axis in axes]
     by_record = said.pivot_table(index=["cell", "record_id"], columns="axis", values=list(MEASURES))
+    by_record = by_record.reindex(columns=pd.MultiIndex.from_tuples(columns))
     records = sorted(set(said["record_id"]))
     scores_SRC = np.stack(
-        [
-            by_record.loc[cell].reindex(index=records, columns=pd.MultiIndex.from_tuples(columns)).to_numpy(np.float64)
-            for cell in cells
-            if cell in by_record.index
-        ]
+        [by_record.xs(cell).reindex(index=records).to_numpy(np.float64) for cell in cells if cell in by_record.index]
     )
     cluster_of = said.drop_duplicates("record_id").set_index("record_id")["cluster"]
     resampled = resample_means(scores_SRC, pd.factorize(cluster_of.loc[records])[0].astype(np.intp))

@@ -19,6 +19,11 @@ WORDS = st.text("ab .", max_size=12)
         ("Reykjav\u0069\u0301k", "Reykjavík", 1, 1, 1.0),
         ("", "English", 0, 0, 0.0),
         ("New York City", "York New", 0, 0, 0.8),
+        ("A", "A", 1, 1, 1.0),
+        ("A. Because it is.", "A", 1, 1, 0.0),
+        ("B", "A", 0, 0, 0.0),
+        ("", "A", 0, 0, 0.0),
+        ("", "?", 0, 0, 0.0),
     ],
 )
 def test_answers_are_compared_as_words(answer, wanted, exact, contained, overlap):
