@@ -242,7 +242,7 @@ def test_time_and_progress_are_counted(llama, tmp_path):
 def test_prefixes_and_moments_are_needed_and_layers_are_checked():
     target, data = ModelRef("gpt-j-6b", "pretrained", sha256="x"), DataRef("zsre", "", 4, train=8, sha256="y")
     assert set(memit().artifacts(target, data, 0)) == {"prefixes", "moments"}
-    with pytest.raises(UserError, match="the last of `layers` is 40"):
+    with pytest.raises(UserError, match="the last edited one is 40"):
         memit(layers=[40]).artifacts(target, data, 0)
 
 

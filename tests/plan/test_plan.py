@@ -310,7 +310,7 @@ def test_a_sequential_cell_needs_the_unedited_answers_at_each_of_its_points(plan
 
 def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_one_line(plan_of, home):
     theirs = {"name": "grace", "backend": "easyedit"}
-    made = plan_of(schedule=SEQUENCE, methods=["none", "ft-l", theirs])
+    made = plan_of(schedule=SEQUENCE, methods=["none", {"name": "ft-l", "layer": 1}, theirs])
     reasons = [reason for planned in made.cells if planned.cell is None for reason in planned.missing]
     assert "method 'grace' makes all its edits in one act and cannot go on from them in sequence" in reasons
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}

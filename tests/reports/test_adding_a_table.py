@@ -96,10 +96,10 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
     tables, figures = names.split("] [")
     assert (
         tables
-        == "['ablation', 'calibration', 'capability', 'components', 'flops', 'main', 'mirage', 'multihop', 'parity', 'retention', "
-        "'ripple', 'time'"
+        == "['ablation', 'calibration', 'capability', 'components', 'flops', 'judge', 'main', 'mirage', 'multihop', 'parity', "
+        "'retention', 'ripple', 'robustness', 'time'"
     )
     assert figures == (
-        "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'pareto', 'quality_bars', 'retention', 'sweep']"
+        "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'mirage', 'pareto', 'quality_bars', 'retention', 'sweep']"
     )
     assert imported == "set()"
