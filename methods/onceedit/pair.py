@@ -6,6 +6,7 @@ edit if its embeddings are trained; if they are frozen, it is that of the unedit
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -57,12 +58,16 @@ class PairState:
         *,
         pair_special: bool,
         share: float = 1.0,
+        advance: Callable[[int], object] = lambda tokens: None,
     ) -> Self:
-        """Match the vocabularies and compute the model's state; `tokenizers` are this model's and the other's."""
+        """Match the vocabularies and compute the model's state; `tokenizers` are this model's and the other's.
+
+        `advance` is called with numbers of tokens whose rows have been computed.
+        """
         own, other = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
         paired = pair_anchors(own, other, anchors, pair_special=pair_special, share=share)
         with torch.no_grad():
-            state = RelativeState.build(input_embeddings(model), paired.llm_ids, relative, temperature)
+            state = RelativeState.build(input_embeddings(model), paired.llm_ids, relative, temperature, advance=advance)
         return cls(paired, state)
 
     def save(self, folder: Path) -> None:
@@ -118,7 +123,8 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     own = (
         EditedPlugin.load(context.artifact(edit), context.device) if edit else context.load_model(spec.inputs["model"])
     )
-    with context.clock.phase("attach"):
+    tokens = len(input_embeddings(own.model))
+    with context.clock.phase("attach"), context.progress("comparing tokens with anchors", tokens) as advance:
         pair = PairState.of(
             own.model,
             (own.tokenizer, other.tokenizer),
@@ -127,6 +133,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
             rules["temperature"],
             pair_special=rules["eos"] == "pair_special",
             share=rules.get("anchor_share", 1.0),
+            advance=advance,
         )
     if not edit:
         pair = replace(pair, round_trip=round_trip(own.model, own.tokenizer, pair.state))

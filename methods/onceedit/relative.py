@@ -6,7 +6,7 @@ and normaliser of its softmax, its nearest anchors, and bounds on the others; an
 and columns are computed from the embeddings on demand.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, Self
@@ -95,6 +95,7 @@ class RelativeState:
         temperature: float = 1.0,
         *,
         nearest: int = NEAREST,
+        advance: Callable[[int], object] = lambda tokens: None,
     ) -> Self:
         """Build the state in one pass over the rows of R; needs memory for a few tiles and the state itself.
 
@@ -103,6 +104,7 @@ class RelativeState:
             anchor_ids: token id of each anchor, in anchor order, without duplicates.
             rule, temperature: see the class.
             nearest: number of anchors to list per token, capped at the number of anchors.
+            advance: called with the number of tokens of each tile, V in all.
         """
         if len(set(anchor_ids)) != len(anchor_ids):
             raise ValueError("duplicate anchor: a token id occurs twice")
@@ -126,7 +128,7 @@ class RelativeState:
             mean_x_V=wide.new_empty(n_tokens),
             owner_A=wide.new_zeros(n_anchors, dtype=torch.long),
         )
-        return state._filled()
+        return state._filled(advance)
 
     @property
     def n_tokens(self) -> int:
@@ -246,19 +248,20 @@ class RelativeState:
             x_TA[:, block] = self.exponents(ids, block, dtype)
         return x_TA
 
-    def _filled(self) -> Self:
+    def _filled(self, advance: Callable[[int], object]) -> Self:
         """This state, with all tensors computed."""
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             self.norm_V[ids] = self.geometry.norms(self.vectors(ids)).clamp_min_(_SMALLEST_NORM)
         if self.rule != "deepen":
             self.scale_V.fill_(self._scale)
         if self.embeddings_VD.is_cuda or self.n_tokens * self.n_anchors <= SINGLE_ABOVE_PAIRS:
-            self._fill()
+            self._fill(advance)
             return self
         rows = max(1, PASS_BYTES // (4 * self.n_anchors))
-        return replace(self, error=single.fill(self, rows, _DEEPEN_SCALE if self.rule == "deepen" else None))
+        scale = _DEEPEN_SCALE if self.rule == "deepen" else None
+        return replace(self, error=single.fill(self, rows, scale, advance))
 
-    def _fill(self) -> None:
+    def _fill(self, advance: Callable[[int], object]) -> None:
         """Compute all tensors in fp64."""
         listed = self.near_VM.shape[1]
         best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)
@@ -287,4 +290,5 @@ class RelativeState:
             is_better_A = values_A > best_A
             best_A = torch.where(is_better_A, values_A, best_A)
             self.owner_A.copy_(torch.where(is_better_A, index_A + ids.start, self.owner_A))
+            advance(ids.stop - ids.start)
         self.owner_A.copy_(torch.where(own_A >= best_A, self.anchor_ids_A, self.owner_A))

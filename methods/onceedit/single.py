@@ -5,6 +5,7 @@ All vectors are unit vectors when they are multiplied, so by the Cauchy-Schwarz 
 needs more recomputes single rows in fp64 from the embeddings (`RelativeState.exact_log_z`).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ _SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
 _ANCHORS = 4096  # anchors converted at once
 
 
-def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float:
+def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance: Callable[[int], object]) -> float:
     """Fill the state and return a bound on the error of its exponents and of log Z.
 
     The bounds `next_x_V` and `low_x_V` are widened by the error, so that they hold for the exact exponents. An owner is
@@ -30,6 +31,7 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float
         state: with norms; overwritten.
         rows: tokens per tile.
         deepen_scale: s of the scale s / ‖c_i‖; None if the scales are entered already.
+        advance: called with the number of tokens of each tile.
     """
     root_DD = state.geometry.root()
     anchors_AD = torch.empty(state.n_anchors, state.embeddings_VD.shape[1], device=state.embeddings_VD.device)
@@ -71,6 +73,7 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None) -> float
         x_TA[own_N, place_V[ids][own_N]] = -torch.inf  # the own term is exact, so only the others are added in fp32
         others_T = x_TA.sub_(peak_T1).exp_().sum(dim=-1).double()
         state.log_z_V[ids] = others_T.add_(own_T).log_() + peak_T1[:, 0].double()
+        advance(ids.stop - ids.start)
     error = largest + _SUM_ERROR
     state.owner_A.copy_(_proved_owners(state, error))
     return error

@@ -170,3 +170,14 @@ def test_what_a_pass_in_fp32_leaves_open_is_computed_when_it_is_read(state, in_f
 def test_an_owner_is_entered_only_if_it_is_proved(state, in_fp32):
     known_A = in_fp32.owner_A >= 0
     assert in_fp32.owner_A[known_A].equal(state.owner_A[known_A])
+
+
+@pytest.mark.parametrize("single_above", [0, 10**9])
+def test_progress_counts_every_token_once(single_above, monkeypatch):
+    monkeypatch.setattr(relative, "SINGLE_ABOVE_PAIRS", single_above)
+    monkeypatch.setattr(relative, "PASS_BYTES", 8 * 20 * 7)
+    counted = []
+    embeddings = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    RelativeState.build(embeddings, range(20), "plain", advance=counted.append)
+    assert sum(counted) == 50
+    assert len(counted) > 1
