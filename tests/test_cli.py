@@ -76,9 +76,9 @@ MISTAKES = {
     "a typo in a key": ({"modles": ["tiny/llama"]}, None, ["modles", "models"]),
     "a typo in an option": ({"methods": [{"name": "ft-l", "layre": 1}]}, None, ["layre", "layer"]),
     "an unregistered method": (
-        {"methods": ["none", "serac"]},
+        {"methods": ["none", "knife"]},
         None,
-        ["unknown method 'serac'", "harness list methods"],
+        ["unknown method 'knife'", "harness list methods"],
     ),
     "a model path that does not exist": (
         {"models": [{"name": "tiny/llama", "weights": "pretrained", "path": "nowhere/model"}]},
