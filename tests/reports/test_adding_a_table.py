@@ -100,6 +100,7 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
         "'retention', 'ripple', 'robustness', 'time'"
     )
     assert figures == (
-        "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'mirage', 'pareto', 'quality_bars', 'retention', 'sweep']"
+        "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'mirage', 'pareto', 'quality_bars', 'retention', "
+        "'sweep']"
     )
     assert imported == "set()"
