@@ -182,7 +182,7 @@ class Judge:
         if not self._verdicts and self._others >= PATIENCE:
             raise EndpointError(
                 f"judge '{self._form.model}': none of its first {self._others} replies is CORRECT or INCORRECT, but "
-                f"'{one_line(next(reversed(unclear.values())))}'",
+                f"'{one_line([*unclear.values()][-1])}'",
                 fix="judge: {model: …}, one that follows instructions and does not think aloud",
             )
 

@@ -1,7 +1,7 @@
 """What an edit loses when it is asked in another form or under pressure: paired changes of the same records."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from harness.errors import UserError
 from harness.registry import register_table
@@ -63,9 +63,11 @@ def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.
     found: dict[Quantity, pd.Series[float]] = {}
     for axis, (group, plain) in AXES.items():
         kinds = kinds_of(questions[questions["axis"] == axis], "record_id", "score", group, plain)
-        if not len(kinds.columns) and (records["axis"] == axis).any():
-            kinds = _scores(records, axis).to_frame(Quantity(group, plain))
-        found |= {quantity: kinds[quantity] - edit for quantity in kinds.columns}
+        quantities = cast("list[Quantity]", list(kinds.columns))
+        scores = {quantity: kinds[quantity] for quantity in quantities}
+        if not scores and (records["axis"] == axis).any():
+            scores = {Quantity(group, plain): _scores(records, axis)}
+        found |= {quantity: score - edit for quantity, score in scores.items()}
     if len(distracted):
         found[Quantity("Under pressure", "Prefix")] = _scores(distracted, "rel") - edit
     if not found:
