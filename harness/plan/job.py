@@ -42,6 +42,11 @@ class Job:
     resources: Resources
 
     @property
+    def model(self) -> ModelRef | None:
+        """The model that it is about; None where it loads none."""
+        return next(iter(self.models), None)
+
+    @property
     def is_cell(self) -> bool:
         """Whether it runs a cell; otherwise it builds an artifact."""
         return isinstance(self.work, Cell)

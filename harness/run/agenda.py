@@ -47,7 +47,7 @@ class Agenda:
         ready = [job for job in self._waiting if self._open.isdisjoint(job.needs)]
         if not ready:
             return None
-        models = [_model(job) for job in ready]
+        models = [job.model for job in ready]
         model = held if held in models else models[0]
         share = -(-len(ready) // self._processes)
         jobs = [job for job, its in zip(ready, models, strict=True) if its == model][: min(self._packing, share)]
@@ -62,7 +62,3 @@ class Agenda:
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Jobs of a batch whose process has died, to be taken next."""
         self._waiting = [*jobs, *self._waiting]
-
-
-def _model(job: Job) -> "ModelRef | None":
-    return next(iter(job.models), None)

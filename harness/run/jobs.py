@@ -158,7 +158,7 @@ def _packs(jobs: Sequence[Job], packing: int, fits: Callable[[Sequence[Job]], bo
     """Jobs on one model together, in the order in which the models first appear."""
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(next(iter(job.models), job.place), []).append(job)
+        groups.setdefault(job.model or job.place, []).append(job)
     for group in groups.values():
         pack: list[Job] = []
         for job in group:

@@ -165,7 +165,7 @@ class _Worker:
             self._process.start()
             theirs.close()
         self.batch, self._since = batch, time.perf_counter()
-        self.held = next(iter(batch.jobs[0].models), None)
+        self.held = batch.jobs[0].model
         with contextlib.suppress(BrokenPipeError):  # it has just died; `hear` finds out as for any other
             self.connection.send(batch)
 

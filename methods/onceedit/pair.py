@@ -6,7 +6,6 @@ edit if its embeddings are trained; if they are frozen, it is that of the unedit
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.api import ArtifactSpec, Context
+from harness.api import Advance, ArtifactSpec, Context
 from methods.onceedit.anchors import Anchors, Rule, pair_anchors
 from methods.onceedit.geometry import Geometry
 from methods.onceedit.plugin import EditedPlugin
@@ -58,7 +57,7 @@ class PairState:
         *,
         pair_special: bool,
         share: float = 1.0,
-        advance: Callable[[int], object] = lambda tokens: None,
+        advance: Advance = lambda steps=1: None,
     ) -> Self:
         """Match the vocabularies and compute the model's state; `tokenizers` are this model's and the other's.
 

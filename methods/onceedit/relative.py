@@ -6,7 +6,7 @@ and normaliser of its softmax, its nearest anchors, and bounds on the others; an
 and columns are computed from the embeddings on demand.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, Self
@@ -14,6 +14,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from harness.api import Advance
 from harness.models.precision import working_dtype
 from methods.common.memory import buffer_bytes
 from methods.onceedit import single
@@ -95,7 +96,7 @@ class RelativeState:
         temperature: float = 1.0,
         *,
         nearest: int = NEAREST,
-        advance: Callable[[int], object] = lambda tokens: None,
+        advance: Advance = lambda steps=1: None,
     ) -> Self:
         """Build the state in one pass over the rows of R; needs memory for a few tiles and the state itself.
 
@@ -248,7 +249,7 @@ class RelativeState:
             x_TA[:, block] = self.exponents(ids, block, dtype)
         return x_TA
 
-    def _filled(self, advance: Callable[[int], object]) -> Self:
+    def _filled(self, advance: Advance) -> Self:
         """This state, with all tensors computed."""
         for ids in self.tiles(self.embeddings_VD.shape[1]):
             self.norm_V[ids] = self.geometry.norms(self.vectors(ids)).clamp_min_(_SMALLEST_NORM)
@@ -261,7 +262,7 @@ class RelativeState:
         scale = _DEEPEN_SCALE if self.rule == "deepen" else None
         return replace(self, error=single.fill(self, rows, scale, advance))
 
-    def _fill(self, advance: Callable[[int], object]) -> None:
+    def _fill(self, advance: Advance) -> None:
         """Compute all tensors in fp64."""
         listed = self.near_VM.shape[1]
         best_A = torch.full_like(self.owner_A, -torch.inf, dtype=torch.float64)

@@ -5,11 +5,12 @@ All vectors are unit vectors when they are multiplied, so by the Cauchy-Schwarz 
 needs more recomputes single rows in fp64 from the embeddings (`RelativeState.exact_log_z`).
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from harness.api import Advance
 
 if TYPE_CHECKING:
     from methods.onceedit.relative import RelativeState
@@ -21,7 +22,7 @@ _SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
 _ANCHORS = 4096  # anchors converted at once
 
 
-def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance: Callable[[int], object]) -> float:
+def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance: Advance) -> float:
     """Fill the state and return a bound on the error of its exponents and of log Z.
 
     The bounds `next_x_V` and `low_x_V` are widened by the error, so that they hold for the exact exponents. An owner is
