@@ -69,7 +69,7 @@ seven=(--model llama2-7b --dtype bfloat16)
 pair=(--pair llama2-7b+tinyllama-1.1b --like smollm2-135m --dtype bfloat16 --repeats 12)
 measure ensemble ensemble 100 "${pair[@]}" --rule deepen
 measure ensemble_whitened ensemble 60 "${pair[@]}" --rule whitened
-measure passes speculative 50 "${seven[@]}" --parts passes
+measure passes speculative 50 --model llama2-7b --dtype float32 --parts passes # drafts are only verified in fp32
 measure edit_stage edit_stage 50 --model tinyllama-1.1b --precision bf16 --repeats 3
 measure editing editing 170 "${seven[@]}" --edits 5 --repeats 1 --train 60 --unrelated 10 \
     --set memit.moments=train_prompts mend.steps=20 mend.validation=20 mend.validate_every=10

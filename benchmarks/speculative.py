@@ -19,7 +19,7 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Workbench.opened(options, options.edits, console) as bench:
         method = MethodBench(bench, "onceedit", quick_hparams("onceedit", options.quick) | options.set)
         plugin = OnceEditHparams(**method.hparams).plugin_entry.reference(bench.target.corpus or bench.data)
+        plugin = replace(plugin, dtype="float32")  # as OnceEdit runs a plug-in that drafts
         bench.build(plugin.artifacts().values())
         both = {"target": bench.model, "plug-in": bench.context.load_model(plugin)}
         passes = {name: pass_seconds(loaded.model, options.length) for name, loaded in both.items()}
