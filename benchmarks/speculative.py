@@ -74,9 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = command.start(options)
     kinds: dict[str, Kind] = {}
     with Workbench.opened(options, options.edits, console) as bench:
-        method = MethodBench(bench, "onceedit", quick_hparams("onceedit", options.quick) | options.set)
+        # a plug-in that drafts is in fp32 on every device; step by step it is then measured in fp32 too
+        hparams = quick_hparams("onceedit", options.quick) | options.set | {"decode": "speculative"}
+        method = MethodBench(bench, "onceedit", hparams)
         plugin = OnceEditHparams(**method.hparams).plugin_entry.reference(bench.target.corpus or bench.data)
-        plugin = replace(plugin, dtype="float32")  # as OnceEdit runs a plug-in that drafts
+        plugin = replace(plugin, dtype="float32")
         bench.build(plugin.artifacts().values())
         both = {"target": bench.model, "plug-in": bench.context.load_model(plugin)}
         passes = {name: pass_seconds(loaded.model, options.length) for name, loaded in both.items()}
@@ -129,7 +131,7 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
         counts.setdefault(name, {})[turn] = speculation.counts
 
     def exact(turn: int) -> None:
-        made.setdefault(EXACT, {})[turn] = pair.generate([queries[turn]])[0]
+        made.setdefault(EXACT, {})[turn] = step_by_step(pair, queries[turn])
 
     def of_round(run: Callable[[int], None]) -> Callable[[int], None]:
         return lambda turn: run(turn % len(queries))  # there may be more warm-up rounds than prompts
@@ -151,6 +153,15 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     per_token = {name: of.mean / options.length for name, of in found.items()}
     totals = {name: dict(sum(of.values(), Counter())) for name, of in counts.items()}
     return Kind(statistics.fmean(pair.scope(queries)), per_token, totals, len(queries) * options.length)
+
+
+@torch.no_grad()
+def step_by_step(pair: EnsembleModel, query: Query) -> list[int]:
+    """The tokens of the step-by-step decoder."""
+    stepwise, made = Stepwise(pair, [query]), list[int]()
+    for step in range(len(query.target_ids)):
+        made.append(stepwise.tokens(step, [made])[0])
+    return made
 
 
 @torch.no_grad()
