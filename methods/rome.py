@@ -44,12 +44,13 @@ class RomeHparams(ClosedFormHparams):
         return self.v_steps * count(self.layers)
 
 
-@register("rome", title="ROME", family="weights", version=2)
+@register("rome", title="ROME", family="weights", version=3)
 class Rome(ClosedFormMethod):
     """Optimise the output of a matrix W at the subject's last token, then add the rank-one update that produces it.
 
     Edits are applied sequentially, and so are layers: each value is optimised on the weights left by all previous updates.
-    The value is what W puts out, in front of the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there.
+    The value is what W puts out, in front of the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there. It
+    keeps its length, which that norm ignores: a longer one would change the outputs for all other keys more.
     """
 
     Hparams = RomeHparams
@@ -75,6 +76,7 @@ class Rome(ClosedFormMethod):
     ) -> float:
         """Write one fact, layer by layer; return the probability of its target under the last layer's value."""
         from methods.common.aligned import advance, enter, through
+        from methods.common.normed import turned
         from methods.common.values import optimise
 
         layers = self.hparams.layers
@@ -86,13 +88,15 @@ class Rome(ClosedFormMethod):
             scale_1 = went.values_BV[:1].norm(dim=-1)
             if model.layout.value_norm is None:
                 value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
-            else:  # the block normalises the value before adding it to the stream
+                delta_V = value.delta_ND[0]
+            else:  # the block normalises the value before adding it to the stream, so its length is free
                 value = optimise(model, [made], stream, layer, scale_1, self.hparams, at_value=True)
+                delta_V = turned(went.values_BV[0], value.delta_ND[0])
             contexts = len(made.contexts)
             shift_KV = rank_one(
                 went.keys_BK[:contexts],
                 went.values_BV[:contexts],
-                value.delta_ND[0],
+                delta_V,
                 factors.get(layer),
                 self.hparams.key_mode,
             )

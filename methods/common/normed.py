@@ -43,6 +43,23 @@ def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
     return unit_ND * length_N1 * (mean_N1 + epsilon).sqrt()
 
 
+def turned(value_D: Tensor, delta_D: Tensor) -> Tensor:
+    """The change δ of a value v without its change of length, which the norm undoes (but for ε): c (v + δ) - v of v's length.
+
+    An optimiser of δ never shortens v + δ, because the gradient is perpendicular to it, and a rank-one update writes its share of
+    the whole δ to every other key.
+
+    Args:
+        value_D: v, D.
+        delta_D: δ, D.
+
+    Returns:
+        D, in float64.
+    """
+    value_D, moved_D = value_D.double(), value_D.double() + delta_D.double()
+    return moved_D * (value_D.norm() / moved_D.norm()) - value_D
+
+
 def _divided(pulled_ND: Tensor, by_ND: Tensor) -> Tensor:
     """The quotient, and 0 for components that the norm does not let through."""
     return torch.where(pulled_ND == 0, 0.0, pulled_ND / by_ND)

@@ -237,6 +237,10 @@ def test_the_vector_that_the_matrix_now_adds_is_the_one_that_was_optimised(archi
         edited = rome(layers=[1]).edit(model, [request], artifacts, TinyContext())
         _, value_V, _ = watch(model, 1, row.ids, row.pivot)
         edited.revert()
+        if model.layout.value_norm:
+            assert float(value_V.norm()) == pytest.approx(float(plain_V.norm()), rel=1e-5), (
+                "the norm ignores its length"
+            )
 
         def add(_, outputs_1TV):
             moved_1TV = outputs_1TV.clone()
