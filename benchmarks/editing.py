@@ -143,8 +143,8 @@ def relative(found: Mapping[str, MethodTimes]) -> dict[str, dict[str, dict[str, 
 
 def table(title: str, found: Mapping[str, MethodTimes], against: Mapping[str, Any]) -> Table:
     """One row per method."""
-    made = command.new_table(title, ["method"], ["ms per edit", "range", "× OnceEdit", "attach s", "artifacts s",
-        "evaluation, ms per record", "range", "× OnceEdit"])  # fmt: skip
+    made = command.new_table(title, ["method"], ["ms per edit", "range", "edits per s", "× OnceEdit", "attach s",
+        "artifacts s", "evaluation, ms per record", "range", "× OnceEdit"])  # fmt: skip
     for name, of in found.items():
         if of.reason is not None:
             made.add_row(of.title, "failed, see below")
@@ -157,10 +157,16 @@ def table(title: str, found: Mapping[str, MethodTimes], against: Mapping[str, An
             values = [1e3 * value for value in of.seconds[key]]
             multiple = f"{against[name][key]['median']:.2f}" if against else "–"
             cells.append([number(statistics.median(values)), command.spread(values, number), multiple])
+        cells[0].insert(2, per_second(of.seconds[EDIT]))
         built = sum(sum(phases.values()) for phases in of.artifacts_s.values())
         attach = statistics.median(of.seconds[ATTACH])
         made.add_row(of.title, *cells[0], *(number(value) if value else "–" for value in (attach, built)), *cells[1])
     return made
+
+
+def per_second(seconds: Sequence[float]) -> str:
+    """Edits per second, from the median of the seconds per edit of each round."""
+    return number(1 / statistics.median(seconds)) if any(seconds) else "–"
 
 
 def remarks(found: Mapping[str, MethodTimes]) -> list[str]:

@@ -5,7 +5,7 @@ from methods.common.aggregation.editor import LearnedAggregationMethod
 from methods.common.aggregation.hparams import AggregationHparams
 
 
-@register("emsedit", title="EMSEdit", family="hypernetwork", version=1)
+@register("emsedit", title="EMSEdit", family="hypernetwork", version=2)
 class EmsEdit(LearnedAggregationMethod):
     """MALMEN's hypernetwork with two rounds per batch, the second of which sees the gradients of the shifted model.
 

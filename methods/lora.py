@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
+from methods.common import Implementation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,8 @@ class LoraHparams(Hparams):
         batch: edits per call; the updates of a call are merged into the weights that the next one trains.
         micro_batch: rows per backward pass; affects memory, and results only through rounding.
         loss_stop: a call ends when its mean loss falls below this.
+        implementation: `corrected` averages over the edits of a call. `faithful-easyedit` averages over all of their tokens, and
+            the calls of an edit run train the same updates (lora_main.py:66), which are merged after the last one.
     """
 
     rank: int = Field(ge=1)
@@ -39,6 +42,7 @@ class LoraHparams(Hparams):
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     loss_stop: float = Field(ge=0)
+    implementation: Implementation = "corrected"
 
     @property
     def passes_per_edit(self) -> float:
@@ -95,16 +99,18 @@ class Lora(Method):
             context.clock.phase("edit"),
         ):
             rows = [edit_row(model, query, "corrected") for query in edit_queries(model, requests)]
-            for start in range(0, len(rows), self.hparams.batch):
-                call = rows[start : start + self.hparams.batch]
+            calls = [rows[start : start + self.hparams.batch] for start in range(0, len(rows), self.hparams.batch)]
+            are_one = self.hparams.implementation == "faithful-easyedit"
+            for together in [calls] if are_one and calls else [[call] for call in calls]:
                 with low_rank(linears, self.hparams.rank, torch.Generator().manual_seed(context.seed)) as updates:
-                    ends.append(self._train(model, updates, call))
-                advance(len(call))
+                    for call in together:
+                        ends.append(self._train(model, updates, call))
+                        advance(len(call))
         diagnostics = {"final_loss": sum(ends) / len(ends)} if ends else {}
         return WeightEditedModel(model, weights.restore, diagnostics)
 
     def _train(self, model: "LoadedModel", updates: "Sequence[nn.Parameter]", rows: "Sequence[PredictionRow]") -> float:
-        """Minimise the mean over edits of -log p of a target token, mean over its tokens; return it before the last step."""
+        """Minimise the mean of -log p of the targets' tokens; return it before the last step."""
         import torch
 
         from harness.models.batching import length_sorted
@@ -112,6 +118,8 @@ class Lora(Method):
         from methods.common.factors import label_losses, places_of
         from methods.common.prediction import padded
 
+        is_mean_of_tokens = self.hparams.implementation == "faithful-easyedit"
+        whole = sum(len(row.labels) for row in rows) if is_mean_of_tokens else len(rows)
         parts = [
             [rows[index] for index in chosen]
             for chosen in length_sorted(rows, lambda row: len(row.ids), self.hparams.micro_batch)
@@ -123,7 +131,10 @@ class Lora(Method):
             adam.zero_grad()
             value = 0.0
             for part, streams in zip(parts, entering, strict=True):
-                loss = label_losses(logits_at(model, streams, 0, places_of(part)), part).sum() / len(rows)
+                losses_B = label_losses(logits_at(model, streams, 0, places_of(part)), part)
+                if is_mean_of_tokens:
+                    losses_B = losses_B * losses_B.new_tensor([len(row.labels) for row in part])
+                loss = losses_B.sum() / whole
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += float(loss.detach())
             if not value < float("inf"):

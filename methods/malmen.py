@@ -1,15 +1,42 @@
 """MALMEN: a hypernetwork whose changes are aggregated by least squares (Tan et al. 2024, arXiv 2311.04661)."""
 
+from typing import TYPE_CHECKING
+
 from harness.registry import register
+from methods.common import Implementation
 from methods.common.aggregation.editor import LearnedAggregationMethod
 from methods.common.aggregation.hparams import AggregationHparams
 
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+    from methods.common.aggregation.rounds import Rounds
 
-@register("malmen", title="MALMEN", family="hypernetwork", version=1)
+
+class MalmenHparams(AggregationHparams):
+    """Hyper-parameters of MALMEN, in addition to those of its hypernetwork.
+
+    Attributes:
+        implementation: `faithful-easyedit` edits as EasyEdit does: it reads all tokens of an edit and averages over all labels
+            of a micro-batch, so that `micro_batch` affects results. The hypernetwork is the same.
+    """
+
+    implementation: Implementation = "corrected"
+
+
+@register("malmen", title="MALMEN", family="hypernetwork", version=2)
 class Malmen(LearnedAggregationMethod):
     """One shift per matrix that comes nearest to what all edits of a batch wish, so that they do not cancel as in MEND's sum.
 
     Trained with a KL term on locality probes. With `rounds: 2` it is MALMEN² of EMSEdit's paper.
     """
 
-    Hparams = AggregationHparams
+    Hparams = MalmenHparams
+    hparams: MalmenHparams
+
+    def rounds(self, model: "LoadedModel") -> "Rounds":
+        """As `implementation` says."""
+        from methods.common.aggregation.as_easyedit import EasyEditRounds
+
+        if self.hparams.implementation == "faithful-easyedit":
+            return EasyEditRounds(model, self.hparams)
+        return super().rounds(model)

@@ -9,6 +9,7 @@ from pydantic import Field
 from harness.api import ArtifactSpec
 from harness.records import DataRef
 from harness.registry import register
+from methods.common import Implementation
 from methods.common.aggregation.editor import AggregationMethod
 from methods.common.aggregation.hparams import EditedHparams
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.models.catalogue import ModelRef
+    from harness.models.loaded import LoadedModel
     from methods.common.aggregation.network import Changes
     from methods.common.aggregation.rounds import Rounds
 
@@ -27,11 +29,14 @@ class UltraEditHparams(EditedHparams):
         batch: edits per update ("turn"); successive updates accumulate in the same weights.
         edit_lr: η, the size of the desired changes.
         ridge: λ of the least-squares problem.
+        implementation: `faithful-easyedit` reads all tokens of an edit and averages over all labels of a micro-batch, so that
+            `micro_batch` affects results.
     """
 
     batch: int = Field(ge=1)
     edit_lr: float = Field(gt=0)
     ridge: float = Field(gt=0)
+    implementation: Implementation = "corrected"
 
 
 @register("ultraedit", title="UltraEdit", family="weights", version=1)
@@ -52,6 +57,14 @@ class UltraEdit(AggregationMethod):
         """
         self.hparams.require_known(target)
         return {}
+
+    def rounds(self, model: "LoadedModel") -> "Rounds":
+        """As `implementation` says."""
+        from methods.common.aggregation.as_easyedit import EasyEditRounds
+
+        if self.hparams.implementation == "faithful-easyedit":
+            return EasyEditRounds(model, self.hparams)
+        return super().rounds(model)
 
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"

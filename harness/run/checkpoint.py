@@ -5,7 +5,7 @@ each point that was scored. Each of them appears whole. Only the first says how 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +25,21 @@ FILES = ("weights.safetensors", "state.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What it took to apply a block.
+    """What it took to apply a block, and how large the weights are afterwards.
 
     Attributes:
         edits: number of edits so far at its end.
         phases_s: seconds by phase.
         citable: False for the first block after an interruption: an earlier run may have begun it.
+        memory_bytes: memory in use at its end (`cost.held_memory_bytes`).
+        norm_drift: of all blocks so far (`fluency.norm_drift`).
     """
 
     edits: int
     phases_s: dict[str, float]
     citable: bool
+    memory_bytes: int
+    norm_drift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +93,18 @@ class Checkpoint:
         self.root = root
 
     def progress(self) -> Progress | None:
-        """How far the sequence was when it was last kept; None if it never was."""
+        """How far the sequence was when it was last kept; None if it never was.
+
+        Raises:
+            UserError: when a version of this program with other blocks has written it.
+        """
         kept = self._kept()
         if not kept:
             return None
         content = kept[-1].read("progress.json")["progress"]
+        known = {field.name for field in fields(Block)}
+        if any(block.keys() != known for block in content["blocks"]):
+            raise self.unusable("another version of this program has written it")
         blocks = tuple(Block(**block) for block in content.pop("blocks"))
         return Progress(**{**content, "blocks": blocks, "resumed": tuple(content["resumed"])})
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import resource
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 from harness.api import Phase
@@ -65,6 +67,20 @@ def peak_memory_bytes(device: str) -> int:
 
         return sum(int(torch.cuda.max_memory_allocated(each)) for each in _in_use(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def held_memory_bytes(device: str) -> int:
+    """Memory in use now: of all GPUs in use where there are any, else what the process holds in RAM; where only its peak is known,
+    the peak.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return sum(int(torch.cuda.memory_allocated(each)) for each in _in_use(device))
+    if sys.platform != "linux":
+        return peak_memory_bytes(device)
+    _, resident, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(resident) * resource.getpagesize()
 
 
 def reset_peak_memory(device: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.api import EditedModel, Method, State
+from harness.evaluation.fluency import norm_drift, norms
 from harness.evaluation.metrics import aggregate
 from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
@@ -23,6 +24,7 @@ from harness.models.weights import InstalledWeights, changed, fingerprint, weigh
 from harness.records import Answer, EditRequest
 from harness.run.checkpoint import Block, Checkpoint, Point, Progress
 from harness.run.context import RunContext
+from harness.run.cost import held_memory_bytes
 from harness.store import provenance
 from harness.suite.schedule import Schedule
 
@@ -43,6 +45,7 @@ class Chain:
     def __init__(self, method: Method, model: LoadedModel, folders: Mapping[str, Path], context: RunContext) -> None:
         self._method, self._model, self._folders, self._context = method, model, folders, context
         self._fingerprint = fingerprint(model.model)
+        self._norms = norms(model.model)
         self._undo = ExitStack()
         self._is_edited = False
         self.edited: EditedModel = WeightEditedModel(model)
@@ -84,6 +87,10 @@ class Chain:
         """Of all weights, as they are now."""
         return weight_hash(self._model.model)
 
+    def norm_drift(self) -> float:
+        """Growth of the matrices that were changed; see `fluency.norm_drift`."""
+        return norm_drift(self._norms, norms(self._model.model))
+
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
@@ -123,7 +130,8 @@ class SequenceRun:
             if places.stop > progress.edits:
                 clock = self._context.restart(self._seed)
                 chain.go_on(requests[places.start : places.stop])
-                block = Block(places.stop, clock.seconds, citable=not is_interrupted)
+                memory_bytes = held_memory_bytes(self._context.device)
+                block = Block(places.stop, clock.seconds, not is_interrupted, memory_bytes, chain.norm_drift())
                 is_interrupted = False
                 progress = replace(
                     progress,

@@ -99,6 +99,7 @@ def factors_of(
     layer: int,
     rows: Sequence[PredictionRow],
     weights_B: Tensor,
+    places: Sequence[tuple[int, int]] | None = None,
 ) -> dict[str, GradientFactors]:
     """Compute the factored gradient of Σ_b weight_b · (mean -log p of row b's labels).
 
@@ -109,6 +110,8 @@ def factors_of(
         layer: the lowest edited block.
         rows: scored positions and labels.
         weights_B: weight of each row's loss.
+        places: (row, column) of the tokens whose factors are returned, even where one is zero. By default all tokens where
+            none is.
 
     Returns:
         Detached factors for each module.
@@ -116,7 +119,7 @@ def factors_of(
     with _observed(modules) as seen, torch.enable_grad():
         losses_B = label_losses(logits_at(model, entering, layer, places_of(rows)), rows)
         gradients = torch.autograd.grad(losses_B @ weights_B.to(losses_B.dtype), [seen[name][1] for name in modules])
-    return {name: _factors(seen[name][0], gradient) for name, gradient in zip(modules, gradients, strict=True)}
+    return {name: _factors(seen[name][0], gradient, places) for name, gradient in zip(modules, gradients, strict=True)}
 
 
 @contextmanager
@@ -134,9 +137,12 @@ def _observed(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tens
         yield seen
 
 
-def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor) -> GradientFactors:
+def _factors(inputs_BTK: Tensor, gradients_BTD: Tensor, places: Sequence[tuple[int, int]] | None) -> GradientFactors:
     dtype = working_dtype(inputs_BTK)
-    rows_N, columns_N = (inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
+    if places is None:
+        rows_N, columns_N = (inputs_BTK.any(-1) & gradients_BTD.any(-1)).nonzero(as_tuple=True)
+    else:
+        rows_N, columns_N = torch.tensor(places, device=inputs_BTK.device).T
     inputs_NK, gradients_ND = inputs_BTK[rows_N, columns_N], gradients_BTD[rows_N, columns_N]
     shape = (len(inputs_BTK), inputs_BTK.shape[1])
     return GradientFactors(inputs_NK.to(dtype), gradients_ND.to(dtype), rows_N, columns_N, shape)

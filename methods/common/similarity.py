@@ -8,6 +8,7 @@ besides, such as a sentence before the question, does not count.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -63,21 +64,19 @@ class Embeddings:
 
 @dataclass(frozen=True, eq=False)
 class PromptMemory:
-    """The remembered prompts of E edits with K tokens in all.
+    """The remembered prompts of E edits with K tokens in all, U of them distinct.
 
     Attributes:
         embeddings: what tokens are compared by.
         ids_K: the prompts' tokens, prompt after prompt.
         shares_K: weight of each token in the similarity to its prompt; those of a prompt sum to 1.
         lengths_E: number of tokens of each prompt.
-        keys_KD: centred embeddings of the tokens, of unit length.
     """
 
     embeddings: Embeddings
     ids_K: Tensor
     shares_K: Tensor
     lengths_E: Tensor
-    keys_KD: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -109,31 +108,34 @@ class PromptMemory:
             lengths.append(len(ids_T))
         device = embeddings.rows_VD.device
         shares_K = torch.tensor(shares, dtype=torch.float32, device=device)
-        return cls.restored(
-            embeddings, torch.tensor(ids, device=device), shares_K, torch.tensor(lengths, device=device)
-        )
-
-    @classmethod
-    def restored(cls, embeddings: Embeddings, ids_K: Tensor, shares_K: Tensor, lengths_E: Tensor) -> Self:
-        """The memory with these tokens."""
-        return cls(embeddings, ids_K, shares_K, lengths_E, embeddings.centred(ids_K.tolist()))
+        return cls(embeddings, torch.tensor(ids, device=device), shares_K, torch.tensor(lengths, device=device))
 
     @classmethod
     def joined(cls, parts: Sequence["PromptMemory"]) -> Self:
         """One memory of all prompts of several ones, which have the same embeddings."""
-        tensors = ([getattr(part, name) for part in parts] for name in ("ids_K", "shares_K", "lengths_E", "keys_KD"))
+        tensors = ([getattr(part, name) for part in parts] for name in ("ids_K", "shares_K", "lengths_E"))
         return cls(parts[0].embeddings, *(torch.cat(tensor) for tensor in tensors))
 
     @torch.no_grad()
     def similarities(self, text: str) -> Tensor:
         """Similarity of a text to each prompt, E values in [-1, 1]."""
         ids_T, _ = self.embeddings.read(text)
-        nearest_K = (self.keys_KD @ self.embeddings.centred(ids_T).T).amax(dim=-1)
+        keys_UD, which_K = self._distinct
+        nearest_K = (keys_UD @ self.embeddings.centred(ids_T).T).amax(dim=-1)[which_K]
         return torch.segment_reduce(nearest_K * self.shares_K, "sum", lengths=self.lengths_E)
 
     def similarity(self, text: str) -> float:
         """Similarity of a text to the most similar prompt."""
         return float(self.similarities(text).amax())
+
+    @cached_property
+    def _distinct(self) -> tuple[Tensor, Tensor]:
+        """Centred embeddings of the distinct tokens, U × D, and which of them each token is.
+
+        Thousands of prompts repeat a few thousand tokens, each of which is compared once per text.
+        """
+        distinct_U, which_K = self.ids_K.unique(return_inverse=True)
+        return self.embeddings.centred(distinct_U.tolist()), which_K
 
 
 def _spaced(text: str) -> str:

@@ -4,22 +4,23 @@ A network is saved as a safetensors file with its weights and a JSON file with t
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.files import write_json
+from methods.common import Implementation
 from methods.common.factors import GradientFactors
 
 WEIGHTS = "hypernetwork.safetensors"
 TRAINING = "training.json"
 
-_EPSILON = 1e-7
+_EPSILON: Mapping[Implementation, float] = {"corrected": 1e-7, "faithful-easyedit": torch.finfo(torch.float32).eps}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,22 @@ class Residual(nn.Module):
 
     def forward(self, hidden_NS: Tensor, matrix: int) -> Tensor:
         """Transform the factors of matrix number `matrix`, N × S."""
-        mixed_NS = torch.addmm(self.bias_S, hidden_NS @ self.v_RS.mT, self.u_SR.mT)
-        return hidden_NS + torch.addcmul(self.shift_MS[matrix], self.scale_MS[matrix], mixed_NS).clamp(min=0)
+        return hidden_NS + torch.addcmul(self.shift_MS[matrix], self.scale_MS[matrix], self.mixed(hidden_NS)).clamp(
+            min=0
+        )
+
+    def mixed(self, hidden_NS: Tensor) -> Tensor:
+        """U V h + b, N × S."""
+        return torch.addmm(self.bias_S, hidden_NS @ self.v_RS.mT, self.u_SR.mT)
+
+
+class ScaledResidual(Residual):
+    """h + scale ⊙ max(U V h + b, 0) + shift: MALMEN scales and shifts after the maximum, MEND before it."""
+
+    def forward(self, hidden_NS: Tensor, matrix: int) -> Tensor:
+        """Transform the factors of matrix number `matrix`, N × S."""
+        positive_NS = self.mixed(hidden_NS).clamp(min=0)
+        return hidden_NS + torch.addcmul(self.shift_MS[matrix], self.scale_MS[matrix], positive_NS)
 
 
 class GradientTransform(nn.Module):
@@ -63,22 +78,22 @@ class GradientTransform(nn.Module):
 
     Args:
         inputs, outputs: K and D.
-        matrices: number of matrices with this shape.
-        rank: rank of the residual layers.
-        layers: number of residual layers; without any, pairs are only normalised.
-        generator: draws the initial weights.
+        residuals: the residual layers; without any, pairs are only normalised.
+
+    Attributes:
+        implementation: `faithful-easyedit` adds up variances as EasyEdit's MALMEN and UltraEdit do (malmen/nets.py:22): that of
+            m pairs counts m / (m - 1) times, and is NaN for one.
     """
 
     count: Tensor
     mean_S: Tensor
     squares_S: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, matrices: int, rank: int, layers: int, generator: torch.Generator | None
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, residuals: Iterable[Residual]) -> None:
         super().__init__()
         self.inputs, size = inputs, inputs + outputs
-        self.layers = nn.ModuleList(Residual(size, rank, matrices, generator) for _ in range(layers))
+        self.implementation: Implementation = "corrected"
+        self.layers = nn.ModuleList(residuals)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean_S", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares_S", torch.zeros(size, dtype=torch.float64))
@@ -91,7 +106,10 @@ class GradientTransform(nn.Module):
             return
         mean_S = rows_NS.mean(0)
         moved_S, total = mean_S - self.mean_S, self.count + len(rows_NS)
-        self.squares_S += (rows_NS - mean_S).square().sum(0) + moved_S.square() * (self.count * len(rows_NS) / total)
+        squares_S = (rows_NS - mean_S).square().sum(0)
+        if self.implementation == "faithful-easyedit":
+            squares_S = rows_NS.var(0) * len(rows_NS)
+        self.squares_S += squares_S + moved_S.square() * (self.count * len(rows_NS) / total)
         self.mean_S += moved_S * (len(rows_NS) / total)
         self.count.copy_(total)
 
@@ -105,7 +123,7 @@ class GradientTransform(nn.Module):
         """
         if self.count < 1:
             raise ValueError("the statistics of a gradient transform need observed rows")
-        spread_S = (self.squares_S / (self.count - 1).clamp(min=1)).sqrt() + _EPSILON
+        spread_S = (self.squares_S / (self.count - 1).clamp(min=1)).sqrt() + _EPSILON[self.implementation]
         rows_NS = torch.cat([inputs_NK, gradients_ND], dim=-1)
         hidden_NS = (rows_NS - self.mean_S.to(rows_NS.dtype)) / spread_S.to(rows_NS.dtype)
         for layer in self.layers:
@@ -122,6 +140,8 @@ class GradientTransforms(nn.Module):
         seed: seed of the initial weights; None if they are loaded afterwards.
     """
 
+    residual: ClassVar[type[Residual]] = Residual
+
     def __init__(self, matrices: tuple[EditedMatrix, ...], rank: int, layers: int, seed: int | None) -> None:
         super().__init__()
         self.matrices, self.rank = matrices, rank
@@ -131,11 +151,24 @@ class GradientTransforms(nn.Module):
             alike.setdefault(matrix.shape, []).append(matrix)
         self.transforms = nn.ModuleDict(
             {
-                shape: GradientTransform(group[0].inputs, group[0].outputs, len(group), rank, layers, generator)
+                shape: GradientTransform(
+                    group[0].inputs,
+                    group[0].outputs,
+                    [
+                        self.residual(group[0].inputs + group[0].outputs, rank, len(group), generator)
+                        for _ in range(layers)
+                    ],
+                )
                 for shape, group in alike.items()
             }
         )
         self._number = {matrix.name: alike[matrix.shape].index(matrix) for matrix in matrices}
+
+    def follow(self, implementation: Implementation) -> None:
+        """Normalise as this implementation does (see `GradientTransform`)."""
+        for transform in self.transforms.values():
+            assert isinstance(transform, GradientTransform)
+            transform.implementation = implementation
 
     def observe(self, factors: Mapping[str, GradientFactors]) -> None:
         """Add the factors of each matrix to the running statistics of its shape."""

@@ -25,11 +25,14 @@ Importing this package registers the backend, its scoring rules (`protocol: easy
 imported below.
 """
 
+from methods.easyedit.aggregated import EasyEditMalmen, EasyEditUltraEdit
 from methods.easyedit.alphaedit import EasyEditAlphaEdit
 from methods.easyedit.backend import EasyEdit
 from methods.easyedit.defer import EasyEditDefer
 from methods.easyedit.ft_l import EasyEditFtL
 from methods.easyedit.grace import EasyEditGrace
+from methods.easyedit.ike import EasyEditIke
+from methods.easyedit.lora import EasyEditLora
 from methods.easyedit.memit import EasyEditMemit
 from methods.easyedit.mend import EasyEditMend
 from methods.easyedit.rome import EasyEditRome
@@ -43,9 +46,13 @@ __all__ = [
     "EasyEditFtL",
     "EasyEditGeneration",
     "EasyEditGrace",
+    "EasyEditIke",
+    "EasyEditLora",
+    "EasyEditMalmen",
     "EasyEditMemit",
     "EasyEditMend",
     "EasyEditRome",
     "EasyEditScoring",
+    "EasyEditUltraEdit",
     "EasyEditWise",
 ]

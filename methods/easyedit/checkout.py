@@ -20,6 +20,7 @@ FETCH = "python -m harness easyedit fetch"
 INSTALL = "python -m pip install 'editing-harness[easyedit]'"
 EXTRAS = {
     "higher": "MEND",
+    "peft": "LoRA",
     "sklearn": "its evaluation",
     "nltk": "its evaluation",
     "regex": "its evaluation",

@@ -15,11 +15,15 @@ from typing import Any
 
 PACKAGES = ("", ".models", ".models.melo", ".util", ".trainer", ".trainer.algs", ".evaluate", ".dataset", ".editors")
 """Packages whose `__init__` is skipped; those of individual methods are run."""
-UNUSED = ("hydra", "matplotlib", "matplotlib.style", "datasets", "openai", "omegaconf")
+UNUSED = ("hydra", "matplotlib", "matplotlib.style", "datasets", "openai", "omegaconf", "sentence_transformers")
 """Imported by modules that are needed, but never called here; replaced by stand-ins unless installed."""
 ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     ".util": {"HyperParams": ".util.hparams"},
-    ".trainer": {"MEND": ".trainer.algs.MEND", "EditTrainer": ".trainer.EditTrainer"},
+    ".trainer": {
+        "MALMEN": ".trainer.algs.MALMEN",
+        "MEND": ".trainer.algs.MEND",
+        "EditTrainer": ".trainer.EditTrainer",
+    },
     ".trainer.algs": {"MEND": ".trainer.algs.MEND"},
     ".evaluate": {
         "attach_metric_meta": ".evaluate.metric_meta",

@@ -51,6 +51,25 @@ WORKAROUNDS = {
         "MEND: each edit run starts with a new executor and new hooks; EasyEdit's executor keeps the first model and archive "
         "that it was given (mend_main.py:78-82)"
     ),
+    "life-long-statistics": (
+        "UltraEdit, MALMEN: the statistics that normalise keys and gradients go on from call to call; EasyEdit's executor forgets "
+        "that it is initialised (ultraedit_main.py:59, malmen_main.py:65), so that they start anew with every turn"
+    ),
+    "every-request": (
+        "UltraEdit, MALMEN: a call has as many requests as are left, in micro-batches of equal size; EasyEdit refuses a smaller "
+        "last call and drops the requests behind the last full micro-batch (ultraedit_main.py:64-68, malmen_main.py:70-74)"
+    ),
+    "given-encoder": (
+        "IKE: texts are compared by their mean input embeddings; EasyEdit downloads a sentence encoder (ike_main.py:37). Cannot be "
+        "switched off"
+    ),
+    "found-edit": (
+        "IKE: a question is read with the edit that our memory finds for it, or none; EasyEdit's evaluation tells the model which "
+        "edit each question belongs to, those about locality too (evaluate.py:267-298). Cannot be switched off"
+    ),
+    "given-updates": (
+        "LoRA: the low-rank updates start from the same values as in our own implementation; peft draws its own"
+    ),
     "leading-space": (
         "MEND: when training on GPT-J, targets are tokenised with the space that follows the prompt; EasyEdit does so only "
         "if the tokenizer's class name contains GPT (zsre.py:226), and its file for GPT-J names AutoTokenizer"

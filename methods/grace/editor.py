@@ -17,6 +17,7 @@ from methods.common.layers import Layer, blocks_above
 from methods.common.sequential import EditTally, SequentialMethod
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
@@ -119,8 +120,8 @@ class Grace(SequentialMethod):
 
         Args:
             model, requests, artifacts, context: see `Method.extend`.
-            state: the codebook, the number of requests offered so far (initial values are drawn in that order), and the
-                outcomes of all edits so far.
+            state: the codebook, the generator of initial values, which are drawn in the order of all requests, and the outcomes of
+                all edits so far.
 
         Raises:
             UserError: if a request is longer than the model's context, or if all edits fail.
@@ -132,14 +133,16 @@ class Grace(SequentialMethod):
         from methods.grace.codebook import Codebook, label_of
         from methods.grace.training import learn, read
 
-        n_before = int(state["offered"]) if state else 0
+        generator = torch.Generator().manual_seed(context.seed)
+        if state:
+            generator.set_state(state["generator"].cpu())
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             queries = edit_queries(model, requests)
             keys_NK, outputs_ND = read(model, queries, self.hparams)
             # Between eps and sqrt(eps): above rounding accumulated over the layers, measured at 8 eps in fp32, and below
             # the distance between different prompts.
             noise = torch.finfo(model.model.dtype).eps ** 0.75
-            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, context.seed, n_before), noise, state)
+            book = Codebook(self.hparams, keys_NK, self._fresh(outputs_ND, generator), noise, state)
             labels = [label_of(query, self.hparams.implementation) for query in queries]
             offered = [book.insert(request, label) for request, label in enumerate(labels)]
             pending = [value for value in offered if value is not None]
@@ -149,15 +152,13 @@ class Grace(SequentialMethod):
         if not tally.learned:
             raise UserError("grace: the key or loss of every edit is not a number", fix="choose a smaller `lr`")
         diagnostics = {"keys": float(len(book)), "splits": float(book.splits), **tally.diagnostics()}
-        kept = {**book.state(), **tally.state(), "offered": torch.tensor(n_before + len(queries))}
+        kept = {**book.state(), **tally.state(), "generator": generator.get_state()}
         return RoutedModel(model, self.hparams.layer, book, diagnostics=diagnostics, state=kept)
 
-    def _fresh(self, outputs_ND: "Tensor", seed: int, n_before: int) -> "Tensor":
-        """Initial value of each request, given that `n_before` requests came earlier."""
+    def _fresh(self, outputs_ND: "Tensor", generator: "torch.Generator") -> "Tensor":
+        """Initial value of each request."""
         import torch
 
         if self.hparams.start == "warm":
             return outputs_ND
-        generator = torch.Generator().manual_seed(seed)
-        drawn_ND = torch.rand(n_before + len(outputs_ND), outputs_ND.shape[1], generator=generator)
-        return drawn_ND[n_before:].to(outputs_ND)
+        return torch.rand(outputs_ND.shape, generator=generator).to(outputs_ND)

@@ -28,14 +28,21 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     Raises:
         UserError: if there are none.
     """
-    records = [
-        record for record in context.load_data(spec.inputs["data"]).train if record.rephrases and record.locality
-    ]
-    if not records:
+    write_json(folder / FILE, list(_written(usable(context.load_data(spec.inputs["data"]).train))))
+
+
+def usable(records: Sequence[EditRecord]) -> list[EditRecord]:
+    """The records that have a rephrase and a locality probe.
+
+    Raises:
+        UserError: if there are none.
+    """
+    found = [record for record in records if record.rephrases and record.locality]
+    if not found:
         raise UserError(
             "ike: no train record has a rephrase and a locality probe", fix="datasets: [{train: ...}] with more records"
         )
-    write_json(folder / FILE, list(_written(records)))
+    return found
 
 
 def _written(records: Sequence[EditRecord]) -> Iterator[dict[str, str]]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from harness.api import ArtifactSpec, Context, EditedModel, Hparams, State
+from harness.errors import UserError
 from harness.memory import FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import require_train
+from methods.common import Implementation, require_train
 from methods.common.sequential import SequentialMethod
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ DEMONSTRATIONS_VERSION = 1
 """Increment when other demonstrations are made from the same records."""
 
 ROLE = "demonstrations"
+
+IDS = 8
+"""Bytes of an id, of which a token has four: of the prompt, of the statement, its share, and its place among the distinct ones."""
 
 
 class RetrievalHparams(Hparams):
@@ -60,13 +64,16 @@ class Retrieval(SequentialMethod):
     hparams: RetrievalHparams
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
-        """Embeddings of all edited prompts, and longer prompts to answer."""
+        """All edits as ids and the embeddings of their distinct tokens, and longer prompts to answer."""
         model, keys = target.footprint, data.edits * PROMPT_TOKENS
-        tokens = eval_batch * self.prompt_overhead()
+        tokens, distinct = eval_batch * self.prompt_overhead(), min(keys, model.vocab)
         return Memory(
-            kept={"embeddings of prompts": keys * model.hidden * model.entry_bytes},
+            kept={
+                "edits": 4.0 * keys * IDS,
+                "embeddings of their tokens": distinct * model.hidden * model.entry_bytes,
+            },
             evaluate={
-                "similarities": keys * PROMPT_TOKENS * FP32,
+                "similarities": (distinct * PROMPT_TOKENS + 2.0 * keys) * FP32,
                 "longer prompts": model.cache(tokens) + model.forward(tokens),
             },
         )
@@ -102,10 +109,13 @@ class IkeHparams(RetrievalHparams):
     Attributes:
         demonstrations: number of demonstrations in front of the fact, the most similar one last.
         demonstration_tokens: longer demonstrations are left out.
+        implementation: `faithful-easyedit` makes three demonstrations from every train record, chooses them for an edit and not
+            for a question, with the mean embedding of their text, and puts the most similar one first.
     """
 
     demonstrations: int = Field(ge=1)
     demonstration_tokens: int = Field(ge=1)
+    implementation: Implementation = "corrected"
 
 
 @register("ike", title="IKE", family="memory", version=1)
@@ -125,12 +135,14 @@ class Ike(Retrieval):
             UserError: if the dataset has none.
         """
         require_train(data, "ike shows demonstrations made from")
+        is_faithful = self.hparams.implementation == "faithful-easyedit"
+        form = {"form": "easyedit"} if is_faithful else {}
         return {
             ROLE: ArtifactSpec(
                 name="demonstrations",
                 kind="setup",
-                identity={"data": data.identity(), "version": DEMONSTRATIONS_VERSION},
-                builder="methods.retrieval.demonstrations:build",
+                identity={"data": data.identity(), "version": DEMONSTRATIONS_VERSION, **form},
+                builder=f"methods.retrieval.{'as_easyedit' if is_faithful else 'demonstrations'}:build",
                 inputs={"data": data},
                 passes=0,
             )
@@ -151,15 +163,34 @@ class Ike(Retrieval):
         """As for retrieval.
 
         Raises:
-            UserError: also if all demonstrations are too long.
+            UserError: also if all demonstrations are too long, or for a sequence with `faithful-easyedit`, whose text is not in
+                the state.
         """
         from methods.retrieval.demonstrations import Demonstrations
         from methods.retrieval.prompted import Facts, Prompted, embeddings_of
 
         hparams = self.hparams
+        if hparams.implementation == "faithful-easyedit":
+            if state:
+                raise UserError(
+                    "ike: faithful-easyedit makes all edits at once",
+                    fix="implementation: corrected, or schedule: batch",
+                )
+            return self._as_easyedit(model, requests, artifacts[ROLE], context)
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             facts = Facts.of(model, state, requests, hparams)
             folder, share, tokens = artifacts[ROLE], hparams.similarity_subject, hparams.demonstration_tokens
             shown = Demonstrations.load(folder, model, embeddings_of(model), share, tokens)
             advance(len(requests))
         return Prompted(model, facts, hparams, lambda prompt: shown.nearest(prompt, hparams.demonstrations))
+
+    def _as_easyedit(
+        self, model: "LoadedModel", requests: Sequence[EditRequest], folder: Path, context: Context
+    ) -> EditedModel:
+        from methods.retrieval.as_easyedit import Examples, PromptedAsEasyEdit
+
+        with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
+            examples = Examples.load(folder, model, self.hparams.demonstration_tokens)
+            edited = PromptedAsEasyEdit(model, requests, self.hparams, examples)
+            advance(len(requests))
+        return edited

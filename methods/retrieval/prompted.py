@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from functools import cached_property
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
@@ -27,13 +27,17 @@ FORMS = {"fact": ("{}\n", ""), "new_fact": ("New Fact: {}\n", "Prompt: ")}
 class Facts:
     """E edits: their prompts for comparison, and their statements for reading.
 
+    A further block of edits is appended without a look at the earlier ones, so that its time does not depend on their number.
+
     Attributes:
         prompts: the memory of their prompts; None without edits.
-        statements: ids of each statement, without special tokens in front.
+        ids_K: ids of all statements, one after another, without special tokens in front; on the CPU.
+        lengths_E: number of ids of each statement.
     """
 
     prompts: PromptMemory | None
-    statements: tuple[tuple[int, ...], ...]
+    ids_K: Tensor
+    lengths_E: Tensor
 
     @classmethod
     def of(cls, model: "LoadedModel", state: State, requests: Sequence[EditRequest], hparams: RetrievalHparams) -> Self:
@@ -55,10 +59,21 @@ class Facts:
                 )
         new = PromptMemory.of(embeddings, requests, hparams.similarity_subject) if requests else None
         parts = [part for part in (_restored(embeddings, state), new) if part is not None]
-        lengths = state["statement_lengths"].tolist() if state else []
-        known = state["statements"].tolist() if state else []
-        earlier = [tuple(known[end - length : end]) for end, length in zip(accumulate(lengths), lengths, strict=True)]
-        return cls(PromptMemory.joined(parts) if parts else None, (*earlier, *map(tuple, rows)))
+        ids_K = torch.tensor([token for row in rows for token in row], dtype=torch.long)
+        lengths_E = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        if state:
+            ids_K = torch.cat([state["statements"].cpu(), ids_K])
+            lengths_E = torch.cat([state["statement_lengths"].cpu(), lengths_E])
+        return cls(PromptMemory.joined(parts) if parts else None, ids_K, lengths_E)
+
+    def __len__(self) -> int:
+        return len(self.lengths_E)
+
+    def statement(self, place: int) -> list[int]:
+        """Ids of the statement of an edit."""
+        end = int(self._ends_E[place])
+        ids: list[int] = self.ids_K[end - int(self.lengths_E[place]) : end].tolist()
+        return ids
 
     def state(self) -> dict[str, Tensor]:
         """All ids and weights as tensors, from which `of` goes on."""
@@ -68,9 +83,13 @@ class Facts:
             "prompts": self.prompts.ids_K,
             "shares": self.prompts.shares_K,
             "prompt_lengths": self.prompts.lengths_E,
-            "statements": torch.tensor([token for row in self.statements for token in row]),
-            "statement_lengths": torch.tensor([len(row) for row in self.statements]),
+            "statements": self.ids_K,
+            "statement_lengths": self.lengths_E,
         }
+
+    @cached_property
+    def _ends_E(self) -> Tensor:
+        return self.lengths_E.cumsum(0)
 
 
 class Prompted(EditedModel):
@@ -91,6 +110,7 @@ class Prompted(EditedModel):
         shown: Callable[[str], Sequence[int]] = lambda prompt: (),
     ) -> None:
         self._plain, self._facts, self._hparams, self._shown = WeightEditedModel(model), facts, hparams, shown
+        self._found: dict[str, list[tuple[float, int]]] = {}
         self._front = Framing.of(model.tokenizer).prefix
         _, before = FORMS[hparams.form]
         self._before = tuple(model.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else ()
@@ -113,32 +133,35 @@ class Prompted(EditedModel):
 
     def scope(self, queries: Sequence[Query]) -> list[float] | None:
         """Similarity to the nearest edit, 0 if it is negative."""
-        found = [self._similarities(query.prompt) for query in queries]
-        return [max(0.0, min(1.0, float(similarity_E.max()))) for similarity_E in found]
+        found = [self._nearest(query.prompt) for query in queries]
+        return [max(0.0, min(1.0, nearest[0][0])) if nearest else 0.0 for nearest in found]
 
     def diagnostics(self) -> Mapping[str, float]:
         """Number of edits in the memory."""
-        return {"facts": float(len(self._facts.statements))}
+        return {"facts": float(len(self._facts))}
 
     def state(self) -> State:
         """The edits."""
         return self._facts.state()
 
-    def _similarities(self, prompt: str) -> Tensor:
+    def _nearest(self, prompt: str) -> list[tuple[float, int]]:
+        """Similarity and place of the edits that are most similar to a prompt, best first; kept, as all protocols ask for it."""
         prompts = self._facts.prompts
-        return prompts.similarities(prompt).cpu() if prompts is not None else torch.full((1,), -1.0)
+        if prompts is None:
+            return []
+        if prompt not in self._found:
+            best = prompts.similarities(prompt).cpu().topk(min(self._hparams.nearest, len(self._facts)))
+            self._found[prompt] = list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        return self._found[prompt]
 
     def _read(self, query: Query) -> Query:
         """The query with the statements of similar edits between the tokenizer's own prefix and the prompt."""
-        nearest = self._similarities(query.prompt).topk(min(self._hparams.nearest, len(self._facts.statements)))
-        chosen = [
-            place
-            for value, place in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
-            if value >= self._hparams.threshold
-        ]
-        if not chosen:
-            return query
-        stated = [token for place in reversed(chosen) for token in self._facts.statements[place]]
+        chosen = [place for value, place in self._nearest(query.prompt) if value >= self._hparams.threshold]
+        return self._preceded(query, chosen) if chosen else query
+
+    def _preceded(self, query: Query, chosen: Sequence[int]) -> Query:
+        """The query with the statements of these edits, the most similar one first."""
+        stated = [token for place in reversed(chosen) for token in self._facts.statement(place)]
         read = (*self._shown(query.prompt), *stated, *self._before)
         ids = (*self._front, *read, *query.prompt_ids[len(self._front) :])
         return replace(query, prompt_ids=ids)
@@ -152,4 +175,4 @@ def embeddings_of(model: "LoadedModel") -> Embeddings:
 def _restored(embeddings: Embeddings, state: State) -> PromptMemory | None:
     if not state:
         return None
-    return PromptMemory.restored(embeddings, state["prompts"], state["shares"], state["prompt_lengths"])
+    return PromptMemory(embeddings, state["prompts"], state["shares"], state["prompt_lengths"])

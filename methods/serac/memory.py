@@ -14,6 +14,9 @@ from harness.records import EditRequest
 from harness.tokens import token_ids
 from methods.serac.networks import Networks, squared_distances
 
+_ENTRIES = 1 << 22
+"""Differences of keys that are computed at a time: with thousands of edits, a batch of questions has a hundred times as many."""
+
 
 def stated(prompt: str, target: str) -> str:
     """An edit as the counterfactual model reads it, in front of a question."""
@@ -48,7 +51,7 @@ class EditMemory:
                     f"{most_tokens}",
                     fix=f"edit_tokens: {len(row)}",
                 )
-        earlier = json.loads(bytes(state["statements"].tolist())) if state else []
+        earlier = json.loads(state["statements"].cpu().numpy().tobytes()) if state else []
         keys = [state["keys"]] if state else []
         if requests:
             keys.append(networks.keys([request.prompt.strip() for request in requests]))
@@ -57,14 +60,17 @@ class EditMemory:
 
     def state(self) -> dict[str, Tensor]:
         """All edits as tensors, from which `of` goes on."""
-        content = json.dumps(self.statements, ensure_ascii=False).encode()
-        return {"statements": torch.tensor(list(content), dtype=torch.uint8), "keys": self.keys_EW}
+        content = bytearray(json.dumps(self.statements, ensure_ascii=False).encode())
+        return {"statements": torch.frombuffer(content, dtype=torch.uint8), "keys": self.keys_EW}
 
     def nearest(self, keys_QW: Tensor) -> tuple[list[float], list[int]]:
         """Probability that each of Q questions is in the scope of its nearest edit, and that edit; 0 without edits."""
         if not self.statements:
             return [0.0] * len(keys_QW), [0] * len(keys_QW)
-        least_Q, places_Q = squared_distances(keys_QW, self.keys_EW).min(dim=-1)
-        probabilities: list[float] = least_Q.neg().exp().tolist()
-        places: list[int] = places_Q.tolist()
+        probabilities: list[float] = []
+        places: list[int] = []
+        for part_QW in keys_QW.split(max(1, _ENTRIES // self.keys_EW.numel())):
+            least_Q, places_Q = squared_distances(part_QW, self.keys_EW).min(dim=-1)
+            probabilities += least_Q.neg().exp().tolist()
+            places += places_Q.tolist()
         return probabilities, places

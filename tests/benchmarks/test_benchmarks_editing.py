@@ -94,6 +94,11 @@ def test_ratios_are_taken_within_a_round():
     assert relative({"slow": found["slow"]}) == {}
 
 
+def test_throughput_is_that_of_the_median_round_and_missing_without_edits():
+    assert editing.per_second([0.1, 0.02, 0.05]) == "20"
+    assert editing.per_second([0.0]) == "–"
+
+
 @pytest.mark.parametrize("text", ["memit", "memit=3", "memit.batch", "memmit.batch=3"])
 def test_a_setting_that_cannot_be_read_is_refused_in_one_line(text):
     with pytest.raises(UserError):

@@ -356,6 +356,10 @@ def test_an_uninterrupted_sequence_is_citable_and_its_seconds_are_the_sum_of_its
     assert cost["citable"] is True
     assert [block["edits"] for block in cost["blocks"]] == [end for _, end in BLOCKS]
     assert all(block["phases_s"]["edit"] > 0 for block in cost["blocks"])
+    assert all(0 < block["memory_bytes"] <= cost["peak_memory_bytes"] for block in cost["blocks"])
+    drifts = [block["norm_drift"] for block in cost["blocks"]]
+    assert len(set(drifts)) == len(BLOCKS)
+    assert 0 not in drifts
     assert cost["phases_s"]["edit"] == pytest.approx(sum(block["phases_s"]["edit"] for block in cost["blocks"]))
     assert cost["phases_s"]["evaluate"] > 0
     assert len(set(cost["edit_actions"])) == len(BLOCKS)
@@ -419,6 +423,10 @@ DAMAGE = {
     "scores": (lambda root: shutil.rmtree(root / "point-0000002"), "the scores after 2 edits are gone"),
     "hash": (lambda root: _rewrite(root, "weights"), "the weights are not those that were kept"),
     "model": (lambda root: _rewrite(root, "unedited"), "it was made from other weights"),
+    "version": (
+        lambda root: _rewrite(root, "blocks", [{"edits": 4}]),
+        "another version of this program has written it",
+    ),
 }
 
 
@@ -428,10 +436,10 @@ def _flip(file):
     file.write_bytes(bytes(content))
 
 
-def _rewrite(root, key):
+def _rewrite(root, key, value="0" * 64):
     file = root / "edits-0000004" / "progress.json"
     content = json.loads(file.read_text())
-    content["progress"][key] = "0" * 64
+    content["progress"][key] = value
     file.write_text(json.dumps(content))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from methods.common.aggregation.network import Changes
     from methods.common.aggregation.rounds import Rounds
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Increment when training yields a different hypernetwork for the same inputs."""
 
 ROLE = "hypernetwork"
@@ -55,6 +55,12 @@ class AggregationMethod(SequentialMethod):
             },
         )
 
+    def rounds(self, model: "LoadedModel") -> "Rounds":
+        """How a batch of edits becomes shifts of a model's matrices."""
+        from methods.common.aggregation.rounds import Rounds
+
+        return Rounds(model, self.hparams)
+
     @abstractmethod
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
@@ -76,13 +82,13 @@ class AggregationMethod(SequentialMethod):
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import widened
-        from methods.common.aggregation.rounds import Rounds
         from methods.common.paused import edit_queries
         from methods.common.prediction import edit_row
 
-        rounds = Rounds(model, self.hparams)
+        rounds = self.rounds(model)
         networks, training = self.networks(rounds, artifacts, model.device)
         for number, network in enumerate(networks):
+            network.follow(rounds.implementation)
             if state:
                 kept = {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{number}/")}
                 network.set_statistics(kept)
@@ -93,7 +99,7 @@ class AggregationMethod(SequentialMethod):
             context.progress(self.spec.title, len(requests)) as advance,
             context.clock.phase("edit"),
         ):
-            rows = [edit_row(model, query, "corrected") for query in edit_queries(model, requests)]
+            rows = [edit_row(model, query, rounds.implementation) for query in edit_queries(model, requests)]
             for start in range(0, len(rows), self.hparams.batch):
                 call = rows[start : start + self.hparams.batch]
                 square += self._write(rounds, networks, call)

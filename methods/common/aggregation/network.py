@@ -3,13 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from methods.common import transforms
-from methods.common.transforms import EditedMatrix, GradientTransforms
+from methods.common.transforms import EditedMatrix, GradientTransforms, ScaledResidual
 
 CHUNK_ROWS = 1024
 """Tokens that go through a network at a time."""
@@ -50,6 +50,8 @@ class ShiftNetwork(Changes):
         edit_lr: initial edit rate.
         seed: seed of the initial weights; None if they are loaded afterwards.
     """
+
+    residual: ClassVar[type[ScaledResidual]] = ScaledResidual
 
     def __init__(
         self, matrices: tuple[EditedMatrix, ...], rank: int, layers: int, edit_lr: float, seed: int | None

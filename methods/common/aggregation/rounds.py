@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from harness.models.linear import weight_of
 from harness.models.loaded import LoadedModel
 from harness.models.routed import output_replaced
 from harness.models.submodels import Streams, streams_of
+from methods.common import Implementation
 from methods.common.aggregation.hparams import EditedHparams
 from methods.common.aggregation.network import Changes, in_chunks
 from methods.common.factors import GradientFactors, factors_of, places_of
@@ -53,8 +55,10 @@ class Rounds:
         hparams: which matrices are edited.
     """
 
+    implementation: ClassVar[Implementation] = "corrected"
+
     def __init__(self, model: LoadedModel, hparams: EditedHparams) -> None:
-        self.model, self._micro_batch = model, hparams.micro_batch
+        self.model, self.micro_batch = model, hparams.micro_batch
         self.modules = hparams.modules(model)
         self.layer = min(hparams.blocks)
         self.matrices = tuple(
@@ -64,18 +68,25 @@ class Rounds:
     def prepare(self, rows: Sequence[PredictionRow]) -> list[Prepared]:
         """Split rows into micro-batches of similar length, and run the blocks below the edited ones."""
         made = []
-        for chosen in length_sorted(rows, lambda row: len(row.ids), self._micro_batch):
-            part = [rows[index] for index in chosen]
-            made.append(Prepared(part, streams_of(self.model, padded(part, self.model.device), self.layer)))
+        for chosen in length_sorted(rows, lambda row: len(row.ids), self.micro_batch):
+            made.append(self.entered([rows[index] for index in chosen]))
         return made
 
+    def entered(self, rows: Sequence[PredictionRow]) -> Prepared:
+        """Run the blocks below the edited ones on a micro-batch."""
+        return Prepared(rows, streams_of(self.model, padded(rows, self.model.device), self.layer))
+
+    def factors(self, part: Prepared) -> dict[str, GradientFactors]:
+        """Backpropagate the sum over edits of the mean loss of their target tokens, to these tokens."""
+        alone_B = torch.ones(len(part.rows), device=self.model.device)
+        seen = factors_of(self.model, self.modules, part.entering, self.layer, part.rows, alone_B)
+        return {name: factors.at(places_of(part.rows)) for name, factors in seen.items()}
+
     def gather(self, batch: Sequence[Prepared], network: Changes) -> dict[str, Gathered]:
-        """Backpropagate the sum over edits of the mean loss of their target tokens, and let the network observe it."""
+        """Backpropagate the loss of each micro-batch, and let the network observe the gradients."""
         found: dict[str, list[GradientFactors]] = {matrix.name: [] for matrix in self.matrices}
         for part in batch:
-            alone_B = torch.ones(len(part.rows), device=self.model.device)
-            seen = factors_of(self.model, self.modules, part.entering, self.layer, part.rows, alone_B)
-            seen = {name: factors.at(places_of(part.rows)) for name, factors in seen.items()}
+            seen = self.factors(part)
             network.observe(seen)
             for name, factors in seen.items():
                 found[name].append(factors)

@@ -5,7 +5,7 @@ import torch
 
 from methods.common import transforms
 from methods.common.factors import GradientFactors
-from methods.common.transforms import EditedMatrix, GradientTransform
+from methods.common.transforms import EditedMatrix, GradientTransform, Residual
 from methods.mend import network
 from methods.mend.network import Hypernetwork
 
@@ -19,7 +19,8 @@ def seeded(seed=0):
 
 @pytest.fixture
 def transform():
-    return GradientTransform(K, D, 2, 3, 2, seeded()).double()
+    generator = seeded()
+    return GradientTransform(K, D, [Residual(K + D, 3, 2, generator) for _ in range(2)]).double()
 
 
 @pytest.fixture

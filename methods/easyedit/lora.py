@@ -1,0 +1,127 @@
+"""LoRA by EasyEdit (easyeditor/models/lora), which uses peft."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.models.catalogue import ModelRef
+from harness.records import EditRequest
+from harness.registry import register
+from methods.easyedit.editor import WeightMethod, Without, common_options
+from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
+from methods.lora import LoraHparams
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+class EasyEditLoraHparams(LoraHparams, Without):
+    """Hyper-parameters of LoRA. `micro_batch` has no effect: EasyEdit runs each call as one backward pass."""
+
+
+@register("lora", title="LoRA", family="weights", version=1, backend="easyedit")
+class EasyEditLora(WeightMethod):
+    """One call of LoRA per `batch` requests, all training the same updates, which are merged at the end of the edit run.
+
+    EasyEdit's files choose AdaLoRA on the queries and values with dropout. Here it trains LoRA on all linear layers of the blocks
+    without dropout, as our own does.
+    """
+
+    Hparams = EasyEditLoraHparams
+    inside: ClassVar[str] = "methods.easyedit.lora:LoraInside"
+    own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again", "given-updates")
+    extras: ClassVar[tuple[str, ...]] = ("peft",)
+    preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "loss_stop": 0.0}
+
+    hparams: EasyEditLoraHparams
+
+    def check(self, target: ModelRef) -> None:
+        """Reject options that EasyEdit's LoRA does not support.
+
+        Raises:
+            UserError: for our own implementation, a loss that stops the training (lora_main.py:178 is commented out), or a weight
+                decay, which its Adam adds to the gradient.
+        """
+        if self.hparams.implementation != "faithful-easyedit":
+            raise self.refused("implementation", "faithful-easyedit")
+        for option in ("loss_stop", "weight_decay"):
+            if getattr(self.hparams, option):
+                raise self.refused(option, 0.0)
+
+    def options(self, model: "LoadedModel") -> Mapping[str, Any]:
+        """The options of `hparams/LoRA/llama-7b.yaml` with other layers, and a scale that depends on the rank as ours."""
+        from methods.common.lora import SCALE, block_linears
+
+        common = common_options(model, "LoRA")
+        names = {part: name for name, part in model.model.named_modules()}
+        return {
+            **{name: common[name] for name in ("alg_name", "model_name", "device", "model_parallel")},
+            "lora_type": "lora",
+            "layers": [],
+            "num_steps": self.hparams.steps,
+            "lr": self.hparams.lr,
+            "weight_decay": self.hparams.weight_decay,
+            "kl_factor": 0,
+            "norm_constraint": False,
+            "target_modules": [names[linear] for linear in block_linears(model)],
+            "rank": self.hparams.rank,
+            "lora_alpha": SCALE * self.hparams.rank,
+            "lora_dropout": 0.0,
+            "batch_size": self.hparams.batch,
+        }
+
+
+class LoraInside(Inside):
+    """LoRA in the worker."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        from easyeditor.models.lora import LoRAHyperParams
+
+        self._hparams = LoRAHyperParams(**bench.options)
+
+    def apply(self, requests: Sequence[EditRequest]) -> Applied:
+        """Call LoRA the way `BaseEditor.batch_edit` does with `sequential_edit` (editor.py:264), and merge its updates."""
+        from easyeditor.models.lora import apply_lora_to_model
+
+        loaded, hparams = self.bench.loaded, self._hparams
+        records, uses_cache = as_dicts(requests), loaded.model.config.use_cache
+        model: Any = loaded.model
+        with _starting_as_ours(self.bench):
+            for start in range(0, len(records), hparams.batch_size):
+                call = records[start : start + hparams.batch_size]
+                model, _ = apply_lora_to_model(model, loaded.tokenizer, call, hparams)
+        if records:
+            model.merge_and_unload()  # and forgets the updates, with which EasyEdit would go on
+        loaded.model.gradient_checkpointing_disable()
+        loaded.model.disable_input_require_grads()
+        loaded.model.config.use_cache = uses_cache
+        return Applied(tuple(f"{name}.weight" for name in hparams.target_modules))
+
+
+@contextmanager
+def _starting_as_ours(bench: Bench) -> Iterator[None]:
+    """Start the updates that peft adds inside the body from the same values as in our own implementation."""
+    import torch
+    from easyeditor.models.lora import lora_main
+
+    from methods.common.lora import Update
+
+    before = lora_main.get_peft_model
+
+    def made(model: Any, config: Any) -> Any:
+        generator, drawn = torch.Generator().manual_seed(bench.seed), {}
+        for name in bench.options["target_modules"]:
+            drawn[name] = Update(model.get_submodule(name), config.r, generator).A_RI
+        wrapped = before(model, config)
+        with torch.no_grad():
+            for name, drawn_RI in drawn.items():
+                model.get_submodule(name).lora_A["default"].weight.copy_(drawn_RI)
+        return wrapped
+
+    if "given-updates" in bench.workarounds:
+        lora_main.get_peft_model = made
+    try:
+        yield
+    finally:
+        lora_main.get_peft_model = before

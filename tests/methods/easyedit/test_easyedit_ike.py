@@ -1,0 +1,82 @@
+"""IKE through EasyEdit: the same answers as our own, after the same demonstrations."""
+
+import json
+
+import pytest
+import torch
+
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef
+from methods.easyedit.ike import EasyEditIke, EasyEditIkeHparams
+from methods.retrieval import Ike, IkeHparams
+from methods.retrieval.as_easyedit import FILE, Examples, build, texts_of
+from methods.retrieval.editor import ROLE
+from methods.retrieval.prompted import embeddings_of
+from tests.helpers.tiny_edits import Context
+from tests.helpers.tiny_mend import REF, TRAIN, TinyContext
+from tests.methods.easyedit.asking import REQUESTS, changed_share, questions, share_alike
+from tests.methods.easyedit.parity import three_layers
+
+VALUES = {
+    "nearest": 1,
+    "threshold": 0.9,
+    "similarity_subject": 0.67,
+    "form": "new_fact",
+    "fact_tokens": 128,
+    "demonstrations": 3,
+    "demonstration_tokens": 200,
+    "implementation": "faithful-easyedit",
+}
+TARGET = ModelRef("tiny/llama", "pretrained", source="nowhere")
+
+
+def adapter(**changes):
+    return EasyEditIke(EasyEditIkeHparams(**VALUES | changes))
+
+
+@pytest.fixture
+def written(tmp_path):
+    spec = Ike(IkeHparams(**VALUES)).artifacts(TARGET, REF, 0)[ROLE]
+    build(spec, TinyContext(None), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.easyedit
+def test_it_answers_as_our_own_does(tmp_path, written):
+    model = three_layers(tmp_path, "llama")
+    ours = Ike(IkeHparams(**VALUES)).edit(model, REQUESTS, {ROLE: written}, Context())
+    theirs = adapter().edit(model, REQUESTS, {ROLE: written}, Context())
+    asked = questions(model)
+    assert share_alike(theirs, ours, asked) == 1
+    assert changed_share(ours, model, asked) > 0.3
+    assert theirs.scope(asked) == pytest.approx(ours.scope(asked), abs=1e-6)
+    fewer = Ike(IkeHparams(**VALUES | {"demonstrations": 2})).edit(model, REQUESTS, {ROLE: written}, Context())
+    assert share_alike(fewer, ours, asked) < 1
+
+
+def test_the_demonstrations_nearest_to_the_edit_come_first(tmp_path, written):
+    model = three_layers(tmp_path, "llama")
+    records = json.loads((written / FILE).read_text())
+    assert [record["prompt"] for record in records] == [record.prompt for record in TRAIN]
+    copy, update, retain = texts_of(records[0])
+    fact = f"{TRAIN[0].prompt} {TRAIN[0].target_new}"
+    assert copy == f"New Fact: {fact}\nPrompt: {fact}\n\n"
+    assert update == f"New Fact: {fact}\nPrompt: {TRAIN[0].rephrases[0]} {TRAIN[0].target_new}\n\n"
+    assert retain == f"New Fact: {fact}\nPrompt: {TRAIN[0].locality[0].prompt} {TRAIN[0].locality[0].answer}\n\n"
+    shown = Examples.load(written, model, 200).before(TRAIN[0].request(), 3)
+    assert sorted(shown.split("\n\n")[:3]) == sorted(text.rstrip("\n") for text in (copy, update, retain))
+    assert shown.endswith(f"New Fact: {fact}\nPrompt: ")
+    vectors = Examples(embeddings_of(model), ["The capital of France", "Iceland"])
+    assert vectors.before(TRAIN[0].request(), 1).startswith(("The capital", "Iceland"))
+    with pytest.raises(UserError, match="every demonstration has more than 3 tokens"):
+        Examples.load(written, model, 3)
+
+
+def test_a_sequence_is_refused_and_so_is_what_easyedit_does_not_have(written):
+    with pytest.raises(UserError, match="makes all edits at once"):
+        Ike(IkeHparams(**VALUES)).extend(None, {"prompts": torch.ones(1)}, [], {ROLE: written}, Context())
+    for changed in ({"nearest": 2}, {"form": "fact"}, {"implementation": "corrected"}):
+        with pytest.raises(UserError, match=f"does not support {next(iter(changed))}"):
+            adapter(**changed).check(TARGET)
+    with pytest.raises(UserError, match="would download a sentence encoder"):
+        adapter(without=["given-encoder"]).check(TARGET)
