@@ -71,6 +71,11 @@ class TaskRef:
         """Its name in tables."""
         return FORMS[self.name].title if self.source == "file" else self.name
 
+    @property
+    def compares_probabilities(self) -> bool:
+        """Whether its score follows from probabilities of texts instead of an answer; not known of lm-eval's own tasks."""
+        return self.source == "file" and FORMS[self.name].config["output_type"] != "generate_until"
+
     def identity(self) -> dict[str, Any]:
         """What decides its questions; where the file is does not."""
         own = {"items": self.items, "lm_eval": self.release}
