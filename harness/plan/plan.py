@@ -181,8 +181,14 @@ class Plan:
             if not isinstance(data, str)
             for note in data.notes
         ]
+        tasks = () if isinstance(self._capability, str) else self._capability
+        unusable = [
+            f"capability task '{task.name}': {task.left_out} of the rows of {task.path} left out, because a choice has no text"
+            for task in tasks
+            if task.left_out
+        ]
         downloads = [note for model in self.models() if (note := catalogue.download_note(model))]
-        return [*short, *about, *late, *self._unscored(), *downloads, *changes(self.todo(), self.store)]
+        return [*short, *about, *unusable, *late, *self._unscored(tasks), *downloads, *changes(self.todo(), self.store)]
 
     def models(self) -> list[ModelRef]:
         """The models that the cells load, those of their artifacts too, each once."""
@@ -207,9 +213,8 @@ class Plan:
         plan.keep(self._wanted)
         return plan
 
-    def _unscored(self) -> list[str]:
+    def _unscored(self, tasks: Sequence[TaskRef]) -> list[str]:
         """Which methods will have no scores on what compares probabilities of texts, and why."""
-        tasks = () if isinstance(self._capability, str) else self._capability
         wanted = [task.title for task in tasks if task.compares_probabilities]
         if self.suite.classic:
             wanted.append("CounterFact's metrics by probability")

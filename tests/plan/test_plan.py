@@ -241,6 +241,15 @@ def test_a_method_without_probabilities_is_noted_where_they_are_compared(plan_of
     assert plan_of(methods=methods).notes() == []
 
 
+def test_rows_of_a_benchmark_task_that_cannot_be_asked_are_noted(plan_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "find_spec", lambda name: name)
+    file = tmp_path / "facts.jsonl"
+    rows = [{"question": "Who?", "choices": ["a", last], "answer": 0} for last in ("b", "")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (note,) = plan_of(capability=[{"name": "facts", "path": str(file)}]).notes()
+    assert note == f"capability task 'facts': 1 of the rows of {file} left out, because a choice has no text"
+
+
 def test_a_weight_file_that_must_be_downloaded_is_a_note_and_not_an_obstacle(home, plan_of, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     made = plan_of(models=["llama2-7b"])
