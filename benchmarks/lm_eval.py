@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -24,6 +24,8 @@ from harness.models.loading import folder_of, load
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
+
+Side = TypeVar("Side")
 
 TOLERANCE = 1e-3
 """Log-probabilities that differ by more count as different; those of a perplexity are sums over hundreds of ids, in nats."""
@@ -121,8 +123,8 @@ def _compared(model: "LoadedModel", task: TaskRef, options: argparse.Namespace, 
 
     from harness.evaluation.capability.lm import EditedLM
 
-    ours = EditedLM(WeightEditedModel(model), model, options.batch)
-    theirs = HFLM(
+    ours = _limited(EditedLM, options.answer)(WeightEditedModel(model), model, options.batch)
+    theirs = _limited(HFLM, options.answer)(
         pretrained=str(folder_of(model.ref)), dtype="float32", device=options.device, batch_size=options.batch
     )
     sides, seconds = [], []
@@ -134,6 +136,11 @@ def _compared(model: "LoadedModel", task: TaskRef, options: argparse.Namespace, 
     return compare(task, sides[0], sides[1], (seconds[0], seconds[1]))
 
 
+def _limited(kind: "type[Side]", answer: int) -> "type[Side]":
+    """The same model of lm-eval with another limit of answers."""
+    return type(kind.__name__, (kind,), {"max_gen_toks": answer})
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command.new_parser("lm_eval", __doc__, "2 items of each task")
     add = parser.add_argument
@@ -142,6 +149,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--tasks", nargs="+", default=list(FORMS), metavar="TASK", help=f"default: {' '.join(FORMS)}")
     add("--items", type=int, default=100, help="of each task, the first ones of its file; default: 100")
     add("--shots", type=int, help="examples in front of each item; default: the task's own number")
+    add("--answer", type=int, default=256, help="longest generated answer in tokens; default: 256, as in lm-eval")
     add("--batch", type=int, default=8, help="requests per forward pass on both sides; default: 8")
     options = parser.parse_args(arguments)
     options.items = 2 if options.quick else options.items

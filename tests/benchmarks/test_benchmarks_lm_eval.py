@@ -38,10 +38,15 @@ def test_a_log_probability_a_flag_and_a_text_may_differ():
 
 def test_both_sides_answer_alike_on_a_checkpoint(tmp_path):
     checkpoint = write_checkpoint(tmp_path / "model", "llama")
-    chosen = ["--model", f"tiny/llama={checkpoint}", "--tasks", "facts", "perplexity", "--quick"]
-    main([*chosen, "--out", str(tmp_path / "results.json")])
+    (tmp_path / "gsm8k.jsonl").write_text(
+        "".join(json.dumps({"question": f"{n} and two?", "answer": f"#### {n + 2}"}) + "\n" for n in range(2))
+    )
+    files = ["--folder", str(tmp_path), "--out", str(tmp_path / "results.json")]
+    tasks = ["--tasks", "facts", "gsm8k", "perplexity", "--shots", "0", "--answer", "8", "--quick"]
+    main(["--model", f"tiny/llama={checkpoint}", *files, *tasks])
     results = json.loads((tmp_path / "results.json").read_text())["compared"]
     assert [(one["task"], one["items"], one["differing"]) for one in results] == [
         ("facts", 2, []),
+        ("gsm8k", 2, []),
         ("perplexity", 2, []),
     ]
