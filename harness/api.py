@@ -453,6 +453,11 @@ class Method(ABC):
         """Most tokens that the method puts in front of an edit's prompt, so that plans can refuse edits that do not fit."""
         return 0
 
+    @property
+    def unscored(self) -> str:
+        """Why its edited models have no `score`, one clause; empty if they have. Plans say so before anything is computed."""
+        return ""
+
     @classmethod
     def edits_in_sequence(cls) -> bool:
         """Whether the method supports sequential edits: it changes weights only, or it overrides `extend`."""

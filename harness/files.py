@@ -53,6 +53,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
+def share_like(file: Path) -> None:
+    """Give all files in the folder of a file its permissions: safetensors writes some that only their owner may read."""
+    mode = file.stat().st_mode & 0o777
+    for other in file.parent.rglob("*"):
+        if other.is_file() and not other.is_symlink():
+            other.chmod(mode)
+
+
 def this_process() -> str:
     """Name of this process, unique among the machines that share a file system."""
     return f"{socket.gethostname()}-{os.getpid()}"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from harness.store.answers import with_unedited
+from harness.store.answers import KEY, with_unedited
 from harness.store.store import Folder, Store
+from harness.store.verdicts import read_verdicts
 from reports.common import AXES, protocol_title
 from reports.layout import Table
 
@@ -37,6 +38,7 @@ ANSWER_COLUMNS = (
     ("edited", "text"),
     ("score", "number"),
 )
+"""Heading and kind of each column of the viewer of answers; those of judges follow."""
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -72,7 +74,8 @@ def render(frame: "SuiteFrame", tables: Sequence[Table], figures: Sequence[Drawi
         cells=[_cell(folder, titles[folder.path.name]) for folder in folders],
         answers=Markup(in_script(answers)),
         answers_note=note,
-        answer_columns=ANSWER_COLUMNS,
+        answer_columns=(*ANSWER_COLUMNS, *_judge_columns(answers["judges"])),
+        is_judged=bool(answers["judges"]),
         number=_number,
         footer=f"{frame.manifest.command} ({frame.manifest.created[:16]})",
     )
@@ -174,14 +177,29 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else repr(float(value))
 
 
+def _judge_columns(judges: Sequence[str]) -> list[tuple[str, str]]:
+    """Heading and kind of the column of each judge; the name only tells several of them apart."""
+    return [("verdict" if len(judges) == 1 else f"verdict of {judge}", "text") for judge in judges]
+
+
+def _verdicts(folder: Folder) -> dict[tuple[Any, ...], dict[str, int]]:
+    """By question, each judge's verdict on a cell's answer: 1 for correct, 0 for incorrect; others are left out."""
+    found: dict[tuple[Any, ...], dict[str, int]] = {}
+    for row in read_verdicts(folder).dropna(subset="verdict").to_dict("records"):
+        found.setdefault(tuple(row[name] for name in KEY), {})[row["judge"]] = int(row["verdict"])
+    return found
+
+
 def _answers(store: Store, folders: Sequence[Folder], titles: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
     """The answers of all cells as numbers into lists of strings, and a sentence on what was left out."""
+    verdicts = [_verdicts(folder) for folder in folders]
+    judges = list(dict.fromkeys(judge for of_cell in verdicts for said in of_cell.values() for judge in said))
     strings: dict[str, int] = {}
     protocols: dict[str, int] = {}
     axes: dict[str, int] = {}
     budget = max(1, MAX_ANSWERS // max(1, len(folders)))
     cells, total, kept = [], 0, 0
-    for folder in folders:
+    for folder, of_cell in zip(folders, verdicts, strict=True):
         rows = with_unedited(store, folder)
         chosen = first_records(rows, budget)
         total, kept = total + len(rows), kept + len(chosen)
@@ -195,8 +213,10 @@ def _answers(store: Store, folders: Sequence[Folder], titles: Mapping[str, str])
                 ),
                 round(row["score"], 4),
                 int(row["exact"]),
+                *(said.get(judge, -1) for judge in judges),
             ]
             for row in chosen.to_dict("records")
+            for said in [of_cell.get(tuple(row[name] for name in KEY), {})]
         ]
         cells.append({"name": folder.path.name, "title": titles[folder.path.name], "answers": answers})
     note = (
@@ -204,7 +224,13 @@ def _answers(store: Store, folders: Sequence[Folder], titles: Mapping[str, str])
         if kept == total
         else f"{kept:,} of {total:,} answers: those about the first records of each cell. `harness answers CELL` shows all of one."
     )
-    return {"strings": list(strings), "protocols": list(protocols), "axes": list(axes), "cells": cells}, note
+    return {
+        "strings": list(strings),
+        "protocols": list(protocols),
+        "axes": list(axes),
+        "judges": judges,
+        "cells": cells,
+    }, note
 
 
 def first_records(rows: "pd.DataFrame", limit: int) -> "pd.DataFrame":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from harness import __version__
 from harness.commands import harness_command
 from harness.errors import UserError
-from harness.files import explained, write_json
+from harness.files import explained, share_like, write_json
 from harness.live import card
 from harness.live.model import LiveModel
 from harness.models.checkpoint import READ_BY_TOKENIZERS
@@ -67,6 +67,7 @@ def export(live: LiveModel, folder: Path, remarks: tuple[str, ...] = ()) -> Expo
             kind, found = _write(live, partial)
             remarks = (*found, *live.remarks(), *remarks)
             _describe(live, partial, kind, remarks)
+            share_like(partial / EDITED)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)

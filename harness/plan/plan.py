@@ -161,7 +161,7 @@ class Plan:
         return {reason: _named(same, self.cells) for reason, same in by_reason.items()}
 
     def notes(self) -> list[str]:
-        """What stops nothing but should be known: fewer unrelated records than asked for, models to download."""
+        """What stops nothing but should be known: fewer unrelated records than asked for, scores that a method cannot have."""
         late = [
             f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
             for entry in self.suite.datasets
@@ -181,8 +181,14 @@ class Plan:
             if not isinstance(data, str)
             for note in data.notes
         ]
+        tasks = () if isinstance(self._capability, str) else self._capability
+        unusable = [
+            f"capability task '{task.name}': {task.left_out} of the rows of {task.path} left out, because a choice has no text"
+            for task in tasks
+            if task.left_out
+        ]
         downloads = [note for model in self.models() if (note := catalogue.download_note(model))]
-        return [*short, *about, *late, *downloads, *changes(self.todo(), self.store)]
+        return [*short, *about, *unusable, *late, *self._unscored(tasks), *downloads, *changes(self.todo(), self.store)]
 
     def models(self) -> list[ModelRef]:
         """The models that the cells load, those of their artifacts too, each once."""
@@ -206,6 +212,14 @@ class Plan:
         plan = self.of(self.suite, refused)
         plan.keep(self._wanted)
         return plan
+
+    def _unscored(self, tasks: Sequence[TaskRef]) -> list[str]:
+        """Which methods will have no scores on what compares probabilities of texts, and why."""
+        wanted = [task.title for task in tasks if task.compares_probabilities]
+        if self.suite.classic:
+            wanted.append("CounterFact's metrics by probability")
+        reasons = {(cell.label, cell.planned_method.unscored): None for cell in self.runnable} if wanted else {}
+        return [f"{label}: no scores on {', '.join(wanted)}: {reason}" for label, reason in reasons if reason]
 
     def _planned(
         self, method: MethodEntry, model: ModelEntry, entry: DataEntry, data: "_Data | str", template: str, seed: int

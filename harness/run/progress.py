@@ -191,8 +191,8 @@ class Display:
         pieces = [_progress(tasks[task]) for task in list(self._pieces) if task in tasks]
         what = self._board.sentence or "; ".join([*running[:1], *pieces])
         more = f" and {len(running) - 1} more" if len(running) > 1 and not self._board.sentence else ""
-        line = f"{self.work.counts}: {what}{more}" if what else str(self.work.counts)
-        if line != self._last:
+        line = ": ".join(filter(None, [self.work.counts, f"{what}{more}"]))  # work outside of jobs has no counts
+        if line and line != self._last:
             self._last = line
             self.say(f"{line}{self.work.left}")
 

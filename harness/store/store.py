@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.commands import harness_command, same_command
 from harness.errors import UserError, did_you_mean
-from harness.files import explained, locked, not_writable, this_process
+from harness.files import explained, locked, not_writable, share_like, this_process
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -97,6 +97,7 @@ class Folder:
                 partial.mkdir(parents=True)
                 yield partial
                 (partial / marker).write_text(content, encoding="utf-8")
+                share_like(partial / marker)
                 for file in partial.rglob("*"):
                     _flush(file)
                 _flush(partial)

@@ -166,6 +166,11 @@ class WeightMethod(EasyEditMethod):
 class WrapperMethod(EasyEditMethod):
     """A method whose edited model is a wrapper around the model; it stays in the worker and is queried there."""
 
+    @property
+    def unscored(self) -> str:
+        """The worker answers with ids alone."""
+        return "EasyEdit's wrapper chooses tokens without giving them probabilities"
+
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
         """A proxy for the worker's wrapper."""
         return AskedModel(worker, diagnostics)

@@ -29,6 +29,22 @@ class Choice:
     is_ended_B: Tensor
     decoded: Decoded | None = None
 
+    def logits(self, logits_l_BV: Tensor) -> Tensor:
+        """Logits whose arg-max the tokens are, B × V: the final ones of the search, or the target model's own where it is kept.
+
+        Args:
+            logits_l_BV: the target model's logits that the choice was made from.
+
+        Raises:
+            ValueError: if a token was decoded without a search.
+        """
+        is_kept_B1 = self.anchors_B[:, None] < 0
+        if self.decoded is None or self.decoded.logits_BV is None:
+            if not bool(is_kept_B1.all()):
+                raise ValueError("a token that was decoded without a search has no logits")
+            return logits_l_BV
+        return torch.where(is_kept_B1, logits_l_BV, self.decoded.logits_BV)
+
 
 @dataclass(eq=False, kw_only=True)
 class Chooser(ABC):

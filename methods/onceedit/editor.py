@@ -125,6 +125,11 @@ class OnceEdit(Method):
             },
         )
 
+    @property
+    def unscored(self) -> str:
+        """As the decoder."""
+        return self.hparams.unscored
+
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:

@@ -14,7 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.api import EditedModel, Ends, State
+from harness.api import EditedModel, Ends, State, TokenScore
+from harness.errors import UserError
 from harness.models.edited import Growing
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
@@ -28,6 +29,7 @@ from methods.onceedit.memory import Gate
 from methods.onceedit.pair import PairState
 from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
+from methods.onceedit.scoring import scores
 from methods.onceedit.speculative import Proposer, Speculation
 from methods.onceedit.stepwise import Stepwise
 from methods.onceedit.sync import AnchorMap, Transcript, Written
@@ -50,7 +52,7 @@ class EnsembleModel(EditedModel):
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
         self._vocabulary = Vocabulary.of(target.tokenizer)
         self._edited_prompts = {request.prompt for request in plugin.requests}
-        self._gate = Gate(hparams, plugin)
+        self.gate = Gate(hparams, plugin)
         self._alpha_of: dict[str, float] = {}
         self._held_back = 0
         self._counts: Counter[str] = Counter()
@@ -157,6 +159,16 @@ class EnsembleModel(EditedModel):
         """Generate until each row ends, step by step: drafts of `speculative`, which chooses the same ids, run past an end."""
         return self._stepwise(queries, ends)
 
+    def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
+        """Log-probabilities of the target ids under the distributions whose arg-max the ensemble writes (see `scoring`).
+
+        Raises:
+            UserError: if the decoder chooses tokens without such a distribution.
+        """
+        if reason := self.hparams.unscored:
+            raise UserError(f"OnceEdit's {reason}", fix="decoder: column")
+        return scores(self, queries, reads_targets=reads_targets)
+
     def _stepwise(self, queries: Sequence[Query], ends: Ends | None) -> list[list[int]]:
         if not queries:
             return []
@@ -236,9 +248,9 @@ class EnsembleModel(EditedModel):
             diagnostics["accepted_share"] = self._counts["accepted"] / self._counts["drafted"]
         return diagnostics
 
-    def alpha(self, reading: Reading, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
-        """Weight of the plug-in at each of S steps, from its reading there or from that of the step's prompt."""
-        alpha_S = reading.alpha_B if self.hparams.per_step_alpha else of_prompt_S
+    def alpha(self, reading: Reading | None, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
+        """Weight of the plug-in at each of S steps, from its reading there (`per_step_alpha`) or from that of the step's prompt."""
+        alpha_S = reading.alpha_B if reading is not None and self.hparams.per_step_alpha else of_prompt_S
         if self.hparams.alpha == "fixed":
             alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
         is_held_back = [is_inside_character for _, is_inside_character in written]
@@ -253,7 +265,7 @@ class EnsembleModel(EditedModel):
 
     def noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
         """The alpha of prompts from the learned ones, `alpha_N`; that of prompts not seen before is recorded."""
-        alpha_N = self._gate.alpha(prompts, alpha_N)
+        alpha_N = self.gate.alpha(prompts, alpha_N)
         for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
             self._alpha_of.setdefault(prompt, alpha)
         return alpha_N
@@ -262,6 +274,6 @@ class EnsembleModel(EditedModel):
         """The transcript of each query; tokenises the prompts to find out whether each target starts where its prompt ends."""
         alone = self.target.tokenizer([query.prompt for query in queries])["input_ids"]
         return [
-            Transcript(self._vocabulary, query, starts_at_prompt=tuple(ids) == query.prompt_ids)
+            Transcript(self._vocabulary, query, starts_at_prompt=bool(query.prompt) and tuple(ids) == query.prompt_ids)
             for query, ids in zip(queries, alone, strict=True)
         ]

@@ -162,6 +162,15 @@ class OnceEditHparams(Hparams):
         return self.decoder not in ("gac", "unite")
 
     @property
+    def unscored(self) -> str:
+        """Why the decoder gives tokens no probabilities, one clause; empty if it does (see `scoring`)."""
+        if self.decoder == "owner":
+            return "decoder 'owner' looks tokens up, without probabilities"
+        if not self.fuses_anchors:
+            return f"decoder '{self.decoder}' gives probabilities to the union of both vocabularies, not to ids of one"
+        return ""
+
+    @property
     def remembers(self) -> bool:
         """Whether alpha needs a memory of the edited prompts."""
         return self.alpha in ("similarity", "both")

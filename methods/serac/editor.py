@@ -63,6 +63,11 @@ class Serac(SequentialMethod):
             )
         }
 
+    @property
+    def unscored(self) -> str:
+        """The counterfactual model gives probabilities to ids of its own tokenizer."""
+        return "its answers come from a model with a vocabulary of its own"
+
     def _small(self, target: "ModelRef", data: DataRef) -> "ModelRef":
         return self.hparams.entry.reference(target.corpus or data)
 

@@ -61,7 +61,10 @@ findCells();
 
 const PAGE = 200;
 const data = JSON.parse(byId("answer-data").textContent);
+// after EXACT, the verdict of each judge: 1 for correct, 0 for incorrect, -1 for none
 const [PROTOCOL, AXIS, RECORD, PROMPT, TARGET, UNEDITED, EDITED, SCORE, EXACT] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const VERDICTS = { 1: "correct", 0: "incorrect" };
+const disputed = byId("answer-disputed");
 let shown = [];
 let limit = PAGE;
 let order = null;
@@ -77,7 +80,12 @@ function columns(answer) {
   return [
     data.protocols[answer[PROTOCOL]], data.axes[answer[AXIS]], text(answer[RECORD]), text(answer[PROMPT]),
     text(answer[TARGET]), text(answer[UNEDITED]), text(answer[EDITED]), answer[SCORE].toFixed(2),
+    ...answer.slice(EXACT + 1).map((verdict) => VERDICTS[verdict] ?? "–"),
   ];
+}
+
+function isDisputed(answer) {
+  return answer.slice(EXACT + 1).some((verdict) => verdict >= 0 && verdict !== answer[EXACT]);
 }
 
 function filterAnswers() {
@@ -85,11 +93,13 @@ function filterAnswers() {
   const [protocol, axis] = [byId("answer-protocol").value, byId("answer-axis").value];
   const wanted = byId("answer-text").value.toLowerCase();
   const onlyWrong = byId("answer-wrong").checked;
+  const onlyDisputed = disputed !== null && disputed.checked;
   const all = cell ? cell.answers : [];
   shown = all.filter((answer) =>
     (protocol === "" || answer[PROTOCOL] === Number(protocol)) &&
     (axis === "" || answer[AXIS] === Number(axis)) &&
     (!onlyWrong || answer[EXACT] === 0) &&
+    (!onlyDisputed || isDisputed(answer)) &&
     (wanted === "" || columns(answer).slice(2, 7).some((each) => each.toLowerCase().includes(wanted))));
   limit = PAGE;
   if (order) shown.sort(order);
@@ -123,6 +133,7 @@ fill(byId("answer-axis"), data.axes, "all");
 for (const id of ["answer-cell", "answer-protocol", "answer-axis", "answer-wrong"]) {
   byId(id).addEventListener("change", filterAnswers);
 }
+if (disputed) disputed.addEventListener("change", filterAnswers);
 byId("answer-text").addEventListener("input", filterAnswers);
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
 byId("answer-more").addEventListener("click", () => {

@@ -146,6 +146,14 @@ def test_a_bad_row_is_one_line_with_file_and_line(change, wanted, tmp_path, with
         reference("mmlu", path=str(file))
 
 
+def test_a_row_with_a_choice_without_text_is_left_out_and_counted(tmp_path, without_checking_for_lm_eval):
+    good, empty = ROWS["arc_challenge"], {**ROWS["arc_challenge"], "choices": ["a glacier", "", "Paris"]}
+    task = reference("arc_challenge", path=write(tmp_path, "arc_challenge", [empty, good, empty, good]))
+    assert (task.items, task.left_out, task.rows()[1]) == (2, 2, [good, good])
+    with pytest.raises(UserError, match="has 0 rows"):
+        reference("arc_challenge", path=write(tmp_path, "arc_challenge", [empty]))
+
+
 def test_what_is_missing_is_named_with_a_remedy(tmp_path, without_checking_for_lm_eval):
     with pytest.raises(UnavailableError, match="needs a file of JSON Lines"):
         reference("mmlu")

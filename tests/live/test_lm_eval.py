@@ -13,7 +13,7 @@ for module in ("lm_eval", "tenacity"):
     pytest.importorskip(module, reason="needs lm-eval[api]")
 
 from harness.api import EditedModel  # noqa: E402
-from harness.evaluation.capability.scores import _loaded, _quiet, _scores, ask  # noqa: E402
+from harness.evaluation.capability.scores import ask, item_scores, samples  # noqa: E402
 from harness.evaluation.capability.tasks import reference  # noqa: E402
 from harness.live.model import LiveModel  # noqa: E402
 from harness.live.server import application, listening  # noqa: E402
@@ -53,22 +53,19 @@ def task(folder, name):
 
 def over_http(live, address, model, chosen, folder):
     """What `lm_eval --model local-completions` computes with the arguments of docs/export.md."""
-    from lm_eval.evaluator import evaluate
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     live.model.tokenizer.save_pretrained(folder / "tokenizer")
-    with _quiet():
-        api = LocalCompletionsAPI(
-            base_url=address,
-            model=model,
-            tokenizer=str(folder / "tokenizer"),
-            add_bos_token=True,
-            max_length=live.model.positions,
-            batch_size=2,
-            max_retries=1,
-        )
-        found = evaluate(api, _loaded(chosen), bootstrap_iters=0)
-    return list(_scores(chosen.name, [sample for samples in found["samples"].values() for sample in samples]))
+    api = LocalCompletionsAPI(
+        base_url=address,
+        model=model,
+        tokenizer=str(folder / "tokenizer"),
+        add_bos_token=True,
+        max_length=live.model.positions,
+        batch_size=2,
+        max_retries=1,
+    )
+    return item_scores(chosen, samples(api, chosen))
 
 
 @pytest.fixture
@@ -95,7 +92,7 @@ def test_scores_over_http_are_those_of_the_model_in_this_process(live, tmp_path)
 
 
 class WithoutProbabilities(EditedModel):
-    """Chooses tokens, as OnceEdit does."""
+    """Chooses tokens, as SERAC does."""
 
     def teacher_forced(self, queries):
         return [list(query.target_ids) for query in queries]

@@ -57,10 +57,6 @@ def client(doors, request):
         thread.join(10)
 
 
-def has_probabilities(client):
-    return client.live.origin.method.name != "onceedit"
-
-
 def test_both_models_are_listed_and_answer_as_they_do_here(client):
     with urllib.request.urlopen(f"{client.address}/v1/models", timeout=60) as response:
         assert [each["id"] for each in json.load(response)["data"]] == ["the-cell", "unedited"]
@@ -94,9 +90,6 @@ def test_echoed_logprobs_are_those_of_the_text(client):
     """What lm-eval's local-completions asks for: `echo`, one more token, token ids as prompts."""
     ids = client.live.model.tokenizer(PROMPT)["input_ids"]
     body = {"prompt": [ids, ids[:5]], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True, "seed": 1234}
-    if not has_probabilities(client):
-        assert "without giving them probabilities" in client.refusal(**body)
-        return
     for choice, asked in zip(client.complete(**body), (ids, ids[:5]), strict=True):
         found = choice["logprobs"]
         assert len(found["tokens"]) == len(found["text_offset"]) == len(asked) + 1

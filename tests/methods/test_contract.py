@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from harness.errors import UserError
 from harness.models.catalogue import CATALOGUE, reference
 from harness.models.weights import weight_hash
 from harness.run.cost import PhaseClock
@@ -81,6 +82,19 @@ def test_questions_one_by_one_are_answered_as_in_a_batch(method, bench_of):
     forced, generated = bench.answers(edited)
     assert [edited.teacher_forced([query])[0] for query in bench.queries] == forced
     assert [edited.generate([query])[0] for query in bench.queries] == generated
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_scores_texts_or_says_when_it_is_planned_why_it_cannot(method, small_checkpoints, artifact_store):
+    bench = Bench(small_checkpoints, artifact_store, method, "llama")
+    edited = bench.edit()
+    if bench.editor.unscored:
+        with pytest.raises(UserError):
+            edited.score(bench.queries)
+        return
+    scores = edited.score(bench.queries)
+    assert [[one.best for one in row] for row in scores] == edited.teacher_forced(bench.queries)
+    assert all(one.logprob <= one.best_logprob <= 0 for row in scores for one in row)
 
 
 class FailingClock(PhaseClock):

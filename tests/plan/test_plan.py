@@ -15,6 +15,7 @@ from harness import registry
 from harness.api import ArtifactSpec
 from harness.data.load import load
 from harness.data.synthetic import upstream_rows
+from harness.evaluation.capability import tasks
 from harness.evaluation.capability.tasks import TaskRef
 from harness.evaluation.fluency import FluencyRef
 from harness.models.catalogue import CATALOGUE, ModelRef
@@ -227,6 +228,26 @@ def test_what_is_missing_is_said_once_and_keeps_its_place_in_the_list(home, tmp_
     reasons = made.missing()
     assert len(reasons) == len(set(reasons))
     assert sum("no folder given" in reason for reason in reasons) == 2
+
+
+def test_a_method_without_probabilities_is_noted_where_they_are_compared(plan_of, monkeypatch):
+    monkeypatch.setattr(tasks, "find_spec", lambda name: name)
+    once = {"name": "onceedit", "plugin": "tiny/tinyllama"}
+    methods = ["ft-l", once, {**once, "decoder": "owner", "label": "look-up"}]
+    (note,) = plan_of(methods=methods, classic=True, capability=["facts", "perplexity"]).notes()
+    assert note.startswith(
+        "look-up: no scores on Facts, Perplexity, CounterFact's metrics by probability: decoder 'owner'"
+    )
+    assert plan_of(methods=methods).notes() == []
+
+
+def test_rows_of_a_benchmark_task_that_cannot_be_asked_are_noted(plan_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "find_spec", lambda name: name)
+    file = tmp_path / "facts.jsonl"
+    rows = [{"question": "Who?", "choices": ["a", last], "answer": 0} for last in ("b", "")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (note,) = plan_of(capability=[{"name": "facts", "path": str(file)}]).notes()
+    assert note == f"capability task 'facts': 1 of the rows of {file} left out, because a choice has no text"
 
 
 def test_a_weight_file_that_must_be_downloaded_is_a_note_and_not_an_obstacle(home, plan_of, monkeypatch, tmp_path):

@@ -2,8 +2,11 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
+from harness.store.store import Folder
+from harness.store.verdicts import write_verdicts
 from reports import html
 from reports.frame import load_suite
 from reports.tables.quality import main
@@ -61,6 +64,7 @@ def test_tables_sort_and_answers_are_filtered(opened, fake):
     fake.write_suite(data=("zsre",))
     frame = load_suite(fake.root, "main_table", "mini")
     page = opened(html.render(frame, main(frame)[0], []))
+    assert page.locator("#answer-disputed").count() == 0, "nothing has been judged"
 
     table = "article.table >> nth=0 >> table"
     page.click(f"{table} >> thead >> button:text-is('Score')")
@@ -88,6 +92,26 @@ def test_tables_sort_and_answers_are_filtered(opened, fake):
     assert column(page, "#answer-table", 7) == sorted(wrong, reverse=True)
     page.fill("#answer-text", "no such text")
     assert page.inner_text("#answer-count") == "0 of 500 answers"
+
+
+def test_answers_on_which_a_judge_and_exact_match_differ_are_found(opened, fake):
+    """Of the answers of one cell, a judge disagrees about the fourth, and says nothing of the others from the sixth on."""
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
+    (name,) = (name for name in fake.cells if name.startswith("ft-l"))
+    rows = pd.read_parquet(fake.root / "cells" / name / "records.parquet").head(5)
+    verdicts = [*rows["exact"][:3], 1 - rows["exact"][3], float("nan")]
+    said = rows.assign(judge="a/judge", judge_prompt="?", judge_reply="!", verdict=verdicts)
+    write_verdicts(Folder(fake.root / "cells" / name), said, "a/judge")
+    page = opened(html.render(load_suite(fake.root, "main_table", "mini"), [], []))
+    page.fill("#find-cell", "ft-l")
+    page.click("details.cell:not([hidden]) summary")
+    page.click("details.cell:not([hidden]) button.open-answers")
+    words = ["correct" if verdict else "incorrect" for verdict in verdicts[:4]]
+    assert column(page, "#answer-table", 8)[:6] == [*words, "–", "–"]
+    page.check("#answer-disputed")
+    assert page.inner_text("#answer-count").startswith("1 of ")
+    assert column(page, "#answer-table", 8) == words[3:4]
+    assert column(page, "#answer-table", 3) == [rows["prompt"][3]]
 
 
 def test_names_are_shown_as_they_are_and_run_nothing(opened, fake):

@@ -9,6 +9,8 @@ import markdown_it
 import pandas as pd
 import pytest
 
+from harness.store.store import Folder
+from harness.store.verdicts import write_verdicts
 from reports import html, latex, markdown
 from reports.frame import load_suite
 from reports.layout import Column, Section, Table, TableEntry, TableRow
@@ -99,7 +101,7 @@ class Parsed(HTMLParser):
 
 
 def hostile_page(fake):
-    """A report with all names as method, model, setting, source, prompt, target and answer."""
+    """A report with all names as method, model, setting, source, prompt, target and answer; some of judges."""
     fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
     for name in fake.cells:
         folder = fake.root / "cells" / name
@@ -115,6 +117,9 @@ def hostile_page(fake):
         for column in ("prompt", "target", "predicted"):
             rows[column] = [NAMES[place % len(NAMES)] for place in range(len(rows))]
         rows.to_parquet(folder / "records.parquet")
+        for judge in NAMES[:2]:
+            said = rows.assign(judge=judge, judge_prompt=NAMES[3], judge_reply=NAMES[4], verdict=1.0)
+            write_verdicts(Folder(folder), said, judge)
     frame = load_suite(fake.root, "main_table", "mini")
     return html.render(frame, [hostile_table()], [html.Drawing(NAMES[31], b"<svg/>")])
 
@@ -124,5 +129,7 @@ def test_html_shows_every_name_as_text_and_has_only_its_own_tags(fake):
     assert page.tags <= TAGS
     assert set(NAMES) <= set(page.texts)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert {f"verdict of {name}" for name in NAMES[:2]} <= set(page.texts)
     answers = json.loads(page.scripts[-2])
+    assert answers["judges"] == list(NAMES[:2])
     assert set(NAMES) <= set(answers["strings"])

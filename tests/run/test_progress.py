@@ -94,6 +94,17 @@ def test_without_a_terminal_a_line_says_now_and_then_what_runs_how_far_it_is_and
     ]
 
 
+def test_work_outside_of_jobs_is_told_without_counts(monkeypatch):
+    """As when an edited model is opened to be asked."""
+    monkeypatch.setattr(progress, "EVERY_S", 0.02)
+    shown = display()
+    with shown:
+        with shown.bar("ROME", 1):
+            time.sleep(0.1)
+        time.sleep(0.1)
+    assert said(shown).splitlines() == ["ROME 0/1"]
+
+
 def test_of_many_jobs_without_a_terminal_only_failures_have_a_line_each():
     shown, jobs = display(), [fake_job(str(number)) for number in range(MANY + 1)]
     shown.expect(jobs)

@@ -8,6 +8,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.errors import UserError
 from harness.files import explained, write_json
@@ -45,6 +47,15 @@ def test_a_folder_appears_atomically_when_its_block_ends(store):
     assert cell.is_done
     assert names(cell.path) == [DONE, "file"]
     assert names(cell.path.parent) == ["a"]
+
+
+def test_whoever_may_read_a_folder_may_read_all_of_it(store):
+    """Safetensors writes files that only their owner may read, whatever the umask is."""
+    with store.cell("a").writing() as folder:
+        save_file({"weight": torch.zeros(1)}, folder / "weights.safetensors")
+        (folder / "plain.txt").write_text("")
+    modes = {file.stat().st_mode for file in store.cell("a").path.iterdir()}
+    assert len(modes) == 1, "as the umask has it for new files"
 
 
 def test_an_exception_leaves_no_trace_and_keeps_the_old_content(store):

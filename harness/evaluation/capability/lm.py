@@ -14,7 +14,7 @@ from harness.models.loaded import LoadedModel
 from harness.tokens import Query
 
 MAX_ANSWER = 256
-"""Longest answer in ids of a request that does not say, as in lm-eval's `hf` model."""
+"""As in lm-eval's `hf` model."""
 
 
 class EditedLM(TemplateLM):  # type: ignore[misc]
@@ -37,6 +37,11 @@ class EditedLM(TemplateLM):  # type: ignore[misc]
     def max_length(self) -> int:
         """Longest text in ids."""
         return self._model.positions
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Longest answer in ids of a request that does not say."""
+        return MAX_ANSWER
 
     @property
     def eot_token_id(self) -> int:
@@ -114,7 +119,7 @@ class EditedLM(TemplateLM):  # type: ignore[misc]
 
     def _open(self, context: str, options: Mapping[str, Any]) -> tuple[Query, list[str]]:
         """A context to continue, and the texts that end it."""
-        wanted = normalize_gen_kwargs(dict(options), MAX_ANSWER)
+        wanted = normalize_gen_kwargs(dict(options), self.max_gen_toks)
         if wanted.get("do_sample"):
             raise UserError("capability: this task draws samples; answers here are greedy", fix="do_sample: false")
         limit = int(wanted["max_gen_toks"])

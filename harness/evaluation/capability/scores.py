@@ -16,6 +16,8 @@ from harness.models.catalogue import ModelRef
 from harness.records import ItemScore
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
     from harness.api import Context, EditedModel
     from harness.models.loaded import LoadedModel
 
@@ -40,19 +42,32 @@ def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: 
         UserError: if the model chooses tokens without giving them probabilities and the task compares these, if lm-eval does not
             know the task or has no data for it, or if it has no score per item.
     """
-    from lm_eval.evaluator import evaluate
-
     from harness.evaluation.capability.lm import EditedLM
 
+    return item_scores(task, samples(EditedLM(edited, model, batch_size), task))
+
+
+def samples(lm: "LM", task: TaskRef) -> list[Mapping[str, Any]]:
+    """What a model of lm-eval answers to every item of a task, with lm-eval's scores.
+
+    Raises:
+        UserError: if lm-eval does not know the task or has no data for it.
+    """
+    from lm_eval.evaluator import evaluate
+
     with _quiet():
-        found = evaluate(
-            EditedLM(edited, model, batch_size),
-            _loaded(task),
-            limit=task.items if task.source == "lm-eval" else None,
-            bootstrap_iters=0,
-        )
-    samples = [sample for of_task in found["samples"].values() for sample in of_task]
-    scores = list(_scores(task.name, samples))
+        limit = task.items if task.source == "lm-eval" else None
+        found = evaluate(lm, _loaded(task), limit=limit, bootstrap_iters=0)
+    return [sample for of_task in found["samples"].values() for sample in of_task]
+
+
+def item_scores(task: TaskRef, answered: Sequence[Mapping[str, Any]]) -> list[ItemScore]:
+    """The scores of lm-eval's samples; metrics that are not means over items are left out.
+
+    Raises:
+        UserError: if no score is left.
+    """
+    scores = list(_scores(task.name, answered))
     if not scores:
         raise UserError(f"capability task '{task.name}' has no score per item", fix="leave it out of `capability`")
     return scores
@@ -153,7 +168,6 @@ def _own(task: TaskRef) -> Mapping[str, Any]:
 
 
 def _scores(task: str, samples: Sequence[Mapping[str, Any]]) -> Iterator[ItemScore]:
-    """What lm-eval says of each item; metrics that are not means over items are left out."""
     number: dict[str, int] = defaultdict(int)
     for sample in samples:
         for name in sample["metrics"]:

@@ -56,6 +56,7 @@ class TaskRef:
         shots: rows shown as examples; None for as many as lm-eval's task has.
         sha256: hash of the rows; empty for lm-eval's.
         release: of lm-eval, for its own tasks.
+        left_out: rows of the file that cannot be asked, because a choice has no text.
     """
 
     name: str
@@ -65,11 +66,17 @@ class TaskRef:
     shots: int | None = None
     sha256: str = ""
     release: str = ""
+    left_out: int = 0
 
     @property
     def title(self) -> str:
         """Its name in tables."""
         return FORMS[self.name].title if self.source == "file" else self.name
+
+    @property
+    def compares_probabilities(self) -> bool:
+        """Whether its score follows from probabilities of texts instead of an answer; not known of lm-eval's own tasks."""
+        return self.source == "file" and FORMS[self.name].config["output_type"] != "generate_until"
 
     def identity(self) -> dict[str, Any]:
         """What decides its questions; where the file is does not."""
@@ -112,7 +119,8 @@ def reference(
     form, file = FORMS[name], str(_file(name, path)) if path or FORMS[name].rows is None else ""
     shots = form.shots if shots is None else shots
     found = _selected(name, file, items, shots)
-    return TaskRef(name, source, file, len(found) - shots, shots, digest(found))
+    left_out = _read(name, Path(file), Path(file).stat().st_mtime_ns)[1] if file else 0
+    return TaskRef(name, source, file, len(found) - shots, shots, digest(found), left_out=left_out)
 
 
 def check_name(name: str, where: str) -> None:
@@ -154,7 +162,7 @@ def _file(name: str, path: str) -> Path:
 def _selected(name: str, file: str, items: int | None, shots: int) -> list[Row]:
     """The examples and the items of a task, one after the other."""
     made = FORMS[name].rows
-    rows = list(made() if made and not file else _read(name, Path(file), Path(file).stat().st_mtime_ns))
+    rows = list(made() if made and not file else _read(name, Path(file), Path(file).stat().st_mtime_ns)[0])
     if len(rows) <= shots:
         raise UserError(
             f"{file or f'capability task {name!r}'}: has {len(rows)} rows, which leaves none to ask after {shots} examples",
@@ -164,8 +172,11 @@ def _selected(name: str, file: str, items: int | None, shots: int) -> list[Row]:
 
 
 @lru_cache(maxsize=32)
-def _read(name: str, file: Path, changed: int) -> tuple[Row, ...]:
-    return tuple(_rows(name, file))
+def _read(name: str, file: Path, changed: int) -> tuple[tuple[Row, ...], int]:
+    """The rows of a file that can be asked, and the number of the others."""
+    rows = tuple(_rows(name, file))
+    usable = tuple(row for row in rows if all(row.get("choices", "-")))
+    return usable, len(rows) - len(usable)
 
 
 def _rows(name: str, file: Path) -> Iterator[Row]:
@@ -198,7 +209,7 @@ def _problem(row: Any, keys: Mapping[str, type]) -> str:
             return f"'{key}' is not {_KINDS[kind]}"
     choices: Sequence[Any] = row["choices"] if "choices" in keys else ("", "")
     place = row["answer"] if "choices" in keys else row.get("label", 0)
-    if "choices" in keys and not (len(choices) > 1 and all(isinstance(each, str) and each for each in choices)):
+    if "choices" in keys and not (len(choices) > 1 and all(isinstance(each, str) for each in choices)):
         return "'choices' is not a list of two or more texts"
     return "" if 0 <= place < len(choices) else f"there is no choice {place}"
 

@@ -1,9 +1,6 @@
 """The pair as one model, against a reference that reads one prefix at a time with whole logits and no cache."""
 
-from functools import cache
-
 import pytest
-import torch
 
 from harness.models.edited import WeightEditedModel
 from harness.tokens import Query, joint_query
@@ -11,11 +8,11 @@ from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.vocabulary import Vocabulary
+from tests.helpers.slow_onceedit import Reference
 from tests.helpers.slow_protocols import generate as own_generation
 from tests.helpers.slow_protocols import teacher_forced as own_teacher_forced
-from tests.helpers.slow_similarity import similarity
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
-from tests.helpers.tiny_onceedit import EDITS, hparams_with
+from tests.helpers.tiny_onceedit import hparams_with
 
 QUESTIONS = (
     ("The mother tongue of Danielle Darrieux is", "Iceland"),
@@ -58,109 +55,6 @@ def plugin(plugin_folder):
 @pytest.fixture
 def queries(target):
     return [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
-
-
-def bytes_of_a_started_character(raw):
-    """How many of the last bytes begin a character that needs more of them."""
-    for n in (1, 2, 3):
-        needed = 1 + sum(lead <= raw[-n] <= 0xF4 for lead in (0xC2, 0xE0, 0xF0))
-        if needed > n and all(byte & 0xC0 == 0x80 for byte in raw[len(raw) - n + 1 :]):
-            return n
-    return 0
-
-
-def transfer_matrix(model, anchor_ids, rule):
-    """R as it is written down: cosines with the anchors, scaled as the rule says, softmax over each row."""
-    rows_VD = model.get_input_embeddings().weight
-    units_VD = rows_VD / rows_VD.norm(dim=-1, keepdim=True)
-    cosines_VA = units_VD @ units_VD[list(anchor_ids)].T
-    for anchor, token in enumerate(anchor_ids):
-        cosines_VA[token, anchor] = 1.0
-    if rule == "deepen":
-        cosines_VA = 100 * cosines_VA / cosines_VA.norm(dim=-1, keepdim=True)
-    return cosines_VA.softmax(dim=-1)
-
-
-@cache
-@torch.no_grad()
-def logits_after(model, ids):
-    return model(input_ids=torch.tensor([ids])).logits[0, -1]
-
-
-class Reference:
-    """The pair at one place at a time: no batch, no padding, no cache, whole matrices."""
-
-    def __init__(self, target, plugin, hparams):
-        self.target, self.plugin, self.hparams = target, plugin, hparams
-        self.vocabulary = Vocabulary.of(target.tokenizer)
-        pairs_special = hparams.eos == "pair_special"
-        self.pair = pair_anchors(
-            self.vocabulary, Vocabulary.of(plugin.tokenizer), hparams.anchors, pair_special=pairs_special
-        )
-        self.llm_VA = transfer_matrix(target.model, self.pair.llm_ids, hparams.relative)
-        self.plugin_UA = transfer_matrix(plugin.model, self.pair.plugin_ids, hparams.relative)
-
-    def text(self, query, ids):
-        """What can be read of a query's continuation, and how many bytes of a started character are behind it."""
-        raw = query.prompt.encode() + self.vocabulary.spell(ids)
-        started = bytes_of_a_started_character(raw)
-        return raw[: len(raw) - started].decode(errors="replace"), started
-
-    def tokenised(self, text):
-        return self.plugin.tokenizer(text)["input_ids"]
-
-    @torch.no_grad()
-    def step(self, query, ids, plugin_ids=None):
-        """One token after `ids` of a query's continuation, and the anchor that was decoded or None.
-
-        The plug-in reads `plugin_ids`, by default the tokenised text.
-        """
-        hparams = self.hparams
-        logits_V = logits_after(self.target.model, (*query.prompt_ids, *ids))
-        own = int(logits_V.argmax())
-        if hparams.eos == "deepen" and own == self.target.tokenizer.eos_token_id:
-            return own, None
-        text, started = self.text(query, ids)
-        plugin_ids = plugin_ids or self.tokenised(text)
-        alpha_ids = plugin_ids if hparams.per_step_alpha else self.tokenised(query.prompt)
-        alpha = logits_after(self.plugin.model, tuple(alpha_ids))[self.plugin.weight_id].sigmoid()
-        if hparams.alpha in ("similarity", "both"):
-            near = similarity(self.plugin, [(prompt, "") for prompt, _ in EDITS], query.prompt, 0.0)
-            similar = torch.tensor(hparams.similarity_slope * (near - hparams.similarity_threshold)).sigmoid()
-            alpha = torch.maximum(alpha, similar) if hparams.alpha == "both" else similar
-        if hparams.alpha == "fixed":
-            alpha = torch.tensor(hparams.alpha_fixed)
-        if started:
-            alpha = torch.tensor(0.0)
-        if alpha < hparams.alpha_gate:
-            return own, None
-        logits_U = logits_after(self.plugin.model, tuple(plugin_ids)).clone()
-        logits_U[self.plugin.weight_id] = -torch.inf
-        llm_A = logits_V.softmax(-1) @ self.llm_VA
-        fused_A = alpha * (logits_U.softmax(-1) @ self.plugin_UA) + (1 - alpha) * llm_A
-        anchor = int(fused_A.argmax())
-        if hparams.keep_own and anchor == llm_A.argmax():
-            return own, None
-        if hparams.decoder == "owner":
-            return int(self.llm_VA[:, anchor].argmax()), anchor
-        return self.search(logits_V, fused_A), anchor
-
-    def search(self, logits_V, fused_A):
-        hparams = self.hparams
-        onehot_A = torch.eye(len(fused_A), dtype=torch.float64)[fused_A.argmax()]
-        target_A = fused_A if hparams.target == "soft" else onehot_A
-        start_V = logits_V if hparams.init == "llm" else torch.zeros_like(logits_V)
-        z_V = start_V.clone().detach().requires_grad_(True)
-        optimiser = torch.optim.AdamW([z_V], lr=hparams.search_lr, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=10, eta_min=hparams.search_lr / 4)
-        for _ in range(hparams.search_steps):
-            optimiser.zero_grad()
-            with torch.enable_grad():
-                log_q_A = (z_V.softmax(-1) @ self.llm_VA).log()
-                torch.nn.functional.kl_div(log_q_A, target_A, reduction="none").mean().backward()
-            optimiser.step()
-            schedule.step()
-        return int(z_V.argmax())
 
 
 def named(changes):
@@ -327,3 +221,20 @@ def test_one_query_may_be_asked_under_both_protocols_in_any_order(target, plugin
     forced, generated = first.teacher_forced(queries), first.generate(queries)
     assert second.generate(queries) == generated
     assert second.teacher_forced(queries) == forced
+
+
+@pytest.mark.parametrize("decode", ["exact", "speculative"])
+def test_rows_that_end_early_do_not_change_others(decode, plugin, requests):
+    """As under the natural protocols: an answer ends by itself, whatever the others do."""
+    target = tiny_model("llama")
+    target.model.double()
+    queries = [Query(prompt, "", tuple(target.tokenizer(prompt)["input_ids"]), (0,) * 6) for prompt, _ in QUESTIONS[:3]]
+    pair = EnsembleModel.attach(target, plugin, hparams_with(decode=decode, eos="pair_special"))
+    endless, stop, seen = pair.generate(queries), (2, 6, 4), [0, 0, 0]
+
+    def ends(row, id_):
+        assert id_ == endless[row][seen[row]], "ids come in order, and none after the end"
+        seen[row] += 1
+        return seen[row] == stop[row]
+
+    assert pair.generate_until(queries, ends) == [ids[:n] for ids, n in zip(endless, stop, strict=True)]
