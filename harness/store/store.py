@@ -89,8 +89,9 @@ class Folder:
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
-        partial = self._partial(this_process())
         was_done = self.is_done
+        # whoever has just finished the folder may still be removing temporary ones
+        partial = self._partial(f"{this_process()}.late" if was_done else this_process())
         try:
             with explained(self.path):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +113,8 @@ class Folder:
             shutil.rmtree(partial, ignore_errors=True)
         if self.is_done:
             for left in self.path.parent.glob(self._partial("*").name):
-                shutil.rmtree(left, ignore_errors=True)
+                if left.suffixes[-2:] != [".late", ".partial"]:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _partial(self, writer: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{writer}.partial")
