@@ -57,7 +57,8 @@ def turned(value_D: Tensor, delta_D: Tensor) -> Tensor:
         D, in float64.
     """
     value_D, moved_D = value_D.double(), value_D.double() + delta_D.double()
-    return moved_D * (value_D.norm() / moved_D.norm()) - value_D
+    as_long_D: Tensor = moved_D * (value_D.norm() / moved_D.norm())
+    return as_long_D - value_D
 
 
 def _divided(pulled_ND: Tensor, by_ND: Tensor) -> Tensor:

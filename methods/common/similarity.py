@@ -134,7 +134,7 @@ class PromptMemory:
 
         Thousands of prompts repeat a few thousand tokens, each of which is compared once per text.
         """
-        distinct_U, which_K = self.ids_K.unique(return_inverse=True)
+        distinct_U, which_K = torch.unique(self.ids_K, return_inverse=True)
         return self.embeddings.centred(distinct_U.tolist()), which_K
 
 

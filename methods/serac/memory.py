@@ -69,7 +69,7 @@ class EditMemory:
             return [0.0] * len(keys_QW), [0] * len(keys_QW)
         probabilities: list[float] = []
         places: list[int] = []
-        for part_QW in keys_QW.split(max(1, _ENTRIES // self.keys_EW.numel())):
+        for part_QW in torch.split(keys_QW, max(1, _ENTRIES // self.keys_EW.numel())):
             least_Q, places_Q = squared_distances(part_QW, self.keys_EW).min(dim=-1)
             probabilities += least_Q.neg().exp().tolist()
             places += places_Q.tolist()
