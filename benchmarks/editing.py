@@ -144,7 +144,7 @@ def relative(found: Mapping[str, MethodTimes]) -> dict[str, dict[str, dict[str, 
 def table(title: str, found: Mapping[str, MethodTimes], against: Mapping[str, Any]) -> Table:
     """One row per method."""
     made = command.new_table(title, ["method"], ["ms per edit", "range", "edits per s", "× OnceEdit", "attach s",
-        "artifacts s", "evaluation, ms per record", "range", "× OnceEdit"])  # fmt: skip
+        "artifacts s", "scoring, ms", "range", "× OnceEdit"])  # fmt: skip
     for name, of in found.items():
         if of.reason is not None:
             made.add_row(of.title, "failed, see below")
