@@ -1,15 +1,9 @@
 """MALMEN: a hypernetwork whose changes are aggregated by least squares (Tan et al. 2024, arXiv 2311.04661)."""
 
-from typing import TYPE_CHECKING
-
 from harness.registry import register
 from methods.common import Implementation
 from methods.common.aggregation.editor import LearnedAggregationMethod
 from methods.common.aggregation.hparams import AggregationHparams
-
-if TYPE_CHECKING:
-    from harness.models.loaded import LoadedModel
-    from methods.common.aggregation.rounds import Rounds
 
 
 class MalmenHparams(AggregationHparams):
@@ -33,10 +27,7 @@ class Malmen(LearnedAggregationMethod):
     Hparams = MalmenHparams
     hparams: MalmenHparams
 
-    def rounds(self, model: "LoadedModel") -> "Rounds":
-        """As `implementation` says."""
-        from methods.common.aggregation.as_easyedit import EasyEditRounds
-
-        if self.hparams.implementation == "faithful-easyedit":
-            return EasyEditRounds(model, self.hparams)
-        return super().rounds(model)
+    @property
+    def implementation(self) -> Implementation:
+        """As the hyper-parameter says."""
+        return self.hparams.implementation

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from harness.models.catalogue import ModelRef
-    from harness.models.loaded import LoadedModel
     from methods.common.aggregation.network import Changes
     from methods.common.aggregation.rounds import Rounds
 
@@ -58,13 +57,10 @@ class UltraEdit(AggregationMethod):
         self.hparams.require_known(target)
         return {}
 
-    def rounds(self, model: "LoadedModel") -> "Rounds":
-        """As `implementation` says."""
-        from methods.common.aggregation.as_easyedit import EasyEditRounds
-
-        if self.hparams.implementation == "faithful-easyedit":
-            return EasyEditRounds(model, self.hparams)
-        return super().rounds(model)
+    @property
+    def implementation(self) -> Implementation:
+        """As the hyper-parameter says."""
+        return self.hparams.implementation
 
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"

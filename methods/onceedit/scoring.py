@@ -88,9 +88,7 @@ def _read(
     ]
     row_S = [n for n, _ in steps]
     texts = [None if is_silent else text for text, is_silent in written]
-    if (
-        model.hparams.alpha == "similarity"
-    ):  # needs no reading, so that the plug-in reads what is fused and nothing else
+    if model.hparams.alpha == "similarity":  # needs no reading: the plug-in reads what is fused and nothing else
         unread_N = torch.zeros(len(routed), dtype=torch.promote_types(model.plugin.model.dtype, torch.float32))
         alpha_S = model.alpha(None, _alpha(model, routed, unread_N)[row_S], written)
         is_needed = ((alpha_S >= model.chooser.gate) & (alpha_S > 0)).tolist()

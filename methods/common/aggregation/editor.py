@@ -10,7 +10,7 @@ from harness.api import ArtifactSpec, Context, EditedModel, State
 from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
-from methods.common import require_train
+from methods.common import Implementation, require_train
 from methods.common.aggregation.hparams import AggregationHparams, ShiftHparams
 from methods.common.sequential import SequentialMethod
 
@@ -55,11 +55,18 @@ class AggregationMethod(SequentialMethod):
             },
         )
 
+    @property
+    def implementation(self) -> Implementation:
+        """Whose rounds these are; a hyper-parameter of the methods that EasyEdit has too."""
+        return "corrected"
+
     def rounds(self, model: "LoadedModel") -> "Rounds":
         """How a batch of edits becomes shifts of a model's matrices."""
+        from methods.common.aggregation.as_easyedit import EasyEditRounds
         from methods.common.aggregation.rounds import Rounds
 
-        return Rounds(model, self.hparams)
+        kind = EasyEditRounds if self.implementation == "faithful-easyedit" else Rounds
+        return kind(model, self.hparams)
 
     @abstractmethod
     def networks(
