@@ -19,12 +19,14 @@ class Choice:
         tokens_B: ids of the target model.
         anchors_B: index of the decoded anchor, or of the entry of a union of vocabularies; -1 where the target model's own
             token was kept.
+        is_changed_B: whether each token is another one than the target model's own.
         is_gated_B, is_ended_B: whether it was kept because alpha was below the gate, or because it was the end of text.
         decoded: what was decoded from the fused distribution; None if no row needed it.
     """
 
     tokens_B: Tensor
     anchors_B: Tensor
+    is_changed_B: Tensor
     is_gated_B: Tensor
     is_ended_B: Tensor
     decoded: Decoded | None = None
@@ -93,14 +95,14 @@ class Chooser(ABC):
             is_fused_B = is_fused_B & (decoded.anchors_B != decoded.certificate_of_llm.anchors_B)
         tokens_B = torch.where(is_fused_B, decoded.tokens_B, own_B)
         anchors_B = torch.where(is_fused_B, decoded.anchors_B, -1)
-        return Choice(tokens_B, anchors_B, is_gated_B, is_ended_B, decoded)
+        return Choice(tokens_B, anchors_B, tokens_B != own_B, is_gated_B, is_ended_B, decoded)
 
     @staticmethod
     def gated(logits_l_BV: Tensor) -> Choice:
         """The target model's own token of rows whose alpha is known to be below the gate."""
         own_B = logits_l_BV.argmax(dim=-1)
         is_gated_B = torch.ones_like(own_B, dtype=torch.bool)
-        return Choice(own_B, torch.full_like(own_B, -1), is_gated_B, ~is_gated_B)
+        return Choice(own_B, torch.full_like(own_B, -1), ~is_gated_B, is_gated_B, ~is_gated_B)
 
 
 @dataclass(eq=False)

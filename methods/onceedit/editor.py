@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EDIT_VERSION = 3
 """Increment when the edit stage yields a different plug-in for the same inputs."""
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 """Increment when the contents of a pair's relative state change."""
 
 CONTEXTS = ((10, 5), (20, 5))
@@ -40,7 +40,7 @@ TILES = 3
 EDIT, STATE, PLUGIN_STATE = "plugin_edit", "relative_state", "plugin_state"
 
 
-@register("onceedit", title="OnceEdit", family="plug-in", version=2)
+@register("onceedit", title="OnceEdit", family="plug-in", version=3)
 class OnceEdit(Method):
     """OnceEdit (arXiv 2506.00817): the target model is unchanged; an edited plug-in is ensembled with it at every step."""
 

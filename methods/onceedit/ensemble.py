@@ -31,6 +31,7 @@ from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
 from methods.onceedit.scoring import scores
 from methods.onceedit.speculative import Proposer, Speculation
+from methods.onceedit.spelling import in_own_tokens
 from methods.onceedit.stepwise import Stepwise
 from methods.onceedit.sync import AnchorMap, Transcript, Written
 from methods.onceedit.union import Tokens, UnionChooser
@@ -50,7 +51,8 @@ class EnsembleModel(EditedModel):
     ) -> None:
         self.round_trip = round_trip
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
-        self._vocabulary = Vocabulary.of(target.tokenizer)
+        self.vocabulary = Vocabulary.of(target.tokenizer)
+        self._have_one_tokenizer = self.vocabulary.ids == Vocabulary.of(plugin.tokenizer).ids
         self._edited_prompts = {request.prompt for request in plugin.requests}
         self.gate = Gate(hparams, plugin)
         self._alpha_of: dict[str, float] = {}
@@ -143,21 +145,40 @@ class EnsembleModel(EditedModel):
         rest = iter(choice.tokens_B.tolist())
         return [[next(rest) for _ in query.target_ids] for query in queries]
 
-    @torch.no_grad()
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Greedy continuation of each prompt by as many ids as its target has, all prompts in one batch."""
+        """Greedy continuation of each prompt by as many ids as its target has.
+
+        If the models have different tokenizers, answers that are not the target model's own are given in its own tokens
+        (see `spelling`).
+        """
+        made, changed = self.greedy(queries)
+        if changed and not self._have_one_tokenizer:
+            rows = sorted(changed)
+            for row, ids in zip(rows, in_own_tokens(self, [queries[row] for row in rows]), strict=True):
+                self._counts["respelled"] += ids != made[row]
+                made[row] = ids
+        self._counts["answers"] += len(queries)
+        return made
+
+    @torch.no_grad()
+    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
+        """Generate until each row ends, step by step: drafts of `speculative`, which chooses the same ids, run past an end."""
+        return self._stepwise(queries, ends)[0]
+
+    @torch.no_grad()
+    def greedy(self, queries: Sequence[Query]) -> tuple[list[list[int]], set[int]]:
+        """The tokens that the ensemble chooses, as many as each target has, all prompts in one batch.
+
+        Returns:
+            The tokens, and the rows in which some token is not the target model's own choice after those before it.
+        """
         if not queries or self.hparams.decode != "speculative":
             return self._stepwise(queries, None)
         speculation = Speculation(self, queries)
         made = speculation.run()
         self._counts.update(speculation.counts)
         self._counts.update(written=sum(map(len, made)), fed=speculation.n_fed)
-        return made
-
-    @torch.no_grad()
-    def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
-        """Generate until each row ends, step by step: drafts of `speculative`, which chooses the same ids, run past an end."""
-        return self._stepwise(queries, ends)
+        return made, speculation.changed
 
     def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
         """Log-probabilities of the target ids under the distributions whose arg-max the ensemble writes (see `scoring`).
@@ -169,9 +190,9 @@ class EnsembleModel(EditedModel):
             raise UserError(f"OnceEdit's {reason}", fix="decoder: column")
         return scores(self, queries, reads_targets=reads_targets)
 
-    def _stepwise(self, queries: Sequence[Query], ends: Ends | None) -> list[list[int]]:
+    def _stepwise(self, queries: Sequence[Query], ends: Ends | None) -> tuple[list[list[int]], set[int]]:
         if not queries:
-            return []
+            return [], set()
         made: list[list[int]] = [[] for _ in queries]
         stepwise, growing = Stepwise(self, queries), Growing(queries, ends)
         while growing.rows:
@@ -180,7 +201,7 @@ class EnsembleModel(EditedModel):
                 made[n].append(token)
             growing.add(torch.tensor([tokens.get(n, 0) for n in range(len(queries))]))
         self._counts.update(written=sum(map(len, made)), fed=stepwise.n_fed)
-        return growing.continuations()
+        return growing.continuations(), stepwise.changed
 
     def state(self) -> State:
         """The number of edits; the plug-ins themselves are artifacts."""
@@ -215,6 +236,7 @@ class EnsembleModel(EditedModel):
         `round_trip`: share of the target model's own tokens that survive anchor space, on fixed prompts.
         `accepted_share`: share of drafted tokens that were accepted. `tokens_per_block`: tokens per row and forward pass of
         the target model. `settled_share`: share of tokens that were left to the step-by-step decoder.
+        `respelled_share`: share of generated answers that are given in other tokens than those chosen (see `spelling`).
         `packed_share`: ids fed to the plug-in under teacher forcing, relative to feeding every text separately.
         `fed_per_token`: ids fed to the plug-in per generated token, excluding prompts. `anchors` and the shapes of both
         embedding tables are those of the transfer matrices.
@@ -239,6 +261,8 @@ class EnsembleModel(EditedModel):
             diagnostics["packed_share"] = self._counts["packed_fed"] / self._counts["packed_alone"]
         if self._counts["written"]:
             diagnostics["fed_per_token"] = self._counts["fed"] / self._counts["written"]
+        if self._counts["answers"]:
+            diagnostics["respelled_share"] = self._counts["respelled"] / self._counts["answers"]
         if self._counts["blocks"]:
             diagnostics["tokens_per_block"] = (self._counts["written"] - self._counts["settled"]) / self._counts[
                 "blocks"
@@ -274,6 +298,6 @@ class EnsembleModel(EditedModel):
         """The transcript of each query; tokenises the prompts to find out whether each target starts where its prompt ends."""
         alone = self.target.tokenizer([query.prompt for query in queries])["input_ids"]
         return [
-            Transcript(self._vocabulary, query, starts_at_prompt=bool(query.prompt) and tuple(ids) == query.prompt_ids)
+            Transcript(self.vocabulary, query, starts_at_prompt=bool(query.prompt) and tuple(ids) == query.prompt_ids)
             for query, ids in zip(queries, alone, strict=True)
         ]

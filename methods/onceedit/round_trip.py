@@ -31,6 +31,34 @@ TEXTS = (
 )
 """Each prefix of a text from its fourth token on is one prompt."""
 
+QUESTIONS = (
+    "Who wrote the novel?",
+    "What is the capital of the province?",
+    "In which year was the bridge opened?",
+    "What sport does she play?",
+    "Which language is spoken on the island?",
+    "Where did the composer die?",
+    "Who was the father of the king?",
+    "What is the name of the band's first album?",
+    "Which company built the engine?",
+    "What position does the player have?",
+    "When did the war end?",
+    "On which network was the series shown?",
+    "What caused the fire?",
+    "Which city hosted the games?",
+    "Who directed the film?",
+    "What kind of instrument does he play?",
+    "How many people live in the town?",
+    "What is the boiling point of water?",
+    "Which award did the actress receive?",
+    "Where is the headquarters of the bank?",
+    "To which family does the plant belong?",
+    "Who is the owner of the newspaper?",
+    "What is two plus three?",
+    "Which river flows into the lake?",
+)
+"""Each is one prompt: many models begin an answer with a line break, a token that tokenizers spell in different ways."""
+
 _FIRST = 3
 
 
@@ -43,8 +71,12 @@ def round_trip(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", s
         tokenizer: its tokenizer.
         state: the model's relative state.
     """
-    rows: list[list[int]] = tokenizer(list(TEXTS))["input_ids"]
-    places = [(row, at) for row, ids in enumerate(rows) for at in range(_FIRST, len(ids))]
+    rows: list[list[int]] = tokenizer([*TEXTS, *QUESTIONS])["input_ids"]
+    places = [
+        (row, at)
+        for row, ids in enumerate(rows)
+        for at in range(_FIRST if row < len(TEXTS) else len(ids) - 1, len(ids))
+    ]
     probs_NV = logits_at(model, rows, places).softmax(dim=-1)
     projection, ones_N = Projection(state), torch.ones(len(places))
     together = rows_together(probs_NV.shape[1], state.embeddings_VD.device)

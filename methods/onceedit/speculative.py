@@ -135,9 +135,10 @@ class Decision:
     is_doubtful_B: Tensor
 
     def on_host(self) -> list[list[int]]:
-        """Tokens and doubts, in one transfer."""
-        both: list[list[int]] = torch.stack([self.choice.tokens_B, self.is_doubtful_B.long()]).tolist()
-        return both
+        """Tokens, doubts, and whether the tokens are not the target model's own, in one transfer."""
+        columns = [self.choice.tokens_B, self.is_doubtful_B.long(), self.choice.is_changed_B.long()]
+        found: list[list[int]] = torch.stack(columns).tolist()
+        return found
 
 
 class Proposer:
@@ -205,6 +206,7 @@ class Speculation:
     Attributes:
         counts: `blocks` of all rows, `drafted` tokens, of these the `copied` and the `accepted` ones, and tokens that were
             `settled` step by step.
+        changed: rows with a token that is not the target model's own.
     """
 
     def __init__(self, model: "EnsembleModel", queries: Sequence[Query], drafts: int | None = None) -> None:
@@ -227,6 +229,7 @@ class Speculation:
         self._made: list[list[int]] = [[] for _ in queries]
         self._stepwise: Stepwise | None = None
         self._doubtful: set[int] = set()
+        self.changed: set[int] = set()
 
     @torch.no_grad()
     def run(self) -> list[list[int]]:
@@ -258,10 +261,10 @@ class Speculation:
             )
         readings = [drafts[n].readings.get(text.text) for n, text in zip(row_S, written, strict=True)]
         decisions = self._decide(logits_SV, row_S, written, readings)
-        tokens, is_doubtful = [0] * len(row_S), [False] * len(row_S)
+        tokens, is_doubtful, is_changed = [0] * len(row_S), [False] * len(row_S), [False] * len(row_S)
         for decision in decisions:
-            for place, token, doubt in zip(decision.places, *decision.on_host(), strict=True):
-                tokens[place], is_doubtful[place] = token, bool(doubt)
+            for place, token, *flags in zip(decision.places, *decision.on_host(), strict=True):
+                tokens[place], (is_doubtful[place], is_changed[place]) = token, map(bool, flags)
         counted: list[bool] = []
         at = 0
         for n, draft in drafts.items():
@@ -271,6 +274,8 @@ class Speculation:
                     self._doubtful.add(n)
                     break
                 self._made[n].append(tokens[place])
+                if is_changed[place]:
+                    self.changed.add(n)
                 expected = draft.guess if proposed is None else proposed
                 if expected is not None:
                     draft.pace.note(expected == tokens[place])
@@ -386,6 +391,7 @@ class Speculation:
         step = min(len(self._made[n]) for n in self._doubtful)
         rows = [n for n in self._doubtful if len(self._made[n]) == step]
         tokens = self._stepwise.tokens(step, self._made, rows)
+        self.changed |= self._stepwise.changed & set(rows)
         for n in rows:
             self._made[n].append(tokens[n])
             self._doubtful.discard(n)

@@ -23,6 +23,7 @@ class Stepwise:
 
     Attributes:
         alpha_N: alpha of each prompt.
+        changed: rows with a token that is not the target model's own.
     """
 
     def __init__(self, model: "EnsembleModel", queries: Sequence[Query]) -> None:
@@ -37,6 +38,7 @@ class Stepwise:
         self._cache = None
         self._mapped: Mapping[int, int] = {}
         self._step = 0
+        self.changed: set[int] = set()
 
     @property
     def n_fed(self) -> int:
@@ -60,10 +62,12 @@ class Stepwise:
         alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
         choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
         self._model.count(choice, written, None if counted is None else [row in counted for row in rows])
-        if self._model.anchor_map is None:
-            return dict(zip(rows, choice.tokens_B.tolist(), strict=True))
-        mapped_B = self._model.anchor_map.ids(choice.tokens_B, choice.anchors_B)
-        tokens, mapped = torch.stack([choice.tokens_B, mapped_B]).tolist()  # one transfer
+        anchor_map, mapped_B = self._model.anchor_map, torch.full_like(choice.tokens_B, -1)
+        if anchor_map is not None:
+            mapped_B = anchor_map.ids(choice.tokens_B, choice.anchors_B)
+        # one transfer
+        tokens, changed, mapped = torch.stack([choice.tokens_B, choice.is_changed_B.long(), mapped_B]).tolist()
+        self.changed |= {row for row, is_changed in zip(rows, changed, strict=True) if is_changed}
         self._mapped = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
         return dict(zip(rows, tokens, strict=True))
 

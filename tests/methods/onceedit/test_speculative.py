@@ -48,10 +48,10 @@ def pair_of(target, plugin, requests, **changes):
 def test_the_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, requests, changes):
     target = tiny_model(architecture)
     queries = asked(target, PROMPTS[:6], longest=18)
-    expected = pair_of(target, plugin, requests, **changes).generate(queries)
+    expected = pair_of(target, plugin, requests, **changes).greedy(queries)[0]
     assert [len(ids) for ids in expected] == [18, 13, 8, 3, 15, 10]
     speculative = pair_of(target, plugin, requests, decode="speculative", **changes)
-    assert speculative.generate(queries) == expected
+    assert speculative.greedy(queries)[0] == expected
     assert Speculation(speculative, queries, drafts=4).run() == expected
 
 
@@ -62,13 +62,13 @@ def test_thousands_of_tokens_are_those_of_the_step_by_step_decoder(architecture,
     target = tiny_model(architecture)
     queries = asked(target, longest=160)
     pair = pair_of(target, plugin, requests)
-    expected = pair.generate(queries)
+    expected = pair.greedy(queries)[0]
     assert sum(map(len, expected)) > 1500
     speculation = Speculation(pair, queries, drafts)
     assert speculation.run() == expected
     assert speculation.counts["settled"] < sum(map(len, expected)) / 10
     assert [Speculation(pair, [query], drafts).run() for query in queries[:3]] == [
-        pair.generate([query]) for query in queries[:3]
+        pair.greedy([query])[0] for query in queries[:3]
     ]
 
 
@@ -80,7 +80,7 @@ def test_where_two_tokens_tie_the_step_by_step_decoder_decides(plugin, requests)
     changes = {"alpha": "fixed", "alpha_fixed": 0.0, "alpha_gate": 0.5}
     queries = asked(target, PROMPTS[:4], longest=8)
     speculation = Speculation(pair_of(target, plugin, requests, **changes), queries)
-    assert speculation.run() == pair_of(target, plugin, requests, **changes).generate(queries)
+    assert speculation.run() == pair_of(target, plugin, requests, **changes).greedy(queries)[0]
     assert speculation.counts["settled"] == sum(len(query.target_ids) for query in queries)
 
 
@@ -94,7 +94,7 @@ def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, 
     speculation.run()
     assert speculation.counts["accepted"] > 0.9 * speculation.counts["drafted"]
     assert len(passes) < 32 / 4
-    pair.generate(queries)
+    pair.greedy(queries)
     hook.remove()
     assert pair.diagnostics()["tokens_per_block"] > 2
 
@@ -117,8 +117,8 @@ def test_each_step_is_counted_once(plugin, requests):
     target = tiny_model("gptj")
     queries = asked(target)
     exact, speculative = (pair_of(target, plugin, requests, decode=decode) for decode in ("exact", "speculative"))
-    exact.generate(queries)
-    speculative.generate(queries)
+    exact.greedy(queries)
+    speculative.greedy(queries)
     for name in ("gated_share", "ended_share", "fused_share", "held_back_share"):
         assert speculative.diagnostics()[name] == exact.diagnostics()[name]
 
@@ -204,7 +204,7 @@ def test_a_text_that_repeats_itself_takes_fewer_passes_of_both_models(plugin, re
     made = speculation.run()
     for hook in hooks:
         hook.remove()
-    assert made == pair_of(target, plugin, requests).generate(queries)
+    assert made == pair_of(target, plugin, requests).greedy(queries)[0]
     assert speculation.counts["copied"] > 24
     assert passes["plug-in"] < 96
     assert passes["target"] < 64

@@ -68,7 +68,7 @@ def test_every_certified_token_is_that_of_the_whole_distribution_and_of_the_sear
             for prompt in (record.prompt, *record.rephrases, *(probe.prompt for probe in record.locality))
         ][:60] + [record.prompt for record in data.unrelated]
         queries = [joint_query(model.tokenizer, prompt, "x") for prompt in prompts]
-        pair.generate([Query(query.prompt, query.target, query.prompt_ids, (0,) * STEPS) for query in queries])
+        pair.greedy([Query(query.prompt, query.target, query.prompt_ids, (0,) * STEPS) for query in queries])
         with capsys.disabled():
             print(f"\n{rule}, {name}: {dict(comparing.seen)}")
         total += comparing.seen

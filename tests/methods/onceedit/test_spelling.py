@@ -1,0 +1,124 @@
+"""Answers in the target model's own tokens, against a reference that writes and tokenises one answer at a time."""
+
+import pytest
+
+from harness.tokens import Query, joint_query
+from methods.onceedit.edit_stage import build
+from methods.onceedit.ensemble import EnsembleModel
+from methods.onceedit.plugin import EditedPlugin
+from methods.onceedit.spelling import FURTHER, PIECES, Spelling
+from methods.onceedit.vocabulary import Vocabulary
+from tests.helpers.slow_onceedit import Reference
+from tests.helpers.slow_protocols import generate as own_generation
+from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_onceedit import EDITS, FakeContext, hparams_with
+
+
+@pytest.fixture(scope="module")
+def plugin(plugin_folder):
+    loaded = EditedPlugin.load(plugin_folder, "cpu")
+    loaded.model.double()
+    return loaded
+
+
+def target_of(architecture):
+    loaded = tiny_model(architecture)
+    loaded.model.double()
+    return loaded
+
+
+def in_pieces(target, text):
+    """One id per byte, as a plug-in without longer tokens would have it written."""
+    vocabulary = Vocabulary.of(target.tokenizer)
+    by_bytes = {piece: id_ for id_, piece in vocabulary.text_bytes.items()}
+    return [by_bytes[bytes([byte])] for byte in text.encode()]
+
+
+def spelling_of(target, plugin, *questions):
+    queries = [joint_query(target.tokenizer, *question) for question in questions]
+    return Spelling(EnsembleModel.attach(target, plugin, hparams_with()), queries), queries
+
+
+def test_a_word_written_in_pieces_is_the_word(plugin, requests):
+    target = target_of("gptj")
+    spelling, (query,) = spelling_of(target, plugin, ("Björk was born in", "Paris, the capital"))
+    written = in_pieces(target, " Paris, the capital of")
+    assert len(written) > len(query.target_ids)
+    assert spelling.own(0, written) == list(query.target_ids)
+    other = in_pieces(target, " Paris, the tongue of")
+    assert spelling.own(0, other) != list(query.target_ids)
+    assert spelling.own(0, other)[:3] == list(query.target_ids)[:3]
+
+
+def test_an_answer_goes_on_until_its_last_word_is_over(plugin, requests):
+    target = target_of("gptj")
+    spelling, (query,) = spelling_of(target, plugin, ("Björk was born in", "Paris"))
+    (space,), stop = in_pieces(target, " "), target.tokenizer.convert_tokens_to_ids("</s>")
+    written = in_pieces(target, " Paris")
+    assert len(query.target_ids) < len(written)
+    assert not any(spelling.is_complete(0, written[:n]) for n in range(1, len(written) + 1))
+    assert spelling.is_complete(0, [*written, space])
+    assert spelling.is_complete(0, [*written, stop])
+    assert not spelling.is_complete(0, [*written, *in_pieces(target, "i")])
+
+
+def test_what_has_no_spelling_of_its_own_stays_as_it_is(plugin, requests):
+    target = target_of("gptj")
+    spelling, (query,) = spelling_of(target, plugin, ("東京 is the capital of", "日本"))
+    started = in_pieces(target, " 日本")[: len(query.target_ids)]
+    assert spelling.own(0, in_pieces(target, " 日")[:-1])[:1] == started[:1], "inside a character"
+    stop = target.tokenizer.convert_tokens_to_ids("</s>")
+    assert spelling.own(0, [stop] * 9) == [stop] * len(query.target_ids)
+
+
+class OfPieces(FakeContext):
+    """Lends a plug-in whose tokens are shorter than those of the other tiny models."""
+
+    def load_model(self, ref):
+        return self.models.setdefault(ref, tiny_model("gptj", seed=7))
+
+
+@pytest.fixture(scope="module")
+def plugin_of_pieces(data, plugin_spec, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pieces")
+    build(plugin_spec, OfPieces(data), folder)
+    loaded = EditedPlugin.load(folder, "cpu")
+    loaded.model.double()
+    return loaded
+
+
+@pytest.mark.parametrize("decode", ["exact", "speculative"])
+def test_answers_equal_those_written_one_by_one(decode, plugin_of_pieces):
+    target, plugin = target_of("llama"), plugin_of_pieces
+    hparams = hparams_with(decode=decode, alpha="fixed", alpha_fixed=0.7, eos="pair_special")
+    pair, reference = EnsembleModel.attach(target, plugin, hparams), Reference(target, plugin, hparams)
+    queries = [joint_query(target.tokenizer, *edit) for edit in EDITS]
+    assert pair.generate(queries) == [slowly(target, reference, query) for query in queries]
+    assert pair.diagnostics()["respelled_share"] > 0
+
+
+def slowly(target, reference, query: Query):
+    wanted, text_of = len(query.target_ids), Vocabulary.of(target.tokenizer).text_bytes
+    ids = []
+    while len(ids) < wanted:
+        ids.append(reference.step(query, ids)[0])
+    if ids == own_generation(target, query):
+        return ids
+    first, ids = ids, []
+    while len(ids) < PIECES * wanted + FURTHER:
+        ids.append(reference.step(query, ids)[0])
+        if not text_of[ids[-1]]:
+            break
+        own = respelled(target, reference, query, ids[:-1]) if text_of[ids[-1]].startswith(b" ") else []
+        if len(own) >= wanted:
+            break
+    text, rest = (ids[:-1], ids[-1:]) if not text_of[ids[-1]] else (ids, [])
+    own = [*respelled(target, reference, query, text), *rest]
+    return own[:wanted] if len(own) >= wanted else first
+
+
+def respelled(target, reference, query, ids):
+    """The tokens of the text behind the prompt; none inside a character and where they do not follow the prompt's."""
+    text, started = reference.text(query, ids)
+    whole, n = target.tokenizer(text)["input_ids"], len(query.prompt_ids)
+    return whole[n:] if not started and tuple(whole[:n]) == query.prompt_ids else []
