@@ -1,6 +1,7 @@
 """Time and memory of a cell: a synchronised clock over named phases, and the class of device that makes times comparable."""
 
 import contextlib
+import re
 import resource
 import sys
 import time
@@ -10,6 +11,8 @@ from typing import Any, get_args
 
 from harness.api import Phase
 from harness.store.provenance import processor
+
+_FORGET_PEAK = "5"  # proc(5): resets the peak resident set of a process
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -61,11 +64,15 @@ def device_class(device: str) -> str:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Highest memory use so far: of all GPUs in use where there are any, else of the process."""
+    """Highest memory use since `reset_peak_memory`: of all GPUs in use where there are any, else of the process."""
     if device.startswith("cuda"):
         import torch
 
         return sum(int(torch.cuda.max_memory_allocated(each)) for each in _in_use(device))
+    if sys.platform == "linux":
+        kilobytes = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if kilobytes:
+            return int(kilobytes[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -84,12 +91,15 @@ def held_memory_bytes(device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start a new measurement where the device allows it; a process's own peak cannot be reset."""
+    """Start a new measurement; only Linux can forget the peak of a process, elsewhere it grows from cell to cell."""
     if device.startswith("cuda"):
         import torch
 
         for each in _in_use(device):
             torch.cuda.reset_peak_memory_stats(each)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):  # some containers do not let a process write there
+            Path("/proc/self/clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
 
 
 def _in_use(device: str) -> list[str]:

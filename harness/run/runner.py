@@ -107,6 +107,7 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
+        reset_peak_memory(context.device)
         for root in (*cell.all_unedited_outputs(), *cell.unedited_capability()):
             for spec in root.closure():
                 verify_models(spec, self._store, context)
@@ -118,7 +119,6 @@ class Runner:
         questions = Questions(cell, model, context, self._artifacts)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
-        reset_peak_memory(context.device)
         requests = [record.request() for record in data.edits]
         edit = self._in_sequence if cell.schedule.is_sequential else self._at_once
         edited = edit(bench, questions, requests, kept)

@@ -42,7 +42,9 @@ class Geometry:
         if transform == "none":
             return cls()
         n_tokens, width = embeddings_VD.shape
-        mean_D = embeddings_VD.sum(dim=0, dtype=torch.float64) / n_tokens
+        mean_D = embeddings_VD.new_zeros(width, dtype=torch.float64)
+        for rows_ND in torch.split(embeddings_VD, _ROWS):  # sum(dtype=…) of the whole table would convert it as a whole
+            mean_D += rows_ND.double().sum(dim=0) / n_tokens
         if transform == "centred":
             return cls(mean_D)
         covariance_DD = embeddings_VD.new_zeros(width, width, dtype=torch.float64)

@@ -20,6 +20,7 @@ _OTHER_ROUNDINGS = 8  # of the scale, the product with it, and a margin for thos
 _SUM_ERROR = 1e-5  # of the sum of the other terms beyond that of its terms: exp to 2 ulp, blocked summation
 _SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
 _ANCHORS = 4096  # anchors converted at once
+_TOKENS = 2**14  # tokens whose lists are compared at once
 
 
 def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance: Advance) -> float:
@@ -103,11 +104,12 @@ def _proved_owners(state: "RelativeState", error: float) -> Tensor:
 
     Of the other tokens, some list the anchor, which bounds their value; all others are below their largest unlisted value.
     """
-    log_r_VM = state.near_x_VM - state.log_z_V[:, None]
-    is_own_VM = state.anchor_ids_A[state.near_VM.long()] == state.token_ids_V[:, None]
-    others_VM = log_r_VM.masked_fill_(is_own_VM, -torch.inf)
     unlisted = (state.next_x_V - state.log_z_V).amax()
     rival_A = unlisted.expand(state.n_anchors).clone()
-    rival_A.scatter_reduce_(0, state.near_VM.long().flatten(), others_VM.flatten(), "amax")
+    for ids in torch.split(state.token_ids_V, _TOKENS):
+        near_TM = state.near_VM[ids].long()
+        log_r_TM = state.near_x_VM[ids] - state.log_z_V[ids, None]
+        others_TM = log_r_TM.masked_fill_(state.anchor_ids_A[near_TM] == ids[:, None], -torch.inf)
+        rival_A.scatter_reduce_(0, near_TM.flatten(), others_TM.flatten(), "amax")
     own_A = state.scale_V[state.anchor_ids_A] - state.log_z_V[state.anchor_ids_A]
     return torch.where(own_A > rival_A + 4 * error, state.anchor_ids_A, -1)

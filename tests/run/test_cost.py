@@ -1,9 +1,11 @@
 """The clock of a cell."""
 
+import sys
+
 import pytest
 
 from harness.run import cost
-from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes
+from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
 
 
 @pytest.fixture
@@ -77,3 +79,15 @@ def test_times_on_different_numbers_of_threads_are_of_different_classes(monkeypa
 def test_the_peak_of_a_process_is_at_least_what_it_holds():
     held = bytearray(50 << 20)
     assert peak_memory_bytes("cpu") > len(held)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget the peak of a process")
+def test_the_peak_of_an_earlier_cell_is_forgotten():
+    reset_peak_memory("cpu")
+    before = peak_memory_bytes("cpu")
+    held = bytearray(100 << 20)
+    during = peak_memory_bytes("cpu")
+    del held
+    assert during > before + (80 << 20)
+    reset_peak_memory("cpu")
+    assert peak_memory_bytes("cpu") < during - (80 << 20)
