@@ -154,7 +154,8 @@ class EnsembleModel(EditedModel):
         made, changed = self.greedy(queries)
         if changed and not self._have_one_tokenizer:
             rows = sorted(changed)
-            for row, ids in zip(rows, in_own_tokens(self, [queries[row] for row in rows]), strict=True):
+            own = in_own_tokens(self, [queries[row] for row in rows], [made[row] for row in rows])
+            for row, ids in zip(rows, own, strict=True):
                 self._counts["respelled"] += ids != made[row]
                 made[row] = ids
         self._counts["answers"] += len(queries)

@@ -43,13 +43,12 @@ class Spelling:
         own = self._tokenised(row, ids[:-1])
         return own is not None and len(own) >= len(self._queries[row].target_ids)
 
-    def own(self, row: int, ids: Sequence[int]) -> list[int]:
-        """An answer in the target model's own tokens, cut to as many as the target has; `ids` if they cannot be told."""
+    def own(self, row: int, ids: Sequence[int]) -> list[int] | None:
+        """As many of the target model's own tokens as the target has; None if the text has fewer or cannot be tokenised."""
         wanted = len(self._queries[row].target_ids)
         n_text = next((n for n, id_ in enumerate(ids) if not self._pieces.get(id_)), len(ids))
         own = self._tokenised(row, ids[:n_text])
-        own = list(ids) if own is None else [*own, *ids[n_text:]]
-        return own[:wanted] if len(own) >= wanted else list(ids[:wanted])
+        return None if own is None or len(own) + len(ids) - n_text < wanted else [*own, *ids[n_text:]][:wanted]
 
     def _tokenised(self, row: int, ids: Sequence[int]) -> list[int] | None:
         """The tokens of a continuation's text; None inside a character, and if they change the prompt's."""
@@ -61,8 +60,14 @@ class Spelling:
         return whole[len(prompt_ids) :]
 
 
-def in_own_tokens(model: "EnsembleModel", queries: Sequence[Query]) -> list[list[int]]:
-    """Write answers to the end of a word, and return them in the target model's own tokens, each as long as its target."""
+def in_own_tokens(model: "EnsembleModel", queries: Sequence[Query], made: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Write answers to the end of a word, and return them in the target model's own tokens, each as long as its target.
+
+    Args:
+        model: the ensemble.
+        queries: the questions.
+        made: the tokens that the ensemble chose, returned where an answer is over before it is as long.
+    """
     spelling, so_far = Spelling(model, queries), [list[int]() for _ in queries]
 
     def ends(row: int, id_: int) -> bool:
@@ -71,4 +76,5 @@ def in_own_tokens(model: "EnsembleModel", queries: Sequence[Query]) -> list[list
 
     limits = [PIECES * len(query.target_ids) + FURTHER for query in queries]
     longer = [replace(query, target_ids=query.target_ids[:1] * n) for query, n in zip(queries, limits, strict=True)]
-    return [spelling.own(row, ids) for row, ids in enumerate(model.generate_until(longer, ends))]
+    written = [spelling.own(row, ids) for row, ids in enumerate(model.generate_until(longer, ends))]
+    return [list(chosen) if own is None else own for own, chosen in zip(written, made, strict=True)]

@@ -6,7 +6,7 @@ from harness.tokens import Query, joint_query
 from methods.onceedit.edit_stage import build
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
-from methods.onceedit.spelling import FURTHER, PIECES, Spelling
+from methods.onceedit.spelling import FURTHER, PIECES, Spelling, in_own_tokens
 from methods.onceedit.vocabulary import Vocabulary
 from tests.helpers.slow_onceedit import Reference
 from tests.helpers.slow_protocols import generate as own_generation
@@ -62,13 +62,23 @@ def test_an_answer_goes_on_until_its_last_word_is_over(plugin, requests):
     assert not spelling.is_complete(0, [*written, *in_pieces(target, "i")])
 
 
-def test_what_has_no_spelling_of_its_own_stays_as_it_is(plugin, requests):
+def test_what_has_no_spelling_of_its_own_is_left_to_the_chosen_tokens(plugin, requests):
     target = target_of("gptj")
     spelling, (query,) = spelling_of(target, plugin, ("東京 is the capital of", "日本"))
-    started = in_pieces(target, " 日本")[: len(query.target_ids)]
-    assert spelling.own(0, in_pieces(target, " 日")[:-1])[:1] == started[:1], "inside a character"
+    assert spelling.own(0, in_pieces(target, " 日本")[:-1]) is None, "inside a character"
     stop = target.tokenizer.convert_tokens_to_ids("</s>")
+    assert spelling.own(0, [stop]) is None, "over too soon"
     assert spelling.own(0, [stop] * 9) == [stop] * len(query.target_ids)
+
+
+def test_an_answer_that_is_over_at_once_is_as_long_as_its_target(plugin, requests, monkeypatch):
+    target = target_of("gptj")
+    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    queries = [joint_query(target.tokenizer, *edit) for edit in EDITS]
+    stop = target.tokenizer.convert_tokens_to_ids("</s>")
+    chosen = [[stop] * len(query.target_ids) for query in queries]
+    monkeypatch.setattr(pair, "generate_until", lambda queries, ends: [[stop] for _ in queries])
+    assert in_own_tokens(pair, queries, chosen) == chosen
 
 
 class OfPieces(FakeContext):
