@@ -94,6 +94,11 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
+def list_around(path: Path) -> str:
+    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists."""
+    return f"ls {shlex.quote(str(next(place for place in path.parents if place.exists())))}"
+
+
 def _is_writable(folder: Path) -> bool:
     """Whether it is a folder, or can become one, in which files can be made."""
     there = nearest_existing(folder)

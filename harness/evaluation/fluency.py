@@ -1,11 +1,12 @@
 """ROME's metrics of generated text: n-gram entropy, TF-IDF similarity to reference texts, and essence (ROME §3.4, App. D).
 
 The numbers are those of ROME's and MEMIT's code on the same texts. What differs is the text: their code draws from the five most
-probable tokens, an edited model here writes greedily, so that a cell gives the same numbers again.
+probable tokens; here decoding is greedy, so that a cell gives the same numbers again.
 """
 
 import json
 import math
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import list_around
 from harness.errors import UserError
 from harness.identity import file_digest
 from harness.models.batching import length_sorted
@@ -61,8 +63,10 @@ def reference(path: str) -> FluencyRef:
     """
     if not path:
         return FluencyRef()
+    if Path(path).is_dir():
+        raise UserError(f"fluency: a folder where a file is expected: {path}", fix=f"ls {shlex.quote(path)}")
     if not Path(path).is_file():
-        raise UserError(f"fluency: no such file: {path}", fix=f"ls {Path(path).parent}")
+        raise UserError(f"fluency: no such file: {path}", fix=list_around(Path(path)))
     _references(Path(path))
     return FluencyRef(path, file_digest(Path(path)))
 
