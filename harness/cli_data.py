@@ -90,7 +90,7 @@ def data_check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File of records in any known format.")],
     plugin: PluginOption = None,
 ) -> int:
-    """Check every record of a file: whether it can be used, why not, and which questions it has."""
+    """Check every record of a file: which can be used, what is wrong with the others, and which questions they have."""
     from harness.data.check import check
 
     report = check(file)

@@ -20,6 +20,7 @@ from harness.cli_shared import (
 )
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
+from harness.plain_text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,7 +148,9 @@ def export_results(
     def export_one(one: RunOptions) -> int:
         name = name_of_run(one, "export-results", console)
         written = export(load_suite(one.store, name, one.scale, **one.variant), to, organization)
-        print(f"{written.evaluations} evaluations with {written.samples:,} samples in {written.folder}")
+        print(
+            f"{counted(written.evaluations, 'evaluation')} with {counted(written.samples, 'sample')} in {written.folder}"
+        )
         print(f"answers to the NeurIPS checklist in {written.checklist}")
         return 0
 
@@ -213,8 +216,8 @@ def _name(suite: str, store: Path, console: "Console") -> str:
         refuse_rival(manifest, source, store)
         if manifest.suite == source.name and manifest.sha256 not in ("", source.sha256):
             console.print(
-                f"{suite} has changed since it was run ({manifest.created[:16]}), and this is about that run; "
-                f"for its present cells: {manifest.again('run', store)}",
+                f"{suite} has changed since it was run ({manifest.created[:16]}); these are the results of that run. "
+                f"To run it as it is now: {manifest.again('run', store)}",
                 style="yellow",
                 markup=False,
                 highlight=False,
@@ -297,7 +300,7 @@ def _summarise(console: "Console") -> "Summarise":
         try:
             return summarise(store, manifest)
         except UserError as error:
-            text = f"MLflow: no Score, Freq or compared times of {manifest.name}: {error.message}"
+            text = f"MLflow: no Score, Freq or relative times for {manifest.name}: {error.message}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
             return NO_SUMMARY
 
@@ -306,7 +309,7 @@ def _summarise(console: "Console") -> "Summarise":
 
 def _sentence(result: "SyncResult") -> str:
     """Summarise the result of an MLflow import."""
-    sentence = f"{result.created} runs created, {result.replaced} replaced, {result.skipped} unchanged"
+    sentence = f"{counted(result.created, 'run')} created, {result.replaced} replaced, {result.skipped} unchanged"
     if result.refused:
         cell, reason = result.refused[0]
         sentence += f", {len(result.refused)} refused by MLflow ({cell}: {reason})"

@@ -193,7 +193,9 @@ class Driver:
         if decision.give_up:
             self._give_up(decision.give_up)
         lost = len(self.state.unanswered(self.launch))
-        self._say("lost", f"SLURM did not say whether it has taken {lost} jobs; that shows soon" if lost else "")
+        self._say(
+            "lost", f"SLURM did not say whether it has taken {lost} jobs; this will become clear soon" if lost else ""
+        )
         if lost or not decision.submit or self._is_busy():
             return
         try:
@@ -388,4 +390,7 @@ def _close_settled(store: Store) -> None:
 
 
 def _ways(plan: Plan) -> str:
-    return f"The same command follows it; `{plan.command('status')}` looks; `{plan.command('cancel')}` ends it."
+    return (
+        f"Run the same command to follow it; `{plan.command('status')}` shows its status, "
+        f"`{plan.command('cancel')}` cancels it."
+    )

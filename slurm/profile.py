@@ -58,14 +58,14 @@ class SlurmProfile(LaunchProfile):
     time_min: Count | None = Field(None, description="with mem_gb: the only resource class")
     classes: list[ResourceClass] = Field(default_factory=list, description="the smallest first")
     array_parallelism: Count = Field(16, description="jobs of an array that run at the same time")
-    packing: Count = Field(1, description="cells of a job that load the same model, at most")
+    packing: Count = Field(1, description="maximum number of cells in a job; they all load the same model")
     signal_delay_s: Annotated[int, Field(ge=0)] = Field(120, description="between the warning signal and the end")
     setup: list[str] = Field(default_factory=list, description="shell lines in front of the job's command")
     python: str | None = Field(None, description="interpreter on the node; default: the one that submits")
     max_array_size: Count | None = Field(None, description="jobs of an array; default: what the controller says")
-    poll_s: Count = Field(10, description="seconds between two looks of the driver at the queue and the disk")
+    poll_s: Count = Field(10, description="seconds between two checks of the queue and the disk")
     settle_s: Annotated[int, Field(ge=0)] = Field(
-        30, description="how long the file system may hide from one node what another has written"
+        30, description="seconds until what one node has written is visible to the others"
     )
     additional: dict[Flag, str | int | bool] = Field(
         default_factory=dict, description="further parameters of sbatch, without dashes: `exclude: node[1-3]`"
@@ -77,7 +77,7 @@ class SlurmProfile(LaunchProfile):
         cls, additional: dict[str, str | int | bool]
     ) -> dict[str, str | int | bool]:
         if taken := sorted(TAKEN & additional.keys()):
-            raise ValueError(f"'{taken[0]}' is said by the launch itself, or by a key of the profile")
+            raise ValueError(f"'{taken[0]}' is set by the launch itself, or by another key of the profile")
         return additional
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ def export(live: LiveModel, folder: Path, remarks: tuple[str, ...] = ()) -> Expo
 def _write(live: LiveModel, folder: Path) -> tuple[Literal["checkpoint", "edit"], tuple[str, ...]]:
     if live.unedited is None:
         raise UserError(
-            f"{live.origin.place}: an exported checkpoint already", fix=f"cp -r {live.origin.place} {folder.parent}"
+            f"{live.origin.place}: is already an exported checkpoint", fix=f"cp -r {live.origin.place} {folder.parent}"
         )
     if isinstance(live.edited, InstalledModel):
         return "checkpoint", _write_checkpoint(live, live.edited, folder)

@@ -36,7 +36,7 @@ def as_records(facts: Facts) -> tuple[EditRecord, ...]:
         raise UserError("facts: expected a list of facts", fix='[{"prompt": …, "subject": …, "target_new": …}]')
     found = tuple(_record(fact, number) for number, fact in enumerate(facts, 1))
     if not found:
-        raise UserError("facts: there is none", fix='[{"prompt": …, "subject": …, "target_new": …}]')
+        raise UserError("facts: the list is empty", fix='[{"prompt": …, "subject": …, "target_new": …}]')
     return found
 
 

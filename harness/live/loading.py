@@ -53,7 +53,7 @@ def _origin(home: Path, described: Mapping[str, Any], requests: tuple[EditReques
     model = model_of(written, source)
     if described["kind"] == "edit" and written["sha256"] and model.sha256 != written["sha256"]:
         raise UserError(
-            f"{home}: made on another model than {model.source} holds now (files {written['sha256'][:12]}, not "
+            f"{home}: made on a different model than the one now at {model.source} (files {written['sha256'][:12]}, not "
             f"{model.sha256[:12]})",
             fix="harness.load_edited(DIR, source=…): the folder of the model that was edited",
         )

@@ -168,7 +168,7 @@ class Server:
                 )
         if asked.max_tokens == 0:
             if not asked.echo:
-                raise UserError("nothing is asked for: max_tokens 0 without echo", fix='"max_tokens": 16')
+                raise UserError("nothing to return: max_tokens is 0 without echo", fix='"max_tokens": 16')
             return [Query(query.prompt, "", query.prompt_ids, ()) for query in queries]
         return queries
 

@@ -99,7 +99,7 @@ def talk(live: LiveModel, lines: Iterator[str], template: Template, max_tokens: 
     """Answer line after line until they end; a line that cannot be answered says why and changes nothing."""
     both = SideBySide(live, template, max_tokens)
     how = "the model's chat template" if both.is_chat else "no template, the lines and answers so far are one text"
-    write(f"{live.origin.title}; {how}; an empty line starts anew\n")
+    write(f"{live.origin.title}; {how}; an empty line starts over\n")
     for line in lines:
         if not line.strip():
             both = SideBySide(live, template, max_tokens)

@@ -110,9 +110,7 @@ def verify(model: "LoadedModel") -> None:
             for layer in range(model.n_layers):
                 parts_NV = logits_at(model, streams_of(model, batch, layer), layer, places)
                 if not torch.equal(parts_NV.view(whole_BTV.shape), whole_BTV.to(parts_NV.dtype)):
-                    raise ValueError(
-                        f"the model run in two parts at layer {layer} does not say what it says as a whole"
-                    )
+                    raise ValueError(f"run in two parts at layer {layer}, the model gives other logits than as a whole")
             for layer in {0, model.n_layers - 1} if model.layout.value_norm is None else ():
                 _check_value(model, batch.ids_BT, layer)
     except (AttributeError, ValueError, TypeError, RuntimeError, IndexError) as error:
@@ -148,7 +146,7 @@ def _check_value(model: "LoadedModel", ids_BT: "torch.Tensor", layer: int) -> No
     error = float((seen[1] - seen[0] - wanted_BD).norm() / wanted_BD.norm())
     if error > 0.02:
         raise ValueError(
-            f"what {model.path(model.layout.value_matrix, layer)} puts out is not added to the stream as it is"
+            f"the output of {model.path(model.layout.value_matrix, layer)} is not added unchanged to the residual stream"
         )
 
 

@@ -160,7 +160,7 @@ def _as_written(
     def place_of(name: str) -> torch.device:
         found = [path for path in wanted if path == "" or name == path or name.startswith(f"{path}.")]
         if not found:
-            raise UserError(f"device_map says nothing of '{name}'", fix=f"device_map: {{{name}: {device}}}")
+            raise UserError(f"device_map does not place '{name}'", fix=f"device_map: {{{name}: {device}}}")
         return wanted[max(found, key=len)]
 
     chosen = {name: place_of(name) for name in modules}

@@ -133,8 +133,8 @@ def of_config(config: Mapping[str, Any], *, adds_bos: bool, counted: int | None 
     found = sizes_of(config) or sizes_of(_completed(config, where))
     if found is None:
         raise UserError(
-            f"{where or 'config.json'} does not describe a causal language model: layers, width, heads and vocabulary "
-            f"are not all there (model_type {architecture or 'missing'})",
+            f"{where or 'config.json'} does not describe a causal language model: layers, width, heads or vocabulary "
+            f"are missing (model_type {architecture or 'missing'})",
             fix="source: a folder or hub id of a causal language model",
         )
     sizes, used = found

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.plain_text import counted
 from harness.plan.cell import Cell
 from harness.plan.estimate import Basis, Resources, duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell
@@ -64,8 +65,9 @@ def describe(plan: Plan, console: Console) -> None:
         console.print(f"eval_batch: {', '.join(f'{count} for {name}' for name, count in rows.items())}", soft_wrap=True)
     cells_s = sum(needs[cell.folder].seconds for cell in todo)
     console.print(
-        f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
-        f"{len(plan.cells)} cells, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
+        f"{counted(len(suite.methods), 'method')} × {counted(len(suite.models), 'model')} × "
+        f"{counted(len(suite.datasets), 'dataset')}: "
+        f"{counted(len(plan.cells), 'cell')}, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
         f"{len(todo)} to do, launch {suite.launch}"
     )
     if todo:

@@ -163,7 +163,7 @@ class Plan:
     def notes(self) -> list[str]:
         """What stops nothing but should be known: fewer unrelated records than asked for, scores that a method cannot have."""
         late = [
-            f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
+            f"{entry.name}: score_at {', '.join(map(str, beyond))} lies beyond its {entry.edits} edits; the last point moves there"
             for entry in self.suite.datasets
             if (beyond := [point for point in self.suite.schedule.score_at if point > entry.edits])
         ]
@@ -232,7 +232,7 @@ class Plan:
             and not registry.find_method(method.name, method.backend).edits_in_sequence()
         ):
             missing.append(
-                f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
+                f"method '{method.name}' makes all its edits at once and cannot continue from them in a sequence"
             )
         target = model.problem or self._model(model, None if isinstance(data, str) else data.refs["none"])
         tasks = self._capability

@@ -159,7 +159,9 @@ class Checkpoint:
 
     def unusable(self, reason: str) -> UserError:
         """The error that says why a sequence cannot continue, and how to start it again."""
-        return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root} && {same_command()}")
+        return UserError(
+            f"{self.root}: cannot continue from this checkpoint: {reason}", fix=f"rm -r {self.root} && {same_command()}"
+        )
 
     def _kept(self) -> list[Folder]:
         folders = [Folder(path) for path in sorted(self.root.glob("edits-*"))]

@@ -49,10 +49,10 @@ class LocalProfile(LaunchProfile):
 
     processes: Count | Literal["cores"] | None = Field(
         None,
-        description="batches that run at once; `cores`: as many as have cores of their own for the suite's `threads`; default: "
-        "one per GPU, one without GPU",
+        description="number of batches that run at the same time; `cores`: as many as the CPU has cores for, at the suite's "
+        "`threads` each; default: one per GPU, or one without a GPU",
     )
-    packing: Count = Field(8, description="jobs of a batch, which all load the same model, at most")
+    packing: Count = Field(8, description="maximum number of jobs in a batch; they all load the same model")
 
 
 @register_launcher("local")

@@ -128,7 +128,7 @@ class Runner:
         )  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
         if weight_hash(model.model) != before:
-            raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
+            raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
         cost = {
             "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),

@@ -152,13 +152,13 @@ class SequenceRun:
         if progress is None:
             return Progress(unedited, unedited)
         if progress.unedited != unedited:
-            raise self._checkpoint.unusable("it was made from other weights")
+            raise self._checkpoint.unusable("it was made from different weights")
         lost = [point for point in points if point < progress.edits and point not in self._checkpoint.points()]
         if lost:
-            raise self._checkpoint.unusable(f"the scores after {lost[0]} edits are gone")
+            raise self._checkpoint.unusable(f"the scores after {lost[0]} edits are missing")
         chain.resume(*self._checkpoint.tensors(self._context.device))
         if chain.weight_hash() != progress.weights:
-            raise self._checkpoint.unusable("the weights are not those that were kept")
+            raise self._checkpoint.unusable("the weights are not those that were saved")
         environment = provenance.environment()
         again = {key: environment[key] for key in ("command", "commit", "dirty", "host")}
         again |= {"edits": progress.edits, "started": datetime.now(UTC).isoformat()}

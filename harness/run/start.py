@@ -14,6 +14,7 @@ from harness import registry
 from harness.api import Launcher, Summary
 from harness.commands import same_command, this_command
 from harness.errors import UserError
+from harness.plain_text import counted
 from harness.plan.cell import Cell
 from harness.plan.job import place_of
 from harness.plan.plan import Plan
@@ -140,7 +141,7 @@ def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None
             live = [jobs[place] for place in places if place in jobs and jobs[place].is_live]
             if live:
                 raise UserError(
-                    f"{plan.store.root}: {len(live)} of these cells are with jobs of launch {live[0].launch}",
+                    f"{plan.store.root}: {len(live)} of these cells belong to running launch {live[0].launch}",
                     fix=f"wait for them, or: {plan.command('cancel')}",
                 )
 
@@ -210,7 +211,7 @@ def _refuse_other_records(plan: Plan, now: Manifest, earlier: Manifest) -> None:
 def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:
     """What became of the cells, and where to read about those that failed."""
     console.print(
-        f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
+        f"{counted(len(summary.finished), 'cell')} finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
         + (f", {blocked} cannot run here" if (blocked := len(plan.blocked())) else "")
     )
     for folder, reason in summary.failed[:FEW]:

@@ -145,7 +145,7 @@ def cancel(store: Store, suite: Suite, console: Console) -> int:
         others = [name for launcher in registry.launchers.all().values() for name in launcher.state(store).launches]
         also = f", only {', '.join(others)}" if others else ""
         raise UserError(
-            f"{store.root}: no launch of {suite.name}.{suite.scale} is under way{also}",
+            f"{store.root}: no launch of {suite.name}.{suite.scale} is running{also}",
             fix=suite.command("status", store.root),
         )
     return 0
@@ -170,7 +170,7 @@ def logs(store: Store, name: str, lines: int) -> int:
         files = list(unsettled[folder])
     existing = [file for file in files if file.is_file()]
     if has_job and not existing:
-        print("the job of this cell has not begun")
+        print("the job of this cell has not started")
     for file in existing:
         print(f"── {file}")
         print("\n".join(file.read_text(errors="replace", encoding="utf-8").splitlines()[-lines:]))

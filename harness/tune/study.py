@@ -208,7 +208,8 @@ class Tuning:
         identity = digest(self._identity())
         if study.user_attrs.get("identity", identity) != identity:
             raise UserError(
-                f"{self.database}: this study has other ranges, records, weights or versions", fix=f"rm {self.database}"
+                f"{self.database}: this study was made with different ranges, records, weights or versions",
+                fix=f"rm {self.database}",
             )
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", identity)

@@ -45,7 +45,7 @@ class NullSpace:
         rank = int((values_K < threshold).sum())
         if not rank:
             raise UserError(
-                f"alphaedit: no direction of the keys has a mean square below {threshold:g}, the least is "
+                f"alphaedit: no direction of the keys has a mean square below {threshold:g}; the smallest is "
                 f"{float(values_K[0]):.3g}",
                 fix=f"null_threshold: {float(values_K[len(values_K) // 2]):.2g}",
             )

@@ -333,7 +333,7 @@ def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_on
     theirs = {"name": "grace", "backend": "easyedit"}
     made = plan_of(schedule=SEQUENCE, methods=["none", {"name": "ft-l", "layer": 1}, theirs])
     reasons = [reason for planned in made.cells if planned.cell is None for reason in planned.missing]
-    assert "method 'grace' makes all its edits in one act and cannot go on from them in sequence" in reasons
+    assert "method 'grace' makes all its edits at once and cannot continue from them in a sequence" in reasons
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
 
 
@@ -349,7 +349,7 @@ def test_what_onceedit_needs_in_sequence_is_a_plug_in_for_each_block(plan_of):
 
 def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):
     made = plan_of(schedule={"sequential": {"block": 4, "score_at": [4, 10, 20]}})
-    assert made.notes() == ["counterfact: score_at 10, 20 is beyond its 8 edits; the last point is there"]
+    assert made.notes() == ["counterfact: score_at 10, 20 lies beyond its 8 edits; the last point moves there"]
     assert {cell.schedule for cell in made.runnable} == {Schedule("sequential", 4, (4, 8))}
 
 
