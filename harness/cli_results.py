@@ -90,7 +90,7 @@ def report(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Print all tables, not only the beginning.")] = False,
 ) -> int:
-    """Write the tables of a suite from its finished cells, also of earlier runs, and print the first."""
+    """Write the tables of a suite from all its finished cells, and print the first."""
     console, lines = new_console(), None if everything else TABLE_LINES
 
     def report_one(one: RunOptions) -> int:
@@ -179,7 +179,7 @@ def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = 
     """Stop if a suite has never been run in a store.
 
     Raises:
-        UserError: suggests to run it, if there is such a suite, else another run of the store, else a look at what there is.
+        UserError: suggests running it, if there is such a suite, else a different run of the store, else listing them.
     """
     from harness.store.manifest import manifests
     from harness.suite.entries import PAPER
@@ -266,7 +266,7 @@ def _import(store: Path, name: str | None, uri: str | None, console: "Console") 
 def _write_tables(
     store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: "Unpack[Options]"
 ) -> None:
-    """Write a report, and print as much of it as fits and where all of it is: one line per table or figure."""
+    """Write a report, print as much of it as fits, and list its files: one line per table or figure."""
     from reports import write_report
 
     written = write_report(store, suite, scale, console, lines=lines, **options)
@@ -292,7 +292,7 @@ def write_document(options: RunOptions, console: "Console") -> None:
 
 
 def _summarise(console: "Console") -> "Summarise":
-    """Compute Score, Freq and times of a suite for MLflow; say so if a report is impossible, which no run needs."""
+    """Compute Score, Freq and times of a suite for MLflow; if a report is impossible, say so and go on without."""
     from harness.store.mlflow_content import NO_SUMMARY, SuiteSummary
     from reports.summary import summarise
 

@@ -204,7 +204,7 @@ def logs(
 
 
 def _say_hello(options: SuiteOptions, console: "Console") -> None:
-    """Say at once what is being prepared: to plan a large suite and to import torch takes a while."""
+    """Say immediately what is being prepared: planning a large suite and importing torch take a while."""
     scale = f" at scale {options.scale}" if options.scale else ""
     console.print(
         f"planning {options.suite}{scale}, results in {options.store}", markup=False, highlight=False, soft_wrap=True

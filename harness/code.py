@@ -1,4 +1,4 @@
-"""Hash of code from outside this project, which has no version that we could raise when it computes something else."""
+"""Hash of code from outside this project, for which there is no version to raise when its results change."""
 
 import ast
 import importlib.util

@@ -37,7 +37,7 @@ class Report:
 
 
 def check(path: Path) -> Report:
-    """Read a file of records in any registered format to its end.
+    """Read and check a whole file of records in any registered format.
 
     Raises:
         UserError: if the file does not exist, its format is unknown, or it is damaged.

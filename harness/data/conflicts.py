@@ -1,4 +1,4 @@
-"""Records that contradict each other or themselves, which no editor can satisfy: count them, or leave them out."""
+"""Count or drop records that contradict each other or themselves, which no method can satisfy."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

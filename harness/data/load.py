@@ -77,7 +77,7 @@ def resolve(
 
 
 def select(asked: DataRef) -> Dataset:
-    """As `resolve`, with the records; the reference of the result is complete.
+    """Select records as `resolve` does and return them; their reference is complete.
 
     Raises:
         UserError: as `resolve`.

@@ -1,4 +1,4 @@
-"""The highest scores that a model with all edits can reach, where questions contradict an edit or each other.
+"""The highest scores that a model with all edits can attain where questions contradict an edit or each other.
 
 A model gives one id to one context, so of two questions that want different ids in the same context one loses. An upper
 bound therefore follows from the questions alone, whatever the method.

@@ -40,7 +40,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class FluencyRef:
-    """What texts are compared with.
+    """Reference texts that generated texts are compared with.
 
     Attributes:
         path: a file of reference texts in JSON Lines, or empty.
@@ -51,12 +51,12 @@ class FluencyRef:
     sha256: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers; where the file is does not."""
+        """Everything that decides the numbers; the place of the file does not."""
         return {"version": VERSION, "references": self.sha256}
 
 
 def reference(path: str) -> FluencyRef:
-    """Find and check a file of reference texts; an empty path stands for none.
+    """Find and check a file of reference texts; an empty path means none.
 
     Raises:
         UserError: for a missing file or a bad row.
@@ -74,11 +74,11 @@ def reference(path: str) -> FluencyRef:
 def fluency_metrics(
     edited: "EditedModel", model: "LoadedModel", data: Dataset, ref: FluencyRef, batch_size: int
 ) -> dict[str, float]:
-    """Metrics of what a model writes about the subjects of its edits, means over records that have generation prompts.
+    """Metrics of a model's texts about the subjects of its edits, averaged over records that have generation prompts.
 
     Args:
-        edited: what writes.
-        model: the loaded model under it.
+        edited: the edited model.
+        model: the loaded model below it.
         data: the records.
         ref: reference texts.
         batch_size: prompts per call.
@@ -113,9 +113,9 @@ def norms(model: "torch.nn.Module") -> dict[str, float]:
 
 
 def norm_drift(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """How much the norm of the matrices that an edit has changed has grown, as a fraction; 0 if it changed none.
+    """Relative growth of the norm of the matrices that an edit has changed; 0 if it changed none.
 
-    Growth of this norm goes along with the collapse of models under many edits (Gupta et al. 2025, arXiv 2502.01636).
+    Growth of this norm accompanies the collapse of models under many edits (Gupta et al. 2025, arXiv 2502.01636).
     """
     changed = [name for name, value in before.items() if after.get(name, value) != value]
     if not changed:
@@ -135,14 +135,14 @@ def ngram_entropy(text: str) -> float:
 
 
 def tfidf(documents: Sequence[str]) -> "TfidfVectorizer":
-    """Weights of words by how many documents have them, for `consistency`."""
+    """Weights of words by their document frequency, for `consistency`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer().fit(documents)
 
 
 def consistency(written: Sequence[str], references: Sequence[str], weights: "TfidfVectorizer") -> float:
-    """Cosine of the TF-IDF vectors of what a model wrote about a subject and of texts about things with the new property.
+    """Cosine of the TF-IDF vectors of a model's texts about a subject and of texts about things with the new property.
 
     Args:
         written: continuations of a record's generation prompts, with the prompts.

@@ -48,7 +48,7 @@ _VERDICT = re.compile(r"(CORRECT|INCORRECT)\.?", re.IGNORECASE)
 
 
 class Follow(Protocol):
-    """Shows how far a cell has been judged."""
+    """Callback that shows how many answers of a cell have been judged."""
 
     def __call__(self, *, completed: int, total: int) -> object:
         """So many of all requests have been answered."""
@@ -57,7 +57,7 @@ class Follow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What has been done for one cell.
+    """Outcome of judging one cell.
 
     Attributes:
         answers: number of answers.
@@ -81,7 +81,7 @@ def verdict_of(reply: str) -> float:
 
 
 def judge_prompt(question: str, reference: str, answer: str) -> str:
-    """What a judge is asked about one answer."""
+    """The prompt for a judge about one answer."""
     quoted = (json.dumps(text, ensure_ascii=False) for text in (question, reference, answer))
     return PROMPT.format(**dict(zip(("question", "reference", "answer"), quoted, strict=True)))
 
@@ -92,7 +92,7 @@ def free_protocols() -> dict[str, Natural]:
 
 
 class Judge:
-    """A judge with the replies that it has already given."""
+    """A judge and its earlier replies."""
 
     def __init__(self, form: JudgeForm, replies: Replies) -> None:
         """Prepare the interface, without asking anything yet.

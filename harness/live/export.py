@@ -1,4 +1,4 @@
-"""Write an edited model to a folder that leaves the store: a checkpoint for plain transformers, or an edit to load again.
+"""Export an edited model to a folder: a checkpoint for plain transformers, or an edit to load again.
 
 Weights are written as a checkpoint in Hugging Face's format. Everything else is written as an edit: what the method keeps, its
 artifacts and the records, but not the model that was edited, unless it was trained here.
@@ -155,7 +155,7 @@ def _describe(live: LiveModel, folder: Path, kind: str, remarks: tuple[str, ...]
 
 
 def read_description(folder: Path) -> tuple[Mapping[str, Any], tuple[EditRequest, ...]]:
-    """What an export says about itself, and its edits.
+    """The description of an export, and its edits.
 
     Raises:
         UserError: if the folder is no export, or one of a later format.

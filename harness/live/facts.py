@@ -1,4 +1,4 @@
-"""Facts that a program gives, as records in a folder that a suite can name."""
+"""Facts given by a program, as records in a folder that a suite can name."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +56,7 @@ def load_records(dataset: str, edits: int, *, data: str = "synthetic", split: st
 
 
 def write_facts(facts: Sequence[EditRecord], unrelated: Sequence[EditRecord], root: Path) -> Path:
-    """Write records, and others that methods may learn from, to a folder named after their content.
+    """Write records, and further records that methods may learn from, to a folder named after their content.
 
     Returns:
         The folder below `root`.

@@ -1,4 +1,4 @@
-"""An edited model behind an OpenAI-compatible interface: `/v1/completions`, `/v1/chat/completions` and `/v1/models`.
+"""Serve an edited model with an OpenAI-compatible API: `/v1/completions`, `/v1/chat/completions` and `/v1/models`.
 
 Decoding is greedy, one request after the other. Two models are served: the edited one under its cell's name, and `unedited`.
 With `echo`, a request does not say where its prompt ends, so routing decisions read the whole text.
@@ -252,7 +252,7 @@ class Server:
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket on an address, so that a taken port is found before a model is loaded.
+    """A socket on an address, so that a port in use is noticed before a model is loaded.
 
     Raises:
         UserError: if the address cannot be had.

@@ -120,12 +120,12 @@ def _norms(names: Sequence[str], width: int, has_bias: bool) -> Shapes:
 
 @cache
 def parameter_count(architecture: str, **sizes: int) -> int:
-    """Number of parameters of a model whose tensors are tabulated; the arguments are those of `tensor_shapes`."""
+    """Number of parameters of a model with tabulated tensors; the arguments are those of `tensor_shapes`."""
     return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
 def biases_of(architecture: str, config: Mapping[str, Any]) -> dict[str, bool]:
-    """Which optional biases a configuration asks for, as arguments of `tensor_shapes`."""
+    """Optional biases that a configuration asks for, as arguments of `tensor_shapes`."""
     return {
         "attention_bias": bool(config.get("attention_bias", architecture == "gpt_neox")),
         "mlp_bias": architecture == "llama" and bool(config.get("mlp_bias")),
@@ -133,7 +133,7 @@ def biases_of(architecture: str, config: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def sizes_of(config: Mapping[str, Any]) -> tuple[dict[str, int], set[str]] | None:
-    """The shape that a configuration states, as arguments of `tensor_shapes`, and the keys that it was read from.
+    """The shape given by a configuration, as arguments of `tensor_shapes`, and the keys that it was read from.
 
     None where a size is missing: some types have defaults of their own, which only transformers knows.
     """

@@ -90,7 +90,7 @@ class Checkpoint:
         return sizes.get("n_layers"), sizes.get("hidden")
 
     def hashes(self) -> dict[str, str]:
-        """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
+        """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights` (whole files)."""
         index = self.folder / WEIGHT_INDEX
         weight_map = read_json(index)["weight_map"] if index.is_file() else None
         files = {path.name: content_hash(path) for path in self.weights}
@@ -250,7 +250,7 @@ def _verify_tensors(folder: Path, config: Mapping[str, Any], tensors: dict[str, 
 
 
 def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None:
-    """Names and shapes of the tensors that a configuration describes; None for an unknown architecture or an incomplete one."""
+    """Names and shapes of the tensors that a configuration describes; None if its architecture is unknown or it is incomplete."""
     architecture = config.get("model_type")
     if architecture not in TABULATED:
         return None

@@ -1,4 +1,4 @@
-"""The layout of a model whose type is not in the table: found by looking at its modules, proved by running them.
+"""Discover the layout of a model whose type is not in the table, from its modules, and verify it by running them.
 
 What is found: the list of blocks, in each of them the attention module and the feed-forward matrices, the last norm, the head
 and the embeddings. A layout that is found or given is used only if the parts of the model, run one after the other, say the
@@ -86,10 +86,10 @@ def _discovered(model: "nn.Module", architecture: str, n_layers: int, hidden: in
 
 
 def verify(model: "LoadedModel") -> None:
-    """Prove the layout of a model of an unknown type on a short text of random ids.
+    """Verify the layout of a model of an unknown type on a short text of random ids.
 
     Raises:
-        UserError: if the parts of the model do not say what the whole says, bit for bit, or if the output of a value matrix
+        UserError: if the parts of the model do not give the logits of the whole, bit for bit, or if the output of a value matrix
             is not added to the residual stream as it is.
     """
     import torch

@@ -1,4 +1,4 @@
-"""Where the modules that methods edit are inside a Hugging Face model, by model type. Does not import torch."""
+"""Paths of the modules that methods edit inside a Hugging Face model, by model type. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

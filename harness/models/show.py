@@ -1,4 +1,4 @@
-"""A model in words, from its files' headers: for `harness models show`."""
+"""Description of a model from the headers of its files, for `harness models show`."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from harness.models.layouts import LAYOUTS, Layout
 
 
 def described(source: str, revision: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of what is known about a model without loading it.
+    """Names and values of a model's properties that are known without loading it.
 
     Args:
         source: catalogue name, hub id, folder, `.gguf` file or `package:<distribution>`.

@@ -143,7 +143,7 @@ def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def passed_on(output: Any) -> Tensor:
-    """What a module passes on to the next; attention modules, and some blocks, also return other things."""
+    """The hidden states in a module's output; attention modules, and some blocks, also return other things."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 

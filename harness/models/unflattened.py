@@ -1,4 +1,4 @@
-"""OPT's blocks without the reshape that hides which row of a batch a token belongs to.
+"""OPT's blocks without the reshape that merges the rows of a batch.
 
 transformers' OPT joins batch and sequence in front of the feed-forward module. Methods that observe or replace what goes
 through a feed-forward matrix need to know the row of each token, as all other models show it.

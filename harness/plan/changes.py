@@ -1,4 +1,4 @@
-"""Why cells are new although the store holds results of the same settings: code or files that have changed since."""
+"""Why cells are new although the store has results with the same settings: changed code or files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _CAUSES = {
 
 
 def changes(cells: Sequence[Cell], store: Store) -> list[str]:
-    """One sentence for each change because of which cells have to run again, with their number.
+    """One sentence for each change that makes cells run again, with their number.
 
     Args:
         cells: those to do.

@@ -1,4 +1,4 @@
-"""Describe a plan: its cells and artifacts, what is done, what is missing, and roughly what the rest takes."""
+"""Describe a plan: its cells and artifacts, what is done, what is missing, and estimates for the rest."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -80,7 +80,7 @@ def describe(plan: Plan, console: Console) -> None:
 
 
 def describe_together(plans: Sequence[Plan], console: Console) -> None:
-    """Print what a run of several plans of one store would do, where cells and artifacts that they share count once."""
+    """Print what a run of several plans in one store would do; shared cells and artifacts count once."""
     todo = {cell.folder: (plan, cell) for plan in plans for cell in plan.todo()}
     runnable = {cell.folder for plan in plans for cell in plan.runnable}
     cells_s = sum(of_cell(cell, plan.device, plan.history).seconds for plan, cell in todo.values())

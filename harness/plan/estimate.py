@@ -1,4 +1,4 @@
-"""Memory and time of cells and artifacts: for `harness plan`, and for the resources that a scheduler is asked for.
+"""Estimates of memory and time of cells and artifacts, for `harness plan` and for the resources requested from a scheduler.
 
 Memory follows from the shapes of models and from what methods declare. Times are those of finished cells of the same method
 and model where the store has some, otherwise numbers of operations at a throughput, measured or assumed.
@@ -98,7 +98,7 @@ def of_artifact(spec: ArtifactSpec, device: str, history: History | None = None)
 
 
 def together(jobs: Sequence["Job"]) -> Resources:
-    """Jobs that run one after the other in one process: memory of the largest; time of all with much to spare, start included."""
+    """Needs of jobs that one process runs in turn: memory of the largest; time of all with a margin, start included."""
     models = {model for job in jobs for model in job.models}
     reading_s = sum(model.footprint.weights for model in models) / READING_BYTES_PER_S
     return Resources(

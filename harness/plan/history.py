@@ -1,4 +1,4 @@
-"""What finished cells of a store took: the best estimate of what the next ones will take."""
+"""Times of finished cells of a store: the best estimate for the next ones."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Which records are longer than a model can read. Most are ruled out by their number of bytes, the rest is tokenised."""
+"""Find records that are too long for a model. Most are ruled out by their number of bytes; the rest is tokenised."""
 
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -63,7 +63,7 @@ def too_long(texts: Sequence[Text], reader: Reader, overhead: int = 0) -> dict[s
 
 
 def complaint(found: dict[str, int], reader: Reader, dataset: str) -> str:
-    """Why a model cannot be asked about a dataset, naming the longest records."""
+    """The message that a dataset has records that are too long for a model, naming the longest."""
     first = sorted(found.items(), key=lambda item: -item[1])
     named = ", ".join(f"{record_id} ({tokens:,} tokens)" for record_id, tokens in first[:SHOWN])
     more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""

@@ -63,7 +63,7 @@ class LocalLauncher(Launcher):
     profile: LocalProfile
 
     def run(self, plan: Plan, display: Display, *, detach: bool = False) -> Summary:
-        """As `Launcher.run`. It cannot be detached from: the run ends with this process."""
+        """As `Launcher.run`, but without detaching: the run ends with this process."""
         todo = jobs(plan)
         reopen(plan.store, todo)
         display.expect(todo)
@@ -79,7 +79,7 @@ class LocalLauncher(Launcher):
         return summarize(plan, todo)
 
     def processes(self, threads: int | None, devices: Sequence[str]) -> int:
-        """How many processes there are; cells without a number of threads take all cores, so one runs at a time."""
+        """Number of processes; cells without a number of threads use all cores, so only one runs at a time."""
         wanted = self.profile.processes
         if isinstance(wanted, int):
             return wanted
@@ -106,7 +106,7 @@ def gpus() -> list[str]:
 
 
 class Workers:
-    """Processes that take batches, each started when it has something to do and kept for the next batch.
+    """Worker processes, each started when there is a batch for it and kept for the next batch.
 
     Args:
         processes: how many there are.
@@ -158,7 +158,7 @@ class _Worker:
         self._since = 0.0
 
     def begin(self, batch: Batch) -> None:
-        """Hand a batch to the process."""
+        """Give a batch to the process."""
         if self._process is None or not self._process.is_alive():
             self.connection, theirs = _SPAWN.Pipe()
             self._process = _SPAWN.Process(target=_work, args=(theirs, self._gpu))
@@ -170,7 +170,7 @@ class _Worker:
             self.connection.send(batch)
 
     def hear(self, agenda: Agenda) -> None:
-        """Take one message, and tell the agenda what is settled, or has to be done by a fresh process."""
+        """Handle one message: tell the agenda what is settled, or must be done by a new process."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
@@ -192,7 +192,7 @@ class _Worker:
             self._watcher.ended(job, outcome)
 
     def dismiss(self, patience_s: float) -> None:
-        """End the process: whatever it has not finished is done again by the next run."""
+        """End the process; the next run repeats what it has not finished."""
         if self._process is not None:
             self.connection.close()
             self._process.join(patience_s)

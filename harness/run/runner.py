@@ -1,4 +1,4 @@
-"""One job from start to end; of a cell: load, edit, evaluate, revert, write. Method-agnostic, launcher-agnostic."""
+"""Run one job from start to end; for a cell: load, edit, evaluate, revert, write. Independent of method and launcher."""
 
 import importlib
 import io
@@ -265,7 +265,7 @@ class _Edited:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the model and its questions have said, each once."""
+        """The remarks of the model and its questions, each once."""
         of_points = (remark for point in self.points.values() for remark in point.remarks)
         return tuple(dict.fromkeys([*self.said, *self.further.remarks, *of_points]))
 

@@ -1,4 +1,4 @@
-"""A run from its plan to its summary: what stops it before it begins, and what it leaves behind."""
+"""A run from its plan to its summary: checks before it starts, and the reports after it."""
 
 import os
 import shlex
@@ -41,7 +41,7 @@ def run(
     detach: bool = False,
     report: Report | None = None,
 ) -> int:
-    """Run what is missing of a plan, then report on it.
+    """Run the missing cells of a plan, then report on them.
 
     Args:
         plan: what to run.

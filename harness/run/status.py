@@ -1,4 +1,4 @@
-"""Status, cancellation and logs of a suite, from the store and from what every launcher knows; nothing here changes a result."""
+"""Status, cancellation and logs of a suite, from the store and the launchers; nothing here changes a result."""
 
 import json
 import time
@@ -70,7 +70,7 @@ class Status:
         }
 
     def table(self, everything: bool = False) -> RenderableType:
-        """The same for people; of many cells only those that run or have failed, unless `everything` is wanted."""
+        """The status as a table; with many cells only those that run or have failed, unless `everything`."""
         rows = [*self.cells, *self.artifacts]
         shown = [row for row in rows if everything or len(rows) <= FEW or row.state in ("running", "failed")]
         lines: list[RenderableType] = [_table(shown)] if shown else []
@@ -80,7 +80,7 @@ class Status:
 
 
 def status(plan: Plan, launcher: Launcher | None = None) -> Status:
-    """How the cells of a plan are doing now, and what stops a launcher from running more of them."""
+    """State of the cells of a plan, and what stops a launcher from running more of them."""
     states = [launcher.state(plan.store) for launcher in registry.launchers.all().values()]
     jobs = {place: job for state in states for place, job in state.jobs.items()}
     cells = [_of_cell(planned, plan.store, jobs) for planned in plan.cells]
@@ -103,7 +103,7 @@ def show(
     watch_s: float | None = None,
     everything: bool = False,
 ) -> int:
-    """Print how the cells of a plan are doing, once, or again and again until there is none to wait for.
+    """Print the status of a plan's cells, once or repeatedly until no cell is pending.
 
     Args:
         plan: its cells.
@@ -131,7 +131,7 @@ def show(
 
 
 def cancel(store: Store, suite: Suite, console: Console) -> int:
-    """End the unfinished launches of a suite. Finished cells stay, unfinished ones are to do.
+    """Cancel the unfinished launches of a suite. Finished cells stay; unfinished ones are still to do.
 
     Raises:
         UserError: if there is none, if a scheduler cannot be told, or if a job does not end.
@@ -152,7 +152,7 @@ def cancel(store: Store, suite: Suite, console: Console) -> int:
 
 
 def logs(store: Store, name: str, lines: int) -> int:
-    """Print the end of what a cell has logged, or if it is not settled, of what its last job has printed.
+    """Print the end of a cell's log or, if the cell is not settled, of its last job's output.
 
     Args:
         store: where the cell is, or will be.

@@ -63,7 +63,7 @@ def resolve(
     folder: Path | None = None,
     spec: ModelSpec | None = None,
 ) -> ResolvedHparams:
-    """Lay defaults of the class, file, what the backend has instead, variant and overrides over each other, in this order.
+    """Overlay, in this order: defaults of the class, file, the backend's own values, variant, overrides.
 
     Args:
         method, model: names.
@@ -120,7 +120,7 @@ def resolve(
 
 
 def folders_of(method: "type[Method]") -> list[Path]:
-    """Where the files of a method are, whether there are any or not: the user's folder, then the method's own."""
+    """Folders for the files of a method, whether they exist or not: the user's, then the method's own."""
     package = sys.modules.get(method.__module__.partition(".")[0])
     paths = list(getattr(package, "__path__", []))  # of a single file, a plug-in, there are none
     home = Path(paths[0]) if paths else Path(inspect.getfile(method)).parent

@@ -131,7 +131,7 @@ def load_suite(
 
 
 def whole(suite: Suite) -> Suite:
-    """The suite without its `--only` filters; what they leave out says why if it cannot be resolved here."""
+    """The suite without its `--only` filters; entries that cannot be resolved here keep the reason."""
     options = {name: value for name, value in suite.options.items() if name not in ("only", "launch")}
     found = load_suite(suite.file, scale=suite.scale, **options, is_lenient=True)
     return replace(found, launch=suite.launch, launch_at=suite.launch_at)

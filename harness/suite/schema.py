@@ -88,7 +88,7 @@ _SOURCE = re.compile(r"[./~]|package:|.*\.gguf$|[\w.-]+/[\w.-]+$")
 
 
 class ModelForm(Entry):
-    """A model: a name from the catalogue, or a name of one's own and a source. A bare source names itself."""
+    """A model: a name from the catalogue, or a name of your own and a source. A bare source is also enough."""
 
     source: str | None = Field(
         None,
@@ -141,7 +141,7 @@ class ModelForm(Entry):
 
 
 def named_by_source(text: str) -> dict[str, str]:
-    """The entry of a model that is given by its source alone: named after the last part of it, or as the catalogue does."""
+    """The entry of a model given by its source alone: named after the last part of the source, or as in the catalogue."""
     for entry in catalogue.CATALOGUE.values():
         if entry.hub_id == text:
             return {"name": entry.name}
@@ -226,7 +226,7 @@ class CapabilityForm(Entry):
 
 
 class JudgeForm(StrictModel):
-    """A language model behind an OpenAI-compatible interface that judges free answers; see docs/metrics.md."""
+    """A language model with an OpenAI-compatible API that judges free answers; see docs/metrics.md."""
 
     url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")

@@ -1,4 +1,4 @@
-"""Causal traces as artifacts: which facts a model knows, traces of a few facts at a time, and all of them together.
+"""Causal traces as artifacts: the facts that a model knows, traces of a few facts at a time, and the whole trace.
 
 A trace is built in parts, so that an interrupted run goes on with the next few facts, and several processes share the work.
 """
@@ -29,7 +29,7 @@ KINDS = 3
 
 
 class TraceOptions(BaseModel):
-    """What is traced, and how precisely. ROME: 1,000 facts, 10 samples, noise of 3 σ and windows of 10 of 48 layers.
+    """What is traced, and with which precision. ROME: 1,000 facts, 10 samples, noise of 3 σ and windows of 10 of 48 layers.
 
     Attributes:
         facts: maximum number of facts; only those that the model answers correctly are traced.

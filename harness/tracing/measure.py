@@ -1,4 +1,4 @@
-"""The measurement: corrupt a subject with noise, restore clean states one by one, and see which bring the answer back.
+"""Measure causal effects: corrupt a subject with noise and restore clean states one by one to see which recover the answer.
 
 The residual stream in front of each block is kept from one pass over the clean and the corrupted rows. A restoration at a
 layer continues from there, so no block below it runs again, and all tokens and samples of a layer share a batch.

@@ -107,7 +107,7 @@ class Trace:
         return int(self.facts[0].effects["state"].shape[1])
 
     def total_effect(self) -> Average:
-        """How much the noise lowers the probability of the answer."""
+        """Drop in the probability of the answer caused by the noise."""
         return Average.of([np.asarray(fact.clean - fact.corrupted) for fact in self.facts])
 
     def indirect_effect(self, kind: Kind, role: Role) -> Average | None:

@@ -63,7 +63,7 @@ class Question:
     seed: int = 0
 
     def command(self, trials: int) -> str:
-        """The command that asks it, without where its results go."""
+        """The command line for it, without the store."""
         return harness_command(
             *("tune", self.method),
             model=self.model,
@@ -158,7 +158,7 @@ class Tuning:
         return self.store.root / "tuning" / f"{self.name}.db"
 
     def run(self, trials: int, parallel: int = 1) -> Result:
-        """Make trials until the study has that many, including those of earlier runs.
+        """Run trials until the study has that many, including those of earlier runs.
 
         Args:
             trials: number of trials.
@@ -192,7 +192,7 @@ class Tuning:
 
     @cached_property
     def study(self) -> "Study":
-        """The study, opened or begun: the values in use are its first trial, interrupted trials are its next ones."""
+        """The study, loaded or created: its first trial has the values in use, and interrupted trials come next."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,4 +1,4 @@
-"""Rows of tasks that need no file: a fixed text, and questions about the facts that tiny models are trained on."""
+"""Rows of tasks without a file: a fixed text, and questions about the facts that tiny models are trained on."""
 
 import random
 from collections import defaultdict
