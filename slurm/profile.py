@@ -1,4 +1,4 @@
-"""The launch profile of a SLURM cluster: what is asked of it, and the resource classes that jobs are sorted into."""
+"""The launch profile of a SLURM cluster: the sbatch parameters, and the resource classes that jobs are sorted into."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +30,7 @@ TAKEN |= {"test-only", "time", "wait", "wrap"}
 
 
 class ResourceClass(Form):
-    """What one job may use. A job that needs more is given the next class."""
+    """Resources of one job. A job that needs more gets the next class."""
 
     name: Name
     mem_gb: Count = Field(description="memory of the node (not of the GPU), in GiB")
@@ -46,7 +46,7 @@ class ResourceClass(Form):
 
 
 class SlurmProfile(LaunchProfile):
-    """A SLURM cluster with a file system that all its nodes share. What is null is left to the cluster."""
+    """A SLURM cluster with a file system that all its nodes share. Null values are left to the cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -115,11 +115,11 @@ class SlurmProfile(LaunchProfile):
         ]
 
     def record(self) -> dict[str, Any]:
-        """What a launch keeps, by which another driver recognises it; of setup lines, which may hold secrets, their hash."""
+        """The record by which another driver recognises the profile of a launch; setup lines, which may hold secrets, as a hash."""
         return {**self.model_dump(mode="json"), "setup": f"sha256:{digest(self.setup)}" if self.setup else ""}
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Where cells compute: as a suite says, else on a GPU where this profile asks for one."""
+        """Device of the cells: as the suite says, else a GPU if this profile requests one."""
         if wanted != "auto":
             return wanted
         by_gres = any("gpu" in (each.gres or "") for each in self.resources)

@@ -69,10 +69,10 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def shift(self, layer: int, keys_NK: "Tensor", change_NV: "Tensor") -> "Tensor":
-        """The update, K × V in float64, under which each key's output changes as wished, as far as the rule lets it."""
+        """The update, K × V in float64, that changes each key's output as desired, as far as the rule allows."""
 
     def written(self, layer: int, keys_NK: "Tensor") -> None:
-        """Take note of the keys of a batch that has been written into all layers, as they are now."""
+        """Record the present keys of a batch that has been written into all layers."""
         return
 
 
@@ -153,7 +153,7 @@ class LayerwiseMethod(ClosedFormMethod):
     @property
     @abstractmethod
     def stiffer(self) -> str:
-        """What to set if an update is not finite."""
+        """The setting to change if an update is not finite."""
 
     def _targets(self, model: "LoadedModel", rewrites: Sequence["Rewrite"]) -> "tuple[Tensor, float]":
         """Optimise the target of the residual stream after the last edited layer at each subject (z, MEMIT eq. 16), N × D.

@@ -1,4 +1,4 @@
-"""Sizes of buffers: fixed on a CPU, a share of the device's memory on a GPU."""
+"""Buffer sizes: fixed on a CPU, a share of the device's memory on a GPU."""
 
 from functools import cache
 

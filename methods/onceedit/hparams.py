@@ -193,5 +193,5 @@ class OnceEditHparams(Hparams):
 
     @property
     def plugin_entry(self) -> ModelForm:
-        """The plug-in as an entry, whichever way it is written."""
+        """The plug-in as an entry, from either notation."""
         return ModelForm.model_validate(self.plugin)

@@ -63,7 +63,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 def train(trainer: "Trainer", made: Sequence[Example], seed: int, context: Context) -> list[float]:
-    """Train on batches drawn without replacement as long as there are enough examples; deterministic for a seed.
+    """Train on batches drawn without replacement while enough examples are left; deterministic for a seed.
 
     Returns:
         The mean loss per edit after the shifts of each optimiser step, before that step.
