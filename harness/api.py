@@ -46,7 +46,7 @@ Phase = Literal["setup", "edit", "attach", "evaluate"]
 class Choice(BaseModel, ABC):
     """In place of a hyper-parameter's value: an artifact that decides it when the cell runs.
 
-    Identities contain the artifact's key, not the value that comes of it. A field of `Hparams` accepts one kind of choice if
+    Identities contain the artifact's key, not the resulting value. A field of `Hparams` accepts one kind of choice if
     its type is annotated with `OrChoice`; `Hparams.decided` replaces it.
     """
 
@@ -348,7 +348,7 @@ class Method(ABC):
         spec: set by `register`.
         Hparams: class of the hyper-parameters.
         preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
-        differences: known differences from another implementation of the same method, one sentence each; printed in the
+        differences: known differences from a different implementation of the same method, one sentence each; printed in the
             parity table.
         uncounted: why FLOPs of this implementation cannot be counted here, one clause; empty if they can.
     """

@@ -203,7 +203,7 @@ def _name(suite: str, store: Path, console: "Console") -> str:
     """The name of a suite that is given by name or by file; of a file, says if it has changed since its last run.
 
     Raises:
-        UserError: for a file whose name is that of another suite in the store.
+        UserError: for a file with the name of a different suite in the store.
     """
     from harness.store.manifest import manifests
     from harness.suite.load import find_suite

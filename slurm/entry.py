@@ -48,7 +48,7 @@ class BatchEntry:
         """Settle the jobs of the batch that are not settled.
 
         Raises:
-            UserError: if this code makes another cell of a job than the code that planned it.
+            UserError: if this code makes a different cell of a job than the code that planned it.
         """
         for job in batch.jobs:
             if (place := place_of(job.work)) != job.place:

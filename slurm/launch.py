@@ -9,7 +9,7 @@
   ended.json              how the launch ended
 ```
 
-All SLURM jobs have the name of the folder, because a cluster that is set up anew gives its ids away again. One driver writes,
+All SLURM jobs have the name of the folder, because a reinstalled cluster assigns its job ids again. One driver writes,
 by appending whole lines; a line that a killed driver did not finish counts as not written.
 """
 

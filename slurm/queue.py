@@ -90,7 +90,7 @@ def states(job_ids: Collection[str], name: str) -> dict[str, JobState]:
 
     Args:
         job_ids: `123`, or `123_4` for an element of an array.
-        name: that the jobs were submitted under. A job of another name has an id that SLURM has given away again.
+        name: that the jobs were submitted under. A job with a different name has an id that SLURM has assigned again.
 
     Returns:
         One entry for each id. While the controller is silent all are UNREACHABLE, never GONE.

@@ -62,7 +62,7 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
 
 
 def _no_edits(name: str, source: Path, file: str, editable: list[Path]) -> UserError:
-    """What to say about a `file` that is none of the files with edits."""
+    """The error for a `file` that is not one of the files with edits."""
     path = source / file
     problem = "is a folder, but a file is expected" if path.is_dir() else "no such file"
     if path.is_file():
@@ -108,7 +108,7 @@ def _is_near(form: Format | Foreign, name: str) -> TypeGuard[Foreign]:
 
 
 def _with_own_ids(found: DatasetFiles) -> DatasetFiles:
-    """Rename ids of other files that stand for another question in the edited file or in each other."""
+    """Rename ids of other files that denote a different question in the edited file or in one another."""
     everything = [record for file in (found.edited, *found.others) for record in file.records]
     return replace(
         found, others=tuple(replace(file, records=own_ids(file.records, everything)) for file in found.others)

@@ -144,7 +144,7 @@ class Judge:
         """Ask several questions at a time, and keep each verdict at once.
 
         Returns:
-            The replies that are no verdicts, by prompt: they are not kept, so that another run asks again.
+            The replies that are not verdicts, by prompt; they are not kept, so the next run asks again.
         """
         unclear: dict[str, str] = {}
         pool = ThreadPoolExecutor(self._form.parallel)

@@ -37,7 +37,7 @@ class Exported:
 
     Attributes:
         kind: `checkpoint` for transformers, or `edit` for `harness.load_edited` alone.
-        remarks: what whoever uses it should know.
+        remarks: notes for its users.
     """
 
     folder: Path
@@ -158,7 +158,7 @@ def read_description(folder: Path) -> tuple[Mapping[str, Any], tuple[EditRequest
     """The description of an export, and its edits.
 
     Raises:
-        UserError: if the folder is no export, or one of a later format.
+        UserError: if the folder is not an export, or one of a later format.
     """
     file = folder / EDITED
     if not file.is_file():

@@ -52,7 +52,7 @@ class LiveModel(EditedModel):
         model: the loaded model with its tokenizer; unedited between calls, unless it comes from an exported checkpoint.
         edited: what answers.
         unedited: the same model without its edits; None if only the edited weights are here.
-        origin: how it came about.
+        origin: where it comes from.
     """
 
     def __init__(

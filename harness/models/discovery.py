@@ -185,7 +185,7 @@ def _linears(holder: "nn.Module") -> dict[str, tuple[int, int]]:
 
 
 def _behind(backbone: "nn.Module", blocks: str) -> "list[tuple[str, nn.Module]]":
-    """The children of a backbone that are defined behind its blocks; all others if none are."""
+    """The children of a backbone that are defined after its blocks; all others if there are none."""
     children = list(backbone.named_children())
     index = [name for name, _ in children].index(blocks)
     return children[index + 1 :] or children[:index]

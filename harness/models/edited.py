@@ -110,7 +110,7 @@ class WeightEditedModel(EditedModel):
         return growing.continuations()
 
     def _decoded_uncached(self, queries: Sequence[Query], growing: "Growing") -> list[list[int]]:
-        """Generate as above, reading each row anew for each id: its rotary frequencies may change as it becomes longer."""
+        """Generate as above, rereading each row for each id, because its rotary frequencies may change as it becomes longer."""
         import torch
 
         rows = [list(query.prompt_ids) for query in queries]

@@ -239,7 +239,7 @@ def _adds_bos(folder: Path, digest: str) -> bool:
 
 
 def _first_of(processor: Any) -> str | None:
-    """The special token that a post-processor of the tokenizers library puts in front of a text."""
+    """The special token that a post-processor of the tokenizers library puts before a text."""
     if not isinstance(processor, dict):
         return None
     if processor.get("type") == "Sequence":

@@ -58,7 +58,7 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
 
     Args:
         model: the whole model.
-        start: first block, from 0; even then the stream in front of it must be given (see `LoadedModel.first_stream`).
+        start: first block, from 0; even then the stream before it must be given (see `LoadedModel.first_stream`).
         stop: end of the range (exclusive); None for all remaining blocks and the final norm.
 
     Raises:
@@ -149,7 +149,7 @@ def passed_on(output: Any) -> Tensor:
 
 
 class _NoPositions(nn.Module):
-    """Stands in for learned position embeddings, which the stream in front of the first block already contains."""
+    """Stands in for learned position embeddings, which the stream before the first block already contains."""
 
     def forward(self, any_BT: Tensor, *_: object, **__: object) -> Tensor:
         return torch.zeros((), device=any_BT.device)

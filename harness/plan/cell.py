@@ -130,7 +130,7 @@ class Cell:
         return self.instance()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest: another process finds out for itself whether its code says the same."""
+        """State without derived values: a different process checks whether its own code derives the same."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def data_at(self, edits: int) -> DataRef:

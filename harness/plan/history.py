@@ -140,7 +140,7 @@ def _of_one_class(found: Iterable[Finished]) -> list[Finished]:
 
 
 def _class_here(device: str) -> str:
-    """What the device classes of this machine begin with; empty if it cannot be told without torch."""
+    """The prefix of this machine's device classes; empty if it cannot be determined without torch."""
     if device == "cpu":
         return f"cpu: {processor()} × "
     models = {

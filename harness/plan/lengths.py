@@ -17,7 +17,7 @@ class Text(NamedTuple):
 
     Attributes:
         bound: the most tokens that it can have.
-        is_edited: whether a method may put something in front of it.
+        is_edited: whether a method may put a prefix before it.
     """
 
     bound: int
@@ -49,7 +49,7 @@ def too_long(texts: Sequence[Text], reader: Reader, overhead: int = 0) -> dict[s
     Args:
         texts: of `texts_of`.
         reader: the model.
-        overhead: most tokens that a method puts in front of an edit's prompt.
+        overhead: maximum number of tokens that a method puts before an edit's prompt.
     """
     doubtful = list(takewhile(lambda text: text.bound + overhead > reader.positions, texts))
     if reader.count is None or not doubtful:

@@ -150,7 +150,7 @@ class Checkpoint:
         }
 
     def keep_point(self, edits: int, point: Point) -> None:
-        """Keep the scores after so many edits."""
+        """Keep the scores after this many edits."""
         with Folder(self.root / f"point-{edits:07d}").writing() as folder:
             write_rows(point.rows, folder / "records.parquet")
             if point.items:

@@ -1,4 +1,4 @@
-"""A file that says how far a batch is, for whoever watches from another machine. Nothing is decided by it alone."""
+"""A progress file of a batch, for watching from another machine. No decision depends on it alone."""
 
 import contextlib
 import json

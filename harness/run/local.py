@@ -273,7 +273,7 @@ def _answer(batch: Batch, connection: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave no worker behind that writes to a store which nobody locks any more."""
+    """End a worker with its parent, so that none writes to a store that is no longer locked."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

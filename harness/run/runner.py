@@ -173,7 +173,7 @@ class Runner:
         Where the edit is an artifact, its builder has done so, and only what a cell adds to it is timed here.
 
         Returns:
-            Whether it was made: not without another fact, nor where the method refuses it, which says nothing of the others.
+            Whether it was made: not without another fact, nor if the method refuses that one, which says nothing about the others.
         """
         if not bench.cell.method.edits or not data.train:
             return False
@@ -224,7 +224,7 @@ class Runner:
         )
 
     def _flops(self, bench: Bench, questions: Questions) -> tuple[Mapping[str, Any], Sequence[str]]:
-        """FLOPs of a cell, and a remark if they could not be counted: results that took hours are not given up for that."""
+        """FLOPs of a cell, and a remark if they could not be counted: a failure here does not discard results that took hours."""
         cell = bench.cell
         if not cell.count_flops:
             return {}, ()

@@ -162,7 +162,7 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
         asked: what is to be run of it.
 
     Raises:
-        UserError: if the store has results of another suite with this name, or of other records of a dataset.
+        UserError: if the store has results of a different suite with this name, or of different records of a dataset.
     """
     suite, stems = plan.suite, [planned.stem for planned in plan.cells]
     wanted = {planned.stem for planned in asked.cells}

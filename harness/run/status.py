@@ -134,7 +134,7 @@ def cancel(store: Store, suite: Suite, console: Console) -> int:
     """Cancel the unfinished launches of a suite. Finished cells stay; unfinished ones are still to do.
 
     Raises:
-        UserError: if there is none, if a scheduler cannot be told, or if a job does not end.
+        UserError: if there is none, if a scheduler cannot be reached, or if a job does not end.
     """
     count = 0
     for launcher in registry.launchers.all().values():

@@ -1,6 +1,6 @@
 """Causal traces as artifacts: the facts that a model knows, traces of a few facts at a time, and the whole trace.
 
-A trace is built in parts, so that an interrupted run goes on with the next few facts, and several processes share the work.
+A trace is built in parts, so that an interrupted run continues with the next few facts and several processes share the work.
 """
 
 from math import ceil

@@ -337,7 +337,7 @@ class Tuning:
 
 
 def _entry(model: str) -> dict[str, str] | str:
-    """An entry of a suite's models: a name or a source, or `NAME=SOURCE` for a name of one's own."""
+    """An entry of a suite's models: a name or a source, or `NAME=SOURCE` for a name of your own."""
     name, equals, source = model.partition("=")
     return {"name": name, "source": source} if equals else model
 

@@ -82,7 +82,7 @@ class LayerwiseMethod(ClosedFormMethod):
     Each layer takes an equal share of the remaining residual.
 
     If the model normalises the output of the matrix before adding it to the stream (Gemma 2 and 3, OLMo 2), the target is
-    one that the last layer can reach: its value is optimised in front of the norm, as ROME's is. At each layer, the share of
+    one that the last layer can reach: its value is optimised before the norm, as ROME's is. At each layer, the share of
     the residual is turned into the value whose norm comes nearest to it (see `normed.value_for`), and the update writes the
     change of that value. At the last layer this is exact as far as the layers below have not moved it.
     """

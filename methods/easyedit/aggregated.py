@@ -98,7 +98,7 @@ class EasyEditUltraEdit(EasyEditAggregation):
         """Reject what EasyEdit does not support.
 
         Raises:
-            UserError: also for another ridge.
+            UserError: also for a different ridge.
         """
         super().check(target)
         if self.hparams.ridge != RIDGE:

@@ -77,7 +77,7 @@ class Lent:
     """The `Context` of an edit stage, lent to another method.
 
     FLOPs of an artifact are counted in a run that ends after a few steps of its progress bar. The bar of another method is not
-    the whole edit stage, so its steps are passed on in a few strides, and the run goes on to `[WEIGHT]`.
+    the whole edit stage, so its steps are passed on in a few strides, and the run continues to `[WEIGHT]`.
     """
 
     def __init__(self, context: Context) -> None:

@@ -163,7 +163,7 @@ class Proposer:
         Args:
             draft: the draft, whose whole text the plug-in has just read.
             plugin_id: the plug-in's most probable token after it.
-            head: ids of the target model in front of the draft.
+            head: ids of the target model before the draft.
             text: the text of the row after a draft.
         """
         proposed = draft.further or self._ids(draft, plugin_id, text(draft.ids))
@@ -287,7 +287,7 @@ class Speculation:
             self._model.count(decision.choice, texts, [counted[place] for place in decision.places])
 
     def _draft(self, rows: Sequence[int], unfinished: Sequence[int]) -> dict[int, Draft]:
-        """Propose tokens for some rows, and let the plug-in read the text in front of each token and after the last."""
+        """Propose tokens for some rows, and let the plug-in read the text before each token and after the last."""
         drafts = {n: self._planned(n) for n in rows}
         speaking = [n for n in unfinished if not self._is_silent[n]]
         unread = {n: drafts[n] for n in rows if not self._is_silent[n]}
@@ -409,7 +409,7 @@ def _worth_deciding(drafts: Mapping[int, Draft], logits_SV: Tensor) -> list[int]
     """Positions up to which drafts are likely to be right; cuts the drafts there.
 
     Fusing costs more than comparing. Where the target model weighs more than the plug-in, a draft that is not its own token
-    is probably wrong, and then nothing behind it counts.
+    is probably wrong, and then nothing after it counts.
     """
     own, at = logits_SV.argmax(dim=-1).tolist(), 0
     worth: list[int] = []

@@ -31,7 +31,7 @@ class Facts:
 
     Attributes:
         prompts: the memory of their prompts; None without edits.
-        ids_K: ids of all statements, one after another, without special tokens in front; on the CPU.
+        ids_K: ids of all statements, concatenated, without special tokens before them; on the CPU.
         lengths_E: number of ids of each statement.
     """
 

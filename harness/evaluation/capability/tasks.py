@@ -199,7 +199,7 @@ def _rows(name: str, file: Path) -> Iterator[Row]:
 
 
 def _problem(row: Any, keys: Mapping[str, type]) -> str:
-    """Why a row is none of a task; empty if it is one."""
+    """Why a row is not valid for a task; empty if it is."""
     if not isinstance(row, dict):
         return "expected an object with keys"
     for key, kind in keys.items():
