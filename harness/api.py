@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from harness.store.store import Store
 
 State: TypeAlias = Mapping[str, "Tensor"]
-"""State that an edit keeps in addition to the weights, by names chosen by the method; saved as safetensors."""
+"""State that an edit keeps in addition to the weights, under names chosen by the method; saved as safetensors."""
 
 TOKENS_PER_PASS = PROMPT_TOKENS
 """Length of the prompt in which estimates of time count passes through a model."""
@@ -256,7 +256,7 @@ class Context(Protocol):
 
 
 Ends = Callable[[int, int], bool]
-"""Called with a row of a batch and its next id, in order: whether the row ends with this id."""
+"""Called with the number of a row and its next id, in order; returns whether the row ends with this id."""
 
 
 class TokenScore(NamedTuple):

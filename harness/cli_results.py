@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 TABLE_LINES = 38
-"""Of the tables, at the end of a run: with everything else there, at most a screen of 60 lines."""
+"""Maximum number of table lines at the end of a run, so that everything fits on a screen of 60 lines."""
 
 
 def _formats() -> list[str]:

@@ -24,7 +24,7 @@ PARTS = ("cell", "metrics", "cost", "provenance")
 SETTINGS = 16
 DIAGNOSTICS = 4
 TRACEBACK = 8
-"""Lines of each kind that `explain` prints at most; `--json` has all of them."""
+"""Maximum number of lines of each kind that `explain` prints; `--json` has all of them."""
 
 PER_LINE = 3
 """Scores on a line."""
@@ -39,7 +39,7 @@ COLUMNS = {
     "predicted": "edited",
     "score": "score",
 }
-"""What `answers` prints of each answer, with the heading of the column; `verdict` follows if the cell has been judged."""
+"""Columns of `answers` with their headings; `verdict` follows if the cell has been judged."""
 
 
 def find_cell(store: Store, name: str, verb: str) -> Folder:

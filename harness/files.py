@@ -26,7 +26,7 @@ _ELSEWHERE = (
     errno.ELOOP,
     errno.ENOLCK,
 )
-"""Error numbers of a file system that say nothing about a bug: it is full, or this is no place to write."""
+"""Error numbers of a file system that do not indicate a bug: it is full, or cannot be written here."""
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROMPT_TOKENS = 25
-"""Length of a prompt with its target, in estimates; the mean is half of that, but the longest fill a batch of their own."""
+"""Length of a prompt with its target, for estimates; the mean is half of that, but the longest fill a separate batch."""
 ANSWER_TOKENS = 3
 """Length of a target."""
 SUFFIX_TOKENS = 8

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _UNSPACED = re.compile(
     r"(HALFWIDTH )?(CJK|IDEOGRAPHIC|HIRAGANA|KATAKANA|HANGUL|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN)\b"
 )
-"""Start of the Unicode names of letters whose scripts put no space between words, or none before a particle (Korean)."""
+"""Prefixes of the Unicode names of letters in scripts without spaces between words, or before particles (Korean)."""
 _JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners, which occur inside words."""
 

@@ -23,11 +23,11 @@ from harness.errors import UserError
 from harness.records import EditRecord
 
 NO_RECORDS = "neither JSON nor a known table"
-"""Why most files of a folder, such as a README, are foreign."""
+"""Reason for most foreign files of a folder, such as a README."""
 
 _HEAD_BYTES = 1 << 16
 _COLUMNS = 5
-"""So many commas in the first line are no sentence."""
+"""With this many commas, a first line is taken for a table's header and not for a sentence."""
 _GZIP = b"\x1f\x8b"
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _GAP = re.compile(r"[\s,]*")

@@ -35,7 +35,7 @@ _ABOUT_OBJECTS = (
     (CAPITALS, "What is the capital of {}?"),
     (FAMILIES, "Which family does the {} belong to?"),
 )
-"""Answers of second hops with the question about the object in between."""
+"""Second-hop answers, with the question about the object in between."""
 
 
 def upstream_rows(name: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Wishes = Mapping[Hashable, Mapping[int, float]]
-"""By context, the ids that questions want there, each with the part of the axis's score that depends on it."""
+"""For each context, the ids that questions expect there, each with the part of the axis's score that depends on it."""
 
 
 def attainable(

@@ -35,7 +35,7 @@ LONGEST = 100
 
 KEYS = ("relation", "target", "name", "text")
 VERSION = 1
-"""Raised when the numbers change; part of the identity of cells that have them."""
+"""Increment when the numbers change; part of the identity of cells that have them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from harness.api import EditedModel
 
 LIMIT = 40
-"""Longest answer in ids; for conversations as well, because the targets are names and short phrases."""
+"""Maximum length of an answer in ids; also for conversations, because the targets are names and short phrases."""
 
 INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
-"""Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
+"""Instruction of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without one."""
 
 DISTRACTIONS = (
     "The library opens at nine on weekdays.",
@@ -36,10 +36,10 @@ DISTRACTIONS = (
     "He bought two tickets for the evening show.",
     "The recipe takes about forty minutes.",
 )
-"""Of `natural_distracted`. They name nobody and no place, so that none of them answers a question."""
+"""Sentences of `natural_distracted`. They name no person or place, so none of them answers a question."""
 
 THOUGHT_LIMIT = 100
-"""Longest chain of thought with its answer, in ids."""
+"""Maximum length of a chain of thought with its answer, in ids."""
 
 THOUGHT = """\
 Question: On which continent is the country of the Eiffel Tower?
@@ -48,7 +48,7 @@ Answer: Europe
 
 Question: {}
 Thoughts:"""
-"""Of `natural_thought`: one example of the form that is expected, for base models as well (Wei et al. 2022, arXiv 2201.11903)."""
+"""Example of `natural_thought`: one question in the expected form, also for base models (Wei et al. 2022, arXiv 2201.11903)."""
 
 
 @register_protocol

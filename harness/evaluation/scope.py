@@ -29,7 +29,7 @@ OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "locality_unrelated": ("locality_unrelated",),
     "both": ("locality", "locality_unrelated"),
 }
-"""Groups of out-of-scope axes that `INSIDE` is compared with."""
+"""Groups of out-of-scope axes that the axes of `INSIDE` are compared with."""
 
 SHARES = {
     **dict.fromkeys(INSIDE, f"share_above_{ABOVE}"),

@@ -19,7 +19,7 @@ MAX_TOKENS = 16
 """Longest reply; a verdict is one word."""
 
 _PASSING = {408, 409, 425, 429}
-"""HTTP errors that may pass, like all of the server's own (5xx)."""
+"""HTTP errors that may be temporary, in addition to the server's own (5xx)."""
 
 
 class EndpointError(UserError):

@@ -42,7 +42,7 @@ Reply with exactly one word: CORRECT or INCORRECT."""
 """The three texts are inserted as JSON strings, so that none of them can end early or add a line."""
 
 PATIENCE = 20
-"""Replies at the beginning after which a judge is given up if none of them was a verdict."""
+"""Number of first replies after which judging stops if none of them was a verdict."""
 
 _VERDICT = re.compile(r"(CORRECT|INCORRECT)\.?", re.IGNORECASE)
 

@@ -25,7 +25,7 @@ from harness.plan.recall import model_as_json
 from harness.records import EditRequest
 
 EDITED, REQUESTS, STATE, WIDE = "edited.json", "edits.jsonl", "state.safetensors", "edited.safetensors"
-"""Files of an export: how it came about, the edits, what a method keeps besides weights, edited weights of a wider type."""
+"""Files of an export: its origin, the edits, a method's state besides weights, edited weights of a wider type."""
 MODEL, ARTIFACTS = "model", "artifacts"
 """Folders of an exported edit: the unedited model if it was trained here, and the method's artifacts by role."""
 FORMAT = 1

@@ -21,7 +21,7 @@ Facts: TypeAlias = Iterable[EditRecord | Mapping[str, Any]]
 
 EDITS, UNRELATED = "facts.json", "unrelated.json"
 MOST = 1000
-"""Unrelated records that methods may learn from, at most."""
+"""Maximum number of unrelated records that methods may learn from."""
 
 _FACT = TypeAdapter(Fact)
 

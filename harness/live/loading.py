@@ -33,7 +33,7 @@ def load_edited(folder: Path | str, *, device: str = "auto", source: str | None 
         source: where the unedited model is now, for an edit whose model has moved.
 
     Raises:
-        UserError: if the folder is not an export, the unedited model cannot be found or is a different one, or the method has changed.
+        UserError: if the folder is not an export, the unedited model is missing or a different one, or the method has changed.
     """
     prepare_torch(None)
     home, device = Path(folder), device_of(device)

@@ -32,7 +32,7 @@ from harness.store.rows import read_rows
 from harness.store.store import Folder, Store
 
 KEPT = ("metrics", "provenance")
-"""Files of a cell whose content goes along with the model."""
+"""Files of a cell whose content is exported with the model."""
 
 
 def device_of(wanted: str = "auto") -> str:

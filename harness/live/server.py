@@ -28,7 +28,7 @@ from harness.tokens import Query, chat_text, open_query
 
 UNEDITED = "unedited"
 BATCH = 16
-"""Prompts of one request that are read together."""
+"""Maximum number of prompts of one request that are batched."""
 
 
 class _Asked(BaseModel):

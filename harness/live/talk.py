@@ -12,10 +12,10 @@ from harness.tokens import chat_text
 
 Write = Callable[[str], None]
 Template = Literal["auto", "chat", "none"]
-"""How turns become a prompt: the tokenizer's chat template, one text without a template, or the first if there is one."""
+"""How turns become a prompt: with the tokenizer's chat template, as one text, or with a template if there is one."""
 
 WIDTH = 10
-"""Of the names in front of the answers."""
+"""Width of the names before the answers."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 COMPUTED = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
-"""Ends of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
+"""Suffixes of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,11 +32,11 @@ _KEYS = {
 }
 """Keys of the sizes in configurations, the usual one first."""
 _OWN_KEY_HEADS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-"""Types whose number of key heads is not that of the heads where the configuration does not say it."""
+"""Types whose default number of key heads differs from the number of heads."""
 OWN_HEAD_SIZE = ("qwen3", "gemma", "gemma2", "gemma3_text")
-"""Types whose heads are not the width divided by their number where the configuration does not say it."""
+"""Types whose default head size is not the width divided by the number of heads."""
 _FOUR_TIMES = ("gptj", "gpt2", "gpt_neo", "falcon")
-"""Types whose feed-forward modules are four times as wide as the model where the configuration does not say it."""
+"""Types whose feed-forward modules are four times as wide as the model by default."""
 
 
 @cache

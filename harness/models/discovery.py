@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
 
 _PROBE = 6
-"""Tokens of the text that a layout is proved with."""
+"""Tokens of the text that a layout is verified with."""
 _ADVICE = "state the modules under `layout:` of the model (see docs/models.md)"
 
 

@@ -13,7 +13,7 @@ from harness.errors import UnavailableError, UserError
 from harness.models import checkpoint
 
 DESCRIBING = ("config.json", *checkpoint.READ_BY_TOKENIZERS)
-"""Repository files that say what a model is."""
+"""Repository files that describe a model."""
 WANTED = (*DESCRIBING, "generation_config.json", "model*.safetensors", checkpoint.WEIGHT_INDEX)
 """Repository files that loading needs. Not `*.safetensors`: some repositories contain their weights twice."""
 MAIN = "main"

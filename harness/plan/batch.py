@@ -12,9 +12,9 @@ from harness.errors import UserError
 from harness.memory import Footprint, installed_bytes
 
 MOST = 128
-"""More rows than that hardly save time."""
+"""Beyond this number, more rows hardly save time."""
 SHARE = 4
-"""Questions get this part of the memory that the weights leave: methods, and further models, need the rest."""
+"""Share of the memory left by the weights that questions may use; methods and further models need the rest."""
 
 
 def rows_that_fit(model: Footprint, memory_bytes: float) -> int:

@@ -15,7 +15,7 @@ _CAUSES = {
     ("model", "sha256"): "the files of {model} have changed",
     ("data", "sha256"): "the records of {data} have changed",
 }
-"""Parts of an identity that follow from code and files, not from what a suite says."""
+"""Parts of an identity that depend on code and files, not on the suite."""
 
 
 def changes(cells: Sequence[Cell], store: Store) -> list[str]:

@@ -20,7 +20,7 @@ _BASES: Mapping[Basis, str] = {
     "assumed throughput": "operation counts at an assumed throughput",
 }
 FEW = 500
-"""Cells that have a line each; more of them share one by method, model and dataset."""
+"""Maximum number of cells with a line each; beyond it, cells are grouped by method, model and dataset."""
 
 
 def describe(plan: Plan, console: Console) -> None:

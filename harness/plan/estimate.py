@@ -26,12 +26,12 @@ CPU_FLOPS = 2.5e11
 CUDA_FLOPS = 1e14
 """Assumed throughput of one A100 in bfloat16 on small batches, a third of its peak."""
 STEP_S = 0.007
-"""Least time of an optimiser step, however small the model: it starts hundreds of kernels, forward and backward."""
+"""Minimum time of an optimiser step, however small the model: it starts hundreds of kernels, forward and backward."""
 START_S = 2
-"""Least time of a job that uses a model: to load or hash it and to write the results."""
+"""Minimum time of a job that uses a model: to load or hash it and to write the results."""
 QUESTIONS_PER_EDIT = 14
 EPOCHS = 100
-"""Training passes over its records that an artifact is assumed to take that does not say how many it takes."""
+"""Assumed number of training passes over the records for an artifact that does not give it."""
 LIBRARIES_BYTES = 500 * 2**20
 """Memory of a process that has imported everything and loaded no model."""
 CUDA_LIBRARIES_BYTES = 4 * 2**30

@@ -16,7 +16,7 @@ from harness.store.store import Store
 from harness.suite.schedule import Schedule
 
 READ = 5
-"""Finished cells that are read for an estimate; more would hardly change the median."""
+"""Maximum number of finished cells that are read for an estimate; more would hardly change the median."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 

@@ -9,7 +9,7 @@ from harness.models.context_length import Reader, most_tokens
 from harness.records import Dataset, EditRecord
 
 SHOWN = 5
-"""Records that a message names."""
+"""Maximum number of records that a message names."""
 
 
 class Text(NamedTuple):

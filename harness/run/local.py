@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
 
 PATIENCE_S = 10.0
-"""How long a process that has nothing more to do may take to end."""
+"""How long an idle process may take to end."""
 
 Count = Annotated[int, Field(ge=1)]
 
 Message: TypeAlias = tuple[str, Outcome | None] | Exception | None
-"""From a worker: the place of a job that begins, or ends with an outcome; what ends the worker; None after a batch."""
+"""From a worker: the place of a job that starts, or ends with an outcome; the exception that ended it; None after a batch."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 """A fork would share threads and CUDA with its parent."""

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from harness.run.outcome import Outcome
 
 FEW = 20
-"""Jobs elsewhere that have a bar each; the sentence below the bars counts the rest."""
+"""Maximum number of jobs elsewhere with a bar each; the sentence below counts the rest."""
 MANY = 200
-"""Without a terminal, of more jobs than these only failures get a line each."""
+"""Without a terminal, with more jobs than this, only failures get a line each."""
 EVERY_S = 20.0
-"""Without a terminal, time between two lines on how far everything is."""
+"""Without a terminal, time between two progress lines."""
 PRIOR_S = 20.0
-"""Weight of the estimate against the pace so far, as seconds that went as estimated."""
+"""Weight of the estimate relative to the pace so far, in seconds of work."""
 
 
 class Bars(Protocol):

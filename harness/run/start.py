@@ -24,10 +24,10 @@ from harness.suite.load import whole
 from harness.suite.source import refuse_rival
 
 FEW = 5
-"""Failed cells that the summary names; it counts the rest."""
+"""Maximum number of failed cells that the summary names; it counts the rest."""
 
 Report: TypeAlias = Callable[[Plan, Console], None]
-"""Called after a run: writes what is made from finished cells, and prints where it is."""
+"""Called after a run: writes reports from finished cells, and prints where they are."""
 
 
 def run(

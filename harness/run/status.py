@@ -26,7 +26,7 @@ from harness.suite import Suite
 ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "cannot run": "yellow"}
 FEW = 60
-"""Up to so many cells are all listed; of more, only those that run or have failed."""
+"""Up to this many cells are all listed; beyond, only those that run or have failed."""
 
 
 @dataclass(frozen=True, slots=True)

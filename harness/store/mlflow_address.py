@@ -36,7 +36,7 @@ _REASONS = (
     (re.compile(r"failed with error code (\d{3})"), "it answers {}"),
     (re.compile(r"response body was not in a valid JSON format"), "it does not answer like MLflow"),
 )
-"""What to say instead of the long messages of MLflow's HTTP client."""
+"""Short replacements for the long messages of MLflow's HTTP client."""
 _SILENT = re.compile(r"timed out|\[Errno -?\d+\]|connect timeout", re.I)
 
 

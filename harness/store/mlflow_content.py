@@ -17,15 +17,15 @@ AVERAGED = ("reliability", "generality", "locality")
 
 SCORE = "score"
 COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "flops.edit")
-"""Metrics of a method that the run of a suite repeats, next to its scores; the method's own run has all of them."""
+"""Metrics of a method that the suite's run repeats, besides its scores; the method's own run has all of them."""
 
 _PARAM_LENGTH = 6000
 _SIZES = ("n",)
-"""Entries of metrics.json that say how many answers there are."""
+"""Entries of metrics.json that are numbers of answers."""
 
 _LOGGED = ("scope", "diagnostics", "classic", "fluency")
 _ABOUT = (*_LOGGED, "curve", "attainable", "capability")
-"""Entries of metrics.json that are no protocols; the first are logged as they are."""
+"""Entries of metrics.json that are not protocols; the first are logged as they are."""
 
 Value = TypeVar("Value")
 Path = tuple[str, ...]

@@ -24,7 +24,7 @@ from harness.store.mlflow_view import SHARE_KEY
 from harness.store.store import Store
 
 Summarise: TypeAlias = Callable[[Path, Manifest], SuiteSummary]
-"""Computes what takes several cells of a store to know."""
+"""Computes results that need several cells of a store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class LayoutForm(StrictModel):
 
 
 _SOURCE = re.compile(r"[./~]|package:|.*\.gguf$|[\w.-]+/[\w.-]+$")
-"""What a bare string must look like to name a source: a path, a package, a GGUF file or a hub id."""
+"""Pattern of a bare string that names a source: a path, a package, a GGUF file or a hub id."""
 
 
 class ModelForm(Entry):

@@ -19,9 +19,9 @@ PART_FACTS = 5
 """Facts that are traced in one artifact."""
 
 _PROMPT_TOKENS, _RESTORED_TOKENS = 10, 7
-"""Usual number of tokens of a prompt, and of those from its subject on, for estimates of time."""
+"""Typical number of tokens of a prompt, and of those from its subject on, for time estimates."""
 ROWS = 128
-"""Rows per batch of a trace; more samples than that share one all the same."""
+"""Rows per batch of a trace; more samples of a fact than this still share a batch."""
 ASKED_TOGETHER = 32
 """Facts per forward pass when a model is asked what it knows."""
 KINDS = 3

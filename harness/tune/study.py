@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 AXES = ("reliability", "generality", "locality")
 PROTOCOL = "generation"
 REASON = "reason"
-"""Attribute of a trial without a result. One that a killed process left behind has none, and is made again."""
+"""Attribute of a trial that failed. A trial left by a killed process has none, and is run again."""
 
 
 @dataclass(frozen=True, slots=True)

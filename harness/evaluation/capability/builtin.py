@@ -8,7 +8,7 @@ from typing import Any
 from harness.data.synthetic import upstream_rows
 
 TEXT = Path(__file__).with_name("text.txt")
-"""Plain expository English, written for this project, so that no model was trained on it."""
+"""Plain expository English, written for this project, so no model was trained on it."""
 
 FACTS, CHOICES, SEED = 100, 4, 0
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 FILE = "capability.parquet"
 PASSES_PER_ITEM = 8
-"""For estimates of time: four choices of about twice the length of an edit's prompt."""
+"""For time estimates: four choices of about twice the length of an edit's prompt."""
 
 UNKNOWN_ITEMS = 1000
-"""For the same: items of lm-eval's own tasks, which are known only when they run."""
+"""For time estimates: assumed number of items of lm-eval's own tasks, which is known only when they run."""
 
 
 def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: int) -> list[ItemScore]:

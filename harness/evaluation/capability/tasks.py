@@ -342,4 +342,4 @@ FORMS: Mapping[str, Form] = {
         rows=builtin.paragraphs,
     ),
 }
-"""Tasks whose rows are in a file of JSON Lines or made here, by name."""
+"""Tasks with rows from a JSON Lines file or made here, by name."""
