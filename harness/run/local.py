@@ -57,7 +57,7 @@ class LocalProfile(LaunchProfile):
 
 @register_launcher("local")
 class LocalLauncher(Launcher):
-    """Runs jobs on this machine: a single process is the command's own; of several each sees one GPU, where there are some."""
+    """Runs jobs on this machine, in the command's own process or in several, of which each sees one GPU if there are any."""
 
     Profile: ClassVar[type[LocalProfile]] = LocalProfile
     profile: LocalProfile

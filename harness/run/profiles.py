@@ -71,6 +71,12 @@ def load_profile(name: str, at: str = "") -> "Launcher":
     return found(validate(found.Profile, document))
 
 
+def described(name: str) -> str:
+    """What a profile is for: the comment on the first line of its file; empty without one."""
+    first, _, _ = _files()[name].read_text(encoding="utf-8").partition("\n")
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
 def _files() -> dict[str, Path]:
     """Profile files by name; one in the working directory goes before one of the same name that comes with a launcher."""
     modules = [Path(inspect.getfile(launcher)) for launcher in registry.launchers.all().values()]
