@@ -157,8 +157,9 @@ def _label(same: Sequence[PlannedCell]) -> str:
 
 def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:
     if planned.cell is None:
-        reason, _, _ = planned.missing[0].partition(" → ")
-        return f"[yellow]{escape(reason.partition(':')[0])}[/yellow]"
+        reason, _, _ = planned.missing[0].partition(" → ")[0].partition(":")
+        is_place = reason.endswith((".yaml", ".yml"))  # of a mistake: the line below the table has all of it
+        return f"[yellow]{'cannot run' if is_place else escape(reason)}[/yellow]"
     if planned.cell.folder not in existing:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)

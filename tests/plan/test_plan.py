@@ -466,6 +466,14 @@ def test_a_strict_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command
     assert "(and 1 more of these) → python -m harness plan" in ran.stderr
 
 
+def test_the_state_of_a_cell_with_a_mistake_in_its_entry_is_not_the_name_of_the_file(plan_of, home):
+    printed = io.StringIO()
+    plan = plan_of(datasets=[{"name": "counterfact", "path": str(home / "small.yaml"), "edits": 8}])
+    describe(plan, Console(file=printed, width=200))
+    assert "│ cannot run │" in printed.getvalue()
+    assert "a file where a folder is expected" in printed.getvalue()
+
+
 def test_entries_of_one_dataset_are_told_apart_by_what_differs(plan_of, home):
     common = {"name": "counterfact", "path": str(home / "records"), "edits": 8, "train": 8}
     made = [plan_of(datasets=[{**common, "unrelated": n} for n in numbers]) for numbers in ((2, 3), (2,))]
