@@ -1,4 +1,4 @@
-"""Collect the JSON files of several benchmarks in one, `results.json`: what `benchmarks/gpu.sh` leaves behind.
+"""Collect the JSON files of several benchmarks in one file, `results.json`, the output of `benchmarks/gpu.sh`.
 
 python -m benchmarks.collected FOLDER NAME [NAME …] [--incomplete REASON …]
 """

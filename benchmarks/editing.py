@@ -190,7 +190,7 @@ def parsed_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Parse `METHOD.KEY=VALUE` settings; a value that is not JSON is taken as a string.
 
     Raises:
-        UserError: if a setting has another form.
+        UserError: if a setting has a different form.
     """
     settings: dict[str, dict[str, Any]] = {}
     for text in texts:

@@ -38,7 +38,7 @@ class Compared:
     Attributes:
         items: number of items.
         requests: log-probabilities and generated texts, over all items.
-        differing: items with another score, greedy flag or text, or a log-probability beyond `TOLERANCE`.
+        differing: items with a different score, greedy flag or text, or a log-probability beyond `TOLERANCE`.
         largest: largest difference of a log-probability in nats; 0 if nothing but texts was compared.
         seconds: of the harness, and of `hf`.
     """

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_suite(path: Path, cells: int) -> Path:
-    """A suite of so many cells."""
+    """A suite with this many cells."""
     each = cells // (len(MODELS) * len(DATASETS))
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {

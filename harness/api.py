@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from harness.store.store import Store
 
 State: TypeAlias = Mapping[str, "Tensor"]
-"""State that an edit keeps in addition to the weights, by names chosen by the method; saved as safetensors."""
+"""State that an edit keeps in addition to the weights, under names chosen by the method; saved as safetensors."""
 
 TOKENS_PER_PASS = PROMPT_TOKENS
 """Length of the prompt in which estimates of time count passes through a model."""
@@ -46,7 +46,7 @@ Phase = Literal["setup", "edit", "attach", "evaluate"]
 class Choice(BaseModel, ABC):
     """In place of a hyper-parameter's value: an artifact that decides it when the cell runs.
 
-    Identities contain the artifact's key, not the value that comes of it. A field of `Hparams` accepts one kind of choice if
+    Identities contain the artifact's key, not the resulting value. A field of `Hparams` accepts one kind of choice if
     its type is annotated with `OrChoice`; `Hparams.decided` replaces it.
     """
 
@@ -256,16 +256,16 @@ class Context(Protocol):
 
 
 Ends = Callable[[int, int], bool]
-"""Called with a row of a batch and its next id, in order: whether the row ends with this id."""
+"""Called with the number of a row and its next id, in order; returns whether the row ends with this id."""
 
 
 class TokenScore(NamedTuple):
-    """What a model says about one id of a text.
+    """A model's log-probability of one id of a text.
 
     Attributes:
         logprob: natural logarithm of the id's probability.
         best: the most probable id at its position.
-        best_logprob: the same of that one.
+        best_logprob: natural logarithm of its probability.
     """
 
     logprob: float
@@ -301,7 +301,7 @@ class EditedModel(ABC):
 
         Args:
             queries: prompts and targets; the ids count, not the texts.
-            reads_targets: let routing decisions read the targets too, for texts of which nobody knows where the prompt ends.
+            reads_targets: let routing decisions read the targets too, for texts without a known end of the prompt.
 
         Raises:
             UserError: if the method chooses tokens without giving them probabilities; the default.
@@ -348,7 +348,7 @@ class Method(ABC):
         spec: set by `register`.
         Hparams: class of the hyper-parameters.
         preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
-        differences: known differences from another implementation of the same method, one sentence each; printed in the
+        differences: known differences from a different implementation of the same method, one sentence each; printed in the
             parity table.
         uncounted: why FLOPs of this implementation cannot be counted here, one clause; empty if they can.
     """
@@ -450,7 +450,7 @@ class Method(ABC):
         return {}
 
     def prompt_overhead(self) -> int:
-        """Most tokens that the method puts in front of an edit's prompt, so that plans can refuse edits that do not fit."""
+        """Maximum number of tokens that the method puts before an edit's prompt, so that plans can refuse edits that do not fit."""
         return 0
 
     @property
@@ -474,7 +474,7 @@ class Finding:
 
 
 class Backend(ABC):
-    """Another code base that implements methods under the same names as the native ones.
+    """A different code base that implements methods under the same names as the native ones.
 
     Attributes:
         commands: `module:app` of a typer application with the backend's own commands, or empty.
@@ -577,7 +577,7 @@ class Launcher(ABC):
         return ""
 
     def silence(self) -> str:
-        """What this launcher depends on and what does not answer at the moment; empty if all of it does.
+        """The service that this launcher depends on and that does not respond at the moment; empty if everything responds.
 
         Unlike an obstacle it may pass, so it stops no run: `harness doctor` reports it. Must return within seconds.
         """
@@ -592,7 +592,7 @@ class Launcher(ABC):
         return None
 
     def memory(self, device: str) -> int | None:
-        """Memory in bytes of the device of the cells if the profile determines it: the least that a cell may be given."""
+        """Memory in bytes of the cells' device if the profile determines it: the minimum that a cell may be given."""
         return None
 
     def describe(self, plan: "Plan") -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from harness import registry
 from harness.cli_shared import DataOption, PluginOption, print_table
 from harness.commands import harness_command
+from harness.plain_text import counted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -37,14 +38,14 @@ def data_list(
         rows.append((file.dataset, file.role, *counts, file.format, file.path))
     print_table(("dataset", "used for", *numbers, "format", "file"), rows, numbers)
     for line in contradictions(data or SYNTHETIC, name):
-        print(f"if all of it is edited: {line}")
+        print(f"if the whole file is edited: {line}")
     for line in left_out(data or SYNTHETIC, name):
         print(line)
     foreign = [] if name else ignored(data or SYNTHETIC)
     for line in foreign[:_FOREIGN]:
         print(f"ignored: {line}")
     if len(foreign) > _FOREIGN:
-        print(f"ignored: {len(foreign) - _FOREIGN} more files")
+        print(f"ignored: {counted(len(foreign) - _FOREIGN, 'more file')}")
     return 0
 
 
@@ -89,13 +90,13 @@ def data_check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File of records in any known format.")],
     plugin: PluginOption = None,
 ) -> int:
-    """Check every record of a file: what can be used, what cannot and why, and what is asked."""
+    """Check every record of a file: which can be used, what is wrong with the others, and which questions they have."""
     from harness.data.check import check
 
     report = check(file)
     found = report.file
     print(f"{file}: {found.format.title}, dataset {found.format.dataset}")
-    print(f"{found.rows:,} records with {found.edits:,} edits, {len(found.records):,} of them usable")
+    print(f"{counted(found.rows, 'record')} with {counted(found.edits, 'edit')}; usable: {len(found.records):,}")
     rows = [
         (name, kind or "–", f"{asked:,}", f"{having:,}") for (name, kind), (asked, having) in report.questions.items()
     ]
@@ -116,7 +117,7 @@ def data_convert(
     from harness.data.check import convert
 
     found = convert(file, to)
-    print(f"{to}: {len(found.records):,} records from {found.rows:,} of {found.format.title}")
+    print(f"{to}: wrote {counted(len(found.records), 'record')}; {file} has {found.rows:,} ({found.format.title})")
     if left_out := found.left_out():
         print(left_out)
     return 0

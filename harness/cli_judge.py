@@ -9,6 +9,7 @@ from harness.cli_results import name_of_run
 from harness.cli_shared import RunOptions, each_suite, new_console, with_options
 from harness.commands import harness_command
 from harness.errors import UserError
+from harness.plain_text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ app = typer.Typer()
 @app.command()
 @with_options(RunOptions)
 def judge(options: RunOptions) -> int:
-    """Let a language model judge the free answers of finished cells; what it has judged before is not asked again."""
+    """Let a language model judge the free answers of finished cells; answers that it has judged before are not sent again."""
     console = new_console()
 
     def judge_one(one: RunOptions) -> int:
@@ -94,11 +95,11 @@ def _progress(console: "Console") -> "Progress":
 
 
 def _sentence(found: "Judged") -> str:
-    parts = [f"{found.answers:,} answers judged, {found.asked:,} new request{'s' * (found.asked != 1)}"]
+    parts = [f"{counted(found.answers, 'answer')} judged, {counted(found.asked, 'new request')}"]
     if found.without_verdict:
         parts.append(f"{found.without_verdict:,} without a verdict")
     if found.no_reference:
-        parts.append(f"{found.no_reference:,} left out, which have no unedited answer to compare with")
+        parts.append(f"{found.no_reference:,} left out, because there is no unedited answer to compare with")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Commands that show what there is: list, schema and doctor."""
+"""Commands about what is available: list, schema and doctor."""
 
 import json
 from typing import Annotated, get_args

@@ -104,7 +104,7 @@ def serve(
     store: StoreOption = Path("results"),
     plugin: PluginOption = None,
 ) -> int:
-    """Serve the edited and the unedited model of a cell with an OpenAI-compatible interface."""
+    """Serve the edited and the unedited model of a cell with an OpenAI-compatible API."""
     if missing := [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"`harness serve` needs {' and '.join(missing)}", fix="pip install 'editing-harness[serve]'")
     import uvicorn

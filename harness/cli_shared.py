@@ -1,4 +1,4 @@
-"""What commands share: options and arguments, the treatment of a suite of suites, and output on the terminal."""
+"""Shared by all commands: options and arguments, handling of suites of suites, and terminal output."""
 
 import dataclasses
 import errno

@@ -26,6 +26,7 @@ from harness.cli_shared import (
     with_options,
 )
 from harness.errors import UserError
+from harness.plain_text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,9 @@ def plan_(
     detect: Annotated[
         float | None,
         typer.Option(
-            parser=positive_float, metavar="D", help="Also how many edits it takes to show a difference of D in Avg."
+            parser=positive_float,
+            metavar="D",
+            help="Also say how many edits are needed to show a difference of D in Avg.",
         ),
     ] = None,
 ) -> int:
@@ -140,7 +143,7 @@ def cancel(options: SuiteOptions) -> int:
 def tune(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="Method, as in a suite.")],
     model: Annotated[
-        str, typer.Option(metavar="NAME[=SOURCE]", help="Model, as in a suite; NAME=SOURCE for one's own.")
+        str, typer.Option(metavar="NAME[=SOURCE]", help="Model, as in a suite; NAME=SOURCE for your own.")
     ],
     dataset: Annotated[str, typer.Option(metavar="NAME", help="Dataset, as in a suite.")] = "counterfact",
     trials: Annotated[
@@ -201,7 +204,7 @@ def logs(
 
 
 def _say_hello(options: SuiteOptions, console: "Console") -> None:
-    """Say at once what is being prepared: to plan a large suite and to import torch takes a while."""
+    """Say immediately what is being prepared: planning a large suite and importing torch take a while."""
     scale = f" at scale {options.scale}" if options.scale else ""
     console.print(
         f"planning {options.suite}{scale}, results in {options.store}", markup=False, highlight=False, soft_wrap=True
@@ -270,7 +273,7 @@ def _edits_to_detect(plan: "Plan", difference: float) -> str:
         f"to mark an Avg that is {difference:g} higher than all others: "
         f"{contestants.edits_to_detect(difference, spread):,} edits per cell ({POWER:.0%} power, "
         f"{contestants.comparisons} comparisons, SD of paired differences {spread:.2f}, {basis}); "
-        f"{planned:,} edits show differences from {contestants.detectable(planned, spread):.3f}"
+        f"{counted(planned, 'edit')} can show differences of at least {contestants.detectable(planned, spread):.3f}"
     )
 
 

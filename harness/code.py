@@ -1,4 +1,4 @@
-"""Hash of code from outside this project, which has no version that we could raise when it computes something else."""
+"""Hash of code from outside this project, for which there is no version to raise when its results change."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.identity import digest, file_digest
 
 PROJECT = ("harness", "methods", "reports", "slurm", "suites")
-"""Packages of this project. What they compute carries a version, so that a changed comment makes no new results."""
+"""Packages of this project. Their methods and protocols have versions, so that a changed comment does not invalidate results."""
 _INSTALLED = ("site-packages", "dist-packages")
 
 

@@ -1,4 +1,4 @@
-"""Command lines of this program, as suggestions name them: complete, quoted, ready to be pasted."""
+"""Command lines of this program for use in messages: complete, quoted, ready to be pasted."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def harness_command(*words: object, store: Path | None = None, **options: object
 
 
 def this_command() -> str:
-    """The command line that reproduces this process; for a process that a launcher has started, the launcher's.
+    """The command line that reproduces this process; in a process started by a launcher, the launcher's.
 
     Addresses in it show no user name and password.
     """
@@ -57,7 +57,7 @@ def this_command() -> str:
 
 
 def same_command(**changed: object) -> str:
-    """This command once more, with other values of some options."""
+    """This command line with different values of some options."""
     words, kept = shlex.split(this_command()), list[str]()
     names = [f"--{name.replace('_', '-')}" for name in changed]
     for before, word in zip(["", *words], words, strict=False):
@@ -68,7 +68,7 @@ def same_command(**changed: object) -> str:
 
 
 def rerun(path: Path) -> str:
-    """Remove a damaged file or folder of a store, and run the suite that it belongs to."""
+    """Command that removes a damaged file or folder of a store and runs its suite again."""
     for manifest in (file for folder in path.parents for file in sorted((folder / "suites").glob("*.json"))):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             run = json.loads(manifest.read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def rerun(path: Path) -> str:
 
 
 def with_another_store(store: Path) -> str:
-    """This command with a results folder that can be written, for one that cannot."""
+    """This command line with a results folder that can be written, in place of one that cannot."""
     home = Path("~/harness-results").expanduser()
     places = [Path("results"), home, Path(tempfile.gettempdir(), "harness-results")]
     found = (place for place in places if place.resolve() != store.resolve() and _is_writable(place))
@@ -94,6 +94,11 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
+def list_around(path: Path) -> str:
+    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists."""
+    return f"ls {shlex.quote(str(next(place for place in path.parents if place.exists())))}"
+
+
 def _is_writable(folder: Path) -> bool:
     """Whether it is a folder, or can become one, in which files can be made."""
     there = nearest_existing(folder)
@@ -101,5 +106,5 @@ def _is_writable(folder: Path) -> bool:
 
 
 def without_credentials(text: str) -> str:
-    """A text in which no address shows its user name and password: `http://user:secret@host` becomes `http://***@host`."""
+    """A text without the user names and passwords in its addresses: `http://user:secret@host` becomes `http://***@host`."""
     return re.sub(r"(?<=://)[^/\s'\"]+@", "***@", text)

@@ -19,14 +19,14 @@ class UserError(Exception):
 
 
 class UnavailableError(UserError):
-    """Something that some cells need is not on this machine, or not known for their model: other cells can run without it.
+    """Something that some cells need is missing on this machine or for their model; other cells can run without it.
 
     A mistake in a suite is a plain `UserError`.
     """
 
 
 class NoMatchError(UserError):
-    """A filter of the command line that matches nothing in a suite; it may match something in another one."""
+    """A filter on the command line matches nothing in a suite; it may match something in a different one."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

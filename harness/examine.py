@@ -1,4 +1,4 @@
-"""Content of `harness explain` and `harness answers`: one cell of a store on one screen, and its answers one by one."""
+"""Content of `harness explain` and `harness answers`: one cell on one screen, and its answers one by one."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ PARTS = ("cell", "metrics", "cost", "provenance")
 SETTINGS = 16
 DIAGNOSTICS = 4
 TRACEBACK = 8
-"""Lines of each kind that `explain` prints at most; `--json` has all of them."""
+"""Maximum number of lines of each kind that `explain` prints; `--json` has all of them."""
 
 PER_LINE = 3
 """Scores on a line."""
@@ -39,7 +39,7 @@ COLUMNS = {
     "predicted": "edited",
     "score": "score",
 }
-"""What `answers` prints of each answer, with the heading of the column; `verdict` follows if the cell has been judged."""
+"""Columns of `answers` with their headings; `verdict` follows if the cell has been judged."""
 
 
 def find_cell(store: Store, name: str, verb: str) -> Folder:
@@ -75,7 +75,7 @@ def read_parts(folder: Folder) -> dict[str, Any]:
 
 
 def explain(folder: Folder) -> Iterator[str]:
-    """A cell in at most 45 lines, each of which may be cut off at the width of the screen.
+    """A cell in at most 45 lines, which may be cut off at the width of the screen.
 
     Raises:
         UserError: if a file is damaged or lacks what every cell has.
@@ -195,7 +195,7 @@ def _failure(folder: Folder) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which answers of a cell are wanted; an empty filter lets all pass.
+    """Filters for the answers of a cell; an empty filter accepts all.
 
     Attributes:
         wrong: only those that differ from what is compared: the target or, for locality, the unedited model's answer.

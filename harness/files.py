@@ -26,7 +26,7 @@ _ELSEWHERE = (
     errno.ELOOP,
     errno.ENOLCK,
 )
-"""Error numbers of a file system that say nothing about a bug: it is full, or this is no place to write."""
+"""Error numbers of a file system that do not indicate a bug: it is full, or cannot be written here."""
 
 
 def cache_folder() -> Path:
@@ -54,7 +54,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def share_like(file: Path) -> None:
-    """Give all files in the folder of a file its permissions: safetensors writes some that only their owner may read."""
+    """Give all files in the folder of a file the file's permissions: safetensors makes its files readable by their owner only."""
     mode = file.stat().st_mode & 0o777
     for other in file.parent.rglob("*"):
         if other.is_file() and not other.is_symlink():
@@ -130,7 +130,7 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def not_writable(path: Path, number: int) -> UserError:
-    """The error for a place in a store that cannot be written, with the command that goes on."""
+    """The error for a store that cannot be written, with the command that continues elsewhere."""
     if number in _SPACE:
         fix = f"free some space and run the same command again, finished cells are kept: {same_command()}"
     else:

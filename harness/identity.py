@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 LABEL = {"role": "label"}
-"""Metadata of a dataclass field that only names something: it identifies nothing."""
+"""Metadata of a dataclass field that is only a name and not part of the identity."""
 ADDED = {"role": "added"}
-"""Metadata of a field that others did not have from the start: at its default it is left out, so that ids stay the same."""
+"""Metadata of a field that was added later: its default is left out of the identity, so that ids stay the same."""
 
 
 def canonical_json(value: Any) -> str:

@@ -121,7 +121,7 @@ def _description(file: Path) -> str:
 
 
 def _profiles() -> Rows:
-    from harness.run.profiles import load_profile, profile_names
+    from harness.run.profiles import described, load_profile, profile_names
 
     for name in profile_names():
         try:
@@ -129,7 +129,7 @@ def _profiles() -> Rows:
         except UserError as error:  # in a profile of the user's own
             yield name, "", error.message
         else:
-            yield name, _first_line(launcher), launcher.obstacle() or launcher.silence() or YES
+            yield name, described(name), launcher.obstacle() or launcher.silence() or YES
 
 
 def _backends() -> Rows:
@@ -154,7 +154,7 @@ LISTINGS: dict[Kind, tuple[tuple[str, ...], Callable[[], Rows]]] = {
     "figures": (("figure", "description"), _described(registry.figures)),
     "suites": (("suite", "description", "file"), _suites),
     "scales": (("scale", "description", "file"), _scales),
-    "profiles": (("profile", "launcher", "usable here"), _profiles),
+    "profiles": (("profile", "description", "usable here"), _profiles),
     "launchers": (("launcher", "description"), _described(registry.launchers)),
     "backends": (("backend", "description", "usable here"), _backends),
 }

@@ -1,4 +1,4 @@
-"""Memory that follows from the shape of a model, known before anything is loaded. Does not import torch.
+"""Memory estimates from the shape of a model, before anything is loaded. Does not import torch.
 
 `python -m benchmarks.memory` compares the estimates with measured peaks.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROMPT_TOKENS = 25
-"""Length of a prompt with its target, in estimates; the mean is half of that, but the longest fill a batch of their own."""
+"""Length of a prompt with its target, for estimates; the mean is half of that, but the longest fill a separate batch."""
 ANSWER_TOKENS = 3
 """Length of a target."""
 SUFFIX_TOKENS = 8
@@ -24,7 +24,7 @@ FP64 = 8
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Estimated bytes that are needed in addition to a model, by what takes them.
+    """Estimated bytes that are needed in addition to a model, by purpose.
 
     Attributes:
         kept: from the edit until it is reverted.
@@ -92,11 +92,11 @@ class Footprint:
         return tokens * (3 * self.ffn + 4 * self.hidden) * self.entry_bytes
 
     def backward(self, tokens: float, layers: int) -> float:
-        """What is kept for the backward pass of some blocks, which takes more memory than anything in it."""
+        """Activations kept for the backward pass of some blocks; they take more memory than the pass itself."""
         return layers * tokens * (4 * self.ffn + 10 * self.hidden) * self.entry_bytes + self.forward(tokens)
 
     def logits(self, positions: float, copies: float = 1) -> float:
-        """Logits, at least float32, and what is computed of them: about four copies in a loss with its gradient."""
+        """Logits, at least float32, and values derived from them: about four copies in a loss with its gradient."""
         return positions * self.vocab * max(FP32, self.entry_bytes) * copies
 
     def answering(self, rows: int) -> float:
@@ -113,7 +113,7 @@ def installed_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that is free now, or can be freed, on this machine; all of it where the kernel does not say."""
+    """Memory that is free or can be freed on this machine; all of its memory if the kernel does not say."""
     if not _MEMINFO.is_file():
         return installed_bytes()
     lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""Output to terminals and files that cannot show every character: plain letters instead, never an exception."""
+"""Readable output: plain letters where a terminal or file cannot show every character, and numbers with their nouns."""
 
 import codecs
 import io
@@ -47,6 +47,11 @@ def degrade(stream: object) -> None:
 def plain(text: str) -> str:
     """The nearest ASCII text: known symbols by name, letters without accents, `?` for all others."""
     return "".join(_PLAIN.get(character) or _letter(character) for character in text)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: `1 record`, `1,204 records`; give the plural if it is more than an added s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _letter(character: str) -> str:

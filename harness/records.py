@@ -92,7 +92,7 @@ class EditRecord:
 
     @property
     def split_id(self) -> str:
-        """What decides the split."""
+        """The id that decides the split."""
         return self.group or self.id
 
     def probes(self) -> dict[str, tuple[Probe, ...]]:
@@ -114,7 +114,7 @@ PROBES = ("locality", "portability", "attributes", "forms", "robustness", "hops"
 
 
 def askable(edits: Iterable[EditRecord]) -> tuple[EditRecord, ...]:
-    """Records that are edited together, without the questions that need an edit which is not among them."""
+    """Drop the questions that need an edit that is not among the records edited together."""
     edits = tuple(edits)
     ids = {record.id for record in edits}
     return tuple(
@@ -285,7 +285,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """What a model has reached on one item of a benchmark task.
+    """A model's score on one item of a benchmark task.
 
     Attributes:
         task, metric, item: key of the score; items are numbered from 0.

@@ -198,7 +198,7 @@ def register(
 
 
 def register_backend(name: str) -> Callable[[Class], Class]:
-    """Class decorator: register a backend, another code base that implements methods."""
+    """Class decorator: register a backend, a different code base that implements methods."""
     return _instance_in(backends, name)
 
 
@@ -287,7 +287,7 @@ def load_plugins() -> None:
 
 
 def code_of(item: Any) -> dict[str, Any]:
-    """Identify what an object's class computes, beyond its own version; empty if all of it is this project's.
+    """Hash of the code of an object's class, in addition to its version; empty if all of it is this project's.
 
     Contains the hash of source from outside this project, the versions of registered methods that the class is derived from, and
     what a method says itself about third-party code.

@@ -1,4 +1,4 @@
-"""Where a prompt mentions its subject: as words of its own, never inside another word.
+"""Find the subject in its prompt: only as whole words, never inside another word.
 
 Methods that edit at the subject's tokens use its last mention, where the model has read all of them. EasyEdit would fill in
 every occurrence, also those inside other words (rome_main.py:80); where there is one, both agree.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _UNSPACED = re.compile(
     r"(HALFWIDTH )?(CJK|IDEOGRAPHIC|HIRAGANA|KATAKANA|HANGUL|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN)\b"
 )
-"""Start of the Unicode names of letters whose scripts put no space between words, or none before a particle (Korean)."""
+"""Prefixes of the Unicode names of letters in scripts without spaces between words, or before particles (Korean)."""
 _JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners, which occur inside words."""
 
@@ -76,7 +76,7 @@ def token_span(tokenizer: "PreTrainedTokenizerBase", text: str, mention: Mention
 
 
 def ambiguous(tokenizer: "PreTrainedTokenizerBase", requests: "Iterable[EditRequest]") -> dict[str, dict[str, Any]]:
-    """Which mention counts where the characters of a subject occur more than once in its prompt.
+    """The mention that counts where the characters of a subject occur more than once in its prompt.
 
     Returns:
         By record id: number of `occurrences`, and the `characters` (from, to, exclusive) and `tokens` (from, to, inclusive)

@@ -1,4 +1,4 @@
-"""Token ids of texts: what a tokenizer puts around them, and joint tokenisation of a prompt and its target.
+"""Token ids of texts: the special tokens around them, and joint tokenisation of a prompt and its target.
 
 The target's ids are those that follow the prompt's ids when both are tokenised as one text. Tokenising the target alone
 would add a BOS on Llama and Mistral, and a lone `▁` with some tokenizers; both change scores.
@@ -119,7 +119,7 @@ def joint_queries(tokenizer: "PreTrainedTokenizerBase", pairs: Iterable[tuple[st
 
 
 def open_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, limit: int) -> Query:
-    """A prompt that may be continued freely, by at most `limit` ids: the target only says how many.
+    """A prompt that may be continued freely, by at most `limit` ids: its target only gives their number.
 
     Raises:
         ValueError: for a prompt without ids, or a limit below 1.

@@ -19,7 +19,7 @@ class MalmenHparams(AggregationHparams):
 
 @register("malmen", title="MALMEN", family="hypernetwork", version=2)
 class Malmen(LearnedAggregationMethod):
-    """One shift per matrix that comes nearest to what all edits of a batch wish, so that they do not cancel as in MEND's sum.
+    """One least-squares shift per matrix for the desired changes of all edits, so that they do not cancel as in MEND's sum.
 
     Trained with a KL term on locality probes. With `rounds: 2` it is MALMEN² of EMSEdit's paper.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class MemitHparams(LayerwiseHparams):
-    """Hyper-parameters of MEMIT, in addition to those of all methods that spread an edit over several layers.
+    """Hyper-parameters of MEMIT, in addition to those shared by methods that spread an edit over several layers.
 
     Attributes:
         moment_weight: λ, the number of keys of the unedited model that weigh as much as one edit.

@@ -49,7 +49,7 @@ class Rome(ClosedFormMethod):
     """Optimise the output of a matrix W at the subject's last token, then add the rank-one update that produces it.
 
     Edits are applied sequentially, and so are layers: each value is optimised on the weights left by all previous updates.
-    The value is what W puts out, in front of the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there. It
+    The value is the output of W, before the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there. It
     keeps its length, which that norm ignores: a longer one would change the outputs for all other keys more.
     """
 

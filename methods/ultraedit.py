@@ -40,7 +40,7 @@ class UltraEditHparams(EditedHparams):
 
 @register("ultraedit", title="UltraEdit", family="weights", version=1)
 class UltraEdit(AggregationMethod):
-    """Wish for -η ‖k̂‖² û at each target token, with key and gradient normalised by the statistics of all edits so far.
+    """Desired change -η ‖k̂‖² û at each target token, with key and gradient normalised by the statistics of all edits so far.
 
     No training, no stored edits: the statistics of each shape of matrices are all that it keeps.
     """

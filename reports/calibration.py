@@ -14,7 +14,7 @@ from reports.stats import RESAMPLES, Estimate, Floats, Statistic, quotient, rati
 
 
 class Measure(NamedTuple):
-    """What is estimated: `mean`, a share or `auroc` of the prompts of an axis; AUROC is `against` other axes."""
+    """An estimated quantity: `mean`, a share or `auroc` of the prompts of an axis; AUROC is `against` other axes."""
 
     quantity: str
     axis: str

@@ -1,4 +1,4 @@
-"""What the NeurIPS paper checklist asks about experiments, answered from the provenance of finished cells."""
+"""Answers to the NeurIPS paper checklist's questions about experiments, from the provenance of finished cells."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -19,7 +19,7 @@ Parts = Mapping[str, Any]
 
 
 def parts_of(folder: Folder) -> Parts:
-    """Read what the checklist is filled from."""
+    """Read the files that the checklist is filled from."""
     return {name: folder.read(f"{name}.json") for name in ("cell", "cost", "provenance")}
 
 

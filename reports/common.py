@@ -1,4 +1,4 @@
-"""What the tables share: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
+"""Shared by all tables: axes, protocols, sentences of captions, and remarks on missing cells. Does not import pandas."""
 
 import inspect
 import json
@@ -51,7 +51,7 @@ def protocol_title(name: str) -> str:
 
 
 def samples_shown(frame: "SuiteFrame") -> Iterator[str]:
-    """What the numbers of each section are based on, and the highest scores that can be reached, as sentences."""
+    """Sentences on the sample behind the numbers of each section, and on the highest attainable scores."""
     for section, cells in frame.cells.groupby("section", sort=False):
         first = cells.iloc[0]
         asked = frame.records[frame.records["cell"].isin(cells["cell"]) & (frame.records["axis"] == "rel")]
@@ -135,7 +135,7 @@ def gap_remarks(frame: "SuiteFrame", section: str, section_title: str) -> Iterat
 
 
 def limit_remarks(frame: "SuiteFrame", section: str, section_title: str, *protocols: str) -> Iterator[str]:
-    """One sentence on scores that no editor can exceed, with a range where they differ between models or templates."""
+    """One sentence on scores that no method can exceed, with a range where they differ between models or templates."""
     cells = frame.cells[(frame.cells["section"] == section) & ~frame.cells["is_reference"]]
     for protocol in protocols:
         limits = [
@@ -162,7 +162,7 @@ def _four_digits(value: float) -> float:
 
 
 def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
-    """What edited models say about themselves: each remark once, with the methods, models and datasets that it is true of.
+    """Remarks of edited models: each once, with the methods, models and datasets that it applies to.
 
     Remarks that differ in a percentage only are one, with the range of it.
     """

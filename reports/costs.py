@@ -1,4 +1,4 @@
-"""What methods cost, from several cells: time as a multiple of OnceEdit's, with setup, per edit, and where OnceEdit pays off.
+"""Costs of methods over several cells: time as a multiple of OnceEdit's, with setup, per edit, and break-even points.
 
 Seconds and FLOPs of a row are sums over its models, in which an edit run that serves several models counts once, and means
 over seeds. Two times are compared only if they were measured on one class of device; a model in another precision is
@@ -47,7 +47,7 @@ def flops_columns(cost: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a method costs on one model or on several; NaN where nothing was measured.
+    """Costs of a method on one model or on several; NaN where nothing was measured.
 
     Attributes:
         edits: number of edits per model.
@@ -77,12 +77,12 @@ class Cost:
 
     @property
     def with_setup_s(self) -> float:
-        """Seconds from nothing to edited models."""
+        """Seconds from scratch to edited models."""
         return self.fixed_s + self.edit_s
 
     @property
     def marginal_s(self) -> float:
-        """Seconds of one more edit, on all models."""
+        """Seconds of an additional edit, on all models."""
         return self.edit_s / self.edits if self.edits else math.nan
 
     @property
@@ -91,7 +91,7 @@ class Cost:
         return self.seconds["setup"] > self.edit_s
 
     def total_s(self, edits: float) -> float:
-        """Seconds for a number of edits, setup included: a straight line through the measurement."""
+        """Seconds for a number of edits, setup included, by linear extrapolation from the measurement."""
         return self.fixed_s + edits * self.marginal_s
 
     def amortised_s(self, edits: float) -> float:
@@ -127,7 +127,7 @@ def multiple(cost: Cost, reference: Cost, *, with_setup: bool = False) -> float:
 
 
 def shown_multiple(cost: Cost, reference: Cost) -> tuple[float, str]:
-    """The multiple as the paper prints it, and its text: with setup where that takes longer than the edits.
+    """The multiple as the paper prints it, and its text; it includes setup where that takes longer than the edits.
 
     Returns:
         The value, and `2.29`, `> 100` for more than that, `< 0.01` for what would round to zero, or an empty text for NaN.
@@ -141,7 +141,7 @@ def shown_multiple(cost: Cost, reference: Cost) -> tuple[float, str]:
 
 
 def break_even_edits(cost: Cost, reference: Cost) -> float:
-    """The least number of edits for which the reference, setup and attaching included, takes no longer; inf if there is none.
+    """Smallest number of edits for which the reference, with setup and attaching, is at least as fast; inf if there is none.
 
     NaN unless both were measured on one class of device.
     """
@@ -154,7 +154,7 @@ def break_even_edits(cost: Cost, reference: Cost) -> float:
 
 
 def break_even_models(cost: Cost, reference: Cost) -> float:
-    """The least number of models for which it is cheaper to edit once and attach; inf if there is none.
+    """Smallest number of models for which editing once and attaching is cheaper; inf if there is none.
 
     The reference pays setup and edits once and attaching per model, the other method everything per model, each at its mean
     over the models that were measured. NaN unless both were measured on one class of device.

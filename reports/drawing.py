@@ -1,4 +1,4 @@
-"""What the figures share: sizes, colours and settings for a two-column paper, and figures without anything to show."""
+"""Shared by all figures: sizes, colours and settings for a two-column paper, and empty figures with a reason."""
 
 import contextlib
 import textwrap
@@ -20,7 +20,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#55
 MARKERS = "os^Dvp*Xh"
 
 LABEL_WIDTH = 20
-"""Characters that fit beside a row of panels."""
+"""Characters that fit next to a row of panels."""
 
 AXIS_COLORS = {"rel": "#0072b2", "gen": "#56b4e9", "loc": "#e69f00", "avg": "#1b1b1b"}
 """Colours of the axes of editing quality."""
@@ -62,7 +62,7 @@ def drawing(width: float, height: float) -> "Iterator[Figure]":
 
 
 def nothing(sentence: str) -> "Figure":
-    """A figure that says why there is nothing to see."""
+    """An empty figure that says why nothing is shown."""
     with drawing(COLUMN, 0.6) as figure:
         figure.text(0.5, 0.5, sentence, ha="center", va="center")
     return figure
@@ -82,7 +82,7 @@ def score_axis(axes: "Axes", label: str) -> None:
 
 
 def row_label(*parts: str) -> str:
-    """What a row of panels shows, in lines that fit beside it."""
+    """Label of a row of panels, in lines that fit next to it."""
     return "\n".join(line for part in parts for line in textwrap.wrap(part, LABEL_WIDTH))
 
 

@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote.
+    """Files of an export.
 
     Attributes:
         folder: of all files of the suite.

@@ -62,7 +62,7 @@ class SuiteFrame:
         return dict(zip(named["model"], named["model_title"], strict=True))
 
     def gaps(self) -> str:
-        """How many of the suite's cells are missing and why, and the command that runs them; empty if none is."""
+        """A sentence on how many of the suite's cells are missing, why, and the command that runs them; empty if none is."""
         reasons = Counter(
             "failed" if was_run else reason
             for was_run, reason in zip(self.missing["was_run"], self.missing["reason"], strict=True)

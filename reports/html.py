@@ -82,7 +82,7 @@ def render(frame: "SuiteFrame", tables: Sequence[Table], figures: Sequence[Drawi
 
 
 def in_script(value: Any) -> str:
-    """JSON that no HTML parser can take for markup, for a `<script>` element."""
+    """JSON for a `<script>` element, escaped so that no HTML parser takes it for markup."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -234,7 +234,7 @@ def _answers(store: Store, folders: Sequence[Folder], titles: Mapping[str, str])
 
 
 def first_records(rows: "pd.DataFrame", limit: int) -> "pd.DataFrame":
-    """As many answers as fit, those about the first edited and the first unrelated records, in their order."""
+    """As many answers as fit, about the first edited and the first unrelated records, in their order."""
     if len(rows) <= limit:
         return rows
     is_unrelated = rows["axis"] == "locality_unrelated"

@@ -1,4 +1,4 @@
-"""Tables as Markdown, with everything escaped that Markdown or HTML could read as markup."""
+"""Tables as Markdown, escaped so that nothing is read as Markdown or HTML markup."""
 
 import re
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ def swept(label: str) -> dict[str, str]:
 
 
 def section_of(cell: Mapping[str, Any]) -> str:
-    """What all cells of a section share, as JSON: the dataset, whatever the prompt template, and the schedule."""
+    """The settings that all cells of a section share, as JSON: the dataset, with any prompt template, and the schedule."""
     data = {key: value for key, value in cell["data"].items() if key not in ("title", "template", "sha256")}
     return json.dumps({**data, **cell["schedule"]}, sort_keys=True)
 

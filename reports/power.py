@@ -1,4 +1,4 @@
-"""How many edits it takes for the tests of a table to mark a difference, and which difference a number of edits shows.
+"""Power analysis: how many edits a table's tests need to mark a difference, and which difference a number of edits can show.
 
 The best of several rows is marked if its tests against all others are significant after Holm's correction, which is at least as
 powerful as dividing the level by the number of comparisons (Bonferroni). A paired test of N records whose differences have the
@@ -28,7 +28,7 @@ ASSUMED_SPREAD = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """What a table of editing quality compares.
+    """The methods and models that a table of editing quality compares.
 
     Attributes:
         methods: rows, without the unedited model; at least 2.
@@ -46,7 +46,7 @@ class Contestants:
         return self.datasets * (4 * self.models + 1) * min(2, self.methods - 1)
 
     def edits_to_detect(self, difference: float, spread: float) -> int:
-        """The least number of edits with which an Avg that is this much higher than all others is marked, in `POWER` of cases.
+        """Smallest number of edits with which an Avg that is this much higher than all others is marked in `POWER` of cases.
 
         Args:
             difference: in Avg, above 0.
@@ -55,7 +55,7 @@ class Contestants:
         return math.ceil((self._reach * spread / difference) ** 2)
 
     def detectable(self, edits: int, spread: float) -> float:
-        """The least difference in Avg that this many edits show; otherwise as `edits_to_detect`."""
+        """Smallest difference in Avg that this many edits show; otherwise as `edits_to_detect`."""
         return self._reach * spread / math.sqrt(edits)
 
     @property

@@ -24,7 +24,7 @@ TITLE = "paper"
 
 
 class Place(NamedTuple):
-    """What a published score is about."""
+    """The entry, model, dataset and protocol of a published score."""
 
     label: str
     model: str
@@ -43,7 +43,7 @@ class Published:
 
 
 class CostPlace(NamedTuple):
-    """What a published cost is about; quantities are those of the cost tables."""
+    """The entry, model and quantity of a published cost; quantities are those of the cost tables."""
 
     label: str
     model: str
@@ -118,7 +118,7 @@ class PaperCosts:
         return cls(known, frozenset(frame.cells["label"]))
 
     def covers(self, models: Iterable[str], quantity: str) -> bool:
-        """Whether anything is published about one of these models, so that a table has a column for it."""
+        """Whether there is a published number for one of these models, so that a table has a column for it."""
         return any(CostPlace(label, model, quantity) in self.known for label in self.labels for model in models)
 
     def entry(self, label: str, model: str, quantity: str, digits: int = 2) -> TableEntry:

@@ -43,7 +43,7 @@ def write_report(
         store: folder of the store.
         suite, scale: of the run.
         console: for the tables.
-        lines: print of the suite's first table what fits in so many lines; None to print all tables.
+        lines: print as much of the suite's first table as fits in this many lines; None to print all tables.
         options: of the run, as on the command line.
 
     Returns:

@@ -27,7 +27,7 @@ class ModelScore:
         axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated and port.
         exact: exact-match rates by column.
         cells: folders of the cells, one per seed.
-        edit_actions: ids of the edit runs behind the cells.
+        edit_actions: ids of the edit runs that the cells used.
     """
 
     model: str
@@ -189,7 +189,7 @@ def _line(
 
 
 def _with_choice(chosen: dict[str, ModelScore], candidates: Sequence[ModelScore]) -> dict[str, ModelScore]:
-    """The chosen scores, where the choice of the template is made anew in every resample, as `best_prompt` makes it."""
+    """The chosen scores; the template is chosen again in every resample, as `best_prompt` does."""
     if not any(score.edit_actions for score in candidates):
         return chosen
     by_template: dict[str, dict[str, ModelScore]] = {}
@@ -218,7 +218,7 @@ def _axes(resampled: Resampled) -> dict[str, Estimate]:
 
 
 def _edit_runs(cells: pd.DataFrame, by_model: dict[str, ModelScore]) -> int:
-    """Number of distinct edit runs behind the chosen cells for one seed; seeds may differ in missing cells, so the maximum."""
+    """Number of distinct edit runs of the chosen cells for one seed; seeds may differ in missing cells, so the maximum."""
     chosen = cells[cells["cell"].isin([name for score in by_model.values() for name in score.cells])]
     return max(len(frozenset().union(*same["edit_actions"])) for _, same in chosen.groupby("seed"))
 

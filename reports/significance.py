@@ -1,4 +1,4 @@
-"""Which entries of a table may be called best: paired tests between rows, corrected for all comparisons of the table.
+"""Decide which entries of a table may be called best: paired tests between rows, corrected for all comparisons of the table.
 
 The best row of a column is compared with every other one, the second with every row below it, and the largest p-value
 counts: a claim that needs all of these differences is as weak as the weakest. That the rows were ordered by the same data
@@ -47,7 +47,7 @@ class Contest:
 
 
 def judged(table: Table, contests: Sequence[Contest]) -> Table:
-    """Mark the best value of each column and the second where tests say so; a best one that is open gets `OPEN_NOTE`."""
+    """Mark the best and second-best value of each column where tests support it; an undecided best one gets `OPEN_NOTE`."""
     ranks = [sorted(each.values_K, key=lambda row: -float(each.values_K[row].sum())) for each in contests]
     claims = [
         (number, mark, _p_of_claim(contest, rows[place:]))
@@ -81,7 +81,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
 
 def permutation_p_values(differences_KM: Floats) -> Floats:
-    """Two-sided p-values of M sums over K clusters, when the sign of each cluster is a coin toss under the null hypothesis.
+    """Two-sided p-values of M sums over K clusters whose signs are random under the null hypothesis.
 
     All signs are tried where there are few, else `PERMUTATIONS` random ones besides the observed.
     """

@@ -110,7 +110,7 @@ def by_cluster(values_RC: Floats, cluster_R: Indices) -> Floats:
 
 
 def shares(scores_SRC: Floats, cluster_R: Indices) -> Floats:
-    """What each cluster of records adds to the mean of each column over the seeds that have one: K × C."""
+    """Contribution of each cluster of records to the mean of each column over the seeds that have it: K × C."""
     present_SRC = ~np.isnan(scores_SRC)
     counts_SC = present_SRC.sum(axis=1)
     counted_C = np.maximum(1, (counts_SC > 0).sum(axis=0))
@@ -195,7 +195,7 @@ def side_by_side(parts: Sequence[Resampled]) -> Resampled:
 
 
 def choose(candidates: Sequence[Resampled], weights_C: Floats) -> Resampled:
-    """The candidate with the highest weighted sum, chosen anew in every resample: an estimate that includes the choice.
+    """The candidate with the highest weighted sum, chosen again in every resample, so that the interval includes the choice.
 
     A candidate that lacks a statistic never wins over one that does not.
     """

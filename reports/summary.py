@@ -1,4 +1,4 @@
-"""What a suite's cells say together, for MLflow: Score, Freq, times against OnceEdit's and FLOPs, per cell and per method."""
+"""Summary of a suite's cells for MLflow: Score, Freq, times relative to OnceEdit's and FLOPs, per cell and per method."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -49,7 +49,7 @@ def as_text(tables: Sequence[Table], width: int = 120) -> str:
 
 
 def print_beginning(tables: Sequence[Table], console: Console, lines: int) -> str:
-    """Print whole tables while they fit in a number of lines; of a first one that does not fit, the first rows.
+    """Print as many whole tables as fit in a number of lines; of a first table that does not fit, its first rows.
 
     Returns:
         What was left out, for a sentence; empty if nothing was.

@@ -1,4 +1,4 @@
-"""The driver of a launch: looks, decides and submits until every job is settled. All that it knows is on the disk."""
+"""The driver of a launch: reads the state, decides and submits until every job is settled. Its whole state is on disk."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ STALE_S = 90.0
 
 
 def drive(plan: Plan, profile: SlurmProfile, display: Display, *, detach: bool = False) -> Summary | None:
-    """Have SLURM settle what a plan has to do, and wait for it.
+    """Run the jobs of a plan on SLURM and wait for them.
 
     SLURM jobs of earlier launches of this store that still wait or run are waited for, not submitted again.
 
@@ -74,7 +74,7 @@ def drive(plan: Plan, profile: SlurmProfile, display: Display, *, detach: bool =
 
 
 class Driver:
-    """Drives one launch, a new one or one that an earlier driver left.
+    """Drives one launch, a new one or one left by an earlier driver.
 
     Attributes:
         launch: gets what is submitted from now on.
@@ -100,7 +100,7 @@ class Driver:
         self._busy_until, self._alive_when_busy = 0.0, 0
 
     def follow(self, lease: "Lease", detach: bool) -> bool:
-        """Look, decide and submit until all is settled, or with `detach` until all is submitted.
+        """Read the state, decide and submit until everything is settled or, with `detach`, submitted.
 
         Returns:
             Whether all is settled.
@@ -193,7 +193,9 @@ class Driver:
         if decision.give_up:
             self._give_up(decision.give_up)
         lost = len(self.state.unanswered(self.launch))
-        self._say("lost", f"SLURM did not say whether it has taken {lost} jobs; that shows soon" if lost else "")
+        self._say(
+            "lost", f"SLURM did not say whether it has taken {lost} jobs; this will become clear soon" if lost else ""
+        )
         if lost or not decision.submit or self._is_busy():
             return
         try:
@@ -286,14 +288,14 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Which driver holds a lease."""
+    """The driver that holds a lease."""
 
     host: str
     pid: int
 
 
 class Lease:
-    """The right to submit jobs for a store; `with Lease(root) as lease`, then `lease.check()` now and again.
+    """The right to submit jobs for a store; `with Lease(root) as lease`, then `lease.check()` regularly.
 
     One driver per store, on whichever machine: a file that it renews, because the store's lock cannot be seen from other
     machines. It is meant for a process that holds the store's lock, so any other driver of this machine is dead. Ages are
@@ -328,7 +330,7 @@ class Lease:
             self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Make sure that this driver still has it.
+        """Check that this driver still holds the lease.
 
         Raises:
             UserError: if another driver has taken it, because this one slept for too long.
@@ -388,4 +390,7 @@ def _close_settled(store: Store) -> None:
 
 
 def _ways(plan: Plan) -> str:
-    return f"The same command follows it; `{plan.command('status')}` looks; `{plan.command('cancel')}` ends it."
+    return (
+        f"Run the same command to follow it; `{plan.command('status')}` shows its status, "
+        f"`{plan.command('cancel')}` cancels it."
+    )

@@ -1,4 +1,4 @@
-"""What a SLURM job runs: one batch, with a heartbeat next to it, and what it does when SLURM warns it of its end."""
+"""Entry point of a SLURM job: run one batch with a heartbeat, and react to SLURM's warning before the time limit."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ IDLE_RESTARTS = 3
 
 
 class BatchEntry:
-    """A function of one batch, for submitit; all that it has done is on the disk, so it may be called again.
+    """Callable for submitit that runs one batch; its results are on disk, so it may be called again.
 
     Args:
         progress: file in which the batch says how far it is.
@@ -48,7 +48,7 @@ class BatchEntry:
         """Settle the jobs of the batch that are not settled.
 
         Raises:
-            UserError: if this code makes another cell of a job than the code that planned it.
+            UserError: if this code makes a different cell of a job than the code that planned it.
         """
         for job in batch.jobs:
             if (place := place_of(job.work)) != job.place:
@@ -63,7 +63,7 @@ class BatchEntry:
             run_batch(batch, beat)
 
     def checkpoint(self, batch: Batch) -> "DelayedSubmission":
-        """What submitit puts back into the queue: the same again, because it continues from the disk."""
+        """The callable that submitit requeues: the same one, because it continues from the disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, batch)
@@ -107,14 +107,14 @@ class BatchEntry:
 
 
 def has_moved(store: Store, beat: Beat) -> bool:
-    """Whether the job of a beat, a sequence, has kept a block since it began in that SLURM job."""
+    """Whether the sequence of a beat has saved a block since it started in that SLURM job."""
     parent, _, folder = beat.place.partition("/")
     kept = store.checkpoint(folder)
     return parent == "cells" and kept.is_dir() and kept.stat().st_mtime > datetime.fromisoformat(beat.since).timestamp()
 
 
 def slurm_job() -> str:
-    """Id of the SLURM job that this process belongs to, `12` or `10_2` for an element of an array; empty outside of one."""
+    """Id of the SLURM job that this process belongs to, such as `12`, or `10_2` for an element of an array; empty outside SLURM."""
     environment = os.environ
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"

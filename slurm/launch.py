@@ -9,7 +9,7 @@
   ended.json              how the launch ended
 ```
 
-All SLURM jobs have the name of the folder, because a cluster that is set up anew gives its ids away again. One driver writes,
+All SLURM jobs have the name of the folder, because a reinstalled cluster assigns its job ids again. One driver writes,
 by appending whole lines; a line that a killed driver did not finish counts as not written.
 """
 
@@ -29,7 +29,7 @@ from slurm.queue import State
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a SLURM job ended, as far as it matters for the jobs of its batch that are not settled.
+    """How a SLURM job ended, as far as it matters for the unsettled jobs of its batch.
 
     Attributes:
         state: none of those in which it may still run.
@@ -70,7 +70,7 @@ class Submission:
 
 
 class Launch:
-    """A launch folder and what its `jobs.jsonl` says. What is changed here is in the file first."""
+    """A launch folder and the content of its `jobs.jsonl`. Every change is written to the file first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -112,15 +112,15 @@ class Launch:
         return self.path / "submitit"
 
     def progress(self, batch: str) -> Path:
-        """The file in which a batch says how far it is."""
+        """The progress file of a batch."""
         return self.path / "progress" / f"{batch}.json"
 
     def logs(self, submission: Submission) -> list[Path]:
-        """Where a SLURM job prints, stderr last; submitit names the files, which exist once the job begins."""
+        """Output files of a SLURM job, stderr last; submitit names them, and they exist once the job starts."""
         return [self.submitit / f"{submission.id}_0_log.{end}" for end in ("out", "err")] if submission.id else []
 
     def ask(self, resource: str, batches: Iterable[tuple[str, Sequence[str]]]) -> list[Submission]:
-        """Record that SLURM is about to be asked for batches, given by the stem of their names and the places of their jobs."""
+        """Record that batches are about to be submitted, given by the stem of their names and the places of their jobs."""
         self._arrays += 1
         now = datetime.now(UTC).isoformat()
         named = {f"{self._arrays:03d}-{stem}": list(covers) for stem, covers in batches}
@@ -130,35 +130,35 @@ class Launch:
         return [self._submissions[batch] for batch in named]
 
     def taken(self, ids: Mapping[str, str]) -> None:
-        """Record the ids that SLURM has given, by batch; in one line, so that either all of them are known or none."""
+        """Record the job ids assigned by SLURM, by batch; in one line, so that either all of them are known or none."""
         self._append([{"taken": dict(ids)}])
 
     def refused(self, batches: Iterable[str], why: str) -> None:
-        """Record that SLURM has not taken these batches."""
+        """Record that SLURM has not accepted these batches."""
         self._append([{"batch": batch, "refused": why} for batch in batches])
 
     def ended(self, batch: str, ending: Ending) -> None:
-        """Record how a SLURM job ended that has left jobs unsettled."""
+        """Record how a SLURM job that left jobs unsettled has ended."""
         self._append([{"batch": batch, "ended": asdict(ending)}])
 
     def again(self, places: Iterable[str]) -> None:
-        """Record that what became of these jobs so far no longer counts."""
+        """Record that earlier outcomes of these jobs no longer count."""
         forgotten = set(places) & {place for each in self._submissions.values() for place in each.covers}
         if forgotten:
             self._append([{"again": sorted(forgotten)}])
 
     @property
     def is_there(self) -> bool:
-        """Whether nobody has removed its folder."""
+        """Whether its folder still exists."""
         return (self.path / "launch.json").is_file()
 
     @property
     def is_over(self) -> bool:
-        """Whether it is closed: no driver continues it."""
+        """Whether it is closed, so that no driver continues it."""
         return (self.path / "ended.json").is_file()
 
     def close(self, how: str) -> None:
-        """Close it, and say why."""
+        """Close it, with the reason."""
         write_json(self.path / "ended.json", {"how": how, "time": datetime.now(UTC).isoformat()})
 
     def reopen(self) -> None:
@@ -208,6 +208,6 @@ class Launch:
 
 
 def launches(store: Store) -> list[Launch]:
-    """Launches of a store that are not over, the oldest first."""
+    """Open launches of a store, oldest first."""
     found = sorted((store.root.resolve() / "launches").glob("*/launch.json"), key=lambda file: file.parent.name[-20:])
     return [Launch(file.parent) for file in found if not (file.parent / "ended.json").is_file()]

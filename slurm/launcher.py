@@ -32,13 +32,13 @@ LAST_WORDS_S = 180
 
 @register_launcher("slurm")
 class SlurmLauncher(Launcher):
-    """Jobs as arrays of a SLURM cluster, submitted with submitit and followed by a driver that may come and go."""
+    """Runs jobs as arrays on a SLURM cluster, submitted with submitit and followed by a driver that may be restarted."""
 
     Profile: ClassVar[type[SlurmProfile]] = SlurmProfile
     profile: SlurmProfile
 
     def obstacle(self) -> str:
-        """As `Launcher.obstacle`. A controller that is away for a moment is none."""
+        """As `Launcher.obstacle`. A controller that is temporarily unreachable is not an obstacle."""
         if shutil.which("sbatch") is None:
             return "needs SLURM, which this machine does not have"
         told = _ping()
@@ -50,7 +50,7 @@ class SlurmLauncher(Launcher):
         return "" if " UP" in (_ping() or "") else "SLURM is installed, but its controller does not answer"
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """As the suite says, else on a GPU if this profile asks for one."""
+        """As the suite says, else a GPU if this profile requests one."""
         return self.profile.device(wanted)
 
     def memory(self, device: str) -> int | None:
@@ -60,7 +60,7 @@ class SlurmLauncher(Launcher):
         return gibibytes and gibibytes * 2**30
 
     def describe(self, plan: Plan) -> list[str]:
-        """How many jobs each resource class gets, and which jobs are too large for all of them."""
+        """Describe how many jobs each resource class gets, and which jobs are too large for all of them."""
         classes, todo = self.profile.resources, jobs(plan)
         counts = Counter(first_class(job, classes) for job in todo)
         shares = ", ".join(f"{count} in class '{classes[number].name}'" for number, count in sorted(counts.items()))

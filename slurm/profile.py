@@ -1,4 +1,4 @@
-"""The launch profile of a SLURM cluster: what is asked of it, and the resource classes that jobs are sorted into."""
+"""The launch profile of a SLURM cluster: the sbatch parameters, and the resource classes that jobs are sorted into."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +30,7 @@ TAKEN |= {"test-only", "time", "wait", "wrap"}
 
 
 class ResourceClass(Form):
-    """What one job may use. A job that needs more is given the next class."""
+    """Resources of one job. A job that needs more gets the next class."""
 
     name: Name
     mem_gb: Count = Field(description="memory of the node (not of the GPU), in GiB")
@@ -46,7 +46,7 @@ class ResourceClass(Form):
 
 
 class SlurmProfile(LaunchProfile):
-    """A SLURM cluster with a file system that all its nodes share. What is null is left to the cluster."""
+    """A SLURM cluster with a file system that all its nodes share. Null values are left to the cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -58,14 +58,14 @@ class SlurmProfile(LaunchProfile):
     time_min: Count | None = Field(None, description="with mem_gb: the only resource class")
     classes: list[ResourceClass] = Field(default_factory=list, description="the smallest first")
     array_parallelism: Count = Field(16, description="jobs of an array that run at the same time")
-    packing: Count = Field(1, description="cells of a job that load the same model, at most")
+    packing: Count = Field(1, description="maximum number of cells in a job; they all load the same model")
     signal_delay_s: Annotated[int, Field(ge=0)] = Field(120, description="between the warning signal and the end")
     setup: list[str] = Field(default_factory=list, description="shell lines in front of the job's command")
     python: str | None = Field(None, description="interpreter on the node; default: the one that submits")
     max_array_size: Count | None = Field(None, description="jobs of an array; default: what the controller says")
-    poll_s: Count = Field(10, description="seconds between two looks of the driver at the queue and the disk")
+    poll_s: Count = Field(10, description="seconds between two checks of the queue and the disk")
     settle_s: Annotated[int, Field(ge=0)] = Field(
-        30, description="how long the file system may hide from one node what another has written"
+        30, description="seconds until what one node has written is visible to the others"
     )
     additional: dict[Flag, str | int | bool] = Field(
         default_factory=dict, description="further parameters of sbatch, without dashes: `exclude: node[1-3]`"
@@ -77,7 +77,7 @@ class SlurmProfile(LaunchProfile):
         cls, additional: dict[str, str | int | bool]
     ) -> dict[str, str | int | bool]:
         if taken := sorted(TAKEN & additional.keys()):
-            raise ValueError(f"'{taken[0]}' is said by the launch itself, or by a key of the profile")
+            raise ValueError(f"'{taken[0]}' is set by the launch itself, or by another key of the profile")
         return additional
 
     @model_validator(mode="after")
@@ -115,11 +115,11 @@ class SlurmProfile(LaunchProfile):
         ]
 
     def record(self) -> dict[str, Any]:
-        """What a launch keeps, by which another driver recognises it; of setup lines, which may hold secrets, their hash."""
+        """The record by which another driver recognises the profile of a launch; setup lines, which may hold secrets, as a hash."""
         return {**self.model_dump(mode="json"), "setup": f"sha256:{digest(self.setup)}" if self.setup else ""}
 
     def device(self, wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-        """Where cells compute: as a suite says, else on a GPU where this profile asks for one."""
+        """Device of the cells: as the suite says, else a GPU if this profile requests one."""
         if wanted != "auto":
             return wanted
         by_gres = any("gpu" in (each.gres or "") for each in self.resources)

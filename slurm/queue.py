@@ -1,4 +1,4 @@
-"""How SLURM says that jobs are doing, with accounting or without, and with nothing said for certain while it is silent.
+"""The state of jobs according to SLURM, with or without accounting; nothing is certain while SLURM does not answer.
 
 One `squeue` call lists every job that the controller remembers: those that wait and run, and for `MinJobAge` seconds (300 by
 default) those that have ended, with their exit codes; `scontrol show job` reads the same memory. After that `sacct` knows, on
@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 
 class State(StrEnum):
-    """What has become of a job."""
+    """State of a job."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -67,7 +67,7 @@ class JobState:
 
     @property
     def never_starts(self) -> bool:
-        """Whether it waits for something that will not come without a hand: a failed dependency, a hold."""
+        """Whether it waits for something that needs intervention: a failed dependency or a hold."""
         return self.state is State.PENDING and self.reason in _HOPELESS
 
     def __str__(self) -> str:
@@ -86,11 +86,11 @@ class JobState:
 
 
 def states(job_ids: Collection[str], name: str) -> dict[str, JobState]:
-    """What has become of jobs.
+    """States of jobs.
 
     Args:
         job_ids: `123`, or `123_4` for an element of an array.
-        name: that the jobs were submitted under. A job of another name has an id that SLURM has given away again.
+        name: that the jobs were submitted under. A job with a different name has an id that SLURM has assigned again.
 
     Returns:
         One entry for each id. While the controller is silent all are UNREACHABLE, never GONE.
@@ -132,7 +132,7 @@ def named(name: str) -> dict[str, JobState]:
 
 
 class UnreachableError(Exception):
-    """SLURM's controller does not answer; what it said instead."""
+    """SLURM's controller does not answer; the message is its output."""
 
 
 def elements(job_id: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The retry policy: what to submit next, from what is on the disk and how SLURM jobs ended. Nothing is asked or done here.
+"""The retry policy: what to submit next, given the files on disk and how SLURM jobs ended. Pure functions.
 
 What is settled (DONE or FAILED on the disk) stays. What a live SLURM job covers is waited for. Everything else is submitted, a
 second time if need be, or given up with a reason, by how the SLURM jobs ended that had it:

@@ -1,4 +1,4 @@
-"""The state of a cluster's launches: which jobs are settled on the disk, and what SLURM says about those that have the others."""
+"""The state of a store's launches: the jobs that are settled on disk, and SLURM's view of the jobs that run the others."""
 
 import re
 import subprocess
@@ -34,11 +34,11 @@ class Observed:
 
     @cached_property
     def beat(self) -> Beat | None:
-        """What the batch says about itself; None before it begins."""
+        """The batch's heartbeat; None before it starts."""
         return Beat.read(self.launch.progress(self.submission.batch))
 
     def status(self, place: str, title: str) -> JobStatus:
-        """How one of its jobs that is not settled is doing.
+        """Status of one of its unsettled jobs.
 
         Args:
             place: of the job.
@@ -60,7 +60,7 @@ class Observed:
 
 @dataclass
 class ClusterState:
-    """The jobs that are not settled and the SLURM jobs that have them, as of the last `look`.
+    """The unsettled jobs and the SLURM jobs that run them, as of the last `look`.
 
     Attributes:
         jobs: those that are not settled, by place, needs before what needs them.
@@ -111,7 +111,7 @@ class ClusterState:
         return {place for launch in self.launches for each in self._unended(launch) for place in each.covers}
 
     def alive(self) -> Iterator[Observed]:
-        """Submissions whose SLURM jobs wait or run, or may do so while SLURM does not answer."""
+        """Submissions whose SLURM jobs are pending or running, or may be while SLURM does not answer."""
         for launch in self.launches:
             for each in self._unended(launch):
                 state = self._active.get((launch.name, each.batch), JobState(each.id, State.PENDING, launch.name))
@@ -129,7 +129,7 @@ class ClusterState:
         return found
 
     def unanswered(self, launch: Launch) -> list[Submission]:
-        """Submissions of which nobody knows yet whether SLURM has taken them."""
+        """Submissions that SLURM may or may not have accepted."""
         return [each for each in launch.submissions if not each.id]
 
     def _unended(self, launch: Launch) -> Iterator[Submission]:
@@ -207,7 +207,7 @@ def ending(store: Store, launch: Launch, submission: Submission, state: JobState
 
 
 def launch_state(store: Store) -> LaunchState:
-    """What the unfinished launches of a store are doing.
+    """State of the unfinished launches of a store.
 
     Where there is no SLURM to be asked, all SLURM jobs whose end nobody has seen may still be running.
     """
@@ -230,7 +230,7 @@ def launch_state(store: Store) -> LaunchState:
 
 
 def cancel(*arguments: str) -> str:
-    """Tell SLURM to cancel jobs, by their ids or `--name=`; when it did shows in the queue.
+    """Tell SLURM to cancel jobs, by their ids or `--name=`; the queue shows when it has done so.
 
     Returns:
         What it complained of, or nothing.

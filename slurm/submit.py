@@ -1,4 +1,4 @@
-"""Batches to SLURM, through submitit: arrays of one resource class, after those that build what they need."""
+"""Submit batches to SLURM through submitit: arrays of one resource class, after those that build their needs."""
 
 import contextlib
 import io
@@ -32,13 +32,13 @@ OVERRULED |= {"SIGNAL", "TIMELIMIT", "WAIT"}
 
 
 class BusyError(Exception):
-    """SLURM takes no further jobs now, because this user has as many as are allowed."""
+    """SLURM accepts no further jobs now, because this user has reached a limit."""
 
 
 def arrays(
     plan: Plan, profile: SlurmProfile, jobs: Mapping[str, Job], submitted: Mapping[str, int], largest: int
 ) -> Iterator[tuple[list[Batch], int]]:
-    """Batches that form one array, with the number of their resource class.
+    """Group batches into arrays, each with the number of its resource class.
 
     Args:
         plan: that the jobs belong to.
@@ -64,7 +64,7 @@ def arrays(
 
 
 def too_large(jobs: Sequence[Job], profile: SlurmProfile) -> list[str]:
-    """Notes about jobs that are thought to need more than the largest resource class has."""
+    """Notes about jobs whose estimates exceed the largest resource class."""
     largest, notes = profile.resources[-1], []
     for job in jobs:
         needed = estimate.together([job])

@@ -131,7 +131,7 @@ def test_cells_of_live_jobs_are_neither_run_here_nor_discarded(home, made, launc
     for options in ([], ["--force"]):
         done = harness_here("run", home / "small.yaml", "--store", made.store.root, "--no-report", *options)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert "2 of these cells are with jobs of launch" in done.stderr
+        assert "2 of these cells belong to running launch" in done.stderr
     assert made.store.cell(made.runnable[0].folder).is_done
 
 
@@ -150,11 +150,11 @@ def test_sync_watches_and_imports_newly_finished_cells(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            assert "1 runs created, 0 replaced, 0 unchanged" in process.stdout.readline()
+            assert "1 run created, 0 replaced, 0 unchanged" in process.stdout.readline()
             assert "mlflow ui" in process.stdout.readline()
             store.write_cell("ft-l", "tiny/llama", "zsre")
             store.write_manifest()
             (tmp_path / "cells" / store.cells[0] / "DONE").touch()
-            assert "1 runs created, 0 replaced, 1 unchanged" in process.stdout.readline()
+            assert "1 run created, 0 replaced, 1 unchanged" in process.stdout.readline()
         finally:
             process.kill()

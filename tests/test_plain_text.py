@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from harness.plain_text import degrade, plain
+from harness.plain_text import counted, degrade, plain
 from tests.helpers.commands import ROOT, environment
 from tests.helpers.fake_store import FakeStore
 
@@ -58,3 +58,8 @@ def test_commands_degrade_in_a_locale_without_these_characters(forced, tmp_path)
     assert b"+-" in done.stdout
     assert b" -> python -m harness list suites" in done.stderr
     assert (done.stdout + done.stderr).isascii()
+
+
+def test_a_noun_agrees_with_its_number():
+    assert (counted(1, "record"), counted(1204, "record")) == ("1 record", "1,204 records")
+    assert counted(0, "edit repeats", "edits repeat") == "0 edits repeat"

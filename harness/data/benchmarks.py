@@ -1,4 +1,4 @@
-"""Schemas of benchmarks that ask what follows from an edit: KnowEdit, QAEdit, HalluEditBench and MQuAKE."""
+"""Schemas of benchmarks about the consequences of edits: KnowEdit, QAEdit, HalluEditBench and MQuAKE."""
 
 from collections.abc import Collection
 from typing import Annotated, Any

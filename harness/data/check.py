@@ -5,17 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.commands import harness_command
+from harness.commands import harness_command, list_around
 from harness.data import conflicts
 from harness.data.facts import Fact, Question, json_line
 from harness.data.formats import contents, json_values
 from harness.data.reading import UpstreamFile, read
 from harness.errors import UserError, did_you_mean
 from harness.files import write_bytes
+from harness.plain_text import counted
 from harness.records import PROBES, EditRecord, askable
 
 SHOWN = 20
-"""Records that a report names."""
+"""Maximum number of unusable records that a report names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class Report:
 
     Attributes:
         file: the file.
-        questions: number of questions and of records with any, by field of `EditRecord` and kind.
-        problems: what its author should change, one line each.
+        questions: number of questions, and of records that have any, by field of `EditRecord` and kind.
+        problems: what the author of the file should change, one line each.
         remarks: what is unusual but usable.
     """
 
@@ -36,10 +37,10 @@ class Report:
 
 
 def check(path: Path) -> Report:
-    """Read a file of records in any registered format to its end.
+    """Read and check a whole file of records in any registered format.
 
     Raises:
-        UserError: if there is no such file, its format is unknown, or it is damaged.
+        UserError: if the file does not exist, its format is unknown, or it is damaged.
     """
     file = _read(path)
     return Report(file, _questions(file.records), (*_left_out(file), *_unknown_keys(path, file)), tuple(_remarks(file)))
@@ -61,8 +62,10 @@ def convert(path: Path, to: Path) -> UpstreamFile:
 
 
 def _read(path: Path) -> UpstreamFile:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a file", fix=harness_command("data", "list", data=path))
     if not path.is_file():
-        raise UserError(f"{path}: no such file", fix=f"ls {path.parent}")
+        raise UserError(f"{path}: no such file", fix=list_around(path))
     return read(path)
 
 
@@ -82,7 +85,7 @@ def _left_out(file: UpstreamFile) -> Iterator[str]:
     for flaw in file.flaws[:SHOWN]:
         yield f"record {flaw.number}: {flaw.reason}"
     if len(file.flaws) > SHOWN:
-        yield f"{len(file.flaws) - SHOWN:,} more records cannot be used"
+        yield f"{counted(len(file.flaws) - SHOWN, 'more record')} cannot be used"
 
 
 def _unknown_keys(path: Path, file: UpstreamFile) -> Iterator[str]:
@@ -95,24 +98,24 @@ def _unknown_keys(path: Path, file: UpstreamFile) -> Iterator[str]:
             found.update(("", key) for key in row.keys() - Fact.__dataclass_fields__.keys())
             probes = (probe for name in PROBES for probe in row.get(name) or () if isinstance(probe, dict))
             found.update(
-                ("of a question ", key)
+                (" of a question", key)
                 for probe in probes
                 for key in probe.keys() - Question.__dataclass_fields__.keys()
             )
     for (where, key), count in sorted(found.items()):
         known = set(Question.__dataclass_fields__ if where else Fact.__dataclass_fields__)
-        yield f"key '{key}' {where}is unknown{did_you_mean(key, known)}: {count:,} times"
+        yield f"unknown key '{key}'{where}{did_you_mean(key, known)}: {counted(count, 'time')}"
 
 
 def _remarks(file: UpstreamFile) -> Iterator[str]:
     if file.repeated:
-        yield f"{file.repeated:,} edits repeat an earlier prompt; the first counts"
+        yield f"{counted(file.repeated, 'edit repeats', 'edits repeat')} an earlier prompt; only the first is used"
     ids = {record.id for record in file.records}
     if missing := sum(
         not ids.issuperset(probe.needs) for r in file.records for each in r.probes().values() for probe in each
     ):
-        yield f"{missing:,} questions need an edit that is not in the file, and are not asked"
+        yield f"not asked: {counted(missing, 'question')} that depend on an edit that is not in the file"
     if without := sum(not record.subject for record in file.records):
-        yield f"{without:,} records name no subject, which some methods need"
+        yield f"{counted(without, 'record')} without a subject, which some methods need"
     if contradictions := conflicts.count(askable(file.records)):
-        yield f"if all of it is edited: {contradictions}"
+        yield f"if the whole file is edited: {contradictions}"

@@ -1,4 +1,4 @@
-"""Records that contradict each other or themselves, which no editor can satisfy: count them, or leave them out."""
+"""Count or drop records that contradict each other or themselves, which no method can satisfy."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ class Conflicts:
 
     Attributes:
         unchanged: edits whose target is already the ground truth.
-        facts: edits that give a subject and relation another target than an earlier edit does.
-        rephrases: rephrases that are another edit's prompt with another target.
-        shared_rephrases: rephrases that are also a rephrase of an earlier edit with another target.
+        facts: edits that give a subject and relation a different target than an earlier edit.
+        rephrases: rephrases that are another edit's prompt with a different target.
+        shared_rephrases: rephrases that are also a rephrase of an earlier edit with a different target.
         locality: locality probes whose prompt is edited, whatever their answer: it is compared with the unedited model's.
-        portability: portability probes whose prompt is edited to another answer.
+        portability: portability probes whose prompt is edited to a different answer.
     """
 
     unchanged: int = 0

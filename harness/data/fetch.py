@@ -51,7 +51,7 @@ class Fetched:
 
 
 Report = Callable[[str, int, int | None], None]
-"""Told, while a file arrives, its name, the bytes that are there and the bytes in all, if the server says how many."""
+"""Progress callback of a download: file name, bytes received, and total bytes if the server gives them."""
 
 
 def fetch(name: str, folder: Path, report: Report = lambda file, received, total: None) -> list[Fetched]:

@@ -23,11 +23,11 @@ from harness.errors import UserError
 from harness.records import EditRecord
 
 NO_RECORDS = "neither JSON nor a known table"
-"""Why most files of a folder, such as a README, are foreign."""
+"""Reason for most foreign files of a folder, such as a README."""
 
 _HEAD_BYTES = 1 << 16
 _COLUMNS = 5
-"""So many commas in the first line are no sentence."""
+"""With this many commas, a first line is taken for a table's header and not for a sentence."""
 _GZIP = b"\x1f\x8b"
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _GAP = re.compile(r"[\s,]*")
@@ -107,7 +107,7 @@ def register_format(
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A file in no known format, and why as far as that can be said."""
+    """A file in no known format, and the reason as far as it is known."""
 
     reason: str
 
@@ -141,12 +141,12 @@ def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, 
 
 
 def is_json(text: str) -> bool:
-    """Whether a text begins like JSON."""
+    """Whether a text starts like JSON."""
     return text.lstrip()[:1] in ("[", "{")
 
 
 def table_header(text: str) -> list[str]:
-    """Names of the columns if a text is a table with a header, otherwise meaningless words or nothing."""
+    """Names of the columns if a text is a table with a header; otherwise arbitrary words or nothing."""
     return next(csv.reader(text.splitlines()[:1]), [])
 
 

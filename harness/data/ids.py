@@ -1,4 +1,4 @@
-"""Record ids that are unique among all files of a dataset, which upstream may number independently."""
+"""Record ids that are unique across all files of a dataset, which upstream may number independently."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from harness.records import EditRecord
 
 
 def own_ids(records: Sequence[EditRecord], others: Iterable[EditRecord] = ()) -> tuple[EditRecord, ...]:
-    """Give each record an id that no record with another prompt has.
+    """Give each record an id that no record with a different prompt has.
 
     An id that several prompts share gets a hash of the record's prompt and target appended (`7` becomes `7-1f2e3d4c`), so
     it does not depend on the order of records or files. All other ids are kept.

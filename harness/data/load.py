@@ -14,6 +14,7 @@ from harness.data.pools import belongs, draw
 from harness.data.sources import SYNTHETIC, DatasetFiles, find_files
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest, file_digest
+from harness.plain_text import counted
 from harness.records import Conflict, DataRef, Dataset, EditRecord, Template, askable
 from harness.subjects import Mention, last_mention
 
@@ -76,7 +77,7 @@ def resolve(
 
 
 def select(asked: DataRef) -> Dataset:
-    """As `resolve`, with the records; the reference of the result is complete.
+    """Select records as `resolve` does and return them; their reference is complete.
 
     Raises:
         UserError: as `resolve`.
@@ -184,7 +185,10 @@ def _select(ref: DataRef) -> Dataset:
     unasked = _questions(edits) - _questions(asked)
     notes = [found.edited.left_out()]
     if unasked:
-        notes.append(f"{found.edited.where}: {unasked:,} questions need an edit that is not among the {len(edits):,}")
+        notes.append(
+            f"{found.edited.where}: not asked: {counted(unasked, 'question')} that depend on an edit that is not among "
+            f"the {len(edits):,}"
+        )
     data = Dataset(
         ref,
         *(asked, tuple(map(shape, train)), tuple(map(shape, unrelated))),
@@ -211,7 +215,7 @@ def _held_out(ref: DataRef, records: Sequence[EditRecord]) -> frozenset[str] | N
     known = sorted({record.relation for record in records} - {""}, key=lambda name: digest(["relation", name]))
     if len(known) < 2:
         raise UserError(
-            f"{ref.name}: relations: {ref.relations} needs records of several relations, and its file names {len(known)}",
+            f"{ref.name}: relations: {ref.relations} needs records of several relations, but its file has {len(known)}",
             fix="relations: all",
         )
     return frozenset(known[: len(known) // 2])

@@ -60,7 +60,7 @@ def draw(
 
 
 class Guard:
-    """Leakage check: does another record overlap with what is scored of a set of records?
+    """Leakage check: whether a record overlaps with the scored prompts of a set of records.
 
     A text mentions a subject if it contains the subject's words consecutively, ignoring case and punctuation.
     """
@@ -81,7 +81,7 @@ class Guard:
         return subject not in self._subjects and not self._mentions(subject) and self._is_foreign(record.prompt)
 
     def trimmed(self, record: EditRecord) -> EditRecord:
-        """Drop those of a record's other prompts that are guarded or mention a guarded subject."""
+        """Drop the prompts of a record, other than its own edit's, that are guarded or mention a guarded subject."""
         return replace(
             record.with_probes(lambda probe: probe if self._is_foreign(probe.prompt) else None),
             rephrases=tuple(filter(self._is_foreign, record.rephrases)),

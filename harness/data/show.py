@@ -16,7 +16,7 @@ from harness.records import PROBES, EditRecord, Probe
 from harness.subjects import last_mention
 
 TABLES = (".csv", ".tsv")
-"""Suffixes of files that may be meant as records, whatever is in them."""
+"""Suffixes of files that probably are records, whatever they contain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,7 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
     editable = [path for path, form in found.items() if form.name in info.edited_formats]
     if file:
         if Path(source, file) not in editable:
-            there = ", ".join(str(path.relative_to(source)) for path in editable) or "none"
-            raise UserError(
-                f"{Path(source, file)}: not a file with edits of dataset '{name}' (there are: {there})",
-                fix=harness_command("data", "list", data=source),
-            )
+            raise _no_edits(name, Path(source), file, [path.relative_to(source) for path in editable])
         editable = [Path(source, file)]
     if not editable:
         near = [f"{path}: {form.reason}" for path, form in recognised.items() if _is_near(form, name)]
@@ -65,6 +61,21 @@ def find_files(name: str, source: str, file: str = "") -> DatasetFiles:
     return _with_own_ids(DatasetFiles(read(edited), tuple(read(path) for path in found if path != edited)))
 
 
+def _no_edits(name: str, source: Path, file: str, editable: list[Path]) -> UserError:
+    """The error for a `file` that is not one of the files with edits."""
+    path = source / file
+    problem = "is a folder, but a file is expected" if path.is_dir() else "no such file"
+    if path.is_file():
+        problem = f"not a file with edits of dataset '{name}'"
+    inside = [each for each in editable if each.is_relative_to(file)]
+    near = inside or [each for each in editable if each.name == path.name] or editable
+    listed = ", ".join(map(str, editable)) or "none"
+    return UserError(
+        f"{path}: {problem} (files with edits of '{name}' in {source}: {listed})",
+        fix=f"file: {near[0]}" if near else harness_command("data", "list", data=source),
+    )
+
+
 def is_train(path: Path) -> bool:
     """Whether `train` is a whole word of a file name: in `zsre_mend_train.json` and `train-v2.json`, not in `training.json`."""
     return "train" in re.findall(r"[a-z]+", path.name.lower())
@@ -74,8 +85,12 @@ def upstream_files(folder: Path, remedy: str = "") -> dict[Path, Format | Foreig
     """Find the format of every file below a folder, sorted by path; hidden files are ignored.
 
     Raises:
-        UserError: if the folder does not exist; the message recommends `remedy`.
+        UserError: if it is not a folder; for one that does not exist, the message recommends `remedy`.
     """
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: a file where a folder is expected", fix=harness_command("data", "list", data=folder.parent)
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", fix=remedy or harness_command("data", "fetch", to=folder))
     visible = (
@@ -93,7 +108,7 @@ def _is_near(form: Format | Foreign, name: str) -> TypeGuard[Foreign]:
 
 
 def _with_own_ids(found: DatasetFiles) -> DatasetFiles:
-    """Rename ids of other files that stand for another question in the edited file or in each other."""
+    """Rename ids of other files that denote a different question in the edited file or in one another."""
     everything = [record for file in (found.edited, *found.others) for record in file.records]
     return replace(
         found, others=tuple(replace(file, records=own_ids(file.records, everything)) for file in found.others)

@@ -35,7 +35,7 @@ _ABOUT_OBJECTS = (
     (CAPITALS, "What is the capital of {}?"),
     (FAMILIES, "Which family does the {} belong to?"),
 )
-"""Answers of second hops with the question about the object in between."""
+"""Second-hop answers, with the question about the object in between."""
 
 
 def upstream_rows(name: str) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class _Facts:
         return self._edited[dataset]
 
     def knowedit(self, subject: str, relation: Relation) -> dict[str, Any]:
-        """Render a KnowEdit record; locality probes another relation of the subject, and the same relation of another."""
+        """Render a KnowEdit record; its locality probes vary either the relation or the subject."""
         true, new = self._objects(subject, relation)
         prompt, rephrase = self._random.sample(relation.questions, 2)
         other = self._random.choice([other for other in RELATIONS if other.kind == relation.kind] or [relation])
@@ -113,7 +113,7 @@ class _Facts:
         }
 
     def wiki_counterfact(self, subject: str, relation: Relation) -> dict[str, Any]:
-        """Render a record of KnowEdit's WikiData-counterfact; of a name of several words, the last alone is an alias."""
+        """Render a record of KnowEdit's WikiData-counterfact; the last word of a name of several words is an alias."""
         true, new = self._objects(subject, relation)
         prompt, other = self._random.sample(relation.statements, 2)
         portability = self._hop(subject, relation, new)
@@ -135,7 +135,7 @@ class _Facts:
         }
 
     def halluedit(self, subject: str, relation: Relation) -> dict[str, Any]:
-        """Render a HalluEditBench record: four options, questions with yes and with no for an answer, and the reverse."""
+        """Render a HalluEditBench record: four options, questions answered by yes and by no, and the reversed question."""
         true, new = self._objects(subject, relation)
         question, paraphrase = self._random.sample(relation.questions, 2)
         others = [obj for obj in relation.objects if obj not in (true, new)]
@@ -169,7 +169,7 @@ class _Facts:
         }
 
     def mquake(self, number: int, subject: str, relation: Relation) -> dict[str, Any] | None:
-        """Render an MQuAKE record: an edited fact and what is true of its new object; None if nothing is known of objects."""
+        """Render an MQuAKE record: an edited fact and a fact about its new object; None if nothing is known about objects."""
         true, new = self._objects(subject, relation)
         if relation.hop is None:
             return None

@@ -1,4 +1,4 @@
-"""The highest scores that a model with all edits can reach, where questions contradict an edit or each other.
+"""The highest scores that a model with all edits can attain where questions contradict an edit or each other.
 
 A model gives one id to one context, so of two questions that want different ids in the same context one loses. An upper
 bound therefore follows from the questions alone, whatever the method.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Wishes = Mapping[Hashable, Mapping[int, float]]
-"""By context, the ids that questions want there, each with the part of the axis's score that depends on it."""
+"""For each context, the ids that questions expect there, each with the part of the axis's score that depends on it."""
 
 
 def attainable(

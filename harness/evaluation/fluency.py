@@ -1,11 +1,12 @@
 """ROME's metrics of generated text: n-gram entropy, TF-IDF similarity to reference texts, and essence (ROME §3.4, App. D).
 
 The numbers are those of ROME's and MEMIT's code on the same texts. What differs is the text: their code draws from the five most
-probable tokens, an edited model here writes greedily, so that a cell gives the same numbers again.
+probable tokens; here decoding is greedy, so that a cell gives the same numbers again.
 """
 
 import json
 import math
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import list_around
 from harness.errors import UserError
 from harness.identity import file_digest
 from harness.models.batching import length_sorted
@@ -33,12 +35,12 @@ LONGEST = 100
 
 KEYS = ("relation", "target", "name", "text")
 VERSION = 1
-"""Raised when the numbers change; part of the identity of cells that have them."""
+"""Increment when the numbers change; part of the identity of cells that have them."""
 
 
 @dataclass(frozen=True, slots=True)
 class FluencyRef:
-    """What texts are compared with.
+    """Reference texts that generated texts are compared with.
 
     Attributes:
         path: a file of reference texts in JSON Lines, or empty.
@@ -49,20 +51,22 @@ class FluencyRef:
     sha256: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers; where the file is does not."""
+        """Everything that decides the numbers; the place of the file does not."""
         return {"version": VERSION, "references": self.sha256}
 
 
 def reference(path: str) -> FluencyRef:
-    """Find and check a file of reference texts; an empty path stands for none.
+    """Find and check a file of reference texts; an empty path means none.
 
     Raises:
         UserError: for a missing file or a bad row.
     """
     if not path:
         return FluencyRef()
+    if Path(path).is_dir():
+        raise UserError(f"fluency: a folder where a file is expected: {path}", fix=f"ls {shlex.quote(path)}")
     if not Path(path).is_file():
-        raise UserError(f"fluency: no such file: {path}", fix=f"ls {Path(path).parent}")
+        raise UserError(f"fluency: no such file: {path}", fix=list_around(Path(path)))
     _references(Path(path))
     return FluencyRef(path, file_digest(Path(path)))
 
@@ -70,11 +74,11 @@ def reference(path: str) -> FluencyRef:
 def fluency_metrics(
     edited: "EditedModel", model: "LoadedModel", data: Dataset, ref: FluencyRef, batch_size: int
 ) -> dict[str, float]:
-    """Metrics of what a model writes about the subjects of its edits, means over records that have generation prompts.
+    """Metrics of a model's texts about the subjects of its edits, averaged over records that have generation prompts.
 
     Args:
-        edited: what writes.
-        model: the loaded model under it.
+        edited: the edited model.
+        model: the loaded model below it.
         data: the records.
         ref: reference texts.
         batch_size: prompts per call.
@@ -109,9 +113,9 @@ def norms(model: "torch.nn.Module") -> dict[str, float]:
 
 
 def norm_drift(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """How much the norm of the matrices that an edit has changed has grown, as a fraction; 0 if it changed none.
+    """Relative growth of the norm of the matrices that an edit has changed; 0 if it changed none.
 
-    Growth of this norm goes along with the collapse of models under many edits (Gupta et al. 2025, arXiv 2502.01636).
+    Growth of this norm accompanies the collapse of models under many edits (Gupta et al. 2025, arXiv 2502.01636).
     """
     changed = [name for name, value in before.items() if after.get(name, value) != value]
     if not changed:
@@ -131,14 +135,14 @@ def ngram_entropy(text: str) -> float:
 
 
 def tfidf(documents: Sequence[str]) -> "TfidfVectorizer":
-    """Weights of words by how many documents have them, for `consistency`."""
+    """Weights of words by their document frequency, for `consistency`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer().fit(documents)
 
 
 def consistency(written: Sequence[str], references: Sequence[str], weights: "TfidfVectorizer") -> float:
-    """Cosine of the TF-IDF vectors of what a model wrote about a subject and of texts about things with the new property.
+    """Cosine of the TF-IDF vectors of a model's texts about a subject and of texts about things with the new property.
 
     Args:
         written: continuations of a record's generation prompts, with the prompts.

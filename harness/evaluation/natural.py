@@ -1,4 +1,4 @@
-"""Protocols under which a model answers as it does in use: it writes freely, and stops by itself.
+"""Protocols under which a model answers as in practice: it writes freely and stops by itself.
 
 Teacher forcing gives a model the words of the answer, and generation as long as the target gives it their number. Both leaks
 raise scores (Yang et al. 2025, "The Mirage of Model Editing", arXiv 2502.11177). Here an answer ends at a special token, at the
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from harness.api import EditedModel
 
 LIMIT = 40
-"""Longest answer in ids; for conversations as well, because the targets are names and short phrases."""
+"""Maximum length of an answer in ids; also for conversations, because the targets are names and short phrases."""
 
 INSTRUCTION = "Answer the question or complete the sentence in as few words as possible.\n{}"
-"""Of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without an instruction."""
+"""Instruction of `natural_instruct`. The prompt comes last, so that a base model continues it as it would without one."""
 
 DISTRACTIONS = (
     "The library opens at nine on weekdays.",
@@ -36,10 +36,10 @@ DISTRACTIONS = (
     "He bought two tickets for the evening show.",
     "The recipe takes about forty minutes.",
 )
-"""Of `natural_distracted`. They name nobody and no place, so that none of them answers a question."""
+"""Sentences of `natural_distracted`. They name no person or place, so none of them answers a question."""
 
 THOUGHT_LIMIT = 100
-"""Longest chain of thought with its answer, in ids."""
+"""Maximum length of a chain of thought with its answer, in ids."""
 
 THOUGHT = """\
 Question: On which continent is the country of the Eiffel Tower?
@@ -48,12 +48,12 @@ Answer: Europe
 
 Question: {}
 Thoughts:"""
-"""Of `natural_thought`: one example of the form that is expected, for base models as well (Wei et al. 2022, arXiv 2201.11903)."""
+"""Example of `natural_thought`: one question in the expected form, also for base models (Wei et al. 2022, arXiv 2201.11903)."""
 
 
 @register_protocol
 class Natural(Protocol):
-    """Free generation after the prompt alone; words of the first line are scored.
+    """Free generation from the prompt alone; the words of the first line are scored.
 
     Class attributes:
         lines: lines that a model may write.
@@ -70,17 +70,17 @@ class Natural(Protocol):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Tokenise the prompts as they are; targets play no role."""
+        """Tokenise the prompts as they are; targets are ignored."""
         return _open(tokenizer, pairs, str, line_end_ids(tokenizer))
 
     @classmethod
     def question(cls, prompt: str) -> str:
-        """The dataset's prompt within what a model has read; what a chat template puts behind it remains."""
+        """Find the dataset's prompt in the text that a model has read; what a chat template adds after it remains."""
         before, _, after = cls.frame.partition("{}")
         return (prompt.rpartition(before)[2] if before else prompt).removesuffix(after)
 
     def predict(self, model: "EditedModel", queries: Sequence[Query]) -> list[list[int]]:
-        """Write until an end id, the end of the last line, not counting empty ones, or the limit; the last id included."""
+        """Generate until an end id, the end of the last line (empty ones do not count) or the limit; the last id is included."""
         has_begun, written = [False] * len(queries), [0] * len(queries)
 
         def ends(row: int, id_: int) -> bool:
@@ -92,7 +92,7 @@ class Natural(Protocol):
         return model.generate_until(queries, ends)
 
     def answer(self, text: str) -> str:
-        """The part of what a model has written that is compared."""
+        """The part of a model's text that is compared."""
         return answer_of(text)
 
     def row(
@@ -142,13 +142,13 @@ class NaturalInstruct(Natural):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Put the instruction in front of the prompts."""
+        """Put the instruction before the prompts."""
         return _open(tokenizer, pairs, INSTRUCTION.format, line_end_ids(tokenizer))
 
 
 @register_protocol
 class NaturalDistracted(Natural):
-    """As `natural`, behind a sentence that has nothing to do with the question; which of several depends on the prompt."""
+    """As `natural`, after an unrelated sentence; the prompt decides which of several."""
 
     name: ClassVar[str] = "natural_distracted"
     title: ClassVar[str] = "natural, distracted"
@@ -156,7 +156,7 @@ class NaturalDistracted(Natural):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Put a sentence in front of the prompts."""
+        """Put a sentence before the prompts."""
 
         def behind(prompt: str) -> str:
             return f"{DISTRACTIONS[zlib.crc32(prompt.encode()) % len(DISTRACTIONS)]} {prompt}"
@@ -208,11 +208,11 @@ class NaturalThought(Natural):
 
     @staticmethod
     def queries(tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]) -> list[Query]:
-        """Put an example in front of the prompts."""
+        """Put an example before the prompts."""
         return _open(tokenizer, pairs, THOUGHT.format, line_end_ids(tokenizer), THOUGHT_LIMIT)
 
     def answer(self, text: str) -> str:
-        """What follows `Answer:`; nothing if the model never gets there."""
+        """The text after `Answer:`; empty if the model never writes it."""
         return answer_of(text.partition("Answer:")[2])
 
 

@@ -88,7 +88,7 @@ _PROBES_OF: Mapping[Axis, Callable[[EditRecord], tuple[Probe, ...]]] = {
 
 
 def check_lengths(questions: Iterable[ProbeQuery], positions: int | None) -> None:
-    """Refuse a question that a model cannot read together with its answer; beyond its positions, no score means anything.
+    """Refuse a question that, with its answer, is longer than the model's context: beyond it, scores are meaningless.
 
     Raises:
         UserError: names the record.

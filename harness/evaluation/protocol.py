@@ -56,7 +56,7 @@ class Protocol(ABC):
         """Predict one batch: per query, a list of ids as long as its target, unless `row` scores others too."""
 
     def context(self, query: Query, position: int) -> Hashable | None:
-        """What the id predicted at a position of the target depends on; None, the default, if that cannot be said.
+        """Everything that the id predicted at a position of the target depends on; None, the default, if unknown.
 
         A model predicts the same id in the same context, so questions that want different ids there exclude each other.
         """
@@ -74,7 +74,7 @@ class Protocol(ABC):
         scope: float,
         tokenizer: "PreTrainedTokenizerBase",
     ) -> Answer:
-        """Score one answer; by default id by id (see `harness.evaluation.metrics.row`).
+        """Score one answer, by default id by id (see `harness.evaluation.metrics.row`).
 
         Args:
             asked: the question.

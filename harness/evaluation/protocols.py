@@ -25,7 +25,7 @@ class TeacherForced(Protocol):
         return model.teacher_forced(queries)
 
     def context(self, query: "Query", position: int) -> Hashable:
-        """The prompt and the target up to there."""
+        """The prompt and the target up to that position."""
         return query.prompt_ids + query.target_ids[:position]
 
 

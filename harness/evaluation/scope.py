@@ -1,4 +1,4 @@
-"""How well routing scores separate prompts in an edit's scope from others: histograms, AUROC, shares beyond thresholds.
+"""How well routing scores separate prompts in an edit's scope from others: histograms, AUROC, shares above or below thresholds.
 
 A method that routes by prompt gives each question a routing score (`EditedModel.scope`): OnceEdit its alpha, a routed
 memory 1 if the memory answers and 0 if not. Every question counts once here, because a threshold applies to prompts; answer
@@ -29,7 +29,7 @@ OUTSIDE: Mapping[str, tuple[str, ...]] = {
     "locality_unrelated": ("locality_unrelated",),
     "both": ("locality", "locality_unrelated"),
 }
-"""Groups of out-of-scope axes that `INSIDE` is compared with."""
+"""Groups of out-of-scope axes that the axes of `INSIDE` are compared with."""
 
 SHARES = {
     **dict.fromkeys(INSIDE, f"share_above_{ABOVE}"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "unedited.json"
 LOCALITY_PROBES = 10
-"""Per record, for estimates of time: as many as CounterFact has."""
+"""Questions per record for time estimates: as many as CounterFact has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def normalised(text: str) -> list[str]:
 
 
 def answer_of(text: str) -> str:
-    """The first line of what a model has written that is not empty."""
+    """The first non-empty line of a model's text."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
@@ -33,15 +33,15 @@ def sentences(answer: str) -> list[str]:
 
 
 def exact_match(answer: str, wanted: str) -> float:
-    """1 if an answer, or its beginning up to the end of a sentence, has the same words as what is wanted, else 0.
+    """1 if an answer, or its beginning up to the end of a sentence, has the same words as the target, else 0.
 
-    A model that answers and then goes on has answered; periods of abbreviations do no harm, because longer beginnings count too.
+    A model that answers and continues has answered. Periods of abbreviations do no harm, because longer beginnings count too.
     """
     return float(any(normalised(part) == normalised(wanted) for part in sentences(answer)))
 
 
 def contains(answer: str, wanted: str) -> float:
-    """1 if the words that are wanted occur in the answer one after the other, else 0; nothing is contained in everything."""
+    """1 if the target's words occur consecutively in the answer, else 0; a target without words is contained in every answer."""
     looked_for = normalised(wanted)
     return float(any(_has_run(normalised(part), looked_for) for part in sentences(answer)))
 

@@ -1,4 +1,4 @@
-"""Chat completions of an OpenAI-compatible interface, asked with the standard library."""
+"""Client for the chat completions of an OpenAI-compatible API, using only the standard library."""
 
 import json
 import os
@@ -19,15 +19,15 @@ MAX_TOKENS = 16
 """Longest reply; a verdict is one word."""
 
 _PASSING = {408, 409, 425, 429}
-"""HTTP errors that may pass, like all of the server's own (5xx)."""
+"""HTTP errors that may be temporary, in addition to the server's own (5xx)."""
 
 
 class EndpointError(UserError):
-    """An interface that does not answer, or not as expected."""
+    """The API does not answer, or not as expected."""
 
 
 class Endpoint:
-    """A judge that is asked one question after the other, from several threads."""
+    """A judge that several threads ask questions."""
 
     def __init__(self, form: JudgeForm) -> None:
         """Read the key from the environment.
@@ -49,7 +49,7 @@ class Endpoint:
         return digest(self._body(prompt))
 
     def stop(self) -> None:
-        """Let requests that wait for another attempt fail at once."""
+        """Let requests that wait for another attempt fail immediately."""
         self._stopped.set()
         self._stopped = threading.Event()
 

@@ -42,13 +42,13 @@ Reply with exactly one word: CORRECT or INCORRECT."""
 """The three texts are inserted as JSON strings, so that none of them can end early or add a line."""
 
 PATIENCE = 20
-"""Replies at the beginning after which a judge is given up if none of them was a verdict."""
+"""Number of first replies after which judging stops if none of them was a verdict."""
 
 _VERDICT = re.compile(r"(CORRECT|INCORRECT)\.?", re.IGNORECASE)
 
 
 class Follow(Protocol):
-    """Shows how far a cell has been judged."""
+    """Callback that shows how many answers of a cell have been judged."""
 
     def __call__(self, *, completed: int, total: int) -> object:
         """So many of all requests have been answered."""
@@ -57,7 +57,7 @@ class Follow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What has been done for one cell.
+    """Outcome of judging one cell.
 
     Attributes:
         answers: number of answers.
@@ -81,7 +81,7 @@ def verdict_of(reply: str) -> float:
 
 
 def judge_prompt(question: str, reference: str, answer: str) -> str:
-    """What a judge is asked about one answer."""
+    """The prompt for a judge about one answer."""
     quoted = (json.dumps(text, ensure_ascii=False) for text in (question, reference, answer))
     return PROMPT.format(**dict(zip(("question", "reference", "answer"), quoted, strict=True)))
 
@@ -92,7 +92,7 @@ def free_protocols() -> dict[str, Natural]:
 
 
 class Judge:
-    """A judge with the replies that it has already given."""
+    """A judge and its earlier replies."""
 
     def __init__(self, form: JudgeForm, replies: Replies) -> None:
         """Prepare the interface, without asking anything yet.
@@ -144,7 +144,7 @@ class Judge:
         """Ask several questions at a time, and keep each verdict at once.
 
         Returns:
-            The replies that are no verdicts, by prompt: they are not kept, so that another run asks again.
+            The replies that are not verdicts, by prompt; they are not kept, so the next run asks again.
         """
         unclear: dict[str, str] = {}
         pool = ThreadPoolExecutor(self._form.parallel)

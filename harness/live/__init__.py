@@ -1,1 +1,1 @@
-"""Edited models outside of a suite: opened from a cell, exported, loaded, asked, served and made from Python."""
+"""Edited models outside a suite: open one from a cell, export, load, query or serve it, or make one in Python."""

@@ -38,14 +38,14 @@ def _lines(live: "LiveModel", kind: str, remarks: tuple[str, ...]) -> Iterator[s
         code = _TRANSFORMERS.format(dtype=origin.model.dtype, kernel=kernel)
         yield from (
             "",
-            "The edits are in the weights, so that plain transformers loads it:",
+            "The edits are in the weights, so plain transformers can load the model:",
             "",
             "```python",
             code,
             "```",
         )
     else:
-        yield from ("", "The edits are not in the weights of the model, so that it needs editing-harness:")
+        yield from ("", "The edits are not in the model's weights, so it takes editing-harness to load them:")
     prompt = origin.requests[0].prompt.replace('"', '\\"').replace("\n", "\\n") if origin.requests else ""
     yield from ("", "```python", _HARNESS.format(prompt=prompt), "```")
     for remark in remarks:

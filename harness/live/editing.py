@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRAIN = 500
-"""Unrelated records for methods that learn from some, as at most scales."""
+"""Number of unrelated records for methods that learn from them, as in most scales."""
 
 
 def edit(

@@ -1,4 +1,4 @@
-"""Write an edited model to a folder that leaves the store: a checkpoint for plain transformers, or an edit to load again.
+"""Export an edited model to a folder: a checkpoint for plain transformers, or an edit to load again.
 
 Weights are written as a checkpoint in Hugging Face's format. Everything else is written as an edit: what the method keeps, its
 artifacts and the records, but not the model that was edited, unless it was trained here.
@@ -25,7 +25,7 @@ from harness.plan.recall import model_as_json
 from harness.records import EditRequest
 
 EDITED, REQUESTS, STATE, WIDE = "edited.json", "edits.jsonl", "state.safetensors", "edited.safetensors"
-"""Files of an export: how it came about, the edits, what a method keeps besides weights, edited weights of a wider type."""
+"""Files of an export: its origin, the edits, a method's state besides weights, edited weights of a wider type."""
 MODEL, ARTIFACTS = "model", "artifacts"
 """Folders of an exported edit: the unedited model if it was trained here, and the method's artifacts by role."""
 FORMAT = 1
@@ -37,7 +37,7 @@ class Exported:
 
     Attributes:
         kind: `checkpoint` for transformers, or `edit` for `harness.load_edited` alone.
-        remarks: what whoever uses it should know.
+        remarks: notes for its users.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ def export(live: LiveModel, folder: Path, remarks: tuple[str, ...] = ()) -> Expo
 def _write(live: LiveModel, folder: Path) -> tuple[Literal["checkpoint", "edit"], tuple[str, ...]]:
     if live.unedited is None:
         raise UserError(
-            f"{live.origin.place}: an exported checkpoint already", fix=f"cp -r {live.origin.place} {folder.parent}"
+            f"{live.origin.place}: is already an exported checkpoint", fix=f"cp -r {live.origin.place} {folder.parent}"
         )
     if isinstance(live.edited, InstalledModel):
         return "checkpoint", _write_checkpoint(live, live.edited, folder)
@@ -155,10 +155,10 @@ def _describe(live: LiveModel, folder: Path, kind: str, remarks: tuple[str, ...]
 
 
 def read_description(folder: Path) -> tuple[Mapping[str, Any], tuple[EditRequest, ...]]:
-    """What an export says about itself, and its edits.
+    """The description of an export, and its edits.
 
     Raises:
-        UserError: if the folder is no export, or one of a later format.
+        UserError: if the folder is not an export, or one of a later format.
     """
     file = folder / EDITED
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Facts that a program gives, as records in a folder that a suite can name."""
+"""Facts given by a program, as records in a folder that a suite can name."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ Facts: TypeAlias = Iterable[EditRecord | Mapping[str, Any]]
 
 EDITS, UNRELATED = "facts.json", "unrelated.json"
 MOST = 1000
-"""Unrelated records that methods may learn from, at most."""
+"""Maximum number of unrelated records that methods may learn from."""
 
 _FACT = TypeAdapter(Fact)
 
@@ -36,7 +36,7 @@ def as_records(facts: Facts) -> tuple[EditRecord, ...]:
         raise UserError("facts: expected a list of facts", fix='[{"prompt": …, "subject": …, "target_new": …}]')
     found = tuple(_record(fact, number) for number, fact in enumerate(facts, 1))
     if not found:
-        raise UserError("facts: there is none", fix='[{"prompt": …, "subject": …, "target_new": …}]')
+        raise UserError("facts: the list is empty", fix='[{"prompt": …, "subject": …, "target_new": …}]')
     return found
 
 
@@ -56,7 +56,7 @@ def load_records(dataset: str, edits: int, *, data: str = "synthetic", split: st
 
 
 def write_facts(facts: Sequence[EditRecord], unrelated: Sequence[EditRecord], root: Path) -> Path:
-    """Write records, and others that methods may learn from, to a folder named after their content.
+    """Write records, and further records that methods may learn from, to a folder named after their content.
 
     Returns:
         The folder below `root`.

@@ -33,7 +33,7 @@ def load_edited(folder: Path | str, *, device: str = "auto", source: str | None 
         source: where the unedited model is now, for an edit whose model has moved.
 
     Raises:
-        UserError: if the folder is no export, the unedited model cannot be found or is another one, or the method has changed.
+        UserError: if the folder is not an export, the unedited model is missing or a different one, or the method has changed.
     """
     prepare_torch(None)
     home, device = Path(folder), device_of(device)
@@ -53,7 +53,7 @@ def _origin(home: Path, described: Mapping[str, Any], requests: tuple[EditReques
     model = model_of(written, source)
     if described["kind"] == "edit" and written["sha256"] and model.sha256 != written["sha256"]:
         raise UserError(
-            f"{home}: made on another model than {model.source} holds now (files {written['sha256'][:12]}, not "
+            f"{home}: made on a different model than the one now at {model.source} (files {written['sha256'][:12]}, not "
             f"{model.sha256[:12]})",
             fix="harness.load_edited(DIR, source=…): the folder of the model that was edited",
         )

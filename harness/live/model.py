@@ -1,4 +1,4 @@
-"""An edited model that a person holds: it answers next to the unedited one, and can be saved."""
+"""An edited model for interactive use: it answers next to the unedited one, and can be saved."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from harness.tokens import Query
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How an edited model came about.
+    """Where an edited model comes from.
 
     Attributes:
         method: the spec of its method; `backend` is whose implementation.
@@ -52,7 +52,7 @@ class LiveModel(EditedModel):
         model: the loaded model with its tokenizer; unedited between calls, unless it comes from an exported checkpoint.
         edited: what answers.
         unedited: the same model without its edits; None if only the edited weights are here.
-        origin: how it came about.
+        origin: where it comes from.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class LiveModel(EditedModel):
         self._on_revert = on_revert
 
     def answer(self, prompt: str, max_tokens: int = 32, stop: Sequence[str] = ("\n",)) -> str:
-        """What the edited model writes after a prompt, greedily, until the end of text or one of `stop`."""
+        """The edited model's greedy continuation of a prompt, up to the end of text or one of `stop`."""
         return self.reply(self.edited, prompt, max_tokens, stop).text
 
     def compare(self, prompt: str, max_tokens: int = 32, stop: Sequence[str] = ("\n",)) -> dict[str, str]:
-        """What the `unedited` and the `edited` model write after a prompt."""
+        """The continuations of a prompt by the `unedited` and the `edited` model."""
         sides = {"unedited": self.unedited, "edited": self.edited}
         return {
             name: self.reply(side, prompt, max_tokens, stop).text for name, side in sides.items() if side is not None
@@ -85,7 +85,7 @@ class LiveModel(EditedModel):
         stop: Sequence[str] = ("\n",),
         write: Callable[[str], None] | None = None,
     ) -> Reply:
-        """What one side writes after a prompt.
+        """One side's continuation of a prompt.
 
         Args:
             side: `edited` or `unedited`.
@@ -107,7 +107,7 @@ class LiveModel(EditedModel):
         return scopes[0] if scopes else None
 
     def save(self, folder: Path | str) -> Path:
-        """Write the edited model to a new folder, from which `harness.load_edited` makes the same model.
+        """Write the edited model to a new folder, from which `harness.load_edited` loads it again.
 
         Raises:
             UserError: if the folder exists and is not empty, or the method cannot be exported.
@@ -149,7 +149,7 @@ class LiveModel(EditedModel):
         return self.edited.state()
 
     def revert(self) -> None:
-        """Give the model back unedited; further calls of this object are an error."""
+        """Restore the unedited model; using this object afterwards is an error."""
         if self._on_revert is not None:
             self._on_revert()
         self._on_revert = None

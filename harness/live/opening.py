@@ -1,4 +1,4 @@
-"""Open a finished cell: its edits are taken from where they were kept, or made again as the cell made them."""
+"""Open a finished cell: load its edits if they were kept, or make them again as the cell did."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from harness.store.rows import read_rows
 from harness.store.store import Folder, Store
 
 KEPT = ("metrics", "provenance")
-"""Files of a cell whose content goes along with the model."""
+"""Files of a cell whose content is exported with the model."""
 
 
 def device_of(wanted: str = "auto") -> str:
@@ -41,7 +41,7 @@ def device_of(wanted: str = "auto") -> str:
 
 
 def open_cell(cell: Cell, store: Store, device: str, display: Display) -> LiveModel:
-    """The edited model of a cell; what its method needs is built if it is not in the store.
+    """The edited model of a cell; missing artifacts are built.
 
     Weights that the cell kept are used as they are. A method that keeps its edits elsewhere makes them again: with the same
     records, seed and artifacts the outcome is the same.
@@ -89,7 +89,7 @@ def open_cell(cell: Cell, store: Store, device: str, display: Display) -> LiveMo
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How far a model answers as it did when its cell was scored.
+    """How many answers are the same as when the cell was scored.
 
     Attributes:
         asked: number of questions about the edits themselves.
@@ -101,7 +101,7 @@ class Check:
 
     @property
     def is_same(self) -> bool:
-        """Whether all answers are."""
+        """Whether all answers are the same."""
         return self.same == self.asked
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""An edited model behind an OpenAI-compatible interface: `/v1/completions`, `/v1/chat/completions` and `/v1/models`.
+"""Serve an edited model with an OpenAI-compatible API: `/v1/completions`, `/v1/chat/completions` and `/v1/models`.
 
 Decoding is greedy, one request after the other. Two models are served: the edited one under its cell's name, and `unedited`.
 With `echo`, a request does not say where its prompt ends, so routing decisions read the whole text.
@@ -28,7 +28,7 @@ from harness.tokens import Query, chat_text, open_query
 
 UNEDITED = "unedited"
 BATCH = 16
-"""Prompts of one request that are read together."""
+"""Maximum number of prompts of one request that are batched."""
 
 
 class _Asked(BaseModel):
@@ -168,7 +168,7 @@ class Server:
                 )
         if asked.max_tokens == 0:
             if not asked.echo:
-                raise UserError("nothing is asked for: max_tokens 0 without echo", fix='"max_tokens": 16')
+                raise UserError("nothing to return: max_tokens is 0 without echo", fix='"max_tokens": 16')
             return [Query(query.prompt, "", query.prompt_ids, ()) for query in queries]
         return queries
 
@@ -252,7 +252,7 @@ class Server:
 
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket on an address, so that a taken port is found before a model is loaded.
+    """A socket on an address, so that a port in use is noticed before a model is loaded.
 
     Raises:
         UserError: if the address cannot be had.

@@ -1,4 +1,4 @@
-"""Run a suite from a program, and load what it found."""
+"""Run a suite from a program, and load its results."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ def run(
     store: str | Path = "results",
     is_quiet: bool = True,
 ) -> Results:
-    """Run what is missing of a suite, as `harness run` does, without writing tables.
+    """Run the missing cells of a suite, as `harness run` does, without writing tables.
 
     Args:
         suite: name or file.

@@ -1,4 +1,4 @@
-"""Ask an edited and the unedited model the same, once or in a conversation, and write both answers as they come."""
+"""Ask an edited and the unedited model the same questions, once or in a conversation, and stream both answers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from harness.tokens import chat_text
 
 Write = Callable[[str], None]
 Template = Literal["auto", "chat", "none"]
-"""How turns become a prompt: the tokenizer's chat template, one text without a template, or the first if there is one."""
+"""How turns become a prompt: with the tokenizer's chat template, as one text, or with a template if there is one."""
 
 WIDTH = 10
-"""Of the names in front of the answers."""
+"""Width of the names before the answers."""
 
 
 @dataclass
 class Conversation:
-    """What has been said to one side and by it.
+    """The conversation with one side.
 
     Attributes:
         side: what answers.
@@ -44,7 +44,7 @@ class Conversation:
         return "".join(f"{turn['content']}{ends[turn['role']]}" for turn in self.turns).rstrip()
 
     def ask(self, text: str, max_tokens: int, write: Write) -> Reply:
-        """Say something and get the answer, which becomes part of the conversation.
+        """Send a message and get the answer, which becomes part of the conversation.
 
         Raises:
             UserError: as `LiveModel.reply`, or if the chat template refuses the turns; the conversation is as before then.
@@ -61,7 +61,7 @@ class Conversation:
 
 
 class SideBySide:
-    """A conversation with both sides, which hear the same from the user and only their own answers.
+    """A conversation with both sides: each gets the same messages from the user, but only its own answers.
 
     Args:
         live: the edited model.
@@ -82,7 +82,7 @@ class SideBySide:
         self._sides = {name: Conversation(live, side, self.is_chat) for name, side in sides.items() if side is not None}
 
     def ask(self, text: str, write: Write) -> None:
-        """Write both answers, and how far the prompt was taken for one of the edits if the method decides that.
+        """Print both answers and, if the method routes by prompt, the routing score.
 
         Raises:
             UserError: as `Conversation.ask`.
@@ -96,10 +96,10 @@ class SideBySide:
 
 
 def talk(live: LiveModel, lines: Iterator[str], template: Template, max_tokens: int, write: Write) -> None:
-    """Answer line after line until they end; a line that cannot be answered says why and changes nothing."""
+    """Answer line after line until the input ends; a line that cannot be answered gets an error message and changes nothing."""
     both = SideBySide(live, template, max_tokens)
     how = "the model's chat template" if both.is_chat else "no template, the lines and answers so far are one text"
-    write(f"{live.origin.title}; {how}; an empty line starts anew\n")
+    write(f"{live.origin.title}; {how}; an empty line starts over\n")
     for line in lines:
         if not line.strip():
             both = SideBySide(live, template, max_tokens)

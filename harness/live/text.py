@@ -1,4 +1,4 @@
-"""Text from a prompt: an answer that is followed while it is written and ends at an end-of-text token or a stop text."""
+"""Generate text from a prompt, streamed, up to an end-of-text token or a stop text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +95,7 @@ def _fitted(query: Query, model: LoadedModel) -> Query:
 
 
 class Follower:
-    """Turns ids into text one by one, and says when the text has ended."""
+    """Turns ids into text one by one, and detects the end of the text."""
 
     def __init__(
         self, model: LoadedModel, prompt_ids: Sequence[int], stop: Sequence[str], write: Callable[[str], None] | None
@@ -122,7 +122,7 @@ class Follower:
         return self.has_ended
 
     def finish(self) -> str:
-        """Write what has been held back, and return the whole text, without the space in front of it."""
+        """Write the text held back so far, and return the whole text without its leading space."""
         self._flush()
         return self._text.strip()
 

@@ -16,7 +16,7 @@ DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 COMPUTED = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
-"""Ends of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
+"""Suffixes of the names of buffers (masks, rotary tables) that old checkpoints contain and models compute themselves."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,11 +32,11 @@ _KEYS = {
 }
 """Keys of the sizes in configurations, the usual one first."""
 _OWN_KEY_HEADS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-"""Types whose number of key heads is not that of the heads where the configuration does not say it."""
+"""Types whose default number of key heads differs from the number of heads."""
 OWN_HEAD_SIZE = ("qwen3", "gemma", "gemma2", "gemma3_text")
-"""Types whose heads are not the width divided by their number where the configuration does not say it."""
+"""Types whose default head size is not the width divided by the number of heads."""
 _FOUR_TIMES = ("gptj", "gpt2", "gpt_neo", "falcon")
-"""Types whose feed-forward modules are four times as wide as the model where the configuration does not say it."""
+"""Types whose feed-forward modules are four times as wide as the model by default."""
 
 
 @cache
@@ -120,12 +120,12 @@ def _norms(names: Sequence[str], width: int, has_bias: bool) -> Shapes:
 
 @cache
 def parameter_count(architecture: str, **sizes: int) -> int:
-    """Number of parameters of a model whose tensors are tabulated; the arguments are those of `tensor_shapes`."""
+    """Number of parameters of a model with tabulated tensors; the arguments are those of `tensor_shapes`."""
     return sum(map(math.prod, tensor_shapes(architecture, **sizes).values()))
 
 
 def biases_of(architecture: str, config: Mapping[str, Any]) -> dict[str, bool]:
-    """Which optional biases a configuration asks for, as arguments of `tensor_shapes`."""
+    """Optional biases that a configuration asks for, as arguments of `tensor_shapes`."""
     return {
         "attention_bias": bool(config.get("attention_bias", architecture == "gpt_neox")),
         "mlp_bias": architecture == "llama" and bool(config.get("mlp_bias")),
@@ -133,7 +133,7 @@ def biases_of(architecture: str, config: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def sizes_of(config: Mapping[str, Any]) -> tuple[dict[str, int], set[str]] | None:
-    """The shape that a configuration states, as arguments of `tensor_shapes`, and the keys that it was read from.
+    """The shape given by a configuration, as arguments of `tensor_shapes`, and the keys that it was read from.
 
     None where a size is missing: some types have defaults of their own, which only transformers knows.
     """

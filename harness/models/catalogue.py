@@ -65,14 +65,14 @@ class ModelRef:
 
     @property
     def published(self) -> str:
-        """The hub id that tools know the model by: the catalogue's, else its source if that is one; or empty."""
+        """The hub id of the model: the catalogue's, else its source if that is one; otherwise empty."""
         if self.name in CATALOGUE:
             return CATALOGUE[self.name].hub_id
         return "" if sources.is_packed(self.source) or Path(self.source).expanduser().exists() else self.source
 
     @property
     def is_to_download(self) -> bool:
-        """Whether it is a hub model whose files are not on this machine, so that they cannot identify it yet."""
+        """Whether it is a hub model that is not on this machine, so its files cannot identify it yet."""
         return self.weights == "pretrained" and bool(self.source) and not self.sha256
 
     @property
@@ -118,7 +118,7 @@ class CatalogueEntry:
         hub_id: where the published weights are, a hub id or `package:<distribution>`; empty for a tiny model, which is trained
             on the spot.
         spec: its facts, from a configuration that ships with the harness.
-        terms: address of terms of use that whoever downloads it has to accept: a run does not download it then.
+        terms: address of terms of use that must be accepted for the download; runs do not download such a model.
     """
 
     name: str
@@ -200,7 +200,7 @@ def known_spec(
     weights: Weights | None = None,
     layout: Layout | None = None,
 ) -> ModelSpec:
-    """What is known about a model before it is loaded: from its files where there are any, else from the catalogue.
+    """Properties of a model before it is loaded: from its files if they are here, else from the catalogue.
 
     Of a hub model that is in no catalogue, configuration and tokenizer are downloaded, but not the weights.
 
@@ -313,7 +313,7 @@ def reference(
 
 
 def inspected(folder: Path, made: CatalogueEntry | None) -> checkpoint.Checkpoint:
-    """Verify a checkpoint (see `checkpoint.inspect`), and that it is one of the named model if that is in the catalogue.
+    """Verify a checkpoint (see `checkpoint.inspect`) and, for a model of the catalogue, that it is that model's.
 
     Raises:
         UserError: if it is not.
@@ -336,7 +336,7 @@ def inspected(folder: Path, made: CatalogueEntry | None) -> checkpoint.Checkpoin
 
 
 def download_note(ref: ModelRef) -> str | None:
-    """What has to be downloaded before a model can be loaded; None if nothing."""
+    """Note on the download that a model needs before it can be loaded; None if it needs none."""
     if not ref.is_to_download:
         return None
     size = ref.spec.memory_bytes(ref.dtype) / 1e9

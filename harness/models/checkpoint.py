@@ -17,7 +17,7 @@ from harness.models.architecture import COMPUTED, TABULATED, biases_of, sizes_of
 from harness.models.hashes import content_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-"""A checkpoint has one of these, or no vocabulary."""
+"""A checkpoint with none of these has no vocabulary."""
 READ_BY_TOKENIZERS = (
     "*token*.json",
     "*token*.model",
@@ -38,14 +38,14 @@ READ_BY_TOKENIZERS = (
     "normalizer.json",
     "word_*.json",
 )
-"""Files that the classes behind `AutoTokenizer` read. One too many costs a second run, one too few a wrong result."""
+"""Files that the tokenizer classes of transformers read. One too many costs a second run, one too few a wrong result."""
 WEIGHT_INDEX = "model.safetensors.index.json"
 SINGLE_WEIGHTS = "model.safetensors"
 PICKLES = "pytorch_model*.bin"
 PRECISIONS = ("F64", "F32", "F16", "BF16")
 
 _TIED_UNLESS_SAID = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "opt", "cohere", "falcon")
-"""Model types that tie head and embeddings where the configuration does not say."""
+"""Model types that tie head and embeddings unless the configuration says otherwise."""
 _OLD_HEAD = "embed_out.weight"
 """Name of the head in checkpoints of GPT-NeoX."""
 _DAMAGES = {
@@ -58,7 +58,7 @@ _ELSEWHERE = "source: a folder with config.json, a tokenizer and *.safetensors"
 
 
 class IncompleteError(UserError):
-    """Files of a checkpoint are not there; a download from the hub may bring them."""
+    """Files of a checkpoint are missing; downloading it from the hub may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Checkpoint:
         folder: its folder.
         config: its configuration.
         weights: the safetensors files that hold its tensors.
-        parameters: number of weights, by the headers of these files; a tied head that is stored beside the embeddings does not
-            count.
+        parameters: number of weights, from the headers of these files; a tied head that is stored next to the embeddings does
+            not count.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class Checkpoint:
         return sizes.get("n_layers"), sizes.get("hidden")
 
     def hashes(self) -> dict[str, str]:
-        """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights`, the last of whole files."""
+        """Hashes of everything that loading reads, by part: `config`, `tokenizer` and `weights` (whole files)."""
         index = self.folder / WEIGHT_INDEX
         weight_map = read_json(index)["weight_map"] if index.is_file() else None
         files = {path.name: content_hash(path) for path in self.weights}
@@ -110,11 +110,13 @@ def local_folder(source: str) -> Path | None:
     """The folder that `source` names, or None if it is a hub id (`owner/name`).
 
     Raises:
-        UserError: if it can only be a path and does not exist.
+        UserError: if it is a file, or can only be a path and does not exist.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        raise UserError(f"{source}: a file where a model folder is expected", fix=f"source: {path.parent}")
     looks_like_path = source.startswith(("/", ".", "~")) or source.count("/") != 1
     if looks_like_path or path.exists():
         raise UserError(f"no model folder at {source}", fix=_ELSEWHERE)
@@ -133,7 +135,7 @@ def inspect(folder: Path) -> Checkpoint:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Hash of every file of a folder that tokenizers are read from, and of what the configuration says about them.
+    """Hash of every file of a folder that tokenizers are read from, and of the configuration entries that concern them.
 
     Raises:
         IncompleteError: if there is no tokenizer.
@@ -150,7 +152,7 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def listing(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes when a file of the folder does."""
+    """Name, size and times of every file of a folder: changes whenever one of them does."""
     if not folder.is_dir():
         return ()
     found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
@@ -248,7 +250,7 @@ def _verify_tensors(folder: Path, config: Mapping[str, Any], tensors: dict[str, 
 
 
 def described(config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]] | None:
-    """Names and shapes of the tensors that a configuration describes; None for an unknown architecture or an incomplete one."""
+    """Names and shapes of the tensors that a configuration describes; None if its architecture is unknown or it is incomplete."""
     architecture = config.get("model_type")
     if architecture not in TABULATED:
         return None

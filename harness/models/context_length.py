@@ -1,4 +1,4 @@
-"""How many tokens a model can read, and how many a text has, without loading the model. Does not import torch."""
+"""Context length of a model and token counts of texts, without loading the model. Does not import torch."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ _EXPANSION = 11
 
 @dataclass(frozen=True)
 class Reader:
-    """What a model can read.
+    """Context length and tokenizer of a model.
 
     Attributes:
         name: name of the model.
@@ -40,7 +40,7 @@ class Reader:
 
 @cache
 def reader(ref: ModelRef) -> Reader:
-    """Find out what a model can read, from the files of its checkpoint if they are on this machine, else the catalogue.
+    """Look up the context length of a model, in the files of its checkpoint if they are on this machine, else in the catalogue.
 
     Raises:
         UserError: if `source` can only be a folder and does not exist.
@@ -60,7 +60,7 @@ def reader(ref: ModelRef) -> Reader:
 
 
 def most_tokens(text: str) -> int:
-    """Upper bound of the number of tokens of a text with any tokenizer: one per byte, and a start of text or of word."""
+    """Upper bound on the number of tokens of a text: one per byte, plus two for the start of the text and of a word."""
     return len(text) + 2 if text.isascii() else _EXPANSION * len(text.encode()) + 2
 
 

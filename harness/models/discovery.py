@@ -1,4 +1,4 @@
-"""The layout of a model whose type is not in the table: found by looking at its modules, proved by running them.
+"""Discover the layout of a model whose type is not in the table, from its modules, and verify it by running them.
 
 What is found: the list of blocks, in each of them the attention module and the feed-forward matrices, the last norm, the head
 and the embeddings. A layout that is found or given is used only if the parts of the model, run one after the other, say the
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.spec import ModelSpec
 
 _PROBE = 6
-"""Tokens of the text that a layout is proved with."""
+"""Tokens of the text that a layout is verified with."""
 _ADVICE = "state the modules under `layout:` of the model (see docs/models.md)"
 
 
@@ -86,10 +86,10 @@ def _discovered(model: "nn.Module", architecture: str, n_layers: int, hidden: in
 
 
 def verify(model: "LoadedModel") -> None:
-    """Prove the layout of a model of an unknown type on a short text of random ids.
+    """Verify the layout of a model of an unknown type on a short text of random ids.
 
     Raises:
-        UserError: if the parts of the model do not say what the whole says, bit for bit, or if the output of a value matrix
+        UserError: if the parts of the model do not give the logits of the whole, bit for bit, or if the output of a value matrix
             is not added to the residual stream as it is.
     """
     import torch
@@ -110,9 +110,7 @@ def verify(model: "LoadedModel") -> None:
             for layer in range(model.n_layers):
                 parts_NV = logits_at(model, streams_of(model, batch, layer), layer, places)
                 if not torch.equal(parts_NV.view(whole_BTV.shape), whole_BTV.to(parts_NV.dtype)):
-                    raise ValueError(
-                        f"the model run in two parts at layer {layer} does not say what it says as a whole"
-                    )
+                    raise ValueError(f"run in two parts at layer {layer}, the model gives other logits than as a whole")
             for layer in {0, model.n_layers - 1} if model.layout.value_norm is None else ():
                 _check_value(model, batch.ids_BT, layer)
     except (AttributeError, ValueError, TypeError, RuntimeError, IndexError) as error:
@@ -148,7 +146,7 @@ def _check_value(model: "LoadedModel", ids_BT: "torch.Tensor", layer: int) -> No
     error = float((seen[1] - seen[0] - wanted_BD).norm() / wanted_BD.norm())
     if error > 0.02:
         raise ValueError(
-            f"what {model.path(model.layout.value_matrix, layer)} puts out is not added to the stream as it is"
+            f"the output of {model.path(model.layout.value_matrix, layer)} is not added unchanged to the residual stream"
         )
 
 
@@ -187,7 +185,7 @@ def _linears(holder: "nn.Module") -> dict[str, tuple[int, int]]:
 
 
 def _behind(backbone: "nn.Module", blocks: str) -> "list[tuple[str, nn.Module]]":
-    """The children of a backbone that are defined behind its blocks; all others if none are."""
+    """The children of a backbone that are defined after its blocks; all others if there are none."""
     children = list(backbone.named_children())
     index = [name for name, _ in children].index(blocks)
     return children[index + 1 :] or children[:index]

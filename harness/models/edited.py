@@ -110,7 +110,7 @@ class WeightEditedModel(EditedModel):
         return growing.continuations()
 
     def _decoded_uncached(self, queries: Sequence[Query], growing: "Growing") -> list[list[int]]:
-        """Generate as above, reading each row anew for each id: its rotary frequencies may change as it becomes longer."""
+        """Generate as above, rereading each row for each id, because its rotary frequencies may change as it becomes longer."""
         import torch
 
         rows = [list(query.prompt_ids) for query in queries]
@@ -146,7 +146,7 @@ class WeightEditedModel(EditedModel):
 
 
 class InstalledModel(EditedModel):
-    """A model whose edited weights are in it only during a call, so that the unedited model can be asked in between.
+    """A model that holds its edited weights only during a call, so that the unedited model can be asked in between.
 
     Args:
         model: the unedited model.
@@ -190,7 +190,7 @@ class InstalledModel(EditedModel):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Have the edited weights in the model inside the body."""
+        """Install the edited weights inside the body."""
         from harness.models.weights import InstalledWeights
 
         installed = InstalledWeights(self._model.model, self.weights)
@@ -201,7 +201,7 @@ class InstalledModel(EditedModel):
 
 
 class Growing:
-    """The continuations of a batch, which get one id per step until each has reached its limit or ended.
+    """The continuations of a batch: each gets one id per step until it reaches its limit or ends.
 
     Args:
         queries: a continuation has at most as many ids as its query's target.
@@ -221,11 +221,11 @@ class Growing:
 
     @property
     def rows(self) -> list[int]:
-        """The rows whose continuation needs a further id."""
+        """The rows whose continuation needs another id."""
         return [row for row, limit in enumerate(self._limits) if self.step < self._lengths.get(row, limit)]
 
     def add(self, ids_B: "torch.Tensor") -> None:
-        """The next id of every row, also of those that need none."""
+        """Add the next id of every row, including those that need none."""
         self._steps.append(ids_B)
         if self._ends is None:
             return

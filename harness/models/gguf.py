@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VERSION = 1
-"""Of the conversion; increased whenever it writes other files."""
+"""Version of the conversion; increment when it writes different files."""
 NEEDS = "pip install 'editing-harness[small]'"
 
 

@@ -46,7 +46,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the header of a GGUF file says about its model.
+    """Contents of a GGUF header: metadata and tensors of the model.
 
     Attributes:
         values: scalar metadata by key.
@@ -80,7 +80,7 @@ class Header:
 
 
 def read_header(file: Path) -> Header:
-    """Read the header of a GGUF file, and check that the file is as long as it says.
+    """Read the header of a GGUF file, and check the length of the file against it.
 
     Raises:
         UserError: if the file is missing, truncated, of an unknown version, or not GGUF.

@@ -12,11 +12,11 @@ from harness.files import cache_folder, write_json
 from harness.identity import digest, file_digest
 
 KEPT_BYTES = 1 << 24
-"""Files of at least this size have their hash kept on disk; smaller ones are read faster than an entry is found."""
+"""Hashes of files of at least this size are kept on disk; smaller files are read faster than an entry is found."""
 SHOWN_BYTES = 1 << 30
 """Files of at least this size are announced before they are read."""
 _FRESH_S = 0.1
-"""A file that was just written may change again without a change of its times, so its hash is not kept."""
+"""A file that was just written may change again with the same times, so its hash is not kept."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Stamp = tuple[int, int, int, int]

@@ -13,7 +13,7 @@ from harness.errors import UnavailableError, UserError
 from harness.models import checkpoint
 
 DESCRIBING = ("config.json", *checkpoint.READ_BY_TOKENIZERS)
-"""Repository files that say what a model is."""
+"""Repository files that describe a model."""
 WANTED = (*DESCRIBING, "generation_config.json", "model*.safetensors", checkpoint.WEIGHT_INDEX)
 """Repository files that loading needs. Not `*.safetensors`: some repositories contain their weights twice."""
 MAIN = "main"
@@ -39,7 +39,7 @@ def cached_snapshot(hub_id: str, revision: str = "") -> Path | None:
 
 
 def complete_snapshot(hub_id: str, revision: str = "") -> Path | None:
-    """As `cached_snapshot`, but None while files of it are missing.
+    """The cached snapshot, as `cached_snapshot`; None if files are missing.
 
     Raises:
         UserError: if its files are damaged or no checkpoint that can be loaded.
@@ -52,7 +52,7 @@ def complete_snapshot(hub_id: str, revision: str = "") -> Path | None:
 
 
 def snapshot(hub_id: str, revision: str = "") -> Path:
-    """The folder of a hub model, named after its commit; what is in the cache is never looked up again.
+    """The folder of a hub model, named after its commit; cached files are never looked up again.
 
     Args:
         hub_id, revision: as for `cached_snapshot`.

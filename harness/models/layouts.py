@@ -1,4 +1,4 @@
-"""Where the modules that methods edit are inside a Hugging Face model, by model type. Does not import torch."""
+"""Paths of the modules that methods edit inside a Hugging Face model, by model type. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -142,9 +142,9 @@ def layout_of(config: Mapping[str, Any]) -> Layout | None:
     if model_type == "opt":
         if not config.get("do_layer_norm_before", True) or config.get("_remove_final_layer_norm"):
             raise UserError(
-                "this OPT model normalises the residual stream behind each feed-forward module "
-                "(do_layer_norm_before: false), so that no edit of a value is a change of the stream",
-                fix="another size of OPT: all but opt-350m normalise in front",
+                "this OPT model normalises the residual stream after each feed-forward module "
+                "(do_layer_norm_before: false), so an edit of a value is not a change of the stream",
+                fix="another size of OPT: only opt-350m does this",
             )
         if config.get("word_embed_proj_dim") not in (None, config.get("hidden_size")):
             base = layout.backbone

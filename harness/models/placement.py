@@ -22,7 +22,7 @@ DeviceMap: TypeAlias = Literal["auto", "balanced"] | Mapping[str, str | int]
 """`auto` fills one device after the other, `balanced` all of them evenly; or the device of each module by its path."""
 
 FOR_WEIGHTS = 0.9
-"""Share of the free memory of a GPU that weights may take; accelerate leaves room for another block at home."""
+"""Share of a GPU's free memory for weights; accelerate reserves space for one more block on the first device."""
 
 _HOME = "_home"
 
@@ -160,7 +160,7 @@ def _as_written(
     def place_of(name: str) -> torch.device:
         found = [path for path in wanted if path == "" or name == path or name.startswith(f"{path}.")]
         if not found:
-            raise UserError(f"device_map says nothing of '{name}'", fix=f"device_map: {{{name}: {device}}}")
+            raise UserError(f"device_map does not place '{name}'", fix=f"device_map: {{{name}: {device}}}")
         return wanted[max(found, key=len)]
 
     chosen = {name: place_of(name) for name in modules}

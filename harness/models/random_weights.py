@@ -75,7 +75,7 @@ def _shell(architecture: str, config: str) -> "PreTrainedModel":
 
 
 def shell(spec: ModelSpec) -> "PreTrainedModel":
-    """A model of this shape whose parameters have no storage, to look at its modules."""
+    """A model of this shape without storage for its parameters, to inspect its modules."""
     given = configuration(spec).to_dict()
     return _shell(given.pop("model_type"), json.dumps(given, sort_keys=True, default=str))
 

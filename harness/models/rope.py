@@ -1,4 +1,4 @@
-"""Rotary positions whose frequencies depend on the length of the text (dynamic NTK, LongRoPE), for each text on its own.
+"""Rotary embeddings with frequencies that depend on the length of the text (dynamic NTK, LongRoPE), per row of a batch.
 
 transformers chooses the frequencies of a batch by its longest row, and dynamic NTK even keeps those of an earlier batch.
 A text's hidden states would then depend on what else is asked. Here each row has the frequencies of its own length: those
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RowwiseRotary(nn.Module):
-    """Rotary embeddings that give each row of a batch what it would get alone, on a model that has run nothing before.
+    """Rotary embeddings that give each row of a batch the values it would get alone, on a freshly loaded model.
 
     A row longer than the original context must be a whole text, from its first id to its last. Keys that were cached when
     the text was shorter have other frequencies, and several texts in one row have no common length.
@@ -75,7 +75,7 @@ def make_rowwise(model: "PreTrainedModel") -> None:
 
 
 def fixed_context(model: "PreTrainedModel") -> int | None:
-    """Longest text in ids whose rotary frequencies are fixed; None if they are for any text."""
+    """Length of the longest text with fixed rotary frequencies, in ids; None if they are fixed for every length."""
     return min((module.context for module in model.modules() if isinstance(module, RowwiseRotary)), default=None)
 
 

@@ -179,7 +179,7 @@ class RoutedModel(EditedModel, Generic[Route]):
         decided: list[Route] = []
 
         def before(_module: nn.Module, _args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            """Find the tokens of this forward pass that may be read, from their positions; works for padding on either side."""
+            """Select the tokens of this forward pass that may be read, from their positions; works for padding on either side."""
             nonlocal read_BT
             positions_BT: Tensor = given["position_ids"]
             read_BT = given["attention_mask"][:, -positions_BT.shape[1] :].bool()

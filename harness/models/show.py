@@ -1,4 +1,4 @@
-"""A model in words, from its files' headers: for `harness models show`."""
+"""Description of a model from the headers of its files, for `harness models show`."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from harness.models.layouts import LAYOUTS, Layout
 
 
 def described(source: str, revision: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of what is known about a model without loading it.
+    """Names and values of a model's properties that are known without loading it.
 
     Args:
         source: catalogue name, hub id, folder, `.gguf` file or `package:<distribution>`.
@@ -32,11 +32,11 @@ def described(source: str, revision: str = "") -> Iterator[tuple[str, str]]:
         ),
     )
     yield "context", f"{spec.max_positions:,} tokens"
-    yield "parameters", f"{spec.parameters / 1e6:,.1f} M" + (", head and embeddings are one" if spec.tied else "")
+    yield "parameters", f"{spec.parameters / 1e6:,.1f} M" + (", head and embeddings are tied" if spec.tied else "")
     yield "texts", f"begin {'with' if spec.adds_bos else 'without'} a beginning-of-sequence token"
     layout = spec.layout
     known = spec.architecture in LAYOUTS
-    yield "layout", "of its type" if known else "discovered; it is proved when the model is loaded"
+    yield "layout", "of its type" if known else "discovered; it is verified when the model is loaded"
     yield from (("", f"{name} {path}") for name, path in _paths(layout))
     sizes = ", ".join(f"{dtype} {spec.memory_bytes(dtype) / 1e9:.2f} GB" for dtype in DTYPE_BYTES)
     yield "weights", f"{sizes}; loaded in {spec.dtype} unless a suite says otherwise"

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, a GGUF file, a Python package that carries one, or the Hugging Face hub.
+"""Locate a model's files: a local folder, a GGUF file, a Python package with one, or the Hugging Face hub.
 
 A GGUF file is converted once (see `harness.models.gguf`); from then on it is a folder like any other, identified by its files.
 """
@@ -49,7 +49,7 @@ def obtain(source: str, revision: str = "") -> Path:
 
 
 def spec_of(source: str, revision: str = "", otherwise: ModelSpec | None = None) -> ModelSpec:
-    """What is known about the model that a source names, without loading its weights.
+    """Properties of the model that a source names, without loading its weights.
 
     Of a hub model, configuration and tokenizer are downloaded if they are not on this machine.
 

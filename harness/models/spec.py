@@ -1,4 +1,4 @@
-"""What is known about a model without loading it: shape, layout, precision, how its tokenizer begins texts.
+"""Properties of a model that are known without loading it: shape, layout, precision, BOS.
 
 It is read from `config.json`, from the header of a GGUF file, and from the tokenizer's files. Does not import torch, except to
 count the parameters of an architecture whose tensors are not tabulated, or to discover the layout of an unknown one.
@@ -68,7 +68,7 @@ class ModelSpec:
 
     @property
     def layout(self) -> Layout:
-        """Module paths: as stated, of its architecture, or discovered.
+        """Module paths: given, from the table by architecture, or discovered.
 
         Raises:
             UserError: if the architecture is unknown and its modules cannot be told apart.
@@ -133,8 +133,8 @@ def of_config(config: Mapping[str, Any], *, adds_bos: bool, counted: int | None 
     found = sizes_of(config) or sizes_of(_completed(config, where))
     if found is None:
         raise UserError(
-            f"{where or 'config.json'} does not describe a causal language model: layers, width, heads and vocabulary "
-            f"are not all there (model_type {architecture or 'missing'})",
+            f"{where or 'config.json'} does not describe a causal language model: layers, width, heads or vocabulary "
+            f"are missing (model_type {architecture or 'missing'})",
             fix="source: a folder or hub id of a causal language model",
         )
     sizes, used = found
@@ -239,7 +239,7 @@ def _adds_bos(folder: Path, digest: str) -> bool:
 
 
 def _first_of(processor: Any) -> str | None:
-    """The special token that a post-processor of the tokenizers library puts in front of a text."""
+    """The special token that a post-processor of the tokenizers library puts before a text."""
     if not isinstance(processor, dict):
         return None
     if processor.get("type") == "Sequence":
@@ -272,5 +272,5 @@ def _completed(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def with_layout(spec: ModelSpec, layout: Layout | None) -> ModelSpec:
-    """The same model with the module paths of a suite, if it states any."""
+    """The same model with the module paths given in a suite, if any."""
     return spec if layout is None else replace(spec, given_layout=layout)

@@ -58,7 +58,7 @@ def part(model: LoadedModel, start: int, stop: int | None = None) -> Part:
 
     Args:
         model: the whole model.
-        start: first block, from 0; even then the stream in front of it must be given (see `LoadedModel.first_stream`).
+        start: first block, from 0; even then the stream before it must be given (see `LoadedModel.first_stream`).
         stop: end of the range (exclusive); None for all remaining blocks and the final norm.
 
     Raises:
@@ -143,13 +143,13 @@ def at_places(values_BTD: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def passed_on(output: Any) -> Tensor:
-    """What a module passes on to the next; attention modules, and some blocks, also return other things."""
+    """The hidden states in a module's output; attention modules, and some blocks, also return other things."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
 
 
 class _NoPositions(nn.Module):
-    """Stands in for learned position embeddings, which the stream in front of the first block already contains."""
+    """Stands in for learned position embeddings, which the stream before the first block already contains."""
 
     def forward(self, any_BT: Tensor, *_: object, **__: object) -> Tensor:
         return torch.zeros((), device=any_BT.device)

@@ -1,6 +1,6 @@
-"""OPT's blocks without the reshape that hides which row of a batch a token belongs to.
+"""OPT's blocks without the reshape that merges the rows of a batch.
 
-transformers' OPT joins batch and sequence in front of the feed-forward module. Methods that observe or replace what goes
+transformers' OPT merges batch and sequence before the feed-forward module. Methods that observe or replace what goes
 through a feed-forward matrix need to know the row of each token, as all other models show it.
 """
 
@@ -22,7 +22,7 @@ def unflatten(model: "PreTrainedModel") -> None:
 
 
 class _Forward:
-    """`OPTDecoderLayer.forward` of a layer that normalises in front of its modules, in evaluation mode."""
+    """`OPTDecoderLayer.forward` of a layer that normalises before its modules, in evaluation mode."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer: Any = layer

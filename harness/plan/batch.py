@@ -1,4 +1,4 @@
-"""Questions per forward pass, chosen by memory: `eval_batch: auto`.
+"""Choose the number of questions per forward pass by memory: `eval_batch: auto`.
 
 The number is part of a cell's identity, because the last bits of a matrix product depend on the batch, and all methods on a
 model share it, because locality is measured against the unedited model's answers in the same batches. So it depends on the
@@ -12,13 +12,13 @@ from harness.errors import UserError
 from harness.memory import Footprint, installed_bytes
 
 MOST = 128
-"""More rows than that hardly save time."""
+"""Beyond this number, more rows hardly save time."""
 SHARE = 4
-"""Questions get this part of the memory that the weights leave: methods, and further models, need the rest."""
+"""Share of the memory left by the weights that questions may use; methods and further models need the rest."""
 
 
 def rows_that_fit(model: Footprint, memory_bytes: float) -> int:
-    """The largest power of two, up to `MOST`, whose answers fit into a part of what the weights leave; at least 1.
+    """The largest power of two, up to `MOST`, of questions that fit into a part of the memory left by the weights; at least 1.
 
     Args:
         model: the target model.

@@ -59,7 +59,7 @@ class Cell:
     capability: tuple[TaskRef, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the result, the recipes of its artifacts too. Paths, devices, launchers, labels do not."""
+        """Everything that decides the result, including its artifacts' recipes; no paths, devices, launchers or labels."""
         artifacts, method = {**model_artifacts(self.model), **self.artifacts()}, self.planned_method
         return {
             "method": {
@@ -94,7 +94,7 @@ class Cell:
 
     @property
     def extra(self) -> str:
-        """What distinguishes it beyond method, model and dataset: `prompt paper, seed 1`, or nothing."""
+        """Prompt template and seed where they distinguish it: `prompt paper, seed 1`, or nothing."""
         return extra(self.data.template, self.seed)
 
     def instance(self) -> Method:
@@ -103,7 +103,7 @@ class Cell:
         return method(method.Hparams.model_validate(self.hparams))
 
     def decided(self, artifacts: Mapping[str, Path]) -> tuple[Method, Mapping[str, Any]]:
-        """The method that edits, whose hyper-parameters all have values, and the values that artifacts decided.
+        """The method with all hyper-parameters decided, and the values that artifacts decided.
 
         Args:
             artifacts: folders of this cell's artifacts, by role.
@@ -112,7 +112,7 @@ class Cell:
         return registry.find_method(self.method.name, self.backend)(hparams), chosen
 
     def artifacts(self) -> Mapping[str, ArtifactSpec]:
-        """What the method needs before it edits, by role; what decides a hyper-parameter has the name of that."""
+        """The artifacts that the method needs, by role; one that decides a hyper-parameter has its name."""
         return self._recipes
 
     @cached_property
@@ -130,15 +130,15 @@ class Cell:
         return self.instance()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest: another process finds out for itself whether its code says the same."""
+        """State without derived values: a different process checks whether its own code derives the same."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def data_at(self, edits: int) -> DataRef:
-        """The records that are scored after so many edits."""
+        """The records that are scored after this many edits."""
         return first_edits(self.data, edits)
 
     def unedited_outputs(self, edits: int) -> ArtifactSpec:
-        """What the unedited model answers to the questions after so many edits; shared by all methods on the model."""
+        """The unedited model's answers to the questions after this many edits; shared by all methods on the model."""
         return _unedited_outputs(self.model, self.data_at(edits), self.protocols, self.eval_batch)
 
     def all_unedited_outputs(self) -> list[ArtifactSpec]:
@@ -148,7 +148,7 @@ class Cell:
         return [self.unedited_outputs(edits) for edits in self.schedule.points(self.data.edits)]
 
     def unedited_capability(self) -> list[ArtifactSpec]:
-        """What the unedited model reaches on each benchmark task; shared by all cells on the model. None for random weights."""
+        """The unedited model's scores on each benchmark task; shared by all cells on the model. Empty for random weights."""
         if self.model.weights == "random":
             return []
         return [scores.artifact(self.model, task, self.eval_batch) for task in self.capability]
@@ -174,12 +174,12 @@ def extra(template: str, seed: int) -> str:
 
 
 def stem(label: str, model: str, data: str) -> str:
-    """What the name of a cell's folder begins with."""
+    """The beginning of the name of a cell's folder."""
     return f"{label}-{model.replace('/', '_')}-{data}"
 
 
 def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:
-    """The models that a cell or the builder of an artifact loads, each once; of a cell its own comes first."""
+    """The models that a cell or the builder of an artifact loads, each once; a cell's own comes first."""
     own = [work.model] if isinstance(work, Cell) else []
     specs = work.artifacts().values() if isinstance(work, Cell) else [work]
     loaded = (value for spec in specs for value in spec.inputs.values() if isinstance(value, ModelRef))
@@ -188,7 +188,7 @@ def models_of(work: Cell | ArtifactSpec) -> tuple[ModelRef, ...]:
 
 @lru_cache(maxsize=SHARED)
 def model_artifacts(model: ModelRef) -> Mapping[str, ArtifactSpec]:
-    """What a model needs before it can be loaded; one object for all cells, so that its key is computed once."""
+    """The artifacts that a model needs before it can be loaded; one object for all cells, so that its key is computed once."""
     return model.artifacts()
 
 

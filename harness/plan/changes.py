@@ -1,4 +1,4 @@
-"""Why cells are new although the store holds results of the same settings: code or files that have changed since."""
+"""Why cells are new although the store has results with the same settings: changed code or files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ _CAUSES = {
     ("model", "sha256"): "the files of {model} have changed",
     ("data", "sha256"): "the records of {data} have changed",
 }
-"""Parts of an identity that follow from code and files, not from what a suite says."""
+"""Parts of an identity that depend on code and files, not on the suite."""
 
 
 def changes(cells: Sequence[Cell], store: Store) -> list[str]:
-    """One sentence for each change because of which cells have to run again, with their number.
+    """One sentence for each change that makes cells run again, with their number.
 
     Args:
         cells: those to do.

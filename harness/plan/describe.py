@@ -1,4 +1,4 @@
-"""Describe a plan: its cells and artifacts, what is done, what is missing, and roughly what the rest takes."""
+"""Describe a plan: its cells and artifacts, what is done, what is missing, and estimates for the rest."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.plain_text import counted
 from harness.plan.cell import Cell
 from harness.plan.estimate import Basis, Resources, duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell
@@ -19,7 +20,7 @@ _BASES: Mapping[Basis, str] = {
     "assumed throughput": "operation counts at an assumed throughput",
 }
 FEW = 500
-"""Cells that have a line each; more of them share one by method, model and dataset."""
+"""Maximum number of cells with a line each; beyond it, cells are grouped by method, model and dataset."""
 
 
 def describe(plan: Plan, console: Console) -> None:
@@ -64,8 +65,9 @@ def describe(plan: Plan, console: Console) -> None:
         console.print(f"eval_batch: {', '.join(f'{count} for {name}' for name, count in rows.items())}", soft_wrap=True)
     cells_s = sum(needs[cell.folder].seconds for cell in todo)
     console.print(
-        f"{len(suite.methods)} methods × {len(suite.models)} models × {len(suite.datasets)} datasets: "
-        f"{len(plan.cells)} cells, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
+        f"{counted(len(suite.methods), 'method')} × {counted(len(suite.models), 'model')} × "
+        f"{counted(len(suite.datasets), 'dataset')}: "
+        f"{counted(len(plan.cells), 'cell')}, {len(plan.runnable)} can run here, {len(plan.runnable) - len(todo)} done, "
         f"{len(todo)} to do, launch {suite.launch}"
     )
     if todo:
@@ -78,7 +80,7 @@ def describe(plan: Plan, console: Console) -> None:
 
 
 def describe_together(plans: Sequence[Plan], console: Console) -> None:
-    """Print what a run of several plans of one store would do, where cells and artifacts that they share count once."""
+    """Print what a run of several plans in one store would do; shared cells and artifacts count once."""
     todo = {cell.folder: (plan, cell) for plan in plans for cell in plan.todo()}
     runnable = {cell.folder for plan in plans for cell in plan.runnable}
     cells_s = sum(of_cell(cell, plan.device, plan.history).seconds for plan, cell in todo.values())
@@ -155,8 +157,9 @@ def _label(same: Sequence[PlannedCell]) -> str:
 
 def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:
     if planned.cell is None:
-        reason, _, _ = planned.missing[0].partition(" → ")
-        return f"[yellow]{escape(reason.partition(':')[0])}[/yellow]"
+        reason, _, _ = planned.missing[0].partition(" → ")[0].partition(":")
+        is_place = reason.endswith((".yaml", ".yml"))  # of a mistake: the line below the table has all of it
+        return f"[yellow]{'cannot run' if is_place else escape(reason)}[/yellow]"
     if planned.cell.folder not in existing:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)

@@ -1,4 +1,4 @@
-"""Memory and time of cells and artifacts: for `harness plan`, and for the resources that a scheduler is asked for.
+"""Estimates of memory and time of cells and artifacts, for `harness plan` and for the resources requested from a scheduler.
 
 Memory follows from the shapes of models and from what methods declare. Times are those of finished cells of the same method
 and model where the store has some, otherwise numbers of operations at a throughput, measured or assumed.
@@ -26,12 +26,12 @@ CPU_FLOPS = 2.5e11
 CUDA_FLOPS = 1e14
 """Assumed throughput of one A100 in bfloat16 on small batches, a third of its peak."""
 STEP_S = 0.007
-"""Least time of an optimiser step, however small the model: it starts hundreds of kernels, forward and backward."""
+"""Minimum time of an optimiser step, however small the model: it starts hundreds of kernels, forward and backward."""
 START_S = 2
-"""Least time of a job that uses a model: to load or hash it and to write the results."""
+"""Minimum time of a job that uses a model: to load or hash it and to write the results."""
 QUESTIONS_PER_EDIT = 14
 EPOCHS = 100
-"""Training passes over its records that an artifact is assumed to take that does not say how many it takes."""
+"""Assumed number of training passes over the records for an artifact that does not give it."""
 LIBRARIES_BYTES = 500 * 2**20
 """Memory of a process that has imported everything and loaded no model."""
 CUDA_LIBRARIES_BYTES = 4 * 2**30
@@ -98,7 +98,7 @@ def of_artifact(spec: ArtifactSpec, device: str, history: History | None = None)
 
 
 def together(jobs: Sequence["Job"]) -> Resources:
-    """Jobs that run one after the other in one process: memory of the largest; time of all with much to spare, start included."""
+    """Needs of jobs that one process runs in turn: memory of the largest; time of all with a margin, start included."""
     models = {model for job in jobs for model in job.models}
     reading_s = sum(model.footprint.weights for model in models) / READING_BYTES_PER_S
     return Resources(

@@ -1,4 +1,4 @@
-"""What finished cells of a store took: the best estimate of what the next ones will take."""
+"""Times of finished cells of a store: the best estimate for the next ones."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from harness.store.store import Store
 from harness.suite.schedule import Schedule
 
 READ = 5
-"""Finished cells that are read for an estimate; more would hardly change the median."""
+"""Maximum number of finished cells that are read for an estimate; more would hardly change the median."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -140,7 +140,7 @@ def _of_one_class(found: Iterable[Finished]) -> list[Finished]:
 
 
 def _class_here(device: str) -> str:
-    """What the device classes of this machine begin with; empty if it cannot be told without torch."""
+    """The prefix of this machine's device classes; empty if it cannot be determined without torch."""
     if device == "cpu":
         return f"cpu: {processor()} × "
     models = {

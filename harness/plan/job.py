@@ -21,7 +21,7 @@ Work: TypeAlias = Cell | ArtifactSpec
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Plain data; another process can be sent it. It is settled once its folder in the store holds DONE or FAILED.
+    """Plain data that can be sent to another process. It is settled once its folder in the store holds DONE or FAILED.
 
     Attributes:
         work: the cell or the artifact.

@@ -1,4 +1,4 @@
-"""Which records are longer than a model can read. Most are ruled out by their number of bytes, the rest is tokenised."""
+"""Find records that are too long for a model. Most are ruled out by their number of bytes; the rest is tokenised."""
 
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -9,7 +9,7 @@ from harness.models.context_length import Reader, most_tokens
 from harness.records import Dataset, EditRecord
 
 SHOWN = 5
-"""Records that a message names."""
+"""Maximum number of records that a message names."""
 
 
 class Text(NamedTuple):
@@ -17,7 +17,7 @@ class Text(NamedTuple):
 
     Attributes:
         bound: the most tokens that it can have.
-        is_edited: whether a method may put something in front of it.
+        is_edited: whether a method may put a prefix before it.
     """
 
     bound: int
@@ -49,7 +49,7 @@ def too_long(texts: Sequence[Text], reader: Reader, overhead: int = 0) -> dict[s
     Args:
         texts: of `texts_of`.
         reader: the model.
-        overhead: most tokens that a method puts in front of an edit's prompt.
+        overhead: maximum number of tokens that a method puts before an edit's prompt.
     """
     doubtful = list(takewhile(lambda text: text.bound + overhead > reader.positions, texts))
     if reader.count is None or not doubtful:
@@ -63,7 +63,7 @@ def too_long(texts: Sequence[Text], reader: Reader, overhead: int = 0) -> dict[s
 
 
 def complaint(found: dict[str, int], reader: Reader, dataset: str) -> str:
-    """Why a model cannot be asked about a dataset, naming the longest records."""
+    """The message that a dataset has records that are too long for a model, naming the longest."""
     first = sorted(found.items(), key=lambda item: -item[1])
     named = ", ".join(f"{record_id} ({tokens:,} tokens)" for record_id, tokens in first[:SHOWN])
     more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""

@@ -1,4 +1,4 @@
-"""From a suite to its cells and the artifacts they share: what there is to do, done or missing. No torch."""
+"""From a suite to its cells and their artifacts: what is to do, done or missing. Does not import torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -127,7 +127,7 @@ class Plan:
         return list(found.values())
 
     def command(self, verb: str, **more: object) -> str:
-        """The command line that does something with the same suite, options and store."""
+        """The command line of a verb for the same suite, options and store."""
         return self.suite.command(verb, self.store.root, **more)
 
     def records(self) -> dict[str, str]:
@@ -161,9 +161,9 @@ class Plan:
         return {reason: _named(same, self.cells) for reason, same in by_reason.items()}
 
     def notes(self) -> list[str]:
-        """What stops nothing but should be known: fewer unrelated records than asked for, scores that a method cannot have."""
+        """Notes that stop nothing, such as fewer unrelated records than requested, or scores that a method cannot have."""
         late = [
-            f"{entry.name}: score_at {', '.join(map(str, beyond))} is beyond its {entry.edits} edits; the last point is there"
+            f"{entry.name}: score_at {', '.join(map(str, beyond))} lies beyond its {entry.edits} edits; the last point moves there"
             for entry in self.suite.datasets
             if (beyond := [point for point in self.suite.schedule.score_at if point > entry.edits])
         ]
@@ -195,11 +195,11 @@ class Plan:
         return list(dict.fromkeys(model for planned in self.cells if planned.cell for model in models_of(planned.cell)))
 
     def of(self, suite: Suite, refused: Mapping[tuple[str, str], str] = MappingProxyType({})) -> "Plan":
-        """The plan of a suite in the same place, knowing what this one knows about downloads, and more."""
+        """The plan of another suite with the same launcher and store, with the results of this one's downloads."""
         return Plan(suite, self.store, self._elsewhere, {**self._refused, **refused}, self._memory)
 
     def with_models_here(self) -> "Plan":
-        """This plan once every model that can be had is on this machine, because only its files identify it."""
+        """Download every model that can be downloaded, because only its files identify it, and plan again."""
         to_download = [model for model in self.models() if model.is_to_download]
         refused: dict[tuple[str, str], str] = {}
         for model in to_download:
@@ -232,7 +232,7 @@ class Plan:
             and not registry.find_method(method.name, method.backend).edits_in_sequence()
         ):
             missing.append(
-                f"method '{method.name}' makes all its edits in one act and cannot go on from them in sequence"
+                f"method '{method.name}' makes all its edits at once and cannot continue from them in a sequence"
             )
         target = model.problem or self._model(model, None if isinstance(data, str) else data.refs["none"])
         tasks = self._capability

@@ -1,4 +1,4 @@
-"""The cell behind a finished folder, rebuilt from what the folder records, so that its edits can be made again."""
+"""Rebuild the cell of a finished folder from its records, so that its edits can be made again."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _TASKS = TypeAdapter(tuple[TaskRef, ...])
 
 
 def references(cell: Cell) -> dict[str, Any]:
-    """What an identity leaves out: where the model and the records are, and the values of all hyper-parameters. JSON-like."""
+    """Everything that an identity leaves out: places of model and records, and the values of all hyper-parameters. JSON-like."""
     return {
         "model": model_as_json(cell.model),
         "data": _DATA.dump_python(cell.data, mode="json"),
@@ -40,7 +40,7 @@ def model_as_json(model: ModelRef) -> dict[str, Any]:
 
 
 def model_of(written: Any, source: str | None = None) -> ModelRef:
-    """The reference to a model that `model_as_json` has written, with what its files say now.
+    """The reference to a model written by `model_as_json`, with the present content of its files.
 
     Args:
         written: the reference.

@@ -63,6 +63,6 @@ def verify_models(spec: ArtifactSpec, store: Store, context: RunContext) -> None
         now = context.model_hashes(ref)
         if other := [part for part in now if role in made and made[role].get(part) != now[part]]:
             raise UserError(
-                f"{folder.path} was made with another model: {ref.name} has a different {other[0]} now",
+                f"{folder.path} was made with a different model: {ref.name} now has a different {other[0]}",
                 fix=f"rm -r {folder.path}, then run the suite again",
             )

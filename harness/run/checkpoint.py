@@ -150,7 +150,7 @@ class Checkpoint:
         }
 
     def keep_point(self, edits: int, point: Point) -> None:
-        """Keep the scores after so many edits."""
+        """Keep the scores after this many edits."""
         with Folder(self.root / f"point-{edits:07d}").writing() as folder:
             write_rows(point.rows, folder / "records.parquet")
             if point.items:
@@ -159,7 +159,9 @@ class Checkpoint:
 
     def unusable(self, reason: str) -> UserError:
         """The error that says why a sequence cannot continue, and how to start it again."""
-        return UserError(f"{self.root}: cannot go on from here: {reason}", fix=f"rm -r {self.root} && {same_command()}")
+        return UserError(
+            f"{self.root}: cannot continue from this checkpoint: {reason}", fix=f"rm -r {self.root} && {same_command()}"
+        )
 
     def _kept(self) -> list[Folder]:
         folders = [Folder(path) for path in sorted(self.root.glob("edits-*"))]

@@ -1,4 +1,4 @@
-"""What the runner lends to editors and builders: models, records and artifacts, each loaded once while they are needed."""
+"""Services of the runner for methods and builders: models, records and artifacts, each loaded once while they are needed."""
 
 import contextlib
 import dataclasses
@@ -65,7 +65,7 @@ class RunContext:
         self._models = {ref: model for ref, model in self._models.items() if ref in refs}
 
     def forget_models(self) -> None:
-        """Load every model anew from now on: one of them may have been left damaged."""
+        """Reload every model from now on, because one of them may be damaged."""
         self._models.clear()
 
     def load_data(self, ref: DataRef) -> Dataset:

@@ -34,10 +34,10 @@ STEPS = 6
 """Steps of an artifact's progress bar after which counting stops."""
 
 NEW_TOKENS = 8
-"""Tokens that are generated after the first one, for the cost of one more."""
+"""Number of tokens generated after the first one, to measure the cost of one more."""
 
 FILE = "flops.json"
-"""In the folder of an artifact: its FLOPs by phase, written by the first cell that charges them."""
+"""File in an artifact's folder with its FLOPs by phase, written by the first cell that charges them."""
 
 Flops = dict[str, float]
 

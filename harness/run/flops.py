@@ -30,7 +30,7 @@ _LIGHT = frozenset(
     f"aten.{name}"
     for name in ("linalg_vector_norm", "linalg_cross", "_linalg_check_errors", "linalg__powsum", "lu_unpack")
 )
-"""Others with such a word."""
+"""Exceptions: cheap operations with such a word."""
 
 _Shape = Sequence[int]
 Formula = Callable[..., int]

@@ -1,4 +1,4 @@
-"""A file that says how far a batch is, for whoever watches from another machine. Nothing is decided by it alone."""
+"""A progress file of a batch, for watching from another machine. No decision depends on it alone."""
 
 import contextlib
 import json
@@ -21,11 +21,11 @@ from harness.run.outcome import Outcome
 from harness.store.provenance import JOB
 
 INTERVAL_S = 1.0
-"""The file is written at most so often while jobs run."""
+"""Minimum interval between writes of the file while jobs run."""
 IDLE_S = 30.0
-"""And at least so often, as a sign of life."""
+"""Maximum interval between writes, as a sign of life."""
 PATIENCE_S = 5.0
-"""How long the end of a batch waits for a slow file system to take the last beat."""
+"""How long the end of a batch waits for a slow file system to write the last beat."""
 
 
 @dataclass(frozen=True, slots=True)

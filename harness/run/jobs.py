@@ -1,4 +1,4 @@
-"""Jobs in batches: what one process runs in order, and the one way in which that is done wherever the process is."""
+"""Jobs in batches: what one process runs in order, and the code that does so for every launcher."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs that one process runs in their order. Plain data; another process can be sent it.
+    """Jobs that one process runs in order. Plain data that can be sent to another process.
 
     Attributes:
         name: unique within a launch, and fit for a file name.

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
 
 PATIENCE_S = 10.0
-"""How long a process that has nothing more to do may take to end."""
+"""How long an idle process may take to end."""
 
 Count = Annotated[int, Field(ge=1)]
 
 Message: TypeAlias = tuple[str, Outcome | None] | Exception | None
-"""From a worker: the place of a job that begins, or ends with an outcome; what ends the worker; None after a batch."""
+"""From a worker: the place of a job that starts, or ends with an outcome; the exception that ended it; None after a batch."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 """A fork would share threads and CUDA with its parent."""
@@ -49,21 +49,21 @@ class LocalProfile(LaunchProfile):
 
     processes: Count | Literal["cores"] | None = Field(
         None,
-        description="batches that run at once; `cores`: as many as have cores of their own for the suite's `threads`; default: "
-        "one per GPU, one without GPU",
+        description="number of batches that run at the same time; `cores`: as many as the CPU has cores for, at the suite's "
+        "`threads` each; default: one per GPU, or one without a GPU",
     )
-    packing: Count = Field(8, description="jobs of a batch, which all load the same model, at most")
+    packing: Count = Field(8, description="maximum number of jobs in a batch; they all load the same model")
 
 
 @register_launcher("local")
 class LocalLauncher(Launcher):
-    """Runs jobs on this machine: a single process is the command's own; of several each sees one GPU, where there are some."""
+    """Runs jobs on this machine, in the command's own process or in several, of which each sees one GPU if there are any."""
 
     Profile: ClassVar[type[LocalProfile]] = LocalProfile
     profile: LocalProfile
 
     def run(self, plan: Plan, display: Display, *, detach: bool = False) -> Summary:
-        """As `Launcher.run`. It cannot be detached from: the run ends with this process."""
+        """As `Launcher.run`, but without detaching: the run ends with this process."""
         todo = jobs(plan)
         reopen(plan.store, todo)
         display.expect(todo)
@@ -79,7 +79,7 @@ class LocalLauncher(Launcher):
         return summarize(plan, todo)
 
     def processes(self, threads: int | None, devices: Sequence[str]) -> int:
-        """How many processes there are; cells without a number of threads take all cores, so one runs at a time."""
+        """Number of processes; cells without a number of threads use all cores, so only one runs at a time."""
         wanted = self.profile.processes
         if isinstance(wanted, int):
             return wanted
@@ -106,7 +106,7 @@ def gpus() -> list[str]:
 
 
 class Workers:
-    """Processes that take batches, each started when it has something to do and kept for the next batch.
+    """Worker processes, each started when there is a batch for it and kept for the next batch.
 
     Args:
         processes: how many there are.
@@ -158,7 +158,7 @@ class _Worker:
         self._since = 0.0
 
     def begin(self, batch: Batch) -> None:
-        """Hand a batch to the process."""
+        """Give a batch to the process."""
         if self._process is None or not self._process.is_alive():
             self.connection, theirs = _SPAWN.Pipe()
             self._process = _SPAWN.Process(target=_work, args=(theirs, self._gpu))
@@ -170,7 +170,7 @@ class _Worker:
             self.connection.send(batch)
 
     def hear(self, agenda: Agenda) -> None:
-        """Take one message, and tell the agenda what is settled, or has to be done by a fresh process."""
+        """Handle one message: tell the agenda what is settled, or must be done by a new process."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
@@ -192,7 +192,7 @@ class _Worker:
             self._watcher.ended(job, outcome)
 
     def dismiss(self, patience_s: float) -> None:
-        """End the process: whatever it has not finished is done again by the next run."""
+        """End the process; the next run repeats what it has not finished."""
         if self._process is not None:
             self.connection.close()
             self._process.join(patience_s)
@@ -273,7 +273,7 @@ def _answer(batch: Batch, connection: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave no worker behind that writes to a store which nobody locks any more."""
+    """End a worker with its parent, so that none writes to a store that is no longer locked."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

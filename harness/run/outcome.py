@@ -25,7 +25,7 @@ class Outcome:
 
 
 def record_failure(store: Store, job: Job, reason: str, log: str = "") -> None:
-    """Write why a job has no result, in place of the result.
+    """Write the reason why a job failed in place of its result.
 
     Args:
         store: where its folder is.

@@ -1,4 +1,4 @@
-"""Launch profiles: where and how a suite runs. One YAML file each; its key `launcher` names who reads the rest."""
+"""Launch profiles: where and how a suite runs. One YAML file each; its key `launcher` names the launcher that reads the rest."""
 
 import inspect
 from pathlib import Path
@@ -19,7 +19,7 @@ FOLDER = "profiles"
 
 
 class Form(BaseModel):
-    """Base of all parts of a profile: no unknown key, no conversion, no later change."""
+    """Base of all parts of a profile: unknown keys are errors, no type coercion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -37,7 +37,7 @@ class _AnyProfile(BaseModel):
 
 
 def profile_names() -> list[str]:
-    """All profiles that can be named, sorted."""
+    """Names of all profiles, sorted."""
     return sorted(_files())
 
 
@@ -69,6 +69,12 @@ def load_profile(name: str, at: str = "") -> "Launcher":
         )
     found = launchers[launcher]
     return found(validate(found.Profile, document))
+
+
+def described(name: str) -> str:
+    """What a profile is for: the comment on the first line of its file; empty without one."""
+    first, _, _ = _files()[name].read_text(encoding="utf-8").partition("\n")
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _files() -> dict[str, Path]:

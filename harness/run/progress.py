@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: lines, and how much is left as a bar on a terminal or as a line now and then elsewhere."""
+"""Progress display: lines about jobs, and the work left as a bar on a terminal or as occasional lines elsewhere."""
 
 import contextlib
 import threading
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from harness.run.outcome import Outcome
 
 FEW = 20
-"""Jobs elsewhere that have a bar each; the sentence below the bars counts the rest."""
+"""Maximum number of jobs elsewhere with a bar each; the sentence below counts the rest."""
 MANY = 200
-"""Without a terminal, of more jobs than these only failures get a line each."""
+"""Without a terminal, with more jobs than this, only failures get a line each."""
 EVERY_S = 20.0
-"""Without a terminal, time between two lines on how far everything is."""
+"""Without a terminal, time between two progress lines."""
 PRIOR_S = 20.0
-"""Weight of the estimate against the pace so far, as seconds that went as estimated."""
+"""Weight of the estimate relative to the pace so far, in seconds of work."""
 
 
 class Bars(Protocol):
-    """Shows, or writes down, how far a piece of work is."""
+    """Shows or records the progress of a piece of work."""
 
     def bar(self, description: str, total: int) -> AbstractContextManager[Advance]:
         """A bar with `total` steps; call the value with the number of steps done."""
@@ -48,20 +48,20 @@ class Bars(Protocol):
 
 
 class Watcher(Bars, Protocol):
-    """Notified of what a batch of jobs does while it runs; its bars show progress inside a job."""
+    """Notified of events while a batch of jobs runs; its bars show progress inside a job."""
 
     def began(self, job: "Job") -> None:
-        """A job runs from now on."""
+        """A job has started."""
         ...
 
     def ended(self, job: "Job", outcome: "Outcome") -> None:
-        """A job is settled. One with a failed need is settled without having begun."""
+        """A job is settled. One with a failed dependency is settled without having started."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A job that runs on another machine, as far as is known here.
+    """A job that runs on another machine, as known here.
 
     Attributes:
         description: its title, where it runs, and its present step.
@@ -74,7 +74,7 @@ class Elsewhere:
 
 
 class Display:
-    """The `Watcher` of a person, the same for all launchers.
+    """The `Watcher` that prints for the user, the same for all launchers.
 
     Each job that ends is one line; artifacts and cells are counted apart. On a terminal there is one bar for everything, with
     the time left, and below it one for each running job and for each piece of work inside those of this process. Elsewhere (a
@@ -117,7 +117,7 @@ class Display:
         self._board.stop()
 
     def expect(self, jobs: Iterable["Job"]) -> None:
-        """Say how much these jobs are, and count them as those that are going to end."""
+        """Announce these jobs and add them to the work to be done."""
         self.work.add(jobs)
         if self.work.total:
             self._overall = self._board.add_task(self._title, total=self.work.expected_s, work=self.work)
@@ -158,7 +158,7 @@ class Display:
             self._board.remove_task(task)
 
     def follow(self, running: Mapping[str, Elsewhere], sentence: str) -> None:
-        """Show these jobs as the ones that run elsewhere, in place of those of the last call.
+        """Show these jobs as running elsewhere, replacing those of the last call.
 
         Args:
             running: by place.
@@ -181,7 +181,7 @@ class Display:
         self._print(escape(sentence))
 
     def note(self, sentence: str) -> None:
-        """Print something that stops nothing but should be known."""
+        """Print a note that stops nothing."""
         self._print(f"[yellow]note[/yellow] {escape(sentence)}")
 
     def _tick(self) -> None:
@@ -230,7 +230,7 @@ class Count:
 
 @dataclass(slots=True)
 class Work:
-    """How much there is to do, how much of it is done, and how long the rest takes at the pace so far.
+    """How much work there is, how much is done, and how long the rest takes at the pace so far.
 
     Attributes:
         total, done: numbers of jobs.
@@ -275,7 +275,7 @@ class Work:
         return ", ".join(f"{done}/{total} {noun}" for done, total, noun in parts if total)
 
     def left_s(self) -> float:
-        """Time until everything is done: the estimate of the rest, corrected by how long the jobs that have ended took.
+        """Time until everything is done: the estimate of the rest, corrected by the times of finished jobs.
 
         The correction is weak at first: `PRIOR_S` seconds as estimated count as if they had been seen.
         """

@@ -1,4 +1,4 @@
-"""What an edited model is asked for a cell: the questions of its records, benchmark tasks, and further metrics at the end."""
+"""Everything that a cell asks its edited model: questions of its records, benchmark tasks, and further metrics at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Further:
 
 
 class Questions:
-    """Everything that a cell asks. Models of random weights are asked nothing, because their answers mean nothing.
+    """Everything that a cell asks. Models with random weights are asked nothing, because their answers mean nothing.
 
     Args:
         cell: what is asked, and of which method.
@@ -59,7 +59,7 @@ class Questions:
         return [registry.protocols.get(name).of(self._cell.method) for name in self._cell.protocols]
 
     def ask(self, edited: EditedModel, edits: int) -> Point:
-        """All that is asked of a model after so many edits."""
+        """Everything that is asked of a model after this many edits."""
         rows = self._answers(edited, edits)
         items, remarks = self._items(edited)
         return Point(rows, self._context.clock.seconds, items, remarks)
@@ -87,7 +87,7 @@ class Questions:
         return Further(metrics, tuple(remarks))
 
     def attainable(self) -> Mapping[str, Mapping[str, float]]:
-        """Scores that no model with all edits can exceed; nothing to say of the unedited model, or without answers."""
+        """Scores that no model with all edits can exceed; empty for the unedited model, or without answers."""
         cell = self._cell
         if not self._asks or not cell.method.edits:
             return {}

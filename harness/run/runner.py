@@ -1,4 +1,4 @@
-"""One job from start to end; of a cell: load, edit, evaluate, revert, write. Method-agnostic, launcher-agnostic."""
+"""Run one job from start to end; for a cell: load, edit, evaluate, revert, write. Independent of method and launcher."""
 
 import importlib
 import io
@@ -128,7 +128,7 @@ class Runner:
         )  # now that everything is timed, and before the weights are compared
         remarks = (*edited.remarks, *failures)
         if weight_hash(model.model) != before:
-            raise RuntimeError(f"{cell.label} did not give the model back bit for bit")
+            raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
         cost = {
             "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),
@@ -173,7 +173,7 @@ class Runner:
         Where the edit is an artifact, its builder has done so, and only what a cell adds to it is timed here.
 
         Returns:
-            Whether it was made: not without another fact, nor where the method refuses it, which says nothing of the others.
+            Whether it was made: not without another fact, nor if the method refuses that one, which says nothing about the others.
         """
         if not bench.cell.method.edits or not data.train:
             return False
@@ -224,7 +224,7 @@ class Runner:
         )
 
     def _flops(self, bench: Bench, questions: Questions) -> tuple[Mapping[str, Any], Sequence[str]]:
-        """FLOPs of a cell, and a remark if they could not be counted: results that took hours are not given up for that."""
+        """FLOPs of a cell, and a remark if they could not be counted: a failure here does not discard results that took hours."""
         cell = bench.cell
         if not cell.count_flops:
             return {}, ()
@@ -265,7 +265,7 @@ class _Edited:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the model and its questions have said, each once."""
+        """The remarks of the model and its questions, each once."""
         of_points = (remark for point in self.points.values() for remark in point.remarks)
         return tuple(dict.fromkeys([*self.said, *self.further.remarks, *of_points]))
 

@@ -1,4 +1,4 @@
-"""Edits in sequence: block after block, each on what those before it have left, kept after each so that a killed run continues.
+"""Edits in sequence: block after block, each on top of the previous ones, with a checkpoint after each.
 
 A method that edits weights edits the model again as it is; one that keeps state next to the weights extends it. Both are kept
 alike: the weights that differ from the unedited model's, and the state that the method hands out.
@@ -29,11 +29,11 @@ from harness.store import provenance
 from harness.suite.schedule import Schedule
 
 Score = Callable[[EditedModel, int], Point]
-"""All that is asked of an edited model after so many edits."""
+"""Everything that is asked of an edited model after this many edits."""
 
 
 class Chain:
-    """A model that is edited again and again; leaving the `with` block gives it back as it was before the first edit.
+    """A model that is edited repeatedly; leaving the `with` block restores it to its state before the first edit.
 
     Args:
         method: one that can continue from its own edits.
@@ -60,7 +60,7 @@ class Chain:
         self._undo.close()
 
     def go_on(self, requests: Sequence[EditRequest]) -> None:
-        """Apply a block on top of all before it. If it fails, the model is as it was before the block."""
+        """Apply a block on top of the previous ones. If it fails, the model is as it was before the block."""
         method, model, folders, context = self._method, self._model, self._folders, self._context
         if self._is_edited:
             self.edited = method.extend(model, self.state, requests, folders, context)
@@ -72,7 +72,7 @@ class Chain:
             self._is_edited = True
 
     def resume(self, weights: Mapping[str, Tensor], state: State) -> None:
-        """Go to where `weights()` and `state` were taken, without the edits that led there."""
+        """Restore the model to where `weights()` and `state` were taken, without repeating the edits."""
         self._undo.callback(InstalledWeights(self._model.model, weights).restore)
         self._is_edited, self.state = True, state
         if state:
@@ -80,21 +80,21 @@ class Chain:
             self._undo.callback(self.edited.revert)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that differ from the unedited model's, as they are now."""
+        """The current weights that differ from the unedited model's."""
         return changed(self._model.model, self._fingerprint)
 
     def weight_hash(self) -> str:
-        """Of all weights, as they are now."""
+        """Hash of all current weights."""
         return weight_hash(self._model.model)
 
     def norm_drift(self) -> float:
-        """Growth of the matrices that were changed; see `fluency.norm_drift`."""
+        """Growth of the norm of the changed matrices; see `fluency.norm_drift`."""
         return norm_drift(self._norms, norms(self._model.model))
 
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """A sequence that came to its end.
+    """A finished sequence.
 
     Attributes:
         points: by the number of edits so far, in order.
@@ -105,7 +105,7 @@ class Sequenced:
 
 
 class SequenceRun:
-    """Applies the blocks that are not applied yet and scores the points that are not scored yet, keeping each.
+    """Applies the remaining blocks and scores the remaining points, with a checkpoint after each.
 
     Args:
         checkpoint: of this cell.
@@ -118,7 +118,7 @@ class SequenceRun:
         self._checkpoint, self._context, self._seed, self._score = checkpoint, context, seed, score
 
     def run(self, chain: Chain, requests: Sequence[EditRequest], schedule: Schedule) -> Sequenced:
-        """From where the sequence was kept, or from its start, to its end.
+        """Run the sequence from its checkpoint, or from its start, to its end.
 
         Raises:
             UserError: when what was kept is not what was written, or belongs to other weights.
@@ -152,13 +152,13 @@ class SequenceRun:
         if progress is None:
             return Progress(unedited, unedited)
         if progress.unedited != unedited:
-            raise self._checkpoint.unusable("it was made from other weights")
+            raise self._checkpoint.unusable("it was made from different weights")
         lost = [point for point in points if point < progress.edits and point not in self._checkpoint.points()]
         if lost:
-            raise self._checkpoint.unusable(f"the scores after {lost[0]} edits are gone")
+            raise self._checkpoint.unusable(f"the scores after {lost[0]} edits are missing")
         chain.resume(*self._checkpoint.tensors(self._context.device))
         if chain.weight_hash() != progress.weights:
-            raise self._checkpoint.unusable("the weights are not those that were kept")
+            raise self._checkpoint.unusable("the weights are not those that were saved")
         environment = provenance.environment()
         again = {key: environment[key] for key in ("command", "commit", "dirty", "host")}
         again |= {"edits": progress.edits, "started": datetime.now(UTC).isoformat()}

@@ -1,4 +1,4 @@
-"""A run from its plan to its summary: what stops it before it begins, and what it leaves behind."""
+"""A run from its plan to its summary: checks before it starts, and the reports after it."""
 
 import os
 import shlex
@@ -14,6 +14,7 @@ from harness import registry
 from harness.api import Launcher, Summary
 from harness.commands import same_command, this_command
 from harness.errors import UserError
+from harness.plain_text import counted
 from harness.plan.cell import Cell
 from harness.plan.job import place_of
 from harness.plan.plan import Plan
@@ -23,10 +24,10 @@ from harness.suite.load import whole
 from harness.suite.source import refuse_rival
 
 FEW = 5
-"""Failed cells that the summary names; it counts the rest."""
+"""Maximum number of failed cells that the summary names; it counts the rest."""
 
 Report: TypeAlias = Callable[[Plan, Console], None]
-"""Called after a run: writes what is made from finished cells, and prints where it is."""
+"""Called after a run: writes reports from finished cells, and prints where they are."""
 
 
 def run(
@@ -40,7 +41,7 @@ def run(
     detach: bool = False,
     report: Report | None = None,
 ) -> int:
-    """Run what is missing of a plan, then report on it.
+    """Run the missing cells of a plan, then report on them.
 
     Args:
         plan: what to run.
@@ -140,7 +141,7 @@ def _refuse_cells_of_others(plan: Plan, launcher: Launcher, force: bool) -> None
             live = [jobs[place] for place in places if place in jobs and jobs[place].is_live]
             if live:
                 raise UserError(
-                    f"{plan.store.root}: {len(live)} of these cells are with jobs of launch {live[0].launch}",
+                    f"{plan.store.root}: {len(live)} of these cells belong to running launch {live[0].launch}",
                     fix=f"wait for them, or: {plan.command('cancel')}",
                 )
 
@@ -161,7 +162,7 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
         asked: what is to be run of it.
 
     Raises:
-        UserError: if the store has results of another suite with this name, or of other records of a dataset.
+        UserError: if the store has results of a different suite with this name, or of different records of a dataset.
     """
     suite, stems = plan.suite, [planned.stem for planned in plan.cells]
     wanted = {planned.stem for planned in asked.cells}
@@ -210,7 +211,7 @@ def _refuse_other_records(plan: Plan, now: Manifest, earlier: Manifest) -> None:
 def _print_summary(summary: Summary, plan: Plan, console: Console) -> None:
     """What became of the cells, and where to read about those that failed."""
     console.print(
-        f"{len(summary.finished)} cells finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
+        f"{counted(len(summary.finished), 'cell')} finished, {len(summary.kept)} were there already, {len(summary.failed)} failed"
         + (f", {blocked} cannot run here" if (blocked := len(plan.blocked())) else "")
     )
     for folder, reason in summary.failed[:FEW]:

@@ -1,4 +1,4 @@
-"""Status, cancellation and logs of a suite, from the store and from what every launcher knows; nothing here changes a result."""
+"""Status, cancellation and logs of a suite, from the store and the launchers; nothing here changes a result."""
 
 import json
 import time
@@ -26,7 +26,7 @@ from harness.suite import Suite
 ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "cannot run": "yellow"}
 FEW = 60
-"""Up to so many cells are all listed; of more, only those that run or have failed."""
+"""Up to this many cells are all listed; beyond, only those that run or have failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Status:
         }
 
     def table(self, everything: bool = False) -> RenderableType:
-        """The same for people; of many cells only those that run or have failed, unless `everything` is wanted."""
+        """The status as a table; with many cells only those that run or have failed, unless `everything`."""
         rows = [*self.cells, *self.artifacts]
         shown = [row for row in rows if everything or len(rows) <= FEW or row.state in ("running", "failed")]
         lines: list[RenderableType] = [_table(shown)] if shown else []
@@ -80,7 +80,7 @@ class Status:
 
 
 def status(plan: Plan, launcher: Launcher | None = None) -> Status:
-    """How the cells of a plan are doing now, and what stops a launcher from running more of them."""
+    """State of the cells of a plan, and what stops a launcher from running more of them."""
     states = [launcher.state(plan.store) for launcher in registry.launchers.all().values()]
     jobs = {place: job for state in states for place, job in state.jobs.items()}
     cells = [_of_cell(planned, plan.store, jobs) for planned in plan.cells]
@@ -103,7 +103,7 @@ def show(
     watch_s: float | None = None,
     everything: bool = False,
 ) -> int:
-    """Print how the cells of a plan are doing, once, or again and again until there is none to wait for.
+    """Print the status of a plan's cells, once or repeatedly until no cell is pending.
 
     Args:
         plan: its cells.
@@ -131,10 +131,10 @@ def show(
 
 
 def cancel(store: Store, suite: Suite, console: Console) -> int:
-    """End the unfinished launches of a suite. Finished cells stay, unfinished ones are to do.
+    """Cancel the unfinished launches of a suite. Finished cells stay; unfinished ones are still to do.
 
     Raises:
-        UserError: if there is none, if a scheduler cannot be told, or if a job does not end.
+        UserError: if there is none, if a scheduler cannot be reached, or if a job does not end.
     """
     count = 0
     for launcher in registry.launchers.all().values():
@@ -145,14 +145,14 @@ def cancel(store: Store, suite: Suite, console: Console) -> int:
         others = [name for launcher in registry.launchers.all().values() for name in launcher.state(store).launches]
         also = f", only {', '.join(others)}" if others else ""
         raise UserError(
-            f"{store.root}: no launch of {suite.name}.{suite.scale} is under way{also}",
+            f"{store.root}: no launch of {suite.name}.{suite.scale} is running{also}",
             fix=suite.command("status", store.root),
         )
     return 0
 
 
 def logs(store: Store, name: str, lines: int) -> int:
-    """Print the end of what a cell has logged, or if it is not settled, of what its last job has printed.
+    """Print the end of a cell's log or, if the cell is not settled, of its last job's output.
 
     Args:
         store: where the cell is, or will be.
@@ -170,7 +170,7 @@ def logs(store: Store, name: str, lines: int) -> int:
         files = list(unsettled[folder])
     existing = [file for file in files if file.is_file()]
     if has_job and not existing:
-        print("the job of this cell has not begun")
+        print("the job of this cell has not started")
     for file in existing:
         print(f"── {file}")
         print("\n".join(file.read_text(errors="replace", encoding="utf-8").splitlines()[-lines:]))

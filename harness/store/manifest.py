@@ -1,4 +1,4 @@
-"""The manifest of a suite: which cells it has at a scale, run or not, so that reports and MLflow know what to look for.
+"""The manifest of a suite: all its cells at a scale, run or not, for reports and MLflow.
 
 There is one per suite, scale and variant (`--data` in place of a scale's own records, `--edits`, `--backend`), in
 `<store>/suites/`. `--only` decides what runs and does not change which cells a manifest lists.
@@ -35,7 +35,7 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the last run of a suite says about its cells.
+    """The cells of a suite, as of its last run.
 
     Attributes:
         variant: what the command line put in place of the suite's own settings; empty for the suite as written.
@@ -80,7 +80,7 @@ class Manifest:
         return {"data": self.data, "edits": self.edits, "backend": self.backend}
 
     def again(self, verb: str, store: Path) -> str:
-        """The command that does something with the whole suite; the last command of all if its file is not known."""
+        """The command line of a verb for the whole suite; the last command if the suite's file is not known."""
         if not self.file:
             return self.command
         named = Path(self.file.removeprefix(INSTALLED)).stem if self.file.startswith(INSTALLED) else self.file
@@ -88,7 +88,7 @@ class Manifest:
         return harness_command(verb, named, scale=scale, **self.options, store=store)
 
     def after(self, earlier: "Manifest | None", stems: Sequence[str]) -> "Manifest":
-        """This manifest, with the cells that an earlier one knows where this one knows none; both of the same content.
+        """This manifest, with cells of an earlier one where this one has none; both must have the same content.
 
         Args:
             earlier: None if there is none.
@@ -132,7 +132,7 @@ def manifests(store: Path) -> list[Manifest]:
 
 
 class Options(TypedDict, total=False):
-    """Options of the command line that give a suite other cells, and so a manifest of its own."""
+    """Command-line options that give a suite different cells, and so a separate manifest."""
 
     edits: int | None
     backend: str | None
@@ -140,7 +140,7 @@ class Options(TypedDict, total=False):
 
 
 def find_manifest(store: Path, suite: str, scale: str, **options: Unpack[Options]) -> Manifest:
-    """The manifest of a suite at a scale that fits the options of the command line.
+    """The manifest of a suite at a scale that matches the command-line options.
 
     Without options, the only variant will do.
 

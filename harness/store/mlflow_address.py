@@ -1,4 +1,4 @@
-"""The address of an MLflow server or database: how long to wait for it, and what to say about it without its secrets.
+"""The address of an MLflow server or database: timeouts, and messages without credentials.
 
 MLflow's client alone decides what an address means: credentials in it or in the environment, certificates, proxies,
 Databricks profiles. Nothing here connects to a server by itself.
@@ -36,12 +36,12 @@ _REASONS = (
     (re.compile(r"failed with error code (\d{3})"), "it answers {}"),
     (re.compile(r"response body was not in a valid JSON format"), "it does not answer like MLflow"),
 )
-"""What to say instead of the long messages of MLflow's HTTP client."""
+"""Short replacements for the long messages of MLflow's HTTP client."""
 _SILENT = re.compile(r"timed out|\[Errno -?\d+\]|connect timeout", re.I)
 
 
 def is_database(uri: str) -> bool:
-    """Whether MLflow opens a database itself, instead of asking a server that has its own place for artifacts."""
+    """Whether MLflow opens a database itself instead of asking a server with its own artifact storage."""
     return uri.partition(":")[0].partition("+")[0] in _DATABASES
 
 
@@ -71,13 +71,13 @@ def mlflow_error(uri: str, error: Exception) -> UserError:
 
 
 def is_foreign(error: Exception) -> bool:
-    """Whether an error comes from MLflow or what it uses, and not from this project."""
+    """Whether an error comes from MLflow or its dependencies and not from this project."""
     return type(error).__module__.partition(".")[0] in _FOREIGN
 
 
 @contextlib.contextmanager
 def patient(uri: str) -> Iterator[None]:
-    """Within the block, MLflow gives up soon and quietly, and its errors are one line each."""
+    """Within the block, MLflow gives up early and quietly, and its errors are one line each."""
     limits = {name: value for name, value in LIMITS.items() if name not in os.environ}
     os.environ.update(limits)
     try:

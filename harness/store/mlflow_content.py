@@ -1,4 +1,4 @@
-"""What MLflow says of a cell: its run's name, tags, params and metrics, read from the cell's folder.
+"""Content of a cell's run in MLflow: name, tags, params and metrics, read from the cell's folder.
 
 Params are what runs of a suite differ in, with hyper-parameters under their method's name (`rome.v_lr`); tags say what a run
 is and where it comes from; metrics are measured, with plain names (`generation.score`, `edit_s`, `flops.edit`).
@@ -17,15 +17,15 @@ AVERAGED = ("reliability", "generality", "locality")
 
 SCORE = "score"
 COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "flops.edit")
-"""Metrics of a method that the run of a suite repeats, next to its scores; the method's own run has all of them."""
+"""Metrics of a method that the suite's run repeats, besides its scores; the method's own run has all of them."""
 
 _PARAM_LENGTH = 6000
 _SIZES = ("n",)
-"""Entries of metrics.json that say how many answers there are."""
+"""Entries of metrics.json that are numbers of answers."""
 
 _LOGGED = ("scope", "diagnostics", "classic", "fluency")
 _ABOUT = (*_LOGGED, "curve", "attainable", "capability")
-"""Entries of metrics.json that are no protocols; the first are logged as they are."""
+"""Entries of metrics.json that are not protocols; the first are logged as they are."""
 
 Value = TypeVar("Value")
 Path = tuple[str, ...]
@@ -47,7 +47,7 @@ class Named(Generic[Value]):
 
 
 def run_name(cell: Mapping[str, Any]) -> str:
-    """`ROME · Llama2-7B · ZsRE`, followed by what else sets a cell apart."""
+    """`ROME · Llama2-7B · ZsRE`, followed by anything else that distinguishes a cell."""
     method, data = cell["method"], cell["data"]
     label, variant = cell["label"], method.get("variant")
     is_plain = label in (method["name"], f"{method['name']}.{variant}")
@@ -59,7 +59,7 @@ def run_name(cell: Mapping[str, Any]) -> str:
 
 
 def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
-    """The settings of a cell in which it may differ from others; a long value is cut.
+    """The settings in which a cell may differ from others; long values are cut.
 
     Args:
         cell: the content of cell.json.
@@ -85,7 +85,7 @@ def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
 
 
 def metrics(folder: Folder) -> Named[float]:
-    """What was measured in a cell, after the last edit; numbers that are not finite are left out."""
+    """Measurements of a cell after the last edit; numbers that are not finite are left out."""
     measured, cost = folder.read("metrics.json"), folder.read("cost.json")
     leaves = dict(_scores(measured))
     leaves |= {(f"{phase}_s",): seconds for phase, seconds in cost["phases_s"].items()}
@@ -152,7 +152,7 @@ class MethodSummary:
     metrics: Mapping[str, float]
 
     def compared(self) -> dict[str, float]:
-        """Of the metrics, those that compare methods at a glance, for the run of the suite: Score, Freq and totals."""
+        """The metrics that compare methods at a glance, for the run of the suite: Score, Freq and totals."""
         return {name: value for name, value in self.metrics.items() if name.endswith(f".{SCORE}") or name in COMPARED}
 
 

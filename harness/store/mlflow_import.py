@@ -322,7 +322,7 @@ class Importer:
 
 
 def _source(suite: str, commit: str = "") -> dict[str, str]:
-    """The tags that MLflow shows as a run's source; of a command line it would show what is behind the last slash."""
+    """The tags that MLflow shows as a run's source; of a command line it would only show the part after the last slash."""
     tags = {"mlflow.source.name": cut(suite, _TAG_LENGTH), "mlflow.source.type": "LOCAL"}
     return {**tags, "mlflow.source.git.commit": commit} if commit else tags
 

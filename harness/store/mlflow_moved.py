@@ -16,7 +16,7 @@ ARTIFACTS = "mlartifacts"
 
 
 def redirect(client: "MlflowClient", uri: str, location: str, *, is_own: bool) -> None:
-    """Let everything in a database that points to the artifacts of a store point to where they are now.
+    """Update all artifact locations of a store in a database to where the store is now.
 
     Args:
         client: of the database.

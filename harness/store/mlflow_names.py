@@ -1,4 +1,4 @@
-"""Names that MLflow accepts, for metrics and params whose own names may hold any character.
+"""Names that MLflow accepts, for metrics and params with arbitrary characters in their names.
 
 A valid name is kept. Any other becomes readable, with a hash of the original, so that two names never become one.
 """

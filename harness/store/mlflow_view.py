@@ -1,4 +1,4 @@
-"""The columns that MLflow's page of runs shows first: a shared view, as the button *Share* in that page makes one.
+"""The columns that MLflow's runs page shows first: a shared view, as made by its button *Share*.
 
 MLflow keeps a shared view in a tag of the experiment, and opens it for an address with its key.
 """

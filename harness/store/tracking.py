@@ -24,7 +24,7 @@ from harness.store.mlflow_view import SHARE_KEY
 from harness.store.store import Store
 
 Summarise: TypeAlias = Callable[[Path, Manifest], SuiteSummary]
-"""Computes what takes several cells of a store to know."""
+"""Computes results that need several cells of a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SyncResult:
 
     @property
     def ui_command(self) -> str:
-        """Command that serves a database, with where to look then; the address of a server."""
+        """Command that serves a database, with the address to open; or the address of a server."""
         last = self.experiments[-1] if self.experiments else ""
         page = f"/#/experiments/{last}/runs?viewStateShareKey={SHARE_KEY}" if last else ""
         if is_database(self.uri):

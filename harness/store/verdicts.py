@@ -1,4 +1,4 @@
-"""Verdicts of language models on the answers of finished cells, and what they replied, so that nothing is asked twice."""
+"""Verdicts of language models on the answers of finished cells, and their replies, so that nothing is asked twice."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,18 +56,18 @@ def verdict_text(verdict: float) -> str | None:
 
 
 class Replies:
-    """Replies of all judges by the hash of what they were asked: lines of JSON that are added one by one."""
+    """Replies of all judges by the hash of their prompt, in a file to which lines of JSON are appended."""
 
     def __init__(self, known: dict[str, str], file: TextIO) -> None:
         self._known, self._file = known, file
 
     @property
     def known(self) -> Mapping[str, str]:
-        """What has been replied, by hash."""
+        """The known replies by hash."""
         return self._known
 
     def add(self, key: str, reply: str) -> None:
-        """Keep a reply; it is on disk when this returns."""
+        """Append a reply; it is on disk when this returns."""
         self._known[key] = reply
         self._file.write(json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n")
         self._file.flush()
@@ -75,7 +75,7 @@ class Replies:
 
 @contextmanager
 def kept_replies(store: Store) -> Iterator[Replies]:
-    """The replies kept in a store, to read and to add to.
+    """The replies in a store, to read and append to.
 
     Raises:
         UserError: if another process is adding to them, or the store cannot be written.

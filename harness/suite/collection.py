@@ -1,4 +1,4 @@
-"""Suites of suites: a file that names other suites, which commands treat one after another."""
+"""Suites of suites: a file that names other suites, which commands process one after another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

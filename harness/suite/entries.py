@@ -143,7 +143,7 @@ class CapabilityEntry:
 
 @dataclass(frozen=True, slots=True)
 class SuiteSource:
-    """Where a suite comes from, to tell whether two runs under one name are of the same suite.
+    """Origin of a suite, to tell whether two runs under one name are of the same suite.
 
     Attributes:
         file: absolute path, or `installed:<file>` for a suite that ships with the harness.
@@ -213,6 +213,6 @@ class Suite:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, verb: str, store: Path, **more: object) -> str:
-        """The command line that does something with the same suite, options and store."""
+        """The command line of a verb for the same suite, options and store."""
         scale = "" if self.scale == PAPER else self.scale
         return harness_command(verb, self.file, scale=scale, **self.options, **more, store=store)

@@ -2,7 +2,7 @@
 
 The files of a method are in `hparams/<method>/`: in the working directory, then in the top-level package that the method's
 class comes from or next to the single file that defines it. For the model `tiny/llama` the first of these that exists is read:
-`tiny_llama.yaml`, `tiny.yaml` (the family: what is in front of the slash), `llama.yaml` (the `model_type` of its configuration),
+`tiny_llama.yaml`, `tiny.yaml` (the family: the part before the slash), `llama.yaml` (the `model_type` of its configuration),
 `default.yaml`. Without any, the class of the method must have a default for every value. Values
 may follow from the model's depth and layout (see `harness.suite.relative`).
 
@@ -63,7 +63,7 @@ def resolve(
     folder: Path | None = None,
     spec: ModelSpec | None = None,
 ) -> ResolvedHparams:
-    """Lay defaults of the class, file, what the backend has instead, variant and overrides over each other, in this order.
+    """Overlay, in this order: defaults of the class, file, the backend's own values, variant, overrides.
 
     Args:
         method, model: names.
@@ -120,7 +120,7 @@ def resolve(
 
 
 def folders_of(method: "type[Method]") -> list[Path]:
-    """Where the files of a method are, whether there are any or not: the user's folder, then the method's own."""
+    """Folders for the files of a method, whether they exist or not: the user's, then the method's own."""
     package = sys.modules.get(method.__module__.partition(".")[0])
     paths = list(getattr(package, "__path__", []))  # of a single file, a plug-in, there are none
     home = Path(paths[0]) if paths else Path(inspect.getfile(method)).parent
@@ -246,7 +246,7 @@ def _read(path: Path, installed: Path) -> _File:
 
 
 def _checked(chain: Sequence[Located]) -> _File:
-    """The values of a file and its bases. Each is checked alone, so that no value inherits the source of another."""
+    """The values of a file and its bases. Each is checked separately, so that no value inherits the source of another."""
     values: dict[str, _Named] = {}
     variants: dict[str, dict[str, _Named]] = {}
     for document in chain:

@@ -1,13 +1,14 @@
 """Load a suite file: merge its bases, expand the sweep, check names, apply the scale and command-line options."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from harness import registry
-from harness.commands import harness_command
+from harness.commands import harness_command, list_around, same_command
 from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.evaluation.capability import tasks
 from harness.models.sources import is_packed
@@ -130,7 +131,7 @@ def load_suite(
 
 
 def whole(suite: Suite) -> Suite:
-    """The suite without its `--only` filters; what they leave out says why if it cannot be resolved here."""
+    """The suite without its `--only` filters; entries that cannot be resolved here keep the reason."""
     options = {name: value for name, value in suite.options.items() if name not in ("only", "launch")}
     found = load_suite(suite.file, scale=suite.scale, **options, is_lenient=True)
     return replace(found, launch=suite.launch, launch_at=suite.launch_at)
@@ -140,13 +141,17 @@ def _data_folder(form: SuiteForm, data: str | None) -> str:
     """The folder of upstream files for datasets that name none; empty if there is no such dataset or no folder."""
     if all(entry.path for entry in form.datasets):
         return ""
-    return _existing(data, "--data") if data else _existing_from("HARNESS_DATA")
+    if not data:
+        return _existing_from("HARNESS_DATA")
+    return _existing(data, "--data", lambda file: same_command(data=file.parent))
 
 
 def _existing_from(variable: str) -> str:
     """The folder in an environment variable; empty if it is not set."""
     name = os.environ.get(variable)
-    return _existing(name, variable) if name else ""
+    if not name:
+        return ""
+    return _existing(name, variable, lambda file: f"export {variable}={shlex.quote(str(file.parent))}")
 
 
 def _variant(overlay: Scale, edits: int | None, backend: str | None, folder: str) -> str:
@@ -275,14 +280,20 @@ def _folder(document: Located, axis: str, index: int) -> str:
     entry = document.at((axis, index)).value
     if not isinstance(entry, dict) or "path" not in entry or entry["path"].value is None:
         return ""
-    return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path", UnavailableError)
+
+    def in_place(file: Path) -> str:
+        return f"path: {file.parent}" + (f", file: {file.name}" if axis == "datasets" else "")
+
+    return _existing(entry["path"].value, f"{entry['path'].where}: {axis}[{index}].path", in_place, UnavailableError)
 
 
-def _existing(name: str, origin: str, refusal: type[UserError] = UserError) -> str:
+def _existing(name: str, origin: str, in_place: Callable[[Path], str], refusal: type[UserError] = UserError) -> str:
+    """An existing folder; `in_place` says what to write in place of a file."""
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise refusal(f"{origin}: a file where a folder is expected: {name}", fix=in_place(folder))
     if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
-        raise refusal(f"{origin}: {what}: {name}", fix=f"ls {folder.parent}")
+        raise refusal(f"{origin}: no such folder: {name}", fix=list_around(folder))
     return str(folder)
 
 

@@ -21,7 +21,7 @@ def is_relative(value: Any) -> bool:
 
 
 def absolute(spec: "ModelSpec", value: Any) -> Any:
-    """What a relative value means for a model.
+    """The value that a relative value has for a model.
 
     Args:
         spec: the model.

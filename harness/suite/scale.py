@@ -29,7 +29,7 @@ class Scale:
     launch_at: str = ""
 
     def model(self, model: ModelEntry) -> ModelEntry:
-        """Replace a model by its stand-in, which has its own weights and precision. Kept are stand-ins and models of one's own.
+        """Replace a model with its stand-in, which has its own weights and precision. Stand-ins and the user's own models stay.
 
         Raises:
             UserError: for a model that the scale has no stand-in for.
@@ -64,7 +64,7 @@ class Scale:
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 
     def capability(self, entries: Sequence[CapabilityForm], folder: str) -> Iterator[CapabilityEntry]:
-        """The tasks of a suite with their files; the scale's own stand in for those that have none.
+        """The tasks of a suite with their files; the scale's own tasks replace those without a file.
 
         Args:
             entries: as the suite has them.

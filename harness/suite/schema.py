@@ -84,11 +84,11 @@ class LayoutForm(StrictModel):
 
 
 _SOURCE = re.compile(r"[./~]|package:|.*\.gguf$|[\w.-]+/[\w.-]+$")
-"""What a bare string must look like to name a source: a path, a package, a GGUF file or a hub id."""
+"""Pattern of a bare string that names a source: a path, a package, a GGUF file or a hub id."""
 
 
 class ModelForm(Entry):
-    """A model: a name from the catalogue, or a name of one's own and a source. A bare source names itself."""
+    """A model: a name from the catalogue, or a name of your own and a source. A bare source is also enough."""
 
     source: str | None = Field(
         None,
@@ -141,7 +141,7 @@ class ModelForm(Entry):
 
 
 def named_by_source(text: str) -> dict[str, str]:
-    """The entry of a model that is given by its source alone: named after the last part of it, or as the catalogue does."""
+    """The entry of a model given by its source alone: named after the last part of the source, or as in the catalogue."""
     for entry in catalogue.CATALOGUE.values():
         if entry.hub_id == text:
             return {"name": entry.name}
@@ -212,9 +212,11 @@ class CapabilityForm(Entry):
         f"in {tasks.FOLDER}",
     )
     source: tasks.Source = Field("file", description="`lm-eval` for a task of that package, with its own data")
-    items: int | None = Field(None, ge=1, description="most items to ask, the first ones; default: all")
+    items: int | None = Field(
+        None, ge=1, description="maximum number of items, the first ones of the file; default: all"
+    )
     shots: int | None = Field(
-        None, ge=0, description="rows before them that are shown as examples; default: as lm-eval's task has it"
+        None, ge=0, description="rows before them that are shown as examples; default: as in lm-eval's task"
     )
 
     @property
@@ -224,9 +226,9 @@ class CapabilityForm(Entry):
 
 
 class JudgeForm(StrictModel):
-    """A language model behind an OpenAI-compatible interface that judges free answers; see docs/metrics.md."""
+    """A language model with an OpenAI-compatible API that judges free answers; see docs/metrics.md."""
 
-    url: str = Field(description="address of the interface, `http://127.0.0.1:8000/v1`")
+    url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")
     api_key_env: str | None = Field(
         None, description="environment variable that holds the key of the interface, which is never stored"
@@ -322,7 +324,7 @@ class SuiteForm(StrictModel):
         3, ge=0, description="edits on which FLOPs are counted, after everything is timed; 0 to count none"
     )
     classic: bool = Field(
-        False, description="also CounterFact's ES, PS and NS by probability, for methods that give some"
+        False, description="also compute CounterFact's ES, PS and NS, for methods that give probabilities"
     )
     fluency: bool | str = Field(
         False,
@@ -336,7 +338,7 @@ class SuiteForm(StrictModel):
     judge: JudgeForm | None = Field(
         None, description="a language model that `harness judge` asks about the answers under `natural` protocols"
     )
-    eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit well")
+    eval_batch: EvalBatch = Field(16, description="rows per forward pass in evaluation; `auto`: as many as fit")
     launch: str = Field("local", description="name (`harness list profiles`) or path of a launch profile")
     device: Device = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads per cell; default: torch's")
@@ -357,7 +359,7 @@ class CapForm(StrictModel):
 
     edits: int | None = Field(None, ge=1)
     edits_in_sequence: int | None = Field(None, ge=1, description="cap for sequential schedules; default: `edits`")
-    items: int | None = Field(None, ge=1, description="most items of each capability task")
+    items: int | None = Field(None, ge=1, description="maximum number of items of each capability task")
 
 
 class DataOverlay(StrictModel):

@@ -46,7 +46,7 @@ def source_of(path: Path, form: SuiteForm) -> SuiteSource:
 
 
 def read_source(path: Path) -> SuiteSource:
-    """The same, without resolving anything in the file.
+    """The origin of a suite, without resolving anything in its file.
 
     Raises:
         UserError: for a mistake in the file.
@@ -55,7 +55,7 @@ def read_source(path: Path) -> SuiteSource:
 
 
 def refuse_rival(earlier: Manifest, now: SuiteSource, store: Path) -> None:
-    """Stop if a store has results of another suite with the same name.
+    """Stop if a store has results of a different suite with the same name.
 
     A suite remains the same when its file is edited, moved or copied along with its store. It is another one if the
     content differs and the earlier file still exists elsewhere and still has that name.

@@ -1,6 +1,6 @@
-"""Causal traces as artifacts: which facts a model knows, traces of a few facts at a time, and all of them together.
+"""Causal traces as artifacts: the facts that a model knows, traces of a few facts at a time, and the whole trace.
 
-A trace is built in parts, so that an interrupted run goes on with the next few facts, and several processes share the work.
+A trace is built in parts, so that an interrupted run continues with the next few facts and several processes share the work.
 """
 
 from math import ceil
@@ -19,9 +19,9 @@ PART_FACTS = 5
 """Facts that are traced in one artifact."""
 
 _PROMPT_TOKENS, _RESTORED_TOKENS = 10, 7
-"""Usual number of tokens of a prompt, and of those from its subject on, for estimates of time."""
+"""Typical number of tokens of a prompt, and of those from its subject on, for time estimates."""
 ROWS = 128
-"""Rows per batch of a trace; more samples than that share one all the same."""
+"""Rows per batch of a trace; more samples of a fact than this still share a batch."""
 ASKED_TOGETHER = 32
 """Facts per forward pass when a model is asked what it knows."""
 KINDS = 3
@@ -29,7 +29,7 @@ KINDS = 3
 
 
 class TraceOptions(BaseModel):
-    """What is traced, and how precisely. ROME: 1,000 facts, 10 samples, noise of 3 σ and windows of 10 of 48 layers.
+    """What is traced, and with which precision. ROME: 1,000 facts, 10 samples, noise of 3 σ and windows of 10 of 48 layers.
 
     Attributes:
         facts: maximum number of facts; only those that the model answers correctly are traced.

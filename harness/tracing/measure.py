@@ -1,6 +1,6 @@
-"""The measurement: corrupt a subject with noise, restore clean states one by one, and see which bring the answer back.
+"""Measure causal effects: corrupt a subject with noise and restore clean states one by one to see which recover the answer.
 
-The residual stream in front of each block is kept from one pass over the clean and the corrupted rows. A restoration at a
+The residual stream before each block is kept from one pass over the clean and the corrupted rows. A restoration at a
 layer continues from there, so no block below it runs again, and all tokens and samples of a layer share a batch.
 """
 
@@ -67,7 +67,7 @@ def measure(
         ids: the prompt.
         first: index of the subject's first token.
         noise_SKD: what is added to the embeddings of the subject's K tokens in each of S samples.
-        answer: the id whose probability behind the prompt is measured.
+        answer: the id whose probability after the prompt is measured.
         windows: the number of layers by kind; of `state`, whose window of one layer cuts off all that is below, always 1.
     """
     run = _Run(model, ids, first, noise_SKD, answer)

@@ -33,7 +33,7 @@ def roles_of(subject: int, after: int) -> list[Role]:
     The only token of a subject is its last one, and the only token after it is the last one.
 
     Args:
-        subject, after: number of tokens in the subject and behind it, at least one each.
+        subject, after: number of tokens in the subject and after it, at least one each.
     """
     inside: list[Role] = ["first subject", *["middle subject"] * (subject - 2)] if subject > 1 else []  # type: ignore[list-item]
     behind: list[Role] = ["first after", *["further"] * (after - 2)] if after > 1 else []  # type: ignore[list-item]
@@ -107,7 +107,7 @@ class Trace:
         return int(self.facts[0].effects["state"].shape[1])
 
     def total_effect(self) -> Average:
-        """How much the noise lowers the probability of the answer."""
+        """Drop in the probability of the answer caused by the noise."""
         return Average.of([np.asarray(fact.clean - fact.corrupted) for fact in self.facts])
 
     def indirect_effect(self, kind: Kind, role: Role) -> Average | None:

@@ -1,4 +1,4 @@
-"""Which hyper-parameters of a method are searched, and in which ranges: its `search.yaml`."""
+"""The search space of a method: its hyper-parameters and their ranges, from its `search.yaml`."""
 
 import json
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ class Space:
         return None if None in found.values() else found
 
     def identity(self) -> dict[str, Any]:
-        """What decides which trials belong together, JSON-like."""
+        """Identity of a study: trials with the same one belong together. JSON-like."""
         ranges = {key: each.model_dump(mode="json", exclude_none=True) for key, each in self.ranges.items()}
         return {"ranges": ranges, "n_layers": self.n_layers, "widths": dict(self.widths)}
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 AXES = ("reliability", "generality", "locality")
 PROTOCOL = "generation"
 REASON = "reason"
-"""Attribute of a trial without a result. One that a killed process left behind has none, and is made again."""
+"""Attribute of a trial that failed. A trial left by a killed process has none, and is run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Question:
     seed: int = 0
 
     def command(self, trials: int) -> str:
-        """The command that asks it, without where its results go."""
+        """The command line for it, without the store."""
         return harness_command(
             *("tune", self.method),
             model=self.model,
@@ -158,7 +158,7 @@ class Tuning:
         return self.store.root / "tuning" / f"{self.name}.db"
 
     def run(self, trials: int, parallel: int = 1) -> Result:
-        """Make trials until the study has that many, including those of earlier runs.
+        """Run trials until the study has that many, including those of earlier runs.
 
         Args:
             trials: number of trials.
@@ -192,7 +192,7 @@ class Tuning:
 
     @cached_property
     def study(self) -> "Study":
-        """The study, opened or begun: the values in use are its first trial, interrupted trials are its next ones."""
+        """The study, loaded or created: its first trial has the values in use, and interrupted trials come next."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -208,7 +208,8 @@ class Tuning:
         identity = digest(self._identity())
         if study.user_attrs.get("identity", identity) != identity:
             raise UserError(
-                f"{self.database}: this study has other ranges, records, weights or versions", fix=f"rm {self.database}"
+                f"{self.database}: this study was made with different ranges, records, weights or versions",
+                fix=f"rm {self.database}",
             )
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", identity)
@@ -336,7 +337,7 @@ class Tuning:
 
 
 def _entry(model: str) -> dict[str, str] | str:
-    """An entry of a suite's models: a name or a source, or `NAME=SOURCE` for a name of one's own."""
+    """An entry of a suite's models: a name or a source, or `NAME=SOURCE` for a name of your own."""
     name, equals, source = model.partition("=")
     return {"name": name, "source": source} if equals else model
 

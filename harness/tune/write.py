@@ -1,4 +1,4 @@
-"""The outcome of a search as a file of hyper-parameters, in which every value says how it was found."""
+"""The outcome of a search as a hyper-parameter file in which every value says how it was found."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The AlphaEdit method: MEMIT's targets, and updates that leave the outputs for pretraining keys and earlier edits alone."""
+"""The AlphaEdit method: MEMIT's targets, and updates that preserve the outputs for pretraining keys and earlier edits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ ROLE = "null-space"
 
 
 class AlphaEditHparams(LayerwiseHparams):
-    """Hyper-parameters of AlphaEdit, in addition to those of all methods that spread an edit over several layers.
+    """Hyper-parameters of AlphaEdit, in addition to those shared by methods that spread an edit over several layers.
 
     Attributes:
         null_threshold: directions along which the mean square of the keys is less than this make up the null space. It is
@@ -46,7 +46,7 @@ class AlphaEditHparams(LayerwiseHparams):
 
 @register("alphaedit", title="AlphaEdit", family="weights", version=1)
 class AlphaEdit(LayerwiseMethod, SequentialMethod):
-    """Reach MEMIT's target with updates that are projected on the null space of the covariance of ordinary keys.
+    """Reach MEMIT's target with updates projected onto the null space of the covariance of ordinary keys.
 
     An update minimises the error on the new keys, its own norm and the change of the outputs for the keys of earlier edits
     (AlphaEdit eq. 12). Those keys are the method's state, so that later blocks of a sequence protect earlier ones.

@@ -24,7 +24,7 @@ from methods.common.solves import ridge
 
 @dataclass(frozen=True, slots=True)
 class NullSpace:
-    """A subspace of the keys of a layer, by an orthonormal basis of itself or of what is orthogonal to it.
+    """A subspace of the keys of a layer, given by an orthonormal basis of it or of its orthogonal complement.
 
     Attributes:
         basis_DK: the smaller basis of the two, in rows.
@@ -45,7 +45,7 @@ class NullSpace:
         rank = int((values_K < threshold).sum())
         if not rank:
             raise UserError(
-                f"alphaedit: no direction of the keys has a mean square below {threshold:g}, the least is "
+                f"alphaedit: no direction of the keys has a mean square below {threshold:g}; the smallest is "
                 f"{float(values_K[0]):.3g}",
                 fix=f"null_threshold: {float(values_K[len(values_K) // 2]):.2g}",
             )
@@ -91,7 +91,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 class Protecting(UpdateRule):
-    """Updates in the null spaces that change no output for the keys of earlier edits, as far as these can be told apart.
+    """Updates in the null spaces that keep the outputs for the keys of earlier edits, as far as keys can be told apart.
 
     Args:
         spaces: null space by layer.
@@ -106,7 +106,7 @@ class Protecting(UpdateRule):
         self._earlier = {layer: state[_name(layer)] for layer in spaces if _name(layer) in state}
 
     def shift(self, layer: int, keys_NK: Tensor, change_NV: Tensor) -> Tensor:
-        """AlphaEdit eq. 12: ridge regression on all projected keys, the earlier ones with no change."""
+        """AlphaEdit eq. 12: ridge regression on all projected keys, with zero change for the earlier ones."""
         keys_NK, change_NV = self._spaces[layer].project(keys_NK), change_NV.double()
         if (earlier_EK := self._earlier.get(layer)) is not None:
             keys_NK = torch.cat([earlier_EK, keys_NK])

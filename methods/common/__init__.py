@@ -1,4 +1,4 @@
-"""Code shared by several methods. This module has no torch import: implementation names, and what cells are refused for."""
+"""Code shared by several methods. This module does not import torch: implementation names, and checks that refuse a cell."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -12,7 +12,7 @@ Implementation = Literal["corrected", "faithful-easyedit"]
 
 
 def require_masks(target: ModelRef, method: str) -> None:
-    """Check that a model attends as an additive mask says, which methods need that rerun only a part of each text.
+    """Check that a model obeys additive attention masks, as needed by methods that rerun only a part of each text.
 
     Raises:
         UserError: if it does not.

@@ -135,7 +135,7 @@ class Suffix:
         model: its blocks from `layer` on must not change.
         stream: the rows at the input of block `layer`.
         layer: the first block to run.
-        at_value: add vectors to the output of that block's value matrix instead of to the residual stream in front of it.
+        at_value: add vectors to the output of that block's value matrix instead of to the residual stream before it.
     """
 
     def __init__(self, model: "LoadedModel", stream: Stream, layer: int, at_value: bool = False) -> None:

@@ -64,7 +64,7 @@ class TracedLayer(TraceOptions, Choice):
 
 
 class TracedLayers(TracedLayer):
-    """Consecutive layers, the last of which is that of `TracedLayer`; fewer where the model begins.
+    """Consecutive layers that end at that of `TracedLayer`; fewer if they would start before the first block.
 
     MEMIT edits a range that ends at the last layer on the path of recall, so that all of them take part (Meng et al. 2023,
     §4.1). Its authors find that layer by also severing feed-forward outputs, which is not measured here.

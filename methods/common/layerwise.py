@@ -69,10 +69,10 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def shift(self, layer: int, keys_NK: "Tensor", change_NV: "Tensor") -> "Tensor":
-        """The update, K × V in float64, under which each key's output changes as wished, as far as the rule lets it."""
+        """The update, K × V in float64, that changes each key's output as desired, as far as the rule allows."""
 
     def written(self, layer: int, keys_NK: "Tensor") -> None:
-        """Take note of the keys of a batch that has been written into all layers, as they are now."""
+        """Record the present keys of a batch that has been written into all layers."""
         return
 
 
@@ -82,7 +82,7 @@ class LayerwiseMethod(ClosedFormMethod):
     Each layer takes an equal share of the remaining residual.
 
     If the model normalises the output of the matrix before adding it to the stream (Gemma 2 and 3, OLMo 2), the target is
-    one that the last layer can reach: its value is optimised in front of the norm, as ROME's is. At each layer, the share of
+    one that the last layer can reach: its value is optimised before the norm, as ROME's is. At each layer, the share of
     the residual is turned into the value whose norm comes nearest to it (see `normed.value_for`), and the update writes the
     change of that value. At the last layer this is exact as far as the layers below have not moved it.
     """
@@ -153,7 +153,7 @@ class LayerwiseMethod(ClosedFormMethod):
     @property
     @abstractmethod
     def stiffer(self) -> str:
-        """What to set if an update is not finite."""
+        """The setting to change if an update is not finite."""
 
     def _targets(self, model: "LoadedModel", rewrites: Sequence["Rewrite"]) -> "tuple[Tensor, float]":
         """Optimise the target of the residual stream after the last edited layer at each subject (z, MEMIT eq. 16), N × D.

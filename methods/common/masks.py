@@ -59,7 +59,7 @@ def windows(config: "PretrainedConfig") -> dict[str, int | None]:
     A single entry if all layers are of one kind. Layers that measure their window themselves (GPT-Neo) count as unlimited.
 
     Raises:
-        ValueError: for a kind of layer with another attention than causal, full or windowed.
+        ValueError: for a kind of layer with attention other than causal, full or windowed.
     """
     window: int | None = getattr(config, "sliding_window", None)
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))

@@ -1,4 +1,4 @@
-"""Sizes of buffers: fixed on a CPU, a share of the device's memory on a GPU."""
+"""Buffer sizes: fixed on a CPU, a share of the device's memory on a GPU."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ def buffer_bytes(device: torch.device, on_cpu: int, share: float) -> int:
 
     Args:
         device: where the buffer is.
-        on_cpu: limit on a CPU, and the least on a GPU.
+        on_cpu: limit on a CPU, and minimum on a GPU.
         share: share of a GPU's memory.
     """
     return max(on_cpu, int(share * _total_bytes(device))) if device.type == "cuda" else on_cpu

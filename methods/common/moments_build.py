@@ -179,7 +179,7 @@ def read_published(path: Path, width: int) -> tuple[int, Tensor]:
     """Read the number of keys and Σ k kᵀ from a statistics file.
 
     Raises:
-        UserError: if the file holds no such sums, or the keys have another width.
+        UserError: if the file holds no such sums, or the keys have a different width.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:

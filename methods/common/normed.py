@@ -14,7 +14,7 @@ STEPS = 100
 
 
 def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
-    """The values whose norm is nearest to what the stream should get, each as long as the value that it replaces.
+    """The values whose normalised form is nearest to the desired one, each as long as the value that it replaces.
 
     Minimises ‖g ⊙ u - w‖ over u with the length that the norm gives to v. By Lagrange, u = g ⊙ w / (g² + μ), where μ is the
     only number above -min g² for which u has this length (the trust-region problem; Moré and Sorensen 1983). If w can be
@@ -23,7 +23,7 @@ def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
     Args:
         norm: the RMSNorm, with any gain.
         values_ND: values v before the norm, N × D.
-        wanted_ND: what the norm should give, w.
+        wanted_ND: desired output of the norm, w.
 
     Returns:
         N × D, in float64.
@@ -44,7 +44,7 @@ def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
 
 
 def turned(value_D: Tensor, delta_D: Tensor) -> Tensor:
-    """The change δ of a value v without its change of length, which the norm undoes (but for ε): c (v + δ) - v of v's length.
+    """The change δ of a value v at constant length, as the norm ignores length (up to ε): c (v + δ) - v, where ‖c (v + δ)‖ = ‖v‖.
 
     An optimiser of δ never shortens v + δ, because the gradient is perpendicular to it, and a rank-one update writes its share of
     the whole δ to every other key.

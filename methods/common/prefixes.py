@@ -55,7 +55,7 @@ def artifact(target: ModelRef, groups: Sequence[tuple[int, int]], seed: int) -> 
 
 
 def longest(groups: Sequence[tuple[int, int]]) -> int:
-    """Most tokens of a prefix: its length, a full stop and a space."""
+    """Maximum number of tokens of a prefix: its length, a full stop and a space."""
     return max((length + 2 for length, _ in groups), default=0)
 
 

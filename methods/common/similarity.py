@@ -46,7 +46,7 @@ class Embeddings:
         return functional.normalize(self.rows_VD[list(ids)] - self.centre_D, dim=-1)
 
     def read(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of a text without special tokens, unless there are no others, and their places among all of its ids."""
+        """Ids of a text without special tokens (unless it has no others), and their places among all of its ids."""
         ids: list[int] = self.tokenizer(_spaced(text))["input_ids"]
         special = set(self.tokenizer.all_special_ids)
         places = [place for place, token in enumerate(ids) if token not in special] or list(range(len(ids)))

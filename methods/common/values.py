@@ -67,7 +67,7 @@ def optimise(
         model: frozen and not changed.
         rewrites: N requests.
         stream: all their rows, request by request, at the input of `layer`.
-        layer: the first block to run; δ is added to the residual stream in front of it.
+        layer: the first block to run; δ is added to the residual stream before it.
         scale_N: norm of the vector that δ is added to, at the plain prompt.
         hparams: optimisation hyper-parameters.
         at_value: add δ to the output of this block's value matrix instead.

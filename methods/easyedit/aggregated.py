@@ -87,7 +87,7 @@ class EasyEditUltraEditHparams(UltraEditHparams, Without):
 
 @register("ultraedit", title="UltraEdit", family="weights", version=1, backend="easyedit")
 class EasyEditUltraEdit(EasyEditAggregation):
-    """UltraEdit, whose statistics go on over all calls of an edit run."""
+    """UltraEdit, with statistics that carry over between the calls of an edit run."""
 
     Hparams = EasyEditUltraEditHparams
     inside: ClassVar[str] = "methods.easyedit.aggregated:UltraEditInside"
@@ -98,7 +98,7 @@ class EasyEditUltraEdit(EasyEditAggregation):
         """Reject what EasyEdit does not support.
 
         Raises:
-            UserError: also for another ridge.
+            UserError: also for a different ridge.
         """
         super().check(target)
         if self.hparams.ridge != RIDGE:

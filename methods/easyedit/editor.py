@@ -82,7 +82,7 @@ class EasyEditMethod(Method):
         return self.needs(target, data, seed)
 
     def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
-        """As by default, and the worker process with a model of its own."""
+        """The default, plus the worker process with its own model."""
         need = super().memory(target, data, eval_batch)
         return replace(need, kept={**need.kept, "the worker's model": target.footprint.weights}, processes=1)
 

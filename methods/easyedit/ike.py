@@ -1,4 +1,4 @@
-"""IKE by EasyEdit (easyeditor/models/ike): its demonstrations, in front of the questions that our memory finds an edit for."""
+"""IKE by EasyEdit (easyeditor/models/ike): its demonstrations, before the questions for which our memory finds an edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -61,7 +61,7 @@ class EasyEditScoring(Protocol):
         return model.teacher_forced(queries)
 
     def context(self, query: Query, position: int) -> Hashable | None:
-        """The prompt and the target up to there."""
+        """The prompt and the target up to that position."""
         return query.prompt_ids + query.target_ids[:position]
 
 

@@ -1,4 +1,4 @@
-"""Using other registered methods to edit the plug-in: which are allowed, what they need, and how they enter the edit's identity."""
+"""Edit the plug-in with other registered methods: which are allowed, what they need, and their part of the edit's identity."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ def editor(made_from: Mapping[str, Any]) -> Method:
 
 
 def needs(method: Method, plugin: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-    """What a method needs to edit the plug-in, by role, with what decides its hyper-parameters.
+    """The artifacts that a method needs to edit the plug-in, by role, including those that decide its hyper-parameters.
 
     Raises:
         UserError: if it cannot edit this plug-in, with the reason.
@@ -77,7 +77,7 @@ class Lent:
     """The `Context` of an edit stage, lent to another method.
 
     FLOPs of an artifact are counted in a run that ends after a few steps of its progress bar. The bar of another method is not
-    the whole edit stage, so its steps are passed on in a few strides, and the run goes on to `[WEIGHT]`.
+    the whole edit stage, so its steps are passed on in a few strides, and the run continues to `[WEIGHT]`.
     """
 
     def __init__(self, context: Context) -> None:

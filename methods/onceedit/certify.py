@@ -1,4 +1,4 @@
-"""Certified arg-max over the anchors of a fused distribution, without computing the distribution (OnceEdit eq. 8-9).
+"""Certified arg-max over the anchors of a fused distribution without computing it (OnceEdit eq. 8-9).
 
 P[a] = Σ_k Σ_i w_ki R_k[i, a] over both models k, with w = α p_s and (1 - α) p_l. Only its arg-max is needed; bounds that
 tighten level by level rule out anchors until one is left:

@@ -69,7 +69,7 @@ class Chooser(ABC):
     @property
     @abstractmethod
     def diagnostics(self) -> Mapping[str, float]:
-        """Numbers about what is shared between the two models."""
+        """Diagnostics about what the two models share."""
 
     def choose(self, logits_l_BV: Tensor, probs_s_BU: Tensor, alpha_B: Tensor) -> Choice:
         """Choose the next token of each row and count the steps; arguments as in `decide`."""

@@ -1,7 +1,7 @@
 """The edit stage: edit the plug-in once with all requests, for every target model (OnceEdit eq. 5-7).
 
 Either the plug-in is trained, in full or with low-rank updates, or another method edits its weights and only `[WEIGHT]` is
-learned. In a sequence, training goes on from the plug-in that the earlier blocks have left, and replays some of their edits.
+learned. In a sequence, training continues from the plug-in of the earlier blocks and replays some of their edits.
 """
 
 import copy
@@ -117,7 +117,7 @@ def _copy(loaded: LoadedModel) -> LoadedModel:
 
 
 def _prefixes(spec: ArtifactSpec, context: Context) -> Iterator[list[str]]:
-    """What to put in front of one prompt after the other: nothing, and as many context prefixes as there are to be."""
+    """Prefixes for each of a series of prompts: none, and as many context prefixes as requested."""
     contexts = spec.identity["hparams"]["contexts"]
     texts = prefixes.load(context.artifact(spec.needs[PREFIXES])) if contexts else ()
     generator = torch.Generator().manual_seed(spec.identity["seed"])
@@ -132,7 +132,7 @@ def _rows(
     unrelated: Sequence[str],
     fronts: Iterator[list[str]],
 ) -> tuple[list[list[TrainingRow]], list[TrainingRow]]:
-    """Training rows of each edit and of the unrelated prompts, behind each of their prefixes."""
+    """Training rows of each edit and of the unrelated prompts, after each of their prefixes."""
     behind = [replace(edit, prompt=front + edit.prompt) for edit in requests for front in next(fronts)]
     edits = [edit_rows(tokenizer, request) for request in behind]
     prompts = [front + prompt for prompt in unrelated for front in next(fronts)]

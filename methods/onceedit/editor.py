@@ -155,7 +155,7 @@ class OnceEdit(Method):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """The plug-in with so many edits, of which the last ones are given, attached to the target model."""
+        """Attach the plug-in with this many edits, of which the last ones are given, to the target model."""
         import torch
 
         from methods.onceedit.ensemble import EnsembleModel
@@ -205,7 +205,7 @@ def edit_artifact(
         plugin, data: what is edited, and with which edits.
         hparams: the values of the edit stage.
         seed: of the order of training.
-        earlier: the artifact with the first of these edits, where training goes on from them.
+        earlier: the artifact with the first of these edits, if training continues from it.
 
     Raises:
         UserError: if the `[WEIGHT]` loss needs negatives but `data` has no train records, if `editor` is a method that
@@ -260,7 +260,7 @@ def _edits(data: DataRef) -> int:
 
 
 def _of_block(role: str, edits: int) -> str:
-    """The role, in a sequence, of what is made after so many edits."""
+    """The role, in a sequence, of an artifact after this many edits."""
     return f"{role}/{edits}"
 
 

@@ -209,7 +209,7 @@ class EnsembleModel(EditedModel):
         return {EDITS: torch.tensor(len(self.plugin.requests))}
 
     def remarks(self) -> Sequence[str]:
-        """How many of the target model's own tokens the round trip loses, if it loses more than a few."""
+        """Remark on the share of the target model's own tokens that survives the round trip, if it is low."""
         if self.round_trip is None or self.round_trip >= ENOUGH:
             return ()
         relative = self.hparams.relative

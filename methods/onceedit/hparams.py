@@ -50,8 +50,8 @@ class OnceEditHparams(Hparams):
         editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
             own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`, `negatives`,
             `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
-        contexts: context prefixes (`methods.common.prefixes`) in front of each edit and each unrelated prompt, next to the plain
-            prompt, so that an edit holds behind other text as well.
+        contexts: context prefixes (`methods.common.prefixes`) before each edit and each unrelated prompt, in addition to the plain
+            prompt, so that an edit also holds after other text.
         replay: in a sequence, edits of earlier blocks per edit of a block and epoch, so that they are not unlearned.
         lora_rank: rank of the updates; used only by `lora`.
         precision: precision of the forward and backward passes; weights and updates are fp32 in either case.
@@ -193,5 +193,5 @@ class OnceEditHparams(Hparams):
 
     @property
     def plugin_entry(self) -> ModelForm:
-        """The plug-in as an entry, whichever way it is written."""
+        """The plug-in as an entry, from either notation."""
         return ModelForm.model_validate(self.plugin)

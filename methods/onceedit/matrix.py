@@ -1,4 +1,4 @@
-"""Products with the full relative transfer matrix, for the search with a soft target, which needs every column."""
+"""Products with the full relative transfer matrix, for the search with a soft target, which needs all columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

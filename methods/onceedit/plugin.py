@@ -155,7 +155,7 @@ class EditedPlugin:
             (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def require(self, edits: int, last: Sequence[EditRequest]) -> None:
-        """Check that this plug-in has so many edits, and which the last ones are.
+        """Check that this plug-in has this many edits, and that the last ones are these.
 
         Raises:
             ValueError: if it does not.

@@ -64,7 +64,7 @@ _FIRST = 3
 
 @torch.no_grad()
 def round_trip(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", state: RelativeState) -> float:
-    """Share of prompts whose most probable token is given back by its anchor space at α = 0.
+    """Share of prompts whose most probable token survives anchor space at α = 0.
 
     Args:
         model: the model of `state`.

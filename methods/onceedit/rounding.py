@@ -1,4 +1,4 @@
-"""Decisions of a decoding step that rounding could change.
+"""Find decisions of a decoding step that rounding could change.
 
 A forward pass over several ids rounds differently from one over a single id, and so does a pass over another batch. If each
 logit changes by at most ε, each log-probability changes by at most 2ε; P is a sum of non-negative terms, so each of its

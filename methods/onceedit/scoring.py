@@ -41,7 +41,7 @@ PART_SHARE = 1 / 128
 def scores(model: "EnsembleModel", queries: Sequence[Query], *, reads_targets: bool) -> list[list[TokenScore]]:
     """Score each target id after the prompt and the ids before it.
 
-    As under teacher forcing, the plug-in reads the text in front of each id. Where there is none yet, or only a part of a
+    As under teacher forcing, the plug-in reads the text before each id. Where there is none yet, or only a part of a
     character, it has no say. Nothing is counted for the diagnostics.
 
     Args:

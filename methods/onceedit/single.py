@@ -1,4 +1,4 @@
-"""The pass over all rows of R in fp32, with a bound on its error: for vocabularies where fp64 would take minutes.
+"""The pass over all rows of R in fp32 with a bound on its error, for vocabularies where fp64 would take minutes.
 
 All vectors are unit vectors when they are multiplied, so by the Cauchy-Schwarz inequality the error of a cosine is at most
 (D + 2) · 2⁻²⁴, in whatever order a kernel adds, fused or not (Higham 2002, §3.1, with one rounding of each factor). Whoever

@@ -1,4 +1,4 @@
-"""Speculative decoding of the ensemble: several tokens per forward pass of the target model, the same tokens as one by one.
+"""Speculative decoding of the ensemble: several tokens per forward pass of the target model, identical to stepwise decoding.
 
 The edited plug-in drafts the next tokens of a row, and the target model reads all of them in one forward pass. The fused
 arg-max is then known at every position up to the first token that is not the draft. As in the step-by-step decoder, the
@@ -51,7 +51,7 @@ _FIRST_RATE, _MEMORY = 0.8, 0.8
 
 @dataclass
 class Pace:
-    """Number of drafts per block: the one with the most tokens per cost at the rate at which drafts are accepted.
+    """Number of drafts per block: the one with the most tokens per cost at the observed acceptance rate.
 
     Attributes:
         per_block, per_draft: cost of a block without drafts, and of each draft; only their ratio matters.
@@ -89,13 +89,13 @@ class Pace:
         self.rate = _MEMORY * self.rate + (1 - _MEMORY) * is_accepted
 
     def tokens_per_cost(self, drafts: int) -> float:
-        """Expected tokens per cost of a block with so many drafts."""
+        """Expected tokens per cost of a block with this many drafts."""
         return sum(self.rate**n for n in range(drafts + 1)) / (self.per_block + self.per_draft * drafts)
 
 
 @dataclass
 class Draft:
-    """Proposed tokens of a row, and what the plug-in said in front of each of them.
+    """Proposed tokens of a row, and the plug-in's output before each of them.
 
     Attributes:
         pace: the pace that learns whether its tokens are right.
@@ -164,7 +164,7 @@ class Proposer:
         Args:
             draft: the draft, whose whole text the plug-in has just read.
             plugin_id: the plug-in's most probable token after it.
-            head: ids of the target model in front of the draft.
+            head: ids of the target model before the draft.
             text: the text of the row after a draft.
         """
         proposed = draft.further or self._ids(draft, plugin_id, text(draft.ids))
@@ -233,7 +233,7 @@ class Speculation:
 
     @torch.no_grad()
     def run(self) -> list[list[int]]:
-        """As many tokens of each row as its target has."""
+        """Generate as many tokens for each row as its target has."""
         while unfinished := [n for n, query in enumerate(self._queries) if len(self._made[n]) < len(query.target_ids)]:
             if rows := [n for n in unfinished if n not in self._doubtful]:
                 self._block(rows, unfinished)
@@ -292,7 +292,7 @@ class Speculation:
             self._model.count(decision.choice, texts, [counted[place] for place in decision.places])
 
     def _draft(self, rows: Sequence[int], unfinished: Sequence[int]) -> dict[int, Draft]:
-        """Propose tokens for some rows, and let the plug-in read the text in front of each token and after the last."""
+        """Propose tokens for some rows, and let the plug-in read the text before each token and after the last."""
         drafts = {n: self._planned(n) for n in rows}
         speaking = [n for n in unfinished if not self._is_silent[n]]
         unread = {n: drafts[n] for n in rows if not self._is_silent[n]}
@@ -415,7 +415,7 @@ def _worth_deciding(drafts: Mapping[int, Draft], logits_SV: Tensor) -> list[int]
     """Positions up to which drafts are likely to be right; cuts the drafts there.
 
     Fusing costs more than comparing. Where the target model weighs more than the plug-in, a draft that is not its own token
-    is probably wrong, and then nothing behind it counts.
+    is probably wrong, and then nothing after it counts.
     """
     own, at = logits_SV.argmax(dim=-1).tolist(), 0
     worth: list[int] = []

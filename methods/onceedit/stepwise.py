@@ -51,7 +51,7 @@ class Stepwise:
         """The next token of each row that gets one in a step that has not been run yet.
 
         Args:
-            step: number of tokens in front of the wanted ones; the steps before it are run if they have not been.
+            step: number of tokens before the wanted ones; earlier steps are run if necessary.
             made: tokens of each row: at least `step` of them, or all that the row gets.
             counted: rows whose step is counted for the diagnostics; all by default.
         """

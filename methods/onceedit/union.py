@@ -22,7 +22,7 @@ from methods.onceedit.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What one model's tokens are in the other's vocabulary.
+    """Counterparts of one model's tokens in the other's vocabulary.
 
     Attributes:
         first_V: the other model's longest token that the token's text begins with; -1 if there is none.

@@ -1,4 +1,4 @@
-"""Retrieval and IKE: the edits themselves as a memory, put in front of prompts that resemble them."""
+"""Retrieval and IKE: a memory of edits, which are put before prompts that resemble them."""
 
 from methods.retrieval.editor import Ike, IkeHparams, Retrieval, RetrievalHparams
 

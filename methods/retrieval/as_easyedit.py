@@ -1,4 +1,4 @@
-"""IKE as EasyEdit computes it (easyeditor/models/ike, evaluate.py:237): what is shown depends on the edit, not on the question.
+"""IKE as EasyEdit computes it (easyeditor/models/ike, evaluate.py:237): demonstrations depend on the edit, not on the question.
 
 EasyEdit compares texts with a sentence encoder, all-MiniLM-L6-v2. Here their mean input embeddings are compared.
 """
@@ -101,7 +101,7 @@ class Examples:
         return cls(embeddings_of(model), texts)
 
     def before(self, request: EditRequest, count: int) -> str:
-        """The text in front of a question about an edit: the most similar demonstrations, best first, and the new fact."""
+        """The text before a question about an edit: the most similar demonstrations, best first, and the new fact."""
         prompt = request.prompt.strip()
         fact = f"New Fact: {prompt} {request.target_new.strip()}\nPrompt: "
         query_D = functional.normalize(sentence_vectors(self._embeddings, [f"{fact}{prompt}\n\n"]), dim=-1)[0]

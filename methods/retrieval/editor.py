@@ -1,4 +1,4 @@
-"""The retrieval method: nothing is trained and no weight changes; the nearest edits are stated in front of a prompt."""
+"""The retrieval method: nothing is trained and no weights change; the nearest edits are stated before a prompt."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class RetrievalHparams(Hparams):
     """Hyper-parameters of retrieval.
 
     Attributes:
-        nearest: number of edits that are put in front of a prompt, the most similar one last.
+        nearest: number of edits that are put before a prompt, the most similar one last.
         threshold: an edit that is less similar to a prompt than this does not count.
         similarity_subject: share of the subject's tokens in the similarity (see `methods.common.similarity`).
         form: how an edit is stated. `fact`: prompt and target as they are. `new_fact`: `New Fact: …`, and `Prompt: ` in front
@@ -79,7 +79,7 @@ class Retrieval(SequentialMethod):
         )
 
     def prompt_overhead(self) -> int:
-        """Stated edits, and what is written between them and the prompt."""
+        """Stated edits, and the text between them and the prompt."""
         return self.hparams.nearest * self.hparams.fact_tokens + 8
 
     def extend(
@@ -107,7 +107,7 @@ class IkeHparams(RetrievalHparams):
     """Hyper-parameters of IKE, in addition to those of retrieval.
 
     Attributes:
-        demonstrations: number of demonstrations in front of the fact, the most similar one last.
+        demonstrations: number of demonstrations before the fact, the most similar one last.
         demonstration_tokens: longer demonstrations are left out.
         implementation: `faithful-easyedit` makes three demonstrations from every train record, chooses them for an edit and not
             for a question, with the mean embedding of their text, and puts the most similar one first.
@@ -120,7 +120,7 @@ class IkeHparams(RetrievalHparams):
 
 @register("ike", title="IKE", family="memory", version=1)
 class Ike(Retrieval):
-    """Retrieval, with demonstrations in front of the fact of what a new fact changes and what it leaves alone.
+    """Retrieval with demonstrations, before the fact, of what a new fact changes and what it leaves unchanged.
 
     IKE was published for one known edit at a time. Here the edit is searched, as there are many.
     """

@@ -27,11 +27,11 @@ FORMS = {"fact": ("{}\n", ""), "new_fact": ("New Fact: {}\n", "Prompt: ")}
 class Facts:
     """E edits: their prompts for comparison, and their statements for reading.
 
-    A further block of edits is appended without a look at the earlier ones, so that its time does not depend on their number.
+    A further block of edits is appended without reading the earlier ones, so its time does not depend on their number.
 
     Attributes:
         prompts: the memory of their prompts; None without edits.
-        ids_K: ids of all statements, one after another, without special tokens in front; on the CPU.
+        ids_K: ids of all statements, concatenated, without special tokens before them; on the CPU.
         lengths_E: number of ids of each statement.
     """
 
@@ -76,7 +76,7 @@ class Facts:
         return ids
 
     def state(self) -> dict[str, Tensor]:
-        """All ids and weights as tensors, from which `of` goes on."""
+        """All ids and weights as tensors, from which `of` continues."""
         if self.prompts is None:
             return {}
         return {
@@ -168,7 +168,7 @@ class Prompted(EditedModel):
 
 
 def embeddings_of(model: "LoadedModel") -> Embeddings:
-    """What prompts are compared by."""
+    """The embeddings that prompts are compared by."""
     return Embeddings.of(model.tokenizer, cast(Tensor, model.embeddings.weight).detach())
 
 

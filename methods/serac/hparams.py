@@ -50,7 +50,7 @@ class SeracHparams(Hparams):
 
     @property
     def entry(self) -> ModelForm:
-        """The small model as an entry, whichever way it is written."""
+        """The small model as an entry, from either notation."""
         return ModelForm.model_validate(self.counterfactual)
 
     def identity(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _ENTRIES = 1 << 22
 
 
 def stated(prompt: str, target: str) -> str:
-    """An edit as the counterfactual model reads it, in front of a question."""
+    """An edit as the counterfactual model reads it, before a question."""
     return f"{prompt.strip()} {target.strip()}\n"
 
 
@@ -59,7 +59,7 @@ class EditMemory:
         return cls((*earlier, *texts), keys_EW)
 
     def state(self) -> dict[str, Tensor]:
-        """All edits as tensors, from which `of` goes on."""
+        """All edits as tensors, from which `of` continues."""
         content = bytearray(json.dumps(self.statements, ensure_ascii=False).encode())
         return {"statements": torch.frombuffer(content, dtype=torch.uint8), "keys": self.keys_EW}
 

@@ -1,4 +1,4 @@
-"""The scope classifier and the counterfactual model: two copies of a small language model, trained apart."""
+"""The scope classifier and the counterfactual model: two copies of a small language model, trained separately."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A model whose prompts in the scope of an edit are answered by the counterfactual model, whatever tokenizer the target has."""
+"""A model whose prompts in the scope of an edit are answered by the counterfactual model, with any target tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class ScopedModel(EditedModel):
         self._end = 0 if end is None else int(end)
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
-        """In scope, the counterfactual model's answer; where the given ids leave that, what it says after them."""
+        """In scope, the counterfactual model's answer; where the given ids deviate from it, its continuation of them."""
         answers = self._plain.teacher_forced(queries)
         edits = self._edits(queries)
         free = self._answered({row: self._question(queries[row], edit, 0) for row, edit in edits.items()})

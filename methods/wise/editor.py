@@ -46,7 +46,7 @@ class Wise(SequentialMethod):
         return {**spared, **contexts} if self.hparams.contexts else spared
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
-        """All shards, twice (they are also the state), and what is merged of them; training several at a time, or merging."""
+        """All shards, twice (they are also the state), and the merged memories; training several shards at a time, or merging."""
         hparams, model = self.hparams, target.footprint
         shards = -(-data.edits // hparams.save_freq)
         merged = 1 if hparams.memory == "merge" else data.edits // hparams.merge_freq

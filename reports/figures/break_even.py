@@ -1,4 +1,4 @@
-"""From how many edits or models on it is cheaper to edit a plug-in once: seconds of all methods, setup included."""
+"""Break-even: from how many edits or models on it is cheaper to edit a plug-in once; seconds of all methods with setup."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ EDITS = (1, 10, 100, 1000, 10_000)
 
 @register_figure("break_even")
 def break_even(frame: "SuiteFrame") -> "Figure":
-    """Seconds of all methods, setup included, by number of edits and by number of models, extrapolated from what was measured."""
+    """Seconds of all methods, setup included, by number of edits and by number of models, extrapolated from measurements."""
     from reports.drawing import PAGE, drawing, grid, legend_above, nothing
 
     sections = {

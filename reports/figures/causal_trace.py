@@ -1,4 +1,4 @@
-"""Where a model recalls facts: average indirect effects by token and layer, for every causal trace that a suite used."""
+"""Where a model recalls facts: average indirect effects by token and layer, for every causal trace of a suite."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

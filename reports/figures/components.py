@@ -1,4 +1,4 @@
-"""Avg of each row of a suite as bars, grouped by model: what the components of a method add."""
+"""Avg of each row of a suite as bars, grouped by model, to show what the components of a method add."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What is left of a teacher-forced score, step by step, as a model comes to answer as it does in use."""
+"""What is left of a teacher-forced score, step by step, up to answers as in practice."""
 
 from typing import TYPE_CHECKING, Any
 

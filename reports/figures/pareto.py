@@ -1,4 +1,4 @@
-"""Editing time against editing quality, with the methods that no other one beats in both."""
+"""Editing time against editing quality, with the Pareto front."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""FLOPs: what attaching OnceEdit costs by the paper's formulas, its transfer matrices, and what was counted of every method."""
+"""FLOPs of attaching OnceEdit by the paper's formulas, its transfer matrices, and counted FLOPs of every method."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

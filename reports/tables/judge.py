@@ -1,4 +1,4 @@
-"""How a language model judges free answers, and how far it agrees with exact match: share and Cohen's kappa by method."""
+"""A language model's verdicts on free answers, and their agreement with exact match: share and Cohen's kappa by method."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +78,7 @@ class _Line:
 
 @register_table("judge")
 def judge(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
-    """Free answers as a language model judges them, and its agreement with exact match."""
+    """Free answers judged by a language model, and its agreement with exact match."""
     import pandas as pd
 
     verdicts = _verdicts(frame)

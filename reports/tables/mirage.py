@@ -1,4 +1,4 @@
-"""How much of a teacher-forced score is left when a model answers as it does in use, and what takes the rest."""
+"""How much of a teacher-forced score is left when a model answers as in practice, and which step loses how much."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whether edited facts are combined: multi-hop questions, and the single facts that they combine."""
+"""Whether a model combines edited facts: multi-hop questions, and the single facts that they combine."""
 
 from typing import TYPE_CHECKING
 

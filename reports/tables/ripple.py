@@ -1,4 +1,4 @@
-"""What follows from edits and what they leave alone, by kind of question."""
+"""Consequences of edits, and what they must not change, by kind of question."""
 
 from typing import TYPE_CHECKING
 

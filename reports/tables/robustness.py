@@ -1,4 +1,4 @@
-"""What an edit loses when it is asked in another form or under pressure: paired changes of the same records."""
+"""How much of an edit is lost when it is asked in another form or under pressure: paired changes on the same records."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -30,7 +30,7 @@ NOTES = (
 
 @register_table("robustness")
 def robustness(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
-    """What edits lose in other forms of the question, behind a distracting prefix, and under doubt."""
+    """How much of edits is lost in other forms of the question, after a distracting sentence, and under doubt."""
     there = set(frame.cells["protocol"])
     pairs = {plain: distracted for plain, distracted in DISTRACTED.items() if {plain, distracted} <= there}
     shown = replace(frame, cells=frame.cells[~frame.cells["protocol"].isin(pairs.values())])
@@ -50,7 +50,7 @@ def robustness(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
 
 
 def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.DataFrame") -> "pd.DataFrame":
-    """Score of each edit, and how the scores of its other questions differ from it.
+    """Score of each edit, and the differences of its other questions' scores from it.
 
     Args:
         records: of one cell under one protocol.

@@ -152,7 +152,7 @@ def test_a_question_is_asked_once_all_its_edits_are_made(tmp_path):
 
     assert [len(record.portability) for record in data.edits] == [2, 0, 2]
     assert [len(record.portability) for record in fewer.edits] == [0]
-    assert any("5 questions need an edit that is not among the 1" in note for note in fewer.notes)
+    assert any("not asked: 5 questions that depend on an edit that is not among the 1" in note for note in fewer.notes)
     assert [len(record.portability) for record in FirstEdits.of(data.ref, 1).cut(data).edits] == [0]
     assert [len(record.portability) for record in FirstEdits.of(data.ref, 2).cut(data).edits] == [2, 0]
 

@@ -34,7 +34,7 @@ def test_a_report_counts_questions_by_field_and_kind(tmp_path):
         ("portability", "Subject Aliasing"): (1, 1),
     }
     assert report.problems == ()
-    assert report.remarks == ("1 edits repeat an earlier prompt; the first counts",)
+    assert report.remarks == ("1 edit repeats an earlier prompt; only the first is used",)
 
 
 def test_a_report_names_the_records_that_cannot_be_used(tmp_path):
@@ -52,8 +52,8 @@ def test_misspelt_keys_of_our_own_format_are_reported(tmp_path):
     path.write_text("\n".join(json.dumps(row) for row in (fact, fact | {"locality": [question]})))
 
     assert check(path).problems == (
-        "key 'portabilty' is unknown (did you mean 'portability'?): 2 times",
-        "key 'knd' of a question is unknown (did you mean 'kind'?): 1 times",
+        "unknown key 'portabilty' (did you mean 'portability'?): 2 times",
+        "unknown key 'knd' of a question (did you mean 'kind'?): 1 time",
     )
 
 
@@ -62,7 +62,7 @@ def test_questions_whose_edits_are_missing_are_counted(tmp_path):
         write(tmp_path / "a.json", [chain(1, ("{} is one", "B")), chain(2, ("{} is two", "C"), ("{} is one", "X"))])
     )
 
-    assert "5 questions need an edit that is not in the file, and are not asked" in report.remarks
+    assert "not asked: 5 questions that depend on an edit that is not in the file" in report.remarks
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path):
@@ -70,6 +70,20 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path):
 
     with pytest.raises(UserError, match=r"a\.json: already exists"):
         convert(source, source)
+
+
+def test_a_folder_is_refused_with_the_command_that_lists_it(tmp_path):
+    with pytest.raises(UserError, match="is a folder, not a file") as caught:
+        check(tmp_path)
+
+    assert caught.value.fix == f"python -m harness data list --data {tmp_path}"
+
+
+def test_a_missing_file_is_looked_for_where_its_path_ends(tmp_path):
+    with pytest.raises(UserError, match="no such file") as caught:
+        check(tmp_path / "gone" / "deeper" / "a.json")
+
+    assert caught.value.fix == f"ls {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +115,12 @@ def test_the_command_ends_with_1_if_there_is_something_to_change(tmp_path, capsy
 
     assert (data_check(good), data_check(bad)) == (0, 1)
     out = capsys.readouterr().out
-    assert "1 records with 1 edits, 1 of them usable" in out
+    assert "1 record with 1 edit; usable: 1" in out
+    assert "2 records with 2 edits; usable: 1" in out
     assert out.splitlines()[-1] == "record 2: field 'target' is missing"
 
     assert data_convert(bad, to=tmp_path / "own.jsonl") == 0
-    assert "own.jsonl: 1 records from 2 of QAEdit" in capsys.readouterr().out
+    assert f"own.jsonl: wrote 1 record; {bad} has 2 (QAEdit)" in capsys.readouterr().out
 
 
 def test_the_example_of_the_manual_has_nothing_to_change(tmp_path):

@@ -172,10 +172,22 @@ def test_a_suite_may_name_the_file_that_is_edited(folder):
 
     assert [record.id for record in data.edits] == ["30", "31", "32"]
     assert files(data.ref).keys() == {str(folder / "cf" / f"counterfact-{name}.json") for name in ("train", "edit")}
-    with pytest.raises(
-        UserError, match=r"x\.json: not a file with edits of .* \(there are: cf/counterfact-edit\.json,"
-    ):
-        resolve("counterfact", str(folder), 3, file="x.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "problem", "remedy"),
+    [
+        ("x.json", "no such file", "cf/counterfact-edit.json"),
+        ("cf", "is a folder, but a file is expected", "cf/counterfact-edit.json"),
+        ("counterfact-train.json", "no such file", "cf/counterfact-train.json"),
+    ],
+)
+def test_a_file_without_edits_is_refused_with_one_that_has_some(folder, file, problem, remedy):
+    with pytest.raises(UserError, match=rf"{file}: {problem} \(files with edits of 'counterfact' in ") as caught:
+        resolve("counterfact", str(folder), 3, file=file)
+
+    assert caught.value.fix == f"file: {remedy}"
+    assert resolve("counterfact", str(folder), 3, file=remedy).file == remedy
 
 
 def test_synthetic_records_have_no_files_to_choose_from():
@@ -319,6 +331,13 @@ def test_named_records_are_left_out_of_edits_and_pools(folder):
 
     assert [record.id for record in data.edits] == ["0", "2", "3"]
     assert not {"1", "20", "50"} & {record.id for record in data.train}
+
+
+def test_a_file_in_place_of_a_folder_is_refused_with_its_folder(folder):
+    with pytest.raises(UserError, match="a file where a folder is expected") as caught:
+        resolve("counterfact", str(folder / "cf" / "counterfact-edit.json"), 1)
+
+    assert caught.value.fix == f"python -m harness data list --data {folder / 'cf'}"
 
 
 def test_a_missing_folder_says_how_to_fetch(tmp_path):

@@ -115,7 +115,7 @@ def test_contradictions_of_a_file_are_counted_in_one_line(tmp_path, printed):
     write(tmp_path / "edits.json", [*rows, flat(3, target_new="French", locality_prompt=rows[0]["prompt"])])
 
     assert printed("list", source=str(tmp_path)).splitlines()[-1] == (
-        "if all of it is edited: counterfact: 1 edit changes nothing, 1 locality probe is an edited prompt"
+        "if the whole file is edited: counterfact: 1 edit changes nothing, 1 locality probe is an edited prompt"
     )
 
 

@@ -72,7 +72,7 @@ def test_a_method_that_learns_from_other_facts_gets_them_or_says_how(llama, tmp_
 @pytest.mark.parametrize(
     ("facts", "complaint"),
     [
-        ([], "there is none"),
+        ([], "the list is empty"),
         ("Paris", "expected a list"),
         ([{"prompt": "a"}], "fact 1: target_new"),
         ([{**FACTS[1], "sbject": "x"}], "fact 1: unknown key 'sbject' .did you mean 'subject'"),

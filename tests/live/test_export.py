@@ -111,7 +111,7 @@ def test_an_edit_is_refused_on_another_model(doors, tmp_path):
     described = json.loads((folder / "edited.json").read_text())
     described["model"]["sha256"] = "0" * 64
     (folder / "edited.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match="made on another model"):
+    with pytest.raises(UserError, match="made on a different model"):
         load_edited(folder)
 
 

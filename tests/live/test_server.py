@@ -108,7 +108,7 @@ def test_echoed_logprobs_are_those_of_the_text(client):
         ({"prompt": PROMPT, "model": "other"}, "no model 'other'"),
         ({"prompt": PROMPT, "temperature": 0.7}, "decodes greedily"),
         ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": PROMPT, "max_tokens": 0}, "nothing is asked for"),
+        ({"prompt": PROMPT, "max_tokens": 0}, "nothing to return"),
         ({"prompt": [PROMPT, PROMPT], "stream": True}, "cannot be streamed together"),
         ({"prompt": "word " * 3000}, "positions"),
     ],

@@ -79,6 +79,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
         ({"name": "tiny/llama", "weights": "pretrained"}, "no published weights"),
         ({"name": "llama2-7b", "source": "/no/such/folder"}, "no model folder at /no/such/folder"),
         ({"name": "llama2-7b", "source": "no/such/folder"}, "no model folder at no/such/folder"),
+        ({"name": "llama2-7b", "source": __file__}, "a file where a model folder is expected"),
         ({"name": "llama2-7b", "weights": "random", "source": "/no/such/folder"}, "no tokenizer in /no/such/folder"),
         ({"name": "llama2-7b", "weights": "random", "revision": "v2"}, "only a model from the hub has a revision"),
         ({"name": "tiny/llama", "revision": "v2"}, "only a model from the hub has a revision"),

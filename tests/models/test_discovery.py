@@ -129,7 +129,7 @@ def test_a_found_layout_is_proved_when_the_model_is_loaded(odd, monkeypatch):
     assert load(reference("mine", source=str(odd)), "cpu").layout.final_norm == "house.roof"
     wrong = spec.of_folder(odd).layout
     for change, reason in (
-        ({"final_norm": "house.floors.0.first_norm"}, "does not say what it says as a whole"),
+        ({"final_norm": "house.floors.0.first_norm"}, "gives other logits than as a whole"),
         ({"value_matrix": "house.floors.{}.thinker.widen"}, "is not right"),
         ({"block": "house.cellars.{}"}, "has no attribute"),
     ):

@@ -26,7 +26,7 @@ def test_falcon_takes_masks_unless_it_has_alibi():
 
 @pytest.mark.parametrize("option", [{"do_layer_norm_before": False}, {"_remove_final_layer_norm": True}])
 def test_an_opt_model_without_a_final_norm_is_refused_with_the_reason(option):
-    with pytest.raises(UserError, match="normalises the residual stream behind each feed-forward module"):
+    with pytest.raises(UserError, match="normalises the residual stream after each feed-forward module"):
         layout_of({"model_type": "opt", "hidden_size": 1024, **option})
 
 

@@ -71,7 +71,7 @@ def test_weights_that_do_not_fit_on_the_gpus_are_refused_and_never_go_to_the_cpu
         ({"": 0, "model.layers.1": "disk"}, r"'model.layers.1' is on 'disk'"),
         ({"": 0, "model.layers.7": 1}, r"the model has no module 'model.layers.7'"),
         ({"": 0, "model.layers.1.mlp": 1}, r"'model.layers.1.mlp' is a part of a block"),
-        ({"model.layers": 0}, r"says nothing of 'model.norm'"),
+        ({"model.layers": 0}, r"does not place 'model.norm'"),
         ({"": 0, "model.embed_tokens": 1}, r"'model.embed_tokens' is on cuda:1, but texts enter the model on cuda:0"),
     ],
 )

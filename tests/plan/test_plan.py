@@ -333,7 +333,7 @@ def test_a_method_that_makes_all_edits_in_one_act_is_refused_in_sequence_with_on
     theirs = {"name": "grace", "backend": "easyedit"}
     made = plan_of(schedule=SEQUENCE, methods=["none", {"name": "ft-l", "layer": 1}, theirs])
     reasons = [reason for planned in made.cells if planned.cell is None for reason in planned.missing]
-    assert "method 'grace' makes all its edits in one act and cannot go on from them in sequence" in reasons
+    assert "method 'grace' makes all its edits at once and cannot continue from them in a sequence" in reasons
     assert {cell.label for cell in made.runnable} == {"none", "ft-l"}
 
 
@@ -349,7 +349,7 @@ def test_what_onceedit_needs_in_sequence_is_a_plug_in_for_each_block(plan_of):
 
 def test_points_beyond_the_edits_are_said_and_fall_on_the_end(plan_of):
     made = plan_of(schedule={"sequential": {"block": 4, "score_at": [4, 10, 20]}})
-    assert made.notes() == ["counterfact: score_at 10, 20 is beyond its 8 edits; the last point is there"]
+    assert made.notes() == ["counterfact: score_at 10, 20 lies beyond its 8 edits; the last point moves there"]
     assert {cell.schedule for cell in made.runnable} == {Schedule("sequential", 4, (4, 8))}
 
 
@@ -464,6 +464,14 @@ def test_a_strict_run_stops_at_a_checkpoint_that_cannot_be_used_with_the_command
     (folder / "llama").mkdir()
     ran = harness_here("run", folder / "small.yaml", "--store", tmp_path / "store")
     assert "(and 1 more of these) → python -m harness plan" in ran.stderr
+
+
+def test_the_state_of_a_cell_with_a_mistake_in_its_entry_is_not_the_name_of_the_file(plan_of, home):
+    printed = io.StringIO()
+    plan = plan_of(datasets=[{"name": "counterfact", "path": str(home / "small.yaml"), "edits": 8}])
+    describe(plan, Console(file=printed, width=200))
+    assert "│ cannot run │" in printed.getvalue()
+    assert "a file where a folder is expected" in printed.getvalue()
 
 
 def test_entries_of_one_dataset_are_told_apart_by_what_differs(plan_of, home):

@@ -7,7 +7,7 @@ import pytest
 from harness import registry
 from harness.errors import UserError
 from harness.run.local import LocalLauncher
-from harness.run.profiles import load_profile, profile_names
+from harness.run.profiles import described, load_profile, profile_names
 from harness.suite import load_suite
 
 
@@ -50,6 +50,15 @@ def test_an_unknown_name_is_reported_where_a_suite_has_written_it(tmp_path, name
 def test_every_launcher_has_profiles_of_its_own_and_all_are_sound():
     loaded = {name: type(load_profile(name)) for name in profile_names()}
     assert loaded == {"a100": registry.launchers.get("slurm"), "cores": LocalLauncher, "local": LocalLauncher}
+
+
+def test_a_profile_is_described_by_the_comment_on_its_first_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "mine.yaml").write_text("launcher: local\n")
+
+    assert described("local") == "This machine, without a scheduler."
+    assert described("mine") == ""
 
 
 def test_a_profile_in_the_working_directory_goes_before_one_of_the_same_name(tmp_path, monkeypatch):

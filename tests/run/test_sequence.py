@@ -414,15 +414,15 @@ def test_a_method_whose_first_edit_does_not_give_back_what_later_ones_change_is_
 
     before = weight_hash(bench.context.load_model(bench.cell("ft-l").model).model)
     monkeypatch.setattr(FtL, "extend", extend)
-    assert "did not give the model back bit for bit" in bench.run(bench.cell("ft-l")).reason
+    assert "did not restore the model bit for bit" in bench.run(bench.cell("ft-l")).reason
 
 
 DAMAGE = {
     "weights": (lambda root: _flip(root / "edits-0000004" / "weights.safetensors"), "is not what was written"),
     "state": (lambda root: _flip(root / "edits-0000004" / "state.safetensors"), "is not what was written"),
-    "scores": (lambda root: shutil.rmtree(root / "point-0000002"), "the scores after 2 edits are gone"),
-    "hash": (lambda root: _rewrite(root, "weights"), "the weights are not those that were kept"),
-    "model": (lambda root: _rewrite(root, "unedited"), "it was made from other weights"),
+    "scores": (lambda root: shutil.rmtree(root / "point-0000002"), "the scores after 2 edits are missing"),
+    "hash": (lambda root: _rewrite(root, "weights"), "the weights are not those that were saved"),
+    "model": (lambda root: _rewrite(root, "unedited"), "it was made from different weights"),
     "version": (
         lambda root: _rewrite(root, "blocks", [{"edits": 4}]),
         "another version of this program has written it",

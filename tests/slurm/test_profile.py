@@ -34,7 +34,7 @@ def refusal(tmp_path):
         (BASE + "signal_delay_s: 1.5\n", "site.yaml:5: signal_delay_s: expected a whole number"),
         (BASE + "setup: module load cuda\n", "site.yaml:5: setup: expected a list, found text 'module load cuda'"),
         (BASE + "additional: {--exclude: node1}\n", "site.yaml:5: additional."),
-        (BASE + "additional: {job-name: mine}\n", "site.yaml:5: additional: 'job-name' is said by the launch itself"),
+        (BASE + "additional: {job-name: mine}\n", "site.yaml:5: additional: 'job-name' is set by the launch itself"),
         ("launcher: slurm\n", "mem_gb and time_min are both needed where there are no classes"),
         ("launcher: slurm\nmem_gb: 4\n", "mem_gb and time_min are both needed where there are no classes"),
         (CLASSES + "mem_gb: 4\n", "mem_gb and time_min are those of the classes where there are any"),

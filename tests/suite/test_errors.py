@@ -127,7 +127,14 @@ def test_a_missing_data_folder_is_refused_with_its_origin(write, monkeypatch):
     assert "--data: no such folder: nowhere" in _refusal(write(), data="nowhere")
     monkeypatch.setenv("HARNESS_DATA", "nowhere")
     assert "HARNESS_DATA: no such folder: nowhere" in _refusal(write())
-    assert "--data: not a folder: suite.yaml" in _refusal(write(), data="suite.yaml")
+
+
+def test_a_file_in_place_of_a_folder_is_refused_with_what_to_write(write, monkeypatch):
+    refusal = _refusal(write(), data="suite.yaml")
+    assert "--data: a file where a folder is expected: suite.yaml → " in refusal
+    assert refusal.endswith("--data .")
+    monkeypatch.setenv("HARNESS_DATA", "suite.yaml")
+    assert _refusal(write()).endswith("a folder is expected: suite.yaml → export HARNESS_DATA=.")
 
 
 def test_zero_edits_are_refused(write):

@@ -175,6 +175,18 @@ def test_a_folder_that_is_not_on_this_machine_is_said_by_its_entry(write):
     assert suite.datasets[0].problem.endswith("suite.yaml:4: datasets[0].path: no such folder: gone → ls .")
 
 
+def test_a_path_that_is_a_file_is_refused_with_its_folder(write, tmp_path):
+    for name in ("config.json", "facts.jsonl"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+    base = BASE.replace("llama2-7b", "{name: llama2-7b, path: mine/config.json}")
+    suite = load_suite(write(base=base.replace("edits: 100", "edits: 100, path: mine/facts.jsonl")))
+
+    refusal = "path: a file where a folder is expected: mine/"
+    assert suite.models[0].problem.endswith(f"models[0].{refusal}config.json → path: mine")
+    assert suite.datasets[0].problem.endswith(f"datasets[0].{refusal}facts.jsonl → path: mine, file: facts.jsonl")
+
+
 def test_a_model_may_name_its_revision(write):
     path = write(
         base=BASE.replace("llama2-7b", "{name: llama2-7b, revision: 01c7f73d771dfac7d292323805ebc428287df4f9}")

@@ -145,7 +145,9 @@ def test_a_search_without_any_result_is_one_line(search):
 
 def test_a_study_with_other_records_is_not_continued(search):
     search().run(1)
-    with pytest.raises(UserError, match="this study has other ranges, records, weights or versions") as error:
+    with pytest.raises(
+        UserError, match="this study was made with different ranges, records, weights or versions"
+    ) as error:
         search(edits=15).run(2)
     assert error.value.fix.startswith("rm ")
 

@@ -1,4 +1,4 @@
-"""Rows of tasks that need no file: a fixed text, and questions about the facts that tiny models are trained on."""
+"""Rows of tasks without a file: a fixed text, and questions about the facts that tiny models are trained on."""
 
 import random
 from collections import defaultdict
@@ -8,7 +8,7 @@ from typing import Any
 from harness.data.synthetic import upstream_rows
 
 TEXT = Path(__file__).with_name("text.txt")
-"""Plain expository English, written for this project, so that no model was trained on it."""
+"""Plain expository English, written for this project, so no model was trained on it."""
 
 FACTS, CHOICES, SEED = 100, 4, 0
 

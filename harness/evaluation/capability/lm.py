@@ -1,4 +1,4 @@
-"""Any edited model as a model of lm-eval, with the ids, windows and stop texts of lm-eval's own `hf` model."""
+"""Adapter that lets lm-eval use any edited model, with the ids, windows and stop texts of lm-eval's own `hf` model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,7 +50,7 @@ class EditedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What a text without context is conditioned on: BOS or, for want of one, EOS."""
+        """Id that a text without context is conditioned on: BOS or, without one, EOS."""
         bos = self._model.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
@@ -60,13 +60,13 @@ class EditedLM(TemplateLM):  # type: ignore[misc]
         return self._model.ref.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text; with BOS as the tokenizer has it, unless the text begins with one."""
+        """Ids of a text, with BOS if the tokenizer adds it, unless the text already starts with it."""
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(str(self.tokenizer.decode([self.prefix_token_id])))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of whole texts, in windows that do not overlap where they are longer than a context."""
+        """Log-probability of whole texts; those longer than a context are read in windows that do not overlap."""
         windows = [
             (place, make_disjoint_window(window))
             for place, request in enumerate(requests)

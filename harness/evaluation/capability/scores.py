@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 FILE = "capability.parquet"
 PASSES_PER_ITEM = 8
-"""For estimates of time: four choices of about twice the length of an edit's prompt."""
+"""For time estimates: four choices of about twice the length of an edit's prompt."""
 
 UNKNOWN_ITEMS = 1000
-"""For the same: items of lm-eval's own tasks, which are known only when they run."""
+"""For time estimates: assumed number of items of lm-eval's own tasks, which is known only when they run."""
 
 
 def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: int) -> list[ItemScore]:
@@ -48,7 +48,7 @@ def ask(edited: "EditedModel", model: "LoadedModel", task: TaskRef, batch_size: 
 
 
 def samples(lm: "LM", task: TaskRef) -> list[Mapping[str, Any]]:
-    """What a model of lm-eval answers to every item of a task, with lm-eval's scores.
+    """Answers of an lm-eval model to every item of a task, with lm-eval's scores.
 
     Raises:
         UserError: if lm-eval does not know the task or has no data for it.
@@ -74,7 +74,7 @@ def item_scores(task: TaskRef, answered: Sequence[Mapping[str, Any]]) -> list[It
 
 
 def means(scores: Sequence[ItemScore]) -> dict[str, dict[str, float]]:
-    """By task, every metric over its items, and their number `n`."""
+    """For each task, the mean of every metric over its items, and their number `n`."""
     groups: dict[tuple[str, str], list[ItemScore]] = defaultdict(list)
     for one in scores:
         groups[one.task, one.metric].append(one)
@@ -95,7 +95,7 @@ def mean(metric: str, values: Sequence[tuple[float, float]]) -> float:
 
 
 def is_perplexity(metric: str) -> bool:
-    """Whether lower values are better, and items have log-probabilities."""
+    """Whether the metric is a perplexity: lower is better, and items have log-probabilities."""
     return metric.endswith("perplexity")
 
 

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the rows of a task become questions, as lm-eval's task of the same name asks them.
+    """How rows of a task become questions, as in lm-eval's task of the same name.
 
     Attributes:
         title: in tables.
@@ -75,11 +75,11 @@ class TaskRef:
 
     @property
     def compares_probabilities(self) -> bool:
-        """Whether its score follows from probabilities of texts instead of an answer; not known of lm-eval's own tasks."""
+        """Whether its score depends on probabilities of texts rather than on an answer; unknown for lm-eval's own tasks."""
         return self.source == "file" and FORMS[self.name].config["output_type"] != "generate_until"
 
     def identity(self) -> dict[str, Any]:
-        """What decides its questions; where the file is does not."""
+        """Everything that decides its questions; the place of the file does not."""
         own = {"items": self.items, "lm_eval": self.release}
         rows = {"version": FORMS[self.name].version, "rows": self.sha256} if self.source == "file" else own
         return {"name": self.name, "shots": self.shots, **rows}
@@ -124,7 +124,7 @@ def reference(
 
 
 def check_name(name: str, where: str) -> None:
-    """Refuse a name that is no task of this module.
+    """Refuse a name that is not a task of this module.
 
     Raises:
         UserError: with the nearest known name.
@@ -199,7 +199,7 @@ def _rows(name: str, file: Path) -> Iterator[Row]:
 
 
 def _problem(row: Any, keys: Mapping[str, type]) -> str:
-    """Why a row is none of a task; empty if it is one."""
+    """Why a row is not valid for a task; empty if it is."""
     if not isinstance(row, dict):
         return "expected an object with keys"
     for key, kind in keys.items():
@@ -342,4 +342,4 @@ FORMS: Mapping[str, Form] = {
         rows=builtin.paragraphs,
     ),
 }
-"""Tasks whose rows are in a file of JSON Lines or made here, by name."""
+"""Tasks with rows from a JSON Lines file or made here, by name."""

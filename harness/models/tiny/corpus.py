@@ -1,4 +1,4 @@
-"""Training corpus of a tiny model: the true facts of a dataset in varied wording, so that edits overwrite known facts."""
+"""Training corpus of a tiny model: the true facts of a dataset in various wordings, so that edits overwrite known facts."""
 
 import re
 from collections import defaultdict

@@ -35,5 +35,5 @@ class EasyEditRounds(Rounds):
 
 
 def even_size(rows: int, most: int) -> int:
-    """The largest size of micro-batches, at most `most`, that divides a batch without a rest, which EasyEdit would drop."""
+    """The largest micro-batch size, at most `most`, that divides a batch evenly; EasyEdit would drop a remainder."""
     return next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)

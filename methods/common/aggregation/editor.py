@@ -204,7 +204,7 @@ class LearnedAggregationMethod(AggregationMethod):
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
     ) -> "tuple[list[Changes], Mapping[str, float]]":
-        """The trained networks, and the number of optimiser steps, the last loss and the least learned rate.
+        """The trained networks, with the number of optimiser steps, the last loss and the smallest learned rate.
 
         Raises:
             ValueError: if they were trained for other matrices.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EditedHparams(Hparams):
-    """What is edited, and in how many rounds.
+    """Edited matrices and number of rounds.
 
     Attributes:
         layers: blocks whose matrices are edited.

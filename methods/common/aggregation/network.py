@@ -1,4 +1,4 @@
-"""What each token of an edit wishes a matrix to change: learned by a hypernetwork, or the normalised gradient itself."""
+"""The desired change of a matrix's output at each token of an edit: learned by a hypernetwork, or the normalised gradient."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ class Changes(GradientTransforms):
         """λ of the least-squares problem of matrix number `index`."""
 
     def statistics(self) -> dict[str, Tensor]:
-        """The running statistics of all transforms, as tensors of their own."""
+        """Copies of the running statistics of all transforms."""
         return {name: value.clone() for name, value in self.named_buffers()}
 
     def set_statistics(self, statistics: Mapping[str, Tensor]) -> None:
-        """Go on from what `statistics` returned."""
+        """Continue from the result of `statistics`."""
         for name, value in self.named_buffers():
             value.copy_(statistics[name])
 
@@ -67,7 +67,7 @@ class ShiftNetwork(Changes):
         return -self.edit_lr_M[index] * agreement_N1 * pseudo_ND
 
     def ridge(self, index: int) -> float:
-        """The exponential of what is learned."""
+        """The exponential of the learned parameter."""
         return float(self.log_ridge_M[index].detach().exp())
 
 

@@ -98,7 +98,7 @@ class Rounds:
         }
 
     def shifts(self, gathered: Mapping[str, Gathered], network: Changes) -> dict[str, Tensor]:
-        """The shift of each matrix that comes nearest to the desired changes (MALMEN eq. 5), in float64."""
+        """The least-squares shift of each matrix for the desired changes (MALMEN eq. 5), in float64."""
         shifts = {}
         for index, matrix in enumerate(self.matrices):
             seen = gathered[matrix.name]

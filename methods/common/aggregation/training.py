@@ -63,7 +63,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 def train(trainer: "Trainer", made: Sequence[Example], seed: int, context: Context) -> list[float]:
-    """Train on batches drawn without replacement as long as there are enough examples; deterministic for a seed.
+    """Train on batches drawn without replacement while enough examples are left; deterministic for a seed.
 
     Returns:
         The mean loss per edit after the shifts of each optimiser step, before that step.
@@ -96,7 +96,7 @@ def require_descent(networks: Sequence[ShiftNetwork], hparams: ShiftHparams) -> 
         for matrix, rate in zip(network.matrices, network.edit_lr_M.tolist(), strict=True):
             if not rate > 0:
                 raise UserError(
-                    f"the learned edit rate of {matrix.name} is {rate:.1e}: edits would go up the gradient of their loss",
+                    f"the learned edit rate of {matrix.name} is {rate:.1e}: edits would increase their loss",
                     fix=f"norm_weight: {hparams.norm_weight / 10:.1g}, or a larger `edit_lr` or fewer `steps`",
                 )
 

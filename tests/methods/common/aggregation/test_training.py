@@ -139,7 +139,7 @@ def test_a_norm_that_weighs_too_much_turns_the_edit_around_and_is_caught(tmp_pat
     model = tiny_model("llama")
     method = EmsEdit(learned(norm_weight=1e6, loc_weight=0.0, edit_lr=1e-3, lr=1e-3, steps=2))
     spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
-    with pytest.raises(UserError, match="edits would go up the gradient"):
+    with pytest.raises(UserError, match="edits would increase their loss"):
         build(spec, TinyContext(model), tmp_path)
 
 
