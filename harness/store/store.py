@@ -89,9 +89,7 @@ class Folder:
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
-        was_done = self.is_done
-        # whoever has just finished the folder may still be removing temporary ones
-        partial = self._partial(f"{this_process()}.late" if was_done else this_process())
+        was_done, partial = self.is_done, self._partial(this_process())
         try:
             with explained(self.path):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -103,18 +101,18 @@ class Folder:
                     _flush(file)
                 _flush(partial)
                 if not self.is_done:
+                    # listed before the rename: those of writers that start later find DONE and remove their own
+                    others = list(self.path.parent.glob(self._partial("*").name)) if marker == DONE else []
                     self.remove()
                     partial.rename(self.path)
                     _flush(self.path.parent)
+                    for other in others:
+                        shutil.rmtree(other, ignore_errors=True)
         except Exception:
             if was_done or not self.is_done:
                 raise  # otherwise another process finished the folder meanwhile and removed our temporary one
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        if self.is_done:
-            for left in self.path.parent.glob(self._partial("*").name):
-                if left.suffixes[-2:] != [".late", ".partial"]:
-                    shutil.rmtree(left, ignore_errors=True)
 
     def _partial(self, writer: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{writer}.partial")
