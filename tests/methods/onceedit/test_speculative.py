@@ -8,7 +8,6 @@ from harness.models.catalogue import ModelRef
 from harness.tokens import Query
 from methods.onceedit.editor import OnceEdit
 from methods.onceedit.ensemble import EnsembleModel
-from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.slots import Slots
 from methods.onceedit.speculative import Pace, Speculation, repeated
 from tests.helpers.any_architecture import any_architecture, hidden_alone
@@ -23,11 +22,6 @@ VARIANTS = [
     {"keep_own": True, "per_step_alpha": True, "alpha_gate": 0.3},
     {"anchors": "bytes", "eos": "pair_special", "alpha": "fixed", "alpha_fixed": 0.4},
 ]
-
-
-@pytest.fixture(scope="module")
-def plugin(plugin_folder):
-    return EditedPlugin.load(plugin_folder, "cpu")
 
 
 def asked(target, prompts=PROMPTS, longest=32):
