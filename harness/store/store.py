@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,10 +89,11 @@ class Folder:
         yield from self._replace(FAILED, f"{reason}\n")
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
-        was_done, partial = self.is_done, self._partial(this_process())
+        was_done = self.is_done
+        own = partial, aside = self._partial(this_process()), self._partial(f"{this_process()}.aside")
         try:
             with explained(self.path):
-                shutil.rmtree(partial, ignore_errors=True)
+                _discard(own)
                 partial.mkdir(parents=True)
                 yield partial
                 (partial / marker).write_text(content, encoding="utf-8")
@@ -103,16 +104,17 @@ class Folder:
                 if not self.is_done:
                     # listed before the rename: those of writers that start later find DONE and remove their own
                     others = list(self.path.parent.glob(self._partial("*").name)) if marker == DONE else []
-                    self.remove()
-                    partial.rename(self.path)
+                    with contextlib.suppress(FileNotFoundError):
+                        self.path.rename(aside)
+                    # a failed attempt, or, if another process has been faster, a result
+                    (aside if (aside / DONE).is_file() else partial).rename(self.path)
                     _flush(self.path.parent)
-                    for other in others:
-                        shutil.rmtree(other, ignore_errors=True)
+                    _discard(others)
         except Exception:
             if was_done or not self.is_done:
                 raise  # otherwise another process finished the folder meanwhile and removed our temporary one
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            _discard(own)
 
     def _partial(self, writer: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{writer}.partial")
@@ -218,6 +220,11 @@ def not_one_cell(store: Store, name: str, known: Collection[str], verb: str) -> 
         else harness_command("run", "main_table", scale="mini", store=store.root)
     )
     return UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
+
+
+def _discard(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:
