@@ -53,7 +53,7 @@ def test_the_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_thousands_of_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, requests):
     target = tiny_model(architecture)
-    queries = asked(target, longest=135)
+    queries = asked(target, longest=140)
     pair = pair_of(target, plugin, requests)
     expected = pair.generate(queries)
     assert sum(map(len, expected)) > 1500
