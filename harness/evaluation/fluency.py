@@ -9,7 +9,7 @@ import math
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ from harness.models.batching import length_sorted
 from harness.records import Dataset
 
 if TYPE_CHECKING:
-    import torch
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from torch import Tensor
 
     from harness.api import EditedModel
     from harness.models.loaded import LoadedModel
@@ -107,15 +107,19 @@ def fluency_metrics(
     return {**means, "n": float(len(records))} if records else {}
 
 
-def norms(model: "torch.nn.Module") -> dict[str, float]:
-    """Frobenius norm of every weight matrix, by name."""
-    return {name: float(value.detach().float().norm()) for name, value in model.named_parameters() if value.dim() > 1}
+def norms(parameters: "Iterable[tuple[str, Tensor]]") -> dict[str, float]:
+    """Frobenius norm of every matrix among named parameters, computed in float32 on its device, by name."""
+    return {name: float(value.detach().float().norm()) for name, value in parameters if value.dim() > 1}
 
 
 def norm_drift(before: Mapping[str, float], after: Mapping[str, float]) -> float:
     """Relative growth of the norm of the matrices that an edit has changed; 0 if it changed none.
 
     Growth of this norm accompanies the collapse of models under many edits (Gupta et al. 2025, arXiv 2502.01636).
+
+    Args:
+        before: norms of all matrices before the edit.
+        after: norms after it, at least of the matrices that it changed.
     """
     changed = [name for name, value in before.items() if after.get(name, value) != value]
     if not changed:

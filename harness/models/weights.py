@@ -82,16 +82,27 @@ def weight_hash(model: "torch.nn.Module") -> str:
     2⁶⁴: a change within a single word is always detected, any other goes unnoticed with probability 2⁻⁶⁴. Runs on the
     model's device.
     """
+    return _hash(model, {})
+
+
+def hash_and_fingerprint(model: "torch.nn.Module") -> tuple[str, dict[str, str]]:
+    """`weight_hash` and `fingerprint` of a model from one pass over its weights."""
+    sums: dict[int, int] = {}
+    whole = _hash(model, sums)
+    return whole, {path: _hash(module, sums) for path, module in model.named_modules() if _leaves(module)}
+
+
+def _hash(module: "torch.nn.Module", sums: dict[int, int]) -> str:
+    """Hash of a module by the sums of its tensors, by their `id`; those that are missing are computed and added."""
     import torch
 
+    content = []
     with torch.no_grad():
-        return digest(
-            [
-                (name, str(tensor.dtype), list(tensor.shape), _checksum(tensor.detach()))
-                for named in (model.named_parameters(), model.named_buffers())
-                for name, tensor in named
-            ]
-        )
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if id(tensor) not in sums:
+                sums[id(tensor)] = _checksum(tensor.detach())
+            content.append((name, str(tensor.dtype), list(tensor.shape), sums[id(tensor)]))
+    return digest(content)
 
 
 def _checksum(tensor: "torch.Tensor") -> int:
@@ -130,16 +141,23 @@ def _signed(word: int) -> int:
 
 def fingerprint(model: "nn.Module") -> dict[str, str]:
     """Hash of each module with direct parameters, by path."""
-    return {path: weight_hash(module) for path, module in model.named_modules() if _leaves(module)}
+    return hash_and_fingerprint(model)[1]
 
 
-def changed(model: "nn.Module", unedited: Mapping[str, str]) -> "dict[str, Tensor]":
+def changed(
+    model: "nn.Module", unedited: Mapping[str, str], now: Mapping[str, str] | None = None
+) -> "dict[str, Tensor]":
     """Current parameters, on their device, of all modules that differ from a fingerprint.
+
+    Args:
+        model: the model.
+        unedited: the fingerprint.
+        now: the model's present fingerprint, if it has been computed already.
 
     Raises:
         ValueError: if the set of modules differs; an edit changes parameters and adds none.
     """
-    now = fingerprint(model)
+    now = fingerprint(model) if now is None else now
     if now.keys() != unedited.keys():
         raise ValueError(f"modules with parameters were added or removed: {sorted(now.keys() ^ unedited.keys())[:3]}")
     return {

@@ -51,7 +51,7 @@ class Questions:
     def __init__(self, cell: Cell, model: "LoadedModel", context: RunContext, artifacts: ArtifactCache) -> None:
         self._cell, self._model, self._context, self._artifacts = cell, model, context, artifacts
         self._asks = cell.model.weights != "random"
-        self._norms = norms(model.model) if cell.fluency else {}
+        self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -83,7 +83,8 @@ class Questions:
                 of_texts = fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch)
             except UserError as error:
                 remarks.append(f"no metrics of generated text: {error.message}")
-            metrics["fluency"] = {**of_texts, "norm_drift": norm_drift(self._norms, norms(model.model))}
+            drift = norm_drift(self._norms, norms(model.model.named_parameters()))
+            metrics["fluency"] = {**of_texts, "norm_drift": drift}
         return Further(metrics, tuple(remarks))
 
     def attainable(self) -> Mapping[str, Mapping[str, float]]:

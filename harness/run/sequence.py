@@ -20,7 +20,7 @@ from harness.evaluation.fluency import norm_drift, norms
 from harness.evaluation.metrics import aggregate
 from harness.models.edited import WeightEditedModel
 from harness.models.loaded import LoadedModel
-from harness.models.weights import InstalledWeights, changed, fingerprint, weight_hash
+from harness.models.weights import InstalledWeights, changed, hash_and_fingerprint
 from harness.records import Answer, EditRequest
 from harness.run.checkpoint import Block, Checkpoint, Point, Progress
 from harness.run.context import RunContext
@@ -32,6 +32,21 @@ Score = Callable[[EditedModel, int], Point]
 """Everything that is asked of an edited model after this many edits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights of a model in a sequence.
+
+    Attributes:
+        hash: of all of them; see `weight_hash`.
+        changed: those that differ from the unedited model's, on the model's device.
+        norm_drift: growth of the matrices among these; see `fluency.norm_drift`.
+    """
+
+    hash: str
+    changed: Mapping[str, Tensor]
+    norm_drift: float
+
+
 class Chain:
     """A model that is edited repeatedly; leaving the `with` block restores it to its state before the first edit.
 
@@ -40,12 +55,17 @@ class Chain:
         model: unedited.
         folders: of the method's artifacts, by role.
         context: of the run.
+
+    Attributes:
+        unedited: hash of all weights of the unedited model.
+        edited: the model after the last block.
+        state: what the method keeps next to the weights.
     """
 
     def __init__(self, method: Method, model: LoadedModel, folders: Mapping[str, Path], context: RunContext) -> None:
         self._method, self._model, self._folders, self._context = method, model, folders, context
-        self._fingerprint = fingerprint(model.model)
-        self._norms = norms(model.model)
+        self.unedited, self._fingerprint = hash_and_fingerprint(model.model)
+        self._norms = norms(model.model.named_parameters())
         self._undo = ExitStack()
         self._is_edited = False
         self.edited: EditedModel = WeightEditedModel(model)
@@ -72,24 +92,19 @@ class Chain:
             self._is_edited = True
 
     def resume(self, weights: Mapping[str, Tensor], state: State) -> None:
-        """Restore the model to where `weights()` and `state` were taken, without repeating the edits."""
+        """Restore the model to where `weights().changed` and `state` were taken, without repeating the edits."""
         self._undo.callback(InstalledWeights(self._model.model, weights).restore)
         self._is_edited, self.state = True, state
         if state:
             self.go_on(())
             self._undo.callback(self.edited.revert)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The current weights that differ from the unedited model's."""
-        return changed(self._model.model, self._fingerprint)
-
-    def weight_hash(self) -> str:
-        """Hash of all current weights."""
-        return weight_hash(self._model.model)
-
-    def norm_drift(self) -> float:
-        """Growth of the norm of the changed matrices; see `fluency.norm_drift`."""
-        return norm_drift(self._norms, norms(self._model.model))
+    def weights(self) -> Weights:
+        """The weights as they are now. All are read once, which takes seconds on a CPU for a model of billions."""
+        model = self._model.model
+        hash_, now = hash_and_fingerprint(model)
+        found = changed(model, self._fingerprint, now)
+        return Weights(hash_, found, norm_drift(self._norms, norms(found.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +146,16 @@ class SequenceRun:
                 clock = self._context.restart(self._seed)
                 chain.go_on(requests[places.start : places.stop])
                 memory_bytes = held_memory_bytes(self._context.device)
-                block = Block(places.stop, clock.seconds, not is_interrupted, memory_bytes, chain.norm_drift())
+                weights = chain.weights()
+                block = Block(places.stop, clock.seconds, not is_interrupted, memory_bytes, weights.norm_drift)
                 is_interrupted = False
                 progress = replace(
                     progress,
                     blocks=(*progress.blocks, block),
-                    weights=chain.weight_hash(),
+                    weights=weights.hash,
                     diagnostics=dict(chain.edited.diagnostics()),
                 )
-                self._checkpoint.keep(progress, chain.weights(), chain.state)
+                self._checkpoint.keep(progress, weights.changed, chain.state)
             if places.stop in schedule.points(len(requests)) and places.stop not in points:
                 self._context.restart(self._seed)
                 points[places.stop] = self._score(chain.edited, places.stop)
@@ -148,16 +164,16 @@ class SequenceRun:
 
     def _start(self, chain: Chain, points: Sequence[int]) -> Progress:
         """The beginning, or the end of the last block that was kept: then with the model as it was there."""
-        unedited, progress = chain.weight_hash(), self._checkpoint.progress()
+        progress = self._checkpoint.progress()
         if progress is None:
-            return Progress(unedited, unedited)
-        if progress.unedited != unedited:
+            return Progress(chain.unedited, chain.unedited)
+        if progress.unedited != chain.unedited:
             raise self._checkpoint.unusable("it was made from different weights")
         lost = [point for point in points if point < progress.edits and point not in self._checkpoint.points()]
         if lost:
             raise self._checkpoint.unusable(f"the scores after {lost[0]} edits are missing")
         chain.resume(*self._checkpoint.tensors(self._context.device))
-        if chain.weight_hash() != progress.weights:
+        if chain.weights().hash != progress.weights:
             raise self._checkpoint.unusable("the weights are not those that were saved")
         environment = provenance.environment()
         again = {key: environment[key] for key in ("command", "commit", "dirty", "host")}

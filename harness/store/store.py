@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,11 +90,10 @@ class Folder:
 
     def _replace(self, marker: str, content: str) -> Iterator[Path]:
         was_done = self.is_done
-        # whoever has just finished the folder may still be removing temporary ones
-        partial = self._partial(f"{this_process()}.late" if was_done else this_process())
+        own = partial, aside = self._partial(this_process()), self._partial(f"{this_process()}.aside")
         try:
             with explained(self.path):
-                shutil.rmtree(partial, ignore_errors=True)
+                _discard(own)
                 partial.mkdir(parents=True)
                 yield partial
                 (partial / marker).write_text(content, encoding="utf-8")
@@ -103,18 +102,19 @@ class Folder:
                     _flush(file)
                 _flush(partial)
                 if not self.is_done:
-                    self.remove()
-                    partial.rename(self.path)
+                    # listed before the rename: those of writers that start later find DONE and remove their own
+                    others = list(self.path.parent.glob(self._partial("*").name)) if marker == DONE else []
+                    with contextlib.suppress(FileNotFoundError):
+                        self.path.rename(aside)
+                    # a failed attempt, or, if another process has been faster, a result
+                    (aside if (aside / DONE).is_file() else partial).rename(self.path)
                     _flush(self.path.parent)
+                    _discard(others)
         except Exception:
             if was_done or not self.is_done:
                 raise  # otherwise another process finished the folder meanwhile and removed our temporary one
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        if self.is_done:
-            for left in self.path.parent.glob(self._partial("*").name):
-                if left.suffixes[-2:] != [".late", ".partial"]:
-                    shutil.rmtree(left, ignore_errors=True)
+            _discard(own)
 
     def _partial(self, writer: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{writer}.partial")
@@ -220,6 +220,11 @@ def not_one_cell(store: Store, name: str, known: Collection[str], verb: str) -> 
         else harness_command("run", "main_table", scale="mini", store=store.root)
     )
     return UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
+
+
+def _discard(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:

@@ -50,10 +50,7 @@ class EasyEditAggregation(WeightMethod):
         Raises:
             UserError: for our own implementation, several rounds, or a model that it does not know by name.
         """
-        if self.hparams.implementation != "faithful-easyedit":
-            raise self.refused("implementation", "faithful-easyedit")
-        if self.hparams.rounds != 1:
-            raise self.refused("rounds", 1)
+        self.require(implementation="faithful-easyedit", rounds=1)
         name = target.published or target.name
         if not any(part in name.lower() for part in KNOWN):
             raise UserError(
@@ -101,8 +98,7 @@ class EasyEditUltraEdit(EasyEditAggregation):
             UserError: also for a different ridge.
         """
         super().check(target)
-        if self.hparams.ridge != RIDGE:
-            raise self.refused("ridge", RIDGE)
+        self.require(ridge=RIDGE)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/UltraEdit/llama3-8b-instruct.yaml`."""

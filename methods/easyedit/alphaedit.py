@@ -1,19 +1,19 @@
 """AlphaEdit by EasyEdit (easyeditor/models/alphaedit)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.api import ArtifactSpec
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
-from harness.records import DataRef, EditRequest
+from harness.records import DataRef
 from harness.registry import register
 from methods.alphaedit.editor import ROLE, AlphaEdit, AlphaEditHparams
-from methods.easyedit.closed_form import EasyEditClosedForm, as_template, given_prefixes, matrices
+from methods.easyedit.closed_form import given_prefixes
 from methods.easyedit.editor import Without
-from methods.easyedit.inside import Applied, Bench, Inside
-from methods.easyedit.memit import OWN_PREFIXES
+from methods.easyedit.inside import Bench
+from methods.easyedit.layerwise import EasyEditLayerwise, LayerwiseInside
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -24,7 +24,7 @@ class EasyEditAlphaEditHparams(AlphaEditHparams, Without):
 
 
 @register("alphaedit", title="AlphaEdit", family="weights", version=1, backend="easyedit")
-class EasyEditAlphaEdit(EasyEditClosedForm):
+class EasyEditAlphaEdit(EasyEditLayerwise):
     """One call of AlphaEdit per `batch` requests, each protecting the keys of the calls before it."""
 
     Hparams = EasyEditAlphaEditHparams
@@ -37,7 +37,7 @@ class EasyEditAlphaEdit(EasyEditClosedForm):
         "last-mention",
     )
     differences: ClassVar[tuple[str, ...]] = (
-        *EasyEditClosedForm.differences,
+        *EasyEditLayerwise.differences,
         "the unsymmetric system is solved in float32 (AlphaEdit_main.py:234)",
     )
 
@@ -52,14 +52,9 @@ class EasyEditAlphaEdit(EasyEditClosedForm):
         """Reject options that EasyEdit's AlphaEdit does not support.
 
         Raises:
-            UserError: as for MEMIT, and without the given null space, for which EasyEdit would download Wikipedia.
+            UserError: also without the given null space, for which EasyEdit would download Wikipedia.
         """
         super().check(target)
-        for name in self.hparams.regularisers:
-            if getattr(self.hparams, name) != (off := AlphaEditHparams.model_fields[name].default):
-                raise self.refused(name, off)
-        if "given-prefixes" in self.hparams.without and self.hparams.prefixes != OWN_PREFIXES:
-            raise self.refused("prefixes", OWN_PREFIXES)
         if "given-null-space" in self.hparams.without:
             raise UserError(
                 "alphaedit: without given-null-space EasyEdit would download Wikipedia in the middle of an edit",
@@ -76,16 +71,14 @@ class EasyEditAlphaEdit(EasyEditClosedForm):
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/AlphaEdit/llama3-8b.yaml`."""
         return {
-            **self.value_options(model, "AlphaEdit"),
-            "layer_selection": "all",
+            **self.layerwise_options(model, "AlphaEdit"),
             "mom2_update_weight": 0,  # read by nothing
             "nullspace_threshold": self.hparams.null_threshold,
             "L2": self.hparams.norm_weight,
-            "batch_size": self.hparams.batch,
         }
 
 
-class AlphaEditInside(Inside):
+class AlphaEditInside(LayerwiseInside):
     """AlphaEdit in the worker."""
 
     def __init__(self, bench: Bench) -> None:
@@ -111,15 +104,10 @@ class AlphaEditInside(Inside):
             AlphaEdit_main.cache_c_new = True
         place = Path("null_space_project.pt").absolute()
         place.touch()  # AlphaEdit_main.py:60: P is computed again unless there is such a file
-        self._hparams = AlphaEditHyperParams(**bench.options, P_loc=str(place))
+        self.hparams = AlphaEditHyperParams(**bench.options, P_loc=str(place))
 
-    def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Call AlphaEdit the way `BaseEditor.batch_edit` does (editor.py:264)."""
+    def call(self, records: list[dict[str, str]]) -> None:
+        """Call AlphaEdit."""
         from easyeditor.models.alphaedit import apply_AlphaEdit_to_model
 
-        loaded, hparams = self.bench.loaded, self._hparams
-        records = [as_template(request, "last-mention" in self.bench.workarounds) for request in requests]
-        for start in range(0, len(records), hparams.batch_size):
-            call = records[start : start + hparams.batch_size]
-            apply_AlphaEdit_to_model(loaded.model, loaded.tokenizer, call, hparams)
-        return Applied(matrices(self.bench))
+        apply_AlphaEdit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)

@@ -44,10 +44,7 @@ class EasyEditClosedForm(WeightMethod):
             UserError: for targets tokenised with their prompt, a different stopping loss, or statistics for which EasyEdit
                 would download Wikipedia.
         """
-        if self.hparams.target_tokens != "alone":
-            raise self.refused("target_tokens", "alone")
-        if self.hparams.v_loss_stop != LOSS_STOP:
-            raise self.refused("v_loss_stop", LOSS_STOP)
+        self.require(target_tokens="alone", v_loss_stop=LOSS_STOP)
         if "given-statistics" in self.hparams.without:
             raise UserError(
                 f"{self.spec.name}: without given-statistics EasyEdit would download Wikipedia in the middle of an edit",

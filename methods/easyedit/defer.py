@@ -35,8 +35,7 @@ class EasyEditDefer(MemoryMethod):
         Raises:
             UserError: for a gate that reads the prompt's last token.
         """
-        if self.hparams.query != "sequence_last":
-            raise self.refused("query", "sequence_last")
+        self.require(query="sequence_last")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/DEFER/llama-7b.yaml`."""

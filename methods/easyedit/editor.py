@@ -62,7 +62,7 @@ class EasyEditMethod(Method):
         """Reject options that EasyEdit does not support.
 
         Raises:
-            UserError: created with `refused`.
+            UserError: created with `require` or `refused`.
         """
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
@@ -121,6 +121,16 @@ class EasyEditMethod(Method):
                 "workarounds": list(self._active()),
             }
         }
+
+    def require(self, **supported: object) -> None:
+        """Check that options have the only value that EasyEdit supports, given by name.
+
+        Raises:
+            UserError: for the first one that has another.
+        """
+        for option, value in supported.items():
+            if getattr(self.hparams, option) != value:
+                raise self.refused(option, value)
 
     def refused(self, option: str, instead: object) -> UserError:
         """Error for a value that EasyEdit does not support, with a supported one as the fix."""

@@ -38,10 +38,7 @@ class EasyEditFtL(WeightMethod):
         Raises:
             UserError: for a different implementation or stopping loss.
         """
-        if self.hparams.implementation != "faithful-easyedit":
-            raise self.refused("implementation", "faithful-easyedit")
-        if self.hparams.loss_stop != LOSS_STOP:
-            raise self.refused("loss_stop", LOSS_STOP)
+        self.require(implementation="faithful-easyedit", loss_stop=LOSS_STOP)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/FT/llama-7b.yaml`; FT applies the norm constraint only if it is a float."""

@@ -37,10 +37,7 @@ class EasyEditGrace(MemoryMethod):
         Raises:
             UserError: for labels compared id by id, or a different distance (EasyEdit has an option for it but ignores it).
         """
-        if self.hparams.implementation != "faithful-easyedit":
-            raise self.refused("implementation", "faithful-easyedit")
-        if self.hparams.distance != "euclidean":
-            raise self.refused("distance", "euclidean")
+        self.require(implementation="faithful-easyedit", distance="euclidean")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/GRACE/llama-7b.yaml`; EasyEdit ignores `val_reg`, `reg` and `dropout`."""

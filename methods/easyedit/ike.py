@@ -49,9 +49,7 @@ class EasyEditIke(WrapperMethod):
         Raises:
             UserError: for other values than `FIXED`, or for a workaround that is switched off.
         """
-        for option, value in FIXED.items():
-            if getattr(self.hparams, option) != value:
-                raise self.refused(option, value)
+        self.require(**FIXED)
         if self.hparams.without:
             raise UserError(
                 "ike: EasyEdit would download a sentence encoder, and needs to be told which edit a question is about",

@@ -42,11 +42,7 @@ class EasyEditLora(WeightMethod):
             UserError: for our own implementation, a loss that stops the training (lora_main.py:178 is commented out), or a weight
                 decay, which its Adam adds to the gradient.
         """
-        if self.hparams.implementation != "faithful-easyedit":
-            raise self.refused("implementation", "faithful-easyedit")
-        for option in ("loss_stop", "weight_decay"):
-            if getattr(self.hparams, option):
-                raise self.refused(option, 0.0)
+        self.require(implementation="faithful-easyedit", loss_stop=0.0, weight_decay=0.0)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/LoRA/llama-7b.yaml` with other layers, and a scale that depends on the rank as ours."""

@@ -1,21 +1,17 @@
 """MEMIT by EasyEdit (easyeditor/models/memit)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.models.catalogue import ModelRef
-from harness.records import EditRequest
 from harness.registry import register
-from methods.easyedit.closed_form import EasyEditClosedForm, as_template, given_options, given_prefixes, matrices
+from methods.easyedit.closed_form import given_options, given_prefixes
 from methods.easyedit.editor import Without
-from methods.easyedit.inside import Applied, Bench, Inside
+from methods.easyedit.inside import Bench
+from methods.easyedit.layerwise import EasyEditLayerwise, LayerwiseInside
 from methods.memit import MemitHparams
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
-
-OWN_PREFIXES = ((10, 1),)
-"""The prefix groups that EasyEdit samples itself (memit_main.py:323): length in tokens, number per first word."""
 
 
 class EasyEditMemitHparams(MemitHparams, Without):
@@ -23,43 +19,24 @@ class EasyEditMemitHparams(MemitHparams, Without):
 
 
 @register("memit", title="MEMIT", family="weights", version=1, backend="easyedit")
-class EasyEditMemit(EasyEditClosedForm):
+class EasyEditMemit(EasyEditLayerwise):
     """One call of MEMIT per `batch` requests, each starting from the weights left by the previous call."""
 
     Hparams = EasyEditMemitHparams
     inside: ClassVar[str] = "methods.easyedit.memit:MemitInside"
     differences: ClassVar[tuple[str, ...]] = (
-        *EasyEditClosedForm.differences,
+        *EasyEditLayerwise.differences,
         "covariance statistics are rounded to float32 (memit_main.py:285)",
     )
 
     hparams: EasyEditMemitHparams
 
-    def check(self, target: ModelRef) -> None:
-        """Reject options that EasyEdit's MEMIT does not support.
-
-        Raises:
-            UserError: as for ROME, for regularisers of the update, and for prefix groups other than EasyEdit's own if it
-                samples the prefixes itself.
-        """
-        super().check(target)
-        for name in self.hparams.regularisers:
-            if getattr(self.hparams, name) != (off := MemitHparams.model_fields[name].default):
-                raise self.refused(name, off)
-        if "given-prefixes" in self.hparams.without and self.hparams.prefixes != OWN_PREFIXES:
-            raise self.refused("prefixes", OWN_PREFIXES)
-
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/MEMIT/llama-7b.yaml`."""
-        return {
-            **self.value_options(model, "MEMIT"),
-            "layer_selection": "all",
-            "mom2_update_weight": self.hparams.moment_weight,
-            "batch_size": self.hparams.batch,
-        }
+        return {**self.layerwise_options(model, "MEMIT"), "mom2_update_weight": self.hparams.moment_weight}
 
 
-class MemitInside(Inside):
+class MemitInside(LayerwiseInside):
     """MEMIT in the worker."""
 
     def __init__(self, bench: Bench) -> None:
@@ -73,19 +50,14 @@ class MemitInside(Inside):
             memit_main.COV_CACHE.clear()
         if "given-prefixes" in bench.workarounds:
             memit_main.CONTEXT_TEMPLATES_CACHE = [["{}"], *given_prefixes(bench)]
-        self._hparams = hparams = MEMITHyperParams(**given_options(bench))
+        self.hparams = hparams = MEMITHyperParams(**given_options(bench))
         for layer in hparams.layers:
             name = hparams.rewrite_module_tmp.format(layer)
             given = (hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
             memit_main.get_cov(loaded.model, loaded.tokenizer, name, *given, hparams=hparams)  # fills its cache
 
-    def apply(self, requests: Sequence[EditRequest]) -> Applied:
-        """Call MEMIT the way `BaseEditor.batch_edit` does (editor.py:264)."""
+    def call(self, records: list[dict[str, str]]) -> None:
+        """Call MEMIT."""
         from easyeditor.models.memit import apply_memit_to_model
 
-        loaded, hparams = self.bench.loaded, self._hparams
-        records = [as_template(request, "last-mention" in self.bench.workarounds) for request in requests]
-        for start in range(0, len(records), hparams.batch_size):
-            call = records[start : start + hparams.batch_size]
-            apply_memit_to_model(loaded.model, loaded.tokenizer, call, hparams)
-        return Applied(matrices(self.bench))
+        apply_memit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)

@@ -56,12 +56,9 @@ class EasyEditMend(WeightMethod):
             UserError: for our own losses, per-edit gradients, or a rank above the size of a pair of factors, to which
                 EasyEdit reduces it (local_nn.py:50).
         """
-        if self.hparams.implementation != "faithful-easyedit":
-            raise self.refused("implementation", "faithful-easyedit")
-        if self.hparams.rounds != 1:
-            raise self.refused("rounds", 1)
-        if self.hparams.inner_reduction != "batch_mean" and self.hparams.batch > 1:
-            raise self.refused("inner_reduction", "batch_mean")
+        self.require(implementation="faithful-easyedit", rounds=1)
+        if self.hparams.batch > 1:
+            self.require(inner_reduction="batch_mean")
         size = target.spec.hidden + target.spec.ffn
         if self.hparams.rank > size:
             raise self.refused("rank", size)

@@ -42,11 +42,10 @@ class EasyEditRome(EasyEditClosedForm):
         """Reject options that EasyEdit's ROME does not support.
 
         Raises:
-            UserError: as for MEMIT, and for the same key in both places, which is a separate method in EasyEdit (R-ROME).
+            UserError: also for the same key in both places, which is a separate method in EasyEdit (R-ROME).
         """
         super().check(target)
-        if self.hparams.key_mode != "rome":
-            raise self.refused("key_mode", "rome")
+        self.require(key_mode="rome")
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/ROME/llama-7b.yaml`."""

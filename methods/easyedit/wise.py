@@ -63,11 +63,9 @@ class EasyEditWise(MemoryMethod):
         Raises:
             UserError: for a different value of an option that EasyEdit hard-codes.
         """
-        for option, value in FIXED.items():
-            if getattr(self.hparams, option) != value:
-                raise self.refused(option, value)
-        if "given-prefixes" in self.hparams.without and self.hparams.contexts != CONTEXTS:
-            raise self.refused("contexts", CONTEXTS)
+        self.require(**FIXED)
+        if "given-prefixes" in self.hparams.without:
+            self.require(contexts=CONTEXTS)
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The artifacts of our own implementation, so that both use the same prefixes and unrelated prompts."""

@@ -25,7 +25,7 @@ from harness.suite.hparams import resolve as resolve_hparams
 from harness.tokens import joint_query
 from reports import write_report
 from tests.docs.pages import files, write
-from tests.helpers.commands import ROOT, environment
+from tests.helpers.commands import ROOT, environment, harness
 from tests.helpers.fake_store import FakeStore
 from tests.helpers.small_suites import write_home, write_suite
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
@@ -183,7 +183,7 @@ def test_a_run_scores_the_method_above_the_unedited_model(tmp_path):
     write("add-a-method.md", tmp_path)
     write_home(tmp_path)
     suite = write_suite(tmp_path / "small.yaml", methods=["none", {"name": "last-layer", "steps": 80}])
-    output(command(tmp_path, "run", suite, "--store", "store", "--no-report", "--plugin", "last_layer.py"))
+    output(harness("run", suite, "--store", "store", "--no-report", "--plugin", "last_layer.py", folder=tmp_path))
     reliability = {
         folder.name.rpartition("-counterfact")[0]: json.loads((folder / "metrics.json").read_text())["teacher_forced"][
             "reliability"
@@ -277,7 +277,7 @@ def test_a_run_edits_the_records_of_the_dataset(tmp_path):
     suite = write_suite(
         tmp_path / "small.yaml", datasets=[{"name": "coaches", "path": str(tmp_path / "data"), "edits": 2, "train": 2}]
     )
-    output(command(tmp_path, "run", suite, "--store", "store", "--no-report", "--plugin", "coaches.py"))
+    output(harness("run", suite, "--store", "store", "--no-report", "--plugin", "coaches.py", folder=tmp_path))
     for folder in (tmp_path / "store" / "cells").iterdir():
         rows = pd.read_parquet(folder / "records.parquet")
         assert {"The coach of Northbridge FC is", "Northbridge FC is coached by"} <= set(rows["prompt"])

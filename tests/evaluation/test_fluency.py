@@ -75,12 +75,13 @@ def test_essence_is_romes_perplexity_of_the_first_ids():
 
 def test_norm_drift_is_the_growth_of_the_matrices_that_changed():
     linear = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
-    before = norms(linear)
+    before = norms(linear.named_parameters())
     assert set(before) == {"0.weight", "1.weight"}
-    assert norm_drift(before, norms(linear)) == 0
+    assert norm_drift(before, norms(linear.named_parameters())) == 0
     with torch.no_grad():
         linear[1].weight *= 1.5
-    assert norm_drift(before, norms(linear)) == pytest.approx(0.5)
+    assert norm_drift(before, norms(linear.named_parameters())) == pytest.approx(0.5)
+    assert norm_drift(before, norms([("1.weight", linear[1].weight)])) == pytest.approx(0.5), "the others say nothing"
 
 
 def test_a_model_is_measured_on_what_it_writes_about_its_subjects(tmp_path):

@@ -1,4 +1,4 @@
-"""`python kill_at_change.py N STORE ARGUMENTS...`: the harness, killed at its N-th change to the files of a store.
+"""`python kill_at_change.py N ARGUMENTS...`: the harness, killed at its N-th change to the files of the store that it is given.
 
 With N = 0 it runs to its end and prints how many changes there were. A change is whatever Python's audit events see:
 a file opened for writing, a folder made, a rename, a removal.
@@ -7,6 +7,7 @@ a file opened for writing, a folder made, a rename, a removal.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -30,11 +31,16 @@ def watch(kill_at: int, store: str) -> list[str]:
     return seen
 
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+def run_watched(kill_at: int, arguments: Sequence[str]) -> int:
+    """Run the harness here; its exit code."""
     from harness.cli import main
 
-    changes = watch(int(sys.argv[1]), sys.argv[2])
-    code = main(sys.argv[3:])
+    changes = watch(kill_at, arguments[arguments.index("--store") + 1])
+    code = main(arguments)
     print(f"changes {len(changes)}")
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.exit(run_watched(int(sys.argv[1]), sys.argv[2:]))

@@ -57,3 +57,12 @@ def requests_of(facts):
 
 def queries_of(model, facts):
     return [joint_query(model.tokenizer, *fact) for fact in facts]
+
+
+def read_by_head(model, edited, queries):
+    """The states that the head reads for each query under teacher forcing."""
+    seen = []
+    handle = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    edited.teacher_forced(queries)
+    handle.remove()
+    return seen[0].split([len(query.target_ids) for query in queries])

@@ -8,7 +8,7 @@ from harness.models.routed import matrix, output_replaced
 from harness.models.weights import weight_hash
 from methods.defer import Defer, DeferHparams
 from methods.defer.gate import Gate
-from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
+from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, read_by_head, requests_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES, rounding
 
 HPARAMS = {"layer": 1, "query": "prompt_last", "threshold": 0.5, "lr": 1e-2, "steps": 5}
@@ -119,15 +119,8 @@ def test_four_questions_are_answered_as_one_by_one(model):
 def test_below_the_threshold_a_prompt_has_the_models_own_bits(model):
     queries = queries_of(model, FACTS)
     edited = half_open(model, FACTS)
-
-    def hidden(answering):
-        seen = []
-        handle = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        answering.teacher_forced(queries)
-        handle.remove()
-        return seen[0].split([len(query.target_ids) for query in queries])
-
-    same = [torch.equal(*pair) for pair in zip(hidden(edited), hidden(WeightEditedModel(model)), strict=True)]
+    read, unedited = (read_by_head(model, each, queries) for each in (edited, WeightEditedModel(model)))
+    same = [torch.equal(*pair) for pair in zip(read, unedited, strict=True)]
     assert same == [gate < edited._memory._threshold for gate in edited.scope(queries)]
     assert sum(same) == len(queries) // 2
 

@@ -10,7 +10,7 @@ from harness.tokens import Query
 from methods.grace import Grace, GraceHparams
 from methods.grace.codebook import Codebook, PendingValue, label_of
 from methods.grace.training import turns
-from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
+from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, read_by_head, requests_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
 
 HPARAMS = {
@@ -192,15 +192,8 @@ def test_an_edited_prompt_gives_its_target_and_an_unrelated_one_the_models_own_b
 
     unrelated = queries_of(model, UNRELATED)
     assert edited.scope(unrelated) == [0.0] * len(unrelated)
-
-    def hidden(answering):
-        seen = []
-        handle = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        answering.teacher_forced(unrelated)
-        handle.remove()
-        return seen[0]
-
-    assert torch.equal(hidden(edited), hidden(WeightEditedModel(model)))
+    read, unedited = (read_by_head(model, each, unrelated) for each in (edited, WeightEditedModel(model)))
+    assert all(map(torch.equal, read, unedited))
 
 
 def codebook(keys, **choices):

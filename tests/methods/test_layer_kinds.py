@@ -11,6 +11,8 @@ from tests.helpers.tiny_models import FAMILIES, tiny_spec
 
 QUICK = ("gemma3_text", "gpt2", "opt", "falcon-rw")
 """Each of them differs from the others in more than one respect; all others are slow tests."""
+ALONE = 6
+"""Number of the questions that are asked one by one too."""
 NEED_MASKS = ("rome", "memit", "alphaedit", "grace")
 """Methods that rerun a part of each text."""
 
@@ -43,15 +45,16 @@ def checkpoints(tmp_path_factory):
 def test_an_edit_changes_answers_whatever_the_batch_and_is_undone_bit_for_bit(
     family, method, checkpoints, artifact_store
 ):
-    matrices = list(tiny_spec(family).layout.matrices)
-    options = {"matrices": matrices} if "matrices" in registry.find_method(method).Hparams.model_fields else {}
+    options = {"matrices": list(tiny_spec(family).layout.matrices), "v_steps": 8}
+    known = registry.find_method(method).Hparams.model_fields
+    options = {name: value for name, value in options.items() if name in known}
     bench = Bench(checkpoints, artifact_store, method, family, **options)
     state, before = bench.state(), bench.unedited()
     edited = bench.edit()
     forced, generated = bench.answers(edited)
     assert (forced, generated) != before
-    assert [edited.teacher_forced([query])[0] for query in bench.queries] == forced
-    assert [edited.generate([query])[0] for query in bench.queries] == generated
+    assert [edited.teacher_forced([query])[0] for query in bench.queries[:ALONE]] == forced[:ALONE]
+    assert [edited.generate([query])[0] for query in bench.queries[:ALONE]] == generated[:ALONE]
     edited.revert()
     assert bench.state() == state
 

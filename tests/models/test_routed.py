@@ -5,6 +5,7 @@ from harness.models.edited import WeightEditedModel
 from harness.models.routed import RoutedModel, last_of, matrix, output_replaced
 from harness.models.weights import weight_hash
 from harness.tokens import joint_query
+from tests.helpers.tiny_edits import read_by_head
 from tests.helpers.tiny_models import ARCHITECTURES, QUESTIONS, tiny_model
 
 LAYER = 0
@@ -136,14 +137,8 @@ def test_scope_runs_no_block_above_the_memory(model, queries, memory):
 
 
 def test_rows_that_are_not_routed_have_the_models_own_bits(model, queries, memory):
-    def hidden(answering):
-        seen = []
-        handle = model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        answering.teacher_forced(queries)
-        handle.remove()
-        return seen[0].split([len(query.target_ids) for query in queries])
-
-    plain, routed = hidden(WeightEditedModel(model)), hidden(RoutedModel(model, LAYER, memory))
+    answering = WeightEditedModel(model), RoutedModel(model, LAYER, memory)
+    plain, routed = (read_by_head(model, each, queries) for each in answering)
     scopes = RoutedModel(model, LAYER, memory).scope(queries)
     assert [torch.equal(*pair) for pair in zip(plain, routed, strict=True)] == [scope == 0 for scope in scopes]
 

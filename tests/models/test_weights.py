@@ -8,7 +8,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness.models.weights import FILE, InstalledWeights, KeptWeights, Snapshot, changed, fingerprint, weight_hash
+from harness.models.weights import (
+    FILE,
+    InstalledWeights,
+    KeptWeights,
+    Snapshot,
+    _checksum,
+    changed,
+    fingerprint,
+    hash_and_fingerprint,
+    weight_hash,
+)
 from harness.tokens import joint_query
 from methods.common.closed_form import ValueMatrices
 from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
@@ -178,6 +188,17 @@ def test_only_the_modules_that_changed_are_found(model):
     assert torch.equal(found[f"{path}.weight"], owner.weight)
     matrices.restore()
     assert changed(model.model, before) == {}
+
+
+def test_one_pass_over_the_weights_gives_the_hash_of_all_and_of_each_module(model, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "harness.models.weights._checksum", lambda tensor: (read.append(tensor.data_ptr()), _checksum(tensor))[1]
+    )
+    whole, modules = hash_and_fingerprint(model.model)
+    assert len(read) == len(set(read)) == len([*model.model.parameters(), *model.model.buffers()])
+    assert whole == weight_hash(model.model)
+    assert modules == {path: weight_hash(model.model.get_submodule(path)) for path in modules}
 
 
 def test_one_bit_is_a_change(model):

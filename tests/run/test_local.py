@@ -118,7 +118,7 @@ def test_an_artifact_that_cannot_be_built_fails_its_cells_and_no_other(home, alo
     assert all("damaged" in line for line in failed)
 
     damaged.write_bytes(whole)
-    summary, _ = launched(plan_of(spoilt, tmp_path / "store"), processes=processes)
+    summary, _ = launched(plan_of(spoilt, tmp_path / "store"))
     assert (len(summary.finished), len(summary.kept), summary.failed) == (2, 2, ())
     for name, content in results(tmp_path / "store").items():
         assert name.endswith("cell.json") or content == alone[0][name], "cell.json names the suite's file"
@@ -251,7 +251,7 @@ def test_workers_end_with_their_launcher_and_another_one_ends_the_same(how, home
         else:
             os.killpg(process.pid, signal.SIGINT)
     until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers), limit_s=60)
-    summary, _ = launched(plan_of(home, store), processes=2)
+    summary, _ = launched(plan_of(home, store))
     assert summary.failed == ()
     assert results(store) == alone[0]
 

@@ -2,13 +2,11 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.helpers.commands import ROOT, environment, harness, results, run_killed
+from tests.helpers.commands import Started, harness, results, run_counted, run_killed
 
 pytestmark = pytest.mark.slow
 
@@ -16,11 +14,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def uninterrupted(home):
     """What an uninterrupted run says, and in how many changes of files."""
-    done = run_killed(home / "small.yaml", home / "store", 0)
-    assert done.returncode == 0, done.stderr
+    changes = run_counted(home / "small.yaml", home / "store")
     found = results(home / "store")
     assert len(found) == 4 * 3
-    return found, int(done.stdout.rpartition("changes ")[2])
+    return found, changes
 
 
 def left_over(store):
@@ -65,9 +62,9 @@ def test_killed_again_and_again_it_still_ends_the_same(home, uninterrupted, tmp_
     finish(home, store, expected)
 
 
-def until(condition, process, limit_s=120):
+def until(condition, command, limit_s=120):
     start = time.monotonic()
-    while not condition() and process.poll() is None:
+    while not condition() and command.is_running:
         assert time.monotonic() - start < limit_s
         time.sleep(0.001)
 
@@ -76,7 +73,7 @@ MOMENTS = {
     "after the first artifact": lambda store: next(store.glob("artifacts/*/*/DONE"), None),
     "in the middle of a cell": lambda store: next(store.glob("cells/.*.partial"), None),
     "after the first cell": lambda store: next(store.glob("cells/[!.]*/DONE"), None),
-    **{f"after {seconds:.1f} s": seconds for seconds in (random.Random(1).uniform(0.5, 6) for _ in range(1))},
+    "after half a second": 0.5,
 }
 
 
@@ -84,13 +81,9 @@ MOMENTS = {
 def test_killed_from_outside_and_started_again_it_ends_the_same(moment, home, uninterrupted, tmp_path):
     expected, _ = uninterrupted
     store, when = tmp_path / "store", MOMENTS[moment]
-    command = [sys.executable, "-m", "harness", "run", home / "small.yaml", "--store", store, "--no-report"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE) as process:
-        start = time.monotonic()
-        if callable(when):
-            until(lambda: when(store), process)
-        else:
-            until(lambda: time.monotonic() - start > when, process)
-        process.kill()
+    command, start = Started("run", home / "small.yaml", "--store", store, "--no-report"), time.monotonic()
+    until((lambda: when(store)) if callable(when) else (lambda: time.monotonic() - start > when), command)
+    command.process.kill()
+    command.ended()
     assert unfinished(store) == []
     finish(home, store, expected)

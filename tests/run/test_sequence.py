@@ -12,6 +12,7 @@ import torch
 from harness import registry
 from harness.api import Hparams, Method
 from harness.evaluation.evaluate import evaluate
+from harness.evaluation.fluency import norm_drift, norms
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.protocols import OWN
 from harness.evaluation.unedited import UneditedOutputs
@@ -182,22 +183,20 @@ def test_a_sequence_of_a_weight_method_is_its_edit_again_and_again_on_the_model_
     cell = bench.cell("ft-l")
     model, data = bench.context.load_model(cell.model), bench.context.load_data(cell.data)
     requests = [record.request() for record in data.edits]
-    by_hand = []
-    edits = [cell.instance().edit(model, requests[a:b], {}, bench.context) for a, b in BLOCKS[:1]]
-    by_hand.append(weight_hash(model.model))
-    for start, end in BLOCKS[1:]:
+    edits, by_hand, unedited = [], [], norms(model.model.named_parameters())
+    for start, end in BLOCKS:
         edits.append(cell.instance().edit(model, requests[start:end], {}, bench.context))
-        by_hand.append(weight_hash(model.model))
+        drift = norm_drift(unedited, norms(model.model.named_parameters()))
+        by_hand.append((end, weight_hash(model.model), drift))
     for edited in reversed(edits):
         edited.revert()
-    assert len(set(by_hand)) == len(BLOCKS)
+    assert len({weights for _, weights, _ in by_hand}) == len(BLOCKS)
 
     seen = []
     original = Checkpoint.keep
     monkeypatch.setattr(Checkpoint, "keep", lambda *a: (seen.append(a[1]), original(*a))[1])
     bench.finish("ft-l")
-    assert [progress.weights for progress in seen] == by_hand
-    assert [progress.edits for progress in seen] == [end for _, end in BLOCKS]
+    assert [(progress.edits, progress.weights, progress.blocks[-1].norm_drift) for progress in seen] == by_hand
 
 
 def test_a_memory_is_extended_by_what_it_kept_and_never_edited_anew(process):

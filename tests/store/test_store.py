@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from harness.errors import UserError
 from harness.files import explained, write_json
+from harness.store import store as store_module
 from harness.store.store import DONE, FAILED, Folder, Store
 from tests.helpers.commands import ROOT
 
@@ -143,6 +145,28 @@ def test_two_processes_that_write_the_same_folder_leave_one_complete_result(stor
         cell = store.cell(str(number))
         assert names(cell.path) == [DONE, *"abcdef"]
     assert names(store.root / "cells") == sorted(str(number) for number in range(60))
+
+
+def test_a_writer_that_starts_while_another_finishes_keeps_its_files_until_it_ends(store, monkeypatch):
+    """That is when the other one removes what killed writers have left."""
+    cell, late, original = store.cell("a"), ExitStack(), store_module._flush
+    killed = cell.path.with_name(".a.elsewhere-6.partial")
+    killed.mkdir(parents=True)
+
+    def flush(path):
+        original(path)
+        if path == cell.path.parent:
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(store_module, "this_process", lambda: "elsewhere-7")
+                (late.enter_context(cell.writing()) / "file").write_text("late")
+
+    monkeypatch.setattr(store_module, "_flush", flush)
+    fill(cell, "first")
+    monkeypatch.undo()
+    assert names(cell.path.parent) == [".a.elsewhere-7.partial", "a"]
+    late.close()
+    assert names(cell.path.parent) == ["a"]
+    assert (cell.path / "file").read_text() == "first"
 
 
 def test_a_failure_never_replaces_a_result(store):

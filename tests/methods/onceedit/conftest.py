@@ -50,6 +50,13 @@ def plugin(plugin_folder):
 
 
 @pytest.fixture(scope="session")
+def fp64_plugin(plugin_folder):
+    loaded = EditedPlugin.load(plugin_folder, "cpu")
+    loaded.model.double()
+    return loaded
+
+
+@pytest.fixture(scope="session")
 def requests(data):
     return [record.request() for record in data.edits]
 

@@ -6,7 +6,6 @@ from harness.models.edited import WeightEditedModel
 from harness.tokens import Query, joint_query
 from methods.onceedit.anchors import pair_anchors
 from methods.onceedit.ensemble import EnsembleModel
-from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.vocabulary import Vocabulary
 from tests.helpers.slow_onceedit import Reference
 from tests.helpers.slow_protocols import generate as own_generation
@@ -45,13 +44,6 @@ def target(request):
     return loaded
 
 
-@pytest.fixture(scope="module")
-def plugin(plugin_folder):
-    loaded = EditedPlugin.load(plugin_folder, "cpu")
-    loaded.model.double()
-    return loaded
-
-
 @pytest.fixture
 def queries(target):
     return [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
@@ -62,26 +54,26 @@ def named(changes):
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=named)
-def test_teacher_forcing_equals_reading_one_prefix_at_a_time(target, plugin, requests, queries, changes):
+def test_teacher_forcing_equals_reading_one_prefix_at_a_time(target, fp64_plugin, requests, queries, changes):
     hparams = hparams_with(**changes)
-    reference = Reference(target, plugin, hparams)
+    reference = Reference(target, fp64_plugin, hparams)
     expected = [
         [reference.step(query, query.target_ids[:j])[0] for j in range(len(query.target_ids))] for query in queries
     ]
-    assert EnsembleModel.attach(target, plugin, hparams).teacher_forced(queries) == expected
+    assert EnsembleModel.attach(target, fp64_plugin, hparams).teacher_forced(queries) == expected
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=named)
-def test_generation_equals_one_step_at_a_time(target, plugin, requests, queries, changes):
+def test_generation_equals_one_step_at_a_time(target, fp64_plugin, requests, queries, changes):
     hparams = hparams_with(**changes)
-    reference = Reference(target, plugin, hparams)
+    reference = Reference(target, fp64_plugin, hparams)
     expected = []
     for query in queries:
         ids = []
         for _ in query.target_ids:
             ids.append(reference.step(query, ids)[0])
         expected.append(ids)
-    assert EnsembleModel.attach(target, plugin, hparams).greedy(queries)[0] == expected
+    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -89,9 +81,11 @@ def test_generation_equals_one_step_at_a_time(target, plugin, requests, queries,
     [{}, {"alpha_gate": 0.5}, {"keep_own": True, "per_step_alpha": True}, {"anchors": "bytes", "eos": "pair_special"}],
     ids=named,
 )
-def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(target, plugin, requests, queries, changes):
+def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(
+    target, fp64_plugin, requests, queries, changes
+):
     hparams = hparams_with(sync="map", **changes)
-    reference = Reference(target, plugin, hparams)
+    reference = Reference(target, fp64_plugin, hparams)
     pair, expected = reference.pair, []
     for query in queries:
         ids, read, is_behind = [], reference.tokenised(query.prompt), False
@@ -106,28 +100,28 @@ def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(target, 
             else:
                 read = [*read, pair.plugin_ids[anchor]]
         expected.append(ids)
-    assert EnsembleModel.attach(target, plugin, hparams).greedy(queries)[0] == expected
+    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries)[0] == expected
 
 
-def test_a_batch_equals_its_questions_one_by_one(target, plugin, requests, queries):
-    together = EnsembleModel.attach(target, plugin, hparams_with())
-    alone = EnsembleModel.attach(target, plugin, hparams_with())
+def test_a_batch_equals_its_questions_one_by_one(target, fp64_plugin, requests, queries):
+    together = EnsembleModel.attach(target, fp64_plugin, hparams_with())
+    alone = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     assert together.teacher_forced(queries) == [alone.teacher_forced([query])[0] for query in queries]
     assert together.generate(queries) == [alone.generate([query])[0] for query in queries]
 
 
-def test_a_closed_gate_leaves_the_model_to_itself(target, plugin, requests, queries):
-    pair = EnsembleModel.attach(target, plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
+def test_a_closed_gate_leaves_the_model_to_itself(target, fp64_plugin, requests, queries):
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
     assert pair.teacher_forced(queries) == [own_teacher_forced(target, query) for query in queries]
     assert pair.generate(queries) == [own_generation(target, query) for query in queries]
     assert pair.diagnostics()["gated_share"] == 1.0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, plugin, requests):
+def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, fp64_plugin, requests):
     """In fp32, where another batch shape could round otherwise and a locality question be lost to it."""
     target = tiny_model(architecture)
-    pair = EnsembleModel.attach(target, plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(alpha="fixed", alpha_fixed=0.0, alpha_gate=0.5))
     queries = [joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS]
     seen = []
     hook = target.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -143,11 +137,11 @@ def test_the_target_computes_what_it_computes_unedited_to_the_bit(architecture, 
         assert ours_BD[active].equal(plain_BD[active])
 
 
-def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(plugin, requests):
+def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(fp64_plugin, requests):
     target = tiny_model("llama")
     target.model.double()
     before = {name: value.clone() for name, value in target.model.state_dict().items()}
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     queries = [joint_query(target.tokenizer, request.prompt, request.target_new) for request in requests]
     answers = [list(query.target_ids) for query in queries]
     assert pair.teacher_forced(queries) == answers
@@ -156,28 +150,30 @@ def test_a_llama_pair_answers_its_edits_and_the_target_is_not_touched(plugin, re
     assert all(value.equal(before[name]) for name, value in target.model.state_dict().items())
 
 
-def test_diagnostics_tell_edits_from_other_prompts(plugin, requests):
+def test_diagnostics_tell_edits_from_other_prompts(fp64_plugin, requests):
     target = tiny_model("mistral")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     sizes = {"anchors", "vocabulary", "width", "plugin_vocabulary", "plugin_width"}
     assert set(pair.diagnostics()) == sizes
     pair.teacher_forced([joint_query(target.tokenizer, prompt, answer) for prompt, answer in QUESTIONS])
     figures = pair.diagnostics()
     assert figures["alpha_edits_mean"] > 0.7
     assert figures["alpha_others_p10"] <= figures["alpha_others_p50"] <= figures["alpha_others_p90"]
-    assert figures["anchors"] == len(pair_anchors(Vocabulary.of(target.tokenizer), Vocabulary.of(plugin.tokenizer)))
+    assert figures["anchors"] == len(
+        pair_anchors(Vocabulary.of(target.tokenizer), Vocabulary.of(fp64_plugin.tokenizer))
+    )
     assert sum(figures[f"certified_l{level}_share"] for level in (0, 1, 2)) == pytest.approx(1.0)
     assert all(0 <= value <= 1 for name, value in figures.items() if name not in sizes)
 
 
-def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):
+def test_diagnostics_tell_what_the_plugin_was_spared(fp64_plugin, requests):
     target = tiny_model("gptj")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     query = joint_query(target.tokenizer, "Paris", "is the capital of France")
     texts = ["Paris", *("Paris" + target.tokenizer.decode(query.target_ids[:n]) for n in range(len(query.target_ids)))]
-    alone = [tuple(plugin.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)]
+    alone = [tuple(fp64_plugin.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts)]
     beginnings = {ids[:n] for ids in alone for n in range(1, len(ids) + 1)}
     pair.teacher_forced([query])
     assert pair.diagnostics()["packed_share"] == len(beginnings) / sum(map(len, alone))
@@ -185,16 +181,16 @@ def test_diagnostics_tell_what_the_plugin_was_spared(plugin, requests):
     assert pair.diagnostics()["fed_per_token"] > 0.5
 
 
-def test_no_question_has_no_answer(plugin, requests):
-    pair = EnsembleModel.attach(tiny_model("llama"), plugin, hparams_with())
+def test_no_question_has_no_answer(fp64_plugin, requests):
+    pair = EnsembleModel.attach(tiny_model("llama"), fp64_plugin, hparams_with())
     assert pair.teacher_forced([]) == pair.generate([]) == pair.scope([]) == []
 
 
-def test_inside_a_character_the_plugin_has_no_say(plugin, requests):
+def test_inside_a_character_the_plugin_has_no_say(fp64_plugin, requests):
     """GPT-J spells 日 in bytes; after the first of them the text is held back."""
     target = tiny_model("gptj")
     target.model.double()
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     letters = [target.tokenizer.convert_tokens_to_ids(letter) for letter in "ĠæĹ¥"]
     query = Query(
         "東京 is the capital of", "日", tuple(target.tokenizer("東京 is the capital of")["input_ids"]), tuple(letters)
@@ -203,9 +199,9 @@ def test_inside_a_character_the_plugin_has_no_say(plugin, requests):
     assert pair.diagnostics()["held_back_share"] == 0.5
 
 
-def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, plugin, requests):
+def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, fp64_plugin, requests):
     """The target's first id may begin before the prompt ends; the plug-in then reads what stands in front of it."""
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     ids = tuple(target.tokenizer("Björk was born in Reykjavík")["input_ids"])
     prompt = tuple(target.tokenizer("Björk was born")["input_ids"])
     assert ids[: len(prompt)] == prompt
@@ -215,21 +211,21 @@ def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, plug
     assert [len(ids) for ids in pair.teacher_forced([query])] == [len(query.target_ids)]
 
 
-def test_one_query_may_be_asked_under_both_protocols_in_any_order(target, plugin, requests, queries):
-    first = EnsembleModel.attach(target, plugin, hparams_with())
-    second = EnsembleModel.attach(target, plugin, hparams_with())
+def test_one_query_may_be_asked_under_both_protocols_in_any_order(target, fp64_plugin, requests, queries):
+    first = EnsembleModel.attach(target, fp64_plugin, hparams_with())
+    second = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     forced, generated = first.teacher_forced(queries), first.generate(queries)
     assert second.generate(queries) == generated
     assert second.teacher_forced(queries) == forced
 
 
 @pytest.mark.parametrize("decode", ["exact", "speculative"])
-def test_rows_that_end_early_do_not_change_others(decode, plugin, requests):
+def test_rows_that_end_early_do_not_change_others(decode, fp64_plugin, requests):
     """As under the natural protocols: an answer ends by itself, whatever the others do."""
     target = tiny_model("llama")
     target.model.double()
     queries = [Query(prompt, "", tuple(target.tokenizer(prompt)["input_ids"]), (0,) * 6) for prompt, _ in QUESTIONS[:3]]
-    pair = EnsembleModel.attach(target, plugin, hparams_with(decode=decode, eos="pair_special"))
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(decode=decode, eos="pair_special"))
     endless, stop, seen = pair.greedy(queries)[0], (2, 6, 4), [0, 0, 0]
 
     def ends(row, id_):

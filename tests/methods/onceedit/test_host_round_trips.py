@@ -5,7 +5,6 @@ import torch
 
 from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
-from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.speculative import Speculation
 from methods.onceedit.stepwise import Stepwise
 from tests.helpers.host_round_trips import host_round_trips
@@ -13,11 +12,6 @@ from tests.helpers.tiny_models import ARCHITECTURES, tiny_model
 from tests.helpers.tiny_onceedit import EDITS, hparams_with
 
 STEPS = 8
-
-
-@pytest.fixture(scope="module")
-def plugin(plugin_folder):
-    return EditedPlugin.load(plugin_folder, "cpu")
 
 
 def pair_and_queries(target, plugin, requests, **changes):

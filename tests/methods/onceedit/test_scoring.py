@@ -42,13 +42,6 @@ def target():
     return loaded
 
 
-@pytest.fixture(scope="module")
-def plugin(plugin_folder):
-    loaded = EditedPlugin.load(plugin_folder, "cpu")
-    loaded.model.double()
-    return loaded
-
-
 def assert_follows(scores, distributions, ids):
     """The scores are what whole distributions say of the ids."""
     for found, logprobs_V, id_ in zip(scores, distributions, ids, strict=True):
@@ -58,9 +51,9 @@ def assert_follows(scores, distributions, ids):
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(changes))
-def test_a_score_is_that_of_the_distribution_whose_arg_max_is_written(target, plugin, changes):
+def test_a_score_is_that_of_the_distribution_whose_arg_max_is_written(target, fp64_plugin, changes):
     hparams = hparams_with(**changes)
-    slow, pair = Reference(target, plugin, hparams), EnsembleModel.attach(target, plugin, hparams)
+    slow, pair = Reference(target, fp64_plugin, hparams), EnsembleModel.attach(target, fp64_plugin, hparams)
     queries = asked(target)
     scores = pair.score(queries)
     kinds = set()
@@ -72,9 +65,9 @@ def test_a_score_is_that_of_the_distribution_whose_arg_max_is_written(target, pl
     assert kinds == ({False, True} if {"alpha_gate", "keep_own"} & changes.keys() else {False})
 
 
-def test_a_text_without_a_prompt_is_routed_by_the_whole_text(target, plugin):
+def test_a_text_without_a_prompt_is_routed_by_the_whole_text(target, fp64_plugin):
     hparams = hparams_with(**COLUMN, alpha="similarity", alpha_gate=0.5)
-    slow, pair = Reference(target, plugin, hparams), EnsembleModel.attach(target, plugin, hparams)
+    slow, pair = Reference(target, fp64_plugin, hparams), EnsembleModel.attach(target, fp64_plugin, hparams)
     text, start = EDITS[0][0], (target.tokenizer.eos_token_id,)
     ids = tuple(target.tokenizer(text)["input_ids"])
     steps = [slow.logits(Query("", "", start, ids), ids[:j], routed=text) for j in range(len(ids))]
@@ -101,8 +94,8 @@ def test_texts_about_no_edit_have_the_unedited_models_scores_to_the_bit(alpha, p
     assert all((mine == plain) != edited for mine, plain, edited in both)
 
 
-def test_positions_are_fused_in_parts_with_the_same_scores(target, plugin, monkeypatch):
-    pair, queries = EnsembleModel.attach(target, plugin, hparams_with(**COLUMN)), asked(target)
+def test_positions_are_fused_in_parts_with_the_same_scores(target, fp64_plugin, monkeypatch):
+    pair, queries = EnsembleModel.attach(target, fp64_plugin, hparams_with(**COLUMN)), asked(target)
     whole = pair.score(queries)
     monkeypatch.setattr("methods.onceedit.scoring.PART_BYTES", 1)
     for found, wanted in zip(pair.score(queries), whole, strict=True):
@@ -111,8 +104,8 @@ def test_positions_are_fused_in_parts_with_the_same_scores(target, plugin, monke
 
 
 @pytest.mark.parametrize("decoder", ["owner", "gac"])
-def test_a_decoder_without_probabilities_says_so(decoder, target, plugin):
-    pair = EnsembleModel.attach(target, plugin, hparams_with(decoder=decoder))
+def test_a_decoder_without_probabilities_says_so(decoder, target, fp64_plugin):
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(decoder=decoder))
     with pytest.raises(UserError, match=f"decoder '{decoder}' .* → decoder: column"):
         pair.score(asked(target))
 
