@@ -14,13 +14,6 @@ from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import EDITS, FakeContext, hparams_with
 
 
-@pytest.fixture(scope="module")
-def plugin(plugin_folder):
-    loaded = EditedPlugin.load(plugin_folder, "cpu")
-    loaded.model.double()
-    return loaded
-
-
 def target_of(architecture):
     loaded = tiny_model(architecture)
     loaded.model.double()
@@ -39,9 +32,9 @@ def spelling_of(target, plugin, *questions):
     return Spelling(EnsembleModel.attach(target, plugin, hparams_with()), queries), queries
 
 
-def test_a_word_written_in_pieces_is_the_word(plugin, requests):
+def test_a_word_written_in_pieces_is_the_word(fp64_plugin):
     target = target_of("gptj")
-    spelling, (query,) = spelling_of(target, plugin, ("Björk was born in", "Paris, the capital"))
+    spelling, (query,) = spelling_of(target, fp64_plugin, ("Björk was born in", "Paris, the capital"))
     written = in_pieces(target, " Paris, the capital of")
     assert len(written) > len(query.target_ids)
     assert spelling.own(0, written) == list(query.target_ids)
@@ -50,9 +43,9 @@ def test_a_word_written_in_pieces_is_the_word(plugin, requests):
     assert spelling.own(0, other)[:3] == list(query.target_ids)[:3]
 
 
-def test_an_answer_goes_on_until_its_last_word_is_over(plugin, requests):
+def test_an_answer_goes_on_until_its_last_word_is_over(fp64_plugin):
     target = target_of("gptj")
-    spelling, (query,) = spelling_of(target, plugin, ("Björk was born in", "Paris"))
+    spelling, (query,) = spelling_of(target, fp64_plugin, ("Björk was born in", "Paris"))
     (space,), stop = in_pieces(target, " "), target.tokenizer.convert_tokens_to_ids("</s>")
     written = in_pieces(target, " Paris")
     assert len(query.target_ids) < len(written)
@@ -62,18 +55,18 @@ def test_an_answer_goes_on_until_its_last_word_is_over(plugin, requests):
     assert not spelling.is_complete(0, [*written, *in_pieces(target, "i")])
 
 
-def test_what_has_no_spelling_of_its_own_is_left_to_the_chosen_tokens(plugin, requests):
+def test_what_has_no_spelling_of_its_own_is_left_to_the_chosen_tokens(fp64_plugin):
     target = target_of("gptj")
-    spelling, (query,) = spelling_of(target, plugin, ("東京 is the capital of", "日本"))
+    spelling, (query,) = spelling_of(target, fp64_plugin, ("東京 is the capital of", "日本"))
     assert spelling.own(0, in_pieces(target, " 日本")[:-1]) is None, "inside a character"
     stop = target.tokenizer.convert_tokens_to_ids("</s>")
     assert spelling.own(0, [stop]) is None, "over too soon"
     assert spelling.own(0, [stop] * 9) == [stop] * len(query.target_ids)
 
 
-def test_an_answer_that_is_over_at_once_is_as_long_as_its_target(plugin, requests, monkeypatch):
+def test_an_answer_that_is_over_at_once_is_as_long_as_its_target(fp64_plugin, monkeypatch):
     target = target_of("gptj")
-    pair = EnsembleModel.attach(target, plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
     queries = [joint_query(target.tokenizer, *edit) for edit in EDITS]
     stop = target.tokenizer.convert_tokens_to_ids("</s>")
     chosen = [[stop] * len(query.target_ids) for query in queries]
