@@ -13,7 +13,7 @@ from methods.onceedit.vocabulary import Vocabulary
 
 pytestmark = [pytest.mark.small, pytest.mark.slow]
 RULES = ("plain", "deepen", "centred", "whitened")
-TOKENS, ANCHORS = 2_000, 1_000
+TOKENS, ANCHORS = 3_000, 1_500
 
 
 def part_of_real_pair():
