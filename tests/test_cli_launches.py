@@ -138,7 +138,7 @@ def test_cells_of_live_jobs_are_neither_run_here_nor_discarded(home, made, launc
 def test_cancel_without_a_launch_is_refused(home, made):
     done = harness_here("cancel", home / "small.yaml", "--store", made.store.root)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "no launch of small.paper is under way" in done.stderr
+    assert "no launch of small.paper is running" in done.stderr
 
 
 @pytest.mark.slow
