@@ -128,7 +128,9 @@ def test_a_rate_that_changed_its_sign_is_refused():
     require_descent(trainer.networks, trainer.hparams)
     with torch.no_grad():
         trainer.networks[0].edit_lr_M[1] = -1e-6
-    with pytest.raises(UserError, match=r"edit rate of .*down_proj.weight is -1.0e-06: edits would increase their loss") as caught:
+    with pytest.raises(
+        UserError, match=r"edit rate of .*down_proj.weight is -1.0e-06: edits would increase their loss"
+    ) as caught:
         require_descent(trainer.networks, trainer.hparams)
     assert caught.value.fix.startswith("norm_weight: 0.05")
 
