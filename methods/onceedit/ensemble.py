@@ -52,7 +52,7 @@ class EnsembleModel(EditedModel):
         self.round_trip = round_trip
         self.target, self.plugin, self.chooser, self.hparams = target, plugin, chooser, hparams
         self.vocabulary = Vocabulary.of(target.tokenizer)
-        self._have_one_tokenizer = self.vocabulary.ids == Vocabulary.of(plugin.tokenizer).ids
+        self.have_one_tokenizer = self.vocabulary.ids == Vocabulary.of(plugin.tokenizer).ids
         self._edited_prompts = {request.prompt for request in plugin.requests}
         self.gate = Gate(hparams, plugin)
         self._alpha_of: dict[str, float] = {}
@@ -152,7 +152,7 @@ class EnsembleModel(EditedModel):
         (see `spelling`).
         """
         made, changed = self.greedy(queries)
-        if changed and not self._have_one_tokenizer:
+        if changed and not self.have_one_tokenizer:
             rows = sorted(changed)
             own = in_own_tokens(self, [queries[row] for row in rows], [made[row] for row in rows])
             for row, ids in zip(rows, own, strict=True):

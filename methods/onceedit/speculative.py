@@ -148,8 +148,8 @@ class Proposer:
         llm, plugin_ids_A = model.anchored.llm.state, model.anchored.plugin.state.anchor_ids_A.tolist()
         self._tokenizer = model.target.tokenizer
         self._plugin = Vocabulary.of(model.plugin.tokenizer)
-        self._llm = Vocabulary.of(model.target.tokenizer)
-        self._is_same = self._plugin.ids == self._llm.ids
+        self._llm = model.vocabulary
+        self._is_same = model.have_one_tokenizer
         # where the owner is not known yet, the anchor's own token is the best guess
         owners_A = torch.where(llm.owner_A < 0, llm.anchor_ids_A, llm.owner_A)
         self._fused = dict(zip(plugin_ids_A, owners_A.tolist(), strict=True))
