@@ -33,6 +33,7 @@ from benchmarks.timing import Candidate, taking_turns
 from benchmarks.workbench import MethodBench, Workbench, add_options
 from harness.models.edited import WeightEditedModel
 from harness.tokens import Query
+from methods.onceedit.answers import Answers
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.slots import Slots
@@ -126,8 +127,10 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     counts: dict[str, dict[int, Counter[str]]] = {}
 
     def speculate(name: str, drafts: int | None, turn: int) -> None:
-        speculation = Speculation(pair, [queries[turn]], drafts)
-        made.setdefault(name, {})[turn] = speculation.run()[0]
+        answers = Answers([queries[turn]])
+        speculation = Speculation(pair, [queries[turn]], answers, drafts)
+        speculation.run()
+        made.setdefault(name, {})[turn] = answers.made[0]
         counts.setdefault(name, {})[turn] = speculation.counts
 
     def exact(turn: int) -> None:
@@ -158,18 +161,20 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
 @torch.no_grad()
 def step_by_step(pair: EnsembleModel, query: Query) -> list[int]:
     """The tokens of the step-by-step decoder."""
-    stepwise, made = Stepwise(pair, [query]), list[int]()
-    for step in range(len(query.target_ids)):
-        made.append(stepwise.tokens(step, [made])[0])
-    return made
+    answers = Answers([query])
+    Stepwise(pair, [query], answers).run()
+    return answers.made[0]
 
 
 @torch.no_grad()
 def two_forwards(pair: EnsembleModel, query: Query, made: Sequence[int]) -> None:
     """Run both models step by step over known tokens, without choosing any."""
-    stepwise = Stepwise(pair, [query])
+    answers = Answers([query])
+    for token in made:
+        answers.add(0, token, is_changed=False)
+    stepwise = Stepwise(pair, [query], answers)
     for _ in query.target_ids:
-        _, hidden_BD, reading, _ = stepwise.read([made])
+        _, hidden_BD, reading, _ = stepwise.read()
         _discard((pair.target.logits(hidden_BD), reading.logits_BU))
 
 

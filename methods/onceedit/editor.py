@@ -40,7 +40,7 @@ TILES = 3
 EDIT, STATE, PLUGIN_STATE = "plugin_edit", "relative_state", "plugin_state"
 
 
-@register("onceedit", title="OnceEdit", family="plug-in", version=3)
+@register("onceedit", title="OnceEdit", family="plug-in", version=4)
 class OnceEdit(Method):
     """OnceEdit (arXiv 2506.00817): the target model is unchanged; an edited plug-in is ensembled with it at every step."""
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from harness.api import EditedModel, Ends, State, TokenScore
 from harness.errors import UserError
-from harness.models.edited import Growing
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
+from methods.onceedit.answers import Answers, RowEnds
 from methods.onceedit.choose import AnchorChooser, Choice, Chooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.flops import EmbeddingTable, paper_flops
@@ -31,7 +31,7 @@ from methods.onceedit.plugin import EditedPlugin, Reading
 from methods.onceedit.round_trip import ENOUGH
 from methods.onceedit.scoring import scores
 from methods.onceedit.speculative import Proposer, Speculation
-from methods.onceedit.spelling import in_own_tokens
+from methods.onceedit.spelling import Spelling
 from methods.onceedit.stepwise import Stepwise
 from methods.onceedit.sync import AnchorMap, Transcript, Written
 from methods.onceedit.union import Tokens, UnionChooser
@@ -151,35 +151,38 @@ class EnsembleModel(EditedModel):
         If the models have different tokenizers, answers that are not the target model's own are given in its own tokens
         (see `spelling`).
         """
-        made, changed = self.greedy(queries)
-        if changed and not self.have_one_tokenizer:
-            rows = sorted(changed)
-            own = in_own_tokens(self, [queries[row] for row in rows], [made[row] for row in rows])
-            for row, ids in zip(rows, own, strict=True):
-                self._counts["respelled"] += ids != made[row]
-                made[row] = ids
-        self._counts["answers"] += len(queries)
-        return made
+        if self.have_one_tokenizer or not queries:
+            return self.greedy(queries)
+        spelling = Spelling(self, queries)
+        answers = self._written(spelling.longer, spelling.ends)
+        own = [spelling.answer(row, ids) if row in answers.changed else ids for row, ids in enumerate(answers.made)]
+        pairs = zip(answers.made, own, strict=True)
+        self._counts.update(answers=len(queries), respelled=sum(ids[: len(shown)] != shown for ids, shown in pairs))
+        return own
 
-    @torch.no_grad()
     def generate_until(self, queries: Sequence[Query], ends: Ends) -> list[list[int]]:
-        """Generate until each row ends, step by step: drafts of `speculative`, which chooses the same ids, run past an end."""
-        return self._stepwise(queries, ends)[0]
+        """Generate until each row ends."""
+        return self._written(queries, lambda row, ids, _: ends(row, ids[-1])).made
+
+    def greedy(self, queries: Sequence[Query]) -> list[list[int]]:
+        """The tokens that the ensemble chooses, as many as each target has, all prompts in one batch."""
+        return self._written(queries).made
 
     @torch.no_grad()
-    def greedy(self, queries: Sequence[Query]) -> tuple[list[list[int]], set[int]]:
-        """The tokens that the ensemble chooses, as many as each target has, all prompts in one batch.
-
-        Returns:
-            The tokens, and the rows in which some token is not the target model's own choice after those before it.
-        """
-        if not queries or self.hparams.decode != "speculative":
-            return self._stepwise(queries, None)
-        speculation = Speculation(self, queries)
-        made = speculation.run()
-        self._counts.update(speculation.counts)
-        self._counts.update(written=sum(map(len, made)), fed=speculation.n_fed)
-        return made, speculation.changed
+    def _written(self, queries: Sequence[Query], ends: RowEnds | None = None) -> Answers:
+        answers = Answers(queries, ends)
+        if not queries:
+            return answers
+        decoder: Speculation | Stepwise
+        if self.hparams.decode == "speculative":
+            decoder = Speculation(self, queries, answers)
+            decoder.run()
+            self._counts.update(decoder.counts)
+        else:
+            decoder = Stepwise(self, queries, answers)
+            decoder.run()
+        self._counts.update(written=sum(map(len, answers.made)), fed=decoder.n_fed)
+        return answers
 
     def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
         """Log-probabilities of the target ids under the distributions whose arg-max the ensemble writes (see `scoring`).
@@ -190,19 +193,6 @@ class EnsembleModel(EditedModel):
         if reason := self.hparams.unscored:
             raise UserError(f"OnceEdit's {reason}", fix="decoder: column")
         return scores(self, queries, reads_targets=reads_targets)
-
-    def _stepwise(self, queries: Sequence[Query], ends: Ends | None) -> tuple[list[list[int]], set[int]]:
-        if not queries:
-            return [], set()
-        made: list[list[int]] = [[] for _ in queries]
-        stepwise, growing = Stepwise(self, queries), Growing(queries, ends)
-        while growing.rows:
-            tokens = stepwise.tokens(growing.step, made)
-            for n, token in tokens.items():
-                made[n].append(token)
-            growing.add(torch.tensor([tokens.get(n, 0) for n in range(len(queries))]))
-        self._counts.update(written=sum(map(len, made)), fed=stepwise.n_fed)
-        return growing.continuations(), stepwise.changed
 
     def state(self) -> State:
         """The number of edits; the plug-ins themselves are artifacts."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from harness.models.precision import at_least_fp32
 from harness.models.submodels import at_places
 from harness.tokens import Query
+from methods.onceedit.answers import Answers
 from methods.onceedit.choose import Choice
 from methods.onceedit.plugin import Reading
 from methods.onceedit.rounding import is_doubtful, logit_error
@@ -201,16 +202,18 @@ class Speculation:
     Args:
         model: the ensemble.
         queries: the questions.
+        answers: where the chosen tokens are added.
         drafts: number of drafts of the plug-in per block; by default as many as have paid, or copies of the text itself.
 
     Attributes:
         counts: `blocks` of all rows, `drafted` tokens, of these the `copied` and the `accepted` ones, and tokens that were
             `settled` step by step.
-        changed: rows with a token that is not the target model's own.
     """
 
-    def __init__(self, model: "EnsembleModel", queries: Sequence[Query], drafts: int | None = None) -> None:
-        self._model, self._queries = model, queries
+    def __init__(
+        self, model: "EnsembleModel", queries: Sequence[Query], answers: Answers, drafts: int | None = None
+    ) -> None:
+        self._model, self._queries, self._answers = model, queries, answers
         self.counts: Counter[str] = Counter()
         self._transcripts = model.transcripts(queries)
         self._companion = Companion(model.plugin, len(queries), crops=True)
@@ -226,20 +229,17 @@ class Speculation:
         self._copies = drafts is None
         self._slots = Slots(model.target.model, len(queries), crops=True)
         self._held = {n: list(query.prompt_ids) for n, query in enumerate(queries)}
-        self._made: list[list[int]] = [[] for _ in queries]
         self._stepwise: Stepwise | None = None
         self._doubtful: set[int] = set()
-        self.changed: set[int] = set()
 
     @torch.no_grad()
-    def run(self) -> list[list[int]]:
-        """Generate as many tokens for each row as its target has."""
-        while unfinished := [n for n, query in enumerate(self._queries) if len(self._made[n]) < len(query.target_ids)]:
+    def run(self) -> None:
+        """Write all answers."""
+        while unfinished := self._answers.unfinished:
             if rows := [n for n in unfinished if n not in self._doubtful]:
                 self._block(rows, unfinished)
             else:
                 self._settle()
-        return self._made
 
     @property
     def n_fed(self) -> int:
@@ -268,24 +268,24 @@ class Speculation:
         counted: list[bool] = []
         at = 0
         for n, draft in drafts.items():
-            before, places = len(self._made[n]), range(at, at + len(draft.ids) + 1)
+            before, places = len(self._answers.made[n]), range(at, at + len(draft.ids) + 1)
             for place, proposed in zip(places, [*draft.ids, None], strict=True):
                 if is_doubtful[place]:
                     self._doubtful.add(n)
                     break
-                self._made[n].append(tokens[place])
-                if is_changed[place]:
-                    self.changed.add(n)
+                self._answers.add(n, tokens[place], is_changed=is_changed[place])
                 expected = draft.guess if proposed is None else proposed
                 if expected is not None:
                     draft.pace.note(expected == tokens[place])
-                if proposed != tokens[place]:
+                if proposed != tokens[place] or self._answers.is_over(n):
                     break
-            n_made = len(self._made[n]) - before
+            n_made = len(self._answers.made[n]) - before
             if draft.not_copied is not None and n_made:
-                self._copying[n].note(draft.not_copied == self._made[n][before])
+                self._copying[n].note(draft.not_copied == self._answers.made[n][before])
             counted += [offset < n_made for offset in range(len(places))]
-            self.counts["accepted"] += sum(a == b for a, b in zip(draft.ids, self._made[n][before:], strict=False))
+            self.counts["accepted"] += sum(
+                a == b for a, b in zip(draft.ids, self._answers.made[n][before:], strict=False)
+            )
             at = places.stop
         for decision in decisions:
             texts = [written[place] for place in decision.places]
@@ -309,7 +309,7 @@ class Speculation:
             if unread := {n: draft for n, draft in unread.items() if not draft.is_done}:
                 logits_BU = torch.cat([reading.logits_BU for n in unread if (reading := readings[n][-1]) is not None])
                 for (n, draft), plugin_id in zip(unread.items(), logits_BU.argmax(dim=-1).tolist(), strict=True):
-                    head = [*self._queries[n].prompt_ids, *self._made[n]]
+                    head = [*self._queries[n].prompt_ids, *self._answers.made[n]]
                     self._model.proposer.extend(draft, plugin_id, head, partial(self._text, n))
             unread = not_along | {n: draft for n, draft in unread.items() if not draft.is_done}
         for n, draft in drafts.items():
@@ -323,8 +323,8 @@ class Speculation:
 
     def _planned(self, row: int) -> Draft:
         """A draft that copies what followed the last ids of the text before, or else one that is still empty."""
-        head = [*self._queries[row].prompt_ids, *self._made[row]]
-        most = len(self._queries[row].target_ids) - len(self._made[row]) - 1
+        head = [*self._queries[row].prompt_ids, *self._answers.made[row]]
+        most = self._answers.most(row) - 1
         speaks, plugin, copying = not self._is_silent[row], self._pace[row], self._copying[row]
         wanted = plugin.drafts(most) if speaks else 0
         otherwise = plugin.tokens_per_cost(wanted) if speaks else copying.tokens_per_cost(0)
@@ -352,7 +352,7 @@ class Speculation:
             self._slots.keep([place for place, n in enumerate(self._held) if n in unfinished])
             self._held = {n: self._held[n] for n in unfinished}
         for n, draft in drafts.items():
-            self._held[n] = [*self._queries[n].prompt_ids, *self._made[n], *draft.ids]
+            self._held[n] = [*self._queries[n].prompt_ids, *self._answers.made[n], *draft.ids]
         again = [len(drafts[n].ids) + 1 if n in drafts else 0 for n in self._held]
         self._slots.hold(list(self._held.values()), again)
         place = {n: row for row, n in enumerate(self._held)}
@@ -387,18 +387,19 @@ class Speculation:
 
     def _settle(self) -> None:
         """Let the step-by-step decoder choose the token of the rows that wait for it and are furthest behind."""
-        self._stepwise = self._stepwise or Stepwise(self._model, self._queries)
-        step = min(len(self._made[n]) for n in self._doubtful)
-        rows = [n for n in self._doubtful if len(self._made[n]) == step]
-        tokens = self._stepwise.tokens(step, self._made, rows)
-        self.changed |= self._stepwise.changed & set(rows)
+        self._stepwise = self._stepwise or Stepwise(self._model, self._queries, self._answers)
+        made = self._answers.made
+        step = min(len(made[n]) for n in self._doubtful)
+        rows = [n for n in self._doubtful if len(made[n]) == step]
+        tokens = self._stepwise.tokens(step, rows)
         for n in rows:
-            self._made[n].append(tokens[n])
+            token, is_changed = tokens[n]
+            self._answers.add(n, token, is_changed=is_changed)
             self._doubtful.discard(n)
             self.counts["settled"] += 1
 
     def _text(self, row: int, drafted: Sequence[int]) -> Written:
-        return self._transcripts[row].after([*self._made[row], *drafted])
+        return self._transcripts[row].after([*self._answers.made[row], *drafted])
 
 
 def repeated(ids: Sequence[int], wanted: int) -> list[int]:

@@ -27,54 +27,58 @@ class Spelling:
     Args:
         model: the ensemble.
         queries: the questions.
+
+    Attributes:
+        longer: the questions, with room to finish a word that is written in pieces.
     """
 
     def __init__(self, model: "EnsembleModel", queries: Sequence[Query]) -> None:
         self._tokenizer, self._queries = model.target.tokenizer, queries
         self._transcripts = model.transcripts(queries)
         self._pieces = model.vocabulary.text_bytes
+        limits = [PIECES * len(query.target_ids) + FURTHER for query in queries]
+        self.longer = [
+            replace(query, target_ids=query.target_ids[:1] * n) for query, n in zip(queries, limits, strict=True)
+        ]
 
-    def is_complete(self, row: int, ids: Sequence[int]) -> bool:
-        """Whether an answer has as many of the target model's own tokens as the target, all of whole words, or is over."""
-        if not self._pieces.get(ids[-1]):
-            return True
-        if len(ids) < 2 or not self._pieces[ids[-1]][:1].isspace():
-            return False
-        own = self._tokenised(row, ids[:-1])
-        return own is not None and len(own) >= len(self._queries[row].target_ids)
+    def ends(self, row: int, ids: Sequence[int], is_changed: bool) -> bool:
+        """Whether an answer is long enough: as many ids as the target has, or the same number of its own after whole words.
+
+        Args:
+            row: the question.
+            ids: its answer so far.
+            is_changed: whether it has tokens that the target model would not have chosen.
+        """
+        if not is_changed:
+            return len(ids) == self._wanted(row)
+        if self._n_text(ids) < len(ids):
+            return self.own(row, ids) is not None
+        return self._pieces[ids[-1]][:1].isspace() and self.own(row, ids[:-1]) is not None
+
+    def answer(self, row: int, ids: Sequence[int]) -> list[int]:
+        """The answer, as long as the target: in the target model's own tokens, or as it was chosen if that is impossible."""
+        own = self.own(row, ids)
+        return list(ids[: self._wanted(row)]) if own is None else own
 
     def own(self, row: int, ids: Sequence[int]) -> list[int] | None:
-        """As many of the target model's own tokens as the target has; None if the text has fewer or cannot be tokenised."""
-        wanted = len(self._queries[row].target_ids)
-        n_text = next((n for n, id_ in enumerate(ids) if not self._pieces.get(id_)), len(ids))
-        own = self._tokenised(row, ids[:n_text])
-        return None if own is None or len(own) + len(ids) - n_text < wanted else [*own, *ids[n_text:]][:wanted]
+        """As many of the target model's own tokens as the target has.
 
-    def _tokenised(self, row: int, ids: Sequence[int]) -> list[int] | None:
-        """The tokens of a continuation's text; None inside a character, and if they change the prompt's."""
-        text, is_inside_character = self._transcripts[row].after(ids)
+        The first id without a text, such as the end of text, and those after it stay as they are.
+
+        Returns:
+            The tokens; None if there are fewer, and if the text ends inside a character or changes the prompt's tokens.
+        """
+        text, is_inside_character = self._transcripts[row].after(ids[: self._n_text(ids)])
         prompt_ids = list(self._queries[row].prompt_ids)
         whole: list[int] = self._tokenizer(text)["input_ids"]
         if is_inside_character or whole[: len(prompt_ids)] != prompt_ids:
             return None
-        return whole[len(prompt_ids) :]
+        own = [*whole[len(prompt_ids) :], *ids[self._n_text(ids) :]][: self._wanted(row)]
+        return own if len(own) == self._wanted(row) else None
 
+    def _n_text(self, ids: Sequence[int]) -> int:
+        """Number of ids before the first one without a text."""
+        return next((n for n, id_ in enumerate(ids) if not self._pieces.get(id_)), len(ids))
 
-def in_own_tokens(model: "EnsembleModel", queries: Sequence[Query], made: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Write answers to the end of a word, and return them in the target model's own tokens, each as long as its target.
-
-    Args:
-        model: the ensemble.
-        queries: the questions.
-        made: the tokens that the ensemble chose, returned where an answer is over before it is as long.
-    """
-    spelling, so_far = Spelling(model, queries), [list[int]() for _ in queries]
-
-    def ends(row: int, id_: int) -> bool:
-        so_far[row].append(id_)
-        return spelling.is_complete(row, so_far[row])
-
-    limits = [PIECES * len(query.target_ids) + FURTHER for query in queries]
-    longer = [replace(query, target_ids=query.target_ids[:1] * n) for query, n in zip(queries, limits, strict=True)]
-    written = [spelling.own(row, ids) for row, ids in enumerate(model.generate_until(longer, ends))]
-    return [list(chosen) if own is None else own for own, chosen in zip(written, made, strict=True)]
+    def _wanted(self, row: int) -> int:
+        return len(self._queries[row].target_ids)

@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.models.batching import left_padded
 from harness.models.precision import at_least_fp32
 from harness.tokens import Query
+from methods.onceedit.answers import Answers
 from methods.onceedit.sync import Companion, Written
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ class Stepwise:
 
     The target model runs with the batch shapes that it has when it is unedited.
 
+    Args:
+        model: the ensemble.
+        queries: the questions.
+        answers: what is read; the caller adds the tokens that are chosen.
+
     Attributes:
         alpha_N: alpha of each prompt.
-        changed: rows with a token that is not the target model's own.
     """
 
-    def __init__(self, model: "EnsembleModel", queries: Sequence[Query]) -> None:
-        self._model, self._queries = model, queries
+    def __init__(self, model: "EnsembleModel", queries: Sequence[Query], answers: Answers) -> None:
+        self._model, self._answers = model, answers
         self._transcripts = model.transcripts(queries)
         self._companion = Companion(model.plugin, len(queries))
         reading = self._companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
@@ -38,26 +43,31 @@ class Stepwise:
         self._cache = None
         self._mapped: Mapping[int, int] = {}
         self._step = 0
-        self.changed: set[int] = set()
 
     @property
     def n_fed(self) -> int:
         """Number of ids fed to the plug-in after the prompts."""
         return self._companion.n_fed - self._prompts_fed
 
-    def tokens(
-        self, step: int, made: Sequence[Sequence[int]], counted: Collection[int] | None = None
-    ) -> dict[int, int]:
+    def run(self) -> None:
+        """Write all answers."""
+        while self._answers.unfinished:
+            for row, (token, is_changed) in self.tokens(self._step).items():
+                self._answers.add(row, token, is_changed=is_changed)
+
+    def tokens(self, step: int, counted: Collection[int] | None = None) -> dict[int, tuple[int, bool]]:
         """The next token of each row that gets one in a step that has not been run yet.
 
         Args:
-            step: number of tokens before the wanted ones; earlier steps are run if necessary.
-            made: tokens of each row: at least `step` of them, or all that the row gets.
+            step: number of tokens before the wanted ones, which the answers must have; earlier steps are run if necessary.
             counted: rows whose step is counted for the diagnostics; all by default.
+
+        Returns:
+            The token, and whether it is not the target model's own choice.
         """
         while self._step < step:
-            self.read(made)
-        rows, hidden_ND, reading, written = self.read(made)
+            self.read()
+        rows, hidden_ND, reading, written = self.read()
         logits_BV = at_least_fp32(self._model.target.logits(hidden_ND)[rows])
         alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
         choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
@@ -67,18 +77,17 @@ class Stepwise:
             mapped_B = anchor_map.ids(choice.tokens_B, choice.anchors_B)
         # one transfer
         tokens, changed, mapped = torch.stack([choice.tokens_B, choice.is_changed_B.long(), mapped_B]).tolist()
-        self.changed |= {row for row, is_changed in zip(rows, changed, strict=True) if is_changed}
         self._mapped = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
-        return dict(zip(rows, tokens, strict=True))
+        return {row: (token, bool(is_changed)) for row, token, is_changed in zip(rows, tokens, changed, strict=True)}
 
-    def read(self, made: Sequence[Sequence[int]]) -> "tuple[list[int], Tensor, Reading, list[Written]]":
+    def read(self) -> "tuple[list[int], Tensor, Reading, list[Written]]":
         """Let both models read the last token of each row, and take the next step without choosing tokens.
 
         Returns:
             The rows that get a token in this step, the target model's final hidden states of all N rows, and of the former
             the plug-in's outputs and the text so far.
         """
-        step, before = self._step, [ids[: self._step] for ids in made]
+        step, before = self._step, [ids[: self._step] for ids in self._answers.made]
         if step:
             # finished rows repeat their last token to keep the batch shape; their further outputs are ignored
             self._ids_BT = torch.tensor([ids[-1:] for ids in before], device=self._ids_BT.device)
@@ -92,7 +101,7 @@ class Stepwise:
             use_cache=True,
         )
         self._cache, self._step = output.past_key_values, step + 1
-        rows = [n for n, query in enumerate(self._queries) if step < len(query.target_ids)]
+        rows = self._answers.continuing(step)
         written = {n: self._transcripts[n].after(before[n]) for n in rows}
         reading = self._companion.read(written, self._mapped)
         return rows, output.last_hidden_state[:, -1], reading, list(written.values())

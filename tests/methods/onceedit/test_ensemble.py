@@ -73,7 +73,7 @@ def test_generation_equals_one_step_at_a_time(target, fp64_plugin, requests, que
         for _ in query.target_ids:
             ids.append(reference.step(query, ids)[0])
         expected.append(ids)
-    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries)[0] == expected
+    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_with_mapped_tokens_the_plugin_reads_its_own_ids_of_the_anchors(
             else:
                 read = [*read, pair.plugin_ids[anchor]]
         expected.append(ids)
-    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries)[0] == expected
+    assert EnsembleModel.attach(target, fp64_plugin, hparams).greedy(queries) == expected
 
 
 def test_a_batch_equals_its_questions_one_by_one(target, fp64_plugin, requests, queries):
@@ -226,7 +226,7 @@ def test_rows_that_end_early_do_not_change_others(decode, fp64_plugin, requests)
     target.model.double()
     queries = [Query(prompt, "", tuple(target.tokenizer(prompt)["input_ids"]), (0,) * 6) for prompt, _ in QUESTIONS[:3]]
     pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(decode=decode, eos="pair_special"))
-    endless, stop, seen = pair.greedy(queries)[0], (2, 6, 4), [0, 0, 0]
+    endless, stop, seen = pair.greedy(queries), (2, 6, 4), [0, 0, 0]
 
     def ends(row, id_):
         assert id_ == endless[row][seen[row]], "ids come in order, and none after the end"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.tokens import Query
+from methods.onceedit.answers import Answers
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.speculative import Speculation
 from methods.onceedit.stepwise import Stepwise
@@ -25,20 +26,21 @@ def pair_and_queries(target, plugin, requests, **changes):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_step_of_a_batch_waits_for_the_certificate_and_for_the_tokens(architecture, plugin, requests, changes):
     pair, queries, models = pair_and_queries(tiny_model(architecture), plugin, requests, **changes)
-    stepwise, made = Stepwise(pair, queries), [[] for _ in queries]
+    answers = Answers(queries)
+    stepwise = Stepwise(pair, queries, answers)
     for step in range(STEPS):
         with host_round_trips(*models) as found:
-            tokens = stepwise.tokens(step, made)
+            tokens = stepwise.tokens(step)
         assert found == ["nonzero", "tolist"]
-        for row, token in tokens.items():
-            made[row].append(token)
+        for row, (token, is_changed) in tokens.items():
+            answers.add(row, token, is_changed=is_changed)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_block_waits_for_each_draft_and_three_times_to_decide_all_its_tokens(architecture, plugin, requests):
     pair, queries, models = pair_and_queries(tiny_model(architecture), plugin, requests)
     _ = pair.proposer  # built once per pair
-    speculation, passes = Speculation(pair, queries[:1], drafts=3), []
+    speculation, passes = Speculation(pair, queries[:1], Answers(queries[:1]), drafts=3), []
     hook = plugin.model.base_model.register_forward_hook(lambda *_: passes.append(1))
     with host_round_trips(*models) as found:
         speculation.run()

@@ -6,6 +6,7 @@ import torch
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from harness.tokens import Query
+from methods.onceedit.answers import Answers
 from methods.onceedit.editor import OnceEdit
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.slots import Slots
@@ -37,16 +38,24 @@ def pair_of(target, plugin, requests, **changes):
     return EnsembleModel.attach(target, plugin, hparams_with(**changes))
 
 
+def speculated(pair, queries, drafts=None):
+    """Tokens and counts of speculative decoding."""
+    answers = Answers(queries)
+    speculation = Speculation(pair, queries, answers, drafts)
+    speculation.run()
+    return answers.made, speculation.counts
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(map(str, changes)) or "default")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_tokens_are_those_of_the_step_by_step_decoder(architecture, plugin, requests, changes):
     target = tiny_model(architecture)
     queries = asked(target, PROMPTS[:6], longest=18)
-    expected = pair_of(target, plugin, requests, **changes).greedy(queries)[0]
+    expected = pair_of(target, plugin, requests, **changes).greedy(queries)
     assert [len(ids) for ids in expected] == [18, 13, 8, 3, 15, 10]
     speculative = pair_of(target, plugin, requests, decode="speculative", **changes)
-    assert speculative.greedy(queries)[0] == expected
-    assert Speculation(speculative, queries, drafts=4).run() == expected
+    assert speculative.greedy(queries) == expected
+    assert speculated(speculative, queries, drafts=4)[0] == expected
 
 
 @pytest.mark.slow
@@ -55,14 +64,14 @@ def test_thousands_of_tokens_are_those_of_the_step_by_step_decoder(architecture,
     target = tiny_model(architecture)
     queries = asked(target, longest=140)
     pair = pair_of(target, plugin, requests)
-    expected = pair.greedy(queries)[0]
+    expected = pair.greedy(queries)
     assert sum(map(len, expected)) > 1500
-    alone = [pair.greedy([query])[0] for query in queries[:3]]
+    alone = [pair.greedy([query]) for query in queries[:3]]
     for drafts in (None, 6):
-        speculation = Speculation(pair, queries, drafts)
-        assert speculation.run() == expected
-        assert speculation.counts["settled"] < sum(map(len, expected)) / 10
-        assert [Speculation(pair, [query], drafts).run() for query in queries[:3]] == alone
+        made, counts = speculated(pair, queries, drafts)
+        assert made == expected
+        assert counts["settled"] < sum(map(len, expected)) / 10
+        assert [speculated(pair, [query], drafts)[0] for query in queries[:3]] == alone
 
 
 def test_where_two_tokens_tie_the_step_by_step_decoder_decides(plugin, requests):
@@ -72,9 +81,9 @@ def test_where_two_tokens_tie_the_step_by_step_decoder_decides(plugin, requests)
     head[1::2] = head[0 : len(head) - 1 : 2]
     changes = {"alpha": "fixed", "alpha_fixed": 0.0, "alpha_gate": 0.5}
     queries = asked(target, PROMPTS[:4], longest=8)
-    speculation = Speculation(pair_of(target, plugin, requests, **changes), queries)
-    assert speculation.run() == pair_of(target, plugin, requests, **changes).greedy(queries)[0]
-    assert speculation.counts["settled"] == sum(len(query.target_ids) for query in queries)
+    made, counts = speculated(pair_of(target, plugin, requests, **changes), queries)
+    assert made == pair_of(target, plugin, requests, **changes).greedy(queries)
+    assert counts["settled"] == sum(len(query.target_ids) for query in queries)
 
 
 def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, requests):
@@ -83,9 +92,8 @@ def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, 
     pair = pair_of(target, plugin, requests, decode="speculative", alpha="fixed", alpha_fixed=1.0, eos="pair_special")
     queries, passes = asked(target, PROMPTS[:1]), []
     hook = target.model.base_model.register_forward_hook(lambda *_: passes.append(1))
-    speculation = Speculation(pair, queries, drafts=5)
-    speculation.run()
-    assert speculation.counts["accepted"] > 0.9 * speculation.counts["drafted"]
+    _, counts = speculated(pair, queries, drafts=5)
+    assert counts["accepted"] > 0.9 * counts["drafted"]
     assert len(passes) < 32 / 4
     pair.greedy(queries)
     hook.remove()
@@ -193,12 +201,11 @@ def test_a_text_that_repeats_itself_takes_fewer_passes_of_both_models(plugin, re
         model.base_model.register_forward_hook(counting(name))
         for name, model in (("target", target.model), ("plug-in", plugin.model))
     ]
-    speculation = Speculation(pair, queries)
-    made = speculation.run()
+    made, counts = speculated(pair, queries)
     for hook in hooks:
         hook.remove()
-    assert made == pair_of(target, plugin, requests).greedy(queries)[0]
-    assert speculation.counts["copied"] > 24
+    assert made == pair_of(target, plugin, requests).greedy(queries)
+    assert counts["copied"] > 24
     assert passes["plug-in"] < 96
     assert passes["target"] < 64
 

@@ -6,7 +6,7 @@ from harness.tokens import Query, joint_query
 from methods.onceedit.edit_stage import build
 from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.plugin import EditedPlugin
-from methods.onceedit.spelling import FURTHER, PIECES, Spelling, in_own_tokens
+from methods.onceedit.spelling import FURTHER, PIECES, Spelling
 from methods.onceedit.vocabulary import Vocabulary
 from tests.helpers.slow_onceedit import Reference
 from tests.helpers.slow_protocols import generate as own_generation
@@ -49,29 +49,33 @@ def test_an_answer_goes_on_until_its_last_word_is_over(fp64_plugin):
     (space,), stop = in_pieces(target, " "), target.tokenizer.convert_tokens_to_ids("</s>")
     written = in_pieces(target, " Paris")
     assert len(query.target_ids) < len(written)
-    assert not any(spelling.is_complete(0, written[:n]) for n in range(1, len(written) + 1))
-    assert spelling.is_complete(0, [*written, space])
-    assert spelling.is_complete(0, [*written, stop])
-    assert not spelling.is_complete(0, [*written, *in_pieces(target, "i")])
+    assert not any(spelling.ends(0, written[:n], True) for n in range(1, len(written) + 1))
+    assert spelling.ends(0, [*written, space], True)
+    assert spelling.ends(0, [*written, stop], True)
+    assert not spelling.ends(0, [*written, *in_pieces(target, "i")], True)
+
+
+def test_what_the_target_model_writes_by_itself_is_as_long_as_the_target(fp64_plugin):
+    target = target_of("gptj")
+    spelling, (query,) = spelling_of(target, fp64_plugin, ("Björk was born in", "Paris, the capital"))
+    written, wanted = in_pieces(target, " Paris"), len(query.target_ids)
+    assert [spelling.ends(0, written[:n], False) for n in range(1, wanted + 1)] == [False] * (wanted - 1) + [True]
 
 
 def test_what_has_no_spelling_of_its_own_is_left_to_the_chosen_tokens(fp64_plugin):
     target = target_of("gptj")
     spelling, (query,) = spelling_of(target, fp64_plugin, ("東京 is the capital of", "日本"))
-    assert spelling.own(0, in_pieces(target, " 日本")[:-1]) is None, "inside a character"
-    stop = target.tokenizer.convert_tokens_to_ids("</s>")
-    assert spelling.own(0, [stop]) is None, "over too soon"
-    assert spelling.own(0, [stop] * 9) == [stop] * len(query.target_ids)
+    inside = in_pieces(target, " 日本")[:-1]
+    assert spelling.own(0, inside) is None, "inside a character"
+    assert spelling.answer(0, inside) == inside[: len(query.target_ids)]
 
 
-def test_an_answer_that_is_over_at_once_is_as_long_as_its_target(fp64_plugin, monkeypatch):
+def test_an_answer_whose_text_is_over_at_once_is_as_long_as_its_target(fp64_plugin):
     target = target_of("gptj")
-    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
-    queries = [joint_query(target.tokenizer, *edit) for edit in EDITS]
-    stop = target.tokenizer.convert_tokens_to_ids("</s>")
-    chosen = [[stop] * len(query.target_ids) for query in queries]
-    monkeypatch.setattr(pair, "generate_until", lambda queries, ends: [[stop] for _ in queries])
-    assert in_own_tokens(pair, queries, chosen) == chosen
+    spelling, (query,) = spelling_of(target, fp64_plugin, ("東京 is the capital of", "日本"))
+    stop, wanted = target.tokenizer.convert_tokens_to_ids("</s>"), len(query.target_ids)
+    assert [spelling.ends(0, [stop] * n, True) for n in range(1, wanted + 1)] == [False] * (wanted - 1) + [True]
+    assert spelling.answer(0, [stop] * 9) == [stop] * wanted
 
 
 class OfPieces(FakeContext):
@@ -102,22 +106,21 @@ def test_answers_equal_those_written_one_by_one(decode, plugin_of_pieces):
 
 def slowly(target, reference, query: Query):
     wanted, text_of = len(query.target_ids), Vocabulary.of(target.tokenizer).text_bytes
-    ids = []
-    while len(ids) < wanted:
-        ids.append(reference.step(query, ids)[0])
-    if ids == own_generation(target, query):
-        return ids
-    first, ids = ids, []
-    while len(ids) < PIECES * wanted + FURTHER:
-        ids.append(reference.step(query, ids)[0])
-        if not text_of[ids[-1]]:
-            break
-        own = respelled(target, reference, query, ids[:-1]) if text_of[ids[-1]].startswith(b" ") else []
+    limit, chosen = PIECES * wanted + FURTHER, []
+    while len(chosen) < limit:
+        chosen.append(reference.step(query, chosen)[0])
+        if len(chosen) == wanted and chosen == own_generation(target, query):
+            return chosen
+        ids = list(chosen)
+        n_text = next((n for n, id_ in enumerate(ids) if not text_of[id_]), len(ids))
+        if n_text == len(ids) < limit:
+            if not text_of[ids[-1]].startswith(b" "):
+                continue
+            ids, n_text = ids[:-1], n_text - 1
+        own = [*respelled(target, reference, query, ids[:n_text]), *ids[n_text:]]
         if len(own) >= wanted:
-            break
-    text, rest = (ids[:-1], ids[-1:]) if not text_of[ids[-1]] else (ids, [])
-    own = [*respelled(target, reference, query, text), *rest]
-    return own[:wanted] if len(own) >= wanted else first
+            return own[:wanted]
+    return chosen[:wanted]
 
 
 def respelled(target, reference, query, ids):
