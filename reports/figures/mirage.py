@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from reports.frame import SuiteFrame
     from reports.tables.mirage import Line
 
-STAGES = ("teacher-\nforced", "own\nwords", "own\nlength", "instruc-\ntion", "F1")
+STAGES = ("teacher-\nforced", "own\nwords", "whole\ntarget", "own\nlength", "instruc-\ntion")
 """What is new at each stage of the table `mirage`."""
 
 SPREAD = 0.28

@@ -22,13 +22,13 @@ Measure = tuple[str, str]
 """A protocol, and the column of its records: `exact` or `score`."""
 
 STAGES: tuple[Measure, ...] = (
-    ("teacher_forced", "exact"),
+    ("teacher_forced", "score"),
+    ("generation", "score"),
     ("generation", "exact"),
     ("natural", "exact"),
     ("natural_instruct", "exact"),
-    ("natural_instruct", "score"),
 )
-STEPS = ("Content", "Length", "Instruction", "Metric")
+STEPS = ("Content", "Metric", "Length", "Instruction")
 """What is different from each stage to the next."""
 
 PROTOCOLS = tuple(dict.fromkeys(name for name, _ in STAGES))
@@ -36,9 +36,9 @@ PROTOCOLS = tuple(dict.fromkeys(name for name, _ in STAGES))
 AXES = {"rel": "Reliability", "gen": "Generality"}
 
 NOTES = (
-    "Start: share of targets that are right id by id, given their own words (teacher-forced).",
-    "Content: the same, generated from the prompt alone, as long as the target. Length: an answer ends by itself and must have "
-    "the words of the target. Instruction: the model is told to answer in few words. Metric: words are compared by F1.",
+    "Start: share of the target's tokens that are right, each predicted from the target's own tokens before it (teacher-forced).",
+    "Content: the same share, in an answer generated from the prompt alone. Metric: the whole target counts, not a share of it. "
+    "Length: the answer ends by itself, and its words are compared. Instruction: the model is told to answer in few words.",
     "Steps are changes of the score, and add up to the difference between start and end.",
 )
 
