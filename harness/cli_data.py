@@ -10,6 +10,7 @@ import typer
 from harness import registry
 from harness.cli_shared import DataOption, PluginOption, print_table
 from harness.commands import harness_command
+from harness.inventory import REAL_RECORDS
 from harness.plain_text import counted
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def data_list(
         print(f"ignored: {line}")
     if len(foreign) > _FOREIGN:
         print(f"ignored: {counted(len(foreign) - _FOREIGN, 'more file')}")
+    if data is None:
+        print(f"synthetic records only; {REAL_RECORDS}")
     return 0
 
 

@@ -35,11 +35,12 @@ def schema() -> int:
 
 @app.command()
 def doctor(plugin: PluginOption = None) -> int:
-    """Check what is installed, what is missing and how to get it."""
+    """Check what is installed (✓), what is optional and absent (–), and what has to be fixed (✗)."""
     from rich.markup import escape
 
     console = new_console()
     for finding in inventory.findings():
-        mark = "[green]✓[/green]" if finding.is_present else "[yellow]–[/yellow]"
+        missing = "[yellow]–[/yellow]" if finding.is_optional else "[red]✗[/red]"
+        mark = "[green]✓[/green]" if finding.is_present else missing
         console.print(f"{mark} {finding.what}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
     return 0

@@ -20,6 +20,7 @@ Kind = Literal[
 ]  # fmt: skip
 Rows = Iterator[tuple[str, ...]]
 YES = "yes"
+REAL_RECORDS = "for real ones: python -m harness data fetch, then --data data, or HARNESS_DATA"
 
 
 def findings() -> Iterator[Finding]:
@@ -29,7 +30,7 @@ def findings() -> Iterator[Finding]:
         try:
             yield Finding(package, True, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, False, "python -m pip install editing-harness")
+            yield Finding(package, False, "python -m pip install editing-harness", is_optional=False)
     yield _cuda()
     yield _records()
     for name, _, obstacle in _profiles():
@@ -45,7 +46,7 @@ def _cuda() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("CUDA", False, f"torch cannot be imported: {error}")
+        return Finding("CUDA", False, f"torch cannot be imported: {error}", is_optional=False)
     if torch.cuda.is_available():
         return Finding("CUDA", True, torch.cuda.get_device_name(0))
     return Finding("CUDA", False, "no device; cells run on the CPU")
@@ -54,9 +55,10 @@ def _cuda() -> Finding:
 def _records() -> Finding:
     folder = os.environ.get("HARNESS_DATA")
     if not folder:
-        return Finding("datasets", False, "synthetic data only; set HARNESS_DATA, or use --data")
+        return Finding("datasets", False, f"synthetic records only; {REAL_RECORDS}")
     is_there = Path(folder).expanduser().is_dir()
-    return Finding("datasets", is_there, folder if is_there else f"HARNESS_DATA: no such folder: {folder}")
+    found = folder if is_there else f"HARNESS_DATA: no such folder: {folder}"
+    return Finding("datasets", is_there, found, is_optional=False)
 
 
 def _methods() -> Rows:

@@ -268,8 +268,17 @@ def test_doctor_needs_no_torch_and_does_not_wrap_commands():
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "torch cannot be imported" in done.stdout
+    assert "✗ CUDA: torch cannot be imported" in done.stdout
     assert "python -m pip install 'editing-harness[easyedit]'" in done.stdout
+
+
+def test_doctor_tells_what_is_optional_from_what_is_wrong(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    assert main(["doctor"]) == 0
+    assert "– datasets: synthetic records only; for real ones: python -m harness data fetch" in capsys.readouterr().out
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "gone"))
+    main(["doctor"])
+    assert "✗ datasets: HARNESS_DATA: no such folder" in capsys.readouterr().out
 
 
 def test_a_read_only_store_is_reported_in_one_line_and_keeps_its_cells(home, store):

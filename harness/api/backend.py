@@ -8,11 +8,19 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check of `harness doctor`."""
+    """Result of one check of `harness doctor`.
+
+    Attributes:
+        what: what was checked.
+        is_present: whether it is there and can be used.
+        detail: its version or place, or what is missing and how to get it.
+        is_optional: whether the harness works without it.
+    """
 
     what: str
     is_present: bool
     detail: str
+    is_optional: bool = True
 
 
 class Backend(ABC):
