@@ -41,11 +41,11 @@ class Choice:
             ValueError: if a token was decoded without a search.
         """
         is_kept_B1 = self.anchors_B[:, None] < 0
-        if self.decoded is None or self.decoded.logits_BV is None:
+        if self.decoded is None or self.decoded.logits is None:
             if not bool(is_kept_B1.all()):
                 raise ValueError("a token that was decoded without a search has no logits")
             return logits_l_BV
-        return torch.where(is_kept_B1, logits_l_BV, self.decoded.logits_BV)
+        return torch.where(is_kept_B1, logits_l_BV, self.decoded.logits())
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,6 +8,7 @@ neither is used in place of the other.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -36,14 +37,16 @@ class Decoded:
         tokens_B: ids of the target model.
         anchors_B: the most probable anchor of each row, i.e. the one-hot target.
         certificate: proof that it is the most probable; None if the full distribution was computed.
-        logits_BV: final logits of a search, whose arg-max the tokens are; None if there was no search.
+        logits: computes the final logits of a search, B × V, whose arg-max the tokens are; None if there was no search.
+        lead_B: lead of the token's logit over all others; None if the tokens do not come from a search of a column.
         certificate_of_llm: the most probable anchor of the target model alone; None if it was not needed.
     """
 
     tokens_B: Tensor
     anchors_B: Tensor
     certificate: Certificate | None = None
-    logits_BV: Tensor | None = None
+    logits: Callable[[], Tensor] | None = None
+    lead_B: Tensor | None = None
     certificate_of_llm: Certificate | None = None
 
 
@@ -86,7 +89,8 @@ class ColumnDecoder:
         """See `Decoder`."""
         anchors_B = fused.certificate.anchors_B
         z_BV = self.search(fused.llm.state, anchors_B, logits_l_BV)
-        return Decoded(z_BV.argmax(dim=-1), anchors_B, fused.certificate, z_BV)
+        tokens_B, lead_B = _best(z_BV)
+        return Decoded(tokens_B, anchors_B, fused.certificate, lambda: z_BV, lead_B)
 
     def search(self, state: RelativeState, anchors_B: Tensor, logits_l_BV: Tensor) -> Tensor:
         """Final logits of the search, B × V, for one target anchor per row."""
@@ -97,6 +101,36 @@ class ColumnDecoder:
             pull_BV = z_BV.softmax(dim=-1) - (z_BV + log_r_BV).softmax(dim=-1)
             optimiser.step(pull_BV / state.n_anchors)
         return z_BV
+
+
+class AnchorTokens:
+    """The same search from zero logits, once per anchor: its result depends on nothing else.
+
+    Args:
+        column: the search.
+        state: relative state of the target model.
+    """
+
+    def __init__(self, column: ColumnDecoder, state: RelativeState) -> None:
+        if column.init != "zero":
+            raise ValueError("a search that starts from the target model's logits depends on them")
+        self._column = column
+        self._token_A = torch.full_like(state.anchor_ids_A, -1)
+        self._lead_A = torch.zeros_like(self._token_A, dtype=torch.float64)
+
+    def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
+        """See `Decoder`."""
+        state, anchors_B = fused.llm.state, fused.certificate.anchors_B
+
+        def logits() -> Tensor:
+            return self._column.search(state, anchors_B, logits_l_BV)
+
+        unknown = (self._token_A[anchors_B] < 0).nonzero().squeeze(-1)
+        if len(unknown):
+            found_B = anchors_B[unknown]
+            z_BV = self._column.search(state, found_B, logits_l_BV[unknown])
+            self._token_A[found_B], self._lead_A[found_B] = _best(z_BV)
+        return Decoded(self._token_A[anchors_B], anchors_B, fused.certificate, logits, self._lead_A[anchors_B])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +148,7 @@ class SearchDecoder:
     def decode(self, fused: Fused, logits_l_BV: Tensor) -> Decoded:
         """See `Decoder`."""
         z_BV = self.search(fused.llm.matrix, fused.probs_BA, logits_l_BV)
-        return Decoded(z_BV.argmax(dim=-1), fused.probs_BA.argmax(dim=-1), None, z_BV)
+        return Decoded(z_BV.argmax(dim=-1), fused.probs_BA.argmax(dim=-1), None, lambda: z_BV)
 
     def search(self, matrix: TransferMatrix, fused_BA: Tensor, logits_l_BV: Tensor) -> Tensor:
         """Final logits of the search, B × V."""
@@ -132,16 +166,25 @@ class SearchDecoder:
         return z_BV
 
 
-def make_decoder(name: str, *, steps: int, lr: float, init: Init, target: Target) -> Decoder:
+def make_decoder(name: str, state: RelativeState, *, steps: int, lr: float, init: Init, target: Target) -> Decoder:
     """Create a decoder from anchor space by name; `OnceEditHparams` rejects invalid combinations beforehand."""
     if name == "search":
         return SearchDecoder(steps, lr, init, target)
-    return ColumnDecoder(steps, lr, init) if name == "column" else OwnerDecoder()
+    if name == "owner":
+        return OwnerDecoder()
+    column = ColumnDecoder(steps, lr, init)
+    return AnchorTokens(column, state) if init == "zero" else column
 
 
 def learning_rate(lr: float, step: int) -> float:
     """DeePEn's cosine schedule: from lr at step 0 towards lr / 4 at step 10."""
     return lr / 4 + (lr - lr / 4) * (1 + math.cos(math.pi * step / _COSINE_STEPS)) / 2
+
+
+def _best(z_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """The arg-max of each row, and its lead over the second largest value in fp64."""
+    largest_B2 = z_BV.topk(2, dim=-1).values.double()
+    return z_BV.argmax(dim=-1), largest_B2[:, 0] - largest_B2[:, 1]
 
 
 def _start(init: Init, logits_l_BV: Tensor, dtype: torch.dtype) -> Tensor:

@@ -98,6 +98,7 @@ class EnsembleModel(EditedModel):
         plugin_side = plugin_side or side(plugin, target)
         decoder = make_decoder(
             hparams.decoder,
+            target_side.state,
             steps=hparams.search_steps,
             lr=hparams.search_lr,
             init=hparams.init,

@@ -44,14 +44,13 @@ def is_doubtful(
     is_own_doubtful_B = top_B2.values[:, 0] - top_B2.values[:, 1] <= 2 * error_l_B
     if choice.decoded is None or error_s_B is None:
         return is_own_doubtful_B
-    certificate, search_BV = choice.decoded.certificate, choice.decoded.logits_BV
+    certificate, lead_B = choice.decoded.certificate, choice.decoded.lead_B
     if certificate is None:
         raise ValueError("the soft search has no certificate, so no bound on what rounding may change")
     least_lead_B = 4 * torch.maximum(error_l_B, error_s_B.to(error_l_B.device))
     is_doubtful_B = certificate.margin_B <= least_lead_B
-    if search_BV is not None:
-        best_B2 = search_BV.topk(2, dim=-1).values
-        is_doubtful_B |= best_B2[:, 0] - best_B2[:, 1] <= _SEARCH_ULPS * torch.finfo(search_BV.dtype).eps
+    if lead_B is not None:
+        is_doubtful_B |= lead_B <= _SEARCH_ULPS * torch.finfo(logits_l_BV.dtype).eps
     if choice.decoded.certificate_of_llm is not None:
         is_doubtful_B |= choice.decoded.certificate_of_llm.margin_B <= least_lead_B
         is_doubtful_B |= is_own_doubtful_B & (choice.anchors_B < 0)

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from methods.onceedit.decoders import ColumnDecoder, OwnerDecoder, SearchDecoder, learning_rate, make_decoder
+from methods.onceedit.decoders import (
+    AnchorTokens,
+    ColumnDecoder,
+    OwnerDecoder,
+    SearchDecoder,
+    learning_rate,
+    make_decoder,
+)
 from methods.onceedit.fusion import Fused, Projection
 from methods.onceedit.matrix import TransferMatrix
 from methods.onceedit.relative import RelativeState
@@ -160,8 +167,35 @@ def test_a_confident_start_gives_no_nan_where_the_column_underflows():
     assert SearchDecoder(init="llm").search(TransferMatrix.of(state), torch.eye(6)[1:2], logits_BV).isfinite().all()
 
 
+def test_a_search_from_zero_is_made_once_per_anchor():
+    state, searched = random_state("plain", tokens=200, anchors=60, seed=3), []
+
+    class Counting(ColumnDecoder):
+        def search(self, state, anchors_B, logits_l_BV):
+            searched.extend(anchors_B.tolist())
+            return super().search(state, anchors_B, logits_l_BV)
+
+    decoder = AnchorTokens(Counting(lr=0.5), state)
+    for anchors in ([3, 1, 4], [1, 5, 9, 4], [5, 3]):
+        fused, logits_BV = around(state, anchors), torch.randn(len(anchors), 200, dtype=DOUBLE)
+        found, expected = decoder.decode(fused, logits_BV), ColumnDecoder(lr=0.5).decode(fused, logits_BV)
+        assert found.tokens_B.equal(expected.tokens_B)
+        torch.testing.assert_close(found.lead_B, expected.lead_B)
+    assert searched == [3, 1, 4, 5, 9]
+    torch.testing.assert_close(found.logits(), expected.logits())
+    with pytest.raises(ValueError, match="depends on them"):
+        AnchorTokens(ColumnDecoder(init="llm"), state)
+
+
 @pytest.mark.parametrize(
-    ("name", "kind"), [("owner", OwnerDecoder), ("column", ColumnDecoder), ("search", SearchDecoder)]
+    ("name", "init", "kind"),
+    [
+        ("owner", "zero", OwnerDecoder),
+        ("column", "zero", AnchorTokens),
+        ("column", "llm", ColumnDecoder),
+        ("search", "zero", SearchDecoder),
+    ],
 )
-def test_each_decoder_is_made_by_its_name(name, kind):
-    assert isinstance(make_decoder(name, steps=5, lr=0.15, init="zero", target="onehot"), kind)
+def test_each_decoder_is_made_by_its_name(name, init, kind):
+    state = random_state("plain")
+    assert isinstance(make_decoder(name, state, steps=5, lr=0.15, init=init, target="onehot"), kind)
