@@ -17,7 +17,11 @@ COLUMN, PAGE = 3.35, 6.9
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#a6761d", "#1b1b1b")
 """Okabe and Ito's colours, which people with colour blindness can tell apart, and two more."""
 
-MARKERS = "os^Dvp*Xh"
+MARKERS = "os^Dvp*XhP"
+"""One more than colours, so that both together repeat only after 90 series."""
+
+REFERENCE: dict[str, Any] = {"color": "#999999", "marker": ".", "linestyle": "--"}
+"""How the unedited model is drawn."""
 
 LABEL_WIDTH = 20
 """Characters that fit next to a row of panels."""
@@ -93,8 +97,24 @@ def error_bars(estimates: "Sequence[Estimate]") -> "list[list[float]]":
     return [low, high]
 
 
+def series(number: int) -> dict[str, Any]:
+    """Colour and marker of a series by its number."""
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def spread_axis(axes: "Axes", values: "Sequence[float]", log_from: float) -> None:
+    """Make the x-axis logarithmic, with a tick at each value, if the largest is at least `log_from` times the smallest."""
+    if values and 0 < min(values) <= max(values) / log_from:
+        ticks = sorted(set(values))
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+
+
 def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:
-    """One legend for the whole figure, above it."""
+    """One legend for the whole figure, above it, in at most three columns if the figure is as wide as a column of text."""
     handles, labels = axes.get_legend_handles_labels()
+    if figure.get_figwidth() <= COLUMN:
+        columns = min(columns, 3)
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=1.4)

@@ -64,8 +64,7 @@ def calibration(frame: "SuiteFrame") -> "Figure":
     import numpy as np
 
     from harness.evaluation.scope import BINS, INSIDE
-    from reports.drawing import COLORS as SERIES
-    from reports.drawing import COLUMN, MARKERS, PAGE, drawing, grid, legend_above, nothing
+    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, series
 
     scopes = _scopes(frame)
     if scopes.empty:
@@ -82,8 +81,7 @@ def calibration(frame: "SuiteFrame") -> "Figure":
                     bins = np.minimum((here["scope"] * BINS).astype(int), BINS - 1)
                     by_bin = here.assign(inside=here["axis"].isin(INSIDE)).groupby(bins)
                     axes.plot(
-                        by_bin["scope"].mean(), by_bin["inside"].mean(), marker=MARKERS[number % len(MARKERS)],
-                        color=SERIES[number % len(SERIES)], label=model, alpha=0.8,
+                        by_bin["scope"].mean(), by_bin["inside"].mean(), label=model, alpha=0.8, **series(number),
                     )  # fmt: skip
                 axes.set_xlim(-0.03, 1.03)
                 axes.set_ylim(-0.03, 1.03)

@@ -68,13 +68,13 @@ def _shares_edits(cells: "pd.DataFrame") -> bool:
 
 def _by_edits(axes: "Axes", found: Mapping[str, _Line]) -> None:
     from reports.costs import total_curve
-    from reports.drawing import COLORS, MARKERS
+    from reports.drawing import series
 
     curve = total_curve({title: line.cost for title, line in found.items()}, EDITS)
     for number, (title, line) in enumerate(found.items()):
-        cost, color = line.cost, COLORS[number % len(COLORS)]
-        axes.plot(EDITS, curve[title], color=color, label=title)
-        axes.plot([cost.edits], [cost.with_setup_s], color=color, marker=MARKERS[number % len(MARKERS)])
+        cost, style = line.cost, series(number)
+        axes.plot(EDITS, curve[title], color=style["color"], label=title)
+        axes.plot([cost.edits], [cost.with_setup_s], **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     models = next(iter(found.values())).cost.models

@@ -1,6 +1,6 @@
 """What is left of a teacher-forced score, step by step, up to answers as in practice."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.registry import register_figure
 
@@ -50,18 +50,16 @@ def mirage(frame: "SuiteFrame") -> "Figure":
                 axes.set_xlim(-0.4, len(STAGES) - 0.6)
                 axes.label_outer()
             row[0].set_ylabel(row_label(*label))
-        legend_above(figure, rows[0][0], 5 if len(models) > 1 else 3)
+        legend_above(figure, rows[0][0], 5)
     return figure
 
 
 def _draw(axes: "Axes", line: "Line", titles: "list[str]") -> None:
-    from reports.drawing import COLORS, MARKERS, error_bars
+    from reports.drawing import REFERENCE, error_bars, series
 
     place = titles.index(line.title)
     shift = SPREAD * (place / max(1, len(titles) - 1) - 0.5)
-    style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
-    if line.is_reference:
-        style = {"color": "#999999", "marker": ".", "linestyle": "--"}
+    style = REFERENCE if line.is_reference else series(place)
     axes.errorbar(
         [number + shift for number in range(len(line.stages))], [each.value for each in line.stages],
         yerr=error_bars(line.stages), label=line.title, elinewidth=0.5, markersize=2.5, linewidth=0.9, **style,

@@ -53,7 +53,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
-    from reports.drawing import COLORS, MARKERS
+    from reports.drawing import series
     from reports.tables.time import costs
 
     found = []
@@ -71,7 +71,7 @@ def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
         score = line.score
         axes.errorbar(
             [seconds], [score.value], yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6,
-            color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
+            markersize=4, **series(number),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)

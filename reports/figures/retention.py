@@ -1,6 +1,6 @@
 """Curves of a sequence of edits: how much is left of the first edits, and the quality over all edits so far."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.registry import register_figure
 from reports.common import AVERAGED, protocol_title
@@ -11,12 +11,26 @@ if TYPE_CHECKING:
     from reports.curves import Curve
     from reports.frame import SuiteFrame
 
+LOG_FROM = 50
+"""Numbers of edits of which the largest is at least so many times the smallest are shown on a logarithmic axis."""
+
 
 @register_figure("retention")
 def retention(frame: "SuiteFrame") -> "Figure":
     """Edits in sequence: reliability of the first edits, and Avg over all edits so far, by number of edits."""
     from reports.curves import method_curves
-    from reports.drawing import COLORS, COLUMN, MARKERS, PAGE, drawing, grid, legend_above, nothing, score_axis
+    from reports.drawing import (
+        COLUMN,
+        PAGE,
+        REFERENCE,
+        drawing,
+        grid,
+        legend_above,
+        nothing,
+        score_axis,
+        series,
+        spread_axis,
+    )
 
     curves = list(method_curves(frame))
     if not curves:
@@ -32,10 +46,7 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 for one in curves:
                     if one.board is board and one.score.model == model:
                         place = titles.index(one.line.title)
-                        style: dict[str, Any] = {
-                            "color": COLORS[place % len(COLORS)],
-                            "marker": MARKERS[place % len(MARKERS)],
-                        }
+                        style = REFERENCE if one.line.is_reference else series(place)
                         points = one.found.points
                         kept = [one.found.value(point, "rel", points[0]) for point in points]
                         first.plot(points, kept, label=one.line.title, **style)
@@ -43,6 +54,7 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 first.set_title(title if number == 0 else "")
                 score_axis(first, "")
                 score_axis(all_so_far, "")
+                spread_axis(all_so_far, [point for one in curves for point in one.found.points], LOG_FROM)
                 all_so_far.set_xlabel("edits so far" if number == len(boards) - 1 else "")
             where = f"{board.title}\n{protocol_title(board.protocol)}"
             rows[2 * number][0].set_ylabel(f"{where}\nRel, first edits")

@@ -64,7 +64,8 @@ def _is_number(text: str) -> bool:
 
 def _curves(axes: "Axes", board: "Board", model: str, key: str) -> None:
     """Rel, Gen, Loc and Avg of a single series; of several, the Avg of each."""
-    from reports.drawing import AXIS_COLORS, COLORS, MARKERS, score_axis
+    from reports.drawing import AXIS_COLORS, score_axis, spread_axis
+    from reports.drawing import series as series_style
 
     series: dict[str, list[Line]] = {}
     for line in board.lines:
@@ -82,13 +83,10 @@ def _curves(axes: "Axes", board: "Board", model: str, key: str) -> None:
         ordered = sorted(lines, key=lambda line: float(_settings(line)[key]))
         x = [float(_settings(line)[key]) for line in ordered]
         found = [line.by_model[model].axes[axis] for line in ordered]
-        color = AXIS_COLORS[axis] if len(series) == 1 else COLORS[number % len(COLORS)]
-        axes.plot(x, [each.value for each in found], marker=MARKERS[number % len(MARKERS)], color=color, label=label)
-        axes.fill_between(x, [each.low for each in found], [each.high for each in found], color=color, alpha=0.13, lw=0)
+        style = series_style(number) | ({"color": AXIS_COLORS[axis]} if len(series) == 1 else {})
+        axes.plot(x, [each.value for each in found], label=label, **style)
+        low, high = [each.low for each in found], [each.high for each in found]
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
         values += x
-    if values and 0 < min(values) <= max(values) / LOG_FROM:
-        axes.set_xscale("log")
-        ticks = sorted(set(values))
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-        axes.set_xticks([], minor=True)
+    spread_axis(axes, values, LOG_FROM)
     score_axis(axes, "")

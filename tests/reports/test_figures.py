@@ -3,6 +3,7 @@
 import pytest
 
 from harness import registry
+from reports.drawing import COLUMN, PAGE, drawing, legend_above, series, spread_axis
 from reports.figures.pareto import front
 from reports.frame import load_suite
 from reports.places import swept
@@ -52,3 +53,33 @@ def test_settings_of_a_sweep_are_read_from_its_label():
 
 def test_the_front_has_whatever_nothing_beats_in_time_and_quality():
     assert front([(1, 0.5), (2, 0.9), (3, 0.8), (1, 0.4), (2, 0.9)]) == [0, 1, 4]
+
+
+def test_no_two_of_many_methods_look_alike():
+    looks = {tuple(series(number).values()) for number in range(40)}
+    assert len(looks) == 40
+
+
+@pytest.mark.parametrize(("width", "columns"), [(COLUMN, 3), (PAGE, 5)])
+def test_a_legend_is_no_wider_than_its_figure(width, columns):
+    with drawing(width, 2.0) as figure:
+        axes = figure.subplots()
+        for number in range(12):
+            axes.plot([0, 1], label=f"Method {number}", **series(number))
+        legend_above(figure, axes, 5)
+    legend = figure.legends[0]
+    assert legend._ncols == columns
+    assert legend.get_window_extent().x0 >= 0
+
+
+@pytest.mark.parametrize(
+    ("points", "scale"), [([10, 100, 1000], "log"), ([10, 20, 100], "linear"), ([0, 1000], "linear")]
+)
+def test_an_axis_over_orders_of_magnitude_is_logarithmic(points, scale):
+    with drawing(COLUMN, 1.0) as figure:
+        axes = figure.subplots()
+        axes.plot(points, points)
+        spread_axis(axes, points, 50)
+    assert axes.get_xscale() == scale
+    if scale == "log":
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "100", "1,000"]
