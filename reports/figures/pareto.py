@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from reports.scores import Board
 
 
+NAMED = 10
+"""Up to this many methods are named next to their points; more have a legend."""
+
 LINE = 0.075
 """Height of a name, as a share of the axis."""
 
@@ -21,7 +24,7 @@ LINE = 0.075
 @register_figure("pareto")
 def pareto(frame: "SuiteFrame") -> "Figure":
     """Editing time against Score, with the Pareto front; one panel per dataset and protocol."""
-    from reports.drawing import COLUMN, PAGE, drawing, grid
+    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above
     from reports.scores import boards
 
     shown = boards(frame)
@@ -36,6 +39,8 @@ def pareto(frame: "SuiteFrame") -> "Figure":
             axes.set_ylabel("Score")
         for unused in panels[len(shown) :]:
             unused.set_axis_off()
+        if max((len(board.lines) for board in shown), default=0) > NAMED:
+            legend_above(figure, panels[0], 6)
     return figure
 
 
@@ -57,26 +62,27 @@ def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
     from reports.tables.time import costs
 
     found = []
-    for line in board.lines:
+    for number, line in enumerate(board.lines):
         if not line.is_reference and line.score.value == line.score.value:
             taken = costs(frame, board.section, line.row)["total"]
             if taken.with_setup_s > 0:
-                found.append((line, taken.with_setup_s))
-    best = sorted(front([(seconds, line.score.value) for line, seconds in found]), key=lambda index: found[index][1])
-    on_front = [(found[index][1], found[index][0].score.value) for index in best]
+                found.append((number, line, taken.with_setup_s))
+    points = [(seconds, line.score.value) for _, line, seconds in found]
+    on_front = sorted(points[index] for index in front(points))
     axes.step(
         [x for x, _ in on_front], [y for _, y in on_front], where="post", color="#999999", linewidth=0.8, zorder=0
     )
-    for number, (line, seconds) in enumerate(found):
+    for number, line, seconds in found:
         score = line.score
         axes.errorbar(
             [seconds], [score.value], yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6,
-            markersize=4, **series(number),
+            markersize=4, label=line.title, **series(number),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)
     axes.margins(x=0.15)
-    _label(axes, [(line.title, seconds, line.score.value) for line, seconds in found])
+    if len(board.lines) <= NAMED:
+        _label(axes, [(line.title, seconds, line.score.value) for _, line, seconds in found])
 
 
 def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:

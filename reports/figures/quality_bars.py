@@ -16,6 +16,9 @@ NAMES = {"rel": "Reliability", "gen": "Generality", "loc": "Locality"}
 WIDTH = 0.27
 """Of a bar, where methods are 1 apart."""
 
+CROWDED = 12
+"""The names of more methods than these are written upwards, not at an angle."""
+
 
 @register_figure("quality_bars")
 def quality_bars(frame: "SuiteFrame") -> "Figure":
@@ -51,6 +54,8 @@ def _bars(axes: "Axes", board: "Board", model: str) -> None:
         )  # fmt: skip
     score_axis(axes, "")
     axes.set_xlim(-0.6, len(board.lines) - 0.4)
+    titles, is_crowded = [line.title for line in board.lines], len(board.lines) > CROWDED
     axes.set_xticks(
-        range(len(board.lines)), [line.title for line in board.lines], rotation=45, ha="right", rotation_mode="anchor"
-    )
+        range(len(titles)), titles, rotation=90 if is_crowded else 45, ha="right",
+        va="center" if is_crowded else "baseline", rotation_mode="anchor",
+    )  # fmt: skip
