@@ -26,6 +26,7 @@ class Probe:
         aliases: other acceptable answers; only protocols that compare words look at them.
         needs: ids of the other edits that the answer follows from; the question is asked if all of them are made.
         chain: what questions about the same chain of facts have in common.
+        has_answer: whether `answer` is one. Otherwise it only says how many tokens are compared with the unedited model's.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Probe:
     aliases: tuple[str, ...] = field(default=(), metadata=ADDED)
     needs: tuple[str, ...] = field(default=(), metadata=ADDED)
     chain: str = field(default="", metadata=LABEL)
+    has_answer: bool = field(default=True, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,7 @@ class Answer:
         score: fraction of ids that match the target or, for locality, the unedited model's answer; of an answer that ends by
             itself, F1 of its words instead.
         exact: 1 if all ids match, otherwise 0; of an answer that ends by itself, whether its words are the same.
-        answer_score: for locality, `score` against the dataset's answer; NaN for other axes.
+        answer_score: for locality, `score` against the dataset's answer; NaN for other axes, and without such an answer.
         scope: routing score of the prompt in [0, 1], 1 for in scope of an edit; NaN if the method has none.
         contains: 1 if an answer that ends by itself contains what it is compared with, otherwise 0; NaN for other protocols.
         kind, chain: those of the probe; empty for edits and rephrases.

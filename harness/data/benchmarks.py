@@ -1,6 +1,7 @@
 """Schemas of benchmarks about the consequences of edits: KnowEdit, QAEdit, HalluEditBench and MQuAKE."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -229,7 +230,9 @@ class HalluEdit:
             ground_truth=self.output,
             rephrases=(self.paraphrased_question,) if self.paraphrased_question else (),
             forms=_given(*forms),
-            locality=_given((self.locality_question, self.object, "")),
+            locality=tuple(
+                replace(probe, has_answer=False) for probe in _given((self.locality_question, self.object, ""))
+            ),
             portability=_given(*chains),
             robustness=_given(*doubts),
             relation=self.relation,

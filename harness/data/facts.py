@@ -22,10 +22,12 @@ class Question:
     aliases: Texts = Field(default_factory=list)
     needs: Texts = Field(default_factory=list)
     chain: str = ""
+    has_answer: bool = True
 
     def probe(self) -> Probe:
         """Convert."""
-        return Probe(self.prompt, self.answer, self.kind, tuple(self.aliases), tuple(self.needs), self.chain)
+        of_chain = (tuple(self.needs), self.chain)
+        return Probe(self.prompt, self.answer, self.kind, tuple(self.aliases), *of_chain, self.has_answer)
 
 
 Questions = Annotated[list[Question], BeforeValidator(all_of)]

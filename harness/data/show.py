@@ -168,7 +168,7 @@ _TITLES = {name: {"forms": "form", "hops": "single hop", "attributes": "attribut
 
 
 def _line(probe: Probe) -> str:
-    answers = " | ".join((probe.answer, *probe.aliases))
+    answers = " | ".join((probe.answer, *probe.aliases)) if probe.has_answer else "(no answer in the dataset)"
     needs = f", with {len(probe.needs)} edits" if len(probe.needs) > 1 else ""
     kind = f" ({probe.kind}{needs})" if probe.kind else ""
     return f"{probe.prompt} → {answers}{kind}"

@@ -30,7 +30,7 @@ class Duel:
     """A question with the probabilities of both targets.
 
     Attributes:
-        kind: `edit`, `paraphrase` or `neighbour`.
+        kind: `edit`, `paraphrase`, or `neighbour`: a locality question whose answer is the edit's original one.
         wanted, other: probability per token, the geometric mean over the tokens of a target, as ROME's code has it. Wanted is
             the new target, for a neighbour the original one.
     """
@@ -93,7 +93,8 @@ def _questions(record: EditRecord) -> Iterator[tuple[str, str, str, str]]:
     for rephrase in record.rephrases:
         yield "paraphrase", rephrase, new, true
     for probe in record.locality:
-        yield "neighbour", probe.prompt, true, new
+        if probe.answer == true:  # elsewhere, neither target is an answer
+            yield "neighbour", probe.prompt, true, new
 
 
 def _probabilities(model: "EditedModel", queries: Sequence[Query], batch_size: int) -> list[float]:

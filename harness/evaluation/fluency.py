@@ -84,8 +84,8 @@ def fluency_metrics(
         batch_size: prompts per call.
 
     Returns:
-        `ngram_entropy` in bits; with reference texts also `consistency` and `essence` over the records that have some; `n`, the
-        number of records. Empty if no record has generation prompts.
+        `ngram_entropy` in bits over `n` records; with reference texts also `consistency` and `essence` over the records that
+        have some, `n_consistency` and `n_essence`. Empty if no record has generation prompts.
 
     Raises:
         UserError: if NLTK is missing, or, with reference texts, if the model chooses tokens without giving them probabilities.
@@ -100,11 +100,13 @@ def fluency_metrics(
         found["ngram_entropy"].append(math.fsum(map(ngram_entropy, written)) / len(written))
         about = known.get((record.relation, record.target_new), [])
         if weights is not None and about:
-            found["consistency"].append(consistency(written, [text for _, text in about], weights))
+            alike = consistency(written, [text for _, text in about], weights)
+            found["consistency"] += [] if math.isnan(alike) else [alike]
         if own := [text for name, text in about if name == record.subject]:
             found["essence"].append(essence(edited, model, own))
-    means = {name: math.fsum(values) / len(values) for name, values in found.items()}
-    return {**means, "n": float(len(records))} if records else {}
+    means = {name: math.fsum(values) / len(values) for name, values in found.items() if values}
+    numbers = {f"n_{name}": float(len(found[name])) for name in means if name != "ngram_entropy"}
+    return {**means, **numbers, "n": float(len(records))} if records else {}
 
 
 def norms(parameters: "Iterable[tuple[str, Tensor]]") -> dict[str, float]:

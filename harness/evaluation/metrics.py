@@ -13,7 +13,11 @@ OTHER_KEYS = ("diagnostics", "scope", "curve", "attainable", "classic", "fluency
 
 
 class AxisMetrics(TypedDict, total=False):
-    """Means of one axis over `n` records; `answer_score` only for locality, `contains` only for answers that end by themselves."""
+    """Means of one axis over `n` records.
+
+    `answer_score` is only for locality questions with an answer in the dataset, `contains` only for answers that end by
+    themselves.
+    """
 
     score: float
     exact: float
@@ -67,7 +71,7 @@ def row(
         n_tokens=len(asked.query.target_ids),
         score=score,
         exact=float(score == 1.0),
-        answer_score=against_target if is_locality else math.nan,
+        answer_score=against_target if asked.has_known_answer else math.nan,
         scope=scope,
     )
 
@@ -92,8 +96,9 @@ def _axis_metrics(axis: str, records: Sequence[Sequence[Answer]]) -> AxisMetrics
         exact=_mean(_mean(one.exact for one in probes) for probes in records),
         n=len(records),
     )
-    if axis in LOCALITY_AXES:
-        metrics["answer_score"] = _mean(_mean(one.answer_score for one in probes) for probes in records)
+    answered = [known for probes in records if (known := [one for one in probes if not math.isnan(one.answer_score)])]
+    if answered:
+        metrics["answer_score"] = _mean(_mean(one.answer_score for one in probes) for probes in answered)
     if not math.isnan(records[0][0].contains):
         metrics["contains"] = _mean(_mean(one.contains for one in probes) for probes in records)
     return metrics

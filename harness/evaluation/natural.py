@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
-from harness.evaluation.probes import LOCALITY_AXES, ProbeQuery
+from harness.evaluation.probes import ProbeQuery
 from harness.evaluation.protocol import Protocol
 from harness.evaluation.words import answer_of, contains, exact_match, f1
 from harness.records import Answer
@@ -65,7 +65,7 @@ class Natural(Protocol):
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[str] = name
 
     @staticmethod
@@ -106,11 +106,15 @@ class Natural(Protocol):
         """Compare words: `score` is F1, `exact` exact match and `contains` containment, after normalisation.
 
         Of several acceptable answers, the one that scores best counts for each of the three. Locality compares with the
-        unedited model's answer, and `answer_score` is F1 with the dataset's.
+        unedited model's answer, of which, too, the beginning up to the end of a sentence is enough for `exact`;
+        `answer_score` is F1 with the dataset's answer.
         """
         answer, target = self._read(tokenizer, compared), asked.query.target
         acceptable = (target, *(asked.asked.aliases if asked.asked else ()))
         wanted = acceptable if unedited is None else (self._read(tokenizer, unedited),)
+        exact = max(exact_match(answer, each) for each in wanted)
+        if unedited is not None:
+            exact = max(exact, exact_match(wanted[0], answer))
         return Answer(
             record_id=asked.record_id,
             protocol=self.name,
@@ -121,8 +125,8 @@ class Natural(Protocol):
             predicted=answer,
             n_tokens=len(compared),
             score=max(f1(answer, each) for each in wanted),
-            exact=max(exact_match(answer, each) for each in wanted),
-            answer_score=max(f1(answer, each) for each in acceptable) if asked.axis in LOCALITY_AXES else math.nan,
+            exact=exact,
+            answer_score=max(f1(answer, each) for each in acceptable) if asked.has_known_answer else math.nan,
             scope=scope,
             contains=max(contains(answer, each) for each in wanted),
         )

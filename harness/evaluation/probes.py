@@ -35,6 +35,11 @@ class ProbeQuery:
     query: Query
     asked: Probe | None = None
 
+    @property
+    def has_known_answer(self) -> bool:
+        """Whether the dataset's answer is stored as an `answer_score`: for locality, whose target is another one."""
+        return self.axis in LOCALITY_AXES and (self.asked is None or self.asked.has_answer)
+
 
 Tokenise = Callable[["PreTrainedTokenizerBase", Sequence[tuple[str, str]]], list[Query]]
 """Converts pairs of prompt and answer to queries."""

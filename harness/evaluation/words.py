@@ -4,21 +4,26 @@ import re
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 
 _ARTICLES = {"a", "an", "the"}
 _SENTENCE = re.compile(r"(?<=[.!?;])\s")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’«»。、")
 
 
-def normalised(text: str) -> list[str]:
+def normalised(text: str, *, keeps_articles: bool = False) -> list[str]:
     """The words of a text in lower case, without punctuation and English articles.
 
     Unlike SQuAD's script, letters are also brought to one Unicode form, because tokenizers differ in theirs, and a text of
     nothing else keeps its articles or its punctuation: `A` may be a choice, and an empty answer is not right.
+
+    Args:
+        text: the text.
+        keeps_articles: whether articles are words too.
     """
     lower = unicodedata.normalize("NFKC", text).lower()
     words = lower.translate(_PUNCTUATION).split()
-    return [word for word in words if word not in _ARTICLES] or words or lower.split()
+    return [word for word in words if keeps_articles or word not in _ARTICLES] or words or lower.split()
 
 
 def answer_of(text: str) -> str:
@@ -37,13 +42,12 @@ def exact_match(answer: str, wanted: str) -> float:
 
     A model that answers and continues has answered. Periods of abbreviations do no harm, because longer beginnings count too.
     """
-    return float(any(normalised(part) == normalised(wanted) for part in sentences(answer)))
+    return float(any(words == looked_for for words, looked_for in _beginnings(answer, wanted)))
 
 
 def contains(answer: str, wanted: str) -> float:
     """1 if the target's words occur consecutively in the answer, else 0; a target without words is contained in every answer."""
-    looked_for = normalised(wanted)
-    return float(any(_has_run(normalised(part), looked_for) for part in sentences(answer)))
+    return float(any(_has_run(words, looked_for) for words, looked_for in _beginnings(answer, wanted)))
 
 
 def _has_run(words: list[str], run: list[str]) -> bool:
@@ -53,8 +57,19 @@ def _has_run(words: list[str], run: list[str]) -> bool:
 
 def f1(answer: str, wanted: str) -> float:
     """Harmonic mean of precision and recall of words; 1 if both texts have none."""
-    words, looked_for = normalised(answer), normalised(wanted)
+    words, looked_for = _compared(answer, wanted)
     if not words or not looked_for:
         return float(words == looked_for)
     common = (Counter(words) & Counter(looked_for)).total()
     return 2 * common / (len(words) + len(looked_for))
+
+
+def _compared(answer: str, wanted: str) -> tuple[list[str], list[str]]:
+    """The words of both; articles count in both if one of them has no other words, as the choice `A` of several."""
+    keeps_articles = any(_ARTICLES.issuperset(normalised(text, keeps_articles=True)) for text in (answer, wanted))
+    return normalised(answer, keeps_articles=keeps_articles), normalised(wanted, keeps_articles=keeps_articles)
+
+
+def _beginnings(answer: str, wanted: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of an answer's beginnings (see `sentences`), each with those of the target."""
+    return (_compared(part, wanted) for part in sentences(answer))

@@ -82,7 +82,7 @@ def test_hallueditbench_is_read_from_a_table_along_five_dimensions(tmp_path):
     assert record.forms[0].prompt == "What is the official language of Minas? A. Spanish  B. French"
     assert record.portability == (Probe(HALLUEDIT["question_2hop"], "Spain", "2 hops"),)
     assert [probe.kind for probe in record.robustness] == ["Doubt", "Sure"]
-    assert [probe.prompt for probe in record.locality] == [HALLUEDIT["locality_question"]]
+    assert [(probe.prompt, probe.has_answer) for probe in record.locality] == [(HALLUEDIT["locality_question"], False)]
 
 
 def test_an_empty_entry_of_a_table_is_a_missing_field(tmp_path):

@@ -154,6 +154,17 @@ def test_a_row_with_a_choice_without_text_is_left_out_and_counted(tmp_path, with
         reference("arc_challenge", path=write(tmp_path, "arc_challenge", [empty]))
 
 
+def test_few_items_of_a_task_with_subjects_are_some_of_each(tmp_path, without_checking_for_lm_eval):
+    rows = [
+        {**ROWS["mmlu"], "subject": subject, "question": f"{subject} {number}?"}
+        for subject in ("algebra", "botany", "civics")
+        for number in range(3)
+    ]
+    asked = reference("mmlu", path=write(tmp_path, "mmlu", rows), items=4, shots=1).rows()[1]
+    assert [row["question"] for row in asked] == ["algebra 1?", "botany 0?", "civics 0?", "algebra 2?"]
+    assert reference("mmlu", path=write(tmp_path, "mmlu", rows)).rows()[1] == rows
+
+
 def test_what_is_missing_is_named_with_a_remedy(tmp_path, without_checking_for_lm_eval):
     with pytest.raises(UnavailableError, match="needs a file of JSON Lines"):
         reference("mmlu")

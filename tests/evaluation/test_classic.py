@@ -1,5 +1,7 @@
 """ES, PS and NS against ROME's way of computing them: one text at a time, negative log-likelihoods token by token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,19 @@ def test_success_and_magnitude_equal_those_of_romes_code(architecture):
     assert found["n"] == 2, "a record without an original answer is left out"
     success = [wanted["ES"], wanted["PS"], wanted["NS"]]
     assert found["S"] == pytest.approx(3 / sum(1 / value for value in success) if all(success) else 0.0)
+
+
+def test_only_questions_with_the_edits_original_answer_are_neighbours():
+    """Other locality questions, such as ZsRE's, are answered by neither target."""
+    model, far = tiny_model("llama"), Probe("Ice is", "cold")
+    with_far = [replace(one, locality=(*one.locality, far)) for one in RECORDS]
+    only_far = [replace(one, locality=(far,)) for one in RECORDS]
+    of = [
+        classic_metrics(duels(WeightEditedModel(model), replace(DATA, edits=tuple(edits)), model.tokenizer, 4))
+        for edits in (RECORDS, with_far, only_far)
+    ]
+    assert of[0] == pytest.approx(of[1])
+    assert {"NS", "NM", "S"}.isdisjoint(of[2])
 
 
 def test_a_model_without_probabilities_says_so():

@@ -96,8 +96,8 @@ def test_a_model_is_measured_on_what_it_writes_about_its_subjects(tmp_path):
     file.write_text("\n".join(json.dumps(dict(zip(fluency.KEYS, row, strict=True))) for row in rows), encoding="utf-8")
     edited, data = WeightEditedModel(model), Dataset(DataRef("counterfact", "", 2), records, (), ())
     found = fluency_metrics(edited, model, data, reference(str(file)), 4)
-    assert set(found) == {"ngram_entropy", "consistency", "essence", "n"}
-    assert found["n"] == 1
+    assert set(found) == {"ngram_entropy", "consistency", "n_consistency", "essence", "n_essence", "n"}
+    assert (found["n"], found["n_consistency"], found["n_essence"]) == (1, 1, 1)
     ids = model.tokenizer(prompts[0])["input_ids"]
     with torch.no_grad():
         while len(ids) < LONGEST:

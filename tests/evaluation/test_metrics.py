@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 
 from harness.evaluation.metrics import aggregate, agreement, row
 from harness.evaluation.probes import ProbeQuery
-from harness.records import Answer
+from harness.records import Answer, Probe
 from harness.tokens import Query
 
 
@@ -30,6 +31,15 @@ def test_an_answer_is_exact_only_if_every_id_is_right():
 def test_locality_compares_with_the_unedited_model_and_not_with_the_datasets_answer():
     made = row(question("locality"), "teacher_forced", [1, 7, 7, 7], "", [7, 7, 7, 7], math.nan)
     assert (made.score, made.exact, made.answer_score) == (0.75, 0.0, 0.25)
+
+
+def test_a_locality_question_without_an_answer_has_no_answer_score():
+    asked = replace(question("locality"), asked=Probe("p", "t", has_answer=False))
+    made = row(asked, "generation", [1, 2, 3, 4], "", [1, 2, 3, 4], math.nan)
+    assert (made.score, math.isnan(made.answer_score)) == (1.0, True)
+    both = [scored("a", 1.0, "locality", answer=0.5), scored("a", 1.0, "locality"), scored("b", 1.0, "locality")]
+    assert aggregate(both)["generation"]["locality"]["answer_score"] == 0.5
+    assert "answer_score" not in aggregate(both[1:])["generation"]["locality"]
 
 
 def test_the_unedited_answer_is_required_for_locality_and_refused_elsewhere():

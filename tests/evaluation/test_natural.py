@@ -84,6 +84,9 @@ def test_locality_compares_with_the_unedited_answer(model):
     found = graded(model, Natural(), query, paris, unedited=paris, axis="locality")
     assert (found.score, found.exact, found.contains, found.answer_score) == (1, 1, 1, 0)
     assert graded(model, Natural(), query, paris, unedited=french, axis="locality").score == 0
+    both = ids_of(model, " Paris. It is big.")
+    for edited, unedited in ((both, paris), (paris, both)):
+        assert graded(model, Natural(), query, edited, unedited=unedited, axis="locality").exact == 1
 
 
 def test_rows_that_end_early_do_not_change_others(model):

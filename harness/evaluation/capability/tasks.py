@@ -1,6 +1,8 @@
 """Benchmark tasks and the rows they are made of. Imports neither torch nor lm-eval."""
 
+import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,7 +107,7 @@ def reference(
         name: of the task.
         source: see `TaskRef`.
         path: its file, or a folder in which a file named after the task is looked for; empty for generated rows.
-        items: most items to ask, the first ones of the file; None for all.
+        items: most items to ask, the first ones of the file, or of each subject in turn if rows have one; None for all.
         shots: rows before them to show as examples; None for the task's own number.
 
     Raises:
@@ -168,7 +170,18 @@ def _selected(name: str, file: str, items: int | None, shots: int) -> list[Row]:
             f"{file or f'capability task {name!r}'}: has {len(rows)} rows, which leaves none to ask after {shots} examples",
             fix=f"shots: {max(0, len(rows) - 1)}",
         )
-    return rows if items is None else rows[: shots + items]
+    if items is None or len(rows) <= shots + items:
+        return rows
+    return rows[:shots] + _across_subjects(rows[shots:])[:items]
+
+
+def _across_subjects(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each subject, then the second of each, and so on; rows without a subject stay in order."""
+    of_subject: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_subject[row.get("subject", "")].append(row)
+    rounds = itertools.zip_longest(*of_subject.values())
+    return [row for one_of_each in rounds for row in one_of_each if row is not None]
 
 
 @lru_cache(maxsize=32)
