@@ -10,6 +10,9 @@ from torch import Tensor
 from methods.onceedit.decoders import Decoded, Decoder
 from methods.onceedit.fusion import Fused, Projection
 
+HELD_BACK = -1.0
+"""Alpha of a step at which the target model's own token is kept, whatever the gate."""
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -83,11 +86,12 @@ class Chooser(ABC):
         Args:
             logits_l_BV: the target model's logits, at least fp32.
             probs_s_BU: plug-in probabilities.
-            alpha_B: weight of the plug-in.
+            alpha_B: weight of the plug-in; `HELD_BACK` where it may not be heard, which is below every gate.
         """
         own_B = logits_l_BV.argmax(dim=-1)
         alpha_B = alpha_B.to(own_B.device)
         is_gated_B = alpha_B < self.gate
+        alpha_B = alpha_B.clamp_min(0.0)
         is_ended_B = (own_B == (-1 if self.eos_id is None else self.eos_id)) & ~is_gated_B
         is_fused_B = ~(is_gated_B | is_ended_B)
         decoded = self.fuse(logits_l_BV, probs_s_BU, alpha_B, is_fused_B)

@@ -1,7 +1,7 @@
 """The target model and an edited plug-in as one edited model; text keeps the two tokenizers in sync.
 
 The plug-in sees text, never the target model's ids: at every step, the text so far is tokenised afresh and the plug-in
-predicts the next token. If that text ends inside a UTF-8 character, the plug-in is ignored (alpha is 0).
+predicts the next token. If that text ends inside a UTF-8 character, the target model's own token is kept.
 
 The target model runs with the same batch shapes as when it is unedited, row for row and step for step. So wherever its own
 tokens are kept, they match the unedited model's bit for bit, and rounding is never counted as lost locality.
@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.models.loaded import LoadedModel
 from harness.tokens import Query
 from methods.onceedit.answers import Answers, RowEnds
-from methods.onceedit.choose import AnchorChooser, Choice, Chooser
+from methods.onceedit.choose import HELD_BACK, AnchorChooser, Choice, Chooser
 from methods.onceedit.decoders import make_decoder
 from methods.onceedit.flops import EmbeddingTable, paper_flops
 from methods.onceedit.forward import logits_at
@@ -265,12 +265,15 @@ class EnsembleModel(EditedModel):
         return diagnostics
 
     def alpha(self, reading: Reading | None, of_prompt_S: Tensor, written: Sequence[Written]) -> Tensor:
-        """Weight of the plug-in at each of S steps, from its reading there (`per_step_alpha`) or from that of the step's prompt."""
+        """Weight of the plug-in at each of S steps, from its reading there (`per_step_alpha`) or from that of the step's prompt.
+
+        `HELD_BACK` inside a character.
+        """
         alpha_S = reading.alpha_B if reading is not None and self.hparams.per_step_alpha else of_prompt_S
         if self.hparams.alpha == "fixed":
             alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
         is_held_back = [is_inside_character for _, is_inside_character in written]
-        return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), 0.0)
+        return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), HELD_BACK)
 
     def count(self, choice: Choice, written: Sequence[Written], is_counted: Sequence[bool] | None = None) -> None:
         """Count steps for the diagnostics: all, or those of some rows."""

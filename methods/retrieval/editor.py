@@ -118,7 +118,7 @@ class IkeHparams(RetrievalHparams):
     implementation: Implementation = "corrected"
 
 
-@register("ike", title="IKE", family="memory", version=1)
+@register("ike", title="IKE", family="memory", version=2)
 class Ike(Retrieval):
     """Retrieval with demonstrations, before the fact, of what a new fact changes and what it leaves unchanged.
 

@@ -112,8 +112,7 @@ class Prompted(EditedModel):
         self._plain, self._facts, self._hparams, self._shown = WeightEditedModel(model), facts, hparams, shown
         self._found: dict[str, list[tuple[float, int]]] = {}
         self._front = Framing.of(model.tokenizer).prefix
-        _, before = FORMS[hparams.form]
-        self._before = tuple(model.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else ()
+        self._tokenizer, (_, self._before) = model.tokenizer, FORMS[hparams.form]
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
         """As the unedited model after the statements."""
@@ -162,9 +161,15 @@ class Prompted(EditedModel):
     def _preceded(self, query: Query, chosen: Sequence[int]) -> Query:
         """The query with the statements of these edits, the most similar one first."""
         stated = [token for place in reversed(chosen) for token in self._facts.statement(place)]
-        read = (*self._shown(query.prompt), *stated, *self._before)
-        ids = (*self._front, *read, *query.prompt_ids[len(self._front) :])
+        ids = (*self._front, *self._shown(query.prompt), *stated, *self._asked(query))
         return replace(query, prompt_ids=ids)
+
+    def _asked(self, query: Query) -> Sequence[int]:
+        """The prompt with what is written before it, as one text unless the target's first id begins in the prompt."""
+        own = list(query.prompt_ids[len(self._front) :])
+        texts = [query.prompt, self._before + query.prompt, self._before]
+        alone, together, before = token_ids(self._tokenizer, texts, add_special_tokens=False)
+        return together if own == alone else [*before, *own]
 
 
 def embeddings_of(model: "LoadedModel") -> Embeddings:

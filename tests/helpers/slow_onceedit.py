@@ -88,9 +88,7 @@ class Reference:
             alpha = torch.maximum(alpha, similar) if hparams.alpha == "both" else similar
         if hparams.alpha == "fixed":
             alpha = torch.tensor(hparams.alpha_fixed)
-        if started or not text:
-            alpha = torch.tensor(0.0)
-        if alpha < hparams.alpha_gate:
+        if started or not text or alpha < hparams.alpha_gate:
             return logits_V, None
         logits_U = logits_after(self.plugin.model, tuple(plugin_ids)).clone()
         logits_U[self.plugin.weight_id] = -torch.inf

@@ -75,7 +75,7 @@ def test_the_ridge_of_a_factor_is_a_share_of_the_mean_diagonal():
     torch.testing.assert_close(lower_KK @ lower_KK.T, expected_KK)
 
 
-def test_a_moment_that_leaves_directions_unseen_is_refused_and_a_ridge_mends_it():
+def test_a_moment_that_leaves_directions_unseen_is_refused_and_a_ridge_fixes_it():
     keys_NK, values_NV = problem(10, 40, 3)
     moment_KK = keys_NK.T @ keys_NK - 1e-9 * torch.eye(40, dtype=torch.float64)
     with pytest.raises(UserError, match=r"not positive definite.* → more moments_tokens, or moments_ridge"):

@@ -190,13 +190,14 @@ def test_inside_a_character_the_plugin_has_no_say(fp64_plugin, requests):
     """GPT-J spells 日 in bytes; after the first of them the text is held back."""
     target = tiny_model("gptj")
     target.model.double()
-    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with())
+    pair = EnsembleModel.attach(target, fp64_plugin, hparams_with(alpha="fixed", alpha_fixed=1.0, eos="pair_special"))
     letters = [target.tokenizer.convert_tokens_to_ids(letter) for letter in "ĠæĹ¥"]
     query = Query(
         "東京 is the capital of", "日", tuple(target.tokenizer("東京 is the capital of")["input_ids"]), tuple(letters)
     )
-    pair.teacher_forced([query])
+    (found,), (own,) = pair.teacher_forced([query]), WeightEditedModel(target).teacher_forced([query])
     assert pair.diagnostics()["held_back_share"] == 0.5
+    assert [a == b for a, b in zip(found, own, strict=True)] == [False, False, True, True], "own tokens where held back"
 
 
 def test_a_prompt_cut_by_joint_tokenisation_is_spelled_from_its_ids(target, fp64_plugin, requests):
