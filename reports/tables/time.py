@@ -26,6 +26,9 @@ ALONE, SCRATCH = "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit"
 TITLES = ("edit s", "edit ×", "all s", "all ×")
 """Seconds and multiples of the edits alone, and the same from scratch."""
 
+WHOLE_FROM_S = 100
+"""From here on, seconds are shown without decimals."""
+
 LEGEND = (
     "edit: the edits alone. all: from scratch, that is what the method trains or computes before, the edits, and attaching. "
     "×: as a multiple of OnceEdit's."
@@ -97,7 +100,8 @@ def _entries(
         doubt = "" if cost.is_citable else UNCITABLE_NOTE
         for basis in (EDITS, FROM_SCRATCH):
             value = multiple(cost, reference.get(place, NOTHING), basis)
-            yield TableEntry(cost.seconds_of(basis), note=doubt)
+            seconds = cost.seconds_of(basis)
+            yield TableEntry(seconds, digits=2 if seconds < WHOLE_FROM_S else 0, note=doubt)
             yield TableEntry(value, note=doubt, shown=shown_multiple(value))
         if _has_paper(paper, place):
             label = row.partition("/")[0]

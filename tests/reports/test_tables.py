@@ -357,6 +357,15 @@ def test_every_row_has_its_time_from_scratch_with_setup_and_attaching(fake):
     assert fine["GPT-J-6B (mini) all ×"].text == f"{5.1 / 3.1:.2f}"
 
 
+def test_long_times_have_no_decimals(fake):
+    fake.write_cell(
+        "onceedit", "tiny/llama", "zsre", cost={"phases_s": {"setup": 900.0, "edit": 99.994, "attach": 0.1}}
+    )
+    fake.write_manifest()
+    once = entries_of(build(fake, "time")[0][0], 0, "OnceEdit")
+    assert (once["Total edit s"].text, once["Total all s"].text) == ("99.99", "1000")
+
+
 def test_times_of_different_devices_are_not_compared(fake):
     fake.write_suite(data=("zsre",), methods=("onceedit",))
     for model in ("tiny/llama", "tiny/mistral", "tiny/gptj"):
