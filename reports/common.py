@@ -176,11 +176,11 @@ def remarks_shown(frame: "SuiteFrame") -> tuple[str, ...]:
     methods: dict[tuple[str, str], list[str]] = {}
     for (method, _), found in said.items():
         where, remarks = (list(dict.fromkeys(column)) for column in zip(*found, strict=True))
-        methods.setdefault((_few(where, "models and datasets"), _together(remarks)), []).append(method)
-    return tuple(f"{_few(by, 'rows')} on {where}: {remark}." for (where, remark), by in methods.items())
+        methods.setdefault((few(where, "models and datasets"), _together(remarks)), []).append(method)
+    return tuple(f"{few(by, 'rows')} on {where}: {remark}." for (where, remark), by in methods.items())
 
 
-def _few(names: Sequence[str], of: str) -> str:
+def few(names: Sequence[str], of: str) -> str:
     """The names, or how many there are."""
     return "; ".join(names) if len(names) <= FEW_NAMES else f"{len(names)} {of}"
 

@@ -1,11 +1,12 @@
-"""Costs of methods over several cells: time as a multiple of OnceEdit's, with setup, per edit, and break-even points.
+"""Costs of methods over several cells: times as multiples of OnceEdit's, seconds per edit, and break-even points.
 
-Seconds and FLOPs of a row are sums over its models, in which an edit run that serves several models counts once, and means
-over seeds. Two times are compared only if they were measured on one class of device; a model in another precision is
-another model (see `SuiteFrame`).
+There are two bases of comparison, `EDITS` and `FROM_SCRATCH`. Seconds and FLOPs of a row are sums over its models, in which
+an edit run that serves several models counts once, and means over seeds. Two times are compared only if every phase in them
+was measured on one class of device; a model in another precision is another model (see `SuiteFrame`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,12 @@ REFERENCE = "onceedit"
 
 MANY_TIMES = 100
 """A larger multiple is printed as `> 100`, as in the paper."""
+
+EDITS: tuple[Phase, ...] = ("edit",)
+"""The edits alone."""
+
+FROM_SCRATCH: tuple[Phase, ...] = ("setup", "edit", "attach")
+"""Everything between unedited and edited models."""
 
 ONCE_PER_EDIT_RUN: tuple[Phase, ...] = ("setup", "edit")
 """Phases that models share whenever they share an edit run."""
@@ -54,7 +61,8 @@ class Cost:
         models: number of models.
         seconds: by phase.
         flops: by phase.
-        device_class: of all cells, empty if they differ.
+        device_classes: by phase, what its seconds were measured on; empty for a phase that took no time.
+        is_shared: whether the edits are an artifact, which serves any number of models.
         is_citable: whether no measurement was disturbed.
     """
 
@@ -62,13 +70,27 @@ class Cost:
     models: int
     seconds: Mapping[str, float]
     flops: Mapping[str, float]
-    device_class: str
+    device_classes: Mapping[str, frozenset[str]]
+    is_shared: bool
     is_citable: bool
+
+    def seconds_of(self, basis: Sequence[Phase]) -> float:
+        """Seconds of some phases together."""
+        return sum(self.seconds[phase] for phase in basis)
+
+    def measured_on(self, basis: Sequence[Phase]) -> frozenset[str]:
+        """Classes of device that the seconds of some phases come from."""
+        return frozenset().union(*(self.device_classes[phase] for phase in basis))
 
     @property
     def edit_s(self) -> float:
         """Seconds of the edits alone."""
-        return self.seconds["edit"]
+        return self.seconds_of(EDITS)
+
+    @property
+    def from_scratch_s(self) -> float:
+        """Seconds from unedited to edited models: setup, edits and attaching."""
+        return self.seconds_of(FROM_SCRATCH)
 
     @property
     def fixed_s(self) -> float:
@@ -76,19 +98,9 @@ class Cost:
         return self.seconds["setup"] + self.seconds["attach"]
 
     @property
-    def with_setup_s(self) -> float:
-        """Seconds from scratch to edited models."""
-        return self.fixed_s + self.edit_s
-
-    @property
     def marginal_s(self) -> float:
         """Seconds of an additional edit, on all models."""
         return self.edit_s / self.edits if self.edits else math.nan
-
-    @property
-    def is_setup_dominant(self) -> bool:
-        """Whether setup takes longer than all edits, so that the edits alone say little about the cost."""
-        return self.seconds["setup"] > self.edit_s
 
     def total_s(self, edits: float) -> float:
         """Seconds for a number of edits, setup included, by linear extrapolation from the measurement."""
@@ -98,8 +110,19 @@ class Cost:
         """Seconds per edit if setup serves a number of edits."""
         return self.total_s(edits) / edits
 
+    @property
+    def once_s(self) -> float:
+        """Seconds that do not depend on the number of models: setup and edits that serve any number of them."""
+        return self.seconds_of(ONCE_PER_EDIT_RUN) if self.is_shared else 0.0
 
-NOTHING = Cost(0, 0, dict.fromkeys(PHASES, math.nan), dict.fromkeys(PHASES, math.nan), "", is_citable=True)
+    @property
+    def per_model_s(self) -> float:
+        """Seconds of an additional model, at the mean over those that were measured."""
+        return (self.from_scratch_s - self.once_s) / self.models if self.models else math.nan
+
+
+_UNKNOWN: dict[str, float] = dict.fromkeys(PHASES, math.nan)
+NOTHING = Cost(0, 0, _UNKNOWN, _UNKNOWN, dict.fromkeys(PHASES, frozenset()), is_shared=False, is_citable=True)
 
 
 def cost_of(cells: pd.DataFrame) -> Cost:
@@ -107,37 +130,53 @@ def cost_of(cells: pd.DataFrame) -> Cost:
     cells = cells.drop_duplicates("cell")
     if cells.empty:
         return NOTHING
-    classes = set(cells["device_class"])
     return Cost(
         edits=int(cells["edits"].iloc[0]),
         models=cells["model"].nunique(),
         seconds={phase: _total(cells, f"{phase}_s", phase) for phase in PHASES},
         flops={phase: _total(cells, f"flops_{phase}", phase) for phase in PHASES},
-        device_class=classes.pop() if len(classes) == 1 else "",
+        device_classes={phase: frozenset().union(*cells[f"{phase}_classes"]) for phase in PHASES},
+        is_shared=bool(cells["is_edit_shared"].any()),
         is_citable=bool(cells["citable"].all()),
     )
 
 
-def multiple(cost: Cost, reference: Cost, *, with_setup: bool = False) -> float:
-    """The time of the edits as a multiple of the reference's; NaN unless both were measured on one class of device."""
-    ours, theirs = (each.with_setup_s if with_setup else each.edit_s for each in (cost, reference))
-    if not cost.device_class or cost.device_class != reference.device_class or not theirs > 0:
+def multiple(cost: Cost, reference: Cost, basis: Sequence[Phase] = EDITS) -> float:
+    """A time as a multiple of the reference's; NaN unless both were measured on one and the same class of device.
+
+    Args:
+        cost: of a method.
+        reference: of OnceEdit.
+        basis: the phases that count on both sides.
+    """
+    theirs = reference.seconds_of(basis)
+    if len(cost.measured_on(basis) | reference.measured_on(basis)) != 1 or not theirs > 0:
         return math.nan
-    return ours / theirs
+    return cost.seconds_of(basis) / theirs
 
 
-def shown_multiple(cost: Cost, reference: Cost) -> tuple[float, str]:
-    """The multiple as the paper prints it, and its text; it includes setup where that takes longer than the edits.
+def shown_multiple(value: float) -> str:
+    """A multiple as the paper prints it: `2.29`, `> 100` for more than that, `< 0.01` for what would round to zero.
+
+    Empty for NaN.
+    """
+    if math.isnan(value):
+        return ""
+    if value > MANY_TIMES:
+        return f"> {MANY_TIMES}"
+    return f"{value:.2f}" if value >= 0.005 or value == 0 else "< 0.01"
+
+
+def on_one_device(costs: Mapping[str, Cost]) -> tuple[dict[str, Cost], list[str]]:
+    """What can be drawn on one axis: the costs from scratch that were measured on the class of device of most of them.
 
     Returns:
-        The value, and `2.29`, `> 100` for more than that, `< 0.01` for what would round to zero, or an empty text for NaN.
+        These, and the names of the others: costs of another class, or of several.
     """
-    value = multiple(cost, reference, with_setup=cost.is_setup_dominant)
-    if math.isnan(value):
-        return value, ""
-    if value > MANY_TIMES:
-        return value, f"> {MANY_TIMES}"
-    return value, f"{value:.2f}" if value >= 0.005 or value == 0 else "< 0.01"
+    classes = {name: cost.measured_on(FROM_SCRATCH) for name, cost in costs.items()}
+    common = Counter(found for found in classes.values() if len(found) == 1).most_common(1)
+    shown = {name: cost for name, cost in costs.items() if common and classes[name] == common[0][0]}
+    return shown, [name for name in costs if name not in shown]
 
 
 def break_even_edits(cost: Cost, reference: Cost) -> float:
@@ -145,7 +184,7 @@ def break_even_edits(cost: Cost, reference: Cost) -> float:
 
     NaN unless both were measured on one class of device.
     """
-    if math.isnan(multiple(cost, reference)):
+    if math.isnan(multiple(cost, reference, FROM_SCRATCH)):
         return math.nan
     if reference.total_s(1) <= cost.total_s(1):
         return 1.0
@@ -154,19 +193,20 @@ def break_even_edits(cost: Cost, reference: Cost) -> float:
 
 
 def break_even_models(cost: Cost, reference: Cost) -> float:
-    """Smallest number of models for which editing once and attaching is cheaper; inf if there is none.
+    """Smallest number of models for which the reference is at least as fast; inf if there is none.
 
-    The reference pays setup and edits once and attaching per model, the other method everything per model, each at its mean
-    over the models that were measured. NaN unless both were measured on one class of device.
+    Edits that serve any number of models are paid once, together with their setup, and everything else per model. NaN unless
+    both were measured on one class of device.
     """
-    if math.isnan(multiple(cost, reference)):
+    if math.isnan(multiple(cost, reference, FROM_SCRATCH)):
         return math.nan
-    once_s = reference.seconds["setup"] + reference.edit_s
-    saved_s = cost.with_setup_s / cost.models - reference.seconds["attach"] / reference.models
-    return float(max(1, math.ceil(once_s / saved_s))) if saved_s > 0 else math.inf
+    once_s, saved_s = reference.once_s - cost.once_s, cost.per_model_s - reference.per_model_s
+    if once_s <= saved_s:
+        return 1.0
+    return float(math.ceil(once_s / saved_s)) if saved_s > 0 else math.inf
 
 
-def total_curve(costs: Mapping[str, Cost], edits: Sequence[int]) -> pd.DataFrame:
+def total_curve(costs: Mapping[str, Cost], edits: Sequence[float]) -> pd.DataFrame:
     """Seconds by number of edits, a row per number and a column per method: the lines whose crossings are the break-even."""
     return pd.DataFrame(
         {name: [cost.total_s(n) for n in edits] for name, cost in costs.items()}, index=pd.Index(edits, name="edits")
@@ -177,7 +217,7 @@ def normalised(frame: "SuiteFrame") -> pd.DataFrame:
     """Each finished cell against OnceEdit's cell on the same model, dataset, prompt template and seed.
 
     Returns:
-        One row per cell, indexed by its name, with `edit_time_vs_onceedit`, `edit_time_with_setup_vs_onceedit`,
+        One row per cell, indexed by its name, with `edit_time_vs_onceedit`, `time_from_scratch_vs_onceedit`,
         `edit_s_per_edit`, `break_even_edits` and `break_even_models`; NaN where there is nothing to compare with.
     """
     cells = frame.cells.drop_duplicates("cell")
@@ -190,7 +230,7 @@ def normalised(frame: "SuiteFrame") -> pd.DataFrame:
         cost = NOTHING if is_reference else cost
         rows[name] = {
             "edit_time_vs_onceedit": multiple(cost, reference),
-            "edit_time_with_setup_vs_onceedit": multiple(cost, reference, with_setup=True),
+            "time_from_scratch_vs_onceedit": multiple(cost, reference, FROM_SCRATCH),
             "edit_s_per_edit": cost.marginal_s,
             "break_even_edits": break_even_edits(cost, reference),
             "break_even_models": break_even_models(cost, reference),

@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reports.common import few
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -109,6 +111,11 @@ def spread_axis(axes: "Axes", values: "Sequence[float]", log_from: float) -> Non
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], minor=False)
         axes.set_xticks([], minor=True)
+
+
+def left_out(names: "Sequence[str]") -> str:
+    """A further line of an axis label about what is not drawn because it was timed elsewhere; empty without names."""
+    return f"\nnot shown, timed on other devices: {few(names, 'methods')}" if names else ""
 
 
 def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:

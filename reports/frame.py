@@ -33,8 +33,9 @@ class SuiteFrame:
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach; `<phase>_s` is in seconds;
             `flops_<phase>`, `flops_per_edit` and so on are FLOPs (see `reports.costs.flops_columns`);
-            `edit_actions` is a frozenset with the ids of the edit runs; `remarks` is what the edited model says about
-            itself; `section` and `row` say where in a table the
+            `edit_actions` is a frozenset with the ids of the edit runs, and `is_edit_shared` says whether these are artifacts;
+            `<phase>_classes` is a frozenset with the classes of device that the seconds of the phase come from; `remarks` is
+            what the edited model says about itself; `section` and `row` say where in a table the
             cell belongs.
         records: one row per (cell, protocol, axis, record_id) with `score` and `exact`, means over the record's probes, and
             `cluster`, the first record about the same subject.
@@ -134,6 +135,8 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         **{f"{phase}_s": float(cost["phases_s"].get(phase, 0.0)) for phase in PHASES},
         **flops_columns(cost),
         "edit_actions": frozenset(cost["edit_actions"]),
+        "is_edit_shared": any(not action.startswith(cell["cell_id"]) for action in cost["edit_actions"]),
+        **_device_classes(cost),
         "device_class": cost["device_class"],
         "citable": bool(cost["citable"]),
         "remarks": tuple(origin.get("remarks", ())),
@@ -143,6 +146,12 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         {**common, "protocol": name, **_scores(metrics.get(name, {})), **_maxima(metrics, name)}
         for name in in_order(cell["protocols"])
     ]
+
+
+def _device_classes(cost: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """What the seconds of each phase were measured on: the cell's device, where it is not recorded by phase."""
+    by_phase = cost.get("device_classes", {phase: [cost["device_class"]] for phase in PHASES})
+    return {f"{phase}_classes": frozenset(by_phase.get(phase, ())) for phase in PHASES}
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:

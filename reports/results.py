@@ -43,7 +43,7 @@ COLUMNS = {
     "evaluate_s": "seconds of all questions under all protocols",
     "edit_s_per_edit": "seconds per edit",
     "edit_time_vs_onceedit": "`edit_s` as a multiple of OnceEdit's on the same model and data; missing across device classes",
-    "edit_time_with_setup_vs_onceedit": "the same with setup and attaching",
+    "time_from_scratch_vs_onceedit": "the same of `setup_s`, `edit_s` and `attach_s` together",
     "break_even_edits": "smallest number of edits for which OnceEdit is at least as fast",
     "break_even_models": "smallest number of models for which OnceEdit is at least as fast",
     "flops_setup": "FLOPs of the phase, counted; missing where they are not known",
@@ -56,7 +56,7 @@ COLUMNS = {
     "formula_attach": "FLOPs of attaching by the formulas of the paper",
     "formula_per_token": "FLOPs of one token of the target model by the same",
     "formula_attach_in_tokens": "attaching in tokens of the target model",
-    "device_class": "what times were measured on",
+    "device_class": "what times were measured on, except for those of artifacts from another machine",
     "citable": "whether no measurement was disturbed",
     "commit": "commit of this project that computed the cell",
 }

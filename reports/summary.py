@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.store.manifest import Manifest
 from harness.store.mlflow_content import MethodSummary, SuiteSummary
-from reports.costs import NOTHING, REFERENCE, Cost, break_even_edits, cost_of, multiple, normalised
+from reports.costs import FROM_SCRATCH, NOTHING, REFERENCE, Cost, break_even_edits, cost_of, multiple, normalised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reports.frame import SuiteFrame
     from reports.scores import Board, Line
 
-_PER_CELL = ("edit_time_vs_onceedit", "edit_time_with_setup_vs_onceedit", "edit_s_per_edit")
+_PER_CELL = ("edit_time_vs_onceedit", "time_from_scratch_vs_onceedit", "edit_s_per_edit")
 
 
 def summarise(store: Path, manifest: Manifest) -> SuiteSummary:
@@ -66,7 +66,7 @@ def _costs(cost: Cost, reference: Cost, *, complete: bool) -> dict[str, float]:
         return {}
     return {
         "edit_time_vs_onceedit": multiple(cost, reference),
-        "edit_time_with_setup_vs_onceedit": multiple(cost, reference, with_setup=True),
+        "time_from_scratch_vs_onceedit": multiple(cost, reference, FROM_SCRATCH),
         "break_even_edits": break_even_edits(cost, reference),
         **{f"{phase}_s": seconds for phase, seconds in cost.seconds.items()},
         **{f"flops.{phase}": flops for phase, flops in cost.flops.items()},

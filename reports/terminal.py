@@ -22,17 +22,15 @@ _STYLES = {Mark.BEST: "bold green", Mark.SECOND: "underline", Mark.NONE: ""}
 def print_table(table: Table, console: Console) -> None:
     """Print a table section by section, followed by its notes.
 
-    In a terminal that is too narrow, intervals (`±.02`) are left out of the columns that have a group heading. Output
-    that does not go to a terminal (a log file) is as wide as the table needs.
+    In a terminal that is too narrow, intervals (`±.02`) are left out of the columns that have a group heading, and groups that
+    still do not fit are printed below the others. Output that does not go to a terminal (a log file) is as wide as the table
+    needs.
     """
     for section in table.sections:
-        drawn = _draw(table, section, with_intervals=True)
-        needed = _width(drawn, console)
-        if console.is_terminal and needed > console.width:
-            drawn = _draw(table, section, with_intervals=False)
         console.print(Text(f"{table.title}: {section.title}", style="bold"), soft_wrap=True)  # rich would wrap it
-        with _at_least(console, needed):
-            console.print(drawn)
+        for drawn in _parts(table, section, console):
+            with _at_least(console, _width(drawn, console)):
+                console.print(drawn)
         for remark in section.remarks:
             console.print(Text(f"  {remark}", style="dim"), soft_wrap=True)
     for note in table.notes:
@@ -82,14 +80,32 @@ def _at_least(console: Console, width: int) -> Iterator[None]:
         console.width = before
 
 
-def _draw(table: Table, section: Section, *, with_intervals: bool) -> RichTable:
+def _parts(table: Table, section: Section, console: Console) -> list[RichTable]:
+    """A section as one table where the console is wide enough, otherwise as many groups of columns at a time as fit."""
+    blocks = list(_blocks(table.columns))
+    drawn = _draw(table, section, blocks, with_intervals=True)
+    if not console.is_terminal or _width(drawn, console) <= console.width:
+        return [drawn]
+    parts = []
+    while blocks:
+        for count in range(len(blocks), 0, -1):
+            drawn = _draw(table, section, blocks[:count], with_intervals=False)
+            if _width(drawn, console) <= console.width:
+                break
+        parts.append(drawn)
+        blocks = blocks[count:]
+    return parts
+
+
+def _draw(
+    table: Table, section: Section, blocks: Sequence[tuple[str, list[int]]], *, with_intervals: bool
+) -> RichTable:
     drawn = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
     drawn.add_column("", no_wrap=True)
-    blocks = list(_blocks(table.columns))
     widths = [
         max(
             [

@@ -5,7 +5,7 @@ import io
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -81,8 +81,13 @@ class Runner:
             models = {role: self._context.model_hashes(ref) for role, ref in models_by_role(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
-            steps = dict(self._context.steps)
-            write_json(folder / "cost.json", {"phases_s": clock.seconds, "device": clock.device, "steps": steps})
+            cost = {
+                "phases_s": clock.seconds,
+                "device": clock.device,
+                "device_class": device_class(clock.device),
+                "steps": dict(self._context.steps),
+            }
+            write_json(folder / "cost.json", cost)
 
     def _write(self, result: "_Result", log: str) -> None:
         cell = result.cell
@@ -136,6 +141,7 @@ class Runner:
             "edit_actions": (shared or edited.acts) if cell.method.edits else [],
             "device": context.device,
             "device_class": device_class(context.device),
+            "device_classes": self._device_classes(edited, needed.values()),
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_bytes,
             "warm_up": is_warm,
@@ -166,6 +172,15 @@ class Runner:
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         items = {0: questions.unedited_items()} if cell.unedited_capability() else {}
         return _Result(cell, edited, place, items, cost, origin, remarks, kept, questions.attainable())
+
+    def _device_classes(self, edited: "_Edited", needed: Iterable[ArtifactSpec]) -> dict[str, list[str]]:
+        """What the seconds of each phase were measured on, here and wherever the artifacts were built."""
+        own = device_class(self._context.device)
+        classes = self._artifacts.device_classes(needed, own)
+        for phase, seconds in edited.phases_s.items():
+            if seconds:
+                classes.setdefault(phase, set()).add(own)
+        return {phase: sorted(found) for phase, found in classes.items()}
 
     def _warm_up(self, bench: Bench, data: Dataset) -> bool:
         """Edit another fact and discard it, so that first calls are not timed.

@@ -1,7 +1,8 @@
 """Content-addressed cache of artifacts. Each is built once, and its cost is charged to every cell that uses it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from harness.api import ArtifactSpec
 from harness.commands import same_command
@@ -40,8 +41,25 @@ class ArtifactCache:
     def phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
         """Total seconds per phase for these artifacts and all their dependencies; stand-in models are not counted."""
         total: dict[str, float] = {}
+        for cost in self._costs(specs):
+            for phase, seconds in cost["phases_s"].items():
+                total[phase] = total.get(phase, 0.0) + seconds
+        return total
+
+    def device_classes(self, specs: Iterable[ArtifactSpec], own: str) -> dict[str, set[str]]:
+        """By phase, the classes of device that these seconds were measured on.
+
+        Args:
+            specs: as for `phases_s`.
+            own: class of the device of the cell, in place of what was not recorded when an artifact was built.
+        """
+        found: dict[str, set[str]] = {}
+        for cost in self._costs(specs):
+            for phase in cost["phases_s"]:
+                found.setdefault(phase, set()).add(cost.get("device_class", own))
+        return found
+
+    def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":
-                for phase, seconds in self._store.artifact(spec.name, spec.key).read("cost.json")["phases_s"].items():
-                    total[phase] = total.get(phase, 0.0) + seconds
-        return total
+                yield self._store.artifact(spec.name, spec.key).read("cost.json")

@@ -16,7 +16,7 @@ AVERAGED = ("reliability", "generality", "locality")
 """Axes whose mean is the score."""
 
 SCORE = "score"
-COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "flops.edit")
+COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit", "flops.edit")
 """Metrics of a method that the suite's run repeats, besides its scores; the method's own run has all of them."""
 
 _PARAM_LENGTH = 6000

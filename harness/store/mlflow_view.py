@@ -11,7 +11,7 @@ SHARE_KEY = "harness"
 
 _FIRST = "generation"
 _SCORES = ("score", "reliability", "generality", "locality")
-_OTHERS = ("freq", "edit_time_vs_onceedit", "edit_s", "flops.edit", "flops.per_token")
+_OTHERS = ("freq", "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit", "edit_s", "flops.edit", "flops.per_token")
 
 
 def view_tag() -> str:

@@ -1,5 +1,6 @@
 """Editing time against editing quality, with the Pareto front."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,6 @@ def pareto(frame: "SuiteFrame") -> "Figure":
         for board, axes in zip(shown, panels, strict=False):
             _scatter(axes, frame, board)
             axes.set_title(f"{board.title}, {protocol_title(board.protocol)}")
-            axes.set_xlabel("seconds to edit all models, setup included")
             axes.set_ylabel("Score")
         for unused in panels[len(shown) :]:
             unused.set_axis_off()
@@ -58,31 +58,34 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
-    from reports.drawing import series
+    from reports.costs import on_one_device
+    from reports.drawing import left_out, series
     from reports.tables.time import costs
 
-    found = []
-    for number, line in enumerate(board.lines):
-        if not line.is_reference and line.score.value == line.score.value:
-            taken = costs(frame, board.section, line.row)["total"]
-            if taken.with_setup_s > 0:
-                found.append((number, line, taken.with_setup_s))
-    points = [(seconds, line.score.value) for _, line, seconds in found]
+    lines = {line.title: line for line in board.lines if not math.isnan(line.score.value) and not line.is_reference}
+    timed = {title: costs(frame, board.section, line.row)["total"] for title, line in lines.items()}
+    shown, others = on_one_device({title: cost for title, cost in timed.items() if cost.from_scratch_s > 0})
+    points = [(cost.from_scratch_s, lines[title].score.value) for title, cost in shown.items()]
     on_front = sorted(points[index] for index in front(points))
     axes.step(
         [x for x, _ in on_front], [y for _, y in on_front], where="post", color="#999999", linewidth=0.8, zorder=0
     )
-    for number, line, seconds in found:
+    for number, line in enumerate(board.lines):
         score = line.score
-        axes.errorbar(
-            [seconds], [score.value], yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6,
-            markersize=4, label=line.title, **series(number),
-        )  # fmt: skip
+        if line.title in shown:
+            axes.errorbar(
+                [shown[line.title].from_scratch_s], [score.value],
+                yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6, markersize=4,
+                label=line.title, **series(number),
+            )  # fmt: skip
+        elif line.title in others:
+            axes.plot([], [], linestyle="none", label=line.title, **series(number))
+    axes.set_xlabel(f"seconds to edit all models, from scratch{left_out(others)}")
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)
     axes.margins(x=0.15)
     if len(board.lines) <= NAMED:
-        _label(axes, [(line.title, seconds, line.score.value) for _, line, seconds in found])
+        _label(axes, [(title, *point) for title, point in zip(shown, points, strict=True)])
 
 
 def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:

@@ -1,11 +1,14 @@
-"""Table 4 of the OnceEdit paper: editing time per method and model, in seconds and as a multiple of OnceEdit's."""
+"""Table 4 of the OnceEdit paper: editing time per method and model, of the edits alone and from scratch."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.api import Phase
 from harness.registry import register_table
-from reports.common import PHASES, absent_sections, commits_shown, empty_rows, gap_remarks, suite_shown
-from reports.layout import Column, Section, Table, TableEntry, TableRow
+from reports.common import PHASES, absent_sections, commits_shown, empty_rows, few, gap_remarks, suite_shown
+from reports.layout import DASH, Column, Section, Table, TableEntry, TableRow
 from reports.published import TITLE as PAPER
 from reports.published import TOTAL, PaperCosts
 
@@ -16,9 +19,20 @@ if TYPE_CHECKING:
     from reports.frame import SuiteFrame
 
 UNCITABLE_NOTE = "*"
-SETUP_NOTE = "†"
-QUANTITY = "edit_time_vs_onceedit"
-"""Of the published costs, what this table measures."""
+PAPER_NOTE = "†"
+ALONE, SCRATCH = "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit"
+"""Published costs that this table measures."""
+
+TITLES = ("edit s", "edit ×", "all s", "all ×")
+"""Seconds and multiples of the edits alone, and the same from scratch."""
+
+WHOLE_FROM_S = 100
+"""From here on, seconds are shown without decimals."""
+
+LEGEND = (
+    "edit: the edits alone. all: from scratch, that is what the method trains or computes before, the edits, and attaching. "
+    "×: as a multiple of OnceEdit's."
+)
 
 
 @register_table("time")
@@ -30,61 +44,104 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     columns = tuple(
         Column(title, group, is_ranked=False)
         for place, group in {**frame.models(), TOTAL: "Total"}.items()
-        for title in ("seconds", "× OnceEdit", *[PAPER] * paper.covers([place], QUANTITY))
+        for title in (*TITLES, *[PAPER] * _has_paper(paper, place))
     )
     cells = frame.cells.drop_duplicates("cell")
     sections = tuple(
         _section(frame, paper, str(section), same, len(columns))
         for section, same in cells.groupby("section", sort=False)
     )
-    entries = [entry for section in sections for row in section.rows for entry in row.entries]
-    notes = [f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared"] * any(
-        entry.note.endswith(UNCITABLE_NOTE) for entry in entries
-    )
-    if any(entry.note == SETUP_NOTE for entry in entries):
-        notes.append(f"{SETUP_NOTE} with setup, which takes longer than all edits")
+    marks = {entry.note for section in sections for row in section.rows for entry in row.entries}
+    notes = [LEGEND]
+    if UNCITABLE_NOTE in marks:
+        notes.append(f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared")
+    if PAPER_NOTE in marks:
+        notes.append(
+            f"{PAPER_NOTE} with what the method trains or computes before: compare with 'all ×', other rows with 'edit ×'"
+        )
     references = cells[cells["method"] == REFERENCE]["title"].unique()
     if not len(references):
-        notes.append("× OnceEdit: no cell of OnceEdit is finished.")
+        notes.append("×: no cell of OnceEdit is finished.")
     elif len(references) > 1:
-        notes.append(f"× OnceEdit: as a multiple of the first of its rows, {references[0]}.")
+        notes.append(f"×: of several rows of OnceEdit, the first counts, {references[0]}.")
     table = Table(
         "time",
         "Editing time",
         _caption(frame, cells),
         columns,
         sections,
-        (*notes, *paper.notes(columns, [QUANTITY]), *absent_sections(frame)),
+        (*notes, *paper.notes(columns, [ALONE, SCRATCH]), *absent_sections(frame)),
     )
     return [table], _numbers(cells)
 
 
 def _section(frame: "SuiteFrame", paper: PaperCosts, section: str, cells: "pd.DataFrame", width: int) -> Section:
+    from reports.costs import REFERENCE
+
     title = str(cells.iloc[0]["section_title"])
+    edited = cells[~cells["is_reference"]].drop_duplicates("row")
+    found = {str(row): costs(frame, section, str(row)) for row in edited["row"]}
+    titles = dict(zip(edited["row"], edited["title"], strict=True))
+    reference = next((found[row] for row in edited.loc[edited["method"] == REFERENCE, "row"]), {})
+    rows = [TableRow(titles[row], tuple(_entries(paper, row, by_place, reference))) for row, by_place in found.items()]
     missing = [row for row in empty_rows(frame, section, set(cells["row"]), width) if not row.is_reference]
-    return Section(title, (*_rows(frame, paper, section), *missing), tuple(gap_remarks(frame, section, title)))
+    compared = {titles[row]: by_place for row, by_place in found.items()}
+    remarks = (*_incomparable(title, compared, reference), *gap_remarks(frame, section, title))
+    return Section(title, (*rows, *missing), tuple(remarks))
 
 
-def _rows(frame: "SuiteFrame", paper: PaperCosts, section: str) -> Iterator[TableRow]:
-    """Methods that edit, under the prompt template that the first table of quality shows."""
-    from reports.costs import NOTHING, REFERENCE, shown_multiple
+def _entries(
+    paper: PaperCosts, row: str, by_place: "Mapping[str, Cost]", reference: "Mapping[str, Cost]"
+) -> Iterator[TableEntry]:
+    """Costs of a method under the prompt template that the first table of quality shows."""
+    from reports.costs import EDITS, FROM_SCRATCH, NOTHING, multiple, shown_multiple
 
-    cells = frame.cells[(frame.cells["section"] == section) & ~frame.cells["is_reference"]]
-    measured = {
-        str(row): (same.iloc[0]["title"], same.iloc[0]["method"], costs(frame, section, str(row)))
-        for row, same in cells.groupby("row", sort=False)
-    }
-    reference = next((found for _, method, found in measured.values() if method == REFERENCE), {})
-    for row, (title, _, found) in measured.items():
-        entries: list[TableEntry] = []
-        for place, cost in found.items():
-            value, shown = shown_multiple(cost, reference.get(place, NOTHING))
-            doubt = "" if cost.is_citable else UNCITABLE_NOTE
-            setup = SETUP_NOTE if cost.is_setup_dominant and shown else ""
-            entries += [TableEntry(cost.edit_s, note=doubt), TableEntry(value, note=setup + doubt, shown=shown)]
-            if paper.covers([place], QUANTITY):
-                entries.append(paper.entry(row.partition("/")[0], place, QUANTITY))
-        yield TableRow(title, tuple(entries))
+    for place, cost in by_place.items():
+        doubt = "" if cost.is_citable else UNCITABLE_NOTE
+        for basis in (EDITS, FROM_SCRATCH):
+            value = multiple(cost, reference.get(place, NOTHING), basis)
+            seconds = cost.seconds_of(basis)
+            yield TableEntry(seconds, digits=2 if seconds < WHOLE_FROM_S else 0, note=doubt)
+            yield TableEntry(value, note=doubt, shown=shown_multiple(value))
+        if _has_paper(paper, place):
+            label = row.partition("/")[0]
+            alone, scratch = (paper.entry(label, place, quantity) for quantity in (ALONE, SCRATCH))
+            yield alone if math.isnan(scratch.value) else replace(scratch, note=PAPER_NOTE)
+
+
+def _has_paper(paper: PaperCosts, place: str) -> bool:
+    return any(paper.covers([place], quantity) for quantity in (ALONE, SCRATCH))
+
+
+def _incomparable(
+    section: str, found: "Mapping[str, Mapping[str, Cost]]", reference: "Mapping[str, Cost]"
+) -> Iterator[str]:
+    """Why multiples are missing although both times are there, a sentence for all rows with the same reason.
+
+    Args:
+        section: title of the section.
+        found: costs by title of the row and by place.
+        reference: OnceEdit's by place.
+    """
+    from reports.costs import EDITS, FROM_SCRATCH
+
+    def devices(costs: "Mapping[str, Cost]", basis: Sequence[Phase]) -> frozenset[str]:
+        return frozenset().union(*(cost.measured_on(basis) for cost in costs.values()))
+
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for title, by_place in found.items() if reference else ():
+        bases = {"'edit ×'": EDITS, "'all ×'": FROM_SCRATCH}
+        missing = [
+            name for name, basis in bases.items() if len(devices(by_place, basis) | devices(reference, basis)) > 1
+        ]
+        if missing:
+            ours, theirs = (" and ".join(sorted(devices(each, FROM_SCRATCH))) for each in (by_place, reference))
+            rows.setdefault((" or ".join(missing), ours, theirs), []).append(title)
+    for (columns, ours, theirs), titles in rows.items():
+        yield (
+            f"{DASH} {section}: {few(titles, 'rows')}: no {columns} between different classes of device "
+            f"(timed on {ours}; OnceEdit on {theirs})."
+        )
 
 
 def costs(frame: "SuiteFrame", section: str, row: str) -> "dict[str, Cost]":
@@ -104,11 +161,14 @@ def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:
     edits = "; ".join(
         f"{row['section_title']}: {row['edits']} edits" for row in cells.drop_duplicates("section").to_dict("records")
     )
+    devices = frozenset(cells["device_class"]).union(
+        *(classes for phase in PHASES for classes in cells[f"{phase}_classes"])
+    )
     return (
-        f"{suite_shown(frame)}. Seconds to apply all edits, without setup, attaching and model loading. "
+        f"{suite_shown(frame)}. Seconds without loading models. "
         "Multiples are given only for times measured on the same class of device, and as > 100 from there on. "
-        "Total: over all models, where an edit run that serves several models counts once. "
-        f"{edits}. Device: {'; '.join(dict.fromkeys(cells['device_class']))}. {commits_shown(frame)}"
+        "Total: over all models, where an edit run that serves several models counts once and attaching counts for each. "
+        f"{edits}. Device: {'; '.join(sorted(devices))}. {commits_shown(frame)}"
     )
 
 
@@ -117,5 +177,7 @@ def _numbers(cells: "pd.DataFrame") -> "pd.DataFrame":
     phases = [f"{phase}_s" for phase in PHASES]
     columns = ["section_title", "title", "model_title", "template", "seed", *phases, "device_class", "citable"]
     numbers = cells[[*columns, "cell"]].rename(columns=names)
+    for phase in PHASES:
+        numbers[f"{phase}_device_class"] = ["; ".join(sorted(classes)) for classes in cells[f"{phase}_classes"]]
     numbers["edit_actions"] = [" ".join(sorted(actions)) for actions in cells["edit_actions"]]
     return numbers

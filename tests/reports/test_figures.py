@@ -55,6 +55,36 @@ def test_the_front_has_whatever_nothing_beats_in_time_and_quality():
     assert front([(1, 0.5), (2, 0.9), (3, 0.8), (1, 0.4), (2, 0.9)]) == [0, 1, 4]
 
 
+def test_what_was_timed_on_another_device_is_not_drawn_and_named(fake):
+    for label in ("first", "second", "elsewhere"):
+        elsewhere = {"device_class": "cuda: A100"} if label == "elsewhere" else None
+        fake.write_cell("ft-l", "tiny/llama", "zsre", label=label, cost=elsewhere)
+    fake.write_manifest()
+    frame = load_suite(fake.root, "main_table", "mini")
+    for name, measured in (("pareto", {5.1}), ("break_even", {5.1})):
+        axes = registry.figures.get(name)(frame).axes[0]
+        assert axes.get_xlabel().endswith("\nnot shown, timed on other devices: elsewhere")
+        points = {y if name == "break_even" else x for x, y in _single_points(axes)}
+        assert {round(value, 6) for value in points} == measured
+
+
+def _single_points(axes):
+    """Coordinates of what is drawn as one point."""
+    return [(*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) == 1]
+
+
+def test_a_shared_edit_is_drawn_as_shared_also_with_one_model(fake):
+    """As many models as `break_even_models` says are where its line crosses another."""
+    for method in ("ft-l", "onceedit"):
+        seconds = {"edit": 10.0, "attach": 1.0} if method == "onceedit" else {"edit": 4.0}
+        fake.write_cell(method, "tiny/llama", "zsre", cost={"phases_s": seconds})
+    fake.write_manifest()
+    axes = registry.figures.get("break_even")(load_suite(fake.root, "main_table", "mini")).axes[1]
+    fine, once = (line.get_ydata() for line in axes.get_lines())
+    assert list(once[:4]) == [11.0, 12.0, 13.0, 14.0]
+    assert [a <= b for a, b in zip(once, fine, strict=True)].index(True) + 1 == 4
+
+
 def test_no_two_of_many_methods_look_alike():
     looks = {tuple(series(number).values()) for number in range(40)}
     assert len(looks) == 40

@@ -77,7 +77,8 @@ def test_published_costs_are_those_of_tables_4_5_and_9(shared):
     for row in published["editing_time_table4"]:
         for title, name in by_title.items():
             expected = math.inf if row["over_100x"] else row[title]
-            assert known[CostPlace(row["method"].lower(), name, "edit_time_vs_onceedit")].value == expected
+            quantity = "time_from_scratch_vs_onceedit" if row["over_100x"] else "edit_time_vs_onceedit"
+            assert known[CostPlace(row["method"].lower(), name, quantity)].value == expected
     for row in published["flops_table5"]:
         found = [
             known[CostPlace("onceedit", by_title[row["model"]], quantity)].value
@@ -85,7 +86,7 @@ def test_published_costs_are_those_of_tables_4_5_and_9(shared):
         ]
         assert found == [row["tflops_per_token"], row["tflops_all"], row["num_tokens"]]
     assert known[CostPlace("onceedit", "gpt-j-6b", "anchors")].value == 17830
-    assert PaperCosts(known, frozenset()).entry("mend", "llama2-7b", "edit_time_vs_onceedit").text == "> 100"
+    assert PaperCosts(known, frozenset()).entry("mend", "llama2-7b", "time_from_scratch_vs_onceedit").text == "> 100"
 
 
 def test_cost_tables_show_the_paper_next_to_what_was_measured(fake, monkeypatch):
@@ -103,15 +104,28 @@ def test_cost_tables_show_the_paper_next_to_what_was_measured(fake, monkeypatch)
         return [*time(frame)[0], *flops(frame)[0]]
 
     of_time, attaching, transfer, _ = tables("onceedit")
-    assert [column.title for column in of_time.columns] == ["seconds", "× OnceEdit", "paper"] * 4
+    assert [column.title for column in of_time.columns] == ["edit s", "edit ×", "all s", "all ×", "paper"] * 4
     rows = {row.title: [entry.text for entry in row.entries] for row in of_time.sections[0].rows}
-    assert rows["FT-L"][2::3] == ["0.69", "0.71", "0.73", "2.13"]
+    assert rows["FT-L"][4::5] == ["0.69", "0.71", "0.73", "2.13"]
     first = attaching.sections[0].rows[0]
     assert [entry.text for entry in first.entries[:6]] == ["0.013", "0.013", "12.600", "12.638", "970", "973"]
     assert attaching.columns[-1].title == "TFLOPs counted"
     assert transfer.sections[0].rows[2].entries[3].text == "17830"
     assert any("Table 9." in note for note in transfer.notes)
     assert all(column.title != "paper" for table in tables("") for column in table.columns)
+
+
+def test_a_published_time_with_training_is_marked(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "MODELS", MODELS)
+    for method, label in (("onceedit", None), ("ft-l", "mend"), ("ft-l", "rome")):
+        fake.write_cell(method, "llama2-7b", "zsre", label=label, records=5)
+    fake.write_manifest()
+    file = fake.root / "suites" / "main_table.mini.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "published": "onceedit"}))
+    table = time(load_suite(fake.root, "main_table", "mini"))[0][0]
+    last = {row.title: row.entries[4] for row in table.sections[0].rows}
+    assert [(entry.text, entry.note) for entry in last.values()] == [("1.00", ""), ("> 100", "†"), ("2.29", "")]
+    assert [note for note in table.notes if note.startswith("†")]
 
 
 def test_flops_too_small_for_the_decimals_of_a_column_are_shown_as_powers_of_ten(fake):

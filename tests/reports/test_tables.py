@@ -16,6 +16,7 @@ from reports import latex, write_report
 from reports.frame import load_suite
 from reports.latex import compile_all, compile_pdf, escape, render
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
+from reports.tables.time import LEGEND
 from reports.terminal import print_beginning, print_table
 from tests.helpers.fake_store import MODELS
 
@@ -342,10 +343,27 @@ def test_time_counts_a_shared_edit_once_and_is_relative_to_onceedit(fake):
     table = build(fake.write_suite(), "time")[0][0]
     assert [row.title for row in table.sections[0].rows] == ["FT-L", "OnceEdit"]
     fine, once = entries_of(table, 0, "FT-L"), entries_of(table, 0, "OnceEdit")
-    assert (once["Total seconds"].value, once["Total × OnceEdit"].value) == (2.0, 1.0)
-    assert (fine["Total seconds"].value, fine["Total × OnceEdit"].value) == (12.0, 6.0)
-    assert fine["GPT-J-6B (mini) × OnceEdit"].value == 2.0
-    assert table.notes == ()
+    assert (once["Total edit s"].value, once["Total edit ×"].value) == (2.0, 1.0)
+    assert (fine["Total edit s"].value, fine["Total edit ×"].value) == (12.0, 6.0)
+    assert fine["GPT-J-6B (mini) edit ×"].value == 2.0
+    assert table.notes == (LEGEND,)
+
+
+def test_every_row_has_its_time_from_scratch_with_setup_and_attaching(fake):
+    table = build(fake.write_suite(), "time")[0][0]
+    fine, once = entries_of(table, 0, "FT-L"), entries_of(table, 0, "OnceEdit")
+    assert (once["Total all s"].text, once["Total all ×"].text) == ("3.30", "1.00")
+    assert (fine["Total all s"].text, fine["Total all ×"].text) == ("15.30", f"{15.3 / 3.3:.2f}")
+    assert fine["GPT-J-6B (mini) all ×"].text == f"{5.1 / 3.1:.2f}"
+
+
+def test_long_times_have_no_decimals(fake):
+    fake.write_cell(
+        "onceedit", "tiny/llama", "zsre", cost={"phases_s": {"setup": 900.0, "edit": 99.994, "attach": 0.1}}
+    )
+    fake.write_manifest()
+    once = entries_of(build(fake, "time")[0][0], 0, "OnceEdit")
+    assert (once["Total edit s"].text, once["Total all s"].text) == ("99.99", "1000")
 
 
 def test_times_of_different_devices_are_not_compared(fake):
@@ -355,17 +373,35 @@ def test_times_of_different_devices_are_not_compared(fake):
         fake.write_cell("ft-l", model, "zsre", cost=cost)
     fake.write_manifest()
     fine = entries_of(build(fake, "time")[0][0], 0, "FT-L")
-    assert fine["GPT-J-6B (mini) seconds"].value == 4.0
-    assert fine["GPT-J-6B (mini) × OnceEdit"].text == "–"
-    assert fine["Total × OnceEdit"].text == "–"
-    assert fine["Llama2-7B (mini) × OnceEdit"].value == 2.0
+    assert fine["GPT-J-6B (mini) edit s"].value == 4.0
+    assert fine["GPT-J-6B (mini) edit ×"].text == "–"
+    assert fine["Total all ×"].text == "–"
+    assert fine["Llama2-7B (mini) edit ×"].value == 2.0
+
+
+def test_a_remark_says_why_there_is_no_multiple(fake):
+    here = "cpu: AMD EPYC × 1 threads"
+    fake.write_cell("onceedit", "tiny/llama", "zsre")
+    for label in ("rome", "memit"):
+        classes = {"device_classes": {"setup": ["cuda: A100"], "edit": [here]}}
+        fake.write_cell("ft-l", "tiny/llama", "zsre", label=label, cost=classes)
+    fake.write_manifest()
+    tables, numbers = build(fake, "time")
+    assert [entry.text for entry in tables[0].sections[0].rows[1].entries[:4]] == ["4.00", "2.00", "5.10", "–"]
+    assert tables[0].sections[0].remarks == (
+        "– ZsRE: rome; memit: no 'all ×' between different classes of device "
+        f"(timed on {here} and cuda: A100; OnceEdit on {here}).",
+    )
+    assert list(numbers["setup_device_class"]) == [here, "cuda: A100", "cuda: A100"]
+    assert "Device: cpu: AMD EPYC × 1 threads; cuda: A100." in tables[0].caption
 
 
 def test_without_onceedit_there_are_seconds_but_no_multiples_and_the_table_says_so(fake):
     table = build(fake.write_suite(methods=("none", "ft-l")), "time")[0][0]
     fine = entries_of(table, 0, "FT-L")
-    assert (fine["Total seconds"].value, fine["Total × OnceEdit"].text) == (12.0, "–")
-    assert table.notes == ("× OnceEdit: no cell of OnceEdit is finished.",)
+    assert (fine["Total edit s"].value, fine["Total edit ×"].text) == (12.0, "–")
+    assert table.notes == (LEGEND, "×: no cell of OnceEdit is finished.")
+    assert not table.sections[0].remarks
 
 
 def test_times_that_are_not_citable_are_marked(fake):
@@ -373,9 +409,9 @@ def test_times_that_are_not_citable_are_marked(fake):
     fake.write_cell("ft-l", "tiny/llama", "zsre", cost={"citable": False})
     fake.write_manifest()
     table = build(fake, "time")[0][0]
-    assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) seconds"].note == "*"
-    assert entries_of(table, 0, "OnceEdit")["Llama2-7B (mini) seconds"].note == ""
-    assert table.notes[0].startswith("* not citable")
+    assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) edit s"].note == "*"
+    assert entries_of(table, 0, "OnceEdit")["Llama2-7B (mini) edit s"].note == ""
+    assert table.notes[1].startswith("* not citable")
 
 
 @pytest.mark.parametrize("width", [100, 110, 120])
@@ -390,6 +426,18 @@ def test_the_terminal_table_fits_and_keeps_every_number(fake, width):
     for entry in entries_of(table, 0, "OnceEdit").values():
         assert entry.text in once
     assert "±" in once
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_groups_of_columns_that_do_not_fit_are_printed_below_the_others(fake, width):
+    table = build(fake.write_suite(), "time")[0][0]
+    lines = printed(table, width, terminal=True).splitlines()
+    once = [line for line in lines if line.startswith(" OnceEdit")]
+    assert all(len(line.rstrip()) <= width for line in once)
+    assert "…" not in "".join(lines)
+    shown = [text for line in once[: len(once) // 2] for text in line.split()[1:]]
+    assert shown == [entry.text for entry in table.sections[0].rows[1].entries]
+    assert len(once) == (8 if width == 40 else 4)
 
 
 def test_a_log_file_gets_the_whole_table_however_narrow(fake):

@@ -243,6 +243,19 @@ def test_an_edit_that_is_an_artifact_is_not_made_twice_for_a_warm_up(bench, monk
     assert (cost["warm_up"], cost["edit_actions"]) == (False, [spec.key])
 
 
+def test_a_time_keeps_the_device_that_its_artifact_was_built_on(bench, monkeypatch):
+    spec = ArtifactSpec("setup-elsewhere", "setup", {}, f"{__name__}:touch")
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: {"setup": spec})
+    assert bench.run(spec).reason is None
+    file = bench.store.artifact(spec.name, spec.key).path / "cost.json"
+    file.write_text(json.dumps({"phases_s": {"setup": 2.0}, "device_class": "cuda: A100"}))
+    cell = dataclasses.replace(bench.cell("ft-l"))
+    assert bench.run(cell).reason is None
+    cost = bench.folder(cell).read("cost.json")
+    here = cost["device_class"]
+    assert cost["device_classes"] == {"setup": ["cuda: A100"], "edit": [here], "evaluate": [here]}
+
+
 def touch(spec, context, folder):
     """Build an artifact that is nothing but a file."""
     (folder / "made").touch()

@@ -10,6 +10,7 @@ from harness.api import ArtifactSpec
 from harness.errors import UserError
 from harness.plan.job import job_of
 from harness.run.context import RunContext
+from harness.run.cost import device_class
 from harness.run.progress import Display
 from harness.run.runner import Runner
 from harness.store.artifacts import ArtifactCache
@@ -136,8 +137,22 @@ def test_shared_dependencies_are_charged_once_and_stand_in_models_never(cache, m
     assert cache.phases_s([]) == {}
 
 
+def test_the_devices_of_a_phase_are_those_that_its_artifacts_were_built_on(cache, made):
+    shared = spec_of("shared", "setup")
+    one, two = (spec_of(name, identity={"n": name}, needs={"shared": shared}) for name in ("one", "two"))
+    costs = {"shared": {"setup": 4.0}, "one": {"edit": 1.0}, "two": {"edit": 2.0}}
+    built_on = {"shared": {}, "one": {"device_class": "cuda: A100"}, "two": {"device_class": "cuda: H100"}}
+    for spec in (shared, one, two):
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": costs[spec.name], **built_on[spec.name]}))
+    found = cache.device_classes([one, two], "cpu: here")
+    assert found == {"setup": {"cpu: here"}, "edit": {"cuda: A100", "cuda: H100"}}, (
+        "where none is recorded, the cell's own"
+    )
+
+
 def test_the_cost_of_building_is_kept_by_phase(made):
     cost = json.loads((made(spec_of()) / "cost.json").read_text())
     assert cost["device"] == "cpu"
+    assert cost["device_class"] == device_class("cpu")
     assert cost["phases_s"].keys() == {"edit"}
     assert cost["phases_s"]["edit"] > 0
