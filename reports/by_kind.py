@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from reports.common import (
     commits_shown,
     empty_rows,
+    first_template,
     gap_remarks,
     intervals_shown,
     protocol_title,
@@ -14,6 +15,7 @@ from reports.common import (
     samples_shown,
     seeds_shown,
     suite_shown,
+    template_shown,
 )
 from reports.layout import Column, Section, Table, TableEntry, TableRow, ranked
 
@@ -89,10 +91,11 @@ def tabulate(
                 Table(
                     f"{name}-{protocol}-{cells['data'].iloc[0]}",
                     f"{title}: {data}, {protocol_title(str(protocol))}",
-                    f"{suite_shown(frame)}, {seeds_shown(frame)}. {intervals_shown(frame)} {commits_shown(frame)}",
+                    f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} "
+                    f"{commits_shown(frame)}",
                     columns,
                     tuple(sections),
-                    (*notes, *remarks_shown(frame), *samples_shown(frame)),
+                    (*notes, *remarks_shown(frame), *samples_shown(frame, cells)),
                 )
             )
             numbers += [
@@ -127,9 +130,7 @@ def kinds_of(questions: "pd.DataFrame", unit: str, column: str, group: str, rest
 
 def _lines(frame: "SuiteFrame", protocol: str, cells: "pd.DataFrame", measures: Sequence[Measure]) -> Iterator[_Line]:
     """One per method, under the first prompt template of the suite."""
-    if not len(cells):
-        return
-    cells = cells[cells["template"] == cells["template"].iloc[0]]
+    cells = cells[cells["template"] == first_template(frame)]
     for _, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.sort_values("seed")["cell"])
         found: dict[Quantity, Estimate] = {}

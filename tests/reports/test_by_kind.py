@@ -58,6 +58,15 @@ def test_cells_without_kinds_have_one_column_per_axis(fake):
     assert numbers["value"].notna().all()
 
 
+def test_the_caption_names_the_template_and_does_not_claim_a_choice(fake):
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
+    (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    assert "Prompt template: 'none'. ±: half" in table.caption
+    assert "choice of the template" not in table.caption
+    assert numbers["cells"].nunique() == 1
+
+
 def test_a_suite_without_chains_is_told_so(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
 
