@@ -233,8 +233,7 @@ def _counts(by_model: Iterable[Sequence[_Line]], quantities: Sequence[Quantity])
     for each in quantities:
         n = sorted({line.found[each].n for line in lines if each in line.found})
         by_group.setdefault(each.group, []).append(f"{each.title} {'–'.join(map(str, dict.fromkeys([n[0], n[-1]])))}")
-    parts = [f"{group} {', '.join(shown)}".strip() for group, shown in by_group.items()]
-    return f"n: {'; '.join(parts)}."
+    return f"n: {'; '.join((group and f'{group}: ') + ', '.join(shown) for group, shown in by_group.items())}."
 
 
 def _section(

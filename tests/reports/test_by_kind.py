@@ -64,7 +64,7 @@ def test_the_number_of_records_of_each_column_is_below_the_table(fake, kinds):
     fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
     (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
 
-    counts = "n: Edit Rel 50; Generality Reasoning 25, Subject Aliasing 25, All 50; Locality Loc 50, Unrelated 50."
+    counts = "n: Edit: Rel 50; Generality: Reasoning 25, Subject Aliasing 25, All 50; Locality: Loc 50, Unrelated 50."
     assert counts in table.notes
     assert set(numbers.set_index("kind").loc["Reasoning", "n"]) == {25}
 
@@ -133,7 +133,7 @@ def test_chains_of_all_hops_are_others_for_each_method_so_given_hops_is_never_ra
     n = numbers[(numbers["kind"] == "Given hops") & (numbers["protocol"] == "generation")].set_index("method")["n"]
     assert n["Unedited"] == 0 < n["FT-L"] < n["OnceEdit"] < 50
     assert (
-        "n: Edit 50; Single hops Edited 50; Multi-hop 2 hops 50; Exact All hops 50, Any 50, Given hops 0–"
+        "n: Edit 50; Single hops: Edited 50; Multi-hop: 2 hops 50; Exact: All hops 50, Any 50, Given hops 0–"
         in "".join(table.notes)
     )
 
