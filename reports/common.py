@@ -50,16 +50,22 @@ def protocol_title(name: str) -> str:
     return registry.protocols.get(name).title if name in registry.protocols else name
 
 
-def samples_shown(frame: "SuiteFrame") -> Iterator[str]:
-    """Sentences on the sample behind the numbers of each section, and on the highest attainable scores."""
-    for section, cells in frame.cells.groupby("section", sort=False):
-        first = cells.iloc[0]
-        asked = frame.records[frame.records["cell"].isin(cells["cell"]) & (frame.records["axis"] == "rel")]
+def samples_shown(frame: "SuiteFrame", cells: "pd.DataFrame") -> Iterator[str]:
+    """Sentences on the sample behind the numbers of each section, and that every score can reach 1 where that is known.
+
+    Args:
+        frame: the suite.
+        cells: rows of `SuiteFrame.cells` that a table shows.
+    """
+    for section, same in cells.groupby("section", sort=False):
+        first = same.iloc[0]
+        asked = frame.records[frame.records["cell"].isin(same["cell"]) & (frame.records["axis"] == "rel")]
         subjects = asked["cluster"].nunique()
         about = f" about {subjects} subjects" if subjects not in (0, first["edits"]) else ""
-        seeds = ", ".join(str(seed) for seed in sorted(set(cells["seed"])))
-        maxima = cells.loc[~cells["is_reference"], [f"{column}_max" for column in AVERAGED]]
-        limit = "" if (maxima < 1).any(axis=None) else "; every score can reach 1"
+        seeds = ", ".join(str(seed) for seed in sorted(set(same["seed"])))
+        maxima = same.loc[~same["is_reference"], [f"{column}_max" for column in AXES.values()]]
+        is_unlimited = len(maxima) and (maxima == 1).all(axis=None)
+        limit = "; every score can reach 1" if is_unlimited else ""
         yield (
             f"{first['section_title']}: n = {first['edits']} edits{about} of split {json.loads(str(section))['split']}, "
             f"seed{'s' * (',' in seeds)} {seeds}{limit}."
@@ -87,14 +93,29 @@ def schedules_shown(frame: "SuiteFrame") -> str:
     return f"{' and '.join(dict.fromkeys(frame.cells['schedule']))} editing"
 
 
-def intervals_shown(frame: "SuiteFrame") -> str:
-    """What `±` means, as a sentence."""
+def first_template(frame: "SuiteFrame") -> str:
+    """The prompt template of tables that show only one: the first of the suite."""
+    return str(frame.cells["template"].iloc[0])
+
+
+def template_shown(frame: "SuiteFrame") -> str:
+    """`first_template` as a sentence with a space after it; empty if the suite has no other."""
+    return f"Prompt template: '{first_template(frame)}'. " if frame.cells["template"].nunique() > 1 else ""
+
+
+def intervals_shown(frame: "SuiteFrame", *, has_choice: bool = False) -> str:
+    """What `±` means, as a sentence.
+
+    Args:
+        frame: the suite.
+        has_choice: whether the better prompt template is chosen again in each resample.
+    """
     from reports.stats import RESAMPLES
 
     is_clustered = not (frame.records["cluster"] == frame.records["record_id"]).all()
     resampled = "subjects with all their records" if is_clustered else "records"
     over = f"seeds and {resampled}" if frame.cells["seed"].nunique() > 1 else resampled
-    choice = ", including the choice of the template" if frame.cells["template"].nunique() > 1 else ""
+    choice = ", including the choice of the template" if has_choice and frame.cells["template"].nunique() > 1 else ""
     return f"±: half the width of the 95% bootstrap confidence interval over {over}{choice} (BCa, {RESAMPLES:,} resamples)."
 
 
@@ -141,8 +162,8 @@ def limit_remarks(frame: "SuiteFrame", section: str, section_title: str, *protoc
         limits = [
             f"{column.title()} {_range(values)}"
             for column in AVERAGED
-            if (values := [_four_digits(value) for value in cells.loc[cells["protocol"] == protocol, f"{column}_max"]])
-            and min(values) < 1
+            if (known := cells.loc[cells["protocol"] == protocol, f"{column}_max"].dropna()).size
+            and min(values := [_four_digits(value) for value in known]) < 1
         ]
         if limits:
             under = f", {protocol_title(protocol)}" if len(protocols) > 1 else ""

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
+from harness import registry
 from harness.commands import rerun
 from harness.errors import UserError
 from harness.evaluation.scope import summary
 from harness.files import understood
 from harness.store.manifest import Manifest, Options, find_manifest
 from harness.store.store import Folder, Store
+from harness.tokens import Query
 from reports.common import AVERAGED, AXES, PHASES, in_order
 from reports.costs import flops_columns
 from reports.places import describe_missing, names_of, reason_of, section_of
@@ -31,7 +33,7 @@ class SuiteFrame:
         manifest: what the last run says about the suite's cells.
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
-            that a model with all edits can reach; `<phase>_s` is in seconds;
+            that a model with all edits can reach, NaN where unknown; `<phase>_s` is in seconds;
             `flops_<phase>`, `flops_per_edit` and so on are FLOPs (see `reports.costs.flops_columns`);
             `edit_actions` is a frozenset with the ids of the edit runs, and `is_edit_shared` says whether these are artifacts;
             `<phase>_classes` is a frozenset with the classes of device that the seconds of the phase come from; `remarks` is
@@ -165,9 +167,17 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _maxima(metrics: Mapping[str, Any], protocol: str) -> dict[str, float]:
-    """By column, `rel_max` and so on, the highest score that a model with all edits can reach."""
+    """By column, `rel_max` and so on, the highest score that a model with all edits can reach; NaN where unknown."""
     found = metrics.get("attainable", {}).get(protocol, {})
-    return {f"{column}_max": float(found.get(axis, 1.0)) for axis, column in AXES.items()}
+    otherwise = 1.0 if _has_contexts(protocol) else np.nan
+    return {f"{column}_max": float(found.get(axis, otherwise)) for axis, column in AXES.items()}
+
+
+def _has_contexts(protocol: str) -> bool:
+    """Whether every form of a protocol says what an answer depends on; without that, contradictions are not found."""
+    question = Query("", "", (0,), (0,))
+    forms = registry.protocols.get(protocol).forms() if protocol in registry.protocols else ()
+    return bool(forms) and all(form.context(question, 0) is not None for form in forms)
 
 
 def _read_answers(folder: Folder) -> pd.DataFrame:

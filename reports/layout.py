@@ -113,7 +113,7 @@ class Table:
 
 
 def ranked(rows: Sequence[TableRow], columns: Sequence[Column]) -> tuple[TableRow, ...]:
-    """Mark the best and second-best value of each ranked column, where higher is better.
+    """Mark the best and second-best value of each ranked column, where higher is better, without a test.
 
     Values are compared as printed, so ties share a mark. References are not ranked, and a column with fewer than two
     other values has no marks.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from harness.registry import register_figure
+from reports.common import first_template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ NONE = "No finished cell of this suite decides by prompt whether an edit applies
 
 @register_figure("alpha")
 def alpha(frame: "SuiteFrame") -> "Figure":
-    """Histograms of routing scores by axis, one row per method and one panel per model and dataset."""
+    """Histograms of routing scores by axis, under the first prompt template; a row per method, a panel per model and dataset."""
     import numpy as np
 
     from harness.evaluation.scope import BINS
@@ -60,10 +61,11 @@ def alpha(frame: "SuiteFrame") -> "Figure":
 
 @register_figure("calibration")
 def calibration(frame: "SuiteFrame") -> "Figure":
-    """Share of prompts that are edits or rephrases among those with a routing score; one curve per model."""
-    import numpy as np
+    """Share of edits and rephrases among prompts by routing score, weighted to half of all; the others are locality and unrelated.
 
-    from harness.evaluation.scope import BINS, INSIDE
+    Under the first prompt template, one curve per model. A dataset asks an arbitrary number of questions in and out of scope, so
+    each side is weighted to one half. On the diagonal, the routing score is the probability that an edit applies.
+    """
     from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, series
 
     scopes = _scopes(frame)
@@ -78,11 +80,7 @@ def calibration(frame: "SuiteFrame") -> "Figure":
                 for number, model in enumerate(models):
                     is_here = (scopes["section_title"] == section) & (scopes["title"] == title)
                     here = scopes[is_here & (scopes["model_title"] == model)]
-                    bins = np.minimum((here["scope"] * BINS).astype(int), BINS - 1)
-                    by_bin = here.assign(inside=here["axis"].isin(INSIDE)).groupby(bins)
-                    axes.plot(
-                        by_bin["scope"].mean(), by_bin["inside"].mean(), label=model, alpha=0.8, **series(number),
-                    )  # fmt: skip
+                    axes.plot(*reliability(here), label=model, alpha=0.8, **series(number))
                 axes.set_xlim(-0.03, 1.03)
                 axes.set_ylim(-0.03, 1.03)
                 axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
@@ -90,14 +88,37 @@ def calibration(frame: "SuiteFrame") -> "Figure":
                 axes.set_title(title if section is sections[0] else "")
             row[0].set_ylabel(section)
         figure.supxlabel("routing score (α), mean of the bin", fontsize=7)
-        figure.supylabel("share of edits and rephrases", fontsize=7)
+        figure.supylabel("share of edits and rephrases\n(weighted to half of all prompts)", fontsize=7)
         legend_above(figure, rows[0][0], 3)
     return figure
+
+
+def reliability(scopes: "pd.DataFrame") -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    """A reliability diagram of routing scores: by bin, their mean and the share of prompts in scope.
+
+    Args:
+        scopes: `axis` and `scope` of each question; axes that are neither in nor out of scope, such as portability, do not count.
+            Edits with rephrases, and prompts out of scope, have a total weight of one half each.
+
+    Returns:
+        Both without values if one of the two sides is missing.
+    """
+    import numpy as np
+
+    from harness.evaluation.scope import BINS, INSIDE, OUTSIDE
+
+    asked = scopes[scopes["axis"].isin((*INSIDE, *OUTSIDE["both"]))]
+    inside = asked["axis"].isin(INSIDE)
+    if inside.nunique() < 2:
+        asked, inside = asked.iloc[:0], inside.iloc[:0]
+    weights = 0.5 / inside.groupby(inside).transform("size")
+    bins = np.minimum((asked["scope"] * BINS).astype(int), BINS - 1)
+    totals = [(weights * each).groupby(bins).sum() for each in (1, asked["scope"], inside)]
+    return totals[1] / totals[0], totals[2] / totals[0]
 
 
 def _scopes(frame: "SuiteFrame") -> "pd.DataFrame":
     """Routing scores with the titles of their cells, of the first prompt template."""
     columns = ["cell", "title", "model_title", "section_title", "template"]
     cells = frame.cells.drop_duplicates("cell")[columns]
-    first = list(cells["template"].unique()[:1])
-    return frame.scopes.merge(cells[cells["template"].isin(first)], on="cell", how="inner")
+    return frame.scopes.merge(cells[cells["template"] == first_template(frame)], on="cell", how="inner")

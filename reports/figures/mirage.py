@@ -20,7 +20,7 @@ SPREAD = 0.28
 
 @register_figure("mirage")
 def mirage(frame: "SuiteFrame") -> "Figure":
-    """From teacher-forced to natural answers in four steps: the score of every method at each stage, by model and dataset."""
+    """From teacher-forced to natural answers: the score of each method at each stage, under the first prompt template."""
     from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, row_label, score_axis
     from reports.tables.mirage import AXES, changes, missing_protocols
 

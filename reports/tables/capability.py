@@ -12,10 +12,12 @@ from reports.common import (
     absent_sections,
     commits_shown,
     empty_rows,
+    first_template,
     gap_remarks,
     remarks_shown,
     seeds_shown,
     suite_shown,
+    template_shown,
 )
 from reports.layout import Column, Section, Table, TableEntry, TableRow, amount
 
@@ -59,7 +61,7 @@ def capability(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     for model, shown in frame.models().items():
         sections = []
         for section, cells in frame.cells[frame.cells["model"] == model].groupby("section", sort=False):
-            lines = list(_lines(cells, items, tasks))
+            lines = list(_lines(cells[cells["template"] == first_template(frame)], items, tasks))
             sections.append(_section(frame, str(section), str(cells["section_title"].iloc[0]), lines, list(tasks)))
             numbers += [row for line in lines for row in _numbers(line, shown, sections[-1].title, tasks)]
         tables.append(_table(frame, f"capability-{model}", f"General ability of {shown}", list(tasks), sections))
@@ -91,8 +93,7 @@ def _metric(task: str, items: "pd.DataFrame") -> str:
 
 
 def _lines(cells: "pd.DataFrame", items: "pd.DataFrame", tasks: Mapping[str, str]) -> Iterator[_Line]:
-    """One per method, under the first prompt template of the suite."""
-    cells = cells[cells["template"] == cells["template"].iloc[0]]
+    """One per method."""
     for _, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
         of_method = items[items["cell"].isin(names)]
@@ -166,8 +167,9 @@ def _table(frame: "SuiteFrame", name: str, title: str, tasks: Sequence[str], sec
 
     titles = [FORMS[task].title if task in FORMS else task for task in tasks]
     caption = (
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. Benchmark tasks asked through lm-eval. ±: half the width of the 95% "
-        f"bootstrap confidence interval over items (BCa, {RESAMPLES:,} resamples). {commits_shown(frame)}"
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}"
+        f"Benchmark tasks asked through lm-eval. ±: half the width of the 95% bootstrap confidence interval over "
+        f"items (BCa, {RESAMPLES:,} resamples). {commits_shown(frame)}"
     )
     columns = tuple(Column(part, group, is_ranked=False) for group in titles for part in PARTS)
     notes = (*NOTES, *remarks_shown(frame), *absent_sections(frame))

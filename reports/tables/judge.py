@@ -12,6 +12,7 @@ from reports.common import (
     AXES,
     commits_shown,
     empty_rows,
+    first_template,
     gap_remarks,
     in_order,
     intervals_shown,
@@ -19,6 +20,7 @@ from reports.common import (
     samples_shown,
     seeds_shown,
     suite_shown,
+    template_shown,
 )
 from reports.layout import Column, Section, Table, TableEntry, TableRow
 
@@ -52,7 +54,7 @@ NOTES = (
     "Locality: the unedited model's answer is the reference. The judge does not know which method has answered.",
 )
 
-UNJUDGED = "No answer has been judged: name a judge in the suite (`judge: {url: …, model: …}`) and run `harness judge`."
+UNJUDGED = "None of these answers has been judged: name a judge in the suite (`judge: {url: …, model: …}`) and run `harness judge`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,13 @@ def judge(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
         for protocol in in_order(of_judge["protocol"].unique()):
             of_protocol = of_judge[of_judge["protocol"] == protocol]
             cells = frame.cells[(frame.cells["protocol"] == protocol) & frame.cells["cell"].isin(of_protocol["cell"])]
-            for section, of_section in cells.groupby("section", sort=False):
+            for _, of_section in cells.groupby("section", sort=False):
                 data = str(of_section["section_title"].iloc[0])
                 by_model = {
                     shown: list(_lines(of_section[of_section["model"] == model], of_protocol))
                     for model, shown in frame.models().items()
                 }
-                tables.append(_table(frame, str(name), protocol, str(section), data, by_model))
+                tables.append(_table(frame, str(name), protocol, of_section, by_model))
                 numbers += [
                     {"judge": name, "protocol": protocol, "data": data, "model": shown, "method": line.title}
                     | {"quantity": quantity, "axis": axis, **asdict(found)}
@@ -112,11 +114,14 @@ def judge(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
 
 
 def _verdicts(frame: "SuiteFrame") -> "pd.DataFrame":
-    """All verdicts with the answers' exact match, axes named as in a frame, and the clusters of their records."""
+    """Verdicts under the first prompt template of the suite, with the answers' exact match and the clusters of their records.
+
+    Axes are named as in a frame.
+    """
     import pandas as pd
 
     parts = []
-    for name in dict.fromkeys(frame.cells["cell"]):
+    for name in dict.fromkeys(frame.cells.loc[frame.cells["template"] == first_template(frame), "cell"]):
         folder = Store(frame.store).cell(name)
         verdicts = read_verdicts(folder)[[*KEY, "judge", "verdict"]]
         if len(verdicts):
@@ -131,10 +136,7 @@ def _verdicts(frame: "SuiteFrame") -> "pd.DataFrame":
 
 
 def _lines(cells: "pd.DataFrame", verdicts: "pd.DataFrame") -> Iterator[_Line]:
-    """One per method, under the first prompt template of the suite."""
-    if not len(cells):
-        return
-    cells = cells[cells["template"] == cells["template"].iloc[0]]
+    """One per method."""
     for _, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.sort_values("seed")["cell"])
         asked = verdicts[verdicts["cell"].isin(names)]
@@ -216,8 +218,9 @@ def agreement_of(sums_KC: "Floats") -> "Statistic":
 
 
 def _table(
-    frame: "SuiteFrame", judge: str, protocol: str, section: str, data: str, by_model: dict[str, list[_Line]]
+    frame: "SuiteFrame", judge: str, protocol: str, cells: "pd.DataFrame", by_model: dict[str, list[_Line]]
 ) -> Table:
+    section, data = (str(cells[column].iloc[0]) for column in ("section", "section_title"))
     there = {key for lines in by_model.values() for line in lines for key in line.scores}
     keys = [(measure, axis) for measure in MEASURES for axis in SHOWN if (measure, axis) in there]
     columns = [Column(SHOWN[axis], MEASURES[measure], is_ranked=False) for measure, axis in keys]
@@ -229,6 +232,7 @@ def _table(
         missing = empty_rows(frame, section, shown, len(columns))
         judged = {cell for line in lines for cell in line.cells}
         is_here = (frame.cells["section"] == section) & (frame.cells["protocol"] == protocol)
+        is_here &= frame.cells["template"] == first_template(frame)
         others = frame.cells[is_here & (frame.cells["model_title"] == model) & ~frame.cells["cell"].isin(judged)]
         unclear = [
             f"{line.title}: {line.without_verdict:,} answer{'s' * (line.without_verdict != 1)} without a verdict."
@@ -241,10 +245,10 @@ def _table(
     return Table(
         f"judge-{judge}-{protocol}-{data}",
         f"Judged by {judge}: {data}, {protocol_title(protocol)}",
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. {intervals_shown(frame)} {commits_shown(frame)}",
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} {commits_shown(frame)}",
         tuple(columns),
         tuple(sections),
-        (*NOTES, *samples_shown(frame)),
+        (*NOTES, *samples_shown(frame, cells)),
     )
 
 

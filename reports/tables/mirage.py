@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.registry import register_table
-from reports.common import commits_shown, empty_rows, gap_remarks, intervals_shown, seeds_shown, suite_shown
+from reports.common import (
+    commits_shown,
+    empty_rows,
+    first_template,
+    gap_remarks,
+    intervals_shown,
+    seeds_shown,
+    suite_shown,
+    template_shown,
+)
 from reports.layout import Column, Section, Table, TableEntry, TableRow
 
 if TYPE_CHECKING:
@@ -91,32 +100,38 @@ def missing_protocols(frame: "SuiteFrame") -> list[str]:
 def changes(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[Line]:
     """One per method, under the first prompt template of the suite."""
     import numpy as np
+    import pandas as pd
 
     from reports.stats import resample_means
 
-    cells = cells[cells["template"] == cells["template"].iloc[0]]
+    cells = cells[cells["template"] == first_template(frame)]
+    records = frame.records[(frame.records["axis"] == axis) & frame.records["cell"].isin(cells["cell"])]
+    order = records.groupby("record_id")["cluster"].first()
+    cluster_R = pd.factorize(order)[0].astype(np.intp)
     weight = np.ones(1)
+    if order.empty:
+        return
     for _, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
-        stages = [_scores(frame.records, names, axis, measure) for measure in STAGES]
-        if not stages[0].size:
-            continue
+        stages = [_scores(records, names, order.index, measure) for measure in STAGES]
         differences = [after - before for before, after in itertools.pairwise(stages)]
         scores, drops = (
-            tuple(resample_means(part_SR[:, :, None]).estimate(weight) for part_SR in parts)
+            tuple(resample_means(part_SR[:, :, None], cluster_R).estimate(weight) for part_SR in parts)
             for parts in (stages, differences)
         )
         steps = (scores[0], *drops, scores[-1])
         yield Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, scores, names)
 
 
-def _scores(records: "pd.DataFrame", cells: Sequence[str], axis: str, measure: Measure) -> "NDArray[np.float64]":
-    """Scores of the records of an axis, cells × records, in the same order for every measure."""
+def _scores(
+    records: "pd.DataFrame", cells: Sequence[str], order: "pd.Index[str]", measure: Measure
+) -> "NDArray[np.float64]":
+    """Scores of the records of an axis in this order, cells × records."""
     import numpy as np
 
     protocol, column = measure
-    found = records[(records["axis"] == axis) & (records["protocol"] == protocol)]
-    by_cell = [found[found["cell"] == cell].set_index("record_id")[column].sort_index() for cell in cells]
+    found = records[records["protocol"] == protocol]
+    by_cell = [found[found["cell"] == cell].set_index("record_id")[column].reindex(order) for cell in cells]
     return np.stack([scores.to_numpy(dtype=np.float64) for scores in by_cell])
 
 
@@ -135,7 +150,7 @@ def _table(frame: "SuiteFrame", name: str, title: str, sections: Sequence[Sectio
     return Table(
         name,
         title,
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. {intervals_shown(frame)} {commits_shown(frame)}",
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} {commits_shown(frame)}",
         tuple(Column(each, group, is_ranked=False) for each, group in columns.items()),
         tuple(sections),
         NOTES,

@@ -16,7 +16,8 @@ NOTES = (
     "Edit: the edits themselves, by record. All other columns are means over chains of facts.",
     "Single hops: the facts of a chain, asked one by one, edited or known before. Multi-hop: questions that combine them.",
     "All hops: chains all of whose facts are answered exactly (MQuAKE's instance-wise accuracy). Any: chains with an exact answer "
-    "to at least one wording of the multi-hop question (MQuAKE's multi-hop accuracy). Given hops: Any, of the chains of All hops.",
+    "to at least one wording of the multi-hop question (MQuAKE's multi-hop accuracy). Given hops: Any, of the chains of All hops; "
+    "not ranked, because these chains differ between methods.",
 )
 
 
@@ -53,7 +54,7 @@ def _by_chain(records: "pd.DataFrame", questions: "pd.DataFrame") -> "pd.DataFra
         {
             Quantity("Exact", "All hops"): every,
             Quantity("Exact", "Any"): some,
-            Quantity("Exact", "Given hops"): some.where(every.reindex(some.index) == 1),
+            Quantity("Exact", "Given hops", is_ranked=False): some.where(every.reindex(some.index) == 1),
         }
     )
     units = pd.concat([hops, lengths, exact], axis=1)

@@ -89,7 +89,8 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", name: str, title
     notes += remarks_shown(frame)
     from reports.significance import judged
 
-    notes += (*paper.notes(), *samples_shown(frame), *absent_sections(frame))
+    shown = frame.cells[frame.cells["protocol"] == of_protocol[0].protocol]
+    notes += (*paper.notes(), *samples_shown(frame, shown), *absent_sections(frame))
     return judged(Table(name, title, _caption(frame, templates), columns, sections, notes), contests)
 
 
@@ -251,7 +252,7 @@ def _caption(frame: "SuiteFrame", templates: Sequence[str]) -> str:
         "Rel, Gen, Loc: reliability, generality, locality; Avg: their mean. Score: mean of Avg over the models. "
         "Freq: number of edit runs needed for all models. "
         "The unedited model is not ranked. "
-        f"{intervals_shown(frame)} {data}. {commits_shown(frame)}"
+        f"{intervals_shown(frame, has_choice=True)} {data}. {commits_shown(frame)}"
     )
 
 

@@ -90,7 +90,7 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequenc
         _caption(frame),
         columns,
         sections,
-        (*NOTES, *samples_shown(frame), *absent_sections(frame)),
+        (*NOTES, *samples_shown(frame, frame.cells[frame.cells["protocol"] == protocol]), *absent_sections(frame)),
     )
     return judged(table, contests)
 

@@ -1,4 +1,4 @@
-"""How much of an edit is lost when it is asked in another form or under pressure: paired changes on the same records."""
+"""How much of an edit is lost when it is asked in another form or under pressure: paired changes, and answers by option."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -13,18 +13,25 @@ if TYPE_CHECKING:
     from reports.frame import SuiteFrame
     from reports.layout import Table
 
-AXES = {"gen": ("Other form", "Rephrase"), "robust": ("Under pressure", "Pressure")}
+AXES = {"gen": ("Change in other form", "Rephrase"), "robust": ("Change under pressure", "Pressure")}
 """Heading of an axis, and what its questions without a kind are called."""
+
+OPTIONS = ("Multiple choice", "Yes", "No", "Doubt", "Sure")
+"""Kinds of questions answered with one of a few options, which chance or constant agreement gets right as well.
+
+A difference from a free answer's score, whose chance level is about 0, would not be a loss.
+"""
 
 DISTRACTED = {"natural": "natural_distracted"}
 """By protocol, the one that asks the same questions behind an unrelated sentence."""
 
 NOTES = (
-    "Edit: score on the prompts of the edits. All other columns: score on the questions of a kind minus the score on the prompts "
-    "of the same edits, so intervals are paired; below 0 something is lost. Records without such a question do not count.",
-    "Prefix: the edit's own prompt behind an unrelated sentence. Yes, No, Doubt and Sure are answered with yes or no, which a "
-    "model without the edit can get right as well: compare with the unedited model. A method that edits little has little to "
-    "lose: read Edit first.",
+    "Edit: score on the prompts of the edits. Change: score on the questions of a kind minus the score on the prompts of the same "
+    "edits, so intervals are paired; below 0 something is lost. Records without such a question do not count. Prefix: the edit's "
+    "own prompt behind an unrelated sentence. A method that edits little has little to lose: read Edit first.",
+    "Right option: share of questions answered exactly with the right one of a few options. Not a change, because chance gets some "
+    "right: a quarter of four choices, half of yes or no; a model that always says yes has 1 in Yes, Doubt and Sure and 0 in No. "
+    "Compare with the unedited model.",
 )
 
 
@@ -50,7 +57,7 @@ def robustness(frame: "SuiteFrame") -> tuple[list["Table"], "pd.DataFrame"]:
 
 
 def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.DataFrame") -> "pd.DataFrame":
-    """Score of each edit, and the differences of its other questions' scores from it.
+    """Score of each edit, the differences of its other questions' scores from it, and its right answers by option.
 
     Args:
         records: of one cell under one protocol.
@@ -61,20 +68,27 @@ def changes(records: "pd.DataFrame", questions: "pd.DataFrame", distracted: "pd.
 
     edit = _scores(records, "rel")
     found: dict[Quantity, pd.Series[float]] = {}
+    options: dict[Quantity, pd.Series[float]] = {}
     for axis, (group, plain) in AXES.items():
-        kinds = kinds_of(questions[questions["axis"] == axis], "record_id", "score", group, plain)
-        quantities = cast("list[Quantity]", list(kinds.columns))
-        scores = {quantity: kinds[quantity] for quantity in quantities}
-        if not scores and (records["axis"] == axis).any():
-            scores = {Quantity(group, plain): _scores(records, axis)}
-        found |= {quantity: score - edit for quantity, score in scores.items()}
+        asked = questions[questions["axis"] == axis]
+        is_option = asked["kind"].isin(OPTIONS)
+        free = _columns(kinds_of(asked[~is_option], "record_id", "score", group, plain))
+        if asked.empty and (records["axis"] == axis).any():
+            free = {Quantity(group, plain): _scores(records, axis)}
+        found |= {quantity: score - edit for quantity, score in free.items()}
+        options |= _columns(kinds_of(asked[is_option], "record_id", "exact", "Right option"))
     if len(distracted):
-        found[Quantity("Under pressure", "Prefix")] = _scores(distracted, "rel") - edit
+        found[Quantity(AXES["robust"][0], "Prefix")] = _scores(distracted, "rel") - edit
+    found |= options
     if not found:
         return pd.DataFrame()
     units = pd.DataFrame({Quantity("", "Edit"): edit, **found})
     units["cluster"] = records.drop_duplicates("record_id").set_index("record_id")["cluster"]
     return units.loc[edit.index]
+
+
+def _columns(kinds: "pd.DataFrame") -> "dict[Quantity, pd.Series[float]]":
+    return {quantity: kinds[quantity] for quantity in cast("list[Quantity]", list(kinds.columns))}
 
 
 def _scores(records: "pd.DataFrame", axis: str) -> "pd.Series[float]":

@@ -8,6 +8,8 @@ from harness import registry
 from harness.errors import UserError
 from reports.by_kind import Quantity
 from reports.frame import load_suite
+from reports.layout import Mark
+from reports.significance import OPEN_NOTE
 from reports.tables.multihop import _by_chain
 from tests.helpers import fake_store
 
@@ -56,6 +58,93 @@ def test_cells_without_kinds_have_one_column_per_axis(fake):
 
     assert {"Rel", "Rephrase", "Loc"} <= {column.title for column in table.columns}
     assert numbers["value"].notna().all()
+
+
+def test_the_number_of_records_of_each_column_is_below_the_table(fake, kinds):
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
+    (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    counts = "n: Edit: Rel 50; Generality: Reasoning 25, Subject Aliasing 25, All 50; Locality: Loc 50, Unrelated 50."
+    assert counts in table.notes
+    assert set(numbers.set_index("kind").loc["Reasoning", "n"]) == {25}
+
+
+def test_bold_entries_are_those_that_a_paired_test_supports(fake, kinds):
+    """One method is clearly better than another on edits, and hardly on rephrases."""
+    for method, chances in (
+        ("none", {"reliability": 1.0, "generality": 1.0, "locality": 1.0}),
+        ("ft-l", {"reliability": 0.5, "generality": 0.5, "locality": 0.9}),
+        ("onceedit", {"reliability": 0.95, "generality": 0.55, "locality": 0.9}),
+    ):
+        fake.write_cell(method, "tiny/llama", "zsre", chances=chances)
+    fake.write_manifest()
+    (table, *_), _ = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    unedited, *methods = table.sections[0].rows
+    assert {entry.mark for entry in unedited.entries} == {Mark.NONE}
+    titles = [column.title for column in table.columns]
+    for title, wanted in (("Rel", Mark.BEST), ("Reasoning", Mark.NONE), ("All", Mark.NONE)):
+        entries = [row.entries[titles.index(title)] for row in methods]
+        best = max(entries, key=lambda entry: entry.value)
+        assert best.mark is wanted
+        assert (best.note == OPEN_NOTE) == (wanted is Mark.NONE)
+    assert table.notes[0].startswith("Bold: significantly higher than every other row")
+    assert "Holm over 5 comparisons" in table.notes[0]
+
+
+def test_a_lead_that_depends_on_the_seed_is_not_bold(fake):
+    for seed, of_first in ((0, 1.0), (1, 0.1)):
+        for method, chance in (("ft-l", of_first), ("onceedit", 0.2)):
+            chances = dict.fromkeys(("reliability", "generality", "locality"), chance)
+            fake.write_cell(method, "tiny/llama", "zsre", seed=seed, chances=chances)
+    fake.write_manifest()
+    (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    first = numbers[(numbers["method"] == "FT-L") & (numbers["kind"] == "Rel")]["value"].iloc[0]
+    assert first == pytest.approx(0.55, abs=0.1)
+    assert {entry.mark for row in table.sections[0].rows for entry in row.entries} == {Mark.NONE}
+
+
+def test_chains_of_all_hops_are_others_for_each_method_so_given_hops_is_never_ranked(fake, monkeypatch):
+    made = fake_store.fake_records
+
+    def with_chains(*args):
+        rows = made(*args)
+        kind = rows["axis"].map({"portability": "2 hops", "single_hop": "Edited"}).fillna("")
+        return rows.assign(kind=kind, chain=np.where(kind == "", "", rows["record_id"]))
+
+    monkeypatch.setattr(fake_store, "fake_records", with_chains)
+    fake_store._scored.cache_clear()
+    axes = ("reliability", "portability", "single_hop")
+    for method, chance in (("none", 0.0), ("ft-l", 0.3), ("onceedit", 0.95)):
+        fake.write_cell(method, "tiny/llama", "zsre", chances=dict.fromkeys(axes, chance))
+    fake.write_manifest()
+    frame = load_suite(fake.root, "main_table", "mini")
+    fake_store._scored.cache_clear()
+    (table, *_), numbers = registry.tables.get("multihop")(frame)
+
+    (once,) = (row for row in table.sections[0].rows if row.title == "OnceEdit")
+    ranked = {
+        column.title: (column.is_ranked, entry.mark, entry.note)
+        for column, entry in zip(table.columns, once.entries, strict=True)
+    }
+    assert ranked.pop("Given hops") == (False, Mark.NONE, "")
+    assert set(ranked.values()) == {(True, Mark.BEST, "")}
+    n = numbers[(numbers["kind"] == "Given hops") & (numbers["protocol"] == "generation")].set_index("method")["n"]
+    assert n["Unedited"] == 0 < n["FT-L"] < n["OnceEdit"] < 50
+    assert (
+        "n: Edit 50; Single hops: Edited 50; Multi-hop: 2 hops 50; Exact: All hops 50, Any 50, Given hops 0–"
+        in "".join(table.notes)
+    )
+
+
+def test_the_caption_names_the_template_and_does_not_claim_a_choice(fake):
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
+    (table, *_), numbers = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    assert "Prompt template: 'none'. ±: half" in table.caption
+    assert "choice of the template" not in table.caption
+    assert numbers["cells"].nunique() == 1
 
 
 def test_a_suite_without_chains_is_told_so(fake):

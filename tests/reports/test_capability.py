@@ -60,6 +60,16 @@ def test_a_method_without_scores_on_a_task_has_a_dash(fake):
     assert [entry.text for entry in table.sections[0].rows[1].entries] == ["0.67", "0.00", "–", "–"]
 
 
+def test_of_several_templates_the_first_is_shown_and_named(fake):
+    for template in ("none", "paper"):
+        folder = fake.write_cell("ft-l", "tiny/llama", "zsre", template=template)
+        write_items({0: scores(BEFORE, 3.0), 50: scores(AFTER, 3.5)}, folder / FILE)
+    fake.write_manifest(("capability",))
+    (table,), numbers = registry.tables.get("capability")(load_suite(fake.root, "main_table", "mini"))
+    assert "Prompt template: 'none'." in table.caption
+    assert set(numbers["cells"]) == {fake.cells[0]}
+
+
 def test_a_suite_without_tasks_is_told_how_to_ask_some(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
     with pytest.raises(UserError, match=r"needs benchmark tasks → capability: \[mmlu, "):

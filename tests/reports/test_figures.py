@@ -1,9 +1,11 @@
 """Figures say what tables say: how many panels and lines, and which methods are on the Pareto front."""
 
+import pandas as pd
 import pytest
 
 from harness import registry
 from reports.drawing import COLUMN, PAGE, drawing, legend_above, series, spread_axis
+from reports.figures.alpha import reliability
 from reports.figures.pareto import front
 from reports.frame import load_suite
 from reports.places import swept
@@ -83,6 +85,23 @@ def test_a_shared_edit_is_drawn_as_shared_also_with_one_model(fake):
     fine, once = (line.get_ydata() for line in axes.get_lines())
     assert list(once[:4]) == [11.0, 12.0, 13.0, 14.0]
     assert [a <= b for a, b in zip(once, fine, strict=True)].index(True) + 1 == 4
+
+
+def test_the_calibration_curve_weights_both_sides_to_one_half_and_ignores_questions_of_neither():
+    asked = [
+        *[("reliability", 0.95), ("generality", 0.15), ("locality", 0.12), ("locality_unrelated", 0.96)],
+        *[("locality", 0.05)] * 6,
+        *[("portability", 0.15), ("robustness", 0.95), ("single_hop", 0.5)] * 9,
+    ]
+    scopes = pd.DataFrame(asked, columns=["axis", "scope"])
+    scores, shares = reliability(scopes)
+
+    inside, outside = 1 / 2, 1 / 8  # weights of two and of eight questions that add up to one
+    assert shares.tolist() == pytest.approx([0, inside / (inside + outside), inside / (inside + outside)])
+    assert scores.iloc[1] == pytest.approx((inside * 0.15 + outside * 0.12) / (inside + outside))
+    assert list(shares.index) == [0, 1, 9]
+    one_side = reliability(scopes[scopes["axis"] != "reliability"].query("axis != 'generality'"))
+    assert [len(each) for each in one_side] == [0, 0]
 
 
 def test_no_two_of_many_methods_look_alike():

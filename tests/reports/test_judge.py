@@ -62,6 +62,21 @@ def test_scores_and_agreement_are_those_of_the_answers_with_a_verdict(judged):
     )
 
 
+def test_of_several_templates_the_first_is_shown_and_named(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", ("natural",))
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
+    for folder in (fake.root / "cells").iterdir():
+        rows = pd.read_parquet(folder / "records.parquet")
+        rows = rows.assign(verdict=rows["exact"], judge="wise", judge_prompt="?", judge_reply="!")
+        write_verdicts(Folder(folder), rows, "wise")
+    (table,), numbers = registry.tables.get("judge")(load_suite(fake.root, "main_table", "mini"))
+    assert "Prompt template: 'none'. ±: half" in table.caption
+    assert "choice of the template" not in table.caption
+    assert set(numbers["cells"]) == {fake.cells[0]}
+    assert not any("Not judged" in remark for remark in table.sections[0].remarks)
+    assert table.notes[-1] == "ZsRE: n = 50 edits of split test, seed 0."
+
+
 def test_kappa_of_a_table_of_counts():
     """Cohen's example: 20 and 15 of 50 agree, 5 and 10 do not; kappa is 0.4. One verdict for all leaves it open."""
     both, judge_only, exact_only, none = 20, 5, 10, 15

@@ -1,5 +1,7 @@
 """The steps from teacher-forced to natural answers against means over records, and that they add up."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,29 @@ def test_steps_are_differences_of_means_and_add_up_to_the_whole_drop(frame):
     assert found["Start"] + found[list(STEPS)].sum() == pytest.approx(found["End"])
     assert (numbers["low"] <= numbers["value"]).all()
     assert (numbers["value"] <= numbers["high"]).all()
+
+
+def test_records_about_one_subject_are_resampled_together(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", tuple(dict.fromkeys(name for name, _ in STAGES)))
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
+    widths = []
+    for groups in ([], [[f"r{number}" for number in range(50)]]):
+        for file in (fake.root / "cells").glob("*/provenance.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"same_subject": groups}))
+        _, numbers = registry.tables.get("mirage")(load_suite(fake.root, "main_table", "mini"))
+        widths.append((numbers["high"] - numbers["low"]).to_numpy())
+    assert (widths[0] > 0).all()
+    assert widths[1] == pytest.approx(0), "with a single subject there is nothing to draw from"
+
+
+def test_the_caption_names_the_template_and_does_not_claim_a_choice(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", tuple(dict.fromkeys(name for name, _ in STAGES)))
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
+    frame = load_suite(fake.root, "main_table", "mini")
+    (table, *_), numbers = registry.tables.get("mirage")(frame)
+    assert "Prompt template: 'none'. ±: half" in table.caption
+    assert "choice of the template" not in table.caption
+    assert set(numbers["cells"]) == set(frame.cells.loc[frame.cells["template"] == "none", "cell"])
 
 
 def test_a_suite_without_the_protocols_is_told_which(fake):

@@ -14,13 +14,14 @@ from tests.helpers import fake_store
 
 def rows(*content):
     columns = ["axis", "record_id", "kind", "score"]
-    return pd.DataFrame([dict(zip(columns, row, strict=True)) | {"cluster": row[1]} for row in content])
+    found = pd.DataFrame([dict(zip(columns, row, strict=True)) | {"cluster": row[1]} for row in content])
+    return found.assign(exact=(found["score"] == 1).astype(float))
 
 
 def test_a_change_is_the_mean_of_the_kind_minus_the_score_of_the_same_edit():
     questions = rows(
-        *[("gen", "a", "", 0.5), ("gen", "a", "Yes", 1.0), ("gen", "a", "Yes", 0.0), ("robust", "a", "Doubt", 0.0)],
-        *[("gen", "b", "", 1.0), ("robust", "b", "Doubt", 0.0)],
+        *[("gen", "a", "", 0.5), ("gen", "a", "Reversed", 1.0), ("gen", "a", "Reversed", 0.0)],
+        *[("gen", "b", "", 1.0), ("robust", "a", "Rumour", 0.0), ("robust", "b", "Rumour", 0.0)],
     )
     records = rows(("rel", "a", "", 1.0), ("rel", "b", "", 0.0), ("rel", "c", "", 1.0))
     distracted = rows(("rel", "b", "", 1.0), ("rel", "c", "", 0.0), ("rel", "a", "", 1.0))
@@ -29,12 +30,28 @@ def test_a_change_is_the_mean_of_the_kind_minus_the_score_of_the_same_edit():
     assert list(found.index) == ["a", "b", "c"]
     for quantity, wanted in (
         (Quantity("", "Edit"), [1, 0, 1]),
-        (Quantity("Other form", "Rephrase"), [-0.5, 1, np.nan]),
-        (Quantity("Other form", "Yes"), [-0.5, np.nan, np.nan]),
-        (Quantity("Under pressure", "Doubt"), [-1, 0, np.nan]),
-        (Quantity("Under pressure", "Prefix"), [0, 1, -1]),
+        (Quantity("Change in other form", "Rephrase"), [-0.5, 1, np.nan]),
+        (Quantity("Change in other form", "Reversed"), [-0.5, np.nan, np.nan]),
+        (Quantity("Change under pressure", "Rumour"), [-1, 0, np.nan]),
+        (Quantity("Change under pressure", "Prefix"), [0, 1, -1]),
     ):
         assert found[quantity].to_numpy(dtype=float) == pytest.approx(np.array(wanted, dtype=float), nan_ok=True)
+
+
+def test_a_coin_has_the_same_numbers_under_options_however_many_edits_are_made():
+    """A change would be 0 for an editor that makes half of the edits, and a loss of a half for one that makes all."""
+    names = [f"r{number}" for number in range(8)]
+    coin = rows(*(("robust", name, "Doubt", float(number % 2)) for number, name in enumerate(names)))
+    partly = rows(*(("gen", name, "Multiple choice", 0.5) for name in names))
+    found = [
+        changes(rows(*(("rel", name, "", share) for name in names)), pd.concat([coin, partly]), coin[:0])
+        for share in (0.5, 1.0)
+    ]
+
+    for each in found:
+        assert each[Quantity("Right option", "Doubt")].mean() == 0.5
+        assert each[Quantity("Right option", "Multiple choice")].mean() == 0, "half of the words is no option"
+        assert {quantity.group for quantity in each.columns if quantity != "cluster"} == {"", "Right option"}
 
 
 def test_intervals_are_those_of_paired_differences_and_narrower_than_unpaired_ones(fake, monkeypatch):

@@ -18,6 +18,7 @@ from reports.latex import compile_all, compile_pdf, escape, render
 from reports.layout import Column, Mark, Section, Table, TableEntry, TableRow, ranked
 from reports.tables.time import LEGEND
 from reports.terminal import print_beginning, print_table
+from tests.helpers import fake_store
 from tests.helpers.fake_store import MODELS
 
 
@@ -175,6 +176,37 @@ def test_scores_that_no_editor_can_reach_are_stated_below_every_table(fake):
     assert r"\footnotesize ZsRE: a model with all edits can reach at most Gen 0.985--0.99, Loc 0.9988" in render(
         [teacher_forced], "x"
     )
+
+
+@pytest.mark.parametrize(
+    ("protocols", "attainable", "is_said"),
+    [
+        (("teacher_forced", "generation"), {}, [True, True]),
+        (("teacher_forced", "natural"), {}, [True, False]),
+        (("easyedit", "a_plugin_that_is_not_loaded"), {}, [False, False]),
+        (("teacher_forced", "generation"), {"generation": {"single_hop": 0.9}}, [True, False]),
+    ],
+)
+def test_that_every_score_can_reach_1_is_said_only_where_it_is_known(fake, monkeypatch, protocols, attainable, is_said):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", protocols)
+    for method in ("none", "ft-l"):
+        folder = fake.write_cell(method, "tiny/llama", "zsre")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"attainable": attainable}))
+    fake.write_manifest()
+
+    for name in ("main", "ripple"):
+        found = {
+            table.name.split("-")[1]: "every score can reach 1" in table.notes[-1] for table in build(fake, name)[0]
+        }
+        assert found == dict(zip(protocols, is_said, strict=True))
+
+
+def test_only_tables_that_choose_the_template_again_say_so(fake):
+    fake.write_suite(methods=("onceedit",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
+    choice = "including the choice of the template"
+    assert choice in build(fake)[0][0].caption
+    assert choice not in build(fake, "calibration")[0][0].caption
 
 
 def test_methods_and_models_that_were_never_run_are_left_out_and_named_in_one_sentence(fake):
