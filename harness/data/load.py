@@ -83,7 +83,9 @@ def select(asked: DataRef) -> Dataset:
         UserError: as `resolve`.
     """
     data = _select(asked)
-    return replace(data, ref=replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data)))
+    examples = sum(bool(record.rephrases and record.locality) for record in data.train)
+    found = {"train": len(data.train), "unrelated": len(data.unrelated), "examples": examples, "sha256": _hash(data)}
+    return replace(data, ref=replace(asked, **found))
 
 
 def load(ref: DataRef) -> Dataset:

@@ -1,12 +1,14 @@
 """Meta-training: gradients equal autograd through the written-out solve, modes differ as specified, and signs are checked."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.func import functional_call
 
 from harness.errors import UserError
+from harness.models.catalogue import ModelRef
 from methods.common.aggregation.network import load
 from methods.common.aggregation.training import Batch, Trainer, build, require_descent, train
 from methods.common.prediction import examples
@@ -112,6 +114,32 @@ def test_in_a_sequence_shifts_add_up_and_one_step_follows():
     assert len(seen) == 2
     one, other = ([shift.norm().item() for shift in shifts.values()] for shifts in seen)
     assert all(a != b for a, b in zip(one, other, strict=True)), "the second batch starts from what the first has left"
+
+
+@pytest.mark.parametrize(
+    ("records", "given", "batches"),
+    [(64, None, (1, 64)), (1000, None, (1, 1000)), (1500, None, (2, 750)), (4097, None, (5, 819)), (64, 3, (3, 64))],
+)
+def test_a_pass_without_a_number_of_batches_sees_every_record_once(records, given, batches):
+    assert learned(train_batch=1024, train_batches=given).batches(records) == batches
+
+
+def test_one_pass_draws_no_record_twice():
+    model, trainer = trainer_of(train_batch=3, train_batches=None, steps=2)
+    made, passes = examples(model, TRAIN, "corrected"), []
+
+    def learn(batches):
+        passes.append(sorted(row.ids for batch in batches for part in batch.edits for row in part.rows))
+        return [0.0]
+
+    trainer.learn = learn
+    train(trainer, made, 0, TinyContext(model))
+    assert passes == [sorted(example.edit.ids for example in made)] * 2
+
+
+def test_no_record_with_a_rephrase_is_told_when_a_suite_is_planned():
+    with pytest.raises(UserError, match=r"emsedit learns from .* but 0 of the 4 of 'tiny' have both"):
+        EmsEdit(learned()).artifacts(ModelRef("tinyllama-1.1b", "pretrained"), replace(REF, examples=0), 0)
 
 
 def test_training_makes_the_outer_loss_smaller():
