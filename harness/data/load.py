@@ -84,8 +84,9 @@ def select(asked: DataRef) -> Dataset:
     """
     data = _select(asked)
     examples = sum(bool(record.rephrases and record.locality) for record in data.train)
-    found = {"train": len(data.train), "unrelated": len(data.unrelated), "examples": examples, "sha256": _hash(data)}
-    return replace(data, ref=replace(asked, **found))
+    train, unrelated = len(data.train), len(data.unrelated)
+    ref = replace(asked, train=train, unrelated=unrelated, examples=examples, sha256=_hash(data))
+    return replace(data, ref=ref)
 
 
 def load(ref: DataRef) -> Dataset:

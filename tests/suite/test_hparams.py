@@ -239,6 +239,22 @@ def test_a_model_has_the_values_that_are_published_for_it(method, model, values)
     assert {key: found[key] for key in values} == values
 
 
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("llama2-7b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 70, "batch": 1}),
+        ("llama3-8b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 70, "batch": 1}),
+        ("qwen2.5-7b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 60, "batch": 1}),
+        ("gpt-j-6b", {"matrices": ["fc_in", "fc_out"], "scale": 4.0, "lr": 5e-3, "steps": 50, "batch": 1}),
+        ("tiny/llama", {"matrices": None, "scale": 2.0, "lr": 5e-3, "steps": 70, "batch": 200}),
+    ],
+)
+def test_lora_as_in_easyedit_has_the_values_of_its_files(model, values):
+    found = hparams.resolve("lora", model, {}, variant="faithful-easyedit").values
+    assert {key: found[key] for key in values} == values
+    assert hparams.resolve("lora", model, {}).values["matrices"] is None
+
+
 SHIPPED = sorted(
     file for file in (Path(methods.__file__).parent / "hparams").glob("*/*.yaml") if file.name != hparams.SEARCH
 )
