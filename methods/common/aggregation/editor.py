@@ -68,6 +68,11 @@ class AggregationMethod(SequentialMethod):
         kind = EasyEditRounds if self.implementation == "faithful-easyedit" else Rounds
         return kind(model, self.hparams)
 
+    @property
+    def remarks_in_sequence(self) -> Sequence[str]:
+        """What readers must know about edits that are made on top of earlier ones."""
+        return ()
+
     @abstractmethod
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
@@ -116,7 +121,10 @@ class AggregationMethod(SequentialMethod):
             for number, network in enumerate(networks)
             for name, value in network.statistics().items()
         }
-        return WeightEditedModel(model, matrices.restore, {"change_norm": math.sqrt(square), **training}, statistics)
+        diagnostics = {"change_norm": math.sqrt(square), **training}
+        return WeightEditedModel(
+            model, matrices.restore, diagnostics, statistics, self.remarks_in_sequence if state else ()
+        )
 
     def _write(self, rounds: "Rounds", networks: "Sequence[Changes]", rows: Sequence[Any]) -> float:
         """Write one batch; return the sum of the squared Frobenius norms of all shifts."""
@@ -171,6 +179,12 @@ class LearnedAggregationMethod(AggregationMethod):
                 memory=self._training_memory(target, data),
             )
         }
+
+    @property
+    def remarks_in_sequence(self) -> Sequence[str]:
+        """Whether its training knew only single batches."""
+        one = "its hypernetwork was trained to edit the unedited model, not a sequence of edits (mode: batch)"
+        return (one,) if self.hparams.mode == "batch" else ()
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """With the hypernetworks."""

@@ -14,7 +14,7 @@ from methods.common.aggregation.training import Batch, Trainer, build, require_d
 from methods.common.prediction import examples
 from methods.emsedit import EmsEdit
 from tests.helpers.tiny_aggregation import learned, primal_shift
-from tests.helpers.tiny_mend import REF, TRAIN, TinyContext, double
+from tests.helpers.tiny_mend import REF, REQUESTS, TRAIN, TinyContext, double
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -188,3 +188,18 @@ def test_a_trained_hypernetwork_is_read_back_bit_for_bit(tmp_path):
     for network, again in zip(networks, load(tmp_path / "again", 2, model.device)[0], strict=True):
         for name, value in network.state_dict().items():
             assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequence"])
+def test_a_network_that_was_trained_for_batches_says_so_in_a_sequence(mode, tmp_path):
+    torch.set_num_threads(1)
+    model = tiny_model("llama")
+    method, context = EmsEdit(learned(mode=mode, train_batches=2)), TinyContext(model)
+    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
+    build(spec, context, tmp_path)
+    first = method.edit(model, REQUESTS[:2], {"hypernetwork": tmp_path}, context)
+    second = method.extend(model, first.state(), REQUESTS[2:], {"hypernetwork": tmp_path}, context)
+    assert not first.remarks()
+    assert bool(second.remarks()) == (mode == "batch")
+    second.revert()
+    first.revert()
