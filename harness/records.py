@@ -147,6 +147,8 @@ class DataRef:
         file: file of `source` that provides the edits; empty to choose one. Not part of the identity either.
         relations: with `seen` and `unseen`, the edits have relations of a fixed half; methods learn from records with these
             relations (`seen`) or with the others (`unseen`). Both edit the same records.
+        examples: number of train records with a rephrase and a locality probe, from which hypernetworks learn; None until they
+            are counted. `sha256` decides it, so this is not part of the identity.
     """
 
     name: str
@@ -162,6 +164,7 @@ class DataRef:
     without: tuple[str, ...] = ()
     file: str = ""
     relations: str = "all"
+    examples: int | None = None
 
     @property
     def title(self) -> str:

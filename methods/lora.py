@@ -1,8 +1,8 @@
-"""LoRA: fine-tune low-rank updates of all linear layers on the edits, merged into the weights (Hu et al. 2021)."""
+"""LoRA: fine-tune low-rank updates of linear layers on the edits, merged into the weights (Hu et al. 2021)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -25,7 +25,10 @@ class LoraHparams(Hparams):
     """Hyper-parameters of LoRA; values and their sources are in `methods/hparams/lora/`.
 
     Attributes:
-        rank: of the update of each linear layer in the blocks.
+        rank: of the update of each matrix.
+        matrices: names of the linear layers that are trained in all blocks, such as `q_proj`; null for all of attention and
+            feed-forward.
+        scale: factor of the updates, α / rank in the paper's notation.
         lr, weight_decay: of AdamW, which is re-initialised for each call.
         steps: maximum number of optimiser steps per call, each on all its edits.
         batch: edits per call; the updates of a call are merged into the weights that the next one trains.
@@ -43,6 +46,15 @@ class LoraHparams(Hparams):
     micro_batch: int = Field(ge=1)
     loss_stop: float = Field(ge=0)
     implementation: Implementation = "corrected"
+    matrices: tuple[str, ...] | None = Field(None, min_length=1)
+    scale: float = Field(2.0, gt=0)
+
+    def identity(self) -> dict[str, Any]:
+        """All values; `matrices` and `scale` only if they are not the defaults, as in cells from before they existed."""
+        defaults = {"matrices": None, "scale": 2.0}
+        return {
+            key: value for key, value in super().identity().items() if key not in defaults or value != defaults[key]
+        }
 
     @property
     def passes_per_edit(self) -> float:
@@ -52,13 +64,16 @@ class LoraHparams(Hparams):
 
 @register("lora", title="LoRA", family="weights", version=1)
 class Lora(Method):
-    """Train low-rank updates of all attention and feed-forward layers until the targets are likely, given the prompts."""
+    """Train low-rank updates of attention and feed-forward layers until the targets are likely, given the prompts."""
 
     Hparams = LoraHparams
     hparams: LoraHparams
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
-        """Copies of all blocks, one micro-batch through the whole model, and the updates with Adam's state, which are small."""
+        """Copies of all blocks, one micro-batch through the whole model, and the updates with Adam's state, which are small.
+
+        With few `matrices`, an upper bound.
+        """
         model, rows = target.footprint, min(self.hparams.micro_batch, self.hparams.batch, data.edits)
         factors = model.n_layers * 7 * 2 * (model.hidden + model.ffn) * self.hparams.rank * 4
         return Memory(
@@ -78,8 +93,8 @@ class Lora(Method):
         """Train in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
 
         Raises:
-            UserError: if a request is longer than the model's context, or the loss is not finite; the weights are then
-                restored.
+            UserError: if a request is longer than the model's context, the model has none of the matrices, or the loss is not
+                finite; the weights are then restored.
         """
         import torch
 
@@ -90,7 +105,7 @@ class Lora(Method):
         from methods.common.prediction import edit_row
 
         names = {part: name for name, part in model.model.named_modules()}
-        linears = block_linears(model)
+        linears = block_linears(model, self.hparams.matrices)
         weights = widened(model.model, [names[linear] for linear in linears])
         ends = []
         with (
@@ -102,7 +117,8 @@ class Lora(Method):
             calls = [rows[start : start + self.hparams.batch] for start in range(0, len(rows), self.hparams.batch)]
             are_one = self.hparams.implementation == "faithful-easyedit"
             for together in [calls] if are_one and calls else [[call] for call in calls]:
-                with low_rank(linears, self.hparams.rank, torch.Generator().manual_seed(context.seed)) as updates:
+                generator = torch.Generator().manual_seed(context.seed)
+                with low_rank(linears, self.hparams.rank, generator, self.hparams.scale) as updates:
                     for call in together:
                         ends.append(self._train(model, updates, call))
                         advance(len(call))

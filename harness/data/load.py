@@ -83,7 +83,10 @@ def select(asked: DataRef) -> Dataset:
         UserError: as `resolve`.
     """
     data = _select(asked)
-    return replace(data, ref=replace(asked, train=len(data.train), unrelated=len(data.unrelated), sha256=_hash(data)))
+    examples = sum(bool(record.rephrases and record.locality) for record in data.train)
+    train, unrelated = len(data.train), len(data.unrelated)
+    ref = replace(asked, train=train, unrelated=unrelated, examples=examples, sha256=_hash(data))
+    return replace(data, ref=ref)
 
 
 def load(ref: DataRef) -> Dataset:

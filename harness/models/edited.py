@@ -24,6 +24,7 @@ class WeightEditedModel(EditedModel):
         on_revert: restores the weights; None for the unedited model.
         diagnostics: returned by `diagnostics`.
         state: returned by `state`.
+        remarks: returned by `remarks`.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class WeightEditedModel(EditedModel):
         on_revert: Callable[[], None] | None = None,
         diagnostics: Mapping[str, float] | None = None,
         state: State | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         self._model = model
         self._on_revert = on_revert
         self._diagnostics = dict(diagnostics or {})
         self._state = state or {}
+        self._remarks = remarks
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
         """Arg-max id at each target position: one right-padded forward pass, with the head at target positions only."""
@@ -131,6 +134,10 @@ class WeightEditedModel(EditedModel):
     def state(self) -> State:
         """The state given at construction."""
         return self._state
+
+    def remarks(self) -> Sequence[str]:
+        """The remarks given at construction."""
+        return self._remarks
 
     def revert(self) -> None:
         """Restore the weights."""

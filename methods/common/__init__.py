@@ -67,3 +67,25 @@ def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "
             f"{what} unrelated records, but dataset '{data.name}' keeps none for training",
             fix=f"datasets: [{{name: {data.name}, train: {train}}}]{otherwise}",
         )
+
+
+def require_examples(data: DataRef, method: str, least: int = 1) -> int:
+    """Count the train records that a hypernetwork can learn from: those with a rephrase and a locality probe.
+
+    Args:
+        data: the dataset; if its examples are not counted, all of its train records are taken for such.
+        method: name of the method, for the message.
+        least: how many it needs.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    require_train(data, f"{method} trains its hypernetwork on")
+    found = data.train if data.examples is None else data.examples
+    if found < least:
+        raise UserError(
+            f"{method} learns from train records with a rephrase and a locality probe, but {found} of the {data.train:,} of "
+            f"'{data.name}' have both",
+            fix=f"datasets: [{{name: {data.name}, …}}] with fewer `edits`, more `train`, or a `path` with more such records",
+        )
+    return found

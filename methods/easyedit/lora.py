@@ -23,8 +23,7 @@ class EasyEditLoraHparams(LoraHparams, Without):
 class EasyEditLora(WeightMethod):
     """One call of LoRA per `batch` requests, all training the same updates, which are merged at the end of the edit run.
 
-    EasyEdit's files choose AdaLoRA on the queries and values with dropout. Here it trains LoRA on all linear layers of the blocks
-    without dropout, as our own does.
+    EasyEdit's files choose AdaLoRA with dropout. Here it trains plain LoRA without dropout, as our own does.
     """
 
     Hparams = EasyEditLoraHparams
@@ -45,8 +44,8 @@ class EasyEditLora(WeightMethod):
         self.require(implementation="faithful-easyedit", loss_stop=0.0, weight_decay=0.0)
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
-        """The options of `hparams/LoRA/llama-7b.yaml` with other layers, and a scale that depends on the rank as ours."""
-        from methods.common.lora import SCALE, block_linears
+        """The options of `hparams/LoRA/llama-7b.yaml`, for the matrices and the scale of the hyper-parameters."""
+        from methods.common.lora import block_linears
 
         common = common_options(model, "LoRA")
         names = {part: name for name, part in model.model.named_modules()}
@@ -59,9 +58,9 @@ class EasyEditLora(WeightMethod):
             "weight_decay": self.hparams.weight_decay,
             "kl_factor": 0,
             "norm_constraint": False,
-            "target_modules": [names[linear] for linear in block_linears(model)],
+            "target_modules": [names[linear] for linear in block_linears(model, self.hparams.matrices)],
             "rank": self.hparams.rank,
-            "lora_alpha": SCALE * self.hparams.rank,
+            "lora_alpha": self.hparams.scale * self.hparams.rank,
             "lora_dropout": 0.0,
             "batch_size": self.hparams.batch,
         }

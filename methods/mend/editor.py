@@ -8,7 +8,7 @@ from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import require_layers, require_matrices, require_train
+from methods.common import require_examples, require_layers, require_matrices, require_train
 from methods.mend.hparams import HypernetworkHparams, MendHparams
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ class Mend(Method):
         """The hypernetwork, trained for this model on the train records.
 
         Raises:
-            UserError: if the dataset has no train records, or the model no such matrices.
+            UserError: if the dataset has too few train records, or the model no such matrices.
         """
         require_matrices(target, self.hparams.matrices)
         require_layers(target, self.hparams.layers)
-        require_train(data, "mend trains its hypernetwork on")
         trained = self.hparams.model_dump(mode="json", include=set(HypernetworkHparams.model_fields))
+        # the number itself, so that a hypernetwork that it does not change keeps its key
+        trained["validation"] = self.hparams.held_out(self._examples(data))
         return {
             ROLE: ArtifactSpec(
                 name="mend-hypernetwork",
@@ -79,6 +80,17 @@ class Mend(Method):
                 "logits": model.logits(rows * ANSWER_TOKENS, 4),
             },
         )
+
+    def _examples(self, data: DataRef) -> int:
+        """Number of train records to learn from and to validate on; EasyEdit needs no rephrase of them.
+
+        Raises:
+            UserError: if there are fewer than two, as far as is known.
+        """
+        if self.hparams.implementation == "corrected":
+            return require_examples(data, "mend", least=2)
+        require_train(data, "mend trains its hypernetwork on")
+        return data.train
 
     def _training_memory(self, target: "ModelRef", data: DataRef) -> dict[str, float]:
         """The hypernetwork with gradient, Adam's state and the best so far; one step; streams of all train records."""

@@ -22,7 +22,8 @@ class HypernetworkHparams(Hparams):
         train_batch: edits per optimiser step, each with its own update; their losses are summed.
         steps: maximum number of optimiser steps.
         clip: maximum gradient norm.
-        validation: number of train records held out for validation.
+        validation: maximum number of train records held out for validation. Of few records, a fifth is held out, so that most
+            of them are learned from.
         validate_every: steps between validations; the best hypernetwork is kept.
         patience: stop after this many steps without improvement.
         implementation: `corrected`: the edit loss is computed on a rephrase, and both losses at the positions that predict
@@ -46,6 +47,10 @@ class HypernetworkHparams(Hparams):
     validate_every: int = Field(ge=1)
     patience: int = Field(ge=1)
     implementation: Implementation
+
+    def held_out(self, examples: int) -> int:
+        """How many of so many train records are held out: at least one."""
+        return max(1, min(self.validation, examples // 5))
 
     @model_validator(mode="after")
     def _at_least_one_look(self) -> Self:

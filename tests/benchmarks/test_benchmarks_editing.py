@@ -64,11 +64,11 @@ def test_a_quick_run_of_editing_measures_every_method(tmp_path):
 
 
 def test_what_large_models_lack_is_said_and_stops_no_other_method(small_7b, tmp_path, capsys):
-    settings = ["grace.lr=fast", "mend.validation=500", "ft-l.lr=3e38"]
+    settings = ["grace.lr=fast", "mend.layers=[99]", "ft-l.lr=3e38"]
     expected = {
         "memit": "covariance statistics of the keys are needed, but no text",
         "grace": "--set grace: lr: expected a number",
-        "mend": "mend learns from train records",
+        "mend": "llama2-7b has 32 layers, but the last edited one is 99",
         "ft-l": "RuntimeError: ",
     }
     arguments = ["--model", "llama2-7b", "--methods", *expected, "onceedit", "--set", *settings]

@@ -60,6 +60,13 @@ def test_the_pools_come_from_the_rest_of_the_edited_file_first(folder):
     assert not subjects(data.edits) & subjects(data.train)
 
 
+def test_train_records_with_a_rephrase_and_a_locality_probe_are_counted(folder):
+    data = load(resolve("zsre", "synthetic", 50, train=200))
+    assert data.ref.examples == sum(1 for record in data.train if record.rephrases and record.locality)
+    assert 0 < data.ref.examples < len(data.train)
+    assert resolve("counterfact", str(folder), 5, train=30).examples == 0, "flat records have no rephrase"
+
+
 def test_other_files_fill_a_pool_when_the_edited_file_is_exhausted(folder):
     data = load(resolve("counterfact", str(folder), 5, train=30, unrelated=5))
 

@@ -39,6 +39,17 @@ def test_targets_become_likely_and_only_linear_layers_of_blocks_change():
     assert weight_hash(model.model) == bits
 
 
+def test_only_the_named_matrices_change_and_the_defaults_have_the_identity_of_old_cells():
+    model = three_layers("llama")
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    method = lora(steps=2, matrices=["q_proj", "v_proj"], scale=4.0)
+    method.edit(model, requests_of(FACTS), {}, Context())
+    changed = {name for name, value in model.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    assert method.hparams.identity().items() >= {"matrices": ["q_proj", "v_proj"], "scale": 4.0}.items()
+    assert not {"matrices", "scale"} & set(lora().hparams.identity())
+
+
 def test_the_first_loss_is_that_of_the_unedited_model_whatever_the_micro_batch():
     model = three_layers("llama")
     expected = loss_of(model, FACTS)

@@ -196,13 +196,63 @@ def test_a_share_that_is_none_is_told_with_its_place(share):
 @pytest.mark.parametrize("method", ["ft-l", "rome", "memit", "alphaedit", "mend", "defer", "grace", "wise", "onceedit"])
 def test_a_model_without_a_file_has_the_values_of_llama2_at_its_own_depth(method):
     known = hparams.resolve(method, "llama2-7b", {}).values
-    found = hparams.resolve(method, "llama3-70b", {})
+    found = hparams.resolve(method, "qwen2.5-1.5b", {})
     layers = {"layer", "layers"} & set(known)
     ours = {key for key, source in found.sources.items() if source.startswith(("our choice", "measured"))}
     assert {key: value for key, value in found.values.items() if key not in layers | ours} == {
         key: value for key, value in known.items() if key not in layers | ours
     }
     assert all("share of the depth" in found.sources[key] for key in layers)
+
+
+GATE_AND_UP = {"layers": [11, 12, 13, 14, 15], "matrices": ["gate_proj"], "further": {"up_proj": list(range(18, 25))}}
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "values"),
+    [
+        *[(method, "llama3-8b", GATE_AND_UP) for method in ("ultraedit", "emsedit", "malmen")],
+        (
+            *("ultraedit", "qwen2.5-7b"),
+            {"layers": list(range(18, 27)), "matrices": ["gate_proj", "up_proj"], "further": {}, "batch": 100},
+        ),
+        ("ultraedit", "gpt-j-6b", {"layers": list(range(18, 27)), "matrices": ["fc_out"], "batch": 100}),
+        ("emsedit", "qwen2.5-7b", {"layers": [17, 18, 19], "matrices": ["down_proj"], "further": {}}),
+        ("rome", "qwen2.5-7b", {"layers": [5], "v_lr": 0.5, "v_weight_decay": 1e-3}),
+        ("memit", "llama3-8b", {"layers": [4, 5, 6, 7, 8], "v_lr": 0.1, "v_clamp": 0.75, "moments": "corpus"}),
+        ("memit", "qwen2.5-7b", {"layers": [4, 5, 6, 7, 8], "v_lr": 0.5, "v_clamp": 4.0, "moments": "corpus"}),
+        ("alphaedit", "llama3-8b", {"layers": [4, 5, 6, 7, 8], "v_lr": 0.1, "norm_weight": 10.0, "moments": "corpus"}),
+        ("alphaedit", "qwen2.5-7b", {"v_lr": 0.5, "v_clamp": 4.0, "norm_weight": 1.0, "moments": "corpus"}),
+        ("wise", "llama3-8b", {"layer": 29, "steps": 30, "lr": 0.9, "alpha": 2.0, "act_ratio": 0.5}),
+        ("wise", "qwen2.5-7b", {"layer": 23, "steps": 70, "alpha": 5.0}),
+        ("ft-l", "qwen2.5-7b", {"layer": 27, "norm_constraint": 5e-5}),
+        ("grace", "qwen2.5-7b", {"layer": 18, "steps": 50}),
+        ("mend", "qwen2.5-7b", {"layers": [25, 26, 27], "steps": 2000, "patience": 400}),
+        *[
+            ("onceedit", model, {"relative": "deepen", "anchors": "deepen"})
+            for model in ("llama2-7b", "llama3-8b", "llama3-70b", "mistral-7b-v0.3", "qwen2.5-7b")
+        ],
+    ],
+)
+def test_a_model_has_the_values_that_are_published_for_it(method, model, values):
+    found = hparams.resolve(method, model, {}).values
+    assert {key: found[key] for key in values} == values
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("llama2-7b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 70, "batch": 1}),
+        ("llama3-8b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 70, "batch": 1}),
+        ("qwen2.5-7b", {"matrices": ["q_proj", "v_proj"], "scale": 4.0, "lr": 5e-3, "steps": 60, "batch": 1}),
+        ("gpt-j-6b", {"matrices": ["fc_in", "fc_out"], "scale": 4.0, "lr": 5e-3, "steps": 50, "batch": 1}),
+        ("tiny/llama", {"matrices": None, "scale": 2.0, "lr": 5e-3, "steps": 70, "batch": 200}),
+    ],
+)
+def test_lora_as_in_easyedit_has_the_values_of_its_files(model, values):
+    found = hparams.resolve("lora", model, {}, variant="faithful-easyedit").values
+    assert {key: found[key] for key in values} == values
+    assert hparams.resolve("lora", model, {}).values["matrices"] is None
 
 
 SHIPPED = sorted(
@@ -213,7 +263,7 @@ SHIPPED = sorted(
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_every_shipped_file_and_variant_is_complete_and_accepted(file):
     named = {name.replace("/", "_"): name for name in catalogue.names()} | {"tiny": "tiny/llama"}
-    model, method = named.get(file.stem, "llama3-8b"), file.parent.name
+    model, method = named.get(file.stem, "qwen2.5-1.5b"), file.parent.name
     assert method in registry.methods
     variants = {name for document in read_chain(file) for name in document.plain().get("variants", {})}
     for variant in (None, *variants):

@@ -164,16 +164,23 @@ def test_a_scale_without_stand_ins_keeps_the_models(write, tmp_path, monkeypatch
     assert suite.datasets[0].edits == 3
 
 
+SUITES = sorted(file for file in (ROOT / "suites").glob("*.yaml") if read_collection(file) is None)
+
+
 @pytest.mark.parametrize("scale_name", ["paper", "mini", "small"])
-@pytest.mark.parametrize(
-    "file",
-    sorted(file for file in (ROOT / "suites").glob("*.yaml") if read_collection(file) is None),
-    ids=lambda file: file.stem,
-)
+@pytest.mark.parametrize("file", SUITES, ids=lambda file: file.stem)
 def test_every_shipped_suite_loads_at_every_scale(file, scale_name):
     suite = load_suite(file, scale=scale_name)
     assert suite.name == file.stem
     assert suite.tables or suite.figures
+
+
+@pytest.mark.parametrize("file", SUITES, ids=lambda file: file.stem)
+def test_shipped_suites_score_no_setting_on_the_records_that_it_was_chosen_on(file):
+    suite = load_suite(file)
+    tuned = [entry for entry in suite.methods if entry.variant == "plus" or entry.name in ("retrieval", "ike")]
+    splits = {entry.split for entry in suite.datasets if entry.name in ("zsre", "counterfact")}
+    assert not tuned or splits <= {"test"}
 
 
 def test_a_scale_asks_its_own_tasks_in_place_of_those_that_have_no_file(write, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from harness.api import ArtifactSpec, Context, EditedModel, State
 from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
-from methods.common import Implementation, require_train
+from methods.common import Implementation, require_examples
 from methods.common.aggregation.hparams import AggregationHparams, ShiftHparams
 from methods.common.sequential import SequentialMethod
 
@@ -68,6 +68,11 @@ class AggregationMethod(SequentialMethod):
         kind = EasyEditRounds if self.implementation == "faithful-easyedit" else Rounds
         return kind(model, self.hparams)
 
+    @property
+    def remarks_in_sequence(self) -> Sequence[str]:
+        """What readers must know about edits that are made on top of earlier ones."""
+        return ()
+
     @abstractmethod
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
@@ -116,7 +121,10 @@ class AggregationMethod(SequentialMethod):
             for number, network in enumerate(networks)
             for name, value in network.statistics().items()
         }
-        return WeightEditedModel(model, matrices.restore, {"change_norm": math.sqrt(square), **training}, statistics)
+        diagnostics = {"change_norm": math.sqrt(square), **training}
+        return WeightEditedModel(
+            model, matrices.restore, diagnostics, statistics, self.remarks_in_sequence if state else ()
+        )
 
     def _write(self, rounds: "Rounds", networks: "Sequence[Changes]", rows: Sequence[Any]) -> float:
         """Write one batch; return the sum of the squared Frobenius norms of all shifts."""
@@ -145,13 +153,12 @@ class LearnedAggregationMethod(AggregationMethod):
         """The hypernetwork, trained for this model.
 
         Raises:
-            UserError: if the dataset has no train records, or the model no such matrices.
+            UserError: if the dataset has no such train records, or the model no such matrices.
         """
         hparams = self.hparams
         hparams.require_known(target)
-        require_train(data, f"{self.spec.name} trains its hypernetwork on")
+        number, size = hparams.batches(require_examples(data, self.spec.name))
         trained = hparams.model_dump(mode="json", include=set(ShiftHparams.model_fields))
-        edits = hparams.train_batches * min(hparams.train_batch, data.train)
         # forward and backward for the edit and for its rephrase; the same and a reference for locality
         passes = 6 + (4 if hparams.loc_weight else 0)
         return {
@@ -168,10 +175,16 @@ class LearnedAggregationMethod(AggregationMethod):
                 builder="methods.common.aggregation.training:build",
                 inputs={"model": target, "data": data, "method": self.spec.name},
                 needs=target.artifacts(),
-                passes=passes * hparams.steps * hparams.rounds * edits,
+                passes=passes * hparams.steps * hparams.rounds * number * size,
                 memory=self._training_memory(target, data),
             )
         }
+
+    @property
+    def remarks_in_sequence(self) -> Sequence[str]:
+        """Whether its training knew only single batches."""
+        one = "its hypernetwork was trained to edit the unedited model, not a sequence of edits (mode: batch)"
+        return (one,) if self.hparams.mode == "batch" else ()
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """With the hypernetworks."""
@@ -181,12 +194,12 @@ class LearnedAggregationMethod(AggregationMethod):
     def _training_memory(self, target: "ModelRef", data: DataRef) -> dict[str, float]:
         """The networks with gradient and Adam's state; streams, keys and gradients of a batch; shifts and their gradients."""
         hparams, model = self.hparams, target.footprint
-        edits = min(hparams.train_batch, data.train)
+        number, edits = hparams.batches(require_examples(data, self.spec.name))
         tokens, rows = edits * ANSWER_TOKENS, min(hparams.micro_batch, edits)
         width = model.hidden + model.ffn
         return {
             "hypernetworks with gradient and Adam": 4 * self._network_bytes(target),
-            "streams": model.streams(3 * edits * hparams.train_batches * PROMPT_TOKENS),
+            "streams": model.streams(3 * edits * number * PROMPT_TOKENS),
             "keys and gradients": hparams.rounds * hparams.n_matrices * tokens * width * FP32,
             "least squares": (4 * tokens * width + min(tokens, model.ffn) ** 2) * FP64,
             "shifts and gradients": hparams.n_matrices * model.hidden * model.ffn * (FP64 + 3 * FP32),

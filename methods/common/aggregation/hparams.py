@@ -78,7 +78,8 @@ class ShiftHparams(EditedHparams):
         norm_weight: weight of the squared Frobenius norm of all shifts in the loss.
         loc_weight: weight of KL(unedited ‖ edited) on locality probes; 0 saves the passes for it.
         train_batch: edits per batch.
-        train_batches: batches of a sequence with `mode: sequence`, otherwise batches that are trained on one after another.
+        train_batches: batches of a sequence with `mode: sequence`, otherwise batches that are trained on one after another; null
+            for as many as make one pass over the train records.
         steps: passes over these batches.
         mode: `batch`: every round of training starts from the unedited weights and ends with an optimiser step; all rounds
             share a network. `sequence`: shifts accumulate over rounds and batches, each round has a network of its own, and an
@@ -93,9 +94,21 @@ class ShiftHparams(EditedHparams):
     norm_weight: float = Field(ge=0)
     loc_weight: float = Field(ge=0)
     train_batch: int = Field(ge=1)
-    train_batches: int = Field(ge=1)
+    train_batches: int | None = Field(ge=1)
     steps: int = Field(ge=1)
     mode: Literal["batch", "sequence"]
+
+    def batches(self, examples: int) -> tuple[int, int]:
+        """Number and size of the batches of a pass.
+
+        Args:
+            examples: number of train records. One pass takes them in batches of equal size, and so leaves out fewer records than
+                there are batches.
+        """
+        if self.train_batches is not None:
+            return self.train_batches, min(self.train_batch, examples)
+        number = -(-examples // self.train_batch)
+        return number, examples // number
 
     @property
     def ranks(self) -> tuple[int, ...]:

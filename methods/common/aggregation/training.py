@@ -72,7 +72,8 @@ def train(trainer: "Trainer", made: Sequence[Example], seed: int, context: Conte
         UserError: if a loss is not finite.
     """
     hparams, losses = trainer.hparams, []
-    steps = hparams.steps * (hparams.train_batches * hparams.rounds if hparams.mode == "batch" else 1)
+    batches, _ = hparams.batches(len(made))
+    steps = hparams.steps * (batches * hparams.rounds if hparams.mode == "batch" else 1)
     with context.progress("training the hypernetwork", steps) as advance:
         for sequence in _sequences(trainer, made, seed):
             for loss in trainer.learn(sequence):
@@ -248,10 +249,10 @@ def _sequences(trainer: Trainer, made: Sequence[Example], seed: int) -> Iterator
         return rows[int(torch.randint(len(rows), (), generator=generator))]
 
     order: list[int] = []
-    size = min(hparams.train_batch, len(made))
+    number, size = hparams.batches(len(made))
     for _ in range(hparams.steps):
         batches = []
-        for _ in range(hparams.train_batches):
+        for _ in range(number):
             if len(order) < size:
                 order = torch.randperm(len(made), generator=generator).tolist()
             chosen, order = [made[index] for index in order[:size]], order[size:]

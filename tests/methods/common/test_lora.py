@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.errors import UserError
 from methods.common.lora import SCALE, block_linears, low_rank
 from tests.helpers.tiny_models import tiny_model
 
@@ -70,6 +71,25 @@ def test_a_failure_leaves_the_layers_as_they_were():
     assert all(parameter.equal(before[name]) for name, parameter in loaded.model.named_parameters())
     assert not any(part._forward_hooks for part in loaded.model.modules())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_updates_of_another_scale_are_merged_at_that_scale():
+    linear = nn.Linear(5, 4).double().requires_grad_(False)
+    before, inputs_NI = linear.weight.clone(), torch.randn(7, 5, generator=generator()).double()
+    with low_rank([linear], 2, generator(), scale=4.0) as (a_RI, b_OR):
+        b_OR.data.fill_(0.3)
+        beside = linear(inputs_NI)
+    assert torch.allclose(linear.weight, before + 4.0 * b_OR @ a_RI)
+    assert torch.allclose(linear(inputs_NI), beside)
+
+
+def test_some_layers_can_be_named_and_an_unknown_name_is_told():
+    loaded = tiny_model("llama")
+    attention = [loaded.block(layer).self_attn for layer in range(2)]
+    wanted = [part for each in attention for part in (each.q_proj, each.v_proj)]
+    assert block_linears(loaded, ["v_proj", "q_proj"]) == wanted
+    with pytest.raises(UserError, match="has no linear layer 'query'"):
+        block_linears(loaded, ["q_proj", "query"])
 
 
 def test_every_linear_layer_of_the_blocks_takes_part_and_the_head_does_not():

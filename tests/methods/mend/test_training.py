@@ -151,9 +151,11 @@ def test_a_training_that_diverges_says_so():
         )
 
 
+TARGET = ModelRef("tinyllama-1.1b", "pretrained")
+
+
 def spec_of(**changes):
-    target = ModelRef("tinyllama-1.1b", "pretrained")
-    return Mend(hparams_with(**changes)).artifacts(target, REF, 0)["hypernetwork"]
+    return Mend(hparams_with(**changes)).artifacts(TARGET, REF, 0)["hypernetwork"]
 
 
 def test_the_artifact_is_the_same_for_a_seed_and_leaves_the_model_alone(tmp_path):
@@ -174,10 +176,29 @@ def test_records_without_rephrase_or_probe_teach_nothing(tmp_path):
     bare = [
         dataclasses.replace(TRAIN[0], rephrases=()),
         dataclasses.replace(TRAIN[1], locality=()),
-        *TRAIN[2:],
+        dataclasses.replace(TRAIN[2], locality=()),
+        *TRAIN[3:],
     ]
-    with pytest.raises(UserError, match="2 of 4 have both; 2 of them are held out"):
+    with pytest.raises(UserError, match="1 of 4 have both; 1 of them are held out"):
         build(spec_of(validation=2), TinyContext(train=tuple(bare)), tmp_path)
+
+
+@pytest.mark.parametrize(("records", "held_out"), [(2, 1), (64, 12), (256, 51), (1000, 200), (4096, 500)])
+def test_of_few_records_a_fifth_is_held_out(records, held_out):
+    mend = Mend(hparams_with(validation=500))
+    (spec,) = mend.artifacts(TARGET, dataclasses.replace(REF, train=5000, examples=records), 0).values()
+    assert spec.identity["hparams"]["validation"] == held_out
+    (large,) = mend.artifacts(TARGET, dataclasses.replace(REF, train=5000, examples=5000), 0).values()
+    assert (spec.key == large.key) == (held_out == 500)
+
+
+def test_too_few_records_with_a_rephrase_are_told_when_a_suite_is_planned():
+    few = dataclasses.replace(REF, train=1000, examples=1)
+    with pytest.raises(UserError, match=r"mend learns from .* but 1 of the 1,000 of 'tiny' have both"):
+        Mend(hparams_with()).artifacts(TARGET, few, 0)
+    Mend(hparams_with(implementation="faithful-easyedit")).artifacts(
+        TARGET, few, 0
+    )  # learns from the edited prompt itself
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

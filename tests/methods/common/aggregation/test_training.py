@@ -1,18 +1,20 @@
 """Meta-training: gradients equal autograd through the written-out solve, modes differ as specified, and signs are checked."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.func import functional_call
 
 from harness.errors import UserError
+from harness.models.catalogue import ModelRef
 from methods.common.aggregation.network import load
 from methods.common.aggregation.training import Batch, Trainer, build, require_descent, train
 from methods.common.prediction import examples
 from methods.emsedit import EmsEdit
 from tests.helpers.tiny_aggregation import learned, primal_shift
-from tests.helpers.tiny_mend import REF, TRAIN, TinyContext, double
+from tests.helpers.tiny_mend import REF, REQUESTS, TRAIN, TinyContext, double
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -114,6 +116,32 @@ def test_in_a_sequence_shifts_add_up_and_one_step_follows():
     assert all(a != b for a, b in zip(one, other, strict=True)), "the second batch starts from what the first has left"
 
 
+@pytest.mark.parametrize(
+    ("records", "given", "batches"),
+    [(64, None, (1, 64)), (1000, None, (1, 1000)), (1500, None, (2, 750)), (4097, None, (5, 819)), (64, 3, (3, 64))],
+)
+def test_a_pass_without_a_number_of_batches_sees_every_record_once(records, given, batches):
+    assert learned(train_batch=1024, train_batches=given).batches(records) == batches
+
+
+def test_one_pass_draws_no_record_twice():
+    model, trainer = trainer_of(train_batch=3, train_batches=None, steps=2)
+    made, passes = examples(model, TRAIN, "corrected"), []
+
+    def learn(batches):
+        passes.append(sorted(row.ids for batch in batches for part in batch.edits for row in part.rows))
+        return [0.0]
+
+    trainer.learn = learn
+    train(trainer, made, 0, TinyContext(model))
+    assert passes == [sorted(example.edit.ids for example in made)] * 2
+
+
+def test_no_record_with_a_rephrase_is_told_when_a_suite_is_planned():
+    with pytest.raises(UserError, match=r"emsedit learns from .* but 0 of the 4 of 'tiny' have both"):
+        EmsEdit(learned()).artifacts(ModelRef("tinyllama-1.1b", "pretrained"), replace(REF, examples=0), 0)
+
+
 def test_training_makes_the_outer_loss_smaller():
     torch.set_num_threads(1)
     model = tiny_model("llama")
@@ -160,3 +188,18 @@ def test_a_trained_hypernetwork_is_read_back_bit_for_bit(tmp_path):
     for network, again in zip(networks, load(tmp_path / "again", 2, model.device)[0], strict=True):
         for name, value in network.state_dict().items():
             assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequence"])
+def test_a_network_that_was_trained_for_batches_says_so_in_a_sequence(mode, tmp_path):
+    torch.set_num_threads(1)
+    model = tiny_model("llama")
+    method, context = EmsEdit(learned(mode=mode, train_batches=2)), TinyContext(model)
+    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
+    build(spec, context, tmp_path)
+    first = method.edit(model, REQUESTS[:2], {"hypernetwork": tmp_path}, context)
+    second = method.extend(model, first.state(), REQUESTS[2:], {"hypernetwork": tmp_path}, context)
+    assert not first.remarks()
+    assert bool(second.remarks()) == (mode == "batch")
+    second.revert()
+    first.revert()
