@@ -1,5 +1,6 @@
 import pytest
 
+from harness import registry
 from harness.cli import main
 from harness.data.show import describe, show
 from harness.errors import UserError
@@ -136,3 +137,9 @@ def test_the_folder_in_the_environment_is_the_default(folder, printed, monkeypat
 def test_show_without_a_dataset_asks_for_one(capsys):
     assert main(["data", "show"]) == 2
     assert "Missing argument 'DATASET'" in capsys.readouterr().err
+
+
+def test_facts_are_written_and_not_downloaded():
+    assert registry.datasets.get("facts").remedy() == (
+        "write a file of your facts (docs/data.md#our-own-format) and pass its folder with --data"
+    )
