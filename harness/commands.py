@@ -94,9 +94,13 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def list_around(path: Path) -> str:
-    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists."""
-    return f"ls {shlex.quote(str(next(place for place in path.parents if place.exists())))}"
+def list_around(path: Path) -> str | None:
+    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists.
+
+    None where that says nothing: for the working directory and the root.
+    """
+    place = next((place for place in path.parents if place.exists()), Path())
+    return None if place in (Path(), Path(place.anchor)) else f"ls {shlex.quote(str(place))}"
 
 
 def _is_writable(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.commands import list_around
 from harness.errors import UserError, did_you_mean
 
 Keys: TypeAlias = tuple[str | int, ...]
@@ -92,7 +93,7 @@ def read_yaml(path: Path) -> Located:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file", fix=f"ls {path.parent}") from None
+        raise UserError(f"{path}: no such file", fix=list_around(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
     return _parsed(path, text)
@@ -129,7 +130,7 @@ def read_chain(path: Path, installed: Path | None = None) -> list[Located]:
     current, asked_by = path, ""
     while True:
         if asked_by and not current.is_file():
-            raise UserError(f"{asked_by}: extends: no such file: {current}", fix=f"ls {current.parent}")
+            raise UserError(f"{asked_by}: extends: no such file: {current}", fix=list_around(current))
         document = read_yaml(current)
         seen.append(current.resolve())
         base = document.value.get("extends")
