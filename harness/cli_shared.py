@@ -111,7 +111,9 @@ def _scale_names() -> list[str]:
 
 
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", callback=_results_folder, help="Results folder.")]
-CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell id or folder name, or a prefix of either.")]
+CellArgument = Annotated[
+    str, typer.Argument(metavar="CELL", help="Cell id or folder name, a prefix of either, or the folder's path.")
+]
 PluginOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -100,7 +100,8 @@ class Registry(Generic[Item]):
             others: further valid values.
         """
         known = [*others, *self.names()]
-        hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
+        titles = {getattr(getattr(item, "spec", item), "title", each): each for each, item in self.all().items()}
+        hint = did_you_mean(name, titles | {each: each for each in known}) or f"; known: {', '.join(known) or 'none'}"
         place = f"{where}: " if where else ""
         return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=harness_command("list", self.group))
 

@@ -134,7 +134,7 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_lost(mistake, home, st
         (["run", MAIN], ["needs SLURM", "--launch local", "--scale mini"]),
         (["plan", MAIN, "--data", "nowhere"], ["no such folder: nowhere"]),
         (["plan", MAIN, "--edits", "0"], ["at least one edit"]),
-        (["explain", "nothing"], ["matches 0 cells"]),
+        (["explain", "nothing"], ["no such results folder"]),
     ],
 )
 def test_a_wrong_argument_is_reported_in_one_line(arguments, words, tmp_path):

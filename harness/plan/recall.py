@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness import registry
-from harness.commands import rerun
+from harness.commands import rerun, run_of
 from harness.errors import UserError
 from harness.evaluation.capability.tasks import TaskRef
 from harness.evaluation.fluency import FluencyRef
@@ -107,8 +107,9 @@ def recalled(folder: Folder) -> Cell:
             part for part, value in cell.identity().items() if kept.get(part) != _shown(part, value, kept)
         )
         raise UserError(
-            f"{folder.path}: its {changed or 'protocols'} changed since it was run, so its edits cannot be made again",
-            fix=rerun(folder.path),
+            f"{folder.path}: its {changed or 'protocols'} changed since it was run, so its edits cannot be made again; "
+            "a new run makes a cell of its own",
+            fix=run_of(folder.path),
         )
     return cell
 
