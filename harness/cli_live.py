@@ -98,7 +98,7 @@ def serve(
     cell: CellArgument,
     *,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(parser=positive_int, metavar="N", help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")] = 8000,
     max_tokens: LengthOption = 256,
     device: DeviceOption = "auto",
     store: StoreOption = Path("results"),
