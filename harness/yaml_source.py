@@ -3,8 +3,9 @@
 Read files with `read_yaml` or `read_chain`, overlay them with `merge`, check them with `validate`.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,6 +82,20 @@ class StrictModel(BaseModel):
 
 REMEMBERED = 64
 """Files whose content is parsed once: a sweep asks for the same hyper-parameter files thousands of times."""
+
+
+@contextlib.contextmanager
+def generated(file: Path) -> Iterator[None]:
+    """Leave the places in a file that no user has written out of errors inside the body."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(without_places(error.message, file), fix=error.fix) from error
+
+
+def without_places(text: str, file: Path) -> str:
+    """A message without the places in a file at its start."""
+    return re.sub(rf"^{re.escape(str(file))}:\d+: ", "", text)
 
 
 def read_yaml(path: Path) -> Located:

@@ -326,3 +326,9 @@ def test_built_in_objects_are_registered():
     assert list(registry.formats)[:5] == ["counterfact", "counterfact-flat", "knowedit", "mend", "mend-tsv"]
     assert {form for info in registry.datasets.all().values() for form in info.edited_formats} < set(registry.formats)
     assert "main" in registry.tables
+
+
+@pytest.mark.parametrize(("word", "name"), [("ROME", "rome"), ("Unedited", "none"), ("unedited", "none")])
+def test_names_are_suggested_whatever_their_case_and_by_title(word, name):
+    with pytest.raises(UserError, match=rf"unknown method '{word}' \(did you mean '{name}'\?\)"):
+        registry.find_method(word)
