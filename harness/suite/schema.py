@@ -228,7 +228,7 @@ class CapabilityForm(Entry):
 
 
 class JudgeForm(StrictModel):
-    """A language model with an OpenAI-compatible API that judges free answers; see docs/metrics.md."""
+    """A language model with an OpenAI-compatible API that judges free-form answers; see docs/metrics.md."""
 
     url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")

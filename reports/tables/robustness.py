@@ -1,4 +1,4 @@
-"""How much of an edit is lost when it is asked in another form or under pressure: paired changes on the same records."""
+"""How much of an edit is lost when it is asked in another form or after a challenge: paired changes on the same records."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
