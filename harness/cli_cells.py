@@ -25,7 +25,7 @@ def explain(
     from harness import examine
     from harness.store.store import Store
 
-    folder = examine.find_cell(Store(store), cell, "explain")
+    folder = examine.find_cell(Store(store), cell)
     if as_json:
         print(json.dumps(examine.read_parts(folder), indent=1, ensure_ascii=False))
         return 0
@@ -59,7 +59,7 @@ def answers(
     from harness.store.store import Store
 
     kept = Store(store)
-    folder = examine.find_cell(kept, cell, "answers")
+    folder = examine.find_cell(kept, cell)
     rows = examine.answers(kept, folder, examine.Wanted(wrong, axis, record, protocol))
     if as_json:
         print(json.dumps(examine.as_records(rows), indent=1, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """The commands `harness data …`: list, show, check, convert and download datasets."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,8 @@ import typer
 
 from harness import registry
 from harness.cli_shared import DataOption, PluginOption, print_table
-from harness.commands import harness_command
+from harness.commands import harness_command, list_around
+from harness.errors import UserError
 from harness.inventory import REAL_RECORDS
 from harness.plain_text import counted
 
@@ -22,6 +24,19 @@ _FOREIGN = 20
 """Ignored files that `data list` names."""
 
 
+def _source(data: str | None) -> str:
+    """Where the records are: a folder, or `synthetic`.
+
+    Raises:
+        UserError: if there is nothing where the environment says that they are.
+    """
+    from harness.data.sources import SYNTHETIC
+
+    if data and data == os.environ.get("HARNESS_DATA") and not Path(data).exists():
+        raise UserError(f"HARNESS_DATA: no such folder: {data}", fix=list_around(Path(data)))
+    return data or SYNTHETIC
+
+
 @app.command("list")
 def data_list(
     name: Annotated[str | None, typer.Argument(metavar="DATASET", help="Dataset; default: all.")] = None,
@@ -30,19 +45,19 @@ def data_list(
 ) -> int:
     """List dataset files with their role and record counts; usable records are valid and have a new prompt."""
     from harness.data.show import contradictions, describe, ignored, left_out
-    from harness.data.sources import SYNTHETIC
 
+    source = _source(data)
     numbers = ("records", "usable", "test", "dev")
     rows = []
-    for file in describe(data or SYNTHETIC, name):
+    for file in describe(source, name):
         counts = (f"{count:,}" for count in (file.rows, file.usable, file.test, file.dev))
         rows.append((file.dataset, file.role, *counts, file.format, file.path))
     print_table(("dataset", "used for", *numbers, "format", "file"), rows, numbers)
-    for line in contradictions(data or SYNTHETIC, name):
+    for line in contradictions(source, name):
         print(f"if the whole file is edited: {line}")
-    for line in left_out(data or SYNTHETIC, name):
+    for line in left_out(source, name):
         print(line)
-    foreign = [] if name else ignored(data or SYNTHETIC)
+    foreign = [] if name else ignored(source)
     for line in foreign[:_FOREIGN]:
         print(f"ignored: {line}")
     if len(foreign) > _FOREIGN:
@@ -63,9 +78,8 @@ def data_show(
 ) -> int:
     """Show a record as text."""
     from harness.data.show import show
-    from harness.data.sources import SYNTHETIC
 
-    print(show(name, data or SYNTHETIC, record))
+    print(show(name, _source(data), record))
     return 0
 
 

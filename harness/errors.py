@@ -1,6 +1,6 @@
 """The exception for errors that a user can fix; anything else is a bug and keeps its traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -29,9 +29,22 @@ class NoMatchError(UserError):
     """A filter on the command line matches nothing in a suite; it may match something in a different one."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
+def nearest(word: str, known: Iterable[str] | Mapping[str, str]) -> str | None:
+    """The known name nearest to a word, whatever its case, or None if none is close.
+
+    Args:
+        word: as written.
+        known: names, or other spellings of names with the names that they stand for.
+    """
     import difflib  # slow to import, and rarely needed
 
-    nearest = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    names = known if isinstance(known, Mapping) else {name: name for name in known}
+    plain = {spelling.casefold(): names[spelling] for spelling in sorted(names, reverse=True)}
+    found = difflib.get_close_matches(word.casefold(), sorted(plain), n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
+    found = nearest(word, known)
+    return f" (did you mean '{found}'?)" if found else ""

@@ -12,7 +12,7 @@ from harness.errors import UserError, did_you_mean
 from harness.evaluation.metrics import OTHER_KEYS
 from harness.files import understood
 from harness.store.answers import KEY, with_unedited
-from harness.store.store import Folder, Store, is_called, not_one_cell
+from harness.store.store import Folder, Store, only_cell
 from harness.store.verdicts import read_verdicts, verdict_text
 
 if TYPE_CHECKING:
@@ -42,22 +42,13 @@ COLUMNS = {
 """Columns of `answers` with their headings; `verdict` follows if the cell has been judged."""
 
 
-def find_cell(store: Store, name: str, verb: str) -> Folder:
-    """Find the one cell that a name matches.
-
-    Args:
-        store: where to look.
-        name: cell id or folder name, or a prefix of either.
-        verb: the command that asked, for the suggestion.
+def find_cell(store: Store, name: str) -> Folder:
+    """The one cell of a store that a name matches: a cell id or folder name, a prefix of either, or a path.
 
     Raises:
         UserError: if none or several match.
     """
-    known = store.cells()
-    found = [folder for folder in known if is_called(folder, name)]
-    if len(found) == 1:
-        return store.cell(found[0])
-    raise not_one_cell(store, name, known, verb)
+    return store.cell(only_cell(store, name, store.cells()))
 
 
 def read_parts(folder: Folder) -> dict[str, Any]:

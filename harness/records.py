@@ -66,7 +66,7 @@ class EditRecord:
         relation: upstream relation id, or empty.
         aliases: other wordings of `target_new`, as for a probe.
         forms: the fact asked in forms with answers of their own, such as multiple choice (generality).
-        robustness: the fact asked under pressure, such as doubt about the answer.
+        robustness: the fact asked again after the user challenges the answer.
         hops: the facts, edited or not, that multi-hop questions of `portability` combine.
         group: records of the same group are in the same split; empty for a record on its own.
     """

@@ -12,7 +12,8 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.code import source_hash
-from harness.commands import PLUGINS, harness_command, plugin_names
+from harness.commands import PLUGINS, harness_command, list_around, plugin_names
 from harness.errors import UserError, did_you_mean
 from harness.identity import digest
 
@@ -37,6 +38,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 NATIVE = "native"
 """Name of the default backend: this project's own implementations."""
+FAMILIES = ("reference", "weights", "hypernetwork", "memory", "plug-in")
+"""Families of methods; see `MethodSpec`."""
 AUTO = "auto"
 """Special backend name: the first available backend that has the method, otherwise the native one."""
 
@@ -97,7 +100,8 @@ class Registry(Generic[Item]):
             others: further valid values.
         """
         known = [*others, *self.names()]
-        hint = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
+        titles = {getattr(getattr(item, "spec", item), "title", each): each for each, item in self.all().items()}
+        hint = did_you_mean(name, titles | {each: each for each in known}) or f"; known: {', '.join(known) or 'none'}"
         place = f"{where}: " if where else ""
         return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=harness_command("list", self.group))
 
@@ -144,7 +148,7 @@ class MethodSpec:
     Attributes:
         name: as written in a suite, `ft-l`.
         title: as printed in a table, `FT-L`.
-        family: `reference`, `weights`, `hypernetwork`, `memory` or `plug-in`.
+        family: one of `FAMILIES`.
         version: increased whenever results change; part of every cell's identity.
         edits: False for the unedited reference, which has no meaningful reliability and no cost.
     """
@@ -187,9 +191,18 @@ def register(
     Args:
         name, title, family, version, edits: see `MethodSpec`.
         backend: name of the backend that the class belongs to.
+
+    Raises:
+        ValueError: for an unknown family, or a name that is taken.
+        TypeError: for a class that lacks a method which every method has.
     """
+    if family not in FAMILIES:
+        hint = did_you_mean(family, FAMILIES) or f"; known: {', '.join(FAMILIES)}"
+        raise ValueError(f"method '{name}': unknown family '{family}'{hint}")
 
     def put(cls: Class) -> Class:
+        if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise TypeError(f"method '{name}': class {cls.__name__} does not define {', '.join(lacking)}")
         cls.spec = MethodSpec(name, title, family, version, edits)  # type: ignore[attr-defined]
         implementations(backend).add(name, cls, cls.__module__)
         return cls
@@ -276,14 +289,24 @@ def choose_backend(name: str, wanted: str) -> str:
     return NATIVE
 
 
-def load_plugins() -> None:
+def load_plugins(given: Collection[str] = ()) -> None:
     """Import every plug-in module or file named in the environment.
 
+    Args:
+        given: those that were put there by `--plugin`.
+
     Raises:
-        UserError: for a plug-in that does not exist.
+        UserError: for a plug-in that does not exist or cannot be imported, with the line where it fails.
     """
     for name in plugin_names():
-        _import_plugin(name)
+        source = "--plugin" if name in given else PLUGINS
+        try:
+            _import_plugin(name)
+        except UserError as error:
+            raise UserError(f"{source}: {error.message}", fix=error.fix) from error
+        except Exception as error:
+            reason = (str(error) if not isinstance(error, SyntaxError) else error.msg).partition("\n")[0]
+            raise UserError(f"{source}: {_place(error, name)}: {type(error).__name__}: {reason}") from error
 
 
 def code_of(item: Any) -> dict[str, Any]:
@@ -314,6 +337,20 @@ def _entry_points() -> Any:
     return metadata.entry_points()  # slow, because it reads the metadata of every installed package
 
 
+def _place(error: Exception, name: str) -> str:
+    """File and line of a plug-in where its import fails: the innermost in its own file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    own = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in own and not frame.filename.startswith("<frozen")
+    ]
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    return f"{frames[0].filename}:{lines[-1]}" if lines else name
+
+
 @cache
 def _import_plugin(name: str) -> ModuleType:
     if name.endswith(".py"):
@@ -324,7 +361,7 @@ def _import_plugin(name: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the plug-in exists, but a module that it imports is missing
         raise UserError(
-            f"{PLUGINS}: no module '{name}'",
+            f"no module '{name}'",
             fix="add its folder to PYTHONPATH, or pass the file: --plugin FILE.py",
         ) from None
 
@@ -332,7 +369,7 @@ def _import_plugin(name: str) -> ModuleType:
 def _import_file(file: Path) -> ModuleType:
     """Import a file as a module named after it, so that other processes can import what it defines."""
     if not file.is_file():
-        raise UserError(f"{PLUGINS}: no such file: {file}", fix=f"ls {file.parent}")
+        raise UserError(f"no such file: {file}", fix=list_around(file))
     name = re.sub(r"\W", "_", file.stem)
     if (taken := importlib.util.find_spec(name)) is not None:
         if taken.origin == str(file):
@@ -340,7 +377,7 @@ def _import_file(file: Path) -> ModuleType:
         name = f"{name}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{PLUGINS}: not a Python file: {file}", fix="--plugin FILE.py")
+        raise UserError(f"not a Python file: {file}", fix="--plugin FILE.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -3,8 +3,9 @@
 Read files with `read_yaml` or `read_chain`, overlay them with `merge`, check them with `validate`.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.commands import list_around
 from harness.errors import UserError, did_you_mean
 
 Keys: TypeAlias = tuple[str | int, ...]
@@ -82,6 +84,20 @@ REMEMBERED = 64
 """Files whose content is parsed once: a sweep asks for the same hyper-parameter files thousands of times."""
 
 
+@contextlib.contextmanager
+def generated(file: Path) -> Iterator[None]:
+    """Leave the places in a file that no user has written out of errors inside the body."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(without_places(error.message, file), fix=error.fix) from error
+
+
+def without_places(text: str, file: Path) -> str:
+    """A message without the places in a file at its start."""
+    return re.sub(rf"^{re.escape(str(file))}:\d+: ", "", text)
+
+
 def read_yaml(path: Path) -> Located:
     """Read one YAML mapping without executing anything in it.
 
@@ -92,7 +108,7 @@ def read_yaml(path: Path) -> Located:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file", fix=f"ls {path.parent}") from None
+        raise UserError(f"{path}: no such file", fix=list_around(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
     return _parsed(path, text)
@@ -129,7 +145,7 @@ def read_chain(path: Path, installed: Path | None = None) -> list[Located]:
     current, asked_by = path, ""
     while True:
         if asked_by and not current.is_file():
-            raise UserError(f"{asked_by}: extends: no such file: {current}", fix=f"ls {current.parent}")
+            raise UserError(f"{asked_by}: extends: no such file: {current}", fix=list_around(current))
         document = read_yaml(current)
         seen.append(current.resolve())
         base = document.value.get("extends")

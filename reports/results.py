@@ -32,7 +32,7 @@ COLUMNS = {
     "locality": "agreement with the unedited model on the records' locality prompts",
     "locality_unrelated": "the same on facts of other records",
     "portability": "score of what follows from the edits",
-    "robustness": "score of the edits under pressure, such as doubt about the answer",
+    "robustness": "score of the edits asked again after the user challenges the answer",
     "single_hop": "score of the single facts that multi-hop questions combine",
     "score": "mean of reliability, generality and locality",
     "reliability_exact": "share of edits whose target is predicted exactly",

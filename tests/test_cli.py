@@ -134,7 +134,8 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_lost(mistake, home, st
         (["run", MAIN], ["needs SLURM", "--launch local", "--scale mini"]),
         (["plan", MAIN, "--data", "nowhere"], ["no such folder: nowhere"]),
         (["plan", MAIN, "--edits", "0"], ["at least one edit"]),
-        (["explain", "nothing"], ["matches 0 cells"]),
+        (["explain", "nothing"], ["no such results folder"]),
+        (["run", MAIN, "--scale", "mini", "--only", "method=ROME"], ["did you mean 'rome'?"]),
     ],
 )
 def test_a_wrong_argument_is_reported_in_one_line(arguments, words, tmp_path):
@@ -495,3 +496,13 @@ def test_filters_and_a_launch_profile_go_together(home):
     assert [method.name for method in narrow.methods] == ["none"]
     assert [method.name for method in complete.methods] == ["none", "ft-l"]
     assert complete.launch == narrow.launch == "local"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("lama2", "did you mean 'llama2-7b'?"), ("gpt2", "as in openai-community/gpt2")]
+)
+def test_a_word_that_is_no_model_is_one_line(source, words):
+    for action in ("show", "fetch"):
+        line = refused(harness_here("models", action, source))
+        assert words in line
+        assert line.rstrip().endswith("→ python -m harness list models")

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from harness.commands import COMMAND, this_command
+from harness.commands import COMMAND, list_around, this_command
 from tests.helpers.commands import ROOT, environment
 
 SAYS = "from harness.commands import this_command\n\n\ndef say():\n    print(this_command())\n"
@@ -62,3 +63,12 @@ def test_credentials_in_a_command_are_not_kept(monkeypatch):
     assert this_command().endswith("--note http://***@host:5000")
     monkeypatch.setenv(COMMAND, f"harness run suite --note {address}")
     assert this_command() == "harness run suite --note http://***@host:5000"
+
+
+def test_the_folder_around_a_missing_file_is_listed_unless_that_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+
+    assert list_around(Path("a b", "gone", "x.json")) == "ls 'a b'"
+    assert list_around(Path("gone", "x.json")) is None
+    assert list_around(Path("/no such folder", "x.json")) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.cli import main
 from harness.commands import PLUGINS
 from harness.errors import UserError
 from harness.registry import Registry
@@ -187,7 +188,7 @@ def test_plug_in_files_replace_neither_each_other_nor_an_installed_module(module
 def test_a_broken_file_leaves_no_partial_module(module, plugins):
     file = module("files/half", "import json\n1 / 0\n")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(UserError, match=r"^HARNESS_PLUGINS: \S+half\.py:2: ZeroDivisionError: division by zero$"):
             plugins(file)
     assert "half" not in sys.modules
 
@@ -197,7 +198,7 @@ def test_a_broken_file_leaves_no_partial_module(module, plugins):
     [
         ("nowhere", "HARNESS_PLUGINS: no module 'nowhere' → add its folder to PYTHONPATH"),
         ("nowhere.deeper", "HARNESS_PLUGINS: no module 'nowhere.deeper'"),
-        ("/nowhere/mine.py", "HARNESS_PLUGINS: no such file: /nowhere/mine.py → ls /nowhere"),
+        ("/nowhere/mine.py", "HARNESS_PLUGINS: no such file: /nowhere/mine.py"),
     ],
 )
 def test_a_missing_plug_in_is_reported_in_one_line(plugins, name, message):
@@ -206,10 +207,50 @@ def test_a_missing_plug_in_is_reported_in_one_line(plugins, name, message):
     assert str(refused.value).startswith(message)
 
 
-def test_a_plug_in_with_a_missing_import_keeps_its_traceback(module, plugins):
-    module("needy", "import no_such_package")
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+METHOD = """
+from harness.api import Hparams, Method
+from harness.registry import register
+
+@register("{name}", title="Own", family="{family}", version=1)
+class Own(Method):
+    {body}
+"""
+EDIT = "def edit(self, model, requests, artifacts, context): ..."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n", "own.py:2: SyntaxError: invalid syntax"),
+        ("import no_such_package", "own.py:1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("def f():\n    1 / 0\n\nf()", "own.py:2: ZeroDivisionError: division by zero"),
+        ("import json\njson.loads('{')", "own.py:2: JSONDecodeError: Expecting property name"),
+        (METHOD.format(name="own", family="wieghts", body=EDIT), "own.py:5: ValueError: method 'own': unknown family"),
+        (METHOD.format(name="own", family="weights", body="pass"), "class Own does not define edit"),
+        (METHOD.format(name="rome", family="weights", body=EDIT), "ValueError: two methods are called 'rome'"),
+        ("from harness.api import Hparams\nclass H(Hparams):\n    a = 1\n", "own.py:2: PydanticUserError: A non-"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_imported_is_one_line(module, plugins, text, message):
+    assert "rome" in registry.methods
+    with pytest.raises(UserError) as refused:
+        plugins(module("files/own", text))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_plug_in_module_with_a_missing_import_names_its_line(module, plugins):
+    file = module("needy", "\nimport no_such_package")
+    with pytest.raises(UserError, match=rf"^HARNESS_PLUGINS: {file}:2: ModuleNotFoundError: No module named"):
         plugins("needy")
+
+
+def test_a_plug_in_of_the_command_line_is_named_by_its_option(capsys, monkeypatch):
+    monkeypatch.setenv(PLUGINS, "")
+    for name, message in (("nofile.py", "--plugin: no such file: "), ("tinyllama-1.1b", "plugin: tinyllama-1.1b}")):
+        assert main(["list", "suites", "--plugin", name]) == 2
+        assert message in capsys.readouterr().err
+        monkeypatch.setenv(PLUGINS, "")
 
 
 def test_an_installed_package_registers_through_an_entry_point(module, tmp_path):
@@ -285,3 +326,9 @@ def test_built_in_objects_are_registered():
     assert list(registry.formats)[:5] == ["counterfact", "counterfact-flat", "knowedit", "mend", "mend-tsv"]
     assert {form for info in registry.datasets.all().values() for form in info.edited_formats} < set(registry.formats)
     assert "main" in registry.tables
+
+
+@pytest.mark.parametrize(("word", "name"), [("ROME", "rome"), ("Unedited", "none"), ("unedited", "none")])
+def test_names_are_suggested_whatever_their_case_and_by_title(word, name):
+    with pytest.raises(UserError, match=rf"unknown method '{word}' \(did you mean '{name}'\?\)"):
+        registry.find_method(word)

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from harness.commands import COMMAND, harness_command, rerun, same_command
+from harness.commands import COMMAND, harness_command, rerun, run_of, same_command
 from tests.helpers.commands import ROOT, harness_here
 from tests.helpers.fake_store import FakeStore
 
@@ -68,13 +68,12 @@ ERRORS = [
     (["run", MAIN, *MINI, "--only", "model=tiny/llama"], FILE),
     (["retry", MAIN, *MINI, "--only", "model=tiny/llama"], FILE),
     (["explain", "nothing"], EMPTY),
-    (["explain", "nothing"], FILLED),
-    (["explain", "ft-l"], FILLED),
+    (["explain", "ft-l-tinny_llama-counterfact"], FILLED),
     (["answers", "nothing"], EMPTY),
     (["answers", "ft-l-tiny_llama-zsre", "--axis", "nothing"], FILLED),
     (["answers", "ft-l-tiny_llama-counterfact"], FILLED),
     (["logs", "nothing"], EMPTY),
-    (["logs", "nothing"], FILLED),
+    (["logs", "ft-l-tinny_llama-counterfact"], FILLED),
     (["report", "nope"], EMPTY),
     (["report", "nope"], FILLED),
     (["report", "lambda", *MINI], EMPTY),
@@ -115,6 +114,29 @@ def test_the_suggested_command_succeeds_without_a_store(words, monkeypatch):
     assert done.returncode == 2
     for command in suggestions(done):
         assert harness_here(*harmless(command)).returncode == 0, command
+
+
+@pytest.mark.parametrize("name", ["nothing", "ft-l"])
+def test_a_name_that_no_cell_or_several_have_suggests_to_list_them(name, stores, monkeypatch):
+    done = ask(monkeypatch, "ask", name, "a prompt", "--store", stores / FILLED)
+    assert f"'{name}' matches " in done.stderr
+    assert done.stderr.endswith(f" → ls {stores / FILLED / 'cells'}\n")
+
+
+def test_a_misspelt_cell_is_replaced_in_the_command_with_all_its_arguments(stores, monkeypatch):
+    cell = next((stores / FILLED / "cells").glob("ft-l-tiny_llama-zsre-*")).name
+    done = ask(monkeypatch, "ask", f"{cell}x", "a prompt", "--store", stores / FILLED)
+    assert done.stderr.endswith(f" → python -m harness ask {cell} 'a prompt' --store {stores / FILLED}\n")
+
+
+def test_a_cell_can_be_named_by_its_path(stores):
+    cell = next((stores / FILLED / "cells").glob("ft-l-tiny_llama-zsre-*"))
+    assert f"files      {cell}" in harness_here("explain", f"{cell}/", "--store", stores / FILLED).stdout
+
+
+def test_a_missing_results_folder_is_said(stores):
+    done = harness_here("explain", "ft-l", "--store", stores / EMPTY)
+    assert f"{stores / EMPTY}: no such results folder → " in done.stderr
 
 
 def test_a_suggestion_repeats_all_options_that_decide_what_is_meant(home, stores, tmp_path, monkeypatch):
@@ -163,6 +185,7 @@ def test_a_damaged_cell_is_removed_and_its_own_suite_run_again(stores):
     folder = next((stores / FILLED / "cells").glob("ft-l-tiny_llama-zsre-*"))
     again = "python -m harness run suites/main_table.yaml --scale mini"
     assert rerun(folder / "cell.json") == f"rm -r {folder / 'cell.json'} && {again}"
+    assert run_of(folder) == again
 
 
 def test_the_same_command_has_only_the_named_options_changed(monkeypatch):

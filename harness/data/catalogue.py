@@ -48,6 +48,7 @@ class DatasetInfo:
             gives none for this dataset.
         downloads: the upstream files.
         has_distractors: whether rephrases may start with an unrelated sentence.
+        advice: how to get the files if they cannot be downloaded; default: from the homepage.
         synthetic: generates records in the first of `edited_formats`, for `source: synthetic`; None if the dataset has
             no synthetic records.
     """
@@ -59,13 +60,14 @@ class DatasetInfo:
     paper_template: str | None = None
     downloads: tuple[Download, ...] = ()
     has_distractors: bool = False
+    advice: str = ""
     synthetic: Callable[[], Sequence[Mapping[str, Any]]] | None = None
 
     def remedy(self, to: Path | None = None) -> str:
         """Command that downloads the files, to a folder if one is given, or advice if they cannot be downloaded."""
         if self.downloads:
             return harness_command("data", "fetch", self.name, to=to)
-        return f"get it from {self.homepage} and pass its folder with --data"
+        return f"{self.advice or f'get it from {self.homepage}'} and pass its folder with --data"
 
 
 def register_dataset(info: DatasetInfo) -> DatasetInfo:
@@ -173,4 +175,12 @@ register_dataset(
         synthetic=lambda: _generated("mquake"),
     )
 )
-register_dataset(DatasetInfo(name="facts", title="Facts", homepage="docs/data.md", edited_formats=("facts",)))
+register_dataset(
+    DatasetInfo(
+        name="facts",
+        title="Facts",
+        homepage="docs/data.md#our-own-format",
+        edited_formats=("facts",),
+        advice="write a file of your facts (docs/data.md#our-own-format)",
+    )
+)

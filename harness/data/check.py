@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.commands import harness_command, list_around
 from harness.data import conflicts
 from harness.data.facts import Fact, Question, json_line
-from harness.data.formats import contents, json_values
+from harness.data.formats import contents, is_json, json_values, table_header
 from harness.data.reading import UpstreamFile, read
 from harness.errors import UserError, did_you_mean
 from harness.files import write_bytes
@@ -93,7 +93,8 @@ def _unknown_keys(path: Path, file: UpstreamFile) -> Iterator[str]:
     if file.format.name != "facts":
         return
     found: Counter[tuple[str, str]] = Counter()
-    for row in json_values(contents(path).decode()):
+    text = contents(path).decode()
+    for row in json_values(text) if is_json(text) else [dict.fromkeys(table_header(text))]:
         if isinstance(row, dict):
             found.update(("", key) for key in row.keys() - Fact.__dataclass_fields__.keys())
             probes = (probe for name in PROBES for probe in row.get(name) or () if isinstance(probe, dict))

@@ -1,5 +1,6 @@
 """The harness's own format of records: JSON Lines with the fields of an `EditRecord` under their own names (docs/data.md)."""
 
+import contextlib
 import json
 from dataclasses import MISSING, fields
 from typing import Annotated, Any
@@ -8,8 +9,19 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from harness.data.formats import register_format
-from harness.data.schemas import STRICT, Id, Text, Texts, all_of, id_of
+from harness.data.schemas import STRICT, Id, Text, all_of, id_of
 from harness.records import PROBES, EditRecord, Probe
+
+
+def _listed(value: Any) -> Any:
+    """A list, which is JSON in a cell of a table."""
+    if isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(value)
+    return all_of(value)
+
+
+Texts = Annotated[list[Text], BeforeValidator(_listed)]
 
 
 @dataclass(config=STRICT, slots=True)
@@ -30,10 +42,10 @@ class Question:
         return Probe(self.prompt, self.answer, self.kind, tuple(self.aliases), *of_chain, self.has_answer)
 
 
-Questions = Annotated[list[Question], BeforeValidator(all_of)]
+Questions = Annotated[list[Question], BeforeValidator(_listed)]
 
 
-@register_format("facts", dataset="facts", title="Facts", signature={"prompt", "target_new", "subject", "rephrases"})
+@register_format("facts", dataset="facts", title="Facts")
 @dataclass(config=STRICT, slots=True)
 class Fact:
     """A fact with the fields of an `EditRecord`; only prompt and target are required."""
@@ -73,7 +85,7 @@ class Fact:
 
 
 def as_fact(record: EditRecord) -> dict[str, Any]:
-    """Write a record with the keys of `Fact`, without empty ones except those by which a file is recognised."""
+    """Write a record with the keys of `Fact`, without empty ones except those that tell it from other formats."""
     probes = {
         name: [_without_defaults(probe) for probe in probes] for name, probes in record.probes().items() if probes
     }

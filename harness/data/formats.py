@@ -85,7 +85,8 @@ def register_format(
 ) -> Callable[[Schema], Schema]:
     """Class decorator: register a format by its record schema, a pydantic dataclass with a method `record`.
 
-    If several formats recognise a file, the first wins: built-in formats come first, then plug-ins in order of registration.
+    If several formats recognise a file, the one with most fields in its signature wins; among equals the first: built-in
+    formats come first, then plug-ins in order of registration.
 
     Args:
         name, dataset, title, recognise, parse_line: see `Format`.
@@ -128,9 +129,13 @@ def _recognise(path: Path, _mtime_ns: int, _size_bytes: int, _known: tuple[str, 
     keys = _fields(head) if is_json(head) else set(table_header(head))
     lines = head.split("\n")[: -1 if "\n" in head else None]
     known = registry.formats.all().values()
-    for each in known:
-        if each.recognise(lines) if each.parse_line else each.signature <= keys and each.recognise(keys):
-            return each
+    fitting = [
+        each
+        for each in known
+        if (each.recognise(lines) if each.parse_line else each.signature <= keys and each.recognise(keys))
+    ]
+    if fitting:
+        return max(fitting, key=lambda each: len(each.signature))
     if not is_json(head) and len(keys) < _COLUMNS:
         return Foreign(NO_RECORDS)
     nearest = max(known, key=lambda each: len(each.signature & keys) / max(len(each.signature), 1))

@@ -1,4 +1,4 @@
-"""Have a language model say which of a cell's free answers are correct.
+"""Have a language model say which of a cell's free-form answers are correct.
 
 The judge sees what exact match compares: the question, the reference answer and the model's answer, on locality axes the
 unedited model's answer as the reference. It needs neither the models nor the records, so finished cells can be judged at any time.
@@ -104,7 +104,7 @@ class Judge:
         self._verdicts = self._others = 0
 
     def cell(self, store: Store, folder: Folder, follow: Follow) -> Judged | None:
-        """Judge the free answers of a finished cell and write the verdicts next to them; None if it has none.
+        """Judge the free-form answers of a finished cell and write the verdicts next to them; None if it has none.
 
         Args:
             store: where to look for the unedited model's answers.

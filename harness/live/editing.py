@@ -29,6 +29,7 @@ from harness.run.progress import Display
 from harness.store.rows import frame
 from harness.store.store import Store
 from harness.suite.load import load_suite
+from harness.yaml_source import generated, without_places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,10 +93,11 @@ def edit(
     }
     file = folder / "suite.yaml"
     write_bytes(file, yaml.safe_dump(suite, sort_keys=False, allow_unicode=True).encode())
-    plan = Plan(load_suite(file), home).with_models_here()
+    with generated(file):
+        plan = Plan(load_suite(file), home).with_models_here()
     (planned,) = plan.cells
     if planned.cell is None or planned.missing:
-        reason, _, fix = planned.missing[0].partition(" → ")
+        reason, _, fix = without_places(planned.missing[0], file).partition(" → ")
         if "unrelated records" in reason:
             fix = f"data='{SYNTHETIC}', or data='data' after: {harness_command('data', 'fetch', dataset, to='data')}"
         raise UserError(reason, fix=fix or None)

@@ -5,6 +5,7 @@ With `echo`, a request does not say where its prompt ends, so routing decisions 
 """
 
 import contextlib
+import errno
 import json
 import queue
 import socket
@@ -260,8 +261,11 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         taken = socket.create_server((host, port))
     except OSError as error:
+        is_other_port_better = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        other = port + 1 if 1024 <= port < 65535 else 8000
         raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}", fix=same_command(port=port + 1)
+            f"cannot listen on {host}:{port}: {(error.strerror or str(error)).partition(' (while')[0]}",
+            fix=same_command(port=other) if is_other_port_better else None,
         ) from None
     with taken:
         yield taken

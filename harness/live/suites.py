@@ -46,7 +46,7 @@ def run(
     suite: str | Path,
     *,
     scale: str | None = None,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     data: str | Path | None = None,
     edits: int | None = None,
     backend: str | None = None,
@@ -68,7 +68,7 @@ def run(
     found = load_suite(
         find_suite(str(suite)),
         scale=scale,
-        only=only,
+        only=[only] if isinstance(only, str) else only,
         data=None if data is None else str(data),
         edits=edits,
         backend=backend,

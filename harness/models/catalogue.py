@@ -183,6 +183,20 @@ def entry(name: str) -> CatalogueEntry:
     return CATALOGUE[name]
 
 
+def named(source: str) -> CatalogueEntry | None:
+    """The catalogue entry of a source that is given on the command line; None for a hub id, a folder, a file or a package.
+
+    Raises:
+        UserError: for a word that is none of these.
+    """
+    if source in CATALOGUE:
+        return CATALOGUE[source]
+    if "/" not in source and not sources.is_packed(source) and not Path(source).expanduser().exists():
+        guess = did_you_mean(source, set(CATALOGUE)) or "; a hub id has an owner, as in openai-community/gpt2"
+        raise UserError(f"unknown model '{source}'{guess}", fix=harness_command("list", "models"))
+    return None
+
+
 def unknown(name: str, where: str = "") -> UserError:
     """The error for a model that is neither in the catalogue nor has a source."""
     at = f"{where}: " if where else ""

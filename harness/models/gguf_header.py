@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.commands import list_around
 from harness.errors import UserError
 
 MAGIC = b"GGUF"
@@ -86,7 +87,7 @@ def read_header(file: Path) -> Header:
         UserError: if the file is missing, truncated, of an unknown version, or not GGUF.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such file", fix=f"ls {file.parent}")
+        raise UserError(f"{file}: no such file", fix=list_around(file))
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Cursor(content).header()

@@ -17,7 +17,7 @@ def described(source: str, revision: str = "") -> Iterator[tuple[str, str]]:
     Raises:
         UserError: if nothing is known, or its files are damaged.
     """
-    made = catalogue.CATALOGUE.get(source)
+    made = catalogue.named(source)
     place = made.hub_id if made else source
     spec = sources.spec_of(place, revision, made.spec if made else None) if place else catalogue.entry(source).spec
     folder = sources.local(place) if place else None

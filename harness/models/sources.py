@@ -5,7 +5,7 @@ A GGUF file is converted once (see `harness.models.gguf`); from then on it is a 
 
 from pathlib import Path
 
-from harness.commands import harness_command
+from harness.commands import harness_command, list_around
 from harness.errors import UnavailableError, UserError
 from harness.models import checkpoint, gguf, hub, packages
 from harness.models.hashes import content_hash
@@ -81,5 +81,5 @@ def spec_of(source: str, revision: str = "", otherwise: ModelSpec | None = None)
 def _existing(source: str) -> Path:
     file = Path(source).expanduser()
     if not file.is_file():
-        raise UserError(f"{source}: no such file", fix=f"ls {file.parent}")
+        raise UserError(f"{source}: no such file", fix=list_around(file))
     return file

@@ -1,11 +1,14 @@
 """Rebuild the cell of a finished folder from its records, so that its edits can be made again."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from harness import registry
-from harness.commands import rerun
+from harness.commands import rerun, run_of
+from harness.data.sources import SYNTHETIC
 from harness.errors import UserError
 from harness.evaluation.capability.tasks import TaskRef
 from harness.evaluation.fluency import FluencyRef
@@ -23,20 +26,35 @@ _TASKS = TypeAdapter(tuple[TaskRef, ...])
 
 
 def references(cell: Cell) -> dict[str, Any]:
-    """Everything that an identity leaves out: places of model and records, and the values of all hyper-parameters. JSON-like."""
+    """Everything that an identity leaves out: places of model and records, and the values of all hyper-parameters. JSON-like.
+
+    Places are written in full, so that they are found from every working directory.
+    """
+    tasks = tuple(replace(task, path=_in_full(task.path)) for task in cell.capability)
     return {
         "model": model_as_json(cell.model),
-        "data": _DATA.dump_python(cell.data, mode="json"),
+        "data": _DATA.dump_python(_placed(cell.data), mode="json"),
         "hparams": dict(cell.hparams),
-        **({"fluency": cell.fluency.path} if cell.fluency else {}),
-        **({"capability": _TASKS.dump_python(cell.capability, mode="json")} if cell.capability else {}),
+        **({"fluency": _in_full(cell.fluency.path)} if cell.fluency else {}),
+        **({"capability": _TASKS.dump_python(tasks, mode="json")} if tasks else {}),
     }
 
 
 def model_as_json(model: ModelRef) -> dict[str, Any]:
     """A reference to a model without what follows from its files."""
-    written: dict[str, Any] = _MODEL.dump_python(model, mode="json", exclude={"known"})
+    placed = replace(model, source=_in_full(model.source), corpus=model.corpus and _placed(model.corpus))
+    written: dict[str, Any] = _MODEL.dump_python(placed, mode="json", exclude={"known"})
     return written
+
+
+def _placed(data: DataRef) -> DataRef:
+    return data if data.source == SYNTHETIC else replace(data, source=_in_full(data.source))
+
+
+def _in_full(given: str) -> str:
+    """An existing path in full; a hub id stays as it is."""
+    path = Path(given).expanduser()
+    return str(path.absolute()) if given and path.exists() else given
 
 
 def model_of(written: Any, source: str | None = None) -> ModelRef:
@@ -107,8 +125,9 @@ def recalled(folder: Folder) -> Cell:
             part for part, value in cell.identity().items() if kept.get(part) != _shown(part, value, kept)
         )
         raise UserError(
-            f"{folder.path}: its {changed or 'protocols'} changed since it was run, so its edits cannot be made again",
-            fix=rerun(folder.path),
+            f"{folder.path}: its {changed or 'protocols'} changed since it was run, so its edits cannot be made again; "
+            "a new run makes a cell of its own",
+            fix=run_of(folder.path),
         )
     return cell
 

@@ -20,7 +20,7 @@ from harness.plan.estimate import duration
 from harness.plan.job import place_of
 from harness.plan.plan import Plan, PlannedCell
 from harness.run.start import lacks
-from harness.store.store import DONE, FAILED, Store, is_called, not_one_cell
+from harness.store.store import DONE, FAILED, Store, only_cell
 from harness.suite import Suite
 
 ORDER = ("running", "pending", "to do", "done", "failed", "cannot run")
@@ -163,7 +163,7 @@ def logs(store: Store, name: str, lines: int) -> int:
         UserError: if the name is not that of exactly one cell.
     """
     unsettled = dict(_logs_of_jobs(store))
-    folder = _only(store, unsettled, name)
+    folder = only_cell(store, name, store.cells() | unsettled.keys())
     files = [store.cell(folder).path / "log.txt"]
     has_job = folder in unsettled and not store.cell(folder).is_settled
     if has_job:
@@ -197,15 +197,6 @@ def _logs_of_jobs(store: Store) -> Iterator[tuple[str, Sequence[Path]]]:
         for place, files in launcher.logs(store).items():
             if place.startswith("cells/"):
                 yield place.removeprefix("cells/"), files
-
-
-def _only(store: Store, unsettled: Mapping[str, Sequence[Path]], name: str) -> str:
-    """The folder of the one cell, in the store or with a job, that a name fits."""
-    known = store.cells() | unsettled.keys()
-    found = [folder for folder in known if is_called(folder, name)]
-    if len(found) != 1:
-        raise not_one_cell(store, name, known, "logs")
-    return found[0]
 
 
 def _table(rows: Sequence[JobStatus]) -> Table:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.commands import harness_command, same_command
-from harness.errors import UserError, did_you_mean
+from harness.commands import harness_command, same_command, same_command_with
+from harness.errors import UserError, nearest
 from harness.files import explained, locked, not_writable, share_like, this_process
 
 DONE = "DONE"
@@ -196,30 +197,39 @@ class Store:
                 _clear(partial)
 
 
-def is_called(folder: str, name: str) -> bool:
-    """Whether a name matches a cell's folder: a prefix of the folder name, or a cell id or a prefix of it."""
-    of_id = folder.rpartition("-")[2]
-    return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
-
-
-def not_one_cell(store: Store, name: str, known: Collection[str], verb: str) -> UserError:
-    """The error for a name that matches none or several of the known cells.
+def only_cell(store: Store, name: str, known: Collection[str]) -> str:
+    """The folder of the one cell that a name matches.
 
     Args:
         store: where the cells are.
-        name: as given.
+        name: cell id or folder name, a prefix of either, or the path of the folder.
         known: names of the folders of all cells that could be meant.
-        verb: the command that asked.
+
+    Raises:
+        UserError: if none or several match.
     """
-    found = sorted(folder for folder in known if is_called(folder, name))
-    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else did_you_mean(name, known)
-    example = min(found or known, default="")
-    fix = (
-        harness_command(verb, example, store=store.root)
-        if example
-        else harness_command("run", "main_table", scale="mini", store=store.root)
+    path = Path(name)
+    word = path.name if path.parent.name == "cells" else name
+    found = sorted(folder for folder in known if _is_called(folder, word))
+    if len(found) == 1:
+        return found[0]
+    if not known:
+        problem = "no cell in this results folder" if store.root.is_dir() else "no such results folder"
+        raise UserError(
+            f"{store.root}: {problem}", fix=harness_command("run", "main_table", scale="mini", store=store.root)
+        )
+    near = None if found else nearest(word, known)
+    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else ""
+    raise UserError(
+        f"'{name}' matches {len(found)} cells in {store.root}{listed or (f' (did you mean {near!r}?)' if near else '')}",
+        fix=same_command_with(name, near) if near else f"ls {shlex.quote(str(store.root / 'cells'))}",
     )
-    return UserError(f"'{name}' matches {len(found)} cells in {store.root}{listed}", fix=fix)
+
+
+def _is_called(folder: str, name: str) -> bool:
+    """Whether a name matches a cell's folder: a prefix of the folder name, or a cell id or a prefix of it."""
+    of_id = folder.rpartition("-")[2]
+    return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
 
 
 def _discard(folders: Iterable[Path]) -> None:

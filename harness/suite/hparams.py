@@ -113,9 +113,17 @@ def resolve(
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
-        refusal = UnavailableError if error.errors()[0]["type"] == "missing" else UserError
-        missing_in = own_file(folders, model)
-        raise refusal(_complaint(error, places, here, method, model, missing_in)) from None
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] != "missing":
+            raise UserError(f"{_prefix(places, key, here)}{key or method}: {complaint(first)}") from None
+        lacking, own = f"{here}method '{method}' has no value of '{key}' for {model}", own_file(folders, model)
+        if path is None or not _is_same(path, own):
+            raise UnavailableError(f"{lacking}: write {own}") from None
+        base = find_file(folders, model, known.architecture, besides=path)
+        is_alone = base is not None and len(read_chain(path, folders[-1])) == 1
+        extended = f"extends: {_as_base(base, path, folders[-1])} as its first line" if base and is_alone else None
+        raise UnavailableError(f"{lacking} in {own}", fix=extended or f"{key}: {{value: …, source: …}}") from None
     return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked})
 
 
@@ -270,16 +278,6 @@ def _values(entries: Mapping[str, Located]) -> dict[str, _Named]:
         checked = validate(_Value, entry)
         named[key] = _Named(checked.value, checked.source, entry.where)
     return named
-
-
-def _complaint(
-    error: ValidationError, places: Mapping[str, str], here: str, method: str, model: str, missing_in: Path
-) -> str:
-    first = error.errors()[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "missing":
-        return f"{here}method '{method}' has no value of '{key}' for {model}: write {missing_in}"
-    return f"{_prefix(places, key, here)}{key or method}: {complaint(first)}"
 
 
 def _prefix(places: Mapping[str, str], key: str, here: str) -> str:

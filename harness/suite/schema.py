@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from harness import registry
-from harness.errors import did_you_mean
 from harness.evaluation.capability import tasks
 from harness.models import catalogue
 from harness.models.architecture import Dtype
@@ -142,10 +141,13 @@ class ModelForm(Entry):
 
 def named_by_source(text: str) -> dict[str, str]:
     """The entry of a model given by its source alone: named after the last part of the source, or as in the catalogue."""
+    import difflib  # slow to import, and rarely needed
+
     for entry in catalogue.CATALOGUE.values():
         if entry.hub_id == text:
             return {"name": entry.name}
-    is_near = did_you_mean(text, set(catalogue.CATALOGUE))  # a misspelt `tiny/lama` is no hub id
+    # A misspelt `tiny/lama` is no hub id, but hub ids may be like names in other case.
+    is_near = difflib.get_close_matches(text, list(catalogue.CATALOGUE), n=1)
     if not _SOURCE.match(text) or is_near:
         return {"name": text}
     last = text.removeprefix("package:").rstrip("/").rpartition("/")[2].removesuffix(".gguf")
@@ -226,7 +228,7 @@ class CapabilityForm(Entry):
 
 
 class JudgeForm(StrictModel):
-    """A language model with an OpenAI-compatible API that judges free answers; see docs/metrics.md."""
+    """A language model with an OpenAI-compatible API that judges free-form answers; see docs/metrics.md."""
 
     url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")

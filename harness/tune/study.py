@@ -27,6 +27,7 @@ from harness.store.store import Store
 from harness.suite import Suite, load_suite
 from harness.suite.hparams import ResolvedHparams, resolve, search_file
 from harness.tune.space import Space, read_space
+from harness.yaml_source import generated
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -333,7 +334,8 @@ class Tuning:
         }
         file = self.store.root / "tuning" / f"{content['name']}.yaml"
         write_bytes(file, yaml.safe_dump(content, sort_keys=False).encode())
-        return load_suite(file, scale=asked.scale, data=asked.data, edits=edits, backend=asked.backend)
+        with generated(file):
+            return load_suite(file, scale=asked.scale, data=asked.data, edits=edits, backend=asked.backend)
 
 
 def _entry(model: str) -> dict[str, str] | str:

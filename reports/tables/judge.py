@@ -1,4 +1,4 @@
-"""A language model's verdicts on free answers, and their agreement with exact match: share and Cohen's kappa by method."""
+"""A language model's verdicts on free-form answers, and their agreement with exact match: share and Cohen's kappa by method."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

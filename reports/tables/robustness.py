@@ -1,4 +1,4 @@
-"""How much of an edit is lost when it is asked in another form or under pressure: paired changes, and answers by option."""
+"""How much of an edit is lost in another form or after a challenge: paired changes, and answers by option."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast

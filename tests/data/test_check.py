@@ -57,6 +57,23 @@ def test_misspelt_keys_of_our_own_format_are_reported(tmp_path):
     )
 
 
+def test_a_table_of_facts_has_lists_as_json(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "prompt,subject,target_new,rephrases,rephrase\n"
+        'A is,A,B,"[""What is A?"", ""A was""]",\n'
+        "C is,C,D,,\n"
+        "E is,E,F,What is E?,\n"
+    )
+    report = check(path)
+
+    assert [record.rephrases for record in report.file.records] == [("What is A?", "A was"), ()]
+    assert report.problems == (
+        "record 3: field 'rephrases' is not a list",
+        "unknown key 'rephrase' (did you mean 'rephrases'?): 1 time",
+    )
+
+
 def test_questions_whose_edits_are_missing_are_counted(tmp_path):
     report = check(
         write(tmp_path / "a.json", [chain(1, ("{} is one", "B")), chain(2, ("{} is two", "C"), ("{} is one", "X"))])

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pydantic import TypeAdapter
 
 from harness import registry
 from harness.data.formats import Foreign, Format, recognise
@@ -78,6 +79,21 @@ def test_field_names_inside_other_fields_do_not_count(tmp_path):
 
 def test_a_record_longer_than_the_part_that_is_looked_at_is_recognised(tmp_path):
     assert isinstance(recognise(write(tmp_path / "x.json", [MEND | {"passage": "long " * 20_000}])), Format)
+
+
+@pytest.mark.parametrize("extra", [{}, {"subject": "A"}, {"rephrases": []}, {"rephrase": ["What is A?"]}])
+def test_our_own_format_is_recognised_by_prompt_and_target(tmp_path, extra):
+    assert recognise(write(tmp_path / "x.json", [{"prompt": "A is", "target_new": "B", **extra}])) is (
+        registry.formats.get("facts")
+    )
+
+
+def test_of_several_formats_that_fit_the_one_with_most_fields_is_taken(tmp_path, monkeypatch):
+    own = Format("own", "own", "Own", TypeAdapter(list[dict]), frozenset({"prompt", "target_new", "weight"}), bool)
+    monkeypatch.setitem(registry.formats._items, "own", own)
+    monkeypatch.setitem(registry.formats._origin, "own", "elsewhere")
+
+    assert recognise(write(tmp_path / "x.json", [{"prompt": "A is", "target_new": "B", "weight": 1}])) is own
 
 
 def test_a_byte_order_mark_does_not_hide_a_format(tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 
+from harness import registry
 from harness.cli import main
 from harness.data.show import describe, show
 from harness.errors import UserError
@@ -133,6 +134,18 @@ def test_the_folder_in_the_environment_is_the_default(folder, printed, monkeypat
     assert "synthetic:counterfact" in printed("show", "counterfact")
 
 
+def test_a_folder_in_the_environment_that_is_gone_is_said_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "gone"))
+    assert main(["data", "list"]) == 2
+    assert capsys.readouterr().err == f"harness: HARNESS_DATA: no such folder: {tmp_path / 'gone'} → ls {tmp_path}\n"
+
+
 def test_show_without_a_dataset_asks_for_one(capsys):
     assert main(["data", "show"]) == 2
     assert "Missing argument 'DATASET'" in capsys.readouterr().err
+
+
+def test_facts_are_written_and_not_downloaded():
+    assert registry.datasets.get("facts").remedy() == (
+        "write a file of your facts (docs/data.md#our-own-format) and pass its folder with --data"
+    )

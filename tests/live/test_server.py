@@ -11,6 +11,7 @@ from rich.console import Console
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from harness.cli import main  # noqa: E402
 from harness.errors import UserError  # noqa: E402
 from harness.live.opening import open_cell  # noqa: E402
 from harness.live.server import application, listening  # noqa: E402
@@ -120,6 +121,23 @@ def test_what_cannot_be_done_is_refused_in_one_line(client, body, complaint):
 
 
 def test_a_taken_port_is_found_before_a_model_is_loaded():
-    with listening("127.0.0.1", 0) as socket, pytest.raises(UserError, match=r"cannot listen.*--port"):  # noqa: SIM117
-        with listening("127.0.0.1", socket.getsockname()[1]):
+    with listening("127.0.0.1", 0) as socket:
+        port = socket.getsockname()[1]
+        with pytest.raises(UserError) as refused, listening("127.0.0.1", port):
             pass
+    assert refused.value.message == f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert refused.value.fix.endswith(f"--port {port + 1}")
+
+
+@pytest.mark.parametrize(
+    ("host", "message"), [("192.0.2.1", "Cannot assign requested address"), ("no such host", "no such host:8000: Name")]
+)
+def test_another_port_is_suggested_only_where_it_helps(host, message):
+    with pytest.raises(UserError, match=message) as refused, listening(host, 8000):
+        pass
+    assert refused.value.fix is None
+
+
+def test_a_port_that_does_not_exist_is_one_line(capsys):
+    assert main(["serve", "cell", "--port", "99999"]) == 2
+    assert "65535" in capsys.readouterr().err

@@ -105,7 +105,8 @@ def test_a_cell_whose_records_or_code_have_changed_is_refused(doors, tmp_path, c
     refused(
         lambda found: {**found, **earlier, "method": {**found["method"], "version": 0}},
         "cell.json",
-        "its method changed",
+        "its method changed since it was run, so its edits cannot be made again; a new run makes a cell of its own "
+        "→ run its suite again",
     )
     refused(
         lambda found: {key: value for key, value in found.items() if key != "references"},

@@ -148,6 +148,23 @@ def test_a_mistake_in_a_file_is_told_with_its_place(folder, text, message):
     assert message in str(caught.value)
 
 
+def test_a_file_that_lacks_a_value_is_told_what_to_extend(folder):
+    (folder / "default.yaml").write_text(FULL)
+    own = folder / "tiny_llama.yaml"
+    own.write_text("lr: {value: 2.0, source: mine}\n")
+    with pytest.raises(UserError, match=r"no value of 'layer' for tiny/llama in \S*tiny_llama\.yaml") as caught:
+        hparams.resolve("ft-l", "tiny/llama", {}, folder=folder)
+    assert caught.value.fix == "extends: default.yaml as its first line"
+
+    own.write_text(f"extends: default.yaml\n{own.read_text()}")
+    assert hparams.resolve("ft-l", "tiny/llama", {}, folder=folder).values["lr"] == 2.0
+
+    (folder / "default.yaml").write_text(FULL.split("\n", 1)[1])
+    with pytest.raises(UserError) as caught:
+        hparams.resolve("ft-l", "tiny/llama", {}, folder=folder)
+    assert caught.value.fix == "layer: {value: …, source: …}"
+
+
 def test_a_method_without_a_file_has_no_variants():
     with pytest.raises(UserError, match=r"s\.yaml:2: method 'none' has no variant 'v'; no file for llama2-7b"):
         hparams.resolve("none", "llama2-7b", {}, variant="v", at="s.yaml:2")
