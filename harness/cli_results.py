@@ -109,9 +109,14 @@ def results(
     options: RunOptions,
     *,
     form: Annotated[
-        str,
-        typer.Option("--format", metavar="FORMAT", help="csv, json or parquet.", autocompletion=lambda: _formats()),
-    ] = "csv",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="csv, json or parquet; default: the ending of the file, or csv.",
+            autocompletion=lambda: _formats(),
+        ),
+    ] = None,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: standard output.")] = None,
 ) -> int:
     """Write all numbers of a suite, one row per finished cell and protocol, as CSV, JSON or Parquet."""
@@ -119,10 +124,12 @@ def results(
     from reports.results import FORMATS, as_bytes, load_results
 
     name = name_of_run(options, "results", new_console())
-    chosen = next((known for known in FORMATS if known == form), None)
+    asked = form or (to.suffix.removeprefix(".") if to else FORMATS[0])
+    chosen = next((known for known in FORMATS if known == asked), None)
     if chosen is None:
-        fix = harness_command("results", name, scale=options.scale, store=options.store, format=FORMATS[0])
-        raise UserError(f"unknown format '{form}'{did_you_mean(form, set(FORMATS))}", fix=fix)
+        fix = harness_command("results", name, scale=options.scale, store=options.store, format=FORMATS[0], to=to)
+        guess = did_you_mean(asked, set(FORMATS)) or f"; known: {', '.join(FORMATS)}"
+        raise UserError(f"unknown format '{asked}'{guess}", fix=fix)
     content = as_bytes(load_results(options.store, name, options.scale, **options.variant), chosen)
     if to:
         write_bytes(to, content)

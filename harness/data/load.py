@@ -174,7 +174,7 @@ def _select(ref: DataRef) -> Dataset:
         of_these = f", {len(edits)} of them usable together" if len(edits) < len(inside) else ""
         raise UserError(
             f"{found.edited.where}: {len(inside)} {of_split}{of_these}, {ref.edits} requested",
-            fix=f"edits: {len(edits)}",
+            fix=f"edits: {len(edits)} in the suite, or --edits {len(edits)}",
         )
     reached = eligible.index(edits[-1]) + 1
     taken = {record.id for record in eligible[:reached]}

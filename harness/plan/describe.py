@@ -17,7 +17,7 @@ from harness.store.artifacts import ArtifactCache
 _BASES: Mapping[Basis, str] = {
     "finished cells": "finished cells of the same method and model",
     "measured throughput": "operation counts at the throughput of finished cells on the same model",
-    "assumed throughput": "operation counts at an assumed throughput",
+    "assumed throughput": "a rough guess (operation counts at an assumed speed)",
 }
 FEW = 500
 """Maximum number of cells with a line each; beyond it, cells are grouped by method, model and dataset."""
@@ -74,7 +74,8 @@ def describe(plan: Plan, console: Console) -> None:
         parts = f"artifacts {duration(builds_s)}, cells {duration(cells_s)}"
         console.print(f"about {duration(builds_s + cells_s)} of work on {plan.device}: {parts}")
         bases = Counter(needs[cell.folder].basis for cell in todo)
-        console.print(f"times of {', '.join(f'{count} cells from {_BASES[basis]}' for basis, count in bases.items())}")
+        of_each = ", ".join(f"{counted(count, 'cell')} from {_BASES[basis]}" for basis, count in bases.items())
+        console.print(f"times of {of_each}" if len(bases) > 1 else f"~time: {_BASES[next(iter(bases))]}")
     for note in plan.notes():
         console.print(f"[dim]note[/dim] {escape(note)}")
 
@@ -157,9 +158,7 @@ def _label(same: Sequence[PlannedCell]) -> str:
 
 def _state(plan: Plan, planned: PlannedCell, existing: set[str]) -> str:
     if planned.cell is None:
-        reason, _, _ = planned.missing[0].partition(" → ")[0].partition(":")
-        is_place = reason.endswith((".yaml", ".yml"))  # of a mistake: the line below the table has all of it
-        return f"[yellow]{'cannot run' if is_place else escape(reason)}[/yellow]"
+        return "[yellow]cannot run[/yellow]"  # the lines below the table say why
     if planned.cell.folder not in existing:
         return "to do"
     kept = plan.store.cell(planned.cell.folder)

@@ -275,7 +275,7 @@ def test_too_few_edits_are_refused_with_the_number_available(folder):
     with pytest.raises(UserError, match=rf"{available} records in the test split, 500 requested") as caught:
         resolve("counterfact", str(folder), 500)
 
-    assert caught.value.fix == f"edits: {available}"
+    assert caught.value.fix == f"edits: {available} in the suite, or --edits {available}"
 
 
 @pytest.mark.parametrize("pool", ["train", "unrelated"])

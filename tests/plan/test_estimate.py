@@ -179,8 +179,8 @@ def test_the_plan_says_where_its_times_come_from_and_what_its_largest_cell_holds
     file = io.StringIO()
     describe(plan_of(seeds=[1]), Console(file=file, width=200))
     text = " ".join(file.getvalue().split())
-    assert "1 cells from finished cells of the same method and model" in text
-    assert "1 cells from operation counts at the throughput of finished cells on the same model" in text
-    assert "2 cells from operation counts at an assumed throughput" in text
+    assert "times of 1 cell from finished cells of the same method and model" in text
+    assert "1 cell from operation counts at the throughput of finished cells on the same model" in text
+    assert "2 cells from a rough guess (operation counts at an assumed speed)" in text
     assert "memory of the largest, " in text
     assert re.search(r"model: weights \d+ MiB; kept: edited matrix", text)

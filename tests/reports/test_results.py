@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import harness
+from harness.cli import main
 from harness.errors import UserError
 from reports.frame import load_suite
 from reports.results import COLUMNS, FORMATS, as_bytes
@@ -47,3 +48,14 @@ def test_a_file_holds_the_same_numbers(store, form):
 def test_a_suite_that_was_not_run_is_refused(store):
     with pytest.raises(UserError, match="suite 'speed' has not been run"):
         harness.load_results(store, "speed", "mini")
+
+
+def test_the_ending_of_a_file_decides_its_format_and_an_unknown_one_is_refused(store, tmp_path, capsys):
+    command = ["results", "main_table", "--scale", "mini", "--store", str(store), "--to"]
+    assert main([*command, str(tmp_path / "all.json")]) == 0
+    assert len(json.loads((tmp_path / "all.json").read_text())) == 9 * 2
+
+    assert main([*command, str(tmp_path / "all.xlsx")]) == 2
+    assert "unknown format 'xlsx'; known: csv, json, parquet" in capsys.readouterr().err
+    assert not (tmp_path / "all.xlsx").exists()
+    assert main([*command, str(tmp_path / "all.txt"), "--format", "csv"]) == 0
