@@ -1,6 +1,7 @@
 """The exception for errors that a user can fix; anything else is a bug and keeps its traceback."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class UserError(Exception):
@@ -29,22 +30,23 @@ class NoMatchError(UserError):
     """A filter on the command line matches nothing in a suite; it may match something in a different one."""
 
 
-def nearest(word: str, known: Iterable[str] | Mapping[str, str]) -> str | None:
+def nearest(word: str, known: Iterable[str], titles: Mapping[str, str] = MappingProxyType({})) -> str | None:
     """The known name nearest to a word, whatever its case, or None if none is close.
 
     Args:
         word: as written.
-        known: names, or other spellings of names with the names that they stand for.
+        known: names.
+        titles: what some of them are called elsewhere, with the names.
     """
     import difflib  # slow to import, and rarely needed
 
-    names = known if isinstance(known, Mapping) else {name: name for name in known}
+    names = {**titles, **{name: name for name in known}}
     plain = {spelling.casefold(): names[spelling] for spelling in sorted(names, reverse=True)}
     found = difflib.get_close_matches(word.casefold(), sorted(plain), n=1, cutoff=0.6)
     return plain[found[0]] if found else None
 
 
-def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], titles: Mapping[str, str] = MappingProxyType({})) -> str:
     """Suggest the nearest known name, as text to append to an error message; empty if none is close."""
-    found = nearest(word, known)
+    found = nearest(word, known, titles)
     return f" (did you mean '{found}'?)" if found else ""

@@ -101,7 +101,7 @@ class Registry(Generic[Item]):
         """
         known = [*others, *self.names()]
         titles = {getattr(getattr(item, "spec", item), "title", each): each for each, item in self.all().items()}
-        hint = did_you_mean(name, titles | {each: each for each in known}) or f"; known: {', '.join(known) or 'none'}"
+        hint = did_you_mean(name, known, titles) or f"; known: {', '.join(known) or 'none'}"
         place = f"{where}: " if where else ""
         return UserError(f"{place}unknown {self.kind} '{name}'{hint}", fix=harness_command("list", self.group))
 

@@ -74,7 +74,9 @@ def describe(plan: Plan, console: Console) -> None:
         parts = f"artifacts {duration(builds_s)}, cells {duration(cells_s)}"
         console.print(f"about {duration(builds_s + cells_s)} of work on {plan.device}: {parts}")
         bases = Counter(needs[cell.folder].basis for cell in todo)
-        of_each = ", ".join(f"{counted(count, 'cell')} from {_BASES[basis]}" for basis, count in bases.items())
+        of_each = ", ".join(
+            f"{counted(count, 'cell')} from {_BASES[basis]}" for basis in _BASES if (count := bases[basis])
+        )
         console.print(f"times of {of_each}" if len(bases) > 1 else f"~time: {_BASES[next(iter(bases))]}")
     for note in plan.notes():
         console.print(f"[dim]note[/dim] {escape(note)}")

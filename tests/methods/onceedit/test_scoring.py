@@ -62,7 +62,9 @@ def test_a_score_is_that_of_the_distribution_whose_arg_max_is_written(target, fp
         kinds |= {anchor is None for _, anchor in steps}
         assert_follows(found, [logits_V.log_softmax(-1) for logits_V, _ in steps], query.target_ids)
     assert [[one.best for one in found] for found in scores] == pair.teacher_forced(queries)
-    assert kinds == ({False, True} if {"alpha_gate", "keep_own"} & changes.keys() else {False})
+    assert kinds == {False, True}, (
+        "fused, and the target model's own: inside a character, and where the settings keep it"
+    )
 
 
 def test_a_text_without_a_prompt_is_routed_by_the_whole_text(target, fp64_plugin):
