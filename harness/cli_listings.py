@@ -25,6 +25,25 @@ def list_(
 
 
 @app.command()
+def hparams(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Method, as in a suite.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, as in a suite.")] = "llama2-7b",
+    *,
+    variant: Annotated[str | None, typer.Option(metavar="NAME", help="Named set of values.")] = None,
+    plugin: PluginOption = None,
+) -> int:
+    """Show a method's hyper-parameters for a model, where each value comes from, and the method's variants."""
+    from harness.suite.hparams import resolve
+
+    found = resolve(method, model, {}, variant=variant)
+    rows = [(key, json.dumps(value), found.sources[key]) for key, value in found.values.items()]
+    print_table(("option", "value", "source"), rows)
+    if found.variants:
+        print(f"variants: {', '.join(found.variants)}")
+    return 0
+
+
+@app.command()
 def schema() -> int:
     """Print the JSON Schema of suite files."""
     from harness.suite import suite_json_schema

@@ -273,6 +273,17 @@ def test_doctor_needs_no_torch_and_does_not_wrap_commands():
     assert "python -m pip install 'editing-harness[easyedit]'" in done.stdout
 
 
+def test_hyper_parameters_are_shown_with_their_sources_before_anything_is_run(capsys):
+    assert main(["hparams", "rome", "llama3-8b"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["layers", "[5]"] and "EasyEdit's file for Llama3-8B" in line for line in shown)
+    assert shown[-1] == "variants: faithful-easyedit, corrected"
+    assert main(["hparams", "rome", "llama3-8b", "--variant", "corrected"]) == 0
+    assert capsys.readouterr().out.splitlines() != shown
+    assert main(["hparams", "rmoe"]) == 2
+    assert "did you mean 'rome'" in capsys.readouterr().err
+
+
 def test_doctor_tells_what_is_optional_from_what_is_wrong(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     assert main(["doctor"]) == 0

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import registry
+from harness.commands import harness_command
 from harness.errors import UnavailableError, UserError, did_you_mean
 from harness.files import write_bytes
 from harness.models import catalogue
@@ -44,10 +45,12 @@ class ResolvedHparams:
     Attributes:
         values: JSON-like; part of a cell's identity.
         sources: a sentence per key: the `source:` of the file, `suite FILE:LINE`, or `default`.
+        variants: names of the file's variants.
     """
 
     values: Mapping[str, Any]
     sources: Mapping[str, str]
+    variants: tuple[str, ...] = ()
 
 
 def resolve(
@@ -109,7 +112,8 @@ def resolve(
         if key not in allowed:
             owner = f"method '{method}'" if allowed else f"method '{method}', which has none"
             guess = did_you_mean(key, {*allowed, *neighbours})
-            raise UserError(f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}")
+            message = f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}"
+            raise UserError(message, fix=None if guess else harness_command("hparams", method, model))
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
@@ -124,7 +128,7 @@ def resolve(
         is_alone = base is not None and len(read_chain(path, folders[-1])) == 1
         extended = f"extends: {_as_base(base, path, folders[-1])} as its first line" if base and is_alone else None
         raise UnavailableError(f"{lacking} in {own}", fix=extended or f"{key}: {{value: …, source: …}}") from None
-    return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked})
+    return ResolvedHparams(checked, {key: sources.get(key, "default") for key in checked}, tuple(file.variants))
 
 
 def folders_of(method: "type[Method]") -> list[Path]:
