@@ -99,7 +99,7 @@ def error_bars(estimates: "Sequence[Estimate]") -> "list[list[float]]":
     return [low, high]
 
 
-def series(number: int) -> dict[str, Any]:
+def series_style(number: int) -> dict[str, Any]:
     """Colour and marker of a series by its number."""
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 

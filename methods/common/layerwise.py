@@ -202,11 +202,11 @@ def _change_of_value(model: "LoadedModel", layer: int, values_ND: "Tensor", shar
 
 def _largest(shift_KV: "Tensor", weight_VK: "Tensor", share: float) -> "Tensor":
     """Keep the share of an update's entries that are largest relative to the weights they change, and drop the others (RECT)."""
+    from methods.common.largest import smallest_of_largest
+
     relative_KV = (shift_KV / weight_VK.T.to(shift_KV)).abs()
     kept = max(1, round(share * shift_KV.numel()))
-    # not kthvalue: before torch 2.10 it has no deterministic CUDA kernel and raises when one is required
-    smallest = relative_KV.flatten().topk(kept, sorted=False).values.min()
-    return shift_KV.where(relative_KV >= smallest, 0.0)
+    return shift_KV.where(relative_KV >= smallest_of_largest(relative_KV, kept), 0.0)
 
 
 def _restrained(before_VK: "Tensor", after_VK: "Tensor") -> "Tensor":

@@ -47,8 +47,8 @@ class Answers:
         return row in self._over
 
     def most(self, row: int) -> int:
-        """The largest number of tokens that a row can still get."""
-        return 0 if self.is_over(row) else self._limits[row] - len(self.made[row])
+        """The largest number of tokens that a row which is not over can still get."""
+        return self._limits[row] - len(self.made[row])
 
     def continuing(self, step: int) -> list[int]:
         """The rows that have, or will get, a token after their first `step`."""

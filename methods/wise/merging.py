@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from methods.common.largest import smallest_of_largest
 from methods.wise.hparams import WiseHparams
 from methods.wise.memory import SideMemory
 
@@ -78,9 +79,7 @@ def ties(changes: Sequence[Tensor], weights: Sequence[float], density: float, is
 def _largest(change: Tensor, density: float) -> Tensor:
     """The change without its smaller entries."""
     sizes = change.abs()
-    # not kthvalue: before torch 2.10 it has no deterministic CUDA kernel and raises when one is required
-    smallest = sizes.flatten().topk(_kept(change, density), sorted=False).values.min()
-    return change * (sizes >= smallest)
+    return change * (sizes >= smallest_of_largest(sizes, _kept(change, density)))
 
 
 def _first(change: Tensor, density: float) -> Tensor:

@@ -66,7 +66,7 @@ def calibration(frame: "SuiteFrame") -> "Figure":
     Under the first prompt template, one curve per model. A dataset asks an arbitrary number of questions in and out of scope, so
     each side is weighted to one half. On the diagonal, the routing score is the probability that an edit applies.
     """
-    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, series
+    from reports.drawing import COLUMN, PAGE, drawing, grid, legend_above, nothing, series_style
 
     scopes = _scopes(frame)
     if scopes.empty:
@@ -80,7 +80,7 @@ def calibration(frame: "SuiteFrame") -> "Figure":
                 for number, model in enumerate(models):
                     is_here = (scopes["section_title"] == section) & (scopes["title"] == title)
                     here = scopes[is_here & (scopes["model_title"] == model)]
-                    axes.plot(*reliability(here), label=model, alpha=0.8, **series(number))
+                    axes.plot(*reliability(here), label=model, alpha=0.8, **series_style(number))
                 axes.set_xlim(-0.03, 1.03)
                 axes.set_ylim(-0.03, 1.03)
                 axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])

@@ -57,11 +57,11 @@ def _costs(frame: "SuiteFrame", section: str) -> "dict[str, Cost]":
 
 def _by_edits(axes: "Axes", found: "Mapping[str, Cost]", shown: "Mapping[str, Cost]") -> None:
     from reports.costs import total_curve
-    from reports.drawing import series
+    from reports.drawing import series_style
 
     curve = total_curve(shown, EDITS)
     for number, title in enumerate(found):
-        style = series(number)
+        style = series_style(number)
         axes.plot(EDITS if title in shown else [], curve.get(title, []), color=style["color"], label=title)
         if title in shown:
             axes.plot([shown[title].edits], [shown[title].from_scratch_s], **style)
@@ -72,12 +72,12 @@ def _by_edits(axes: "Axes", found: "Mapping[str, Cost]", shown: "Mapping[str, Co
 
 
 def _by_models(axes: "Axes", found: "Mapping[str, Cost]", shown: "Mapping[str, Cost]") -> None:
-    from reports.drawing import series
+    from reports.drawing import series_style
 
     counts = range(1, MODELS + 1)
     for number, title in enumerate(found):
         if title in shown:
-            cost, style = shown[title], series(number)
+            cost, style = shown[title], series_style(number)
             axes.plot(counts, [cost.once_s + cost.per_model_s * count for count in counts], color=style["color"])
     axes.set_yscale("log")
     axes.set_xlabel(f"models, {next(iter(shown.values())).edits} edits each")

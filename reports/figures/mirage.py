@@ -55,11 +55,11 @@ def mirage(frame: "SuiteFrame") -> "Figure":
 
 
 def _draw(axes: "Axes", line: "Line", titles: "list[str]") -> None:
-    from reports.drawing import REFERENCE, error_bars, series
+    from reports.drawing import REFERENCE, error_bars, series_style
 
     place = titles.index(line.title)
     shift = SPREAD * (place / max(1, len(titles) - 1) - 0.5)
-    style = REFERENCE if line.is_reference else series(place)
+    style = REFERENCE if line.is_reference else series_style(place)
     axes.errorbar(
         [number + shift for number in range(len(line.stages))], [each.value for each in line.stages],
         yerr=error_bars(line.stages), label=line.title, elinewidth=0.5, markersize=2.5, linewidth=0.9, **style,

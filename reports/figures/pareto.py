@@ -59,7 +59,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
     from reports.costs import on_one_device
-    from reports.drawing import left_out, series
+    from reports.drawing import left_out, series_style
     from reports.tables.time import costs
 
     lines = {line.title: line for line in board.lines if not math.isnan(line.score.value) and not line.is_reference}
@@ -76,10 +76,10 @@ def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
             axes.errorbar(
                 [shown[line.title].from_scratch_s], [score.value],
                 yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6, markersize=4,
-                label=line.title, **series(number),
+                label=line.title, **series_style(number),
             )  # fmt: skip
         elif line.title in others:
-            axes.plot([], [], linestyle="none", label=line.title, **series(number))
+            axes.plot([], [], linestyle="none", label=line.title, **series_style(number))
     axes.set_xlabel(f"seconds to edit all models, from scratch{left_out(others)}")
     axes.set_xscale("log")
     axes.set_ylim(0, 1.03)

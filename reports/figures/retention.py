@@ -28,7 +28,7 @@ def retention(frame: "SuiteFrame") -> "Figure":
         legend_above,
         nothing,
         score_axis,
-        series,
+        series_style,
         spread_axis,
     )
 
@@ -46,7 +46,7 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 for one in curves:
                     if one.board is board and one.score.model == model:
                         place = titles.index(one.line.title)
-                        style = REFERENCE if one.line.is_reference else series(place)
+                        style = REFERENCE if one.line.is_reference else series_style(place)
                         points = one.found.points
                         kept = [one.found.value(point, "rel", points[0]) for point in points]
                         first.plot(points, kept, label=one.line.title, **style)

@@ -64,8 +64,7 @@ def _is_number(text: str) -> bool:
 
 def _curves(axes: "Axes", board: "Board", model: str, key: str) -> None:
     """Rel, Gen, Loc and Avg of a single series; of several, the Avg of each."""
-    from reports.drawing import AXIS_COLORS, score_axis, spread_axis
-    from reports.drawing import series as series_style
+    from reports.drawing import AXIS_COLORS, score_axis, series_style, spread_axis
 
     series: dict[str, list[Line]] = {}
     for line in board.lines:

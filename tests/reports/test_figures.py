@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from harness import registry
-from reports.drawing import COLUMN, PAGE, drawing, legend_above, series, spread_axis
+from reports.drawing import COLUMN, PAGE, drawing, legend_above, series_style, spread_axis
 from reports.figures.alpha import reliability
 from reports.figures.pareto import front
 from reports.frame import load_suite
@@ -105,7 +105,7 @@ def test_the_calibration_curve_weights_both_sides_to_one_half_and_ignores_questi
 
 
 def test_no_two_of_many_methods_look_alike():
-    looks = {tuple(series(number).values()) for number in range(40)}
+    looks = {tuple(series_style(number).values()) for number in range(40)}
     assert len(looks) == 40
 
 
@@ -114,7 +114,7 @@ def test_a_legend_is_no_wider_than_its_figure(width, columns):
     with drawing(width, 2.0) as figure:
         axes = figure.subplots()
         for number in range(12):
-            axes.plot([0, 1], label=f"Method {number}", **series(number))
+            axes.plot([0, 1], label=f"Method {number}", **series_style(number))
         legend_above(figure, axes, 5)
     legend = figure.legends[0]
     assert legend._ncols == columns
