@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Advance
+from methods.common.largest import largest_of_rows
 
 if TYPE_CHECKING:
     from methods.onceedit.relative import RelativeState
@@ -44,6 +45,8 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance:
     listed = state.near_VM.shape[1]
     place_V = torch.full((state.n_tokens,), -1, device=anchors_AD.device)
     place_V[state.anchor_ids_A] = torch.arange(state.n_anchors, device=anchors_AD.device)
+    anchor_sum_D = anchors_AD.sum(dim=0, dtype=torch.float64)
+    tile_TA = torch.empty(min(rows, state.n_tokens), state.n_anchors, device=anchors_AD.device)
     largest = 0.0
     for start in range(0, state.n_tokens, rows):
         ids = slice(start, min(start + rows, state.n_tokens))
@@ -53,21 +56,22 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance:
             squares_T = ((unit_TD @ gram_DD) * unit_TD).sum(dim=-1)
             squares_T += (1 - length_T**4) * (place_V[ids] >= 0)  # its cosine with itself is 1 even if its length is 0
             state.scale_V[ids] = deepen_scale / squares_T.clamp_min(_SMALLEST_SQUARE).sqrt()
-        scale_T1 = state.scale_V[ids, None].float()
-        x_TA = (unit_TD.float() @ anchors_AD.T).mul_(scale_T1)
+        scaled_TD = unit_TD * state.scale_V[ids, None]
+        x_TA = torch.mm(scaled_TD.float(), anchors_AD.T, out=tile_TA[: len(scaled_TD)])
         own_N = (place_V[ids] >= 0).nonzero().squeeze(-1)
-        x_TA[own_N, place_V[ids][own_N]] = scale_T1[own_N, 0]
+        x_TA[own_N, place_V[ids][own_N]] = state.scale_V[ids][own_N].float()
         error_T = state.scale_V[ids] * length_T * ((unit_TD.shape[1] + 2 + _OTHER_ROUNDINGS) * _ROUNDING)
         largest = max(largest, float(error_T.max()))
-        top_TM, near_TM = x_TA.topk(min(listed + 1, state.n_anchors), dim=-1)
+        top_TM, near_TM = largest_of_rows(x_TA, min(listed + 1, state.n_anchors))
         low_T = x_TA.amin(dim=-1).double()
         state.near_VM[ids] = near_TM[:, :listed].int()
         state.near_x_VM[ids] = top_TM[:, :listed]
         state.low_x_V[ids] = low_T - error_T
         if listed < state.n_anchors:
-            rest_T = x_TA.sum(dim=-1) - top_TM[:, :listed].sum(dim=-1)
+            sum_T = scaled_TD @ anchor_sum_D
+            sum_T += state.scale_V[ids] * (1 - length_T**2) * (place_V[ids] >= 0)  # with itself, as above
             state.next_x_V[ids] = top_TM[:, listed].double() + error_T
-            state.mean_x_V[ids] = (rest_T / (state.n_anchors - listed)).double()
+            state.mean_x_V[ids] = (sum_T - top_TM[:, :listed].double().sum(dim=-1)) / (state.n_anchors - listed)
         else:
             state.next_x_V[ids] = state.mean_x_V[ids] = low_T - error_T
         peak_T1, own_T = top_TM[:, :1], torch.zeros_like(low_T)
