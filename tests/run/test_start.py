@@ -274,6 +274,31 @@ def test_other_records_under_the_same_options_are_refused(write, records, store)
     start(suite, store)
 
 
+@pytest.mark.parametrize("what", ["relations", "path", "file", "too_long"])
+def test_entries_of_one_dataset_are_not_taken_for_each_other(what, write, records, store, monkeypatch):
+    rows = json.loads((records / "counterfact.json").read_text())
+    more = records.with_name("more")
+    more.mkdir()
+    for folder, name, those in ((more, "counterfact.json", rows[5:]), (records, "zsre.json", rows[:30])):
+        (folder / name).write_text(json.dumps(those))
+    long = str(rows[0]["case_id"]) if what == "too_long" else None
+    monkeypatch.setattr(
+        "harness.plan.plan.too_long",
+        lambda texts, reader, overhead=0: dict.fromkeys({text.record_id for text in texts} & {long}, 9999),
+    )
+    given = {
+        "relations": ("seen", "unseen"),
+        "path": (str(records), str(more)),
+        "file": ("counterfact.json", "zsre.json"),
+        "too_long": ("refuse", "drop"),
+    }[what]
+    one = {"name": "counterfact", "path": str(records), "file": "counterfact.json", "edits": 8, "train": 8}
+    one |= {"unrelated": 4, "split": "all"}
+    entries = [{**one, what: value} for value in given]
+    first = start(write(datasets=entries), store)[1]
+    assert set(start(write(datasets=entries[::-1]), store)[1].cells) == set(first.cells)
+
+
 def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs(tmp_path):
     asked = ["run", MAIN, "--scale", "small", "--store", tmp_path]
     done = harness(*asked)
