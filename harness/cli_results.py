@@ -317,6 +317,7 @@ def _summarise(console: "Console") -> "Summarise":
 def _sentence(result: "SyncResult") -> str:
     """Summarise the result of an MLflow import."""
     sentence = f"{counted(result.created, 'run')} created, {result.replaced} replaced, {result.skipped} unchanged"
+    sentence += f", {result.removed} removed" if result.removed else ""
     if result.refused:
         cell, reason = result.refused[0]
         sentence += f", {len(result.refused)} refused by MLflow ({cell}: {reason})"

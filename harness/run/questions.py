@@ -46,11 +46,15 @@ class Questions:
         model: the loaded model, not edited yet.
         context: of the run; its clock counts the time of the answers.
         artifacts: what the unedited model has answered.
+
+    Raises:
+        UserError: if the reference texts of metrics of generated text are no longer those that were planned.
     """
 
     def __init__(self, cell: Cell, model: "LoadedModel", context: RunContext, artifacts: ArtifactCache) -> None:
         self._cell, self._model, self._context, self._artifacts = cell, model, context, artifacts
         self._asks = cell.model.weights != "random"
+        self._references = cell.fluency.texts() if cell.fluency and self._asks else {}
         self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
 
     @property
@@ -80,7 +84,7 @@ class Questions:
         if cell.fluency:
             of_texts: Mapping[str, float] = {}
             try:
-                of_texts = fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch)
+                of_texts = fluency_metrics(edited, model, data, self._references, cell.eval_batch)
             except UserError as error:
                 remarks.append(f"no metrics of generated text: {error.message}")
             drift = norm_drift(self._norms, norms(model.model.named_parameters()))
