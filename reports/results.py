@@ -56,6 +56,8 @@ COLUMNS = {
     "formula_attach": "FLOPs of attaching by the formulas of the paper",
     "formula_per_token": "FLOPs of one token of the target model by the same",
     "formula_attach_in_tokens": "attaching in tokens of the target model",
+    "peak_memory_bytes": "peak memory of the cell",
+    "peak_memory_with_artifacts_bytes": "the same, or of building one of its artifacts if that is more; missing if unknown",
     "device_class": "what times were measured on, except for those of artifacts from another machine",
     "citable": "whether no measurement was disturbed",
     "commit": "commit of this project that computed the cell",

@@ -76,8 +76,10 @@ class Runner:
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
         module, _, function = spec.builder.partition(":")
         builder = getattr(importlib.import_module(module), function)
+        reset_peak_memory(clock.device)
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, self._context, folder)
+            peak_bytes = peak_memory_bytes(clock.device)
             models = {role: self._context.model_hashes(ref) for role, ref in models_by_role(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
@@ -85,6 +87,7 @@ class Runner:
                 "phases_s": clock.seconds,
                 "device": clock.device,
                 "device_class": device_class(clock.device),
+                "peak_memory_bytes": peak_bytes,
                 "steps": dict(self._context.steps),
             }
             write_json(folder / "cost.json", cost)
@@ -144,6 +147,7 @@ class Runner:
             "device_classes": self._device_classes(edited, needed.values()),
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_bytes,
+            "peak_memory_with_artifacts_bytes": self._artifacts.peak_memory_bytes(needed.values(), peak_bytes),
             "warm_up": is_warm,
             "citable": True,
             **({"flops": flops} if flops else {}),

@@ -59,6 +59,20 @@ class ArtifactCache:
                 found.setdefault(phase, set()).add(cost.get("device_class", own))
         return found
 
+    def peak_memory_bytes(self, specs: Iterable[ArtifactSpec], own: int) -> int | None:
+        """Highest memory use of a cell and of building these artifacts and all their dependencies.
+
+        Args:
+            specs: as for `phases_s`.
+            own: peak of the cell.
+
+        Returns:
+            The peak, or None if that of an artifact was not recorded when it was built.
+        """
+        peaks = [cost.get("peak_memory_bytes") for cost in self._costs(specs)]
+        known = [peak for peak in peaks if peak is not None]
+        return max([own, *known]) if len(known) == len(peaks) else None
+
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":

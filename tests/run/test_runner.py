@@ -254,6 +254,7 @@ def test_a_time_keeps_the_device_that_its_artifact_was_built_on(bench, monkeypat
     cost = bench.folder(cell).read("cost.json")
     here = cost["device_class"]
     assert cost["device_classes"] == {"setup": ["cuda: A100"], "edit": [here], "evaluate": [here]}
+    assert cost["peak_memory_with_artifacts_bytes"] is None, "the artifact does not say"
 
 
 def touch(spec, context, folder):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from rich.console import Console
@@ -148,6 +149,34 @@ def test_the_devices_of_a_phase_are_those_that_its_artifacts_were_built_on(cache
     assert found == {"setup": {"cpu: here"}, "edit": {"cuda: A100", "cuda: H100"}}, (
         "where none is recorded, the cell's own"
     )
+
+
+def test_the_peak_is_the_highest_of_a_cell_and_its_artifacts_and_unknown_if_one_is(cache, made):
+    shared = spec_of("shared", "setup", needs={"model": spec_of("model", "model", {"seed": 0})})
+    top = spec_of("top", needs={"shared": shared})
+    for spec, peak in (
+        (shared.needs["model"], {}),
+        (shared, {"peak_memory_bytes": 50}),
+        (top, {"peak_memory_bytes": 9}),
+    ):
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": {}, **peak}))
+    assert cache.peak_memory_bytes([top], own=10) == 50
+    assert cache.peak_memory_bytes([top], own=70) == 70
+    assert cache.peak_memory_bytes([], own=70) == 70
+    (cache.folder(shared) / "cost.json").write_text(json.dumps({"phases_s": {}}))
+    assert cache.peak_memory_bytes([top], own=70) is None, "it was built before this was recorded"
+
+
+def hold(spec, context, folder):
+    """Take 100 MiB for a moment."""
+    assert len(bytearray(100 << 20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget the peak of a process")
+def test_the_peak_of_building_is_that_of_the_build_alone(made):
+    folders = [made(ArtifactSpec(name, "setup", {}, f"{__name__}:{name}")) for name in ("hold", "build")]
+    large, small = (json.loads((folder / "cost.json").read_text())["peak_memory_bytes"] for folder in folders)
+    assert large > small + (80 << 20)
 
 
 def test_the_cost_of_building_is_kept_by_phase(made):
