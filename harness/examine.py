@@ -163,7 +163,7 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     yield f"time       {phases or 'none measured'}"
     own, whole = (gibibytes(cost.get(name)) for name in ("peak_memory_bytes", "peak_memory_with_artifacts_bytes"))
     yield f"memory     at most {own}; with building its artifacts: {whole}"
-    doubt = "" if cost["citable"] else "; not citable: it was interrupted, or shared its device"
+    doubt = "" if cost["citable"] else "; not citable: it was interrupted"
     yield f"device     {cost['device_class']}{doubt}"
 
 

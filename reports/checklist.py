@@ -102,7 +102,7 @@ def _compute(cells: Sequence[Parts]) -> str:
     }
     shown = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
     disturbed = sum(not cost["citable"] for cost in costs)
-    doubt = f"; {disturbed} of {len(costs)} cells were interrupted or shared their device" if disturbed else ""
+    doubt = f"; {disturbed} of {len(costs)} cells were interrupted" if disturbed else ""
     return (
         f"{devices}; {hours:.2f} h for {len(costs)} cell{'s' * (len(costs) > 1)} ({shown}; setup that cells share is "
         f"charged to each of them); memory at most {_peak(costs, 'peak_memory_bytes')}; with building artifacts: "

@@ -63,7 +63,7 @@ class Cost:
         flops: by phase.
         device_classes: by phase, what its seconds were measured on; empty for a phase that took no time.
         is_shared: whether the edits are an artifact, which serves any number of models.
-        is_citable: whether no measurement was disturbed.
+        is_citable: whether no measurement was interrupted.
     """
 
     edits: int

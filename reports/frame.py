@@ -143,6 +143,7 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "peak_memory_bytes": _number(cost.get("peak_memory_bytes")),
         "peak_memory_with_artifacts_bytes": _number(cost.get("peak_memory_with_artifacts_bytes")),
         "device_class": cost["device_class"],
+        "shared_by": int(cost.get("shared_by", 1)),
         "citable": bool(cost["citable"]),
         "remarks": tuple(origin.get("remarks", ())),
         "commit": (origin["commit"] or "no commit")[:9] + ("+" if origin["dirty"] else ""),

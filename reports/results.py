@@ -59,7 +59,8 @@ COLUMNS = {
     "peak_memory_bytes": "peak memory of the cell",
     "peak_memory_with_artifacts_bytes": "the same, or of building one of its artifacts if that is more; missing if unknown",
     "device_class": "what times were measured on, except for those of artifacts from another machine",
-    "citable": "whether no measurement was disturbed",
+    "shared_by": "maximum number of processes on the device while times were measured; do not quote those of several",
+    "citable": "whether no measurement was interrupted",
     "commit": "commit of this project that computed the cell",
 }
 """Columns of the results and what they hold."""

@@ -73,6 +73,15 @@ class ArtifactCache:
         known = [peak for peak in peaks if peak is not None]
         return max([own, *known]) if len(known) == len(peaks) else None
 
+    def shared_by(self, specs: Iterable[ArtifactSpec], own: int) -> int:
+        """Maximum number of processes that shared a device while a cell or these artifacts were timed.
+
+        Args:
+            specs: as for `phases_s`; one that does not say was built alone.
+            own: of the cell.
+        """
+        return max([own, *(cost.get("shared_by", 1) for cost in self._costs(specs))])
+
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":
