@@ -27,7 +27,7 @@ MANY_TIMES = 100
 """A larger multiple is printed as `> 100`, as in the paper."""
 
 EDITS: tuple[Phase, ...] = ("edit",)
-"""The edits alone."""
+"""The edits alone, without what an edit run prepares or attaches."""
 
 FROM_SCRATCH: tuple[Phase, ...] = ("setup", "edit", "attach")
 """Everything between unedited and edited models."""
@@ -94,7 +94,7 @@ class Cost:
 
     @property
     def fixed_s(self) -> float:
-        """Seconds that do not depend on the number of edits: setup and attaching."""
+        """Seconds of an edit run that do not depend on its number of edits: setup and attaching."""
         return self.seconds["setup"] + self.seconds["attach"]
 
     @property
@@ -103,11 +103,11 @@ class Cost:
         return self.edit_s / self.edits if self.edits else math.nan
 
     def total_s(self, edits: float) -> float:
-        """Seconds for a number of edits, setup included, by linear extrapolation from the measurement."""
+        """Seconds for a number of edits in one edit run, setup included, by linear extrapolation from the measurement."""
         return self.fixed_s + edits * self.marginal_s
 
     def amortised_s(self, edits: float) -> float:
-        """Seconds per edit if setup serves a number of edits."""
+        """Seconds per edit if setup and attaching serve a number of edits in one edit run."""
         return self.total_s(edits) / edits
 
     @property

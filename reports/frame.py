@@ -34,6 +34,7 @@ class SuiteFrame:
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach, NaN where unknown; `<phase>_s` is in seconds;
+            `attach_per_edit_run_s` is what another edit run would take of `attach_s`, NaN where unknown;
             `flops_<phase>`, `flops_per_edit` and so on are FLOPs (see `reports.costs.flops_columns`);
             `peak_memory_bytes` is that of the cell, `peak_memory_with_artifacts_bytes` is NaN if that of an artifact is unknown;
             `edit_actions` is a frozenset with the ids of the edit runs, and `is_edit_shared` says whether these are artifacts;
@@ -136,6 +137,7 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "schedule": cell["schedule"]["kind"],
         "seed": cell["seed"],
         **{f"{phase}_s": float(cost["phases_s"].get(phase, 0.0)) for phase in PHASES},
+        "attach_per_edit_run_s": _number(cost.get("attach_per_edit_run_s")),
         **flops_columns(cost),
         "edit_actions": frozenset(cost["edit_actions"]),
         "is_edit_shared": any(not action.startswith(cell["cell_id"]) for action in cost["edit_actions"]),

@@ -40,6 +40,7 @@ COLUMNS = {
     "setup_s": "seconds of what the method needs before any edit",
     "edit_s": "seconds of all edits",
     "attach_s": "seconds of attaching a shared edit to the model",
+    "attach_per_edit_run_s": "the part of it that another edit run takes again; missing where it is not known",
     "evaluate_s": "seconds of all questions under all protocols",
     "edit_s_per_edit": "seconds per edit",
     "edit_time_vs_onceedit": "`edit_s` as a multiple of OnceEdit's on the same model and data; missing across device classes",

@@ -139,8 +139,11 @@ class Runner:
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
+        phases_s = add_phases(edited.phases_s, self._artifacts.phases_s(needed.values()))
+        reusable_s = self._artifacts.reusable_phases_s(needed.values())
         cost = {
-            "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),
+            "phases_s": phases_s,
+            "attach_per_edit_run_s": phases_s["attach"] - reusable_s.get("attach", 0.0),
             "edits": len(data.edits),
             "edit_actions": (shared or edited.acts) if cell.method.edits else [],
             "device": context.device,

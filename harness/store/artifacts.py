@@ -46,6 +46,11 @@ class ArtifactCache:
                 total[phase] = total.get(phase, 0.0) + seconds
         return total
 
+    def reusable_phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
+        """As `phases_s`, without the artifacts that depend on edits, which each edit run has to build anew."""
+        needed = {need.key: need for root in specs for need in root.closure()}.values()
+        return self.phases_s(spec for spec in needed if all(need.kind != "edit" for need in spec.closure()))
+
     def device_classes(self, specs: Iterable[ArtifactSpec], own: str) -> dict[str, set[str]]:
         """By phase, the classes of device that these seconds were measured on.
 

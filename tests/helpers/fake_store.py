@@ -146,6 +146,7 @@ class FakeStore:
             "metrics": json.loads(metrics),
             "cost": {
                 "phases_s": {"setup": 1.0, "edit": EDIT_S[method], "attach": 0.1, "evaluate": 3.0},
+                "attach_per_edit_run_s": 0.05,
                 "edits": records,
                 "edit_actions": list(actions if edit_actions is None else edit_actions),
                 "device": "cpu",

@@ -276,6 +276,24 @@ def test_times_say_how_many_processes_shared_the_device_while_artifacts_were_bui
     assert bench.folder(other).read("cost.json")["shared_by"] == 3
 
 
+def test_attaching_per_edit_run_leaves_out_what_another_edit_can_use_too(bench, monkeypatch):
+    edit = ArtifactSpec("an-edit", "edit", {}, f"{__name__}:touch")
+    specs = {
+        "edit": edit,
+        "target": ArtifactSpec("of-target", "setup", {}, f"{__name__}:touch"),
+        "state": ArtifactSpec("of-edit", "setup", {}, f"{__name__}:touch", needs={"edit": edit}),
+    }
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: specs)
+    for spec, seconds in zip(specs.values(), (0.0, 2.0, 4.0), strict=True):
+        assert bench.run(spec).reason is None
+        cost = {"phases_s": {"attach": seconds}}
+        (bench.store.artifact(spec.name, spec.key).path / "cost.json").write_text(json.dumps(cost))
+    cell = dataclasses.replace(bench.cell("ft-l"))
+    assert bench.run(cell).reason is None
+    cost = bench.folder(cell).read("cost.json")
+    assert (cost["phases_s"]["attach"], cost["attach_per_edit_run_s"]) == (6.0, 4.0)
+
+
 def timed(spec, context, folder):
     """Build an artifact that takes a little time."""
     with context.clock.phase("setup"):

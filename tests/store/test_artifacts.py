@@ -138,6 +138,16 @@ def test_shared_dependencies_are_charged_once_and_stand_in_models_never(cache, m
     assert cache.phases_s([]) == {}
 
 
+def test_what_depends_on_an_edit_is_not_reusable_for_another(cache, made):
+    edit = spec_of("plugin", "edit")
+    target, state = spec_of("target", "setup"), spec_of("state", "setup", needs={"edit": edit})
+    seconds = {"plugin": {"edit": 1.0}, "target": {"attach": 4.0}, "state": {"attach": 8.0}}
+    for spec in (edit, target, state):
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": seconds[spec.name]}))
+    assert cache.phases_s([edit, target, state]) == {"edit": 1.0, "attach": 12.0}
+    assert cache.reusable_phases_s([edit, target, state]) == {"attach": 4.0}
+
+
 def test_the_devices_of_a_phase_are_those_that_its_artifacts_were_built_on(cache, made):
     shared = spec_of("shared", "setup")
     one, two = (spec_of(name, identity={"n": name}, needs={"shared": shared}) for name in ("one", "two"))
