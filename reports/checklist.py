@@ -113,7 +113,8 @@ def _compute(cells: Sequence[Parts]) -> str:
 def _peak(costs: Sequence[Mapping[str, Any]], name: str) -> str:
     """The highest of the cells' values; unknown if one of them is."""
     peaks = [cost.get(name) for cost in costs]
-    return gibibytes(None if None in peaks else max(peaks))
+    known = [peak for peak in peaks if peak is not None]
+    return gibibytes(max(known) if len(known) == len(peaks) else None)
 
 
 def _licences(cells: Sequence[Parts]) -> str:

@@ -85,7 +85,7 @@ class ArtifactCache:
             specs: as for `phases_s`; one that does not say was built alone.
             own: of the cell.
         """
-        return max([own, *(cost.get("shared_by", 1) for cost in self._costs(specs))])
+        return max([own, *(int(cost.get("shared_by", 1)) for cost in self._costs(specs))])
 
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
