@@ -54,6 +54,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def gibibytes(size: float | None) -> str:
+    """A size in bytes as `1.5 GiB`; `unknown` for None."""
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+
+
 def _letter(character: str) -> str:
     base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
     return base or ("" if unicodedata.combining(character) else "?")

@@ -8,6 +8,7 @@ from typing import Any
 from harness import registry
 from harness.data.sources import SYNTHETIC
 from harness.models.catalogue import CATALOGUE
+from harness.plain_text import gibibytes
 from harness.store.store import Folder
 from reports.significance import LEVEL as ERROR_LEVEL
 from reports.stats import LEVEL, RESAMPLES
@@ -100,13 +101,20 @@ def _compute(cells: Sequence[Parts]) -> str:
         for phase in dict.fromkeys(name for cost in costs for name in cost["phases_s"])
     }
     shown = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
-    peak = max(cost["peak_memory_bytes"] or 0 for cost in costs) / 2**30
     disturbed = sum(not cost["citable"] for cost in costs)
-    doubt = f"; {disturbed} of {len(costs)} cells were interrupted or shared their device" if disturbed else ""
+    doubt = f"; {disturbed} of {len(costs)} cells were interrupted" if disturbed else ""
     return (
         f"{devices}; {hours:.2f} h for {len(costs)} cell{'s' * (len(costs) > 1)} ({shown}; setup that cells share is "
-        f"charged to each of them), at most {peak:.1f} GiB of memory{doubt}."
+        f"charged to each of them); memory at most {_peak(costs, 'peak_memory_bytes')}; with building artifacts: "
+        f"{_peak(costs, 'peak_memory_with_artifacts_bytes')}{doubt}."
     )
+
+
+def _peak(costs: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The highest of the cells' values; unknown if one of them is."""
+    peaks = [cost.get(name) for cost in costs]
+    known = [peak for peak in peaks if peak is not None]
+    return gibibytes(max(known) if len(known) == len(peaks) else None)
 
 
 def _licences(cells: Sequence[Parts]) -> str:

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ MANY_TIMES = 100
 """A larger multiple is printed as `> 100`, as in the paper."""
 
 EDITS: tuple[Phase, ...] = ("edit",)
-"""The edits alone."""
+"""The edits alone, without what an edit run prepares or attaches."""
 
 FROM_SCRATCH: tuple[Phase, ...] = ("setup", "edit", "attach")
 """Everything between unedited and edited models."""
@@ -63,7 +63,7 @@ class Cost:
         flops: by phase.
         device_classes: by phase, what its seconds were measured on; empty for a phase that took no time.
         is_shared: whether the edits are an artifact, which serves any number of models.
-        is_citable: whether no measurement was disturbed.
+        is_citable: whether no measurement was interrupted.
     """
 
     edits: int
@@ -94,7 +94,7 @@ class Cost:
 
     @property
     def fixed_s(self) -> float:
-        """Seconds that do not depend on the number of edits: setup and attaching."""
+        """Seconds of an edit run that do not depend on its number of edits: setup and attaching."""
         return self.seconds["setup"] + self.seconds["attach"]
 
     @property
@@ -103,11 +103,11 @@ class Cost:
         return self.edit_s / self.edits if self.edits else math.nan
 
     def total_s(self, edits: float) -> float:
-        """Seconds for a number of edits, setup included, by linear extrapolation from the measurement."""
+        """Seconds for a number of edits in one edit run, setup included, by linear extrapolation from the measurement."""
         return self.fixed_s + edits * self.marginal_s
 
     def amortised_s(self, edits: float) -> float:
-        """Seconds per edit if setup serves a number of edits."""
+        """Seconds per edit if setup and attaching serve a number of edits in one edit run."""
         return self.total_s(edits) / edits
 
     @property
@@ -179,31 +179,51 @@ def on_one_device(costs: Mapping[str, Cost]) -> tuple[dict[str, Cost], list[str]
     return shown, [name for name in costs if name not in shown]
 
 
-def break_even_edits(cost: Cost, reference: Cost) -> float:
-    """Smallest number of edits for which the reference, with setup and attaching, is at least as fast; inf if there is none.
+class BreakEven(NamedTuple):
+    """The numbers for which the reference is at least as fast from scratch.
+
+    Attributes:
+        first: the smallest, 1 or more; inf if there is none.
+        last: the largest; inf if there is no end, 0 if there is none.
+    """
+
+    first: float
+    last: float
+
+
+def break_even_edits(cost: Cost, reference: Cost) -> BreakEven:
+    """The numbers of edits for which the reference, with setup and attaching, is at least as fast.
 
     NaN unless both were measured on one class of device.
     """
     if math.isnan(multiple(cost, reference, FROM_SCRATCH)):
-        return math.nan
-    if reference.total_s(1) <= cost.total_s(1):
-        return 1.0
-    saved_s = cost.marginal_s - reference.marginal_s
-    return float(math.ceil((reference.fixed_s - cost.fixed_s) / saved_s)) if saved_s > 0 else math.inf
+        return BreakEven(math.nan, math.nan)
+    return _break_even(reference.fixed_s - cost.fixed_s, cost.marginal_s - reference.marginal_s)
 
 
-def break_even_models(cost: Cost, reference: Cost) -> float:
-    """Smallest number of models for which the reference is at least as fast; inf if there is none.
+def break_even_models(cost: Cost, reference: Cost) -> BreakEven:
+    """The numbers of models for which the reference is at least as fast.
 
     Edits that serve any number of models are paid once, together with their setup, and everything else per model. NaN unless
     both were measured on one class of device.
     """
     if math.isnan(multiple(cost, reference, FROM_SCRATCH)):
-        return math.nan
-    once_s, saved_s = reference.once_s - cost.once_s, cost.per_model_s - reference.per_model_s
-    if once_s <= saved_s:
-        return 1.0
-    return float(math.ceil(once_s / saved_s)) if saved_s > 0 else math.inf
+        return BreakEven(math.nan, math.nan)
+    return _break_even(reference.once_s - cost.once_s, cost.per_model_s - reference.per_model_s)
+
+
+def _break_even(more_s: float, saved_s: float) -> BreakEven:
+    """The whole numbers n ≥ 1 with n · saved_s ≥ more_s.
+
+    Args:
+        more_s: seconds that the reference needs once and the other method does not.
+        saved_s: seconds that the reference saves each time; negative if it needs more.
+    """
+    if saved_s > 0:
+        return BreakEven(float(max(1, math.ceil(more_s / saved_s))), math.inf)
+    if more_s > saved_s:
+        return BreakEven(math.inf, 0.0)
+    return BreakEven(1.0, float(math.floor(more_s / saved_s)) if saved_s else math.inf)
 
 
 def total_curve(costs: Mapping[str, Cost], edits: Sequence[float]) -> pd.DataFrame:
@@ -218,7 +238,8 @@ def normalised(frame: "SuiteFrame") -> pd.DataFrame:
 
     Returns:
         One row per cell, indexed by its name, with `edit_time_vs_onceedit`, `time_from_scratch_vs_onceedit`,
-        `edit_s_per_edit`, `break_even_edits` and `break_even_models`; NaN where there is nothing to compare with.
+        `edit_s_per_edit`, and `break_even_edits`, `break_even_models` and the same with `_until` (see `BreakEven`); NaN where
+        there is nothing to compare with.
     """
     cells = frame.cells.drop_duplicates("cell")
     place = ["model", "section", "template", "seed"]
@@ -228,12 +249,15 @@ def normalised(frame: "SuiteFrame") -> pd.DataFrame:
     for name, *where, is_reference in cells[["cell", *place, "is_reference"]].itertuples(index=False):
         cost, reference = by_cell[name], by_cell.get(references.get(tuple(where), ""), NOTHING)
         cost = NOTHING if is_reference else cost
+        edits, models = break_even_edits(cost, reference), break_even_models(cost, reference)
         rows[name] = {
             "edit_time_vs_onceedit": multiple(cost, reference),
             "time_from_scratch_vs_onceedit": multiple(cost, reference, FROM_SCRATCH),
             "edit_s_per_edit": cost.marginal_s,
-            "break_even_edits": break_even_edits(cost, reference),
-            "break_even_models": break_even_models(cost, reference),
+            "break_even_edits": edits.first,
+            "break_even_edits_until": edits.last,
+            "break_even_models": models.first,
+            "break_even_models_until": models.last,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -34,7 +34,9 @@ class SuiteFrame:
         cells: one row per finished cell and protocol, in the order of the manifest. Scores are in [0, 1], NaN for an axis
             without probes; `avg` is the mean of rel, gen and loc, NaN if one of them is; `<axis>_max` is the highest score
             that a model with all edits can reach, NaN where unknown; `<phase>_s` is in seconds;
+            `attach_per_edit_run_s` is what another edit run would take of `attach_s`, NaN where unknown;
             `flops_<phase>`, `flops_per_edit` and so on are FLOPs (see `reports.costs.flops_columns`);
+            `peak_memory_bytes` is that of the cell, `peak_memory_with_artifacts_bytes` is NaN if that of an artifact is unknown;
             `edit_actions` is a frozenset with the ids of the edit runs, and `is_edit_shared` says whether these are artifacts;
             `<phase>_classes` is a frozenset with the classes of device that the seconds of the phase come from; `remarks` is
             what the edited model says about itself; `section` and `row` say where in a table the
@@ -135,11 +137,15 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         "schedule": cell["schedule"]["kind"],
         "seed": cell["seed"],
         **{f"{phase}_s": float(cost["phases_s"].get(phase, 0.0)) for phase in PHASES},
+        "attach_per_edit_run_s": _number(cost.get("attach_per_edit_run_s")),
         **flops_columns(cost),
         "edit_actions": frozenset(cost["edit_actions"]),
         "is_edit_shared": any(not action.startswith(cell["cell_id"]) for action in cost["edit_actions"]),
         **_device_classes(cost),
+        "peak_memory_bytes": _number(cost.get("peak_memory_bytes")),
+        "peak_memory_with_artifacts_bytes": _number(cost.get("peak_memory_with_artifacts_bytes")),
         "device_class": cost["device_class"],
+        "shared_by": int(cost.get("shared_by", 1)),
         "citable": bool(cost["citable"]),
         "remarks": tuple(origin.get("remarks", ())),
         "commit": (origin["commit"] or "no commit")[:9] + ("+" if origin["dirty"] else ""),
@@ -148,6 +154,11 @@ def _read_cell(folder: Folder) -> list[dict[str, Any]]:
         {**common, "protocol": name, **_scores(metrics.get(name, {})), **_maxima(metrics, name)}
         for name in in_order(cell["protocols"])
     ]
+
+
+def _number(value: float | None) -> float:
+    """A value that may be missing or unknown, then NaN."""
+    return np.nan if value is None else float(value)
 
 
 def _device_classes(cost: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -64,10 +64,12 @@ def _costs(cost: Cost, reference: Cost, *, complete: bool) -> dict[str, float]:
     """Totals over all models, nothing if a model is missing."""
     if not complete:
         return {}
+    edits = break_even_edits(cost, reference)
     return {
         "edit_time_vs_onceedit": multiple(cost, reference),
         "time_from_scratch_vs_onceedit": multiple(cost, reference, FROM_SCRATCH),
-        "break_even_edits": break_even_edits(cost, reference),
+        "break_even_edits": edits.first,
+        "break_even_edits_until": edits.last,
         **{f"{phase}_s": seconds for phase, seconds in cost.seconds.items()},
         **{f"flops.{phase}": flops for phase, flops in cost.flops.items()},
         "edit_s_per_edit": cost.marginal_s,

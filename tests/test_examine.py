@@ -45,6 +45,7 @@ def test_the_explanation_has_scores_sources_cost_and_the_command_that_shows_the_
         "layers = [3]                measured",
         f"reliability {metrics['generation']['reliability']['score']:.3f} (n 50)",
         "edit 4.0 s",
+        "at most 1.0 GiB; with building its artifacts: 3.0 GiB",
         "0123456789ab",
         f"python -m harness answers {cell(fake, 'ft-l-tiny_llama-zsre').name} --store {fake.root}",
     ):

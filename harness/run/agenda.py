@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,22 @@ class Agenda:
         store, device, threads: as in a batch.
         packing: jobs of a batch, which all load the same model, at most.
         processes: how many take batches; a batch leaves each of the others its share of the ready jobs.
+        shared_by: as in a batch.
     """
 
     def __init__(
-        self, todo: Iterable[Job], store: Path, device: str, threads: int | None, packing: int = 1, processes: int = 1
+        self,
+        todo: Iterable[Job],
+        store: Path,
+        device: str,
+        threads: int | None,
+        packing: int = 1,
+        processes: int = 1,
+        shared_by: int = 1,
     ) -> None:
         self._waiting = list(todo)
         self._open = {job.place for job in self._waiting}
-        self._of_batches = (store, device, threads)
+        self._like = Batch("", store, (), device, threads, shared_by=shared_by)
         self._packing, self._processes = packing, processes
         self._number = itertools.count(1)
 
@@ -53,7 +62,7 @@ class Agenda:
         jobs = [job for job, its in zip(ready, models, strict=True) if its == model][: min(self._packing, share)]
         taken = {job.place for job in jobs}
         self._waiting = [job for job in self._waiting if job.place not in taken]
-        return Batch(f"{next(self._number):05d}", self._of_batches[0], tuple(jobs), *self._of_batches[1:])
+        return replace(self._like, name=f"{next(self._number):05d}", jobs=tuple(jobs))
 
     def settled(self, place: str) -> None:
         """A job is done or has failed; those that need it may begin."""

@@ -12,7 +12,7 @@ from harness.models import checkpoint
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.records import DataRef, Dataset, FirstEdits
-from harness.run.cost import PhaseClock
+from harness.run.cost import PhaseClock, device_class
 from harness.run.progress import Bars
 from harness.store.artifacts import ArtifactCache
 
@@ -20,12 +20,16 @@ from harness.store.artifacts import ArtifactCache
 class RunContext:
     """The `harness.api.Context` of a process that runs cells one after the other.
 
+    Args:
+        shared_by: as in a batch.
+
     Attributes:
         steps: of the present cell or artifact, how far each of its progress bars came, by description.
     """
 
-    def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars) -> None:
+    def __init__(self, artifacts: ArtifactCache, device: str, bars: Bars, shared_by: int = 1) -> None:
         self.device = device
+        self.shared_by = shared_by
         self.seed = 0
         self.clock = PhaseClock(device)
         self.steps: Counter[str] = Counter()
@@ -33,6 +37,11 @@ class RunContext:
         self._bars = bars
         self._models: dict[ModelRef, LoadedModel] = {}
         self._data: dict[DataRef, Dataset] = {}
+
+    @property
+    def device_class(self) -> str:
+        """What times are measured on here; see `harness.run.cost.device_class`."""
+        return device_class(self.device, self.shared_by)
 
     def restart(self, seed: int) -> PhaseClock:
         """A fresh clock for the next cell or artifact, and its seed."""

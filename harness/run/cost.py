@@ -52,15 +52,19 @@ class PhaseClock:
                 torch.cuda.synchronize(device)
 
 
-def device_class(device: str) -> str:
-    """What a time was measured on: times are only compared within one class."""
-    if device.startswith("cuda"):
-        import torch
+def device_class(device: str, shared_by: int = 1) -> str:
+    """What a time was measured on: times are only compared within one class.
 
-        return f"cuda: {torch.cuda.get_device_name(device)}"
+    Args:
+        device: of torch.
+        shared_by: how many processes of a launch ran on it at the same time, which slow each other down.
+    """
     import torch
 
-    return f"cpu: {processor()} × {torch.get_num_threads()} threads"
+    shared = f" (shared by {shared_by} processes)" if shared_by > 1 else ""
+    if device.startswith("cuda"):
+        return f"cuda: {torch.cuda.get_device_name(device)}{shared}"
+    return f"cpu: {processor()} × {torch.get_num_threads()} threads{shared}"
 
 
 def peak_memory_bytes(device: str) -> int:

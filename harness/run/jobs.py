@@ -30,6 +30,7 @@ class Batch:
         device, threads: as in the plan.
         patience_s: how long in total to wait for needs that are not there: a shared file system may show late what
             another node has written.
+        shared_by: how many processes of the launch run batches on the device, at most.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Batch:
     device: str
     threads: int | None
     patience_s: float = 0.0
+    shared_by: int = 1
 
     def unsettled(self) -> list[Job]:
         """Jobs that are neither done nor failed."""
@@ -100,7 +102,7 @@ def run_batch(batch: Batch, watcher: "Watcher") -> None:
     from harness.run.runner import Runner
 
     store = Store(batch.store)
-    runner = Runner(store, RunContext(ArtifactCache(store), batch.device, watcher))
+    runner = Runner(store, RunContext(ArtifactCache(store), batch.device, watcher, batch.shared_by))
     patience_s = batch.patience_s
     for job in batch.jobs:
         if store.folder(job.place).is_settled:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -72,10 +73,10 @@ class LocalLauncher(Launcher):
         if processes == 1:
             run_batch(Batch("all", plan.store.root, tuple(todo), plan.device, plan.suite.threads), display)
         else:
+            shared_by = math.ceil(processes / max(1, len(devices)))
+            where = (plan.store.root, plan.device, plan.suite.threads)
             with Workers(processes, devices, display) as workers:
-                workers.run(
-                    Agenda(todo, plan.store.root, plan.device, plan.suite.threads, self.profile.packing, processes)
-                )
+                workers.run(Agenda(todo, *where, self.profile.packing, processes, shared_by))
         return summarize(plan, todo)
 
     def processes(self, threads: int | None, devices: Sequence[str]) -> int:

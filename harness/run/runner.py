@@ -28,7 +28,7 @@ from harness.records import Answer, Dataset, EditRequest, ItemScore, same_subjec
 from harness.run.bench import Bench, models_by_role, verify_models
 from harness.run.checkpoint import Checkpoint, Point
 from harness.run.context import RunContext
-from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.cost import PhaseClock, add_phases, peak_memory_bytes, reset_peak_memory
 from harness.run.counting import CellCounter
 from harness.run.outcome import Outcome, record_failure
 from harness.run.questions import Further, Questions
@@ -76,15 +76,19 @@ class Runner:
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
         module, _, function = spec.builder.partition(":")
         builder = getattr(importlib.import_module(module), function)
+        reset_peak_memory(clock.device)
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, self._context, folder)
+            peak_bytes = peak_memory_bytes(clock.device)
             models = {role: self._context.model_hashes(ref) for role, ref in models_by_role(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
             cost = {
                 "phases_s": clock.seconds,
                 "device": clock.device,
-                "device_class": device_class(clock.device),
+                "device_class": self._context.device_class,
+                "shared_by": self._context.shared_by,
+                "peak_memory_bytes": peak_bytes,
                 "steps": dict(self._context.steps),
             }
             write_json(folder / "cost.json", cost)
@@ -135,15 +139,20 @@ class Runner:
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
+        phases_s = add_phases(edited.phases_s, self._artifacts.phases_s(needed.values()))
+        reusable_s = self._artifacts.reusable_phases_s(needed.values())
         cost = {
-            "phases_s": add_phases(edited.phases_s, self._artifacts.phases_s(needed.values())),
+            "phases_s": phases_s,
+            "attach_per_edit_run_s": phases_s["attach"] - reusable_s.get("attach", 0.0),
             "edits": len(data.edits),
             "edit_actions": (shared or edited.acts) if cell.method.edits else [],
             "device": context.device,
-            "device_class": device_class(context.device),
+            "device_class": context.device_class,
             "device_classes": self._device_classes(edited, needed.values()),
+            "shared_by": self._artifacts.shared_by(needed.values(), context.shared_by),
             "threads": torch.get_num_threads(),
             "peak_memory_bytes": peak_bytes,
+            "peak_memory_with_artifacts_bytes": self._artifacts.peak_memory_bytes(needed.values(), peak_bytes),
             "warm_up": is_warm,
             "citable": True,
             **({"flops": flops} if flops else {}),
@@ -175,7 +184,7 @@ class Runner:
 
     def _device_classes(self, edited: "_Edited", needed: Iterable[ArtifactSpec]) -> dict[str, list[str]]:
         """What the seconds of each phase were measured on, here and wherever the artifacts were built."""
-        own = device_class(self._context.device)
+        own = self._context.device_class
         classes = self._artifacts.device_classes(needed, own)
         for phase, seconds in edited.phases_s.items():
             if seconds:

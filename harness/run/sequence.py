@@ -88,7 +88,7 @@ class Chain:
             self.edited = method.edit(model, requests, folders, context)
         self.state = _laid_out(self.edited.state())
         if not self._is_edited:
-            self._undo.callback(self.edited.revert)  # what later ones would give back is edited already
+            self._revert_at_end()  # what later ones would give back is edited already
             self._is_edited = True
 
     def resume(self, weights: Mapping[str, Tensor], state: State) -> None:
@@ -97,6 +97,11 @@ class Chain:
         self._is_edited, self.state = True, state
         if state:
             self.go_on(())
+            self._revert_at_end()
+
+    def _revert_at_end(self) -> None:
+        """Let the present edited model restore the model at the end. One that has nothing to restore is not kept until then."""
+        if type(self.edited).revert is not EditedModel.revert:
             self._undo.callback(self.edited.revert)
 
     def weights(self) -> Weights:

@@ -46,6 +46,11 @@ class ArtifactCache:
                 total[phase] = total.get(phase, 0.0) + seconds
         return total
 
+    def reusable_phases_s(self, specs: Iterable[ArtifactSpec]) -> dict[str, float]:
+        """As `phases_s`, without the artifacts that depend on edits, which each edit run has to build anew."""
+        needed = {need.key: need for root in specs for need in root.closure()}.values()
+        return self.phases_s(spec for spec in needed if all(need.kind != "edit" for need in spec.closure()))
+
     def device_classes(self, specs: Iterable[ArtifactSpec], own: str) -> dict[str, set[str]]:
         """By phase, the classes of device that these seconds were measured on.
 
@@ -58,6 +63,29 @@ class ArtifactCache:
             for phase in cost["phases_s"]:
                 found.setdefault(phase, set()).add(cost.get("device_class", own))
         return found
+
+    def peak_memory_bytes(self, specs: Iterable[ArtifactSpec], own: int) -> int | None:
+        """Highest memory use of a cell and of building these artifacts and all their dependencies.
+
+        Args:
+            specs: as for `phases_s`.
+            own: peak of the cell.
+
+        Returns:
+            The peak, or None if that of an artifact was not recorded when it was built.
+        """
+        peaks = [cost.get("peak_memory_bytes") for cost in self._costs(specs)]
+        known = [peak for peak in peaks if peak is not None]
+        return max([own, *known]) if len(known) == len(peaks) else None
+
+    def shared_by(self, specs: Iterable[ArtifactSpec], own: int) -> int:
+        """Maximum number of processes that shared a device while a cell or these artifacts were timed.
+
+        Args:
+            specs: as for `phases_s`; one that does not say was built alone.
+            own: of the cell.
+        """
+        return max([own, *(int(cost.get("shared_by", 1)) for cost in self._costs(specs))])
 
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():

@@ -23,6 +23,7 @@ _PARAM_LENGTH = 6000
 _SIZES = ("n",)
 """Entries of metrics.json that are numbers of answers."""
 
+_PEAKS = ("peak_memory_bytes", "peak_memory_with_artifacts_bytes")
 _LOGGED = ("scope", "diagnostics", "classic", "fluency")
 _ABOUT = (*_LOGGED, "curve", "attainable", "capability")
 """Entries of metrics.json that are not protocols; the first are logged as they are."""
@@ -90,7 +91,7 @@ def metrics(folder: Folder) -> Named[float]:
     leaves = dict(_scores(measured))
     leaves |= {(f"{phase}_s",): seconds for phase, seconds in cost["phases_s"].items()}
     leaves |= flattened({key: value for key, value in cost.get("flops", {}).items() if key != "sample_edits"}, "flops")
-    leaves["peak_memory_bytes",] = cost["peak_memory_bytes"]
+    leaves |= {(name,): cost.get(name) for name in _PEAKS}
     for part in _LOGGED:
         leaves |= flattened(measured.get(part, {}), part)
     if points := measured.get("capability"):

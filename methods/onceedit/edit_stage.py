@@ -67,8 +67,11 @@ def _train(
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Fine-tune a copy, in full or with low-rank updates, together with `[WEIGHT]`; also return the losses per epoch."""
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
-    plugin, entry, learned = _start(loaded, spec, context)
+    before = None
+    if EARLIER in spec.needs:
+        before = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device)
     with context.clock.phase("edit"):
+        plugin, entry, learned = _start(loaded, before)
         fronts = _prefixes(spec, context)
         edits, negatives = _rows(loaded.tokenizer, requests[learned:], unrelated, fronts)
         earlier, _ = _rows(loaded.tokenizer, requests[:learned], (), fronts)
@@ -102,14 +105,13 @@ def _borrow(
     return _finished(plugin, entry), [measured(plugin.model, entry, edits, negatives, hparams)]
 
 
-def _start(loaded: LoadedModel, spec: ArtifactSpec, context: Context) -> tuple[LoadedModel, nn.Linear, int]:
-    """The plug-in to train in fp32, its `[WEIGHT]`, and how many edits it has learned before."""
-    if EARLIER not in spec.needs:
+def _start(loaded: LoadedModel, before: EditedPlugin | None) -> tuple[LoadedModel, nn.Linear, int]:
+    """The plug-in to train in fp32, its `[WEIGHT]`, and how many edits it has learned before, as the plug-in `before`."""
+    if before is None:
         plugin = _copy(loaded)
         return plugin, new_entry(plugin.model), 0
-    earlier = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device)
-    entry = take_entry(earlier.model, earlier.weight_id)
-    return LoadedModel(loaded.ref, earlier.model, loaded.tokenizer), entry, len(earlier.requests)
+    entry = take_entry(before.model, before.weight_id)
+    return LoadedModel(loaded.ref, before.model, loaded.tokenizer), entry, len(before.requests)
 
 
 def _copy(loaded: LoadedModel) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Break-even: from how many edits or models on it is cheaper to edit a plug-in once; seconds of all methods from scratch."""
+"""Break-even: for how many edits or models it is cheaper to edit a plug-in once; seconds of all methods from scratch."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

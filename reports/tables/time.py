@@ -54,7 +54,9 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     marks = {entry.note for section in sections for row in section.rows for entry in row.entries}
     notes = [LEGEND]
     if UNCITABLE_NOTE in marks:
-        notes.append(f"{UNCITABLE_NOTE} not citable: the measurement was interrupted or the device was shared")
+        notes.append(f"{UNCITABLE_NOTE} not citable: the measurement was interrupted")
+    if (processes := cells["shared_by"].max()) > 1:
+        notes.append(f"Measured with {processes} processes on one device: not to be quoted.")
     if PAPER_NOTE in marks:
         notes.append(
             f"{PAPER_NOTE} with what the method trains or computes before: compare with 'all ×', other rows with 'edit ×'"
@@ -175,7 +177,17 @@ def _caption(frame: "SuiteFrame", cells: "pd.DataFrame") -> str:
 def _numbers(cells: "pd.DataFrame") -> "pd.DataFrame":
     names = {"section_title": "data", "title": "method", "model_title": "model", "cell": "cells"}
     phases = [f"{phase}_s" for phase in PHASES]
-    columns = ["section_title", "title", "model_title", "template", "seed", *phases, "device_class", "citable"]
+    columns = [
+        "section_title",
+        "title",
+        "model_title",
+        "template",
+        "seed",
+        *phases,
+        "device_class",
+        "shared_by",
+        "citable",
+    ]
     numbers = cells[[*columns, "cell"]].rename(columns=names)
     for phase in PHASES:
         numbers[f"{phase}_device_class"] = ["; ".join(sorted(classes)) for classes in cells[f"{phase}_classes"]]

@@ -88,7 +88,7 @@ def test_an_edit_timed_elsewhere_is_compared_by_where_it_was_timed(fake):
     by_label = {name.split("-tiny")[0]: row for name, row in found.iterrows()}
     assert math.isnan(by_label["ft-l"]["edit_time_vs_onceedit"]), "the cells ran on one device, the edits did not"
     assert by_label["on A100"]["edit_time_vs_onceedit"] == 2.0
-    assert found[["time_from_scratch_vs_onceedit", "break_even_edits", "break_even_models"]].isna().all(axis=None)
+    assert found[["time_from_scratch_vs_onceedit", "break_even_edits", "break_even_models_until"]].isna().all(axis=None)
 
 
 def test_setup_from_another_device_leaves_the_edits_comparable():
@@ -129,23 +129,43 @@ def test_a_basis_counts_the_same_phases_on_both_sides():
 def test_the_break_even_is_where_the_curves_cross():
     slow, once = cost(setup=0, edit=10), cost(setup=2, edit=5, attach=1)
     # 1.0 s per edit against 3 s and 0.5 s per edit
-    assert break_even_edits(slow, once) == 6
+    assert break_even_edits(slow, once) == (6, math.inf)
     curve = total_curve({"slow": slow, "once": once}, [5, 6, 7])
     assert (curve["once"] <= curve["slow"]).tolist() == [False, True, True]
     assert slow.amortised_s(4) == 1.0
     assert once.amortised_s(6) == 1.0
-    assert break_even_edits(cost(edit=1), once) == math.inf
-    assert break_even_edits(cost(setup=9, edit=1), once) == 1
-    assert math.isnan(break_even_edits(cost(device="cuda"), once))
+    assert break_even_edits(cost(edit=1), once) == (math.inf, 0)
+    assert break_even_edits(once, once) == (1, math.inf)
+    assert break_even_edits(cost(setup=2, edit=5), once) == (math.inf, 0)
+    assert all(math.isnan(number) for number in break_even_edits(cost(device="cuda"), once))
+
+
+def test_a_method_with_more_setup_and_cheaper_edits_is_overtaken_only_up_to_some_number_of_edits():
+    trained, once = cost(setup=9, edit=1), cost(setup=2, edit=5, attach=1)
+    # 9 s and 0.1 s per edit against 3 s and 0.5 s per edit
+    assert break_even_edits(trained, once) == (1, 15)
+    curve = total_curve({"trained": trained, "once": once}, [1, 15, 16])
+    assert (curve["once"] <= curve["trained"]).tolist() == [True, True, False]
+    assert break_even_edits(once, trained) == (15, math.inf)
+
+
+@pytest.mark.parametrize("more_s", [-7.0, -1.0, 0.0, 3.0, 8.0])
+@pytest.mark.parametrize("saved_s", [-2.0, -1.0, 0.0, 0.5, 4.0])
+def test_the_break_even_is_that_of_trying_every_number(more_s, saved_s):
+    ours, theirs = cost(setup=10, edit=5, edits=1), cost(setup=10 + more_s, edit=5 - saved_s, edits=1)
+    first, last = break_even_edits(ours, theirs)
+    found = [n for n in range(1, 100) if n * saved_s >= more_s]
+    assert [n for n in range(1, 100) if first <= n <= last] == found
+    assert (first, last) == (math.inf, 0) or found
 
 
 def test_one_edit_for_all_models_pays_off_from_some_number_of_models():
     once = cost(setup=2, edit=5, attach=3, models=3, is_shared=True)
     # 7 s once and 1 s per model, against 4.5 s per model
-    assert break_even_models(cost(edit=9, models=2), once) == 2
-    assert break_even_models(cost(edit=0.5), once) == math.inf
-    assert break_even_models(once, once) == 1
+    assert break_even_models(cost(edit=9, models=2), once) == (2, math.inf)
+    assert break_even_models(cost(edit=0.5), once) == (math.inf, 0)
+    assert break_even_models(once, once) == (1, math.inf)
     # 10 s once and 1 s per model, of which one was measured, against 4 s per model
-    assert break_even_models(cost(edit=4), cost(edit=10, attach=1, is_shared=True)) == 4
+    assert break_even_models(cost(edit=4), cost(edit=10, attach=1, is_shared=True)) == (4, math.inf)
     # another shared edit of 30 s also pays its edit once
-    assert break_even_models(cost(edit=30, is_shared=True), once) == 1
+    assert break_even_models(cost(edit=30, is_shared=True), once) == (1, 23)

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
+from harness.store.store import Folder
+from reports.checklist import checklist, parts_of
 from reports.frame import load_suite
 from tests.helpers.fake_store import FakeStore
 
@@ -131,10 +133,18 @@ def test_the_checklist_names_hardware_seeds_commit_and_licences(exported):
         "MIT",
         "Apache-2.0",
         "for 3 cells",
+        "memory at most 1.0 GiB; with building artifacts: 3.0 GiB",
     ):
         assert fact in page
     details = next(iter(aggregates(exported[1]).values()))["source_metadata"]["additional_details"]
     assert any("for 1 cell (" in text for text in details.values())
+
+
+def test_a_peak_that_one_cell_does_not_know_is_unknown(fake):
+    costs = ({}, {"peak_memory_with_artifacts_bytes": None})
+    cells = [fake.write_cell("ft-l", "tiny/llama", "zsre", seed=seed, cost=cost) for seed, cost in enumerate(costs)]
+    answers = checklist([parts_of(Folder(cell)) for cell in cells])
+    assert "memory at most 1.0 GiB; with building artifacts: unknown" in answers["Experiments compute resources"]
 
 
 def test_exporting_again_replaces_the_files(exported, tmp_path):

@@ -28,6 +28,8 @@ def test_every_cell_and_protocol_is_a_row_with_the_documented_columns(store):
     edited = results[results["method"] == "ft-l"]
     assert set(edited["edit_time_vs_onceedit"]) == {2.0}
     assert set(edited["flops_edit"]) == {10**12}
+    assert set(edited["attach_per_edit_run_s"]) == {0.05}
+    assert set(edited["peak_memory_with_artifacts_bytes"]) == {3 * 2**30}
     assert results.loc[results["method"] == "none", "edit_time_vs_onceedit"].isna().all()
 
 

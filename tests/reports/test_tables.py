@@ -436,6 +436,20 @@ def test_without_onceedit_there_are_seconds_but_no_multiples_and_the_table_says_
     assert not table.sections[0].remarks
 
 
+def test_times_of_processes_that_share_a_device_are_compared_with_one_another_and_not_to_be_quoted(fake):
+    alone = {"device_class": "cpu: AMD EPYC × 1 threads"}
+    shared = {"device_class": f"{alone['device_class']} (shared by 2 processes)", "shared_by": 2}
+    for method in ("onceedit", "ft-l"):
+        fake.write_cell(method, "tiny/llama", "zsre", cost=shared)
+    fake.write_cell("ft-l", "tiny/llama", "zsre", label="alone", cost=alone)
+    fake.write_manifest()
+    table = build(fake, "time")[0][0]
+    assert entries_of(table, 0, "FT-L")["Llama2-7B (mini) edit ×"].text == "2.00"
+    assert entries_of(table, 0, "alone")["Llama2-7B (mini) edit ×"].text == "–"
+    assert table.notes[1] == "Measured with 2 processes on one device: not to be quoted."
+    assert table.sections[0].remarks[0].startswith("– ZsRE: alone: no 'edit ×'")
+
+
 def test_times_that_are_not_citable_are_marked(fake):
     fake.write_suite(data=("zsre",), methods=("onceedit",))
     fake.write_cell("ft-l", "tiny/llama", "zsre", cost={"citable": False})

@@ -76,6 +76,11 @@ def test_times_on_different_numbers_of_threads_are_of_different_classes(monkeypa
     assert one != device_class("cpu")
 
 
+def test_times_of_processes_that_share_a_device_are_of_a_class_of_their_own():
+    alone, shared = device_class("cpu"), device_class("cpu", 2)
+    assert shared == f"{alone} (shared by 2 processes)"
+
+
 def test_the_peak_of_a_process_is_at_least_what_it_holds():
     held = bytearray(50 << 20)
     assert peak_memory_bytes("cpu") > len(held)

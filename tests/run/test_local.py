@@ -75,6 +75,19 @@ def test_processes_follow_from_profile_threads_and_gpus(monkeypatch, wanted, thr
     assert launcher.processes(threads, gpus) == processes
 
 
+@pytest.mark.parametrize(
+    ("device", "processes", "shared_by"), [("cpu", 3, 3), ("cuda", 2, 1), ("cuda", 3, 2), ("cuda", 4, 2)]
+)
+def test_batches_say_how_many_processes_share_a_device(home, tmp_path, monkeypatch, device, processes, shared_by):
+    taken = []
+    plan = plan_of(home, tmp_path)
+    plan.device = device
+    monkeypatch.setattr(local, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(Workers, "run", lambda self, agenda: taken.append(agenda.take()))
+    launched(plan, processes=processes)
+    assert [batch.shared_by for batch in taken] == [shared_by]
+
+
 def without_numbers(lines):
     return sorted(re.sub(r"\d+/", "", line) for line in lines)
 

@@ -254,6 +254,50 @@ def test_a_time_keeps_the_device_that_its_artifact_was_built_on(bench, monkeypat
     cost = bench.folder(cell).read("cost.json")
     here = cost["device_class"]
     assert cost["device_classes"] == {"setup": ["cuda: A100"], "edit": [here], "evaluate": [here]}
+    assert cost["peak_memory_with_artifacts_bytes"] is None, "the artifact does not say"
+
+
+def test_times_say_how_many_processes_shared_the_device_while_artifacts_were_built_or_edits_made(bench, monkeypatch):
+    spec = ArtifactSpec("shared-setup", "setup", {}, f"{__name__}:timed")
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: {"setup": spec})
+    cell = dataclasses.replace(bench.cell("ft-l"))
+    bench.context.shared_by = 2
+    assert bench.run(spec).reason is None
+    bench.context.shared_by = 1
+    assert bench.run(cell).reason is None
+    built, cost = bench.store.artifact(spec.name, spec.key).read("cost.json"), bench.folder(cell).read("cost.json")
+    here = cost["device_class"]
+    assert (built["shared_by"], cost["shared_by"]) == (2, 2)
+    assert cost["device_classes"]["setup"] == [built["device_class"]] == [f"{here} (shared by 2 processes)"]
+    assert cost["device_classes"]["edit"] == [here]
+    bench.context.shared_by = 3
+    other = bench.cell("none")
+    assert bench.run(other).reason is None
+    assert bench.folder(other).read("cost.json")["shared_by"] == 3
+
+
+def test_attaching_per_edit_run_leaves_out_what_another_edit_can_use_too(bench, monkeypatch):
+    edit = ArtifactSpec("an-edit", "edit", {}, f"{__name__}:touch")
+    specs = {
+        "edit": edit,
+        "target": ArtifactSpec("of-target", "setup", {}, f"{__name__}:touch"),
+        "state": ArtifactSpec("of-edit", "setup", {}, f"{__name__}:touch", needs={"edit": edit}),
+    }
+    monkeypatch.setattr(FtL, "artifacts", lambda self, target, data, seed: specs)
+    for spec, seconds in zip(specs.values(), (0.0, 2.0, 4.0), strict=True):
+        assert bench.run(spec).reason is None
+        cost = {"phases_s": {"attach": seconds}}
+        (bench.store.artifact(spec.name, spec.key).path / "cost.json").write_text(json.dumps(cost))
+    cell = dataclasses.replace(bench.cell("ft-l"))
+    assert bench.run(cell).reason is None
+    cost = bench.folder(cell).read("cost.json")
+    assert (cost["phases_s"]["attach"], cost["attach_per_edit_run_s"]) == (6.0, 4.0)
+
+
+def timed(spec, context, folder):
+    """Build an artifact that takes a little time."""
+    with context.clock.phase("setup"):
+        (folder / "made").touch()
 
 
 def touch(spec, context, folder):

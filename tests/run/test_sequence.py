@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import weakref
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from harness import registry
-from harness.api import Hparams, Method
+from harness.api import EditedModel, Hparams, Method
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.fluency import norm_drift, norms
 from harness.evaluation.metrics import aggregate
@@ -376,6 +378,34 @@ def test_only_the_last_block_is_kept(process, killed_at):
     killed_at(bench, "ft-l", "keep", 4)
     kept = sorted(path.name for path in bench.checkpoint("ft-l").root.iterdir())
     assert kept == ["edits-0000006", "point-0000002", "point-0000003"]
+
+
+class Sheet(EditedModel):
+    """Changes nothing that would have to be reverted."""
+
+    def teacher_forced(self, queries):
+        return []
+
+    def generate(self, queries):
+        return []
+
+    def state(self):
+        return {"notes": torch.zeros(1)}
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_an_edited_model_with_nothing_to_revert_is_freed_when_the_next_block_replaces_it(process, is_resumed):
+    bench = process()
+    model = bench.context.load_model(bench.cell("ft-l").model)
+    method = SimpleNamespace(edit=lambda *_: Sheet(), extend=lambda *_: Sheet())
+    with Chain(method, model, {}, bench.context) as chain:
+        if is_resumed:
+            chain.resume({}, Sheet().state())
+        else:
+            chain.go_on(())
+        first = weakref.ref(chain.edited)
+        chain.go_on(())
+        assert first() is None
 
 
 @pytest.mark.parametrize("block", [0, 2])

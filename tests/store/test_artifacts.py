@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 from rich.console import Console
@@ -137,6 +138,16 @@ def test_shared_dependencies_are_charged_once_and_stand_in_models_never(cache, m
     assert cache.phases_s([]) == {}
 
 
+def test_what_depends_on_an_edit_is_not_reusable_for_another(cache, made):
+    edit = spec_of("plugin", "edit")
+    target, state = spec_of("target", "setup"), spec_of("state", "setup", needs={"edit": edit})
+    seconds = {"plugin": {"edit": 1.0}, "target": {"attach": 4.0}, "state": {"attach": 8.0}}
+    for spec in (edit, target, state):
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": seconds[spec.name]}))
+    assert cache.phases_s([edit, target, state]) == {"edit": 1.0, "attach": 12.0}
+    assert cache.reusable_phases_s([edit, target, state]) == {"attach": 4.0}
+
+
 def test_the_devices_of_a_phase_are_those_that_its_artifacts_were_built_on(cache, made):
     shared = spec_of("shared", "setup")
     one, two = (spec_of(name, identity={"n": name}, needs={"shared": shared}) for name in ("one", "two"))
@@ -148,6 +159,34 @@ def test_the_devices_of_a_phase_are_those_that_its_artifacts_were_built_on(cache
     assert found == {"setup": {"cpu: here"}, "edit": {"cuda: A100", "cuda: H100"}}, (
         "where none is recorded, the cell's own"
     )
+
+
+def test_the_peak_is_the_highest_of_a_cell_and_its_artifacts_and_unknown_if_one_is(cache, made):
+    shared = spec_of("shared", "setup", needs={"model": spec_of("model", "model", {"seed": 0})})
+    top = spec_of("top", needs={"shared": shared})
+    for spec, peak in (
+        (shared.needs["model"], {}),
+        (shared, {"peak_memory_bytes": 50}),
+        (top, {"peak_memory_bytes": 9}),
+    ):
+        (made(spec) / "cost.json").write_text(json.dumps({"phases_s": {}, **peak}))
+    assert cache.peak_memory_bytes([top], own=10) == 50
+    assert cache.peak_memory_bytes([top], own=70) == 70
+    assert cache.peak_memory_bytes([], own=70) == 70
+    (cache.folder(shared) / "cost.json").write_text(json.dumps({"phases_s": {}}))
+    assert cache.peak_memory_bytes([top], own=70) is None, "it was built before this was recorded"
+
+
+def hold(spec, context, folder):
+    """Take 100 MiB for a moment."""
+    assert len(bytearray(100 << 20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget the peak of a process")
+def test_the_peak_of_building_is_that_of_the_build_alone(made):
+    folders = [made(ArtifactSpec(name, "setup", {}, f"{__name__}:{name}")) for name in ("hold", "build")]
+    large, small = (json.loads((folder / "cost.json").read_text())["peak_memory_bytes"] for folder in folders)
+    assert large > small + (80 << 20)
 
 
 def test_the_cost_of_building_is_kept_by_phase(made):

@@ -21,3 +21,13 @@ def test_what_is_no_protocol_is_logged_under_its_own_name(tmp_path):
     assert found["fluency.ngram_entropy"] == 6.1
     assert found["capability.mmlu.acc"] == 0.2, "that of the last edit"
     assert "generation.score" in found
+
+
+def test_a_peak_that_is_unknown_is_left_out(tmp_path):
+    known, unknown = (
+        FakeStore(tmp_path / name).write_cell("ft-l", "tiny/llama", "zsre", cost=cost)
+        for name, cost in (("known", {}), ("unknown", {"peak_memory_with_artifacts_bytes": None}))
+    )
+    name = "peak_memory_with_artifacts_bytes"
+    assert mlflow_content.metrics(Folder(known)).values[name] == 3 * 2**30
+    assert name not in mlflow_content.metrics(Folder(unknown)).values

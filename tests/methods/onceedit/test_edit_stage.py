@@ -8,6 +8,7 @@ import torch
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from methods.common import prefixes
+from methods.onceedit import edit_stage
 from methods.onceedit.edit_stage import build
 from methods.onceedit.editor import edit_artifact
 from methods.onceedit.hparams import PREFIXES
@@ -61,6 +62,22 @@ def test_each_way_of_training_teaches_all_edits_and_leaves_a_plain_fp32_plugin(c
     assert {name for name, _ in plugin.model.named_parameters()} == {name for name, _ in unedited.named_parameters()}
     assert {parameter.dtype for parameter in plugin.model.parameters()} == {torch.float32}
     assert context.clock.phases == ["edit"]
+
+
+def test_copying_the_plugin_and_starting_its_new_entry_are_timed_and_the_warm_up_is_not(data, tmp_path, monkeypatch):
+    context, calls = FakeContext(data), []
+    for name in ("_copy", "new_entry"):
+        original = getattr(edit_stage, name)
+
+        def observed(argument, name=name, original=original):
+            calls.append((name, tuple(context.clock.phases)))
+            return original(argument)
+
+        monkeypatch.setattr(edit_stage, name, observed)
+    build(plugin_artifact(data, epochs=1), context, tmp_path)
+    warm_up, timed = calls[:2], calls[2:]
+    assert warm_up == [("_copy", ()), ("new_entry", ())]
+    assert timed == [("_copy", ("edit",)), ("new_entry", ("edit",))]
 
 
 def test_checkpointing_changes_no_bit_of_the_result(data, plugin_folder, tmp_path):
