@@ -1,6 +1,7 @@
 """One cell from start to end, in this process, on a two-layer checkpoint."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -346,6 +347,24 @@ def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(ho
         assert "have changed since they were planned" in bench.run(bench.cell("ft-l")).reason
     finally:
         file.write_text(text)
+
+
+def test_a_cell_whose_files_change_meanwhile_is_finished_and_names_those_that_it_has_read(home, bench, monkeypatch):
+    file, train = home / "records" / "counterfact.json", FtL._train
+    content = file.read_bytes()
+
+    def change(*arguments):
+        file.unlink(missing_ok=True)
+        return train(*arguments)
+
+    monkeypatch.setattr(FtL, "_train", change)
+    cell = bench.cell("ft-l")
+    try:
+        assert bench.run(cell).reason is None
+    finally:
+        file.write_bytes(content)
+    read = bench.folder(cell).read("provenance.json")["data_files"]
+    assert read == {str(file): hashlib.sha256(content).hexdigest()}
 
 
 def test_an_artifact_that_was_made_with_another_model_is_refused_in_one_line(bench):
