@@ -131,7 +131,7 @@ class Runner:
         flops, failures = self._flops(
             bench, questions
         )  # now that everything is timed, and before the weights are compared
-        remarks = (*edited.remarks, *failures)
+        remarks = (*questions.remarks, *edited.remarks, *failures)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 

@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.evaluation import fluency
 from harness.evaluation.capability import scores, tasks
 from harness.evaluation.metrics import aggregate
+from harness.evaluation.protocols import OWN
 from harness.evaluation.scope import scope_metrics
 from harness.files import write_json
 from harness.models.edited import WeightEditedModel
@@ -24,6 +25,7 @@ from harness.models.weights import FILE, weight_hash
 from harness.plan.plan import roots
 from harness.plan.recall import recalled
 from harness.records import Answer, ItemScore
+from harness.run.cost import device_class
 from harness.store.rows import read_items
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
@@ -142,6 +144,26 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
         for axis in ("locality", "locality_unrelated"):
             assert metrics[protocol][axis]["score"] == 1.0
     assert (cost["edit_actions"], cost["warm_up"], cost["phases_s"]["edit"]) == ([], False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("built_on", "locality"),
+    [("cuda: A100", 1.0), ("{here}", 0.0), ("{here} (shared by 2 processes)", 0.0), (None, 0.0)],
+)
+def test_the_unedited_model_is_asked_again_on_another_class_of_device(bench, monkeypatch, built_on, locality):
+    cell, here = bench.cell("none"), device_class("cpu")
+    (spec,) = cell.all_unedited_outputs()
+    folder = bench.store.artifact(spec.name, spec.key)
+    kept, cost = folder.read("unedited.json"), folder.read("cost.json")
+    for output in kept["outputs"]:
+        output["ids"] = [token + 1 for token in output["ids"]]
+    write_json(folder.path / "unedited.json", kept)
+    write_json(folder.path / "cost.json", {**cost, "device_class": built_on and built_on.format(here=here)})
+    assert bench.run(cell).reason is None
+    metrics, provenance = (bench.folder(cell).read(f"{name}.json") for name in ("metrics", "provenance"))
+    assert {metrics[of.name]["locality"]["score"] for of in OWN} == {locality}
+    remarks = [f"the unedited model was asked again for locality on {here}, after cuda: A100"]
+    assert provenance.get("remarks", []) == remarks * (locality == 1.0)
 
 
 def test_the_unedited_model_agrees_with_itself_where_two_files_number_their_records_alike(home, tmp_path):
@@ -419,6 +441,15 @@ def test_benchmark_tasks_are_scored_before_and_after_editing(schedule, home, bui
         found[label] = bench.folder(cell).read("metrics.json")
         again = recalled(bench.folder(cell))
         assert (again.capability, again.fluency) == (cell.capability, cell.fluency)
+        assert "remarks" not in bench.folder(cell).read("provenance.json")
+    for spec in bench.cell("ft-l").unedited_capability():
+        write_json(bench.store.artifact(spec.name, spec.key).path / "cost.json", {"device_class": "cuda: A100"})
+    edited = bench.folder(bench.cell("ft-l"))
+    edited.remove()
+    assert bench.run(bench.cell("ft-l")).reason is None
+    here = edited.read("cost.json")["device_class"]
+    remark = f"benchmark tasks were asked before editing on cuda: A100, and after it on {here}"
+    assert edited.read("provenance.json")["remarks"] == [remark]
     points = ["0", "8"] if schedule == "batch" else ["0", "4", "8"]
     means = {
         label: [metrics["capability"][point]["facts"]["acc"] for point in points] for label, metrics in found.items()
