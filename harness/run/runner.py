@@ -48,11 +48,16 @@ class Runner:
         self._artifacts = ArtifactCache(store)
         self._context = context
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job, *, has_larger_gpu: bool = False) -> Outcome:
         """Run a job whose needs are built, and write its folder, finished or failed.
+
+        Args:
+            job: what to run.
+            has_larger_gpu: whether a job that runs out of GPU memory can be run on a larger GPU, and so has not failed.
 
         Raises:
             UserError: if the store cannot be written.
+            torch.OutOfMemoryError: with `has_larger_gpu`; the job is not settled.
         """
         start = time.perf_counter()
         log, result = io.StringIO(), None
@@ -65,6 +70,8 @@ class Runner:
             else:
                 self._build(job.work, clock)
         except Exception as error:
+            if has_larger_gpu and isinstance(error, torch.OutOfMemoryError):
+                raise
             self._context.forget_models()
             reason = _reason(error)
             record_failure(self._store, job, reason, log.getvalue() + traceback.format_exc())

@@ -22,6 +22,7 @@ from harness.evaluation.scope import scope_metrics
 from harness.files import write_json
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
+from harness.plan.job import job_of
 from harness.plan.plan import roots
 from harness.plan.recall import recalled
 from harness.records import Answer, ItemScore
@@ -335,6 +336,19 @@ def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(erro
     assert "Traceback" in (folder.path / "log.txt").read_text()
     assert bench.run(cell).reason is None
     assert (folder.is_done, folder.failure) == (True, None)
+
+
+def test_a_cell_that_runs_out_of_gpu_memory_has_only_failed_if_there_is_no_larger_gpu(bench, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FtL, "_train", fail)
+    cell = bench.cell("ft-l")
+    job = job_of(cell, cell.seed, "cpu")
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.runner.run(job, has_larger_gpu=True)
+    assert not bench.folder(cell).is_settled
+    assert bench.runner.run(job).reason == bench.folder(cell).failure == "OutOfMemoryError: CUDA out of memory"
 
 
 def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypatch):
