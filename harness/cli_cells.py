@@ -43,7 +43,9 @@ def answers(
     *,
     wrong: Annotated[
         bool,
-        typer.Option("--wrong", help="Only answers that differ from the target or, for locality, from the unedited."),
+        typer.Option(
+            "--wrong", help="Only wrong answers: other than the target or, for locality, than the unedited model's."
+        ),
     ] = False,
     axis: Annotated[str, typer.Option(metavar="AXIS", help="Only this axis, for example generality.")] = "",
     record: Annotated[str, typer.Option(metavar="ID", help="Only this record.")] = "",

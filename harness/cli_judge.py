@@ -27,7 +27,7 @@ app = typer.Typer()
 @app.command()
 @with_options(RunOptions)
 def judge(options: RunOptions) -> int:
-    """Let a language model judge the free-form answers of finished cells; answers that it has judged before are not sent again."""
+    """Let a language model judge the free-form answers of finished cells; answers already judged are not sent again."""
     console = new_console()
 
     def judge_one(one: RunOptions) -> int:

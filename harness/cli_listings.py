@@ -27,7 +27,9 @@ def list_(
 @app.command()
 def hparams(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="Method, as in a suite.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, as in a suite.")] = "llama2-7b",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Short name of a model (`harness list models`).")
+    ] = "llama2-7b",
     *,
     variant: Annotated[str | None, typer.Option(metavar="NAME", help="Named set of values.")] = None,
     plugin: PluginOption = None,

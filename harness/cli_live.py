@@ -21,7 +21,7 @@ app = typer.Typer()
 ChatTemplate = Literal["auto", "chat", "none"]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 LengthOption = Annotated[
-    int, typer.Option("--max-tokens", parser=positive_int, metavar="N", help="Longest answer in tokens.")
+    int, typer.Option("--max-tokens", parser=positive_int, metavar="N", help="Maximum answer length in tokens.")
 ]
 
 
@@ -29,7 +29,7 @@ LengthOption = Annotated[
 def export(
     cell: CellArgument,
     *,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="New folder.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create.")],
     device: DeviceOption = "auto",
     store: StoreOption = Path("results"),
     plugin: PluginOption = None,

@@ -88,7 +88,7 @@ def sync(
 def report(
     options: RunOptions,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Print all tables, not only the beginning.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print all tables in full.")] = False,
 ) -> int:
     """Write the tables of a suite from all its finished cells, and print the first."""
     console, lines = new_console(), None if everything else TABLE_LINES
@@ -143,7 +143,7 @@ def results(
 def export_results(
     options: RunOptions,
     *,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to, which may have other exports.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Output folder; it may contain other exports.")],
     organization: Annotated[str, typer.Option(metavar="NAME", help="Who ran the suite.")] = "unknown",
 ) -> int:
     """Write scores and answers of a suite in the schema of Every Eval Ever, with a filled checklist for a paper."""
@@ -317,6 +317,7 @@ def _summarise(console: "Console") -> "Summarise":
 def _sentence(result: "SyncResult") -> str:
     """Summarise the result of an MLflow import."""
     sentence = f"{counted(result.created, 'run')} created, {result.replaced} replaced, {result.skipped} unchanged"
+    sentence += f", {result.removed} removed" if result.removed else ""
     if result.refused:
         cell, reason = result.refused[0]
         sentence += f", {len(result.refused)} refused by MLflow ({cell}: {reason})"

@@ -120,7 +120,7 @@ PluginOption = Annotated[
         "--plugin",
         metavar="MODULE_OR_FILE",
         callback=_plug_in,
-        help="Python module or file that adds methods, formats, protocols, tables or launchers. Repeatable.",
+        help="Python module or file that adds methods, datasets, protocols, tables, figures or launchers. Repeatable.",
     ),
 ]
 StrictOption = Annotated[
@@ -130,11 +130,10 @@ NoReportOption = Annotated[bool, typer.Option("--no-report", help="Skip tables a
 DetachOption = Annotated[
     bool, typer.Option("--detach", help="On a cluster: return once all jobs are submitted; run again to follow.")
 ]
+_DATA_HELP = "Folder of upstream files (default: HARNESS_DATA; without it, synthetic records at mini scale)."
 DataOption = Annotated[
     str | None,
-    typer.Option(
-        "--data", metavar="DIR", envvar="HARNESS_DATA", help="Folder of upstream files (default: synthetic data)."
-    ),
+    typer.Option("--data", metavar="DIR", envvar="HARNESS_DATA", help=_DATA_HELP),
 ]
 
 
@@ -154,9 +153,7 @@ class SuiteOptions:
         list[str] | None,
         typer.Option(metavar="AXIS=NAME[,NAME]", help="Restrict to method=…, model=… or dataset=…. Repeatable."),
     ] = None
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of upstream files (default: HARNESS_DATA).")
-    ] = None
+    data: Annotated[str | None, typer.Option(metavar="DIR", help=_DATA_HELP)] = None
     edits: Annotated[int | None, typer.Option(metavar="N", help="Edits per cell; overrides the suite.")] = None
     backend: Annotated[
         str | None,
@@ -184,10 +181,12 @@ class RunOptions:
     """Options of every command that reads the results of a suite: which run is meant."""
 
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="Name or file of a suite.")]
-    scale: Annotated[str, typer.Option(help="Scale of the run.", autocompletion=lambda: _scale_names())] = "paper"
+    scale: Annotated[
+        str, typer.Option(help="Scale of the run; paper: as written.", autocompletion=lambda: _scale_names())
+    ] = "paper"
     data: DataOption = None
-    edits: Annotated[int | None, typer.Option(metavar="N", help="As in the run.")] = None
-    backend: Annotated[str | None, typer.Option(metavar="NAME", help="As in the run.")] = None
+    edits: Annotated[int | None, typer.Option(metavar="N", help="The --edits of the run.")] = None
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="The --backend of the run.")] = None
     store: StoreOption = Path("results")
     plugin: PluginOption = None
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.commands import list_around
 from harness.errors import UserError
@@ -32,6 +32,9 @@ ENTROPY_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 
 LONGEST = 100
 """Length in ids to which prompts are continued and up to which texts are read for their perplexity."""
+
+Texts: TypeAlias = dict[tuple[str, str], list[tuple[str, str]]]
+"""Names and texts of things that have a property, by relation and target."""
 
 KEYS = ("relation", "target", "name", "text")
 VERSION = 1
@@ -54,6 +57,19 @@ class FluencyRef:
         """Everything that decides the numbers; the place of the file does not."""
         return {"version": VERSION, "references": self.sha256}
 
+    def texts(self) -> Texts:
+        """The texts; empty without a file.
+
+        Raises:
+            UserError: if the file is no longer what it was.
+        """
+        if not self.path:
+            return {}
+        file = Path(self.path)
+        if not file.is_file() or file_digest(file) != self.sha256:
+            raise UserError(f"{file}: has changed since the run was planned", fix="run the suite again")
+        return _references(file)
+
 
 def reference(path: str) -> FluencyRef:
     """Find and check a file of reference texts; an empty path means none.
@@ -72,7 +88,7 @@ def reference(path: str) -> FluencyRef:
 
 
 def fluency_metrics(
-    edited: "EditedModel", model: "LoadedModel", data: Dataset, ref: FluencyRef, batch_size: int
+    edited: "EditedModel", model: "LoadedModel", data: Dataset, known: Texts, batch_size: int
 ) -> dict[str, float]:
     """Metrics of a model's texts about the subjects of its edits, averaged over records that have generation prompts.
 
@@ -80,7 +96,7 @@ def fluency_metrics(
         edited: the edited model.
         model: the loaded model below it.
         data: the records.
-        ref: reference texts.
+        known: reference texts; empty for none.
         batch_size: prompts per call.
 
     Returns:
@@ -93,7 +109,6 @@ def fluency_metrics(
     records = [record for record in data.edits if record.generation_prompts]
     texts = iter(_written(edited, model, [prompt for one in records for prompt in one.generation_prompts], batch_size))
     found: dict[str, list[float]] = defaultdict(list)
-    known = _references(Path(ref.path)) if ref.path else {}
     weights = tfidf([text for same in known.values() for _, text in same]) if known else None
     for record in records:
         written = [next(texts) for _ in record.generation_prompts]
@@ -195,7 +210,7 @@ def _written(edited: "EditedModel", model: "LoadedModel", prompts: Sequence[str]
     return texts
 
 
-def _references(file: Path) -> dict[tuple[str, str], list[tuple[str, str]]]:
+def _references(file: Path) -> Texts:
     """Names and texts of things that have a property, by relation and target.
 
     Raises:

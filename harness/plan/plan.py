@@ -1,5 +1,6 @@
 """From a suite to its cells and their artifacts: what is to do, done or missing. Does not import torch."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -131,17 +132,13 @@ class Plan:
         return self.suite.command(verb, self.store.root, **more)
 
     def records(self) -> dict[str, str]:
-        """Hash of the records of each dataset entry, by what the entry selects."""
-        refs = [data.refs["none"] for data in self._data.values() if not isinstance(data, str)]
+        """Hash of the records of each dataset entry, by what the entry selects; without entries that select the same in words."""
+        selections = {entry: _selection(entry, self.suite) for entry in self._data}
+        times = Counter(selections.values())
         return {
-            ", ".join(
-                [
-                    f"{ref.name}, {ref.edits} edits of split {ref.split}",
-                    *["no distractors"] * ref.strip_distractor,
-                    f"{ref.train} and {ref.unrelated} unrelated, conflicts: {ref.conflicts}",
-                ]
-            ): ref.sha256
-            for ref in refs
+            selections[entry]: data.refs["none"].sha256
+            for entry, data in self._data.items()
+            if not isinstance(data, str) and times[selections[entry]] == 1
         }
 
     def obstacle(self) -> str:
@@ -330,6 +327,21 @@ class _Data:
     refs: dict[str, DataRef]
     texts: dict[str, tuple[Text, ...]]
     notes: tuple[str, ...]
+
+
+def _selection(entry: DataEntry, suite: Suite) -> str:
+    """What an entry selects, in words; the folder only where the suite has the dataset from several."""
+    folders = {other.source for other in suite.datasets if other.name == entry.name}
+    return ", ".join(
+        [
+            f"{entry.name}, {entry.edits} edits of split {entry.split}",
+            *["no distractors"] * entry.strip_distractor,
+            f"{entry.train} and {entry.unrelated} unrelated, conflicts: {entry.conflicts}",
+            *[f"relations: {entry.relations}"] * (entry.relations != "all"),
+            *[f"file: {entry.file}"] * bool(entry.file),
+            *[f"path: {entry.source}"] * (len(folders) > 1),
+        ]
+    )
 
 
 def _apart(entry: DataEntry, suite: Suite) -> str:

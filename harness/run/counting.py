@@ -220,9 +220,12 @@ def add_flops(*parts: Mapping[str, float]) -> Flops:
 
 
 def _flops_of(edited: EditedModel, queries: Iterable[Query], tokens: int) -> int:
-    """FLOPs of continuing prompts by a number of tokens."""
+    """FLOPs of continuing prompts by exactly this number of tokens.
+
+    Not `generate`, which may write on where it gives its answers in other tokens than it has chosen.
+    """
     asked = [replace(query, target_ids=(query.target_ids * tokens)[:tokens]) for query in queries]
     counter = FlopCounter()
     with counter:
-        edited.generate(asked)
+        edited.generate_until(asked, lambda *_: False)
     return int(counter.flops)

@@ -51,11 +51,15 @@ class Questions:
 
     Attributes:
         remarks: on what the unedited model has answered on another class of device.
+
+    Raises:
+        UserError: if the reference texts of metrics of generated text are no longer those that were planned.
     """
 
     def __init__(self, cell: Cell, model: "LoadedModel", context: RunContext, artifacts: ArtifactCache) -> None:
         self._cell, self._model, self._context, self._artifacts = cell, model, context, artifacts
         self._asks = cell.model.weights != "random"
+        self._references = cell.fluency.texts() if cell.fluency and self._asks else {}
         self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
         self._asked_again: dict[str, UneditedOutputs] = {}
         remarks, here = list[str](), device_class(context.device)
@@ -95,7 +99,7 @@ class Questions:
         if cell.fluency:
             of_texts: Mapping[str, float] = {}
             try:
-                of_texts = fluency_metrics(edited, model, data, cell.fluency, cell.eval_batch)
+                of_texts = fluency_metrics(edited, model, data, self._references, cell.eval_batch)
             except UserError as error:
                 remarks.append(f"no metrics of generated text: {error.message}")
             drift = norm_drift(self._norms, norms(model.model.named_parameters()))

@@ -19,7 +19,7 @@ from harness.plan.cell import Cell
 from harness.plan.job import place_of
 from harness.plan.plan import Plan
 from harness.run.progress import Display
-from harness.store.manifest import Manifest, Unresolved, manifests
+from harness.store.manifest import Manifest, Unresolved, manifests, numbered
 from harness.suite.load import whole
 from harness.suite.source import refuse_rival
 
@@ -164,8 +164,8 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
     Raises:
         UserError: if the store has results of a different suite with this name, or of different records of a dataset.
     """
-    suite, stems = plan.suite, [planned.stem for planned in plan.cells]
-    wanted = {planned.stem for planned in asked.cells}
+    suite, wanted = plan.suite, {planned.stem for planned in asked.cells}
+    named = dict(zip(numbered(planned.stem for planned in plan.cells), plan.cells, strict=True))
     manifest = Manifest(
         suite=suite.name,
         scale=suite.scale,
@@ -183,9 +183,10 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
         figures=suite.figures,
         published=suite.published,
         cells=tuple(dict.fromkeys(planned.cell.folder for planned in plan.cells if planned.cell)),
+        combinations={name: planned.cell.folder for name, planned in named.items() if planned.cell},
         unresolved=tuple(
-            Unresolved(planned.stem, planned.missing[0], was_asked=planned.stem in wanted)
-            for planned in plan.cells
+            Unresolved(planned.stem, planned.missing[0], was_asked=planned.stem in wanted, name=name)
+            for name, planned in named.items()
             if planned.cell is None
         ),
     )
@@ -193,7 +194,7 @@ def _write_manifest(plan: Plan, asked: Plan) -> None:
         refuse_rival(other, suite.source, plan.store.root)
         if other.name == manifest.name:
             _refuse_other_records(plan, manifest, other)
-            manifest = manifest.after(other, stems)
+            manifest = manifest.after(other, list(named))
     manifest.write(plan.store.root)
 
 

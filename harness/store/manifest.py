@@ -5,7 +5,8 @@ There is one per suite, scale and variant (`--data` in place of a scale's own re
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -26,11 +27,13 @@ class Unresolved:
         stem: what the name of its folder begins with, `<label>-<model>-<dataset>`.
         reason: why, in one line.
         was_asked: whether a run was to include it, so that tables show it as missing.
+        name: of the combination, from `numbered`.
     """
 
     stem: str
     reason: str
     was_asked: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Manifest:
         edits, backend, data: options of the command line.
         published: name of published numbers that tables show next to measured ones, or empty.
         records: hash of the records by dataset.
-        cells: folders of all cells that are known, in the order of the suite.
+        cells: folders of all cells that are known, each once, in the order of the suite.
+        combinations: the folder of the cell of each combination, by its name from `numbered`.
         unresolved: the combinations without a known cell.
     """
 
@@ -67,6 +71,7 @@ class Manifest:
     backend: str | None = None
     data: str = ""
     records: Mapping[str, str] = field(default_factory=dict)
+    combinations: Mapping[str, str] = field(default_factory=dict)
     unresolved: tuple[Unresolved, ...] = ()
 
     @property
@@ -87,32 +92,46 @@ class Manifest:
         scale = "" if self.scale == "paper" else self.scale
         return harness_command(verb, named, scale=scale, **self.options, store=store)
 
-    def after(self, earlier: "Manifest | None", stems: Sequence[str]) -> "Manifest":
+    def after(self, earlier: "Manifest | None", names: Sequence[str]) -> "Manifest":
         """This manifest, with cells of an earlier one where this one has none; both must have the same content.
 
         Args:
             earlier: None if there is none.
-            stems: of all combinations, in the order of the suite.
+            names: of all combinations, in the order of the suite.
         """
         if earlier is None or earlier.sha256 != self.sha256:
             return self
-        unknown = {each.stem for each in self.unresolved}
         asked = {each.stem for each in earlier.unresolved if each.was_asked}
-        kept = [name for name in earlier.cells if stem_of(name) in unknown]
-        found = {stem_of(name) for name in kept}
+        found = {**earlier.combinations, **self.combinations}
+        combinations = {name: found[name] for name in names if name in found}
         return replace(
             self,
-            cells=tuple(sorted((*self.cells, *kept), key=lambda name: stems.index(stem_of(name)))),
+            cells=tuple(dict.fromkeys(combinations.values())),
+            combinations=combinations,
             unresolved=tuple(
                 replace(each, was_asked=each.was_asked or each.stem in asked)
                 for each in self.unresolved
-                if each.stem not in found
+                if each.name not in combinations
             ),
         )
 
     def write(self, store: Path) -> None:
         """Replace the file atomically."""
         write_json(_file(store, self.name), {**asdict(self), "again": self.again("run", store)})
+
+
+def numbered(stems: Iterable[str]) -> list[str]:
+    """Names of combinations, from their stems in the order of the suite: those with the same stem are counted.
+
+    Settings such as the prompt template or the revision of a model may differ where the stem does not, and are not all known
+    while files are missing.
+    """
+    counts = Counter[str]()
+    names = []
+    for stem in stems:
+        counts[stem] += 1
+        names.append(f"{stem}#{counts[stem]}")
+    return names
 
 
 def stem_of(folder: str) -> str:
@@ -192,4 +211,7 @@ def _read(file: Path) -> Manifest:
         unresolved = tuple(Unresolved(**each) for each in content.get("unresolved", ()))
         known = {key: value for key, value in content.items() if key in Manifest.__dataclass_fields__}
         known |= {key: content[key] for key in ("suite", "scale", "created", "command", "cells", "tables")}
+        if "combinations" not in content:  # written by an earlier version
+            cells = list(dict.fromkeys(lists["cells"]))
+            known["combinations"] = dict(zip(numbered(map(stem_of, cells)), cells, strict=True))
         return Manifest(**{**known, **lists, "unresolved": unresolved})

@@ -1,7 +1,10 @@
 """Writes the runs of one store into MLflow: a parent run per suite, and child runs for its methods and cells."""
 
 import json
+import math
+import platform
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,13 +81,15 @@ class Importer:
             )  # the first request: is there a server, and does it let us in?
         except Exception as error:
             raise mlflow_error(uri, error) from error
+        self._is_own = uri == own_database(store.root)
+        self._origin = cut(f"{platform.node()}:{store.root.resolve()}", _TAG_LENGTH)
         self._artifacts: str | None = None
         if is_database(uri):
             self._artifacts = (store.root / ARTIFACTS).resolve().as_uri()
-            redirect(self._client, uri, self._artifacts, is_own=uri == own_database(store.root))
+            redirect(self._client, uri, self._artifacts, is_own=self._is_own)
 
     def suite(self, manifest: Manifest, summary: SuiteSummary) -> Iterator[str]:
-        """Import one suite; yield `created`, `replaced` or `skipped` per finished cell."""
+        """Import one suite; yield `created`, `replaced` or `skipped` per finished cell, `removed` per cell that it lacks now."""
         experiment = self._experiment(manifest.suite)
         self.experiments.append(experiment)
         place = _Place(manifest.suite, experiment, self._parent(experiment, manifest))
@@ -104,6 +109,13 @@ class Importer:
                 yield outcome
         for method in summary.methods:
             is_changed |= self._method(place, method, known.get(method.key, []))
+        current = {name for name in manifest.cells if self._store.cell(name).is_done}
+        current |= {method.key for method in summary.methods}
+        for run in (run for key, runs in known.items() if key not in current for run in runs if self._is_ours(run)):
+            self._client.delete_run(run.info.run_id)
+            is_changed = True
+            if run.data.tags["kind"] == "cell":
+                yield "removed"
         is_changed |= self._overview(place, manifest, summary)
         if is_changed:
             self._client.set_terminated(place.parent)
@@ -148,6 +160,10 @@ class Importer:
             if not token:
                 return known
 
+    def _is_ours(self, run: Any) -> bool:
+        """Whether a run was imported from this store: a server may have runs of several stores, and of users."""
+        return "kind" in run.data.tags and (self._is_own or run.data.tags.get("store") == self._origin)
+
     def _cell(
         self,
         place: _Place,
@@ -184,6 +200,7 @@ class Importer:
                 **_source(place.suite, origin["commit"]),
                 "command": cut(origin["command"], _TAG_LENGTH),
                 "kind": "cell",
+                "store": self._origin,
                 "cell": folder.path.name,
                 "cell_id": cell["cell_id"],
                 "fingerprint": fingerprint,
@@ -276,7 +293,13 @@ class Importer:
             return False
         for run in earlier:
             self._client.delete_run(run.info.run_id)
-        tags = {"mlflow.parentRunId": place.parent, "kind": "method", "cell": method.key, "fingerprint": fingerprint}
+        tags = {
+            "mlflow.parentRunId": place.parent,
+            "kind": "method",
+            "store": self._origin,
+            "cell": method.key,
+            "fingerprint": fingerprint,
+        }
         run = self._client.create_run(place.experiment, run_name=method.name, tags=tags)
         logged = [Metric(name, value, run.info.start_time, 0) for name, value in numbers.items()]
         self._log(run.info.run_id, {}, method.params, logged)
@@ -302,10 +325,13 @@ class Importer:
         }
         fingerprint = digest(content, 32)
         run = self._client.get_run(place.parent)
-        if run.data.tags.get("fingerprint") == fingerprint:
-            return False
         named = Named.of({(name,): value for name, value in numbers.items()}).values
-        logged = [Metric(name, value, run.info.start_time, 0) for name, value in named.items()]
+        shown = {name: value for name, value in run.data.metrics.items() if not math.isnan(value)}
+        if run.data.tags.get("fingerprint") == fingerprint and shown == named:
+            return False
+        gone = dict.fromkeys(shown.keys() - named.keys(), math.nan)  # a metric cannot be deleted
+        now = int(time.time() * 1000)  # of two values with the same time, MLflow shows the higher one
+        logged = [Metric(name, value, now, 0) for name, value in {**named, **gone}.items()]
         self._log(place.parent, {}, {}, logged)
         for file in files:
             self._client.log_artifact(place.parent, str(file), "reports")

@@ -38,6 +38,7 @@ class SyncResult:
         refused: cells that MLflow does not accept, with the reason.
         uri: address of the MLflow server or database, without user name and password.
         experiments: ids of the experiments of the suites.
+        removed: deleted in MLflow, because the suite no longer has them or their result.
     """
 
     created: int
@@ -46,6 +47,7 @@ class SyncResult:
     refused: tuple[tuple[str, str], ...]
     uri: str
     experiments: tuple[str, ...] = ()
+    removed: int = 0
 
     @property
     def ui_command(self) -> str:
@@ -89,6 +91,7 @@ def sync(
         refused=tuple(importer.refused.items()),
         uri=shown(uri),
         experiments=tuple(dict.fromkeys(importer.experiments)),
+        removed=counts["removed"],
     )
 
 

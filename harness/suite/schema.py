@@ -68,7 +68,7 @@ class LayoutForm(StrictModel):
     attention: str = Field(description="its attention module: `model.layers.{}.self_attn`")
     mlp: str = Field(description="the module that holds its feed-forward matrices: `model.layers.{}.mlp`")
     matrices: list[str] = Field(min_length=1, description="names of these matrices inside `mlp`, the last one writes")
-    final_norm: str = Field(description="the norm behind the last block: `model.norm`")
+    final_norm: str = Field(description="the norm after the last block: `model.norm`")
     head: str = Field("lm_head", description="the projection to the vocabulary")
     embeddings: str = Field(description="the token embeddings: `model.embed_tokens`")
     value_norm: str | None = Field(None, description="a norm of what the last matrix adds to the residual stream")
@@ -215,7 +215,9 @@ class CapabilityForm(Entry):
     )
     source: tasks.Source = Field("file", description="`lm-eval` for a task of that package, with its own data")
     items: int | None = Field(
-        None, ge=1, description="maximum number of items, the first ones of the file; default: all"
+        None,
+        ge=1,
+        description="maximum number of items: the first of the file, or of each subject in turn (MMLU); default: all",
     )
     shots: int | None = Field(
         None, ge=0, description="rows before them that are shown as examples; default: as in lm-eval's task"
@@ -233,7 +235,7 @@ class JudgeForm(StrictModel):
     url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")
     api_key_env: str | None = Field(
-        None, description="environment variable that holds the key of the interface, which is never stored"
+        None, description="environment variable that holds the API key, which is never stored"
     )
     parallel: int = Field(8, ge=1, description="requests at a time")
     timeout_s: float = Field(60.0, gt=0, description="longest wait for one reply")

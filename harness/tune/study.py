@@ -20,7 +20,7 @@ from harness.commands import harness_command
 from harness.errors import UserError
 from harness.files import write_bytes
 from harness.identity import digest
-from harness.plan.plan import Plan, PlannedCell
+from harness.plan.plan import Plan, PlannedCell, roots
 from harness.run.progress import Display
 from harness.run.start import refuse
 from harness.store.store import Store
@@ -150,8 +150,10 @@ class Tuning:
 
     @property
     def name(self) -> str:
-        """Name of the study, of its database and of its suite."""
-        return "-".join(("tune", self.question.method, self.model.replace("/", "_"), self.question.dataset))
+        """Name of the study and of its database."""
+        asked = self.question
+        backend = [] if asked.backend == registry.NATIVE else [asked.backend]
+        return "-".join(("tune", asked.method, self.model.replace("/", "_"), asked.dataset, *backend))
 
     @property
     def database(self) -> Path:
@@ -167,7 +169,7 @@ class Tuning:
 
         Raises:
             UserError: if the values in use cannot run, if no trial has a result, or if the study was begun with other
-                ranges, records or weights.
+                ranges, records, weights or code.
         """
         from optuna.samplers import TPESampler
 
@@ -209,7 +211,7 @@ class Tuning:
         identity = digest(self._identity())
         if study.user_attrs.get("identity", identity) != identity:
             raise UserError(
-                f"{self.database}: this study was made with different ranges, records, weights or versions",
+                f"{self.database}: this study was made with different ranges, records, weights, versions or code",
                 fix=f"rm {self.database}",
             )
         if "identity" not in study.user_attrs:
@@ -227,13 +229,21 @@ class Tuning:
         return {key: self.current.values[key] for key in self.space.ranges}
 
     def _identity(self) -> dict[str, Any]:
-        """What must stay the same for trials to be comparable."""
+        """What must stay the same for trials to be comparable.
+
+        Of artifacts, only builders from outside this project: keys of artifacts may depend on the values that are searched.
+        """
         plan = self._plan({"current": {}}, self.question.edits)
         refuse(plan, self._launch(plan.suite))
         cell = plan.runnable[0]
-        fixed = {key: value for key, value in cell.hparams.items() if key not in self.space.ranges}
-        return {**cell.identity(), "artifacts": {}, "method": [cell.method.name, cell.method.version, fixed],
-                "space": self.space.identity()}  # fmt: skip
+        identity, specs = cell.identity(), [spec for root in roots(cell) for spec in root.closure()]
+        fixed = {key: value for key, value in identity["method"]["hparams"].items() if key not in self.space.ranges}
+        return {
+            **identity,
+            "method": {**identity["method"], "hparams": fixed},
+            "artifacts": {spec.builder: spec.content["code"] for spec in specs if "code" in spec.content},
+            "space": self.space.identity(),
+        }
 
     def _ended(self) -> "list[FrozenTrial]":
         return [trial for trial in self.study.get_trials() if trial.state.is_finished() and _counts(trial)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.models.precision import working_dtype
 from harness.records import EditRequest
 from harness.subjects import last_mention, token_span
 
@@ -29,7 +30,7 @@ class Embeddings:
     Attributes:
         tokenizer: of the model.
         rows_VD: the embeddings.
-        centre_D: their mean, which is subtracted because embeddings share a direction.
+        centre_D: their mean, at least fp32, which is subtracted because embeddings share a direction.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -39,10 +40,10 @@ class Embeddings:
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", rows_VD: Tensor, known: int | None = None) -> Self:
         """Take the mean of the first `known` embeddings, by default of all."""
-        return cls(tokenizer, rows_VD, rows_VD[:known].mean(dim=0, dtype=torch.float32).to(rows_VD))
+        return cls(tokenizer, rows_VD, rows_VD[:known].mean(dim=0, dtype=working_dtype(rows_VD)))
 
     def centred(self, ids: Sequence[int]) -> Tensor:
-        """Centred embeddings of unit length, one row per id."""
+        """Centred embeddings of unit length, one row per id, at least fp32."""
         return functional.normalize(self.rows_VD[list(ids)] - self.centre_D, dim=-1)
 
     def read(self, text: str) -> tuple[list[int], list[int]]:

@@ -47,6 +47,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     plugin, history = edit(loaded, requests, unrelated, spec, context)
     calibration = {
         "weight_id": plugin.weight_id,
+        "dtype": spec.inputs["plugin"].dtype,
         "tokenizer": loaded.framing,
         "epochs": len(history),
         "generation_loss": [epoch.generation for epoch in history],
@@ -106,7 +107,7 @@ def _start(loaded: LoadedModel, spec: ArtifactSpec, context: Context) -> tuple[L
     if EARLIER not in spec.needs:
         plugin = _copy(loaded)
         return plugin, new_entry(plugin.model), 0
-    earlier = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device, torch.float32)
+    earlier = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device)
     entry = take_entry(earlier.model, earlier.weight_id)
     return LoadedModel(loaded.ref, earlier.model, loaded.tokenizer), entry, len(earlier.requests)
 

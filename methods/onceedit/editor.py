@@ -156,8 +156,6 @@ class OnceEdit(Method):
         context: Context,
     ) -> EditedModel:
         """Attach the plug-in with this many edits, of which the last ones are given, to the target model."""
-        import torch
-
         from methods.onceedit.ensemble import EnsembleModel
         from methods.onceedit.pair import PairState
         from methods.onceedit.plugin import EditedPlugin
@@ -165,16 +163,16 @@ class OnceEdit(Method):
         def folder(role: str) -> Path:
             return artifacts[role] if role in artifacts else artifacts[_of_block(role, edits)]
 
-        # half precision rounds too coarsely to tell whether a draft is right (see `rounding`)
-        dtype = torch.float32 if self.hparams.decode == "speculative" else None
-        plugin = EditedPlugin.load(folder(EDIT), context.device, dtype)
+        plugin = EditedPlugin.load(folder(EDIT), context.device, self.hparams.plugin_dtype)
         plugin.require(edits, last)
+        sides = {}
+        if self.hparams.fuses_anchors:
+            sides = {folder(STATE): model.model, folder(PLUGIN_STATE): plugin.model}
+        for state, of_model in sides.items():
+            PairState.require(state, of_model)
         with context.clock.phase("attach"):
-            if not self.hparams.fuses_anchors:
-                return EnsembleModel.attach(model, plugin, self.hparams)
-            target_side = PairState.load(folder(STATE), model.model)
-            plugin_side = PairState.load(folder(PLUGIN_STATE), plugin.model)
-            return EnsembleModel.attach(model, plugin, self.hparams, target_side, plugin_side)
+            loaded = [PairState.load(state, of_model) for state, of_model in sides.items()]
+            return EnsembleModel.attach(model, plugin, self.hparams, *loaded)
 
 
 def _require_verification(target: "ModelRef") -> None:
@@ -277,6 +275,7 @@ def state_artifact(
     """
     models = {"model": model, "other": other}
     needs = {f"{role}/{need}": spec for role, ref in models.items() for need, spec in ref.artifacts().items()}
+    dtype = hparams.plugin_dtype or model.dtype
     return ArtifactSpec(
         name="relative-state",
         kind="setup",
@@ -284,6 +283,7 @@ def state_artifact(
             **{role: ref.identity() for role, ref in models.items()},
             **hparams.model_dump(include={"anchors", "eos", "relative", "temperature"}),
             **({"anchor_share": hparams.anchor_share} if hparams.anchor_share < 1 else {}),
+            **({"dtype": dtype} if edit and dtype != model.dtype else {}),
             "version": STATE_VERSION,
         },
         builder="methods.onceedit.pair:build",

@@ -192,6 +192,14 @@ class OnceEditHparams(Hparams):
         return {key: value for key, value in values.items() if self.remembers or not key.startswith("similarity_")}
 
     @property
+    def plugin_dtype(self) -> str | None:
+        """Precision of the edited plug-in; None for the one that its entry declares.
+
+        Half precision rounds too coarsely to tell whether a draft is right (see `rounding`).
+        """
+        return "float32" if self.decode == "speculative" else None
+
+    @property
     def plugin_entry(self) -> ModelForm:
         """The plug-in as an entry, from either notation."""
         return ModelForm.model_validate(self.plugin)

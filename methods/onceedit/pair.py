@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -88,11 +89,7 @@ class PairState:
 
     @classmethod
     def load(cls, folder: Path, model: "PreTrainedModel") -> Self:
-        """Read a saved state onto the model's device and combine it with the model's embeddings.
-
-        If they are not the embeddings that the state was computed from, it is computed again: a plug-in that runs in bf16
-        has other embeddings than in fp32. A row that the model has beyond them (`[WEIGHT]`) does not matter.
-        """
+        """Read a saved state onto the model's device and combine it with the model's embeddings (see `require`)."""
         pair = json.loads((folder / _PAIR).read_text(encoding="utf-8"))
         anchors = Anchors(tuple(pair["llm_ids"]), tuple(pair["plugin_ids"]))
         embeddings_VD = input_embeddings(model)
@@ -102,12 +99,25 @@ class PairState:
             **{name.removeprefix(_GEOMETRY): tensors.pop(name) for name in [*tensors] if name.startswith(_GEOMETRY)}
         )
         embeddings_VD = embeddings_VD[: len(tensors["log_z_V"])]
-        rule, temperature = pair["rule"], pair["temperature"]
-        if _fingerprint(embeddings_VD) == pair["embeddings"]:
-            state = RelativeState(rule, temperature, embeddings_VD, geometry, **tensors, error=pair["error"])
-        else:
-            state = RelativeState.build(embeddings_VD, anchors.llm_ids, rule, temperature)
+        state = RelativeState(
+            pair["rule"], pair["temperature"], embeddings_VD, geometry, **tensors, error=pair["error"]
+        )
         return cls(anchors, state, pair["round_trip"])
+
+    @staticmethod
+    def require(folder: Path, model: "PreTrainedModel") -> None:
+        """Check that a saved state was computed from a model's embeddings; hashes all of them, which is no part of attaching.
+
+        A row that the model has beyond them (`[WEIGHT]`) does not matter.
+
+        Raises:
+            ValueError: if it was not.
+        """
+        pair = json.loads((folder / _PAIR).read_text(encoding="utf-8"))
+        with safe_open(folder / _STATE, "pt") as tensors:
+            (n_tokens,) = tensors.get_slice("log_z_V").get_shape()
+        if _fingerprint(input_embeddings(model)[:n_tokens]) != pair["embeddings"]:
+            raise ValueError(f"{folder} has the relative state of other embeddings")
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
@@ -119,9 +129,10 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     other, rules = context.load_model(spec.inputs["other"]), spec.identity
     edit = spec.needs.get("edit")
     own: EditedPlugin | LoadedModel
-    own = (
-        EditedPlugin.load(context.artifact(edit), context.device) if edit else context.load_model(spec.inputs["model"])
-    )
+    if edit:
+        own = EditedPlugin.load(context.artifact(edit), context.device, rules.get("dtype"))
+    else:
+        own = context.load_model(spec.inputs["model"])
     tokens = len(input_embeddings(own.model))
     with context.clock.phase("attach"), context.progress("comparing tokens with anchors", tokens) as advance:
         pair = PairState.of(

@@ -118,23 +118,22 @@ class EditedPlugin:
     calibration: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, device: str, dtype: torch.dtype | None = None) -> "EditedPlugin":
+    def load(cls, folder: Path, device: str, dtype: str | None = None) -> "EditedPlugin":
         """Load the artifact `plugin-edit`.
 
         Args:
             folder: folder of the artifact.
             device: device to run on.
-            dtype: dtype of the weights; default: bfloat16 on a CUDA device, float32 elsewhere.
+            dtype: precision of the weights; default: that of the plug-in before it was edited, as the edit stage has noted.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-        if dtype is None:
-            dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+        dtype = dtype or calibration.get("dtype", "float32")
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         kernel = of_config(config.to_dict(), adds_bos=False).layout.attention_kernel
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=kernel, local_files_only=True
+            folder, dtype=getattr(torch, dtype), attn_implementation=kernel, local_files_only=True
         )
         make_rowwise(model)
         model = model.to(device).eval().requires_grad_(False)

@@ -40,8 +40,8 @@ def is_doubtful(
         error_l_B: bound on their error.
         error_s_B: bound on the error of the plug-in's logits; None if all rows are gated.
     """
-    top_B2 = logits_l_BV.topk(2, dim=-1)
-    is_own_doubtful_B = top_B2.values[:, 0] - top_B2.values[:, 1] <= 2 * error_l_B
+    top_B2 = logits_l_BV.topk(2, dim=-1).values
+    is_own_doubtful_B = top_B2[:, 0] - top_B2[:, 1] <= 2 * error_l_B
     if choice.decoded is None or error_s_B is None:
         return is_own_doubtful_B
     certificate, lead_B = choice.decoded.certificate, choice.decoded.lead_B
@@ -55,5 +55,6 @@ def is_doubtful(
         is_doubtful_B |= choice.decoded.certificate_of_llm.margin_B <= least_lead_B
         is_doubtful_B |= is_own_doubtful_B & (choice.anchors_B < 0)
     if chooser.eos_id is not None:
-        is_doubtful_B |= is_own_doubtful_B & (top_B2.indices == chooser.eos_id).any(dim=-1)
+        could_end_B = logits_l_BV[:, chooser.eos_id] >= top_B2[:, 0] - 2 * error_l_B
+        is_doubtful_B |= is_own_doubtful_B & could_end_B
     return torch.where(choice.is_gated_B | choice.is_ended_B, is_own_doubtful_B, is_doubtful_B)

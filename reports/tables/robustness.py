@@ -23,12 +23,12 @@ A difference from a free answer's score, whose chance level is about 0, would no
 """
 
 DISTRACTED = {"natural": "natural_distracted"}
-"""By protocol, the one that asks the same questions behind an unrelated sentence."""
+"""By protocol, the one that asks the same questions after an unrelated sentence."""
 
 NOTES = (
     "Edit: score on the prompts of the edits. Change: score on the questions of a kind minus the score on the prompts of the same "
     "edits, so intervals are paired; below 0 something is lost. Records without such a question do not count. Prefix: the edit's "
-    "own prompt behind an unrelated sentence. A method that edits little has little to lose: read Edit first.",
+    "own prompt after an unrelated sentence. A method that edits little has little to lose: read Edit first.",
     "Right option: share of questions answered exactly with the right one of a few options. Not a change, because chance gets some "
     "right: a quarter of four choices, half of yes or no; a model that always says yes has 1 in Yes, Doubt and Sure and 0 in No. "
     "Compare with the unedited model.",

@@ -157,7 +157,7 @@ def test_the_method_gives_the_same_bits_twice(editor, context, requests):
 def test_hyper_parameters_next_to_the_plug_in_are_read_with_their_sources(method):
     resolved = resolve_hparams("last-layer", "tiny/llama", {"lr": 0.5})
     assert resolved.values == {"layer": -1, "lr": 0.5, "steps": 60}
-    assert resolved.sources["steps"] == "the example of the manual; not tuned"
+    assert resolved.sources["steps"] == "example from the documentation; not tuned"
     assert resolved.sources["lr"] == "suite"
 
 

@@ -95,7 +95,7 @@ def test_a_model_is_measured_on_what_it_writes_about_its_subjects(tmp_path):
     rows = [("P19", "Paris", name, f"{name} was born in Paris") for name in ("Björk", "Danielle Darrieux")]
     file.write_text("\n".join(json.dumps(dict(zip(fluency.KEYS, row, strict=True))) for row in rows), encoding="utf-8")
     edited, data = WeightEditedModel(model), Dataset(DataRef("counterfact", "", 2), records, (), ())
-    found = fluency_metrics(edited, model, data, reference(str(file)), 4)
+    found = fluency_metrics(edited, model, data, reference(str(file)).texts(), 4)
     assert set(found) == {"ngram_entropy", "consistency", "n_consistency", "essence", "n_essence", "n"}
     assert (found["n"], found["n_consistency"], found["n_essence"]) == (1, 1, 1)
     ids = model.tokenizer(prompts[0])["input_ids"]
@@ -104,9 +104,9 @@ def test_a_model_is_measured_on_what_it_writes_about_its_subjects(tmp_path):
             ids.append(model.model(torch.tensor([ids])).logits[0, -1].argmax().item())
     text = unicodedata.normalize("NFKD", model.tokenizer.decode(ids, skip_special_tokens=True)).replace("\n\n", " ")
     alone = Dataset(data.ref, (EditRecord("1", *[""] * 4, generation_prompts=prompts[:1]),), (), ())
-    assert fluency_metrics(edited, model, alone, FluencyRef(), 4)["ngram_entropy"] == pytest.approx(romes_entropy(text))
+    assert fluency_metrics(edited, model, alone, {}, 4)["ngram_entropy"] == pytest.approx(romes_entropy(text))
     nothing = Dataset(data.ref, records[1:], (), ())
-    assert fluency_metrics(edited, model, nothing, FluencyRef(), 4) == {}
+    assert fluency_metrics(edited, model, nothing, {}, 4) == {}
 
 
 def test_a_bad_file_of_references_is_one_line(tmp_path):
@@ -117,3 +117,17 @@ def test_a_bad_file_of_references_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         reference(str(tmp_path / "none.jsonl"))
     assert reference("") == FluencyRef()
+
+
+@pytest.mark.parametrize("then", ["other texts", "nothing"])
+def test_references_that_have_changed_since_the_plan_are_refused(then, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text(json.dumps(dict.fromkeys(fluency.KEYS, "planned")))
+    ref = reference(str(file))
+    assert ref.texts() == {("planned", "planned"): [("planned", "planned")]}
+    if then == "nothing":
+        file.unlink()
+    else:
+        file.write_text(json.dumps(dict.fromkeys(fluency.KEYS, then)))
+    with pytest.raises(UserError, match=r"texts\.jsonl: has changed since the run was planned"):
+        ref.texts()

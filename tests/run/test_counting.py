@@ -90,3 +90,18 @@ def test_an_artifact_is_counted_once_and_its_steps_are_extrapolated(bench, monke
     few = counting.artifact_flops(bench.store, bench.context, spec)
     (path / counting.FILE).unlink()
     assert few["evaluate"] == pytest.approx(whole["evaluate"], rel=0.5)
+
+
+def test_a_prompt_is_continued_by_exactly_the_tokens_that_are_counted(bench, monkeypatch):
+    """An answer that is given in other tokens than those chosen may be written on, by a number that depends on the method."""
+    cell = bench.cell("ft-l")
+    exact = flops_of(bench, cell)
+    generate = WeightEditedModel.generate
+
+    def written_on(self, queries):
+        longer = [dataclasses.replace(query, target_ids=query.target_ids * 3) for query in queries]
+        return [ids[: len(query.target_ids)] for ids, query in zip(generate(self, longer), queries, strict=True)]
+
+    monkeypatch.setattr(WeightEditedModel, "generate", written_on)
+    found = flops_of(bench, cell)
+    assert [found[name] for name in ("per_prompt", "per_token")] == [exact["per_prompt"], exact["per_token"]]

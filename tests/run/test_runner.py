@@ -403,6 +403,15 @@ def test_a_cell_whose_files_change_meanwhile_is_finished_and_names_those_that_it
     assert read == {str(file): hashlib.sha256(content).hexdigest()}
 
 
+def test_a_cell_whose_reference_texts_have_changed_since_they_were_planned_fails(bench, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("")
+    cell = dataclasses.replace(bench.cell("none"), fluency=fluency.reference(str(file)))
+    file.write_text("\n")
+    assert "texts.jsonl: has changed since the run was planned" in bench.run(cell).reason
+    assert not bench.folder(cell).is_done
+
+
 def test_an_artifact_that_was_made_with_another_model_is_refused_in_one_line(bench):
     cell = bench.cell("ft-l")
     (answers,) = cell.all_unedited_outputs()

@@ -206,6 +206,44 @@ def test_cells_of_earlier_runs_stay_known_while_their_records_are_missing(write,
     assert (after.cells, after.unresolved) == (before.cells, ())
 
 
+@pytest.fixture
+def only_short_prompts(monkeypatch):
+    """GPT-J cannot read the paper's prompts."""
+
+    def too_long(texts, reader, overhead=0):
+        return {texts[0].record_id: 9999} if reader.name == "tiny/gptj" and "[Half" in texts[0].text else {}
+
+    monkeypatch.setattr("harness.plan.plan.too_long", too_long)
+
+
+def test_a_prompt_that_is_too_long_for_a_model_leaves_each_cell_once_however_often_the_suite_runs(
+    write, store, only_short_prompts
+):
+    suite = write(prompts=["none", "paper"])
+    first = start(suite, store)[1]
+    assert len(set(first.cells)) == 6
+    assert len(first.unresolved) == 2
+    assert (start(suite, store)[1].cells, start(suite, store)[1].unresolved) == (first.cells, first.unresolved)
+
+
+def test_cells_of_which_only_the_prompt_differs_stay_known_while_their_model_cannot_read_one(write, store, request):
+    suite = write(prompts=["none", "paper"], seeds=[0, 1])
+    before = start(suite, store)[1]
+    request.getfixturevalue("only_short_prompts")
+    after = start(suite, store)[1]
+    assert (after.cells, after.unresolved) == (before.cells, ())
+
+
+def test_cells_in_a_manifest_of_an_earlier_version_stay_known_each_once(write, store, request):
+    suite, file = write(prompts=["none", "paper"]), store / "suites" / "ablation.paper.json"
+    before = start(suite, store)[1]
+    content = json.loads(file.read_text())
+    del content["combinations"]
+    file.write_text(json.dumps({**content, "cells": [*content["cells"], content["cells"][0]]}))
+    request.getfixturevalue("only_short_prompts")
+    assert start(suite, store)[1].cells == before.cells
+
+
 def test_runs_on_other_records_or_with_other_options_have_tables_of_their_own(write, records, store):
     suite = write(datasets=[{"name": "counterfact", "edits": 8}], models=["llama2-7b"], methods=["none"])
     options = ({}, {"edits": 4}, {"data": str(records)}, {"data": str(records), "edits": 4, "backend": "native"})
@@ -234,6 +272,31 @@ def test_other_records_under_the_same_options_are_refused(write, records, store)
     assert str(refusal.value.fix).endswith(f"rm {store}/suites/ablation.paper.json")
     (store / "suites" / "ablation.paper.json").unlink()
     start(suite, store)
+
+
+@pytest.mark.parametrize("what", ["relations", "path", "file", "too_long"])
+def test_entries_of_one_dataset_are_not_taken_for_each_other(what, write, records, store, monkeypatch):
+    rows = json.loads((records / "counterfact.json").read_text())
+    more = records.with_name("more")
+    more.mkdir()
+    for folder, name, those in ((more, "counterfact.json", rows[5:]), (records, "zsre.json", rows[:30])):
+        (folder / name).write_text(json.dumps(those))
+    long = str(rows[0]["case_id"]) if what == "too_long" else None
+    monkeypatch.setattr(
+        "harness.plan.plan.too_long",
+        lambda texts, reader, overhead=0: dict.fromkeys({text.record_id for text in texts} & {long}, 9999),
+    )
+    given = {
+        "relations": ("seen", "unseen"),
+        "path": (str(records), str(more)),
+        "file": ("counterfact.json", "zsre.json"),
+        "too_long": ("refuse", "drop"),
+    }[what]
+    one = {"name": "counterfact", "path": str(records), "file": "counterfact.json", "edits": 8, "train": 8}
+    one |= {"unrelated": 4, "split": "all"}
+    entries = [{**one, what: value} for value in given]
+    first = start(write(datasets=entries), store)[1]
+    assert set(start(write(datasets=entries[::-1]), store)[1].cells) == set(first.cells)
 
 
 def test_without_records_a_run_is_refused_in_one_line_that_fetches_them_and_runs(tmp_path):

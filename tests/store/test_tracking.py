@@ -370,8 +370,62 @@ def test_one_line_of_pandas_compares_the_methods(migrated, tmp_path):
     tags = client.get_experiment(parent.info.experiment_id).tags
     assert "metrics.`generation.score`" in json.loads(tags["mlflow.sharedViewState.harness"])["selectedColumns"]
     again = sync(whole.root, summarise=summarise)
-    assert (again.created, again.replaced, again.skipped) == (0, 0, 18)
+    assert (again.created, again.replaced, again.skipped, again.removed) == (0, 0, 18, 0)
     assert len(runs_of(result.uri)[2]) == len(runs), "and no method twice"
+
+
+def of_kind(uri, kind):
+    """Runs of a kind in MLflow, by name."""
+    _, children, others = runs_of(uri)
+    found = [run for run in [*children, *others] if run.data.tags["kind"] == kind]
+    assert len({run.info.run_name for run in found}) == len(found), "no name twice"
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_cell_that_its_suite_no_longer_has_is_removed_and_comes_back_with_the_cell(migrated, tmp_path):
+    from reports.summary import summarise
+
+    whole = FakeStore(tmp_path / "results").write_suite(methods=("ft-l", "onceedit"), data=("zsre",))
+    shutil.copy(migrated, whole.root / "mlflow.db")
+    first, hundred = sync(whole.root, summarise=summarise), whole.cells
+    scores = {name: run.data.metrics for name, run in of_kind(first.uri, "suite").items()}
+    whole.cells = []
+    low = {"reliability": 0.1, "generality": 0.1, "locality": 0.1, "locality_unrelated": 0.1}
+    for model in ("tiny/llama", "tiny/mistral", "tiny/gptj"):  # more edits, and one method less
+        whole.write_cell("onceedit", model, "zsre", records=60, chances=low)
+    whole.write_manifest()
+    second = sync(whole.root, summarise=summarise)
+    assert (second.created, second.replaced, second.skipped, second.removed) == (3, 0, 0, 6)
+    assert {run.data.params["edits"] for run in of_kind(second.uri, "cell").values()} == {"60"}
+    assert list(of_kind(second.uri, "method")) == ["OnceEdit · ZsRE"]
+    (before,), (now,) = scores.values(), (run.data.metrics for run in of_kind(second.uri, "suite").values())
+    assert now["generation.score.onceedit"] < before["generation.score.onceedit"]
+    assert math.isnan(now["generation.score.ft-l"]), "MLflow deletes no metric"
+    again = sync(whole.root, summarise=summarise)
+    assert (again.created, again.replaced, again.skipped, again.removed) == (0, 0, 3, 0)
+    whole.cells = hundred
+    whole.write_manifest()
+    back = sync(whole.root, summarise=summarise)
+    assert (back.created, back.removed) == (6, 3)
+    assert {name: run.data.metrics for name, run in of_kind(back.uri, "suite").items()} == scores
+
+
+def test_what_other_stores_and_users_have_on_a_server_is_not_removed(store, migrated, tmp_path):
+    from mlflow import MlflowClient
+
+    shared = f"sqlite:///{shutil.copy(migrated, tmp_path / 'shared.db')}"
+    other = FakeStore(tmp_path / "other").write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
+    for each in (store, other):
+        sync(each.root, tracking_uri=shared)
+    client, _, (parent,) = runs_of(shared)
+    mine = {"mlflow.parentRunId": parent.info.run_id}
+    client.create_run(parent.info.experiment_id, run_name="mine", tags=mine)
+    store.cells = store.cells[:1]
+    store.write_manifest()
+    assert sync(store.root, tracking_uri=shared).removed == 1
+    assert sorted(run.data.tags["cell"] for run in runs_of(shared)[1]) == sorted([*store.cells, *other.cells])
+    assert "mine" in {run.info.run_name for run in runs_of(shared)[2]}
+    assert MlflowClient(tracking_uri=shared).get_run(parent.info.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow

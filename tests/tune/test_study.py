@@ -8,7 +8,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness.api import Launcher, Summary
+from harness import registry
+from harness.api import ArtifactSpec, Launcher, Summary
 from harness.errors import UserError
 from harness.plan.plan import Plan
 from harness.store.store import Store
@@ -146,10 +147,61 @@ def test_a_search_without_any_result_is_one_line(search):
 def test_a_study_with_other_records_is_not_continued(search):
     search().run(1)
     with pytest.raises(
-        UserError, match="this study was made with different ranges, records, weights or versions"
+        UserError, match="this study was made with different ranges, records, weights, versions or code"
     ) as error:
         search(edits=15).run(2)
     assert error.value.fix.startswith("rm ")
+
+
+@pytest.fixture
+def own_builder(monkeypatch):
+    """FT-L with an artifact of a plug-in, for the layer that it edits; returns how to change the plug-in's code."""
+
+    def artifacts(method, model, data, seed):
+        return {
+            f"layer.{method.hparams.layer}": ArtifactSpec("net", "setup", {"at": method.hparams.layer}, "own:build")
+        }
+
+    def change(text):
+        monkeypatch.setattr("harness.api.artifact.source_hash", lambda module: text if module == "own" else "")
+
+    monkeypatch.setattr(registry.find_method("ft-l"), "artifacts", artifacts)
+    change("first")
+    return change
+
+
+def test_a_study_is_not_continued_with_other_code_of_its_method(search, monkeypatch):
+    for text in ("first", "first"):
+        monkeypatch.setattr(registry, "code_of", lambda method, text=text: {"source": text})
+        search().run(1)
+    monkeypatch.setattr(registry, "code_of", lambda method: {"source": "fixed"})
+    with pytest.raises(UserError, match="versions or code"):
+        search().run(2)
+
+
+def test_a_study_is_not_continued_with_other_code_of_an_artifacts_builder(search, own_builder):
+    search().run(1)
+    own_builder("fixed")
+    with pytest.raises(UserError, match="versions or code"):
+        search().run(2)
+
+
+def test_a_study_continues_when_other_values_of_what_it_searches_are_in_use(search, own_builder):
+    tuning = search()
+    tuning.run(1)
+    path = target(tuning.question, tuning.model, None, is_replaced=False)
+    path.parent.mkdir(parents=True)
+    path.write_text(f"extends: {ROOT}/methods/hparams/ft-l/tiny.yaml\nlayer: {{value: 0, source: me}}\n")
+    again = search()
+    assert again.current.values["layer"] == 0 != tuning.current.values["layer"]
+    assert again.run(2).trials == 2
+
+
+def test_studies_of_two_backends_are_two(search):
+    native, other = search(), search(backend="easyedit")
+    assert native.name == "tune-ft-l-tiny_llama-counterfact"
+    assert other.name == f"{native.name}-easyedit"
+    assert other.database != native.database
 
 
 def test_trials_of_one_round_are_launched_together(search):

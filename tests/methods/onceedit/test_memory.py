@@ -1,5 +1,6 @@
 """Alpha from the similarity to the edited prompts, against one cosine at a time."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -89,3 +90,11 @@ def test_the_identity_has_values_of_similarity_only_where_alpha_depends_on_them(
     learned, similar = identities("learned"), identities("similarity")
     assert learned[0] == learned[1]
     assert similar[0] != similar[1]
+
+
+def test_similarity_of_bf16_embeddings_is_that_of_their_values_in_fp32(plugin):
+    """A half-precision cosine is a multiple of 2⁻⁸, and with a slope of 100 alpha would jump from one to the next."""
+    half = replace(plugin, model=copy.deepcopy(plugin.model).bfloat16())
+    widened = replace(plugin, model=copy.deepcopy(half.model).float())
+    found, exact = ([remember(each, 0.67).similarity(prompt) for prompt in PROMPTS] for each in (half, widened))
+    assert found == exact

@@ -1,10 +1,13 @@
 """The method as the harness sees it."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from harness import registry
@@ -13,7 +16,7 @@ from harness.suite.hparams import resolve
 from harness.tokens import joint_query
 from methods.onceedit.editor import EDIT, PLUGIN_STATE, STATE, OnceEdit, state_artifact
 from methods.onceedit.pair import PairState, build
-from methods.onceedit.relative import RelativeState
+from methods.onceedit.plugin import CALIBRATION, EditedPlugin
 from tests.helpers.tiny_models import tiny_model
 from tests.helpers.tiny_onceedit import hparams_with
 
@@ -122,15 +125,35 @@ def test_a_whitened_state_is_read_with_its_geometry(target, tmp_path):
     assert read.exponents(some, some).equal(built.state.exponents(some, some))
 
 
-def test_a_state_of_other_embeddings_is_computed_again(target, tmp_path):
+def test_a_state_of_other_embeddings_is_refused(target, tmp_path):
     """A plug-in in bf16 has other embeddings than the fp32 model that its state was computed from."""
     tokenizers = (target.tokenizer, target.tokenizer)
     PairState.of(target.model, tokenizers, "deepen", "plain", pair_special=False).save(tmp_path)
-    half = target.model.bfloat16()
-    read = PairState.load(tmp_path, half).state
-    assert read.log_z_V.equal(
-        RelativeState.build(half.get_input_embeddings().weight, read.anchor_ids_A.tolist(), "plain").log_z_V
-    )
+    PairState.require(tmp_path, target.model)
+    with pytest.raises(ValueError, match="other embeddings"):
+        PairState.require(tmp_path, target.model.bfloat16())
+
+
+@pytest.mark.parametrize(("decode", "precision"), [("exact", torch.bfloat16), ("speculative", torch.float32)])
+def test_a_bf16_plugin_answers_with_the_embeddings_of_its_state(
+    decode, precision, plugin_folder, plugin_spec, target, context, tmp_path
+):
+    """Its state is computed once, in the precision in which it answers, and not again by every cell."""
+    folder, state = tmp_path / "edit", tmp_path / "state"
+    shutil.copytree(plugin_folder, folder)
+    calibration = json.loads((folder / CALIBRATION).read_text())
+    (folder / CALIBRATION).write_text(json.dumps(calibration | {"dtype": "bfloat16"}))
+    state.mkdir()
+    llm, plugin = ModelRef("llama2-7b", "pretrained"), ModelRef("tinyllama-1.1b", "pretrained", dtype="bfloat16")
+    context.models, context.folders = {llm: target}, {plugin_spec.key: folder}
+    hparams = hparams_with(decode=decode)
+    spec = state_artifact(plugin, llm, hparams, plugin_spec)
+    build(spec, context, state)
+    answering = EditedPlugin.load(folder, "cpu", hparams.plugin_dtype).model
+    assert answering.dtype == precision
+    PairState.require(state, answering)
+    exact = state_artifact(plugin, llm, hparams_with(), plugin_spec)
+    assert (spec.key == exact.key) == (decode == "exact")
 
 
 def test_both_sides_of_a_pair_count_the_same_anchors_in_the_same_order(folders, target, plugin):

@@ -73,7 +73,7 @@ def test_a_plugin_in_bfloat16_still_speaks_in_fp32():
 
 def test_a_plugin_is_loaded_in_float32_on_a_cpu_unless_told_otherwise(plugin_folder):
     assert EditedPlugin.load(plugin_folder, "cpu").model.dtype == torch.float32
-    assert EditedPlugin.load(plugin_folder, "cpu", torch.bfloat16).model.dtype == torch.bfloat16
+    assert EditedPlugin.load(plugin_folder, "cpu", "bfloat16").model.dtype == torch.bfloat16
 
 
 def test_an_empty_text_is_refused_where_no_bos_begins_it():

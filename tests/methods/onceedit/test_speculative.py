@@ -9,6 +9,7 @@ from harness.tokens import Query
 from methods.onceedit.answers import Answers
 from methods.onceedit.editor import OnceEdit
 from methods.onceedit.ensemble import EnsembleModel
+from methods.onceedit.rounding import is_doubtful
 from methods.onceedit.slots import Slots
 from methods.onceedit.speculative import Pace, Speculation, repeated
 from tests.helpers.any_architecture import any_architecture, hidden_alone
@@ -84,6 +85,22 @@ def test_where_two_tokens_tie_the_step_by_step_decoder_decides(plugin, requests)
     made, counts = speculated(pair_of(target, plugin, requests, **changes), queries)
     assert made == pair_of(target, plugin, requests, **changes).greedy(queries)
     assert counts["settled"] == sum(len(query.target_ids) for query in queries)
+
+
+def test_an_end_of_text_that_rounding_could_put_first_is_doubtful_in_any_rank(plugin, requests):
+    """Three tokens are within rounding of each other, and the end of text is the third of them."""
+    target = tiny_model("llama")
+    pair = pair_of(target, plugin, requests, alpha="fixed", alpha_fixed=0.9)
+    eos_id, plugin_logits_BU = pair.chooser.eos_id, plugin.read(["The capital of France is"]).logits_BU
+    logits_BV = torch.full((1, target.model.config.vocab_size), -5.0)
+    logits_BV[0, [7, 9, eos_id]] = torch.tensor([1.0, 1.0 - 1e-6, 1.0 - 2e-6])
+    choice = pair.chooser.decide(logits_BV, plugin_logits_BU.softmax(dim=-1), torch.tensor([0.9]))
+    error_B = torch.tensor([2e-6])
+    certain = choice.decoded.certificate.margin_B > 4 * error_B
+    assert certain.all(), "the fused token itself leads by more than rounding"
+    assert is_doubtful(pair.chooser, choice, logits_BV, error_B, error_B).all()
+    logits_BV[0, eos_id] = 0.9
+    assert not is_doubtful(pair.chooser, choice, logits_BV, error_B, error_B).any()
 
 
 def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, requests):
