@@ -36,19 +36,25 @@ class BatchEntry:
         limit_s: time limit of the SLURM job.
         warned_s: time between SLURM's warning and the end.
         command: of the launch, for the provenance of cells.
+        has_larger_gpu: whether there is a resource class for a job that runs out of GPU memory. The SLURM job then ends with
+            it and its heartbeat says why, as if SLURM had ended it.
     """
 
-    def __init__(self, progress: Path, limit_s: float, warned_s: float, command: str) -> None:
+    def __init__(
+        self, progress: Path, limit_s: float, warned_s: float, command: str, *, has_larger_gpu: bool = False
+    ) -> None:
         self.progress = progress
         self.limit_s = limit_s
         self.warned_s = warned_s
         self.command = command
+        self.has_larger_gpu = has_larger_gpu
 
     def __call__(self, batch: Batch) -> None:
         """Settle the jobs of the batch that are not settled.
 
         Raises:
             UserError: if this code makes a different cell of a job than the code that planned it.
+            torch.OutOfMemoryError: if a job runs out of GPU memory, and there is a larger GPU.
         """
         for job in batch.jobs:
             if (place := place_of(job.work)) != job.place:
@@ -60,7 +66,7 @@ class BatchEntry:
         if name := slurm_job():
             os.environ[JOB] = name
         with self._heeding_warnings(batch), Heartbeat(self.progress, batch) as beat:
-            run_batch(batch, beat)
+            run_batch(batch, beat, has_larger_gpu=self.has_larger_gpu)
 
     def checkpoint(self, batch: Batch) -> "DelayedSubmission":
         """The callable that submitit requeues: the same one, because it continues from the disk."""

@@ -113,10 +113,16 @@ def submit(
             _heeded(told),
             executor.batch(),
         ):
-            command = this_command()
+            command, has_larger_gpu = this_command(), _has_larger_gpu(resources, profile)
             jobs = [
                 executor.submit(
-                    BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, command),
+                    BatchEntry(
+                        launch.progress(each.batch),
+                        limit_s,
+                        profile.signal_delay_s,
+                        command,
+                        has_larger_gpu=has_larger_gpu,
+                    ),
                     batch.renamed(each.batch),
                 )
                 for each, batch in zip(asked, batches, strict=True)
@@ -204,6 +210,12 @@ def _heeded(told: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def _has_larger_gpu(resources: ResourceClass, profile: SlurmProfile) -> bool:
+    """Whether the next class, in which a job that was too large is run again, has another GPU than this one."""
+    following = profile.resources[profile.resources.index(resources) + 1 :][:1]
+    return any((each.gpu_gb, each.gres) != (resources.gpu_gb, resources.gres) for each in following)
 
 
 def _clear(folder: Path) -> None:

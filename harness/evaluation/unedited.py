@@ -119,7 +119,12 @@ def protocol_versions(names: Sequence[str]) -> dict[str, Any]:
 
 
 def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
-    """Build `artifact`: load the model, answer the locality questions, save the answers."""
+    """Build `artifact`."""
+    answers(spec, context).save(folder)
+
+
+def answers(spec: ArtifactSpec, context: "Context") -> UneditedOutputs:
+    """Load the model of `artifact` and ask it the locality questions."""
     from harness.models.edited import WeightEditedModel
 
     model = context.load_model(spec.inputs["model"])
@@ -131,11 +136,11 @@ def build(spec: ArtifactSpec, context: "Context", folder: Path) -> None:
     total = question_count(data, len(protocols), LOCALITY_AXES)
     asking = f"unedited answers of {model.ref.name}"
     with context.progress(asking, total) as advance, context.clock.phase("evaluate"):
-        answers = [
+        ids = [
             predict(WeightEditedModel(model), asked, protocol, spec.identity["batch_size"], advance)
             for protocol, asked in zip(protocols, questions, strict=True)
         ]
-    UneditedOutputs.of(zip(protocols, questions, answers, strict=True)).save(folder)
+    return UneditedOutputs.of(zip(protocols, questions, ids, strict=True))
 
 
 def _key(protocol: Protocol, asked: ProbeQuery) -> _Key:

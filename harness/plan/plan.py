@@ -233,10 +233,10 @@ class Plan:
             )
         target = model.problem or self._model(model, None if isinstance(data, str) else data.refs["none"])
         tasks = self._capability
-        missing += [why for why in (data, target, method.problems.get(model.name), tasks) if isinstance(why, str)]
+        missing += [why for why in (data, target, method.problems.get(model), tasks) if isinstance(why, str)]
         if missing or isinstance(data, str) or isinstance(target, str) or isinstance(tasks, str):
             return PlannedCell(title, method.backend, None, tuple(missing))
-        resolved = method.hparams[model.name]
+        resolved = method.hparams[model]
         cell = Cell(
             method=registry.find_method(method.name, method.backend).spec,
             label=method.label,

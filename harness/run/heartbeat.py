@@ -39,6 +39,7 @@ class Beat:
         place, title: the job that is running; empty between jobs.
         since: when it began.
         step, steps_done, steps_total: progress inside it; an empty `step` where it shows none.
+        is_out_of_memory: whether the batch has ended because that job ran out of GPU memory.
     """
 
     batch: str
@@ -55,6 +56,7 @@ class Beat:
     step: str = ""
     steps_done: int = 0
     steps_total: int = 0
+    is_out_of_memory: bool = False
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -86,7 +88,11 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            import torch
+
+            self._set(is_out_of_memory=issubclass(kind, torch.OutOfMemoryError))
         self._ending.set()
         self._changed.set()
         self._thread.join(PATIENCE_S)

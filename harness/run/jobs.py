@@ -86,14 +86,20 @@ def waves(
     ]
 
 
-def run_batch(batch: Batch, watcher: "Watcher") -> None:
+def run_batch(batch: Batch, watcher: "Watcher", *, has_larger_gpu: bool = False) -> None:
     """Settle the jobs of a batch, one after the other.
 
     What is settled already is left alone, so a batch that was killed is simply run again. A job with a failed need fails
     for the same reason. A job with a need that is neither built nor failed is left untouched.
 
+    Args:
+        batch: the jobs.
+        watcher: is told of each.
+        has_larger_gpu: as in `Runner.run`.
+
     Raises:
         UserError: if the store cannot be written.
+        torch.OutOfMemoryError: with `has_larger_gpu`; the job that was running and those after it are not settled.
     """
     if not batch.unsettled():
         return
@@ -115,7 +121,7 @@ def run_batch(batch: Batch, watcher: "Watcher") -> None:
             watcher.ended(job, Outcome(0.0, reason))
         elif not _is_waiting(job, store):
             watcher.began(job)
-            watcher.ended(job, runner.run(job))
+            watcher.ended(job, runner.run(job, has_larger_gpu=has_larger_gpu))
 
 
 def reopen(store: Store, jobs: Iterable[Job]) -> None:

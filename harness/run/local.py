@@ -51,14 +51,17 @@ class LocalProfile(LaunchProfile):
     processes: Count | Literal["cores"] | None = Field(
         None,
         description="number of batches that run at the same time; `cores`: as many as the CPU has cores for, at the suite's "
-        "`threads` each; default: one per GPU, or one without a GPU",
+        "`threads` each; default: one per GPU, or one without a GPU; one on several GPUs if a model has a `device_map`",
     )
     packing: Count = Field(8, description="maximum number of jobs in a batch; they all load the same model")
 
 
 @register_launcher("local")
 class LocalLauncher(Launcher):
-    """Runs jobs on this machine, in the command's own process or in several, of which each sees one GPU if there are any."""
+    """Runs jobs on this machine, in the command's own process or in several, of which each sees one GPU if there are any.
+
+    A model that is spread over GPUs needs to see all of them, so there is one process if any job has such a model.
+    """
 
     Profile: ClassVar[type[LocalProfile]] = LocalProfile
     profile: LocalProfile
@@ -70,6 +73,10 @@ class LocalLauncher(Launcher):
         display.expect(todo)
         devices = gpus() if plan.device == "cuda" else []
         processes = self.processes(plan.suite.threads, devices)
+        spread = sorted({model.name for job in todo for model in job.models if model.device_map})
+        if spread and processes > 1 and len(devices) > 1:
+            display.note(f"one process that sees all GPUs, because device_map spreads {', '.join(spread)} over them")
+            processes = 1
         if processes == 1:
             run_batch(Batch("all", plan.store.root, tuple(todo), plan.device, plan.suite.threads), display)
         else:

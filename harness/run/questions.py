@@ -14,11 +14,12 @@ from harness.evaluation.evaluate import evaluate
 from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
 from harness.evaluation.probes import question_count
 from harness.evaluation.protocol import Protocol
-from harness.evaluation.unedited import UneditedOutputs
+from harness.evaluation.unedited import UneditedOutputs, answers
 from harness.plan.cell import Cell
 from harness.records import Answer, ItemScore
 from harness.run.checkpoint import Point
 from harness.run.context import RunContext
+from harness.run.cost import device_class
 from harness.store.artifacts import ArtifactCache
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class Questions:
         cell: what is asked, and of which method.
         model: the loaded model, not edited yet.
         context: of the run; its clock counts the time of the answers.
-        artifacts: what the unedited model has answered.
+        artifacts: what the unedited model has answered. If that was on another class of device, where rounding differs, it is
+            asked for locality again: no edit may be blamed for an answer that the device changed.
+
+    Attributes:
+        remarks: on what the unedited model has answered on another class of device.
 
     Raises:
         UserError: if the reference texts of metrics of generated text are no longer those that were planned.
@@ -56,6 +61,16 @@ class Questions:
         self._asks = cell.model.weights != "random"
         self._references = cell.fluency.texts() if cell.fluency and self._asks else {}
         self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
+        self._asked_again: dict[str, UneditedOutputs] = {}
+        remarks, here = list[str](), device_class(context.device)
+        for spec in cell.all_unedited_outputs():
+            if (there := artifacts.built_on(spec)) not in (here, None):
+                self._asked_again[spec.key] = answers(spec, context)
+                remarks.append(f"the unedited model was asked again for locality on {here}, after {there}")
+        for spec in cell.unedited_capability() if cell.method.edits else ():
+            if (there := artifacts.built_on(spec)) not in (here, None):
+                remarks.append(f"benchmark tasks were asked before editing on {there}, and after it on {here}")
+        self.remarks = tuple(dict.fromkeys(remarks))
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -96,20 +111,25 @@ class Questions:
         cell = self._cell
         if not self._asks or not cell.method.edits:
             return {}
-        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(cell.data.edits)))
-        return attainable(self._context.load_data(cell.data), self._model.tokenizer, self.protocols, unedited)
+        data = self._context.load_data(cell.data)
+        return attainable(data, self._model.tokenizer, self.protocols, self._unedited(cell.data.edits))
 
     def unedited_items(self) -> list[ItemScore]:
         """Scores of the unedited model on the benchmark tasks."""
         folders = map(self._artifacts.folder, self._cell.unedited_capability())
         return [one for folder in folders for one in scores.read(folder)]
 
+    def _unedited(self, edits: int) -> UneditedOutputs:
+        spec = self._cell.unedited_outputs(edits)
+        again = self._asked_again.get(spec.key)
+        return UneditedOutputs.load(self._artifacts.folder(spec)) if again is None else again
+
     def _answers(self, edited: EditedModel, edits: int) -> list[Answer]:
         if not self._asks:
             return []
         cell, context, protocols = self._cell, self._context, self.protocols
         data = context.load_data(cell.data_at(edits))
-        unedited = UneditedOutputs.load(self._artifacts.folder(cell.unedited_outputs(edits)))
+        unedited = self._unedited(edits)
         total = question_count(data, len(protocols) + 1)  # once more for the scope
         with context.progress(f"evaluating {cell.label}", total) as advance, context.clock.phase("evaluate"):
             return evaluate(

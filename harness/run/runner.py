@@ -48,11 +48,16 @@ class Runner:
         self._artifacts = ArtifactCache(store)
         self._context = context
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job, *, has_larger_gpu: bool = False) -> Outcome:
         """Run a job whose needs are built, and write its folder, finished or failed.
+
+        Args:
+            job: what to run.
+            has_larger_gpu: whether a job that runs out of GPU memory can be run on a larger GPU, and so has not failed.
 
         Raises:
             UserError: if the store cannot be written.
+            torch.OutOfMemoryError: with `has_larger_gpu`; the job is not settled.
         """
         start = time.perf_counter()
         log, result = io.StringIO(), None
@@ -65,6 +70,8 @@ class Runner:
             else:
                 self._build(job.work, clock)
         except Exception as error:
+            if has_larger_gpu and isinstance(error, torch.OutOfMemoryError):
+                raise
             self._context.forget_models()
             reason = _reason(error)
             record_failure(self._store, job, reason, log.getvalue() + traceback.format_exc())
@@ -124,7 +131,7 @@ class Runner:
         model, chosen = bench.model, bench.chosen
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
         kept = KeptWeights(model.model) if is_kept else None
-        before = weight_hash(model.model)
+        before, sources = weight_hash(model.model), self._sources(cell)
         questions = Questions(cell, model, context, self._artifacts)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
@@ -135,7 +142,7 @@ class Runner:
         flops, failures = self._flops(
             bench, questions
         )  # now that everything is timed, and before the weights are compared
-        remarks = (*edited.remarks, *failures)
+        remarks = (*questions.remarks, *edited.remarks, *failures)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
@@ -162,16 +169,11 @@ class Runner:
             **provenance.environment(),
             "started": started.isoformat(),
             "finished": datetime.now(UTC).isoformat(),
-            "data_files": data_files(cell.data),
-            "references": references(cell),
+            **sources,
             "artifacts": {role: spec.key for role, spec in needed.items()},
             "weights": before,
             "tokenizer": model.framing,
             "ambiguous_subjects": ambiguous(model.tokenizer, requests),
-            "models": [
-                {"name": ref.name, "source": ref.source, "revision": ref.revision, **context.model_hashes(ref)}
-                for ref in models_of(cell)
-            ],
             **({"same_subject": groups} if (groups := same_subject((*data.edits, *data.unrelated))) else {}),
             **({"chosen": dict(chosen)} if chosen else {}),
             **bench.method.provenance(),
@@ -181,6 +183,17 @@ class Runner:
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         items = {0: questions.unedited_items()} if cell.unedited_capability() else {}
         return _Result(cell, edited, place, items, cost, origin, remarks, kept, questions.attainable())
+
+    def _sources(self, cell: Cell) -> dict[str, Any]:
+        """Where a cell's records and models have been read from, with hashes; files may change while the cell runs."""
+        return {
+            "data_files": data_files(cell.data),
+            "references": references(cell),
+            "models": [
+                {"name": ref.name, "source": ref.source, "revision": ref.revision, **self._context.model_hashes(ref)}
+                for ref in models_of(cell)
+            ],
+        }
 
     def _device_classes(self, edited: "_Edited", needed: Iterable[ArtifactSpec]) -> dict[str, list[str]]:
         """What the seconds of each phase were measured on, here and wherever the artifacts were built."""

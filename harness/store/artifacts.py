@@ -87,6 +87,11 @@ class ArtifactCache:
         """
         return max([own, *(int(cost.get("shared_by", 1)) for cost in self._costs(specs))])
 
+    def built_on(self, spec: ArtifactSpec) -> str | None:
+        """Class of the device that an artifact was built on, however many processes shared it; None if not recorded."""
+        found: str | None = self._store.artifact(spec.name, spec.key).read("cost.json").get("device_class")
+        return found and found.partition(" (shared by ")[0]
+
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():
             if spec.kind != "model":

@@ -152,9 +152,8 @@ class Store:
     def drop_checkpoint(self, folder: str) -> None:
         """Remove a cell's checkpoint; renamed first, so that a partly removed checkpoint is never used."""
         kept = self.checkpoint(folder)
-        with explained(kept):
-            if kept.exists():
-                _clear(kept.rename(kept.with_name(f"{kept.name}{DROPPED}")))
+        with explained(kept), contextlib.suppress(FileNotFoundError):  # none, or another process has just renamed it
+            _clear(kept.rename(kept.with_name(f"{kept.name}{DROPPED}")))
 
     def artifact(self, name: str, key: str) -> Folder:
         """The folder of an artifact with this name and content address."""
@@ -238,8 +237,11 @@ def _discard(folders: Iterable[Path]) -> None:
 
 
 def _clear(folder: Path) -> None:
+    """Remove a folder, which a process on another machine may be removing at the same time."""
     with explained(folder):
-        shutil.rmtree(folder)
+        while folder.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
 
 def _flush(path: Path) -> None:

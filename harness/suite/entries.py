@@ -82,16 +82,16 @@ class MethodEntry:
         name: registry name.
         label: unique name of the entry; distinguishes several entries of one method.
         variant: named set of hyper-parameters, or None.
-        hparams: values and their sources, by model name.
-        problems: why there are no hyper-parameters for a model, by model name.
+        hparams: values and their sources, by model; names of models need not be unique.
+        problems: why there are no hyper-parameters for a model.
     """
 
     name: str
     label: str
     variant: str | None
     backend: str
-    hparams: Mapping[str, ResolvedHparams]
-    problems: Mapping[str, str] = field(default_factory=dict)
+    hparams: Mapping[ModelEntry, ResolvedHparams]
+    problems: Mapping[ModelEntry, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

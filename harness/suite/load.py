@@ -89,7 +89,7 @@ def load_suite(
     default_backend = backend or laid.backend or form.backend
     folder = _data_folder(form, data)
     models = _models(document, form, overlay, wanted, is_lenient)
-    specs = {model.name: model.spec for model in models if not model.problem}
+    specs = {model: model.spec for model in models if not model.problem}
     return Suite(
         name=form.name,
         description=form.description,
@@ -225,7 +225,7 @@ def _method_entry(
     document: Located,
     index: int,
     entry: MethodForm,
-    specs: Mapping[str, ModelSpec],
+    specs: Mapping[ModelEntry, ModelSpec],
     overlay: Scale,
     wanted: str,
     is_lenient: bool,
@@ -245,7 +245,7 @@ def _method_entry(
             resolve = partial(
                 hparams.resolve,
                 entry.name,
-                model,
+                model.name,
                 variant=entry.variant,
                 at=at.at(("variant",)).where,
                 neighbours=MethodForm.model_fields,

@@ -136,9 +136,9 @@ class Tuning:
         self._launch = launch
         suite = self._suite({}, question.edits)
         self.model, self._spec = suite.models[0].name, suite.models[0].spec
-        if problem := suite.models[0].problem or suite.methods[0].problems.get(self.model):
+        if problem := suite.models[0].problem or suite.methods[0].problems.get(suite.models[0]):
             raise UserError(problem)
-        self.current: ResolvedHparams = suite.methods[0].hparams[self.model]
+        self.current: ResolvedHparams = suite.methods[0].hparams[suite.models[0]]
         own = registry.find_method(question.method, question.backend)
         file = question.space or search_file(own)
         if file is None:

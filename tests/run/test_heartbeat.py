@@ -1,5 +1,6 @@
 """What a batch says about itself while it runs."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,6 +9,7 @@ import time
 from datetime import datetime
 
 import pytest
+import torch
 
 from harness.errors import UserError
 from harness.run import heartbeat
@@ -72,6 +74,15 @@ def test_a_job_that_goes_on_counts_what_was_done_before_it(batch, file):
     with Heartbeat(file, batch) as beat:
         beat.began(batch.jobs[2])
     assert Beat.read(file).done == 2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, ZeroDivisionError])
+def test_the_last_beat_says_whether_gpu_memory_was_too_small_for_the_running_job(batch, file, error):
+    with contextlib.suppress(error), Heartbeat(file, batch) as beat:
+        beat.began(batch.jobs[1])
+        raise error
+    last = Beat.read(file)
+    assert (last.place, last.is_out_of_memory) == (batch.jobs[1].place, error is torch.OutOfMemoryError)
 
 
 def test_many_steps_are_few_writes(batch, file, monkeypatch):

@@ -23,7 +23,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from tests.helpers.commands import ROOT, environment, results
 from tests.helpers.fake_jobs import BrokenNeeds, RecordingWatcher, fake_job
-from tests.helpers.small_suites import copy_home
+from tests.helpers.small_suites import copy_home, write_suite
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +86,31 @@ def test_batches_say_how_many_processes_share_a_device(home, tmp_path, monkeypat
     monkeypatch.setattr(Workers, "run", lambda self, agenda: taken.append(agenda.take()))
     launched(plan, processes=processes)
     assert [batch.shared_by for batch in taken] == [shared_by]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "visible", "device_map", "processes"),
+    [
+        (None, ["0", "1"], "auto", 1),
+        (2, ["0", "1"], {"": 0, "model.layers.1": 1}, 1),
+        (None, ["0", "1"], None, 2),
+        (2, ["0"], "auto", 2),
+    ],
+)
+def test_a_model_spread_over_gpus_runs_in_one_process_that_sees_all_of_them(
+    home, tmp_path, monkeypatch, wanted, visible, device_map, processes
+):
+    models = [{"name": name, "path": str(home / name)} for name in ("llama", "gptj")]
+    models[0]["device_map"] = device_map
+    plan = Plan(load_suite(write_suite(home / "spread.yaml", models=models, methods=["none"])), Store(tmp_path), "cuda")
+    monkeypatch.setattr(local, "gpus", lambda: visible)
+    monkeypatch.setattr(local, "run_batch", lambda batch, watcher: started.append(1))
+    monkeypatch.setattr(Workers, "run", lambda self, agenda: started.append(len(self._workers)))
+    started = []
+    _, lines = launched(plan, processes=wanted)
+    assert started == [processes]
+    said = "one process that sees all GPUs, because device_map spreads llama over them"
+    assert any(said in line for line in lines) == (processes == 1)
 
 
 def without_numbers(lines):

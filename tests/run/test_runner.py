@@ -1,6 +1,7 @@
 """One cell from start to end, in this process, on a two-layer checkpoint."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -16,13 +17,16 @@ from harness.errors import UserError
 from harness.evaluation import fluency
 from harness.evaluation.capability import scores, tasks
 from harness.evaluation.metrics import aggregate
+from harness.evaluation.protocols import OWN
 from harness.evaluation.scope import scope_metrics
 from harness.files import write_json
 from harness.models.edited import WeightEditedModel
 from harness.models.weights import FILE, weight_hash
+from harness.plan.job import job_of
 from harness.plan.plan import roots
 from harness.plan.recall import recalled
 from harness.records import Answer, ItemScore
+from harness.run.cost import device_class
 from harness.store.rows import read_items
 from methods.easyedit.scoring import FORMS
 from methods.ft_l import FtL
@@ -141,6 +145,26 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
         for axis in ("locality", "locality_unrelated"):
             assert metrics[protocol][axis]["score"] == 1.0
     assert (cost["edit_actions"], cost["warm_up"], cost["phases_s"]["edit"]) == ([], False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("built_on", "locality"),
+    [("cuda: A100", 1.0), ("{here}", 0.0), ("{here} (shared by 2 processes)", 0.0), (None, 0.0)],
+)
+def test_the_unedited_model_is_asked_again_on_another_class_of_device(bench, monkeypatch, built_on, locality):
+    cell, here = bench.cell("none"), device_class("cpu")
+    (spec,) = cell.all_unedited_outputs()
+    folder = bench.store.artifact(spec.name, spec.key)
+    kept, cost = folder.read("unedited.json"), folder.read("cost.json")
+    for output in kept["outputs"]:
+        output["ids"] = [token + 1 for token in output["ids"]]
+    write_json(folder.path / "unedited.json", kept)
+    write_json(folder.path / "cost.json", {**cost, "device_class": built_on and built_on.format(here=here)})
+    assert bench.run(cell).reason is None
+    metrics, provenance = (bench.folder(cell).read(f"{name}.json") for name in ("metrics", "provenance"))
+    assert {metrics[of.name]["locality"]["score"] for of in OWN} == {locality}
+    remarks = [f"the unedited model was asked again for locality on {here}, after cuda: A100"]
+    assert provenance.get("remarks", []) == remarks * (locality == 1.0)
 
 
 def test_the_unedited_model_agrees_with_itself_where_two_files_number_their_records_alike(home, tmp_path):
@@ -358,6 +382,19 @@ def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(erro
     assert (folder.is_done, folder.failure) == (True, None)
 
 
+def test_a_cell_that_runs_out_of_gpu_memory_has_only_failed_if_there_is_no_larger_gpu(bench, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FtL, "_train", fail)
+    cell = bench.cell("ft-l")
+    job = job_of(cell, cell.seed, "cpu")
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.runner.run(job, has_larger_gpu=True)
+    assert not bench.folder(cell).is_settled
+    assert bench.runner.run(job).reason == bench.folder(cell).failure == "OutOfMemoryError: CUDA out of memory"
+
+
 def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypatch):
     cell, other = bench.cell("ft-l"), bench.cell("none")
     with monkeypatch.context() as patch:
@@ -390,6 +427,24 @@ def test_records_that_changed_since_the_plan_fail_the_cell_and_are_not_scored(ho
         assert "have changed since they were planned" in bench.run(bench.cell("ft-l")).reason
     finally:
         file.write_text(text)
+
+
+def test_a_cell_whose_files_change_meanwhile_is_finished_and_names_those_that_it_has_read(home, bench, monkeypatch):
+    file, train = home / "records" / "counterfact.json", FtL._train
+    content = file.read_bytes()
+
+    def change(*arguments):
+        file.unlink(missing_ok=True)
+        return train(*arguments)
+
+    monkeypatch.setattr(FtL, "_train", change)
+    cell = bench.cell("ft-l")
+    try:
+        assert bench.run(cell).reason is None
+    finally:
+        file.write_bytes(content)
+    read = bench.folder(cell).read("provenance.json")["data_files"]
+    assert read == {str(file): hashlib.sha256(content).hexdigest()}
 
 
 def test_a_cell_whose_reference_texts_have_changed_since_they_were_planned_fails(bench, tmp_path):
@@ -453,6 +508,15 @@ def test_benchmark_tasks_are_scored_before_and_after_editing(schedule, home, bui
         found[label] = bench.folder(cell).read("metrics.json")
         again = recalled(bench.folder(cell))
         assert (again.capability, again.fluency) == (cell.capability, cell.fluency)
+        assert "remarks" not in bench.folder(cell).read("provenance.json")
+    for spec in bench.cell("ft-l").unedited_capability():
+        write_json(bench.store.artifact(spec.name, spec.key).path / "cost.json", {"device_class": "cuda: A100"})
+    edited = bench.folder(bench.cell("ft-l"))
+    edited.remove()
+    assert bench.run(bench.cell("ft-l")).reason is None
+    here = edited.read("cost.json")["device_class"]
+    remark = f"benchmark tasks were asked before editing on cuda: A100, and after it on {here}"
+    assert edited.read("provenance.json")["remarks"] == [remark]
     points = ["0", "8"] if schedule == "batch" else ["0", "4", "8"]
     means = {
         label: [metrics["capability"][point]["facts"]["acc"] for point in points] for label, metrics in found.items()

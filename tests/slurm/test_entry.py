@@ -1,13 +1,17 @@
 """What a job runs: it refuses cells that its code does not know, and can tell whether it has moved."""
 
+import contextlib
 import dataclasses
 import os
 import pickle
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import torch
 
+from harness.api import ArtifactSpec
 from harness.errors import UserError
+from harness.plan.job import job_of
 from harness.run.heartbeat import Beat
 from harness.run.jobs import Batch
 from harness.store.store import Store
@@ -43,6 +47,26 @@ def test_cells_that_were_planned_with_other_code_are_refused(tmp_path):
     with pytest.raises(UserError, match=f"artifacts/fake/other is now {planned.place}"):
         entry(batch)
     assert list(tmp_path.iterdir()) == []
+
+
+def too_large(spec, context, folder):
+    """Builder of an artifact that takes more memory than any GPU has."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("has_larger_gpu", [False, True])
+def test_out_of_gpu_memory_ends_the_slurm_job_only_if_there_is_a_larger_gpu(tmp_path, monkeypatch, has_larger_gpu):
+    spec = ArtifactSpec("large", "setup", {}, f"{__name__}:too_large")
+    todo = (job_of(spec, 0, "cpu"), fake_job("next"))
+    monkeypatch.setattr(BatchEntry, "_heeding_warnings", lambda *_: contextlib.nullcontext())
+    entry = BatchEntry(tmp_path / "001.json", 60, 0, "harness run", has_larger_gpu=has_larger_gpu)
+    expected = pytest.raises(torch.OutOfMemoryError) if has_larger_gpu else contextlib.nullcontext()
+    with expected:
+        entry(Batch("001", tmp_path / "store", todo, "cpu", 1))
+    settled = [Store(tmp_path / "store").folder(job.place).is_settled for job in todo]
+    assert settled == [not has_larger_gpu] * 2
+    beat = Beat.read(entry.progress)
+    assert (beat.place, beat.is_out_of_memory) == ((todo[0].place, True) if has_larger_gpu else ("", False))
 
 
 def test_a_job_is_named_as_slurm_names_it(monkeypatch):

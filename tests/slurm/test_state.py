@@ -1,12 +1,18 @@
 """What is believed about SLURM jobs when SLURM's commands disagree or fail."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import torch
 
+from harness.run.heartbeat import Heartbeat
+from harness.run.jobs import Batch
 from harness.store.store import Store
 from slurm.launch import Launch
+from slurm.profile import ResourceClass
 from slurm.queue import State, states
+from slurm.retry import Again, verdict
 from slurm.state import ClusterState, cancel, launch_state
 from tests.helpers.fake_jobs import fake_job
 from tests.slurm.fake_slurm import FakeSlurm
@@ -57,6 +63,23 @@ def test_a_job_that_never_starts_has_ended_only_if_it_can_be_cancelled(launch, s
     (slurm.folder / "bin" / "scancel").write_text("#!/bin/sh\nexit 0\n")
     seen.look()
     assert launch.submissions[0].ending.state is State.CANCELLED
+
+
+def test_a_process_that_ended_for_lack_of_gpu_memory_is_followed_by_one_in_the_next_class(launch, slurm: FakeSlurm):
+    [submission] = launch.submissions
+    slurm.says(queue=line(launch, "FAILED").replace("|0|", "|256|"))
+    with (
+        contextlib.suppress(torch.OutOfMemoryError),
+        Heartbeat(launch.progress(submission.batch), Batch(submission.batch, launch.path, (JOB,), "cpu", 1)) as beat,
+    ):
+        beat.began(JOB)
+        raise torch.OutOfMemoryError
+    observed(launch).look()
+    ending = launch.submissions[0].ending
+    assert (ending.state, ending.place) == (State.OUT_OF_MEMORY, PLACE)
+    assert ending.words == "out of memory on node1 after 5 s (GPU)"
+    classes = [ResourceClass(name=name, mem_gb=1, time_min=1) for name in ("only", "larger")]
+    assert verdict(JOB, launch.submissions, classes) == Again(1)
 
 
 def test_what_cannot_be_cancelled_is_said(slurm, monkeypatch):

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from harness.errors import UserError
 from harness.run.jobs import Batch
@@ -43,6 +44,22 @@ def test_what_the_environment_says_otherwise_is_hidden_from_sbatch_and_comes_bac
     asked(launch)
     assert {line for line in slurm.lines("environment") if line.startswith("SBATCH_")} == {"SBATCH_ACCOUNT=lab"}
     assert {name: os.environ[f"SBATCH_{name}"] for name in mine} == mine
+
+
+@pytest.mark.parametrize(
+    ("larger", "is_final"),
+    [({"gpu_gb": 80}, [False, True]), ({"gres": "gpu:h100:1"}, [False, True]), ({"mem_gb": 8}, [True, True])],
+)
+def test_a_job_that_runs_out_of_gpu_memory_has_failed_unless_the_next_class_has_another_gpu(
+    launch, slurm, larger, is_final
+):
+    small = {"name": "small", "mem_gb": 4, "time_min": 60, "gpu_gb": 40}
+    profile = SlurmProfile(launcher="slurm", classes=[small, {**small, "name": "large", **larger}])
+    entries = []
+    for resources in profile.resources:
+        [job] = submit(launch, [Batch("1", launch.path, (fake_job("1"),), "cpu", 1)], resources, profile, after=())
+        entries.append(DelayedSubmission.load(launch.submitit / f"{job.id}_submitted.pkl").function)
+    assert [not entry.has_larger_gpu for entry in entries] == is_final
 
 
 def test_a_parameter_that_is_false_is_none():

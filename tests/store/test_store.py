@@ -334,3 +334,31 @@ def test_leftovers_of_killed_writers_of_a_finished_folder_are_removed(tmp_path):
     with store.locked():
         assert not left.exists()
         assert other.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "step"),
+    [
+        ("cells/.a.sequence", "rename"),
+        ("cells/.a.sequence", "unlink"),
+        ("cells/.a.sequence.dropped", "unlink"),
+        ("cells/.a.elsewhere-7.partial", "unlink"),
+    ],
+)
+def test_leftovers_that_another_process_is_removing_are_removed(store, monkeypatch, what, step):
+    fill(store.cell("a"), "x")
+    left = store.root / what
+    left.mkdir()
+    (left / "weights").write_text("1")
+    (left / "state").write_text("1")
+    ours = getattr(os, step)
+
+    def late(*where, **options):
+        monkeypatch.undo()
+        ours(*where, **options)
+        ours(*where, **options)
+
+    monkeypatch.setattr(os, step, late)
+    store._sweep()
+    store._sweep()  # what the other process has renamed, it removes
+    assert names(left.parent) == ["a"]

@@ -1,9 +1,12 @@
 """A small valid suite; each test changes one part of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+
+from harness.suite.entries import ModelEntry
 
 BASE = """\
 name: tiny
@@ -13,6 +16,13 @@ datasets: [{name: zsre, edits: 100}]
 """
 
 Write = Callable[..., Path]
+
+T = TypeVar("T")
+
+
+def named(of_models: Mapping[ModelEntry, T]) -> dict[str, T]:
+    """By name of the model, in suites whose models have different names."""
+    return {model.name: value for model, value in of_models.items()}
 
 
 @pytest.fixture(autouse=True)

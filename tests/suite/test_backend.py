@@ -13,7 +13,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from methods.easyedit import checkout
 from tests.helpers.fake_checkout import git, pinned, write_checkout
-from tests.suite.conftest import BASE
+from tests.suite.conftest import BASE, named
 
 ENTRY = BASE.replace("ft-l", "{name: ft-l, backend: native}")
 
@@ -66,11 +66,11 @@ def test_an_entry_without_an_adapter_is_refused_with_its_location(write, found):
 
 def test_the_easyedit_backend_sets_the_implementation_and_keeps_all_other_values(write, found):
     suite = load_suite(write("backend: easyedit\n"))
-    values, sources = (suite.methods[1].hparams["llama2-7b"].values, suite.methods[1].hparams["llama2-7b"].sources)
-    ours = load_suite(write()).methods[1].hparams["llama2-7b"].values
-    assert values == {**ours, "implementation": "faithful-easyedit", "without": []}
-    assert sources["implementation"] == "backend easyedit"
-    assert sources["lr"].startswith("OnceEdit")
+    theirs = named(suite.methods[1].hparams)["llama2-7b"]
+    ours = named(load_suite(write()).methods[1].hparams)["llama2-7b"].values
+    assert theirs.values == {**ours, "implementation": "faithful-easyedit", "without": []}
+    assert theirs.sources["implementation"] == "backend easyedit"
+    assert theirs.sources["lr"].startswith("OnceEdit")
 
 
 @pytest.mark.parametrize(

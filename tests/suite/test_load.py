@@ -6,7 +6,7 @@ import pytest
 from harness import registry
 from harness.errors import UserError
 from harness.suite import Schedule, load_suite, suite_json_schema
-from tests.suite.conftest import BASE
+from tests.suite.conftest import BASE, named
 
 
 def test_a_bare_name_and_a_mapping_are_the_same_entry(write):
@@ -19,21 +19,21 @@ def test_options_can_be_next_to_the_name_or_under_hparams(write):
     loose = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, layer: 5}")))
     under = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, hparams: {layer: 5}}")))
     assert loose == under
-    hparams = loose.methods[1].hparams["llama2-7b"]
+    hparams = named(loose.methods[1].hparams)["llama2-7b"]
     assert hparams.values["layer"] == 5
     assert hparams.sources["layer"] == "suite suite.yaml:3"
     assert hparams.sources["lr"].startswith("OnceEdit")
 
 
 def test_each_model_uses_the_hyper_parameters_of_its_own_file(write):
-    by_model = load_suite(write()).methods[1].hparams
+    by_model = named(load_suite(write()).methods[1].hparams)
     assert (by_model["llama2-7b"].values["layer"], by_model["gpt-j-6b"].values["layer"]) == (27, 21)
 
 
 def test_the_label_of_a_variant_is_the_method_and_variant_name(write):
     suite = load_suite(write(base=BASE.replace("none", "{name: ft-l, variant: unconstrained}")))
     assert [entry.label for entry in suite.methods] == ["ft-l.unconstrained", "ft-l"]
-    assert suite.methods[0].hparams["llama2-7b"].values["norm_constraint"] is None
+    assert named(suite.methods[0].hparams)["llama2-7b"].values["norm_constraint"] is None
 
 
 def test_filters_keep_the_order_of_the_suite(write):
@@ -148,9 +148,11 @@ def test_loading_a_suite_imports_nothing_heavy(heavy):
 def test_a_method_without_settings_for_a_model_says_so_and_other_methods_have_theirs(write, monkeypatch):
     monkeypatch.setattr("harness.suite.hparams.find_file", lambda folders, model, architecture: None)
     none, ft_l = load_suite(write()).methods
-    assert "has no value of 'layer' for llama2-7b: write hparams/ft-l/llama2-7b.yaml" in ft_l.problems["llama2-7b"]
+    assert (
+        "has no value of 'layer' for llama2-7b: write hparams/ft-l/llama2-7b.yaml" in named(ft_l.problems)["llama2-7b"]
+    )
     assert ft_l.hparams == {}
-    assert none.hparams.keys() == {"llama2-7b", "gpt-j-6b"}
+    assert named(none.hparams).keys() == {"llama2-7b", "gpt-j-6b"}
 
 
 def test_a_variant_that_only_other_models_have_is_no_typo(write, tmp_path, monkeypatch):
@@ -161,8 +163,8 @@ def test_a_variant_that_only_other_models_have_is_no_typo(write, tmp_path, monke
         "extends: default.yaml\nvariants: {slow: {lr: {value: 1.0e-5, source: here}}}\n"
     )
     ft_l = load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, variant: slow}"))).methods[1]
-    assert ft_l.hparams["llama2-7b"].values["lr"] == 1e-5
-    assert "has no variant 'slow'" in ft_l.problems["gpt-j-6b"]
+    assert named(ft_l.hparams)["llama2-7b"].values["lr"] == 1e-5
+    assert "has no variant 'slow'" in named(ft_l.problems)["gpt-j-6b"]
     with pytest.raises(UserError, match=r"has no variant 'slwo' \(did you mean 'slow'\?\)"):
         load_suite(write(base=BASE.replace("ft-l", "{name: ft-l, variant: slwo}")))
 

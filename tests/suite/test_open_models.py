@@ -9,12 +9,14 @@ from harness.errors import UserError
 from harness.identity import canonical_json
 from harness.models.loading import load
 from harness.models.weights import weight_hash
+from harness.plan.plan import Plan
 from harness.records import DataRef
 from harness.store.store import Store
 from harness.suite.load import load_suite
 from harness.suite.schema import ModelForm, named_by_source
 from tests.helpers.commands import harness
 from tests.helpers.small_suites import write_checkpoint, write_records
+from tests.suite.conftest import named
 
 CORPUS = DataRef("zsre", "synthetic", edits=5, sha256="ab")
 
@@ -93,7 +95,18 @@ def test_layers_may_be_shares_of_the_depth_of_a_model_of_ones_own(home):
     suite = load_suite(
         write(home, [{"name": "mine", "source": str(home / "qwen3")}], [{"name": "ft-l", "layer": {"depth": 1.0}}])
     )
-    assert suite.methods[0].hparams["mine"].values["layer"] == 3
+    assert named(suite.methods[0].hparams)["mine"].values["layer"] == 3
+
+
+def test_two_models_of_one_name_have_each_its_own_hyper_parameters(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "hparams" / "ft-l"
+    own.mkdir(parents=True)
+    for layer, architecture in enumerate(("llama", "qwen3")):
+        (own / f"{architecture}.yaml").write_text(f"extends: default.yaml\nlayer: {{value: {layer}, source: here}}\n")
+    models = [{"name": "mine", "source": str(home / architecture)} for architecture in ("llama", "qwen3")]
+    plan = Plan(load_suite(write(home, models, ["ft-l"])), Store(tmp_path))
+    assert [cell.hparams["layer"] for cell in plan.runnable] == [0, 1]
 
 
 def test_a_model_of_ones_own_stays_what_it_is_at_every_scale(home):

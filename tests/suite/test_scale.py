@@ -6,7 +6,7 @@ from harness.errors import UserError
 from harness.models import catalogue
 from harness.suite import load_suite, scale
 from harness.suite.collection import read_collection
-from tests.suite.conftest import BASE
+from tests.suite.conftest import BASE, named
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,13 +83,13 @@ def test_a_stand_in_does_not_inherit_precision_and_path(write, tmp_path):
 
 
 def test_hyper_parameters_of_tiny_models_are_used_for_stand_ins(write):
-    values = load_suite(write(), scale="mini").methods[1].hparams["tiny/llama"].values
+    values = named(load_suite(write(), scale="mini").methods[1].hparams)["tiny/llama"].values
     assert (values["layer"], values["lr"]) == (3, 5e-3)
 
 
 def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
     path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: tinyllama-1.1b, lr: 0.5}"))
-    hparams = load_suite(path, scale="mini").methods[1].hparams["tiny/llama"]
+    hparams = named(load_suite(path, scale="mini").methods[1].hparams)["tiny/llama"]
     assert (hparams.values["plugin"], hparams.values["lr"]) == ("tiny/tinyllama", 0.5)
     assert hparams.sources["plugin"].startswith("suite suite.yaml:3 (")
     assert "mini.yaml" in hparams.sources["plugin"]
@@ -97,13 +97,13 @@ def test_an_option_that_names_a_model_is_mapped_and_others_are_not(write):
 
 def test_an_option_that_is_an_entry_of_a_model_is_mapped_to_its_stand_in(write):
     path = write(base=BASE.replace("ft-l", "onceedit"))  # the plug-in is that of the method's file
-    hparams = load_suite(path, scale="small").methods[1].hparams["smollm2-135m"]
+    hparams = named(load_suite(path, scale="small").methods[1].hparams)["smollm2-135m"]
     assert hparams.values["plugin"] == "smollm2-135m"
     assert "small.yaml" in hparams.sources["plugin"]
     path = write(base=BASE.replace("ft-l", "{name: onceedit, plugin: {name: tinyllama-1.1b, revision: v2}}"))
-    written = load_suite(path).methods[1].hparams["llama2-7b"].values["plugin"]
+    written = named(load_suite(path).methods[1].hparams)["llama2-7b"].values["plugin"]
     assert {key: value for key, value in written.items() if value} == {"name": "tinyllama-1.1b", "revision": "v2"}
-    assert load_suite(path, scale="mini").methods[1].hparams["tiny/llama"].values["plugin"] == "tiny/tinyllama"
+    assert named(load_suite(path, scale="mini").methods[1].hparams)["tiny/llama"].values["plugin"] == "tiny/tinyllama"
 
 
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
@@ -124,8 +124,10 @@ def test_at_small_scale_every_method_of_the_main_table_has_settings_that_need_no
     for method in suite.methods:
         assert not method.problems
         for model in ("smollm2-135m", "gemma-3-270m"):
-            assert method.hparams[model].values.get("moments") in (None, "identity", "train_prompts"), method.name
-            assert "default" not in method.hparams[model].sources.values()
+            assert named(method.hparams)[model].values.get("moments") in (None, "identity", "train_prompts"), (
+                method.name
+            )
+            assert "default" not in named(method.hparams)[model].sources.values()
 
 
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])

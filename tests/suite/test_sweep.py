@@ -2,20 +2,20 @@ import pytest
 
 from harness.errors import UserError
 from harness.suite import load_suite
-from tests.suite.conftest import BASE
+from tests.suite.conftest import BASE, named
 
 
 def test_a_swept_option_replaces_its_entry_with_one_per_value(write):
     suite = load_suite(write("sweep:\n  methods.ft-l.hparams.lr: [1e-3, 1e-2]\n"))
     assert [entry.label for entry in suite.methods] == ["none", "ft-l.lr=0.001", "ft-l.lr=0.01"]
-    assert [entry.hparams["llama2-7b"].values["lr"] for entry in suite.methods[1:]] == [1e-3, 1e-2]
-    assert suite.methods[1].hparams["llama2-7b"].sources["lr"] == "suite suite.yaml:6"
+    assert [named(entry.hparams)["llama2-7b"].values["lr"] for entry in suite.methods[1:]] == [1e-3, 1e-2]
+    assert named(suite.methods[1].hparams)["llama2-7b"].sources["lr"] == "suite suite.yaml:6"
 
 
 def test_two_options_of_one_entry_form_a_grid(write):
     suite = load_suite(write("sweep: {methods.ft-l.lr: [1.0, 2.0], methods.ft-l.steps: [3, 4]}\n"))
     pairs = [
-        (entry.hparams["llama2-7b"].values["lr"], entry.hparams["llama2-7b"].values["steps"])
+        (named(entry.hparams)["llama2-7b"].values["lr"], named(entry.hparams)["llama2-7b"].values["steps"])
         for entry in suite.methods[1:]
     ]
     assert pairs == [(1.0, 3), (1.0, 4), (2.0, 3), (2.0, 4)]
