@@ -134,7 +134,9 @@ def test_two_processes_make_the_same_bits_and_say_the_same(home, alone, tmp_path
     summary, lines = launched(plan_of(home, tmp_path), processes=2)
     assert results(tmp_path) == alone[0]
     assert without_numbers(lines) == without_numbers(alone[1])
-    assert [line.split()[1] for line in lines[1:]] == ["1/2", "2/2", "1/4", "2/4", "3/4", "4/4"]
+    counted = [line.split()[1] for line in lines[1:]]  # a cell may end before the last artifact does
+    assert [one for one in counted if one.endswith("/2")] == ["1/2", "2/2"]
+    assert [one for one in counted if one.endswith("/4")] == ["1/4", "2/4", "3/4", "4/4"]
     assert (len(summary.finished), summary.failed, summary.kept) == (4, (), ())
     again, nothing = launched(plan_of(home, tmp_path), processes=2)
     assert (again.finished, len(again.kept), nothing) == ((), 4, [])
