@@ -28,7 +28,7 @@ from harness.records import Answer, Dataset, EditRequest, ItemScore, same_subjec
 from harness.run.bench import Bench, models_by_role, verify_models
 from harness.run.checkpoint import Checkpoint, Point
 from harness.run.context import RunContext
-from harness.run.cost import PhaseClock, add_phases, peak_memory_bytes, reset_peak_memory
+from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
 from harness.run.counting import CellCounter
 from harness.run.outcome import Outcome, record_failure
 from harness.run.questions import Further, Questions
@@ -93,6 +93,7 @@ class Runner:
             cost = {
                 "phases_s": clock.seconds,
                 "device": clock.device,
+                "hardware": device_class(clock.device),
                 "device_class": self._context.device_class,
                 "shared_by": self._context.shared_by,
                 "peak_memory_bytes": peak_bytes,

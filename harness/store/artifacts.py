@@ -89,8 +89,9 @@ class ArtifactCache:
 
     def built_on(self, spec: ArtifactSpec) -> str | None:
         """Class of the device that an artifact was built on, however many processes shared it; None if not recorded."""
-        found: str | None = self._store.artifact(spec.name, spec.key).read("cost.json").get("device_class")
-        return found and found.partition(" (shared by ")[0]
+        cost = self._store.artifact(spec.name, spec.key).read("cost.json")
+        found: str | None = cost.get("hardware", cost.get("device_class"))
+        return found
 
     def _costs(self, specs: Iterable[ArtifactSpec]) -> Iterator[dict[str, Any]]:
         for spec in {need.key: need for root in specs for need in root.closure()}.values():

@@ -149,17 +149,25 @@ def test_the_unedited_model_agrees_with_itself_and_costs_nothing(bench):
 
 @pytest.mark.parametrize(
     ("built_on", "locality"),
-    [("cuda: A100", 1.0), ("{here}", 0.0), ("{here} (shared by 2 processes)", 0.0), (None, 0.0)],
+    [
+        ({"hardware": "cuda: A100"}, 1.0),
+        ({"hardware": "{here}"}, 0.0),
+        ({"hardware": "{here}", "device_class": "{here} (shared by 2 processes)"}, 0.0),
+        ({"device_class": "cuda: A100"}, 1.0),  # built before the hardware was recorded
+        ({}, 0.0),
+    ],
 )
 def test_the_unedited_model_is_asked_again_on_another_class_of_device(bench, monkeypatch, built_on, locality):
     cell, here = bench.cell("none"), device_class("cpu")
     (spec,) = cell.all_unedited_outputs()
     folder = bench.store.artifact(spec.name, spec.key)
-    kept, cost = folder.read("unedited.json"), folder.read("cost.json")
+    kept = folder.read("unedited.json")
+    cost = {key: value for key, value in folder.read("cost.json").items() if key not in ("hardware", "device_class")}
+    cost |= {key: value.format(here=here) for key, value in built_on.items()}
     for output in kept["outputs"]:
         output["ids"] = [token + 1 for token in output["ids"]]
     write_json(folder.path / "unedited.json", kept)
-    write_json(folder.path / "cost.json", {**cost, "device_class": built_on and built_on.format(here=here)})
+    write_json(folder.path / "cost.json", cost)
     assert bench.run(cell).reason is None
     metrics, provenance = (bench.folder(cell).read(f"{name}.json") for name in ("metrics", "provenance"))
     assert {metrics[of.name]["locality"]["score"] for of in OWN} == {locality}
