@@ -10,6 +10,7 @@ records. Where the table also averages seeds or chooses a prompt template, which
 the resampled difference counts if it is larger.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -48,6 +49,7 @@ class Contest:
 
 def judged(table: Table, contests: Sequence[Contest]) -> Table:
     """Mark the best and second-best value of each column where tests support it; an undecided best one gets `OPEN_NOTE`."""
+    contests = [replace(each, values_K=_present(each, table)) for each in contests]
     ranks = [sorted(each.values_K, key=lambda row: -float(each.values_K[row].sum())) for each in contests]
     claims = [
         (number, mark, _p_of_claim(contest, rows[place:]))
@@ -91,6 +93,16 @@ def permutation_p_values(differences_KM: Floats) -> Floats:
     at_least_M = (np.abs(signs_PK @ differences_KM) >= observed_M - tolerance).sum(axis=0)
     p_M: Floats = at_least_M / len(signs_PK)
     return p_M
+
+
+def _present(contest: Contest, table: Table) -> dict[int, Floats]:
+    """The values of the rows that have a number in the table; a dash neither competes nor counts as a comparison."""
+    rows = table.sections[contest.section].rows
+    return {
+        row: values
+        for row, values in contest.values_K.items()
+        if not math.isnan(rows[row].entries[contest.column].value)
+    }
 
 
 def _p_of_claim(contest: Contest, rows: Sequence[int]) -> float:

@@ -1,6 +1,7 @@
 """Which entries are marked: against slow tests, and on tables without any difference."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,3 +89,15 @@ def test_of_tables_without_any_difference_at_most_one_in_twenty_has_a_winner():
         for found in (judged(*table_of(scores(rng, (0.0, 0.0, 0.0), 40))) for _ in range(tables))
     )
     assert 0 < winners <= 0.05 * tables
+
+
+def test_a_dash_neither_competes_nor_counts_as_a_comparison():
+    """A dataset without rephrases has no generality: its column is all dashes."""
+    table, contests = table_of(scores(np.random.default_rng(0), (0.45, 0.1, -0.3), 100))
+    section = table.sections[0]
+    rows = [replace(row, entries=(*row.entries[:-1], TableEntry())) for row in section.rows]
+    rows[2] = replace(rows[2], entries=(TableEntry(), *rows[2].entries[1:]))
+    found = judged(replace(table, sections=(replace(section, rows=tuple(rows)),)), contests)
+    assert marks(found) == [Mark.BEST, Mark.NONE, Mark.NONE], "of two rows, the second has none below it"
+    assert [row.entries[-1].note for row in found.sections[0].rows] == [""] * 3
+    assert "Holm over 3 comparisons" in found.notes[0]
