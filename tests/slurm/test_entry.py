@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.api import ArtifactSpec
+from harness.commands import COMMAND
 from harness.errors import UserError
 from harness.plan.job import job_of
 from harness.run.heartbeat import Beat
@@ -58,6 +59,7 @@ def too_large(spec, context, folder):
 def test_out_of_gpu_memory_ends_the_slurm_job_only_if_there_is_a_larger_gpu(tmp_path, monkeypatch, has_larger_gpu):
     spec = ArtifactSpec("large", "setup", {}, f"{__name__}:too_large")
     todo = (job_of(spec, 0, "cpu"), fake_job("next"))
+    monkeypatch.setenv(COMMAND, "")  # which the entry sets for its process, here that of other tests
     monkeypatch.setattr(BatchEntry, "_heeding_warnings", lambda *_: contextlib.nullcontext())
     entry = BatchEntry(tmp_path / "001.json", 60, 0, "harness run", has_larger_gpu=has_larger_gpu)
     expected = pytest.raises(torch.OutOfMemoryError) if has_larger_gpu else contextlib.nullcontext()
