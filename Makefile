@@ -18,7 +18,7 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make the environment in .venv (2 GB)
 
-run: $(INSTALLED)  ## all methods on three small models and two datasets, a cell per CPU core: tables, MLflow runs, a summary
+run: $(INSTALLED)  ## the paper's methods on three small models and two datasets, a cell per CPU core: tables, MLflow runs, a summary
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini --launch cores
 
 # DATA=FOLDER is a folder of records that is used as it is. Gemma comes under terms of use, https://ai.google.dev/gemma/terms, which

@@ -25,7 +25,7 @@ def largest_of_rows(values_TA: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         top_TK, at_TK = values_TA.topk(kept, dim=-1)
         return top_TK, at_TK
     # a group takes every `groups`-th column, so that the maxima are those of contiguous vectors
-    maxima_TG = values_TA[:, : groups * _GROUP].unflatten(1, (_GROUP, groups)).amax(dim=1)
+    maxima_TG = values_TA[:, : groups * _GROUP].view(-1, _GROUP, groups).amax(dim=1)
     groups_TK = maxima_TG.topk(kept, dim=-1, sorted=False).indices
     columns = torch.arange(groups * _GROUP, device=values_TA.device).view(_GROUP, groups)
     candidates_TC = columns.T[groups_TK].flatten(1)
