@@ -165,14 +165,12 @@ class OnceEdit(Method):
 
         plugin = EditedPlugin.load(folder(EDIT), context.device, self.hparams.plugin_dtype)
         plugin.require(edits, last)
-        sides = {}
-        if self.hparams.fuses_anchors:
-            sides = {folder(STATE): model.model, folder(PLUGIN_STATE): plugin.model}
-        for state, of_model in sides.items():
-            PairState.require(state, of_model)
+        roles = ((STATE, model.model), (PLUGIN_STATE, plugin.model)) if self.hparams.fuses_anchors else ()
+        for role, of_model in roles:
+            PairState.require(folder(role), of_model)
         with context.clock.phase("attach"):
-            loaded = [PairState.load(state, of_model) for state, of_model in sides.items()]
-            return EnsembleModel.attach(model, plugin, self.hparams, *loaded)
+            sides = [PairState.load(folder(role), of_model) for role, of_model in roles]
+            return EnsembleModel.attach(model, plugin, self.hparams, *sides)
 
 
 def _require_verification(target: "ModelRef") -> None:

@@ -15,6 +15,7 @@ from harness.models.catalogue import ModelRef, reference
 from harness.suite.hparams import resolve
 from harness.tokens import joint_query
 from methods.onceedit.editor import EDIT, PLUGIN_STATE, STATE, OnceEdit, state_artifact
+from methods.onceedit.ensemble import EnsembleModel
 from methods.onceedit.pair import PairState, build
 from methods.onceedit.plugin import CALIBRATION, EditedPlugin
 from tests.helpers.tiny_models import tiny_model
@@ -104,6 +105,20 @@ def test_edit_attaches_and_answers(folders, target, requests, context):
     queries = [joint_query(target.tokenizer, request.prompt, request.target_new) for request in requests]
     assert edited.teacher_forced(queries) == [list(query.target_ids) for query in queries]
     assert context.clock.phases == ["attach"]
+
+
+def test_a_state_that_serves_both_roles_is_read_for_each_of_the_two_models(
+    folders, target, requests, context, monkeypatch
+):
+    """With frozen embeddings, a model that is its own plug-in has one artifact for both sides."""
+    read = []
+    monkeypatch.setattr(PairState, "require", lambda folder, model: None)
+    monkeypatch.setattr(PairState, "load", lambda folder, model: read.append((folder, model)) or len(read))
+    monkeypatch.setattr(EnsembleModel, "attach", lambda target, plugin, hparams, *sides: (plugin.model, sides))
+    both = {**folders, PLUGIN_STATE: folders[STATE]}
+    edited_plugin, sides = OnceEdit(hparams_with()).edit(target, requests, both, context)
+    assert sides == (1, 2)
+    assert read == [(folders[STATE], target.model), (folders[STATE], edited_plugin)]
 
 
 def test_the_state_that_is_read_is_the_one_that_was_built(folders, target, plugin):
