@@ -9,7 +9,7 @@ besides, such as a sentence before the question, does not count.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from harness.subjects import last_mention, token_span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from harness.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,11 @@ class Embeddings:
         except ValueError:
             return range(0)
         return range(first, last + 1)
+
+
+def embeddings_of(model: "LoadedModel") -> Embeddings:
+    """The embeddings of a model, which has no entries of ours."""
+    return Embeddings.of(model.tokenizer, cast(Tensor, model.embeddings.weight).detach())
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest, FirstEdits, first_edits
 from harness.registry import register
-from methods.common import prefixes, require_masks, require_train
+from methods.common import prefixes, require_masks, require_train, threshold
 from methods.onceedit import borrowed
 from methods.onceedit.flops import EmbeddingTable, relative_matrix_flops
 from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, PREFIXES, OnceEditHparams
@@ -48,18 +48,24 @@ class OnceEdit(Method):
     hparams: OnceEditHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """The edited plug-in, and the relative states of the target model and of the plug-in.
+        """The edited plug-in, the relative states of both models, and alpha's threshold if it is calibrated.
 
         The edit's identity does not include the target model, because one edit serves all of them. The target model's state
         does not depend on the edits, nor does the plug-in's if its embeddings are frozen.
 
         Raises:
             UserError: if alpha must be learned but the dataset has no unrelated records for it, if `editor` cannot edit
-                a plug-in, or if the target model cannot verify drafts.
+                a plug-in, if the target model cannot verify drafts, or if alpha must be calibrated but no train record has a
+                rephrase and a locality probe.
         """
         plugin = self._plugin(target, data)
         edit = edit_artifact(plugin, data, self.hparams, seed)
-        return {EDIT: edit, **self._states(target, plugin), **self._edited_states(target, plugin, edit)}
+        return {
+            EDIT: edit,
+            **self._states(target, plugin),
+            **self._edited_states(target, plugin, edit),
+            **self._threshold(plugin, data),
+        }
 
     def artifacts_in_sequence(
         self, target: "ModelRef", data: DataRef, seed: int, ends: Sequence[int]
@@ -75,7 +81,7 @@ class OnceEdit(Method):
                 fix=f"editor: {' or '.join(borrowed.TRAINED)}",
             )
         plugin = self._plugin(target, data)
-        needed, edit = dict(self._states(target, plugin)), None
+        needed, edit = {**self._states(target, plugin), **self._threshold(plugin, data)}, None
         for end in ends:
             edit = edit_artifact(plugin, first_edits(data, end), self.hparams, seed, edit)
             of_block = {EDIT: edit, **self._edited_states(target, plugin, edit)}
@@ -102,6 +108,14 @@ class OnceEdit(Method):
         if not self.hparams.fuses_anchors or self.hparams.plugin_embeddings == "frozen":
             return {}
         return {PLUGIN_STATE: state_artifact(plugin, target, self.hparams, edit)}
+
+    def _threshold(self, plugin: "ModelRef", data: DataRef) -> Mapping[str, ArtifactSpec]:
+        """Alpha's threshold for the unedited plug-in's embeddings, which an edit hardly moves."""
+        hparams = self.hparams
+        if not hparams.remembers or hparams.similarity_threshold != "calibrated":
+            return {}
+        share, name = hparams.similarity_subject, self.spec.name
+        return {threshold.ROLE: threshold.artifact(plugin, data, share, name, "similarity_threshold")}
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """The edited plug-in and both relative states; while answering, its passes and the rows of anchors that fusion reads."""
@@ -170,7 +184,8 @@ class OnceEdit(Method):
             PairState.require(folder(role), of_model)
         with context.clock.phase("attach"):
             sides = [PairState.load(folder(role), of_model) for role, of_model in roles]
-            return EnsembleModel.attach(model, plugin, self.hparams, *sides)
+            hparams = threshold.settled(self.hparams, "similarity_threshold", artifacts)
+            return EnsembleModel.attach(model, plugin, hparams, *sides)
 
 
 def _require_verification(target: "ModelRef") -> None:

@@ -246,6 +246,8 @@ class EnsembleModel(EditedModel):
                 diagnostics[f"alpha_{group}_mean"] = float(values.mean())
                 for percent in (10, 50, 90):
                     diagnostics[f"alpha_{group}_p{percent}"] = float(values.quantile(percent / 100))
+        if self.gate.threshold is not None:
+            diagnostics["similarity_threshold"] = self.gate.threshold
         diagnostics |= self.chooser.tally.diagnostics()
         if self.chooser.tally.steps:
             diagnostics["held_back_share"] = self._held_back / self.chooser.tally.steps

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from harness.api import Hparams
 from harness.suite.schema import ModelForm
+from methods.common.threshold import Threshold
 
 EDIT_STAGE = (
     "lr",
@@ -65,7 +66,8 @@ class OnceEditHparams(Hparams):
             computed once per pair and shared by all edits.
         alpha: `learned` from `[WEIGHT]`; from the `similarity` to the edited prompts (`methods.common.similarity`); `both`, the
             larger of the two; or `fixed` to `alpha_fixed`.
-        similarity_threshold, similarity_slope: σ(slope · (similarity - threshold)) is the alpha of `similarity`.
+        similarity_threshold, similarity_slope: σ(slope · (similarity - threshold)) is the alpha of `similarity`; the threshold
+            can be `calibrated` on train records (see `methods.common.threshold`).
         similarity_subject: share of the subject's tokens in the similarity to an edited prompt.
         alpha_gate: below this alpha, keep the target model's own greedy token; 0 turns the gate off.
         per_step_alpha: compute alpha at every step instead of once per prompt.
@@ -101,7 +103,7 @@ class OnceEditHparams(Hparams):
     temperature: float = Field(gt=0, le=100)
     plugin_embeddings: Literal["trained", "frozen"]
     alpha: Literal["learned", "similarity", "both", "fixed"]
-    similarity_threshold: float = Field(ge=-1, le=1)
+    similarity_threshold: Threshold
     similarity_slope: float = Field(gt=0)
     similarity_subject: float = Field(ge=0, le=1)
     alpha_fixed: float = Field(ge=0, le=1)

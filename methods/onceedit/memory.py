@@ -2,7 +2,7 @@
 
 `[WEIGHT]` is learned from the edited prompts and unrelated ones alone, so it is often small on another wording of an edit
 although the plug-in would answer it correctly, and large on other prompts about the same relation. Similarity
-(`methods.common.similarity`) needs neither training nor a forward pass, and knows nothing of any record but the edits.
+(`methods.common.similarity`) needs neither training nor a forward pass; its threshold is given, or chosen on train records.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,14 @@ class Gate:
 
     def __init__(self, hparams: "OnceEditHparams", plugin: "EditedPlugin") -> None:
         self._hparams = hparams
+        self.threshold = float(hparams.similarity_threshold) if hparams.remembers else None
         self._memory = remember(plugin, hparams.similarity_subject) if hparams.remembers else None
 
     def alpha(self, prompts: Sequence[str], learned_N: Tensor) -> Tensor:
         """Alpha of each prompt; `learned_N` are those of `[WEIGHT]`."""
-        if self._memory is None:
+        if self._memory is None or self.threshold is None:
             return learned_N
         similarity = {prompt: self._memory.similarity(prompt) for prompt in dict.fromkeys(prompts)}
         similarity_N = learned_N.new_tensor([similarity[prompt] for prompt in prompts])
-        alpha_N = (self._hparams.similarity_slope * (similarity_N - self._hparams.similarity_threshold)).sigmoid()
+        alpha_N = (self._hparams.similarity_slope * (similarity_N - self.threshold)).sigmoid()
         return alpha_N if self._hparams.alpha == "similarity" else torch.maximum(alpha_N, learned_N)

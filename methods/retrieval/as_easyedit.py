@@ -18,10 +18,10 @@ from harness.errors import UserError
 from harness.files import write_json
 from harness.records import EditRequest
 from harness.tokens import Query, token_ids
-from methods.common.similarity import Embeddings
+from methods.common.similarity import Embeddings, embeddings_of
 from methods.retrieval.demonstrations import usable
 from methods.retrieval.editor import IkeHparams
-from methods.retrieval.prompted import Facts, Prompted, embeddings_of
+from methods.retrieval.prompted import Facts, Prompted
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel

@@ -11,8 +11,9 @@ from harness.errors import UserError
 from harness.memory import FP32, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
-from methods.common import Implementation, require_train
+from methods.common import Implementation, require_train, threshold
 from methods.common.sequential import SequentialMethod
+from methods.common.threshold import Threshold
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
@@ -33,7 +34,8 @@ class RetrievalHparams(Hparams):
 
     Attributes:
         nearest: number of edits that are put before a prompt, the most similar one last.
-        threshold: an edit that is less similar to a prompt than this does not count.
+        threshold: an edit that is less similar to a prompt than this does not count; `calibrated` chooses it on train records
+            (see `methods.common.threshold`).
         similarity_subject: share of the subject's tokens in the similarity (see `methods.common.similarity`).
         form: how an edit is stated. `fact`: prompt and target as they are. `new_fact`: `New Fact: …`, and `Prompt: ` in front
             of the prompt, the form of IKE (Zheng et al. 2023, arXiv 2305.12740).
@@ -41,7 +43,7 @@ class RetrievalHparams(Hparams):
     """
 
     nearest: int = Field(ge=1)
-    threshold: float = Field(ge=-1, le=1)
+    threshold: Threshold
     similarity_subject: float = Field(ge=0, le=1)
     form: Literal["fact", "new_fact"]
     fact_tokens: int = Field(ge=1)
@@ -62,6 +64,17 @@ class Retrieval(SequentialMethod):
 
     Hparams: ClassVar[type[RetrievalHparams]] = RetrievalHparams
     hparams: RetrievalHparams
+
+    def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
+        """The threshold, if it is calibrated.
+
+        Raises:
+            UserError: if it is, and no train record has a rephrase and a locality probe.
+        """
+        if self.hparams.threshold != "calibrated":
+            return {}
+        share, name = self.hparams.similarity_subject, self.spec.name
+        return {threshold.ROLE: threshold.artifact(target, data, share, name, "threshold")}
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """All edits as ids and the embeddings of their distinct tokens, and longer prompts to answer."""
@@ -100,7 +113,7 @@ class Retrieval(SequentialMethod):
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             facts = Facts.of(model, state, requests, self.hparams)
             advance(len(requests))
-        return Prompted(model, facts, self.hparams)
+        return Prompted(model, facts, threshold.settled(self.hparams, "threshold", artifacts))
 
 
 class IkeHparams(RetrievalHparams):
@@ -129,15 +142,16 @@ class Ike(Retrieval):
     hparams: IkeHparams
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
-        """The demonstrations, made from the train records.
+        """As for retrieval, and the demonstrations, made from the train records.
 
         Raises:
-            UserError: if the dataset has none.
+            UserError: as for retrieval, and if the dataset has no train records.
         """
         require_train(data, "ike shows demonstrations made from")
         is_faithful = self.hparams.implementation == "faithful-easyedit"
         form = {"form": "easyedit"} if is_faithful else {}
         return {
+            **super().artifacts(target, data, seed),
             ROLE: ArtifactSpec(
                 name="demonstrations",
                 kind="setup",
@@ -145,7 +159,7 @@ class Ike(Retrieval):
                 builder=f"methods.retrieval.{'as_easyedit' if is_faithful else 'demonstrations'}:build",
                 inputs={"data": data},
                 passes=0,
-            )
+            ),
         }
 
     def prompt_overhead(self) -> int:
@@ -166,17 +180,18 @@ class Ike(Retrieval):
             UserError: also if all demonstrations are too long, or for a sequence with `faithful-easyedit`, whose text is not in
                 the state.
         """
+        from methods.common.similarity import embeddings_of
         from methods.retrieval.demonstrations import Demonstrations
-        from methods.retrieval.prompted import Facts, Prompted, embeddings_of
+        from methods.retrieval.prompted import Facts, Prompted
 
-        hparams = self.hparams
+        hparams = threshold.settled(self.hparams, "threshold", artifacts)
         if hparams.implementation == "faithful-easyedit":
             if state:
                 raise UserError(
                     "ike: faithful-easyedit makes all edits at once",
                     fix="implementation: corrected, or schedule: batch",
                 )
-            return self._as_easyedit(model, requests, artifacts[ROLE], context)
+            return self._as_easyedit(model, requests, hparams, artifacts[ROLE], context)
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
             facts = Facts.of(model, state, requests, hparams)
             folder, share, tokens = artifacts[ROLE], hparams.similarity_subject, hparams.demonstration_tokens
@@ -185,12 +200,17 @@ class Ike(Retrieval):
         return Prompted(model, facts, hparams, lambda prompt: shown.nearest(prompt, hparams.demonstrations))
 
     def _as_easyedit(
-        self, model: "LoadedModel", requests: Sequence[EditRequest], folder: Path, context: Context
+        self,
+        model: "LoadedModel",
+        requests: Sequence[EditRequest],
+        hparams: IkeHparams,
+        folder: Path,
+        context: Context,
     ) -> EditedModel:
         from methods.retrieval.as_easyedit import Examples, PromptedAsEasyEdit
 
         with context.progress(self.spec.title, len(requests)) as advance, context.clock.phase("edit"):
-            examples = Examples.load(folder, model, self.hparams.demonstration_tokens)
-            edited = PromptedAsEasyEdit(model, requests, self.hparams, examples)
+            examples = Examples.load(folder, model, hparams.demonstration_tokens)
+            edited = PromptedAsEasyEdit(model, requests, hparams, examples)
             advance(len(requests))
         return edited

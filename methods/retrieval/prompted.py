@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.models.edited import WeightEditedModel
 from harness.records import EditRequest
 from harness.tokens import Framing, Query, token_ids
-from methods.common.similarity import Embeddings, PromptMemory
+from methods.common.similarity import Embeddings, PromptMemory, embeddings_of
 from methods.retrieval.editor import RetrievalHparams
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Prompted(EditedModel):
         shown: Callable[[str], Sequence[int]] = lambda prompt: (),
     ) -> None:
         self._plain, self._facts, self._hparams, self._shown = WeightEditedModel(model), facts, hparams, shown
+        self._threshold = float(hparams.threshold)
         self._found: dict[str, list[tuple[float, int]]] = {}
         self._front = Framing.of(model.tokenizer).prefix
         self._tokenizer, (_, self._before) = model.tokenizer, FORMS[hparams.form]
@@ -136,8 +137,8 @@ class Prompted(EditedModel):
         return [max(0.0, min(1.0, nearest[0][0])) if nearest else 0.0 for nearest in found]
 
     def diagnostics(self) -> Mapping[str, float]:
-        """Number of edits in the memory."""
-        return {"facts": float(len(self._facts))}
+        """Number of edits in the memory, and the least similarity that counts."""
+        return {"facts": float(len(self._facts)), "threshold": self._threshold}
 
     def state(self) -> State:
         """The edits."""
@@ -155,7 +156,7 @@ class Prompted(EditedModel):
 
     def _read(self, query: Query) -> Query:
         """The query with the statements of similar edits between the tokenizer's own prefix and the prompt."""
-        chosen = [place for value, place in self._nearest(query.prompt) if value >= self._hparams.threshold]
+        chosen = [place for value, place in self._nearest(query.prompt) if value >= self._threshold]
         return self._preceded(query, chosen) if chosen else query
 
     def _preceded(self, query: Query, chosen: Sequence[int]) -> Query:
@@ -170,11 +171,6 @@ class Prompted(EditedModel):
         texts = [query.prompt, self._before + query.prompt, self._before]
         alone, together, before = token_ids(self._tokenizer, texts, add_special_tokens=False)
         return together if own == alone else [*before, *own]
-
-
-def embeddings_of(model: "LoadedModel") -> Embeddings:
-    """The embeddings that prompts are compared by."""
-    return Embeddings.of(model.tokenizer, cast(Tensor, model.embeddings.weight).detach())
 
 
 def _restored(embeddings: Embeddings, state: State) -> PromptMemory | None:
