@@ -11,7 +11,7 @@ from harness.commands import harness_command
 from harness.errors import UserError, did_you_mean
 from harness.evaluation.metrics import OTHER_KEYS
 from harness.files import understood
-from harness.plain_text import gibibytes
+from harness.plain_text import memory_size
 from harness.store.answers import KEY, with_unedited
 from harness.store.store import Folder, Store, only_cell
 from harness.store.verdicts import read_verdicts, verdict_text
@@ -161,7 +161,7 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _cost(cost: Mapping[str, Any]) -> Iterator[str]:
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in cost["phases_s"].items())
     yield f"time       {phases or 'none measured'}"
-    own, whole = (gibibytes(cost.get(name)) for name in ("peak_memory_bytes", "peak_memory_with_artifacts_bytes"))
+    own, whole = (memory_size(cost.get(name)) for name in ("peak_memory_bytes", "peak_memory_with_artifacts_bytes"))
     yield f"memory     at most {own}; with building its artifacts: {whole}"
     doubt = "" if cost["citable"] else "; not citable: it was interrupted"
     yield f"device     {cost['device_class']}{doubt}"

@@ -54,9 +54,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def gibibytes(size: float | None) -> str:
-    """A size in bytes as `1.5 GiB`; `unknown` for None."""
-    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+def memory_size(size: float | None) -> str:
+    """A size in bytes as `12 GiB`, `1.5 GiB` or `93 MiB`; `unknown` for None."""
+    if size is None:
+        return "unknown"
+    return f"{size / 2**30:.{0 if size >= 10 * 2**30 else 1}f} GiB" if size >= 2**28 else f"{size / 2**20:.0f} MiB"
 
 
 def _letter(character: str) -> str:

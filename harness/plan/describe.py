@@ -47,7 +47,7 @@ def describe(plan: Plan, console: Console) -> None:
             [each.memory_bytes for each in theirs],
             *([[e.gpu_bytes for e in theirs]] if plan.device == "cuda" else []),
         ]
-        memory = [_size(max(size)) if size else "" for size in sizes]
+        memory = [memory_size(max(size)) if size else "" for size in sizes]
         extra = same[0].title[3] if len(same) == 1 else f"{len(same)} cells"
         title = (_label(same), *same[0].title[1:3], *([extra] if has_more else []))
         table.add_row(*title, same[0].backend, ", ".join(shown), time, *memory)
@@ -105,16 +105,12 @@ def _describe_largest(plan: Plan, needs: Mapping[str, Resources], console: Conso
     cells = {planned.cell.folder: planned.cell for planned in plan.cells if planned.cell}
     folder = max(needs, key=lambda each: max(needs[each].gpu_bytes, needs[each].memory_bytes))
     phases = (
-        f"{phase}: " + ", ".join(f"{what} {_size(size)}" for what, size in parts.items() if size)
+        f"{phase}: " + ", ".join(f"{what} {memory_size(size)}" for what, size in parts.items() if size)
         for phase, parts in needs[folder].parts.items()
         if sum(parts.values())
     )
     cell = cells[folder]
     console.print(f"memory of the largest, {cell.label} on {cell.model.name}: {'; '.join(phases)}", soft_wrap=True)
-
-
-def _size(size: float) -> str:
-    return f"{size / 2**30:.{0 if size >= 10 * 2**30 else 1}f} GiB" if size >= 2**28 else f"{size / 2**20:.0f} MiB"
 
 
 def _describe_artifacts(plan: Plan, todo: Sequence[Cell], console: Console) -> float:
