@@ -18,16 +18,21 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: without the stop text.
+        continuation: what follows the prompt, with the spaces around it and without the stop text.
         ids: every id that was generated.
         finish: `stop` if it ended by itself, `length` if it reached the limit.
         prompt_ids: number of ids of the prompt.
     """
 
-    text: str
+    continuation: str
     ids: tuple[int, ...]
     finish: Literal["stop", "length"]
     prompt_ids: int
+
+    @property
+    def text(self) -> str:
+        """The answer without the spaces around it."""
+        return self.continuation.strip()
 
 
 def continued(
@@ -113,18 +118,19 @@ class Follower:
         else:
             self._ids.append(id_)
             self._text = self._decoded(self._ids)[self._start :]
-            places = [place for stop in self._stop if (place := self._text.lstrip().find(stop)) >= 0]
+            begin = len(self._text) - len(self._text.lstrip())
+            places = [place for stop in self._stop if (place := self._text.find(stop, begin)) >= 0]
             if places:
                 self.has_ended = True
-                self._text = self._text.lstrip()[: min(places)]
+                self._text = self._text[: min(places)]
         if not self.has_ended and not self._text.endswith((_UNFINISHED, *self._stop_starts())):
             self._flush()
         return self.has_ended
 
     def finish(self) -> str:
-        """Write the text held back so far, and return the whole text without its leading space."""
+        """Write the text held back so far, and return the whole text as it follows the prompt."""
         self._flush()
-        return self._text.strip()
+        return self._text
 
     def _flush(self) -> None:
         text = self._text.lstrip()

@@ -37,6 +37,7 @@ def written(model, text, limit=60, stop=("\n",), end=True):
 def test_an_answer_ends_at_the_end_of_text_and_comes_in_parts(model):
     reply, parts = written(model, " is located in France")
     assert (reply.text, reply.finish) == ("is located in France", "stop")
+    assert reply.continuation == " is located in France"
     assert len(parts) > 1
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in parts)
 
@@ -44,6 +45,7 @@ def test_an_answer_ends_at_the_end_of_text_and_comes_in_parts(model):
 def test_a_stop_text_is_neither_shown_nor_begun(model):
     reply, parts = written(model, " is located in France", stop=("in Fr",))
     assert (reply.text, reply.finish) == ("is located", "stop")
+    assert reply.continuation == " is located "
     assert "in F" not in "".join(parts)
 
 
