@@ -7,7 +7,7 @@ from typing import Literal
 from harness.api import EditedModel
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from harness.tokens import Query, end_ids, open_query
+from harness.tokens import Query, open_query
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What tokenizers show for the first bytes of a character."""
@@ -106,7 +106,7 @@ class Follower:
         self, model: LoadedModel, prompt_ids: Sequence[int], stop: Sequence[str], write: Callable[[str], None] | None
     ) -> None:
         self.has_ended = False
-        self._tokenizer, self._ends = model.tokenizer, end_ids(model.tokenizer)
+        self._tokenizer, self._ends = model.tokenizer, model.end_ids
         self._stop, self._write = [text for text in stop if text], write or (lambda text: None)
         self._ids, self._start = list(prompt_ids), len(self._decoded(prompt_ids))
         self._text, self._written = "", 0

@@ -54,6 +54,15 @@ def test_a_limit_is_no_end(model):
     assert (len(reply.ids), reply.finish) == (2, "length")
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_what_the_models_generation_settings_name_ends_an_answer(many):
+    model = tiny_model("llama")
+    (id_,) = model.tokenizer.convert_tokens_to_ids(["c"])
+    model.model.generation_config.eos_token_id = [2, id_] if many else id_
+    reply = continued(Dictated([5, 6, id_, 7]), model, "Paris", 8)
+    assert (len(reply.ids), reply.finish) == (3, "stop")
+
+
 def test_characters_of_several_tokens_are_shown_whole():
     reply, parts = written(tiny_model("gptj"), " is 東京")
     assert reply.text == "is 東京"
