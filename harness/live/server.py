@@ -175,7 +175,7 @@ class Server:
             return [Query(query.prompt, "", query.prompt_ids, ()) for query in queries]
         return queries
 
-    def _known(self, ids: Sequence[int]) -> Sequence[int]:
+    def _known(self, ids: list[int]) -> list[int]:
         """Ids that the model has embeddings for; another one would break the context of a GPU for all later requests."""
         rows = self._live.model.embeddings.get_parameter("weight").shape[0]
         if unknown := [id_ for id_ in ids if not 0 <= id_ < rows]:
