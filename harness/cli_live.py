@@ -36,8 +36,10 @@ def export(
 ) -> int:
     """Write a cell's edited model to a folder that plain transformers or `harness.load_edited` loads."""
     from harness.live.export import export as write
+    from harness.live.export import require_new
     from harness.live.opening import check
 
+    require_new(to)
     with _opened(cell, store, device) as (live, found):
         checked = check(live, found, store)
         remarks = () if checked.is_same else (f"when it was exported, {checked}",)

@@ -131,8 +131,12 @@ def open_query(tokenizer: "PreTrainedTokenizerBase", prompt: str, limit: int) ->
 
 
 def end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """Ids that end a text or a turn of a conversation: all special ones, because none of them belongs to an answer."""
-    return frozenset(map(int, tokenizer.all_special_ids))
+    """Ids that end a text or a turn of a conversation: all special ones, because none of them belongs to an answer.
+
+    `all_special_ids` has only those with a role, such as EOS, and lacks the ends of turns of Gemma 3 and Phi 3.
+    """
+    added = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(map(int, added.union(tokenizer.all_special_ids)))
 
 
 def line_end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:

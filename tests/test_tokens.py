@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from harness.tokens import Framing, drop_suffix, joint_queries, joint_query
+from harness.tokens import Framing, drop_suffix, end_ids, joint_queries, joint_query
 from tests.helpers.real_tokenizers import NAMES, real_tokenizer
 from tests.helpers.tiny_models import tiny_tokenizer
 
@@ -161,3 +161,16 @@ def test_a_tokenizer_that_goes_on_appending_is_refused():
 
     with pytest.raises(ValueError, match="appends </s> to every text, which cannot be switched off"):
         drop_suffix(Stubborn())
+
+
+def test_every_special_token_ends_a_turn_whether_or_not_it_has_a_role():
+    """As Gemma's `<end_of_turn>`, which is neither EOS nor among the extra special tokens."""
+    named = tiny_tokenizer("llama")
+    backend = Tokenizer.from_str(named.backend_tokenizer.to_str())
+    backend.add_special_tokens(["<end_of_turn>"])
+    backend.add_tokens(["<tool>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    turn, tool = tokenizer.convert_tokens_to_ids(["<end_of_turn>", "<tool>"])
+    assert turn not in tokenizer.all_special_ids
+    assert end_ids(tokenizer) == end_ids(named) | {turn}
+    assert tool not in end_ids(tokenizer)

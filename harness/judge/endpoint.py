@@ -45,8 +45,8 @@ class Endpoint:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def key(self, prompt: str) -> str:
-        """Hash of everything that decides a reply: the judge, its settings and the prompt."""
-        return digest(self._body(prompt))
+        """Hash of everything that decides a reply: the judge (see `JudgeForm.title`), its settings and the prompt."""
+        return digest({"judge": self._form.title, **self._body(prompt)})
 
     def stop(self) -> None:
         """Let requests that wait for another attempt fail immediately."""

@@ -102,6 +102,7 @@ class Judge:
         """
         self._form, self._replies, self._endpoint = form, replies, Endpoint(form)
         self._verdicts = self._others = 0
+        self._has_judged = False
 
     def cell(self, store: Store, folder: Folder, follow: Follow) -> Judged | None:
         """Judge the free-form answers of a finished cell and write the verdicts next to them; None if it has none.
@@ -124,13 +125,14 @@ class Judge:
         asked = _with_prompts(rows, edits)
         keys = {prompt: self._endpoint.key(prompt) for prompt in dict.fromkeys(asked["judge_prompt"])}
         new = [prompt for prompt, key in keys.items() if key not in self._replies.known]
+        self._has_judged |= len(new) < len(keys)
         given = self._ask(new, keys, follow)
-        asked["judge"] = self._form.model
+        asked["judge"] = self._form.title
         asked["judge_reply"] = [
             self._replies.known.get(keys[prompt], given.get(prompt, "")) for prompt in asked["judge_prompt"]
         ]
         asked["verdict"] = asked["judge_reply"].map(verdict_of).astype(float)
-        write_verdicts(folder, asked[[*KEY, *COLUMNS]], self._form.model)
+        write_verdicts(folder, asked[[*KEY, *COLUMNS]], self._form.title)
         unclear = asked.loc[asked["verdict"].isna(), "judge_reply"]
         return Judged(
             len(asked),
@@ -178,8 +180,8 @@ class Judge:
         raise EndpointError(f"{failure.message}; new verdicts kept: {self._verdicts:,}", fix=failure.fix)
 
     def _check(self, unclear: Mapping[str, str]) -> None:
-        """Give up a judge that does not judge."""
-        if not self._verdicts and self._others >= PATIENCE:
+        """Give up a judge that does not judge; verdicts of earlier runs show that it does."""
+        if not self._has_judged and not self._verdicts and self._others >= PATIENCE:
             raise EndpointError(
                 f"judge '{self._form.model}': none of its first {self._others} replies is CORRECT or INCORRECT, but "
                 f"'{one_line([*unclear.values()][-1])}'",

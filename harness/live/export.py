@@ -57,8 +57,8 @@ def export(live: LiveModel, folder: Path, remarks: tuple[str, ...] = ()) -> Expo
     Raises:
         UserError: if there is something in the folder, or it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: already exists", fix="--to a new folder")
+    require_new(folder)
+    folder = folder.resolve()  # `.` has no name
     partial = folder.with_name(f".{folder.name}.partial")
     with explained(folder):
         shutil.rmtree(partial, ignore_errors=True)
@@ -75,6 +75,16 @@ def export(live: LiveModel, folder: Path, remarks: tuple[str, ...] = ()) -> Expo
             shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Exported(folder, kind, size, remarks)
+
+
+def require_new(folder: Path) -> None:
+    """Check that an export can become this folder, which replaces an empty one.
+
+    Raises:
+        UserError: if it is a file, has something in it, or is the working directory.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) or folder.samefile(Path.cwd())):
+        raise UserError(f"{folder}: already exists", fix="--to a new folder")
 
 
 def _write(live: LiveModel, folder: Path) -> tuple[Literal["checkpoint", "edit"], tuple[str, ...]]:
@@ -141,6 +151,7 @@ def _describe(live: LiveModel, folder: Path, kind: str, remarks: tuple[str, ...]
             "version": origin.method.version,
             "backend": origin.backend,
             "hparams": origin.hparams,
+            "code": dict(origin.code),
         },
         "model": model_as_json(replace(origin.model, device_map="")),
         "seed": origin.seed,

@@ -67,6 +67,7 @@ def _origin(home: Path, described: Mapping[str, Any], requests: tuple[EditReques
         {role: home / ARTIFACTS / role for role in described["artifacts"]},
         home,
         described["origin"],
+        method.get("code", {}),
     )
 
 
@@ -90,6 +91,12 @@ def _edit(home: Path, origin: Origin, device: str) -> LiveModel:
             fix="export the cell again",
         )
     method = found(found.Hparams.model_validate(origin.hparams))
+    if (code := registry.code_of(method)) != origin.code:
+        changed = ", ".join(sorted(key for key in {*code, *origin.code} if code.get(key) != origin.code.get(key)))
+        raise UserError(
+            f"{home}: made by other code of {origin.method.name}, {origin.backend} ({changed} changed)",
+            fix="export the cell again",
+        )
     context = RunContext(ArtifactCache(Store(home)), device, Display(Console(quiet=True)))
     context.restart(origin.seed)
     model: LoadedModel = load(origin.model, device)

@@ -27,6 +27,7 @@ class Origin:
         artifacts: folders of what the method needed, by role.
         place: the folder that it was opened from.
         facts: what else is known: the cell's id, scores, who computed it. JSON-like.
+        code: of the method, as far as it is not this project's (`harness.registry.code_of`). JSON-like.
     """
 
     method: MethodSpec
@@ -38,6 +39,7 @@ class Origin:
     artifacts: Mapping[str, Path]
     place: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

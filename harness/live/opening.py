@@ -20,7 +20,7 @@ from harness.models.weights import FILE, changed, fingerprint
 from harness.plan.cell import Cell, model_artifacts
 from harness.plan.job import job_of
 from harness.records import EditRequest
-from harness.registry import protocols
+from harness.registry import code_of, protocols
 from harness.run.bench import Bench
 from harness.run.context import RunContext
 from harness.run.jobs import prepare_torch
@@ -70,6 +70,7 @@ def open_cell(cell: Cell, store: Store, device: str, display: Display) -> LiveMo
         bench.folders,
         folder.path,
         _facts(cell, folder),
+        code_of(bench.method),
     )
     unedited = WeightEditedModel(bench.model)
     kept = folder.path / FILE

@@ -97,7 +97,7 @@ class Server:
         choices = [
             {
                 "index": index,
-                "text": (query.prompt if asked.echo else "") + reply.text,
+                "text": query.prompt + reply.continuation if asked.echo else reply.text,
                 "finish_reason": reply.finish,
                 "logprobs": found,
             }
@@ -119,7 +119,7 @@ class Server:
         return self._response(asked, "chat.completion", choices, [reply])
 
     def stream(self, asked: Completion | Chat) -> Iterator[str]:
-        """The answer as server-sent events, one for each part as it is written.
+        """The answer as server-sent events, one for each part as it is written; closing the iterator stops the model.
 
         Raises:
             UserError: as `complete`; before the first event.
@@ -137,10 +137,13 @@ class Server:
             body = self._envelope(asked, kind) | {"choices": [{**choice, "finish_reason": finish}]}
             return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
-        def events() -> Iterator[str]:
+        def work(write: Callable[[str], None]) -> Reply:
             with self._lock:
-                for part in _followed(lambda write: replied(side, self._live.model, [query], asked.stops, write)[0]):
-                    yield event(part, None) if isinstance(part, str) else event(None, part.finish)
+                return replied(side, self._live.model, [query], asked.stops, write)[0]
+
+        def events() -> Iterator[str]:
+            for part in _followed(work):
+                yield event(part, None) if isinstance(part, str) else event(None, part.finish)
             yield "data: [DONE]\n\n"
 
         return events()
@@ -164,14 +167,23 @@ class Server:
             if isinstance(prompt, str):
                 queries.append(open_query(tokenizer, prompt, limit))
             else:
-                queries.append(
-                    Query(tokenizer.decode(prompt, skip_special_tokens=True), "", tuple(prompt), (0,) * limit)
-                )
+                text = tokenizer.decode(self._known(prompt), skip_special_tokens=True)
+                queries.append(Query(text, "", tuple(prompt), (0,) * limit))
         if asked.max_tokens == 0:
             if not asked.echo:
                 raise UserError("nothing to return: max_tokens is 0 without echo", fix='"max_tokens": 16')
             return [Query(query.prompt, "", query.prompt_ids, ()) for query in queries]
         return queries
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """Ids that the model has embeddings for; another one would break the context of a GPU for all later requests."""
+        rows = self._live.model.embeddings.get_parameter("weight").shape[0]
+        if unknown := [id_ for id_ in ids if not 0 <= id_ < rows]:
+            raise UserError(
+                f"the prompt contains the token id {unknown[0]}, but {self._live.model.ref.name} has ids from 0 to {rows - 1:,}",
+                fix="ids of the model's own tokenizer",
+            )
+        return ids
 
     def _only(self, asked: Completion) -> Query:
         if asked.echo or asked.logprobs is not None:
@@ -309,19 +321,36 @@ def _is_ids(prompt: Sequence[Any]) -> bool:
     return bool(prompt) and all(isinstance(each, int) for each in prompt)
 
 
+class _AbandonedError(Exception):
+    """Nobody reads the answer any more."""
+
+
 def _followed(work: Callable[[Callable[[str], None]], Reply]) -> Iterator[str | Reply]:
-    """Yield the parts that `work` writes while it runs in a thread of its own, then its result; its error is raised here."""
+    """Yield the parts that `work` writes while it runs in a thread of its own, then its result; its error is raised here.
+
+    The thread takes the model's lock in `work`, not the reader here, who may be slow or gone while the model is still decoding
+    with its edits in place. When the iterator is closed, the next part that `work` writes ends it.
+    """
     parts: queue.SimpleQueue[str | Reply | Exception] = queue.SimpleQueue()
+    is_abandoned = threading.Event()
+
+    def write(part: str) -> None:
+        if is_abandoned.is_set():
+            raise _AbandonedError
+        parts.put(part)
 
     def run() -> None:
         try:
-            parts.put(work(parts.put))
+            parts.put(work(write))
         except Exception as error:
             parts.put(error)
 
     threading.Thread(target=run, daemon=True).start()
-    while isinstance(part := parts.get(), str):
+    try:
+        while isinstance(part := parts.get(), str):
+            yield part
+        if isinstance(part, Exception):
+            raise part
         yield part
-    if isinstance(part, Exception):
-        raise part
-    yield part
+    finally:
+        is_abandoned.set()

@@ -37,9 +37,16 @@ class Conversation:
 
     @property
     def prompt(self) -> str:
-        """All turns as a prompt."""
+        """All turns as a prompt.
+
+        Raises:
+            UserError: if the chat template refuses them.
+        """
         if self.is_chat:
-            return chat_text(self.live.model.tokenizer, self.turns)
+            try:
+                return chat_text(self.live.model.tokenizer, self.turns)
+            except ValueError as error:
+                raise UserError(str(error), fix="--template none") from None
         ends = {"user": " ", "assistant": "\n"}
         return "".join(f"{turn['content']}{ends[turn['role']]}" for turn in self.turns).rstrip()
 
@@ -85,11 +92,17 @@ class SideBySide:
         """Print both answers and, if the method routes by prompt, the routing score.
 
         Raises:
-            UserError: as `Conversation.ask`.
+            UserError: as `Conversation.ask`; both conversations are as before then.
         """
+        turns = len(self._sides["edited"].turns)
         for name, conversation in self._sides.items():
             write(f"{name:<{WIDTH}}")
-            conversation.ask(text, self._max_tokens, lambda part: write(_indented(part)))
+            try:
+                conversation.ask(text, self._max_tokens, lambda part: write(_indented(part)))
+            except UserError:
+                for each in self._sides.values():
+                    del each.turns[turns:]
+                raise
             write("\n")
         if (routing := self._live.routing(self._sides["edited"].asked)) is not None:
             write(f"{'routing':<{WIDTH}}{routing:.2f}\n")

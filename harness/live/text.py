@@ -7,7 +7,7 @@ from typing import Literal
 from harness.api import EditedModel
 from harness.errors import UserError
 from harness.models.loaded import LoadedModel
-from harness.tokens import Query, end_ids, open_query
+from harness.tokens import Query, open_query
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What tokenizers show for the first bytes of a character."""
@@ -18,16 +18,21 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: without the stop text.
+        continuation: what follows the prompt, with the spaces around it and without the stop text.
         ids: every id that was generated.
         finish: `stop` if it ended by itself, `length` if it reached the limit.
         prompt_ids: number of ids of the prompt.
     """
 
-    text: str
+    continuation: str
     ids: tuple[int, ...]
     finish: Literal["stop", "length"]
     prompt_ids: int
+
+    @property
+    def text(self) -> str:
+        """The answer without the spaces around it."""
+        return self.continuation.strip()
 
 
 def continued(
@@ -101,7 +106,7 @@ class Follower:
         self, model: LoadedModel, prompt_ids: Sequence[int], stop: Sequence[str], write: Callable[[str], None] | None
     ) -> None:
         self.has_ended = False
-        self._tokenizer, self._ends = model.tokenizer, end_ids(model.tokenizer)
+        self._tokenizer, self._ends = model.tokenizer, model.end_ids
         self._stop, self._write = [text for text in stop if text], write or (lambda text: None)
         self._ids, self._start = list(prompt_ids), len(self._decoded(prompt_ids))
         self._text, self._written = "", 0
@@ -113,18 +118,19 @@ class Follower:
         else:
             self._ids.append(id_)
             self._text = self._decoded(self._ids)[self._start :]
-            places = [place for stop in self._stop if (place := self._text.lstrip().find(stop)) >= 0]
+            begin = len(self._text) - len(self._text.lstrip())
+            places = [place for stop in self._stop if (place := self._text.find(stop, begin)) >= 0]
             if places:
                 self.has_ended = True
-                self._text = self._text.lstrip()[: min(places)]
+                self._text = self._text[: min(places)]
         if not self.has_ended and not self._text.endswith((_UNFINISHED, *self._stop_starts())):
             self._flush()
         return self.has_ended
 
     def finish(self) -> str:
-        """Write the text held back so far, and return the whole text without its leading space."""
+        """Write the text held back so far, and return the whole text as it follows the prompt."""
         self._flush()
-        return self._text.strip()
+        return self._text
 
     def _flush(self) -> None:
         text = self._text.lstrip()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from harness.models.catalogue import ModelRef
 from harness.models.layouts import Layout
 from harness.models.spec import ModelSpec
-from harness.tokens import Framing
+from harness.tokens import Framing, end_ids
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,12 @@ class LoadedModel:
         """The tokens around every text: the kept prefix and the removed suffix."""
         prefix = Framing.of(self.tokenizer).prefix
         return {"prefix": self.tokenizer.convert_ids_to_tokens(list(prefix)), "removed_suffix": [*self.removed_suffix]}
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end an answer: the tokenizer's special ones, and those that the model's generation settings name."""
+        named = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        return end_ids(self.tokenizer).union([named] if isinstance(named, int) else named or ())
 
     @property
     def device(self) -> "torch.device":

@@ -17,7 +17,7 @@ FILE = "verdicts.parquet"
 """In the folder of a cell: the columns of `KEY` and of `COLUMNS`, one row per judge and answer."""
 
 COLUMNS = ("judge", "judge_prompt", "judge_reply", "verdict")
-"""Name of the judge, what it was asked, what it replied, and 1 for correct, 0 for incorrect, NaN for neither."""
+"""The judge (`JudgeForm.title`), what it was asked, what it replied, and 1 for correct, 0 for incorrect, NaN for neither."""
 
 
 def has_verdicts(store: Store, cells: Iterable[str]) -> bool:
@@ -56,7 +56,7 @@ def verdict_text(verdict: float) -> str | None:
 
 
 class Replies:
-    """Replies of all judges by the hash of their prompt, in a file to which lines of JSON are appended."""
+    """Replies of all judges by the hash of judge and prompt, in a file to which lines of JSON are appended."""
 
     def __init__(self, known: dict[str, str], file: TextIO) -> None:
         self._known, self._file = known, file

@@ -234,11 +234,21 @@ class JudgeForm(StrictModel):
 
     url: str = Field(description="address of the API, such as `http://127.0.0.1:8000/v1`")
     model: str = Field(min_length=1, description="name of the judge there")
+    revision: str = Field(
+        "",
+        description="version of the judge, such as a commit or a quantisation; a judge keeps its verdicts at another address only "
+        "with the same revision",
+    )
     api_key_env: str | None = Field(
         None, description="environment variable that holds the API key, which is never stored"
     )
     parallel: int = Field(8, ge=1, description="requests at a time")
     timeout_s: float = Field(60.0, gt=0, description="longest wait for one reply")
+
+    @property
+    def title(self) -> str:
+        """What tells the judge from others: its name with its revision or, if none is given, with the address that serves it."""
+        return f"{self.model} ({self.revision})" if self.revision else f"{self.model} at {self.url}"
 
     @field_validator("url")
     @classmethod

@@ -121,7 +121,7 @@ def traced(
         seed: the noise follows from it and from the record, whatever was traced before.
     """
     ids, record = fact.query.prompt_ids, fact.record
-    width = model.model.config.hidden_size
+    width = model.config.hidden_size
     own_seed = int(digest([seed, record.id], 15), 16)
     noise_SKD = draw_noise(std, samples, len(fact.subject_ids), width, own_seed)
     found = measure(model, ids, fact.first, noise_SKD, fact.query.target_ids[0], windows)

@@ -155,12 +155,12 @@ class _Run:
 
 @contextmanager
 def _recording(model: "LoadedModel", paths: Sequence[str], rows: int) -> Iterator[dict[str, list[Tensor]]]:
-    """Record the outputs of the modules of all layers, each rows × T × D."""
+    """Record copies of the outputs of the modules of all layers, each rows × T × D; Falcon's blocks add to them in place."""
     seen: dict[str, list[Tensor]] = {path: [] for path in paths}
 
     def recorder(path: str) -> Any:
         def record(module: object, arguments: object, output: Any) -> None:
-            found = passed_on(output).to(model.device)
+            found = passed_on(output).to(model.device, copy=True)
             seen[path].append(found.reshape(rows, -1, found.shape[-1]))
 
         return record

@@ -1,5 +1,6 @@
 """A language model's verdicts on free-form answers, and their agreement with exact match: share and Cohen's kappa by method."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -243,7 +244,7 @@ def _table(
             unclear.append(f"Not judged: {', '.join(dict.fromkeys(others['title']))}.")
         sections.append(Section(model, (*rows, *missing), (*gap_remarks(frame, section, model), *unclear)))
     return Table(
-        f"judge-{judge}-{protocol}-{data}",
+        f"judge-{re.sub('[^A-Za-z0-9./_-]+', '-', judge)}-{protocol}-{data}",  # a LaTeX label
         f"Judged by {judge}: {data}, {protocol_title(protocol)}",
         f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} {commits_shown(frame)}",
         tuple(columns),

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness.judge import endpoint
-from harness.judge.judging import judge_prompt, verdict_of
+from harness.judge.judging import PATIENCE, judge_prompt, verdict_of
 from harness.store.store import Store
 from harness.store.verdicts import FILE
 from tests.helpers import fake_store
@@ -111,7 +111,7 @@ def test_a_reader_sees_verdicts_and_what_was_asked(cells, judge):
         ("Paris, I think", "incorrect"),
     }
     rows = json.loads(harness_here("answers", folder.name, "--json", "--store", cells.root).stdout)
-    said = next(row["verdicts"]["wise"] for row in rows if row["protocol"] == "natural")
+    said = next(row["verdicts"][f"wise at {judge.url}"] for row in rows if row["protocol"] == "natural")
     assert said["reply"] in ("CORRECT", "INCORRECT")
     assert "Reference answer" in said["prompt"]
 
@@ -193,6 +193,40 @@ def test_a_single_reply_without_a_verdict_is_shown_and_asked_again(cells, judge)
     judge.reply = agrees_if_contained
     assert run(cells, judge).returncode == 0
     assert verdicts(cells, "ft-l")[0]["verdict"].notna().all()
+
+
+def test_a_judge_that_has_judged_before_may_leave_the_rest_without_a_verdict(cells, judge):
+    def all_but_some(prompt):
+        return "It depends." if texts_of(prompt)[0].startswith("reliability") else agrees_if_contained(prompt)
+
+    judge.reply = all_but_some
+    assert run(cells, judge).returncode == 0
+    number = verdicts(cells, "ft-l")[0]["verdict"].isna().sum()
+    judge.asked = []
+    done = run(cells, judge)
+    assert done.returncode == 0, done.stderr
+    assert len(judge.asked) >= PATIENCE
+    assert verdicts(cells, "ft-l")[0]["verdict"].isna().sum() == number
+
+
+def test_judges_of_one_name_at_two_addresses_share_no_verdict_unless_they_are_one_revision(cells, judge):
+    assert run(cells, judge).returncode == 0
+    with fake_judge() as other:
+        other.reply = lambda prompt: "INCORRECT"
+        assert run(cells, other).returncode == 0
+        assert len(other.asked) == len(judge.asked)
+        found, _ = verdicts(cells, "ft-l")
+        sums = found.groupby("judge")["verdict"].sum()
+        assert sums[f"wise at {judge.url}"] > sums[f"wise at {other.url}"] == 0
+
+        assert run(cells, judge, revision="awq").returncode == 0
+        judge.asked, other.asked = [], []
+        assert run(cells, other, revision="awq").returncode == 0
+        assert other.asked == []
+        assert run(cells, other, revision="gptq").returncode == 0
+        assert other.asked
+    found, _ = verdicts(cells, "ft-l")
+    assert set(found["judge"]) == {f"wise at {judge.url}", f"wise at {other.url}", "wise (awq)", "wise (gptq)"}
 
 
 def test_no_server_no_key_no_judge_and_no_free_answers_are_one_line_each(cells, judge, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from harness import registry
 from harness.errors import UserError
 from harness.live.export import export
 from harness.live.loading import load_edited
@@ -113,6 +114,31 @@ def test_an_edit_is_refused_on_another_model(doors, tmp_path):
     (folder / "edited.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match="made on a different model"):
         load_edited(folder)
+
+
+def test_an_edit_is_not_repeated_by_other_code(doors, tmp_path, monkeypatch):
+    """As of EasyEdit, whose checkout has moved on since the export."""
+    root, cells = doors
+    method = registry.find_method("grace", "native")
+    monkeypatch.setattr(method, "code_identity", lambda self: {"easyedit": "a commit"})
+    store = Store(root)
+    live = open_cell(cells["grace"], store, "cpu", Display(Console(quiet=True)))
+    folder = live.save(tmp_path / "model")
+    assert said(load_edited(folder)) == said(live)
+    monkeypatch.setattr(method, "code_identity", lambda self: {"easyedit": "a commit", "changes": "some"})
+    with pytest.raises(UserError, match=r"made by other code of grace, native \(changes changed\)"):
+        load_edited(folder)
+
+
+def test_an_empty_folder_is_replaced_but_not_the_working_directory(doors, tmp_path, monkeypatch):
+    live, _, _ = opened(doors, "grace")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="already exists"):
+        live.save(".")
+    monkeypatch.chdir(tmp_path)
+    assert (live.save("empty/../empty") / "edited.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 @pytest.mark.parametrize(

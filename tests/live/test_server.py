@@ -11,10 +11,13 @@ from rich.console import Console
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from harness.api import EditedModel  # noqa: E402
 from harness.cli import main  # noqa: E402
 from harness.errors import UserError  # noqa: E402
+from harness.live.model import LiveModel  # noqa: E402
 from harness.live.opening import open_cell  # noqa: E402
-from harness.live.server import application, listening  # noqa: E402
+from harness.live.server import Completion, Server, application, listening  # noqa: E402
+from harness.models.weights import weight_hash  # noqa: E402
 from harness.run.progress import Display  # noqa: E402
 from harness.store.store import Store  # noqa: E402
 from harness.tokens import Query  # noqa: E402
@@ -77,6 +80,72 @@ def test_a_stream_has_the_parts_of_the_answer(client):
     assert [chunk["finish_reason"] for chunk in chunks][-1] == whole["finish_reason"]
 
 
+class Paused(EditedModel):
+    """A model that stops within a call, before its second id, until it is released."""
+
+    def __init__(self, side):
+        self.side, self.go_on, self.ids = side, threading.Event(), []
+
+    def teacher_forced(self, queries):
+        return self.side.teacher_forced(queries)
+
+    def generate(self, queries):
+        return self.side.generate(queries)
+
+    def generate_until(self, queries, ends):
+        def ends_later(row, id_):
+            self.ids.append(id_)
+            if len(self.ids) == 2:
+                assert self.go_on.wait(30)
+            return ends(row, id_)
+
+        return self.side.generate_until(queries, ends_later)
+
+
+@pytest.fixture
+def paused(client):
+    """The served model, its edited side paused in a stream whose first part has been read; a request to the unedited side."""
+    live, prompt = client.live, client.live.origin.requests[0].prompt
+    edited = Paused(live.edited)
+    server = Server(LiveModel(live.model, edited, live.unedited, live.origin), "the-cell", 256)
+    events = server.stream(Completion(model="the-cell", prompt=prompt, max_tokens=40, stream=True))
+    asked = Completion(model="unedited", prompt=prompt, max_tokens=5)
+    wanted, weights = server.complete(asked)["choices"], weight_hash(live.model.model)
+    next(events)
+    yield server, edited, events, asked, wanted
+    assert weight_hash(live.model.model) == weights
+    edited.go_on.set()
+    events.close()
+
+
+def test_a_dropped_stream_leaves_the_unedited_model_unedited_and_stops_decoding(paused):
+    server, edited, events, asked, wanted = paused
+    events.close()
+    threading.Timer(0.3, edited.go_on.set).start()
+    for _ in range(2):
+        assert server.complete(asked)["choices"] == wanted
+    assert len(edited.ids) < 10, "the rest of the answer is not computed"
+
+
+def test_a_stream_that_nobody_reads_keeps_no_other_request_waiting(paused):
+    server, edited, events, asked, _ = paused
+    edited.go_on.set()
+    other = threading.Thread(target=server.complete, args=[asked], daemon=True)
+    other.start()
+    other.join(30)
+    assert not other.is_alive()
+    assert list(events)[-1] == "data: [DONE]\n\n"
+
+
+def test_an_echoed_text_is_the_prompt_and_what_the_model_wrote_after_it(client):
+    tokenizer = client.live.model.tokenizer
+    ids = tokenizer(PROMPT)["input_ids"]
+    for prompt in (PROMPT, ids):
+        (choice,) = client.complete(prompt=prompt, max_tokens=3, echo=True, stop="\n")
+        reply = client.live.reply(client.live.edited, PROMPT, 3, ())
+        assert choice["text"] == tokenizer.decode([*ids, *reply.ids], skip_special_tokens=True)
+
+
 def test_a_conversation_is_answered_by_the_chat_template(client):
     body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
     choice = json.loads(client.post("/v1/chat/completions", **body))["choices"][0]
@@ -112,6 +181,8 @@ def test_echoed_logprobs_are_those_of_the_text(client):
         ({"prompt": PROMPT, "max_tokens": 0}, "nothing to return"),
         ({"prompt": [PROMPT, PROMPT], "stream": True}, "cannot be streamed together"),
         ({"prompt": "word " * 3000}, "positions"),
+        ({"prompt": [5, 10**6]}, "token id 1000000, but tiny/llama has ids from 0 to"),
+        ({"prompt": [[5], [-1]]}, "token id -1"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(client, body, complaint):

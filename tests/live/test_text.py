@@ -37,6 +37,7 @@ def written(model, text, limit=60, stop=("\n",), end=True):
 def test_an_answer_ends_at_the_end_of_text_and_comes_in_parts(model):
     reply, parts = written(model, " is located in France")
     assert (reply.text, reply.finish) == ("is located in France", "stop")
+    assert reply.continuation == " is located in France"
     assert len(parts) > 1
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in parts)
 
@@ -44,12 +45,22 @@ def test_an_answer_ends_at_the_end_of_text_and_comes_in_parts(model):
 def test_a_stop_text_is_neither_shown_nor_begun(model):
     reply, parts = written(model, " is located in France", stop=("in Fr",))
     assert (reply.text, reply.finish) == ("is located", "stop")
+    assert reply.continuation == " is located "
     assert "in F" not in "".join(parts)
 
 
 def test_a_limit_is_no_end(model):
     reply, _ = written(model, " is located in France", limit=2, end=False)
     assert (len(reply.ids), reply.finish) == (2, "length")
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_the_models_generation_settings_name_ends_an_answer(many):
+    model = tiny_model("llama")
+    (id_,) = model.tokenizer.convert_tokens_to_ids(["c"])
+    model.model.generation_config.eos_token_id = [2, id_] if many else id_
+    reply = continued(Dictated([5, 6, id_, 7]), model, "Paris", 8)
+    assert (len(reply.ids), reply.finish) == (3, "stop")
 
 
 def test_characters_of_several_tokens_are_shown_whole():

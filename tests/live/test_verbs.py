@@ -65,6 +65,19 @@ def test_bad_input_is_one_line(doors, store, tmp_path, capsys, arguments, compla
     assert complaint in line
 
 
+@pytest.mark.parametrize("place", [".", "file", "full"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_edited(
+    doors, store, tmp_path, capsys, monkeypatch, place
+):
+    (tmp_path / "full").mkdir()
+    for file in ("file", "full/file"):
+        (tmp_path / file).write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.live.opening.open_cell", lambda *_: pytest.fail("edited"))
+    assert main(["export", doors[1]["ft-l"].folder, "--to", place, *store]) == 2
+    assert f"{place}: already exists" in capsys.readouterr().err
+
+
 def test_kept_weights_are_used_as_they_are(doors, tmp_path, capsys):
     root, cells = doors
     llama = {"name": "tiny/llama", "weights": "pretrained", "path": str(root.parent / "llama")}

@@ -67,9 +67,10 @@ def test_of_several_templates_the_first_is_shown_and_named(fake, monkeypatch):
     fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))
     for folder in (fake.root / "cells").iterdir():
         rows = pd.read_parquet(folder / "records.parquet")
-        rows = rows.assign(verdict=rows["exact"], judge="wise", judge_prompt="?", judge_reply="!")
-        write_verdicts(Folder(folder), rows, "wise")
+        rows = rows.assign(verdict=rows["exact"], judge="wise (50% sparse)", judge_prompt="?", judge_reply="!")
+        write_verdicts(Folder(folder), rows, "wise (50% sparse)")
     (table,), numbers = registry.tables.get("judge")(load_suite(fake.root, "main_table", "mini"))
+    assert table.name == "judge-wise-50-sparse--natural-ZsRE", "no sign that LaTeX reads as more than text"
     assert "Prompt template: 'none'. ±: half" in table.caption
     assert "choice of the template" not in table.caption
     assert set(numbers["cells"]) == {fake.cells[0]}

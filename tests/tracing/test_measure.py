@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from harness.records import EditRecord
+from harness.tracing.build import Candidate, traced
 from harness.tracing.measure import draw_noise, embedding_std, measure
 from tests.helpers.tiny_models import catalogued_families, precise, rounding, tiny_model
 
-FAMILIES = ("llama", "gptj", "gemma2", "gpt_neox")
+FAMILIES = ("llama", "gptj", "gemma2", "gpt_neox", "falcon")
 WINDOWS = {"state": 1, "mlp": 2, "attention": 1}
 IDS = (1, 9, 33, 40, 12, 61, 5)
 FIRST, SUBJECT = 2, 2
@@ -131,3 +133,23 @@ def test_the_noise_follows_from_its_seed_and_has_the_deviation_of_the_subjects_e
     assert torch.equal(drawn, draw_noise(std, 50, 4, 32, seed=1))
     assert not torch.equal(drawn, draw_noise(std, 50, 4, 32, seed=2))
     assert drawn.std().item() == pytest.approx(std, rel=0.05)
+
+
+class Nested:
+    """The configuration of a model whose language model is a part of it."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def get_text_config(self, **_):
+        return self.inner
+
+
+def test_a_fact_is_traced_in_a_model_with_a_nested_configuration(monkeypatch):
+    model = tiny_model("llama")
+    record = EditRecord("r", "The mother tongue of Björk is", "Björk", "Icelandic", ground_truth="French")
+    fact = Candidate.of(model, record)
+    wanted = traced(model, fact, 0.5, 2, WINDOWS, seed=1)
+    monkeypatch.setattr(model.model, "config", Nested(model.model.config))
+    found = traced(model, fact, 0.5, 2, WINDOWS, seed=1)
+    assert (found.clean, found.corrupted) == (wanted.clean, wanted.corrupted)
