@@ -142,6 +142,19 @@ def test_of_several_acceptable_answers_the_best_counts(model):
     assert Natural().row(asked, ids_of(model, " France"), None, math.nan, model.tokenizer).exact == 0
 
 
+def test_a_short_alias_counts_only_as_the_whole_answer(model):
+    (query,) = Natural.queries(model.tokenizer, [("Where is A?", "India")])
+    asked = ProbeQuery("1", "portability", 0, query, Probe("Where is A?", "India", aliases=("IN", "I.D.", "Bharat")))
+
+    def scores(answer):
+        found = Natural().row(asked, ids_of(model, answer), None, math.nan, model.tokenizer)
+        return found.score, found.exact, found.contains
+
+    assert scores(" In the west of it") == scores(" My id is red") == (0, 0, 0)
+    assert scores(" IN") == scores(" ID.") == scores(" Bharat") == (1, 1, 1)
+    assert scores(" Bharat in the east")[2] == 1
+
+
 def test_the_question_is_found_again_in_what_a_model_has_read(model):
     for protocol in (Natural, NaturalInstruct, NaturalThought):
         (query,) = protocol.queries(model.tokenizer, PAIRS[:1])
