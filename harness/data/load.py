@@ -296,10 +296,15 @@ def _check_template(edits: Iterable[EditRecord], template: str) -> None:
 
 
 def _hash(data: Dataset) -> str:
-    """Hash of everything that methods and evaluation read; where a subject is, the texts say, except for `moved`."""
+    """Hash of everything that methods and evaluation read; where a subject is, the texts say, except for `moved`.
+
+    Unrelated records without an answer are marked, because there are cells from before they were asked.
+    """
     moved = {record.id: mention.start for record in data.edits if (mention := _not_the_last_occurrence(record))}
+    asked = [record.id for record in data.unrelated if not record.ground_truth.strip()]
     groups = {"edits": data.edits, "train": data.train, "unrelated": data.unrelated}
-    return digest(groups | ({"mentions": moved} if moved else {}))
+    marks = {"mentions": moved, "unanswered": asked}
+    return digest(groups | {name: mark for name, mark in marks.items() if mark})
 
 
 def _not_the_last_occurrence(record: EditRecord) -> Mention | None:

@@ -103,6 +103,17 @@ def test_the_hash_says_which_mention_is_edited_only_where_the_texts_do_not(tmp_p
     assert hashes == {"Art of Artland is": False, "Artland and Art is": True}
 
 
+def test_the_hash_says_that_an_unrelated_record_has_no_answer(tmp_path):
+    """It is asked nevertheless, which it was not in cells from before."""
+    hashes = []
+    for row in (flat(1), flat(1) | {"ground_truth": None}):
+        write(tmp_path / "a.json", [FLAT, row])
+        data = load(resolve("counterfact", str(tmp_path), 1, split="all", unrelated=1))
+        plain = digest({"edits": data.edits, "train": (), "unrelated": data.unrelated})
+        hashes.append((data.unrelated[0].ground_truth != "", data.ref.sha256 == plain))
+    assert hashes == [(True, True), (False, False)]
+
+
 def test_a_prompt_template_that_mentions_the_subject_again_is_refused(tmp_path):
     for subject in ("Answer", "Which"):
         write(tmp_path / "a.json", [KNOWEDIT | {"subject": subject, "prompt": f"{subject} family does it belong to?"}])
