@@ -190,11 +190,16 @@ class NaturalChat(Natural):
         """Make instruction and prompt the user's message.
 
         Raises:
-            UserError: if the model has no chat template.
+            UserError: if the model has no chat template, or one that always makes it think first.
         """
 
         def message(prompt: str) -> str:
-            return chat_text(tokenizer, [{"role": "user", "content": INSTRUCTION.format(prompt)}])
+            text = chat_text(tokenizer, [{"role": "user", "content": INSTRUCTION.format(prompt)}])
+            if text.rstrip().endswith("<think>"):
+                raise ValueError(
+                    "the chat template makes the model think before it answers, and only answers are scored"
+                )
+            return text
 
         try:
             return _open(tokenizer, pairs, message, frozenset())

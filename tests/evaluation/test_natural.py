@@ -117,6 +117,16 @@ def test_a_conversation_needs_a_chat_template(model):
     assert not query.line_ids
 
 
+def test_a_conversation_in_which_the_model_always_thinks_first_is_refused(model):
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<assistant><think>\n{% endfor %}"
+    try:
+        with pytest.raises(UserError, match="natural_chat: the chat template makes the model think") as caught:
+            NaturalChat.queries(model.tokenizer, PAIRS)
+    finally:
+        model.tokenizer.chat_template = None
+    assert caught.value.fix == "protocols: [natural, natural_instruct]"
+
+
 def test_suites_can_name_them():
     assert {"natural", "natural_instruct", "natural_chat"} <= set(registry.protocols)
 
