@@ -174,7 +174,9 @@ def _select(ref: DataRef) -> Dataset:
         of_these = f", {len(edits)} of them usable together" if len(edits) < len(inside) else ""
         raise UserError(
             f"{found.edited.where}: {len(inside)} {of_split}{of_these}, {ref.edits} requested",
-            fix=f"edits: {len(edits)} in the suite, or --edits {len(edits)}",
+            fix=f"edits: {len(edits)} in the suite, or --edits {len(edits)}"
+            if edits
+            else _admit_more(ref, inside, eligible),
         )
     reached = eligible.index(edits[-1]) + 1
     taken = {record.id for record in eligible[:reached]}
@@ -201,6 +203,15 @@ def _select(ref: DataRef) -> Dataset:
     if template := _template(ref):
         _check_template(data.edits, template)
     return data
+
+
+def _admit_more(ref: DataRef, inside: Sequence[EditRecord], eligible: Sequence[EditRecord]) -> str:
+    """What admits more records if none can be edited, of those `inside` the split and, among these, the `eligible` ones."""
+    if not inside:
+        return "split: all"
+    if eligible:
+        return "conflicts: keep"
+    return "relations: all" if ref.relations != "all" else "too_long: refuse"
 
 
 def _questions(records: Iterable[EditRecord]) -> int:

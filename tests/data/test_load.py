@@ -289,6 +289,25 @@ def test_too_few_edits_are_refused_with_the_number_available(folder):
     assert caught.value.fix == f"edits: {available} in the suite, or --edits {available}"
 
 
+def test_if_no_record_can_be_edited_the_fix_names_the_option_that_leaves_them_out(tmp_path):
+    rows = [flat(number) for number in range(40)]
+    one = next(row for row in rows if not is_dev("counterfact", str(row["case_id"])))
+    write(tmp_path / "split" / "a.json", [one])
+    write(tmp_path / "same" / "a.json", [one | {"target_new": "French"}])
+    options = {"split": {"split": "dev"}, "same": {"conflicts": "drop"}}
+
+    fixes = {}
+    for name, asked in options.items():
+        with pytest.raises(UserError) as caught:
+            resolve("counterfact", str(tmp_path / name), 1, **asked)
+        fixes[name] = caught.value.fix
+    with pytest.raises(UserError) as caught:
+        resolve("counterfact", str(tmp_path / "split"), 1, without=(str(one["case_id"]),))
+
+    assert fixes == {"split": "split: all", "same": "conflicts: keep"}
+    assert caught.value.fix == "too_long: refuse"
+
+
 @pytest.mark.parametrize("pool", ["train", "unrelated"])
 def test_a_pool_that_cannot_be_filled_is_smaller_and_the_reference_says_how_large(folder, pool):
     ref = resolve("counterfact", str(folder), 5, **{pool: 500})
