@@ -10,10 +10,21 @@ comes after the prompt, not after the end of a text.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TODAY = datetime(2024, 7, 26)
+"""Date of every conversation, because prompts must not depend on the day: the default of Llama 3's templates."""
+
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{% set text = namespace(now=format) %}{% for code, value in dates.items() %}"
+    "{% set text.now = text.now.replace('%' ~ code, value) %}{% endfor %}{{ text.now }}{% endmacro %}\n"
+)
+"""Goes before a chat template that asks for the date: `transformers` passes plain values to templates, and no functions."""
+_DATES = {code: TODAY.strftime(f"%{code}") for code in (*"aAbBdjmyYHIMSpuwUWVG", "-d", "-m")}
 
 _SAMPLES = ("a", "The capital of France is", "Who wrote it?", "1984", "C++, e.g.", "東京", " two  lines\n")
 """Texts that differ in length, in their first and last character, and in script."""
@@ -149,6 +160,8 @@ def line_end_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
 def chat_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]) -> str:
     """A conversation by the tokenizer's chat template, up to where the assistant answers.
 
+    Models that can answer with or without thinking first (Qwen3) answer without; the date is always `TODAY`.
+
     Args:
         tokenizer: what it puts before every text is left out here.
         messages: `role` and `content` of each turn.
@@ -159,7 +172,17 @@ def chat_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
     if not tokenizer.chat_template:
         raise ValueError("the model's tokenizer has no chat template")
     try:
-        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        template = tokenizer.get_chat_template()
+        text = str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=True,
+                chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
+                enable_thinking=False,
+                dates=_DATES,
+            )
+        )
     except Exception as error:  # what templates raise is theirs
         raise ValueError(f"the chat template refuses the messages: {error}") from None
     prefix = Framing.of(tokenizer).prefix

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from harness.tokens import Framing, drop_suffix, end_ids, joint_queries, joint_query
+from harness.tokens import Framing, chat_text, drop_suffix, end_ids, joint_queries, joint_query
 from tests.helpers.real_tokenizers import NAMES, real_tokenizer
 from tests.helpers.tiny_models import tiny_tokenizer
 
@@ -174,3 +174,18 @@ def test_every_special_token_ends_a_turn_whether_or_not_it_has_a_role():
     assert turn not in tokenizer.all_special_ids
     assert end_ids(tokenizer) == end_ids(named) | {turn}
     assert tool not in end_ids(tokenizer)
+
+
+def test_a_conversation_is_without_thinking_and_the_same_every_day():
+    """As the templates of Qwen3, Llama 3.1 and SmolLM3 do it."""
+    tokenizer = tiny_tokenizer("gptj")
+    tokenizer.chat_template = (
+        "\n{% macro day() %}{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}{% endmacro %}"
+        "Today: {{ day() }}, {{ strftime_now('%B %-d, %Y') }}\n{% for m in messages %}{{ m.content }}\n{% endfor %}"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    try:
+        text = chat_text(tokenizer, [{"role": "user", "content": "Hi"}])
+    finally:
+        tokenizer.chat_template = None
+    assert text == "\nToday: 26 Jul 2024, July 26, 2024\nHi\n<think>\n\n</think>\n\n"

@@ -254,7 +254,6 @@ class _Hop:
 @dataclass(config=STRICT, slots=True)
 class _ChainRewrite(Rewrite):
     question: Text | None = None
-    is_edited: bool = True
 
 
 @register_format(
@@ -275,10 +274,11 @@ class Mquake:
     new_answer_alias: Texts = Field(default_factory=list)
 
     def record(self) -> tuple[EditRecord, ...]:
-        """One record per edit; the first has the multi-hop questions, which need all of them, and the facts of the chain."""
-        edits = [rewrite for rewrite in self.requested_rewrite if rewrite.is_edited]
-        if not edits:
-            raise ValueError("edits no fact of its chain")
+        """One record per edit; the first has the multi-hop questions, which need all of them, and the facts of the chain.
+
+        MQuAKE-Remastered's `is_edited` is not used: the new answers, `orig.edit_triples` and upstream's loaders assume all edits.
+        """
+        edits = self.requested_rewrite
         chain = id_of(self.case_id, self.questions[0], self.new_answer)
         ids = tuple(content_id(edit.filled, edit.target_new.str_) for edit in edits)
         hops = {hop.question: hop for hop in self.new_single_hops}

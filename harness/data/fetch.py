@@ -8,6 +8,7 @@ import http
 import http.client
 import json
 import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -107,7 +108,7 @@ def _bring(download: Download, place: Path, name: str, again: str, report: Repor
             raise UserError(
                 f"{download.url}: sha256 is {found[:12]}, not {str(known)[:12]} as "
                 + ("published" if download.sha256 else f"recorded in {place / CHECKSUMS} by the first download"),
-                fix=again if download.sha256 else f"rm {place / CHECKSUMS}",
+                fix=again if download.sha256 else f"{_forget(path)} && {again}",
             )
         form = recognise(partial.path)
         if isinstance(form, Foreign) or form.dataset != name:
@@ -187,7 +188,17 @@ def _stream(download: Download, partial: _Partial, again: str, report: Report) -
         raise UserError(f"{url}: the download was cut off after {received:,} of {total:,} bytes", fix=again)
 
 
-def _recorded(place: Path) -> dict[str, str]:
+def _forget(path: Path) -> str:
+    """Command that removes a file and its recorded checksum, but not those of other files."""
+    entry = f'"{path.name}": '
+    script = f's/{entry}"[^"]*"/{entry}null/'
+    return (
+        f"sed -i {shlex.quote(script)} {shlex.quote(str(path.with_name(CHECKSUMS)))} && rm -f {shlex.quote(str(path))}"
+    )
+
+
+def _recorded(place: Path) -> dict[str, str | None]:
+    """Checksums by file name, None for one that may change."""
     path = place / CHECKSUMS
     if not path.exists():
         return {}

@@ -174,7 +174,9 @@ def _select(ref: DataRef) -> Dataset:
         of_these = f", {len(edits)} of them usable together" if len(edits) < len(inside) else ""
         raise UserError(
             f"{found.edited.where}: {len(inside)} {of_split}{of_these}, {ref.edits} requested",
-            fix=f"edits: {len(edits)} in the suite, or --edits {len(edits)}",
+            fix=f"edits: {len(edits)} in the suite, or --edits {len(edits)}"
+            if edits
+            else _admit_more(ref, inside, eligible),
         )
     reached = eligible.index(edits[-1]) + 1
     taken = {record.id for record in eligible[:reached]}
@@ -201,6 +203,15 @@ def _select(ref: DataRef) -> Dataset:
     if template := _template(ref):
         _check_template(data.edits, template)
     return data
+
+
+def _admit_more(ref: DataRef, inside: Sequence[EditRecord], eligible: Sequence[EditRecord]) -> str:
+    """What admits more records if none can be edited, of those `inside` the split and, among these, the `eligible` ones."""
+    if not inside:
+        return "split: all"
+    if eligible:
+        return "conflicts: keep"
+    return "relations: all" if ref.relations != "all" else "too_long: refuse"
 
 
 def _questions(records: Iterable[EditRecord]) -> int:
@@ -296,10 +307,15 @@ def _check_template(edits: Iterable[EditRecord], template: str) -> None:
 
 
 def _hash(data: Dataset) -> str:
-    """Hash of everything that methods and evaluation read; where a subject is, the texts say, except for `moved`."""
+    """Hash of everything that methods and evaluation read; where a subject is, the texts say, except for `moved`.
+
+    Unrelated records without an answer are marked, because there are cells from before they were asked.
+    """
     moved = {record.id: mention.start for record in data.edits if (mention := _not_the_last_occurrence(record))}
+    asked = [record.id for record in data.unrelated if not record.ground_truth.strip()]
     groups = {"edits": data.edits, "train": data.train, "unrelated": data.unrelated}
-    return digest(groups | ({"mentions": moved} if moved else {}))
+    marks = {"mentions": moved, "unanswered": asked}
+    return digest(groups | {name: mark for name, mark in marks.items() if mark})
 
 
 def _not_the_last_occurrence(record: EditRecord) -> Mention | None:

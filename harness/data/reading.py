@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -220,9 +221,12 @@ def _text(content: bytes, where: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
+        file, converted = shlex.quote(where), shlex.quote(f"{where}.utf8")
         raise UserError(
-            f"{where}: byte {error.start + 1:,} is not UTF-8",
-            fix=f"iconv -f WINDOWS-1252 -t UTF-8 {where} -o {where}.utf8, if that is its encoding",
+            f"{where}: byte {error.start + 1:,} is not UTF-8; perhaps the file is in Windows-1252",
+            fix=f"gunzip {file}"
+            if where.endswith(".gz")
+            else f"iconv -f WINDOWS-1252 -t UTF-8 {file} -o {converted} && mv {converted} {file}",
         ) from None
 
 

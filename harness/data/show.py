@@ -9,7 +9,7 @@ from harness.commands import harness_command
 from harness.data import conflicts
 from harness.data.formats import NO_RECORDS, Foreign, Format
 from harness.data.pools import is_dev
-from harness.data.reading import UpstreamFile
+from harness.data.reading import UpstreamFile, read
 from harness.data.sources import SYNTHETIC, find_files, upstream_files
 from harness.errors import UserError, did_you_mean
 from harness.records import PROBES, EditRecord, Probe
@@ -50,13 +50,12 @@ def describe(source: str, name: str | None = None) -> list[FileRow]:
     Raises:
         UserError: if the folder has no file of the dataset, or a broken one.
     """
-    names = [name] if name else _present(source)
-    rows = []
-    for each in names:
-        found = find_files(each, source)
-        rows.append(_row(each, "edits", found.edited))
-        rows += [_row(each, "pool", file) for file in found.others]
-    return rows
+    return [
+        _row(each, role, file)
+        for each, by_role in _found(source, name).items()
+        for role, files in by_role.items()
+        for file in files
+    ]
 
 
 def contradictions(source: str, name: str | None = None) -> list[str]:
@@ -65,11 +64,10 @@ def contradictions(source: str, name: str | None = None) -> list[str]:
     Raises:
         UserError: as `describe`.
     """
-    found = {
-        each: conflicts.count(find_files(each, source).edited.records)
-        for each in ([name] if name else _present(source))
+    counted = {
+        each: conflicts.count(file.records) for each, files in _found(source, name).items() for file in files["edits"]
     }
-    return [f"{each}: {counted}" for each, counted in found.items() if counted]
+    return [f"{each}: {number}" for each, number in counted.items() if number]
 
 
 def ignored(source: str) -> list[str]:
@@ -86,8 +84,8 @@ def ignored(source: str) -> list[str]:
 
 def left_out(source: str, name: str | None = None) -> list[str]:
     """One line per file with unusable records: how many, and why."""
-    found = [find_files(each, source) for each in ([name] if name else _present(source))]
-    return [text for files in found for file in (files.edited, *files.others) if (text := file.left_out())]
+    found = [file for by_role in _found(source, name).values() for files in by_role.values() for file in files]
+    return [text for file in found if (text := file.left_out())]
 
 
 def show(name: str, source: str, record_id: str | None = None) -> str:
@@ -108,6 +106,20 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
         f"{source}: dataset '{name}' has no record '{record_id}'{near}",
         fix=harness_command("data", "show", name, data=source),
     )
+
+
+def _found(source: str, name: str | None) -> dict[str, dict[str, list[UpstreamFile]]]:
+    """The files of one dataset or of all, by dataset and by role; one with pools only has no file for `edits`."""
+    found: dict[str, dict[str, list[UpstreamFile]]] = {}
+    for each in [name] if name else _present(source):
+        forms = {} if source == SYNTHETIC else upstream_files(Path(source))
+        own = {path: form for path, form in forms.items() if isinstance(form, Format) and form.dataset == each}
+        if own and not {form.name for form in own.values()}.intersection(registry.datasets.get(each).edited_formats):
+            found[each] = {"edits": [], "pool": [read(path) for path in own]}
+        else:
+            files = find_files(each, source)
+            found[each] = {"edits": [files.edited], "pool": list(files.others)}
+    return found
 
 
 def _present(source: str) -> list[str]:

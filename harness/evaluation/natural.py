@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.errors import UserError
 from harness.evaluation.probes import ProbeQuery
 from harness.evaluation.protocol import Protocol
-from harness.evaluation.words import answer_of, contains, exact_match, f1
+from harness.evaluation.words import answer_of, contains, exact_match, f1, is_short
 from harness.records import Answer
 from harness.registry import register_protocol
 from harness.tokens import Query, chat_text, end_ids, line_end_ids, open_query
@@ -65,7 +65,7 @@ class Natural(Protocol):
 
     name: ClassVar[str] = "natural"
     title: ClassVar[str] = "natural"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     key: ClassVar[str] = name
 
     @staticmethod
@@ -105,12 +105,14 @@ class Natural(Protocol):
     ) -> Answer:
         """Compare words: `score` is F1, `exact` exact match and `contains` containment, after normalisation.
 
-        Of several acceptable answers, the one that scores best counts for each of the three. Locality compares with the
+        Of several acceptable answers, the one that scores best counts for each of the three. An alias of at most three letters
+        only counts if it is the answer: MQuAKE's `IN` and `US` are also words of wrong answers. Locality compares with the
         unedited model's answer, of which, too, the beginning up to the end of a sentence is enough for `exact`;
         `answer_score` is F1 with the dataset's answer.
         """
         answer, target = self._read(tokenizer, compared), asked.query.target
-        acceptable = (target, *(asked.asked.aliases if asked.asked else ()))
+        aliases = asked.asked.aliases if asked.asked else ()
+        acceptable = (target, *(each for each in aliases if not is_short(each) or exact_match(answer, each)))
         wanted = acceptable if unedited is None else (self._read(tokenizer, unedited),)
         exact = max(exact_match(answer, each) for each in wanted)
         if unedited is not None:
@@ -188,11 +190,16 @@ class NaturalChat(Natural):
         """Make instruction and prompt the user's message.
 
         Raises:
-            UserError: if the model has no chat template.
+            UserError: if the model has no chat template, or one that always makes it think first.
         """
 
         def message(prompt: str) -> str:
-            return chat_text(tokenizer, [{"role": "user", "content": INSTRUCTION.format(prompt)}])
+            text = chat_text(tokenizer, [{"role": "user", "content": INSTRUCTION.format(prompt)}])
+            if text.rstrip().endswith("<think>"):
+                raise ValueError(
+                    "the chat template makes the model think before it answers, and only answers are scored"
+                )
+            return text
 
         try:
             return _open(tokenizer, pairs, message, frozenset())

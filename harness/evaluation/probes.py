@@ -56,7 +56,8 @@ def probe_queries(
     Reliability uses the edit's prompt, generality its rephrases, both with the new target, and the fact's other forms.
     Locality uses the record's locality probes, `locality_unrelated` the facts of records that no method saw, and
     portability the probes that follow from the new fact. Robustness asks for the fact under pressure, and `single_hop` for
-    each fact that a multi-hop question of portability combines. Unrelated records without a known answer are skipped.
+    each fact that a multi-hop question of portability combines. Of unrelated records without a known answer, as many tokens are
+    compared as the record's target has.
     """
     wanted = set(axes)
     asked = [(axis, *question) for axis in AXES if axis in wanted for question in questions_of(data, axis)]
@@ -79,13 +80,18 @@ def _rephrased(record: EditRecord) -> tuple[Probe, ...]:
     return tuple(Probe(rephrase, record.target_new, aliases=record.aliases) for rephrase in record.rephrases)
 
 
+def _as_it_is(record: EditRecord) -> Probe:
+    """The fact before any edit; a record that does not know it only says how long an answer may be."""
+    if record.ground_truth.strip():
+        return Probe(record.prompt, record.ground_truth)
+    return Probe(record.prompt, record.target_new, has_answer=False)
+
+
 _PROBES_OF: Mapping[Axis, Callable[[EditRecord], tuple[Probe, ...]]] = {
     "reliability": lambda record: (Probe(record.prompt, record.target_new, aliases=record.aliases),),
     "generality": lambda record: _rephrased(record) + record.forms,
     "locality": lambda record: record.locality,
-    "locality_unrelated": lambda record: (
-        (Probe(record.prompt, record.ground_truth),) if record.ground_truth.strip() else ()
-    ),
+    "locality_unrelated": lambda record: (_as_it_is(record),),
     "portability": lambda record: record.portability,
     "robustness": lambda record: record.robustness,
     "single_hop": lambda record: record.hops,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 _ARTICLES = {"a", "an", "the"}
 _SENTENCE = re.compile(r"(?<=[.!?;])\s")
+_OPTION = re.compile(rf"{_SENTENCE.pattern}|[,:)]|\s[-–—]\s")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’«»。、")
 
 
@@ -31,14 +32,29 @@ def answer_of(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def sentences(answer: str) -> list[str]:
-    """An answer up to each of its sentence ends: the first part alone, the first two, …, the whole."""
-    ends = [found.start() for found in _SENTENCE.finditer(answer)]
+def is_option(wanted: str) -> bool:
+    """Whether a target is one of a few options: a letter, yes or no."""
+    words = normalised(wanted, keeps_articles=True)
+    return len(words) == 1 and (words[0] in {"yes", "no"} or (len(words[0]) == 1 and words[0].isalpha()))
+
+
+def is_short(text: str) -> bool:
+    """Whether a text has at most three letters or digits, as `IN`, `U.S.` and `fra` do."""
+    return sum(map(str.isalnum, text)) <= 3
+
+
+def beginnings(answer: str, wanted: str) -> list[str]:
+    """An answer up to each of its sentence ends: the first part alone, the first two, …, the whole.
+
+    If one of a few options is wanted, parts also end at a comma, a colon, a closing parenthesis or a dash: *Yes, he did*,
+    *A) Paris*. In other answers, these belong to names: *Paris, Texas* is not *Paris*.
+    """
+    ends = [found.start() for found in (_OPTION if is_option(wanted) else _SENTENCE).finditer(answer)]
     return [*(answer[:end] for end in ends), answer]
 
 
 def exact_match(answer: str, wanted: str) -> float:
-    """1 if an answer, or its beginning up to the end of a sentence, has the same words as the target, else 0.
+    """1 if an answer, or one of its `beginnings`, has the same words as the target, else 0.
 
     A model that answers and continues has answered. Periods of abbreviations do no harm, because longer beginnings count too.
     """
@@ -71,5 +87,5 @@ def _compared(answer: str, wanted: str) -> tuple[list[str], list[str]]:
 
 
 def _beginnings(answer: str, wanted: str) -> Iterator[tuple[list[str], list[str]]]:
-    """The words of an answer's beginnings (see `sentences`), each with those of the target."""
-    return (_compared(part, wanted) for part in sentences(answer))
+    """The words of an answer's `beginnings`, each with those of the target."""
+    return (_compared(part, wanted) for part in beginnings(answer, wanted))

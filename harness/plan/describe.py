@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.plain_text import counted
+from harness.plain_text import counted, memory_size
 from harness.plan.cell import Cell
 from harness.plan.estimate import Basis, Resources, duration, of_artifact, of_cell
 from harness.plan.plan import Plan, PlannedCell

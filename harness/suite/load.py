@@ -118,7 +118,7 @@ def load_suite(
         eval_batch=laid.eval_batch or form.eval_batch,
         launch=laid.launch or form.launch,
         launch_at=overlay.launch_at if laid.launch else document.at(("launch",)).where,
-        device=laid.device or form.device,
+        device=form.device if "device" in form.model_fields_set else laid.device or form.device,
         threads=laid.threads or form.threads,
         tables=tuple(form.tables),
         figures=tuple(form.figures),
@@ -216,7 +216,7 @@ def _datasets(
                 problem=problem,
             ),
             edits,
-            has_split="split" in entry.model_fields_set,
+            written=entry.model_fields_set,
             is_sequential=form.schedule != "batch",
         )
 

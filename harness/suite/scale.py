@@ -1,6 +1,6 @@
 """Scales: stand-in models, a cap on edits and lighter settings, applied on top of any suite."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,18 @@ class Scale:
         name = value.get("name") if isinstance(value, dict) else value
         return self.form.model_map.get(name, value) if isinstance(name, str) else value
 
-    def data(self, entry: DataEntry, edits: int | None, has_split: bool, is_sequential: bool) -> DataEntry:
+    def data(self, entry: DataEntry, edits: int | None, written: Collection[str], is_sequential: bool) -> DataEntry:
         """Apply the scale to a dataset; `edits` from the command line overrides the cap.
 
-        A split that the suite sets explicitly (`has_split`) is kept, so that a suite on dev records uses them at every
-        scale; so is a smaller number of records to learn from.
+        A split and `strip_distractor` are kept if the suite sets them (`written`), so that a suite on dev records uses them at
+        every scale; so are smaller numbers of `train` and `unrelated` records.
         """
         cap = (is_sequential and self.form.cap.edits_in_sequence) or self.form.cap.edits
         overlay = self.form.set.datasets
-        sizes = overlay.model_dump(exclude={"source", *(["split"] if has_split else [])}, exclude_none=True)
-        sizes["train"] = min(entry.train, sizes.get("train", entry.train))
+        kept = {"split", "strip_distractor"}.intersection(written)
+        sizes = overlay.model_dump(exclude={"source", *kept}, exclude_none=True)
+        for pool, asked in (("train", entry.train), ("unrelated", entry.unrelated)):
+            sizes[pool] = min(asked, sizes.get(pool, asked))
         capped = min(entry.edits, cap or entry.edits)
         return replace(entry, **sizes, edits=edits or capped, source=entry.source or overlay.source or "")
 

@@ -157,13 +157,14 @@ def test_a_question_is_asked_once_all_its_edits_are_made(tmp_path):
     assert [len(record.portability) for record in FirstEdits.of(data.ref, 2).cut(data).edits] == [2, 0]
 
 
-def test_a_chain_without_edits_is_left_out(tmp_path):
-    row = chain(1, ("{} is one", "B"))
-    row["requested_rewrite"][0]["is_edited"] = False
-    file = read(write(tmp_path / "a.json", [row, chain(2, ("{} is two", "C"))]))
+def test_an_edit_marked_as_not_edited_is_made_because_the_new_answers_depend_on_it(records_of):
+    row = chain(1, ("{} is one", "B"), ("{} is two", "C"))
+    row["requested_rewrite"][1]["is_edited"] = False
+    one, two = records_of(row)
 
-    assert [flaw.reason for flaw in file.flaws] == ["edits no fact of its chain"]
-    assert (file.rows, file.edits, len(file.records), file.repeated) == (2, 2, 1, 0)
+    assert two.target_new == "C"
+    assert {probe.needs for probe in one.portability} == {(one.id, two.id)}
+    assert [probe.kind for probe in one.hops] == ["Edited", "Edited", "Known"]
 
 
 UPSTREAM = {

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import subprocess
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -141,6 +142,22 @@ def test_a_file_that_changed_upstream_since_the_first_fetch_is_refused(upstream,
         fetch.fetch("zsre", tmp_path)
 
     assert names(tmp_path) == {"b.json", "checksums.json"}
+
+
+def test_a_change_upstream_can_be_accepted_for_one_file(upstream, offered, tmp_path):
+    fetch.fetch("zsre", tmp_path)
+    (tmp_path / "zsre" / "a.json").write_text("[]")
+    upstream.bodies["a.json"] = json.dumps([KNOWEDIT, MEND]).encode()
+    with pytest.raises(UserError, match="as recorded in") as caught:
+        fetch.fetch("zsre", tmp_path)
+
+    forget, _, again = caught.value.fix.rpartition(" && ")
+    subprocess.run(forget, shell=True, check=True)
+    results = fetch.fetch("zsre", tmp_path)
+
+    assert again == f"python -m harness data fetch zsre --to {tmp_path}"
+    assert [(result.is_new, result.is_first) for result in results] == [(True, True), (False, False)]
+    assert (tmp_path / "zsre" / "a.json").read_bytes() == upstream.bodies["a.json"]
 
 
 def test_a_missing_page_is_reported_in_one_line(upstream, offered, tmp_path):

@@ -103,6 +103,17 @@ def test_the_hash_says_which_mention_is_edited_only_where_the_texts_do_not(tmp_p
     assert hashes == {"Art of Artland is": False, "Artland and Art is": True}
 
 
+def test_the_hash_says_that_an_unrelated_record_has_no_answer(tmp_path):
+    """It is asked nevertheless, which it was not in cells from before."""
+    hashes = []
+    for row in (flat(1), flat(1) | {"ground_truth": None}):
+        write(tmp_path / "a.json", [FLAT, row])
+        data = load(resolve("counterfact", str(tmp_path), 1, split="all", unrelated=1))
+        plain = digest({"edits": data.edits, "train": (), "unrelated": data.unrelated})
+        hashes.append((data.unrelated[0].ground_truth != "", data.ref.sha256 == plain))
+    assert hashes == [(True, True), (False, False)]
+
+
 def test_a_prompt_template_that_mentions_the_subject_again_is_refused(tmp_path):
     for subject in ("Answer", "Which"):
         write(tmp_path / "a.json", [KNOWEDIT | {"subject": subject, "prompt": f"{subject} family does it belong to?"}])
@@ -276,6 +287,25 @@ def test_too_few_edits_are_refused_with_the_number_available(folder):
         resolve("counterfact", str(folder), 500)
 
     assert caught.value.fix == f"edits: {available} in the suite, or --edits {available}"
+
+
+def test_if_no_record_can_be_edited_the_fix_names_the_option_that_leaves_them_out(tmp_path):
+    rows = [flat(number) for number in range(40)]
+    one = next(row for row in rows if not is_dev("counterfact", str(row["case_id"])))
+    write(tmp_path / "split" / "a.json", [one])
+    write(tmp_path / "same" / "a.json", [one | {"target_new": "French"}])
+    options = {"split": {"split": "dev"}, "same": {"conflicts": "drop"}}
+
+    fixes = {}
+    for name, asked in options.items():
+        with pytest.raises(UserError) as caught:
+            resolve("counterfact", str(tmp_path / name), 1, **asked)
+        fixes[name] = caught.value.fix
+    with pytest.raises(UserError) as caught:
+        resolve("counterfact", str(tmp_path / "split"), 1, without=(str(one["case_id"]),))
+
+    assert fixes == {"split": "split: all", "same": "conflicts: keep"}
+    assert caught.value.fix == "too_long: refuse"
 
 
 @pytest.mark.parametrize("pool", ["train", "unrelated"])

@@ -2,6 +2,7 @@ import codecs
 import gzip
 import json
 import random
+import subprocess
 
 import pytest
 
@@ -217,8 +218,23 @@ def test_a_file_that_is_not_utf_8_is_refused_and_never_read_with_other_letters(t
     path = tmp_path / "latin.json"
     path.write_bytes(json.dumps([flat(1), flat(2, subject="Zoë")], ensure_ascii=False).encode("latin-1"))
 
-    with pytest.raises(UserError, match=r"latin\.json: byte \d+ is not UTF-8"):
+    with pytest.raises(UserError, match=r"latin\.json: byte \d+ is not UTF-8") as caught:
         read(path)
+    subprocess.run(caught.value.fix, shell=True, check=True)
+    assert [record.subject for record in read(path).records] == ["Person1", "Zoë"]
+    assert [each.name for each in tmp_path.iterdir()] == ["latin.json"]
+
+
+def test_a_compressed_file_that_is_not_utf_8_can_be_converted_too(tmp_path):
+    path = tmp_path / "my latin.json"
+    packed = path.with_name(f"{path.name}.gz")
+    packed.write_bytes(gzip.compress(json.dumps([flat(2, subject="Zoë")], ensure_ascii=False).encode("latin-1")))
+
+    for each in (packed, path):
+        with pytest.raises(UserError, match="is not UTF-8") as caught:
+            read(each)
+        subprocess.run(caught.value.fix, shell=True, check=True)
+    assert [record.subject for record in read(path).records] == ["Zoë"]
 
 
 def test_half_a_character_is_a_flaw(tmp_path):

@@ -4,7 +4,7 @@ from harness import registry
 from harness.cli import main
 from harness.data.show import describe, show
 from harness.errors import UserError
-from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, flat, write
+from tests.data.rows import COUNTERFACT, KNOWEDIT, MEND, TABLE, flat, write
 
 
 @pytest.fixture
@@ -37,6 +37,21 @@ def test_every_file_is_listed_with_its_use_and_counts(folder):
     ]
     assert all(row.test + row.dev == row.usable for row in rows)
     assert rows[3].path == str(folder / "d.json")
+
+
+def test_a_dataset_with_unrelated_facts_only_is_listed_as_a_pool(folder, printed):
+    for name in "ab":
+        (folder / f"{name}.json").unlink()
+    (folder / "e.tsv").write_text(f"{TABLE * 3}no table row\n")
+    rows = describe(str(folder))
+
+    assert [(row.dataset, row.role) for row in rows] == [
+        ("zsre", "pool"),
+        ("counterfact", "edits"),
+        ("counterfact", "pool"),
+    ]
+    assert describe(str(folder), "zsre") == rows[:1]
+    assert "e.tsv: 1 of 7 records left out" in printed("list", source=str(folder))
 
 
 def test_there_are_synthetic_records_of_five_datasets():

@@ -35,7 +35,7 @@ COUNTS = {
     "counterfact-edit.json": (10000, 9917, 0),
     "counterfact-train.json": (10000, 9923, 0),
     "MQuAKE-hard.json": (429, 767, 0),
-    "mquake_remastered_3hop_sample.json": (100, 130, 0),
+    "mquake_remastered_3hop_sample.json": (100, 132, 0),
 }
 
 

@@ -112,7 +112,7 @@ def test_scores_of_an_edited_model_equal_a_slow_loop_over_single_questions(model
         assert one.predicted == model.tokenizer.decode(said)
         assert one.score == sum(a == b for a, b in zip(said, right, strict=True)) / len(target)
         assert one.exact == float(list(said) == list(right))
-        if asked.axis in LOCALITY_AXES:
+        if asked.has_known_answer:
             assert one.answer_score == sum(a == b for a, b in zip(said, target, strict=True)) / len(target)
         else:
             assert math.isnan(one.answer_score)
@@ -135,9 +135,14 @@ def test_every_axis_has_the_records_with_probes_for_it():
         "reliability": 3,
         "generality": 3,
         "locality": 3,
-        "locality_unrelated": 1,
+        "locality_unrelated": 2,
         "portability": 1,
     }
+    unrelated = [asked for asked in questions if asked.axis == "locality_unrelated"]
+    assert [(asked.query.target, asked.has_known_answer) for asked in unrelated] == [
+        ("Côte d'Ivoire", True),
+        ("this", False),
+    ]
     assert [(q.record_id, q.probe) for q in questions if q.axis == "locality"] == [("a", 0), ("a", 1), ("b", 0)]
     assert all(
         q.query.target == "English and Danish" for q in questions if q.record_id == "a" and q.axis == "generality"

@@ -117,6 +117,16 @@ def test_a_conversation_needs_a_chat_template(model):
     assert not query.line_ids
 
 
+def test_a_conversation_in_which_the_model_always_thinks_first_is_refused(model):
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<assistant><think>\n{% endfor %}"
+    try:
+        with pytest.raises(UserError, match="natural_chat: the chat template makes the model think") as caught:
+            NaturalChat.queries(model.tokenizer, PAIRS)
+    finally:
+        model.tokenizer.chat_template = None
+    assert caught.value.fix == "protocols: [natural, natural_instruct]"
+
+
 def test_suites_can_name_them():
     assert {"natural", "natural_instruct", "natural_chat"} <= set(registry.protocols)
 
@@ -140,6 +150,19 @@ def test_of_several_acceptable_answers_the_best_counts(model):
 
     assert (found.score, found.exact, found.contains) == (1, 1, 1)
     assert Natural().row(asked, ids_of(model, " France"), None, math.nan, model.tokenizer).exact == 0
+
+
+def test_a_short_alias_counts_only_as_the_whole_answer(model):
+    (query,) = Natural.queries(model.tokenizer, [("Where is A?", "India")])
+    asked = ProbeQuery("1", "portability", 0, query, Probe("Where is A?", "India", aliases=("IN", "I.D.", "Bharat")))
+
+    def scores(answer):
+        found = Natural().row(asked, ids_of(model, answer), None, math.nan, model.tokenizer)
+        return found.score, found.exact, found.contains
+
+    assert scores(" In the west of it") == scores(" My id is red") == (0, 0, 0)
+    assert scores(" IN") == scores(" ID.") == scores(" Bharat") == (1, 1, 1)
+    assert scores(" Bharat in the east")[2] == 1
 
 
 def test_the_question_is_found_again_in_what_a_model_has_read(model):

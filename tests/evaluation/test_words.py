@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from harness.evaluation.words import answer_of, contains, exact_match, f1, normalised
 
-WORDS = st.text("ab .", max_size=12)
+WORDS = st.text("ab .,)", max_size=12)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,17 @@ WORDS = st.text("ab .", max_size=12)
         ("New York City", "York New", 0, 0, 0.8),
         ("A", "A", 1, 1, 1.0),
         ("A. Because it is.", "A", 1, 1, 2 / 5),
-        ("A) Paris", "A", 0, 1, 2 / 3),
+        ("A) Paris", "A", 1, 1, 2 / 3),
+        ("(A) Paris", "A", 1, 1, 2 / 3),
+        ("A: x", "A", 1, 1, 2 / 3),
+        ("B - Paris", "B", 1, 1, 2 / 3),
+        ("B, Paris", "A", 0, 0, 0.0),
+        ("A song, not a film", "A", 0, 1, 2 / 6),
+        ("Yes, the record label is Island.", "Yes", 1, 1, 2 / 6),
+        ("No, yes", "Yes", 0, 1, 2 / 3),
+        ("Yes-man", "Yes", 0, 0, 0.0),
+        ("Paris, Texas", "Paris", 0, 1, 2 / 3),
+        ("Yes (band)", "Yes, please", 0, 0, 0.5),
         ("A cat", "cat", 1, 1, 1.0),
         ("B", "A", 0, 0, 0.0),
         ("", "A", 0, 0, 0.0),

@@ -41,6 +41,18 @@ def test_a_scale_never_raises_the_number_of_records_to_learn_from(write):
         assert suite.datasets[0].train == given
 
 
+def test_a_scale_never_raises_the_number_of_unrelated_records(write):
+    for asked, given in ((0, 0), (500, 50)):
+        suite = load_suite(write(base=BASE.replace("100", f"100, unrelated: {asked}")), scale="mini")
+        assert suite.datasets[0].unrelated == given
+
+
+def test_what_a_suite_says_about_distractors_and_the_device_holds_at_every_scale(write):
+    base = BASE.replace("100", "100, strip_distractor: false")
+    suite = load_suite(write("device: cuda\n", base=base), scale="mini")
+    assert (suite.datasets[0].strip_distractor, suite.device) == (False, "cuda")
+
+
 def test_a_sequence_has_its_own_cap(write):
     assert load_suite(write(SEQUENCE, base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 100
     assert load_suite(write(base=BASE.replace("100", "300")), scale="mini").datasets[0].edits == 50
