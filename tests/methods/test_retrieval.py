@@ -96,7 +96,7 @@ def test_a_memory_goes_on_from_its_state(model):
     again = retrieval().extend(model, whole.state(), [], {}, Context())
     queries = queries_of(model, FACTS)
     assert again.generate(queries) == whole.generate(queries) == second.generate(queries)
-    assert again.diagnostics() == {"facts": 3.0}
+    assert again.diagnostics() == {"facts": 3.0, "threshold": 0.9}
 
 
 def test_an_edit_that_is_too_long_is_refused_by_name(model):
