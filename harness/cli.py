@@ -25,7 +25,7 @@ from harness import (
     registry,
 )
 from harness.cli_shared import PluginOption
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.files import is_full, not_writable
 from harness.plain_text import degrade
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _as_arguments(arguments):
         try:
             typer.main.get_command(app).main(arguments, prog_name="harness")
-        except UserError as error:
+        except (UserError, InsufficientMemoryError) as error:
             print(f"harness: {error}", file=sys.stderr)
             return 2
         except OSError as error:

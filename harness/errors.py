@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+Memory: TypeAlias = Literal["GPU", "RAM"]
+"""A memory that a job can run out of: of its GPUs, or of its node."""
 
 
 class UserError(Exception):
@@ -28,6 +32,17 @@ class UnavailableError(UserError):
 
 class NoMatchError(UserError):
     """A filter on the command line matches nothing in a suite; it may match something in a different one."""
+
+
+class InsufficientMemoryError(Exception):
+    """A job needs more memory than it has; on a larger machine it may succeed.
+
+    Not a `UserError`, because code that goes on without what an edited model cannot do must not go on after this.
+    """
+
+    def __init__(self, message: str, memory: Memory = "GPU") -> None:
+        super().__init__(message)
+        self.memory = memory
 
 
 def nearest(word: str, known: Iterable[str], titles: Mapping[str, str] = MappingProxyType({})) -> str | None:

@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from harness.commands import COMMAND
-from harness.errors import UserError
+from harness.errors import Memory, UserError
 from harness.plan.job import place_of
 from harness.run.heartbeat import Beat, Heartbeat
 from harness.run.jobs import Batch, run_batch
@@ -36,25 +36,25 @@ class BatchEntry:
         limit_s: time limit of the SLURM job.
         warned_s: time between SLURM's warning and the end.
         command: of the launch, for the provenance of cells.
-        has_larger_gpu: whether there is a resource class for a job that runs out of GPU memory. The SLURM job then ends with
-            it and its heartbeat says why, as if SLURM had ended it.
+        larger: memories of which the next resource class has more. The SLURM job ends with a job that runs out of one of
+            them, and its heartbeat says why, as if SLURM had ended it.
     """
 
     def __init__(
-        self, progress: Path, limit_s: float, warned_s: float, command: str, *, has_larger_gpu: bool = False
+        self, progress: Path, limit_s: float, warned_s: float, command: str, *, larger: Collection[Memory] = ()
     ) -> None:
         self.progress = progress
         self.limit_s = limit_s
         self.warned_s = warned_s
         self.command = command
-        self.has_larger_gpu = has_larger_gpu
+        self.larger = larger
 
     def __call__(self, batch: Batch) -> None:
         """Settle the jobs of the batch that are not settled.
 
         Raises:
             UserError: if this code makes a different cell of a job than the code that planned it.
-            torch.OutOfMemoryError: if a job runs out of GPU memory, and there is a larger GPU.
+            InsufficientMemoryError: if a job runs out of a memory in `larger`.
         """
         for job in batch.jobs:
             if (place := place_of(job.work)) != job.place:
@@ -66,7 +66,7 @@ class BatchEntry:
         if name := slurm_job():
             os.environ[JOB] = name
         with self._heeding_warnings(batch), Heartbeat(self.progress, batch) as beat:
-            run_batch(batch, beat, has_larger_gpu=self.has_larger_gpu)
+            run_batch(batch, beat, larger=self.larger)
 
     def checkpoint(self, batch: Batch) -> "DelayedSubmission":
         """The callable that submitit requeues: the same one, because it continues from the disk."""

@@ -3,8 +3,9 @@
 What is settled (DONE or FAILED on the disk) stays. What a live SLURM job covers is waited for. Everything else is submitted, a
 second time if need be, or given up with a reason, by how the SLURM jobs ended that had it:
 
-* It was running when its SLURM job ran out of memory or time, or out of GPU memory where the next resource class has another GPU:
-  once more, in that class. A sequence that kept a block in its time continues from there, as often as it keeps one.
+* It was running when its SLURM job ran out of memory or time: once more, in the next resource class. (Of GPU memory, or of what
+  a child process needs, only a job's own process knows; it leaves the job unsettled if that class has more.) A sequence that kept
+  a block in its time continues from there, as often as it keeps one.
 * It was running when its SLURM job lost its node or its place: again, `LOSSES` times. When a signal killed its process: again,
   once.
 * It was running, or its SLURM job had yet to begin, when somebody cancelled that: given up.

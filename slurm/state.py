@@ -193,8 +193,8 @@ class ClusterState:
 def ending(store: Store, launch: Launch, submission: Submission, state: JobState) -> Ending:
     """How a SLURM job ended, from what SLURM says and from its own last heartbeat."""
     beat = Beat.read(launch.progress(submission.batch))
-    if beat is not None and beat.is_out_of_memory:  # SLURM only sees a process that ended with an exception
-        state = replace(state, state=State.OUT_OF_MEMORY, reason="GPU", exit_code=None, signal=None)
+    if beat is not None and beat.out_of_memory:  # SLURM only sees a process that ended with an exception
+        state = replace(state, state=State.OUT_OF_MEMORY, reason=beat.out_of_memory, exit_code=None, signal=None)
     what, words = state.state, str(state)
     if state.never_starts:
         what = State.CANCELLED if re.search("Limit|Constraints|Never", state.reason) else State.NODE_FAIL

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands import this_command
-from harness.errors import UserError
+from harness.errors import Memory, UserError
 from harness.files import explained
 from harness.plan import estimate
 from harness.plan.job import Job
@@ -113,16 +113,10 @@ def submit(
             _heeded(told),
             executor.batch(),
         ):
-            command, has_larger_gpu = this_command(), _has_larger_gpu(resources, profile)
+            command, larger = this_command(), _larger(resources, profile)
             jobs = [
                 executor.submit(
-                    BatchEntry(
-                        launch.progress(each.batch),
-                        limit_s,
-                        profile.signal_delay_s,
-                        command,
-                        has_larger_gpu=has_larger_gpu,
-                    ),
+                    BatchEntry(launch.progress(each.batch), limit_s, profile.signal_delay_s, command, larger=larger),
                     batch.renamed(each.batch),
                 )
                 for each, batch in zip(asked, batches, strict=True)
@@ -212,10 +206,16 @@ def _heeded(told: Mapping[str, Any]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _has_larger_gpu(resources: ResourceClass, profile: SlurmProfile) -> bool:
-    """Whether the next class, in which a job that was too large is run again, has another GPU than this one."""
+def _larger(resources: ResourceClass, profile: SlurmProfile) -> set[Memory]:
+    """Memories of which the next class, in which a job that was too large is run again, has more than this one."""
     following = profile.resources[profile.resources.index(resources) + 1 :][:1]
-    return any((each.gpu_gb, each.gres) != (resources.gpu_gb, resources.gres) for each in following)
+    found: set[Memory] = set()
+    for each in following:
+        if (each.gpu_gb, each.gres) != (resources.gpu_gb, resources.gres):
+            found.add("GPU")
+        if each.mem_gb > resources.mem_gb:
+            found.add("RAM")
+    return found
 
 
 def _clear(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.models import checkpoint, sources
 from harness.models.catalogue import CATALOGUE, ModelRef, inspected
 from harness.models.discovery import verify
@@ -23,7 +23,8 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
         device: `cpu`, `cuda` or `cuda:1`.
 
     Raises:
-        UserError: if the files are unusable, the device is not available, or the model does not fit in its memory.
+        UserError: if the files are unusable, or the device is not available.
+        InsufficientMemoryError: if the model does not fit in its memory.
     """
     import torch
     from transformers.utils import logging
@@ -50,8 +51,8 @@ def load(ref: ModelRef, device: str) -> LoadedModel:
             model = _model(found.folder, config, ref, place)
     except torch.OutOfMemoryError:
         gigabytes = spec.memory_bytes(ref.dtype) / 1e9
-        raise UserError(
-            f"{ref.name} does not fit on {device}: {gigabytes:.0f} GB", fix="a larger device or dtype: bfloat16"
+        raise InsufficientMemoryError(
+            f"{ref.name} does not fit on {device}: {gigabytes:.0f} GB → a larger device or dtype: bfloat16"
         ) from None
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.api import Advance
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, Memory, UserError
 from harness.files import write_json
 from harness.plan.job import Job
 from harness.run.jobs import Batch
@@ -39,7 +39,7 @@ class Beat:
         place, title: the job that is running; empty between jobs.
         since: when it began.
         step, steps_done, steps_total: progress inside it; an empty `step` where it shows none.
-        is_out_of_memory: whether the batch has ended because that job ran out of GPU memory.
+        out_of_memory: the memory that the job ran out of, if the batch has ended with it.
     """
 
     batch: str
@@ -56,7 +56,7 @@ class Beat:
     step: str = ""
     steps_done: int = 0
     steps_total: int = 0
-    is_out_of_memory: bool = False
+    out_of_memory: Memory | None = None
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -88,11 +88,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            import torch
-
-            self._set(is_out_of_memory=issubclass(kind, torch.OutOfMemoryError))
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, InsufficientMemoryError):
+            self._set(out_of_memory=error.memory)
         self._ending.set()
         self._changed.set()
         self._thread.join(PATIENCE_S)

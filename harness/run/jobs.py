@@ -3,12 +3,13 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.api import Summary
+from harness.errors import Memory
 from harness.plan.cell import Cell
 from harness.plan.job import Job
 from harness.run.outcome import Outcome, record_failure
@@ -86,7 +87,7 @@ def waves(
     ]
 
 
-def run_batch(batch: Batch, watcher: "Watcher", *, has_larger_gpu: bool = False) -> None:
+def run_batch(batch: Batch, watcher: "Watcher", *, larger: Collection[Memory] = ()) -> None:
     """Settle the jobs of a batch, one after the other.
 
     What is settled already is left alone, so a batch that was killed is simply run again. A job with a failed need fails
@@ -95,11 +96,11 @@ def run_batch(batch: Batch, watcher: "Watcher", *, has_larger_gpu: bool = False)
     Args:
         batch: the jobs.
         watcher: is told of each.
-        has_larger_gpu: as in `Runner.run`.
+        larger: as in `Runner.run`.
 
     Raises:
         UserError: if the store cannot be written.
-        torch.OutOfMemoryError: with `has_larger_gpu`; the job that was running and those after it are not settled.
+        InsufficientMemoryError: as `Runner.run`; the job that was running and those after it are not settled.
     """
     if not batch.unsettled():
         return
@@ -121,7 +122,7 @@ def run_batch(batch: Batch, watcher: "Watcher", *, has_larger_gpu: bool = False)
             watcher.ended(job, Outcome(0.0, reason))
         elif not _is_waiting(job, store):
             watcher.began(job)
-            watcher.ended(job, runner.run(job, has_larger_gpu=has_larger_gpu))
+            watcher.ended(job, runner.run(job, larger=larger))
 
 
 def reopen(store: Store, jobs: Iterable[Job]) -> None:

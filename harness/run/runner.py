@@ -5,7 +5,7 @@ import io
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ import torch
 
 from harness.api import ArtifactSpec
 from harness.data.load import files as data_files
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, Memory, UserError
 from harness.evaluation.capability import scores
 from harness.evaluation.metrics import aggregate
 from harness.evaluation.scope import scope_metrics
@@ -48,16 +48,16 @@ class Runner:
         self._artifacts = ArtifactCache(store)
         self._context = context
 
-    def run(self, job: Job, *, has_larger_gpu: bool = False) -> Outcome:
+    def run(self, job: Job, *, larger: Collection[Memory] = ()) -> Outcome:
         """Run a job whose needs are built, and write its folder, finished or failed.
 
         Args:
             job: what to run.
-            has_larger_gpu: whether a job that runs out of GPU memory can be run on a larger GPU, and so has not failed.
+            larger: memories of which there is more elsewhere: a job that runs out of one of them has not failed.
 
         Raises:
             UserError: if the store cannot be written.
-            torch.OutOfMemoryError: with `has_larger_gpu`; the job is not settled.
+            InsufficientMemoryError: if the job runs out of a memory in `larger`; it is not settled.
         """
         start = time.perf_counter()
         log, result = io.StringIO(), None
@@ -70,8 +70,8 @@ class Runner:
             else:
                 self._build(job.work, clock)
         except Exception as error:
-            if has_larger_gpu and isinstance(error, torch.OutOfMemoryError):
-                raise
+            if (memory := _exhausted(error)) is not None and memory in larger:
+                raise InsufficientMemoryError(_reason(error), memory) from error
             self._context.forget_models()
             reason = _reason(error)
             record_failure(self._store, job, reason, log.getvalue() + traceback.format_exc())
@@ -276,9 +276,16 @@ class Runner:
             return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
 
 
+def _exhausted(error: Exception) -> Memory | None:
+    """The memory that a job has run out of, if that is why it failed."""
+    if isinstance(error, InsufficientMemoryError):
+        return error.memory
+    return "GPU" if isinstance(error, torch.OutOfMemoryError) else None
+
+
 def _reason(error: Exception) -> str:
     """One line: what a user can fix, or the name of a bug, whose traceback is in the log."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError | InsufficientMemoryError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, slots=True)

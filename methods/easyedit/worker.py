@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
@@ -170,6 +170,15 @@ def _named(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def _failure(error: Exception) -> Failure:
+    said, trace = " ".join(str(error).split()), traceback.format_exc()
+    if isinstance(error, UserError):
+        return Failure(error.message, error.fix, "user", trace)
+    if isinstance(error, torch.OutOfMemoryError | InsufficientMemoryError):
+        return Failure(said, None, "memory", trace)
+    return Failure(f"{type(error).__name__}: {said}", None, "bug", trace)
+
+
 def serve(connection: Connection, home: Path) -> None:
     """Serve calls until the caller disconnects or dies, even in the middle of an edit run."""
     calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
@@ -191,11 +200,7 @@ def serve(connection: Connection, home: Path) -> None:
             host = host or Host(home)
             answer = getattr(host, verb)(*arguments)
         except Exception as error:
-            is_users = isinstance(error, UserError)
-            fix = error.fix if isinstance(error, UserError) else None
-            said = " ".join(str(error).split())  # one line
-            message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
-            answer = Failure(message, fix, is_users, traceback.format_exc())
+            answer = _failure(error)
         sys.stdout.flush()
         connection.send(answer)
 

@@ -9,9 +9,8 @@ import time
 from datetime import datetime
 
 import pytest
-import torch
 
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.run import heartbeat
 from harness.run.heartbeat import Beat, Heartbeat, job_id
 from harness.run.jobs import Batch
@@ -76,13 +75,16 @@ def test_a_job_that_goes_on_counts_what_was_done_before_it(batch, file):
     assert Beat.read(file).done == 2
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, ZeroDivisionError])
-def test_the_last_beat_says_whether_gpu_memory_was_too_small_for_the_running_job(batch, file, error):
-    with contextlib.suppress(error), Heartbeat(file, batch) as beat:
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [(InsufficientMemoryError("two models", "RAM"), "RAM"), (InsufficientMemoryError(""), "GPU"), (KeyError(), None)],
+)
+def test_the_last_beat_says_which_memory_was_too_small_for_the_running_job(batch, file, error, memory):
+    with contextlib.suppress(type(error)), Heartbeat(file, batch) as beat:
         beat.began(batch.jobs[1])
         raise error
     last = Beat.read(file)
-    assert (last.place, last.is_out_of_memory) == (batch.jobs[1].place, error is torch.OutOfMemoryError)
+    assert (last.place, last.out_of_memory) == (batch.jobs[1].place, memory)
 
 
 def test_many_steps_are_few_writes(batch, file, monkeypatch):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from harness.api import ArtifactSpec
 from harness.data.synthetic import upstream_rows
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.evaluation import fluency
 from harness.evaluation.capability import scores, tasks
 from harness.evaluation.metrics import aggregate
@@ -390,17 +390,39 @@ def test_a_failed_cell_is_recorded_with_its_traceback_and_the_next_one_runs(erro
     assert (folder.is_done, folder.failure) == (True, None)
 
 
-def test_a_cell_that_runs_out_of_gpu_memory_has_only_failed_if_there_is_no_larger_gpu(bench, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "memory", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "GPU", "OutOfMemoryError: CUDA out of memory"),
+        (InsufficientMemoryError("two models do not fit", "RAM"), "RAM", "two models do not fit"),
+    ],
+)
+def test_a_cell_that_runs_out_of_memory_has_only_failed_if_there_is_no_more_of_it(
+    bench, monkeypatch, error, memory, reason
+):
     def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(FtL, "_train", fail)
     cell = bench.cell("ft-l")
     job = job_of(cell, cell.seed, "cpu")
-    with pytest.raises(torch.OutOfMemoryError):
-        bench.runner.run(job, has_larger_gpu=True)
+    with pytest.raises(InsufficientMemoryError, match=reason) as caught:
+        bench.runner.run(job, larger={memory})
+    assert caught.value.memory == memory
     assert not bench.folder(cell).is_settled
-    assert bench.runner.run(job).reason == bench.folder(cell).failure == "OutOfMemoryError: CUDA out of memory"
+    assert bench.runner.run(job, larger={"GPU", "RAM"} - {memory}).reason == bench.folder(cell).failure == reason
+
+
+def test_a_model_that_does_not_fit_on_the_gpu_may_fit_on_a_larger_one(bench, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    cell = bench.cell("ft-l")
+    bench.context.forget_models()
+    monkeypatch.setattr("harness.models.loading._model", full)
+    with pytest.raises(InsufficientMemoryError, match="tiny/llama does not fit on cpu"):
+        bench.runner.run(job_of(cell, cell.seed, "cpu"), larger={"GPU"})
+    assert not bench.folder(cell).is_settled
 
 
 def test_a_method_that_does_not_give_the_model_back_is_found_out(bench, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from harness.api import ArtifactSpec
 from harness.commands import COMMAND
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.plan.job import job_of
 from harness.run.heartbeat import Beat
 from harness.run.jobs import Batch
@@ -55,20 +55,21 @@ def too_large(spec, context, folder):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("has_larger_gpu", [False, True])
-def test_out_of_gpu_memory_ends_the_slurm_job_only_if_there_is_a_larger_gpu(tmp_path, monkeypatch, has_larger_gpu):
+@pytest.mark.parametrize("larger", [{"RAM"}, {"RAM", "GPU"}])
+def test_out_of_gpu_memory_ends_the_slurm_job_only_if_there_is_a_larger_gpu(tmp_path, monkeypatch, larger):
     spec = ArtifactSpec("large", "setup", {}, f"{__name__}:too_large")
     todo = (job_of(spec, 0, "cpu"), fake_job("next"))
     monkeypatch.setenv(COMMAND, "")  # which the entry sets for its process, here that of other tests
     monkeypatch.setattr(BatchEntry, "_heeding_warnings", lambda *_: contextlib.nullcontext())
-    entry = BatchEntry(tmp_path / "001.json", 60, 0, "harness run", has_larger_gpu=has_larger_gpu)
-    expected = pytest.raises(torch.OutOfMemoryError) if has_larger_gpu else contextlib.nullcontext()
+    entry = BatchEntry(tmp_path / "001.json", 60, 0, "harness run", larger=larger)
+    has_larger_gpu = "GPU" in larger
+    expected = pytest.raises(InsufficientMemoryError) if has_larger_gpu else contextlib.nullcontext()
     with expected:
         entry(Batch("001", tmp_path / "store", todo, "cpu", 1))
     settled = [Store(tmp_path / "store").folder(job.place).is_settled for job in todo]
     assert settled == [not has_larger_gpu] * 2
     beat = Beat.read(entry.progress)
-    assert (beat.place, beat.is_out_of_memory) == ((todo[0].place, True) if has_larger_gpu else ("", False))
+    assert (beat.place, beat.out_of_memory) == ((todo[0].place, "GPU") if has_larger_gpu else ("", None))
 
 
 def test_a_job_is_named_as_slurm_names_it(monkeypatch):

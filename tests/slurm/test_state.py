@@ -4,8 +4,8 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import torch
 
+from harness.errors import InsufficientMemoryError
 from harness.run.heartbeat import Heartbeat
 from harness.run.jobs import Batch
 from harness.store.store import Store
@@ -69,11 +69,11 @@ def test_a_process_that_ended_for_lack_of_gpu_memory_is_followed_by_one_in_the_n
     [submission] = launch.submissions
     slurm.says(queue=line(launch, "FAILED").replace("|0|", "|256|"))
     with (
-        contextlib.suppress(torch.OutOfMemoryError),
+        contextlib.suppress(InsufficientMemoryError),
         Heartbeat(launch.progress(submission.batch), Batch(submission.batch, launch.path, (JOB,), "cpu", 1)) as beat,
     ):
         beat.began(JOB)
-        raise torch.OutOfMemoryError
+        raise InsufficientMemoryError("CUDA out of memory")
     observed(launch).look()
     ending = launch.submissions[0].ending
     assert (ending.state, ending.place) == (State.OUT_OF_MEMORY, PLACE)

@@ -47,19 +47,19 @@ def test_what_the_environment_says_otherwise_is_hidden_from_sbatch_and_comes_bac
 
 
 @pytest.mark.parametrize(
-    ("larger", "is_final"),
-    [({"gpu_gb": 80}, [False, True]), ({"gres": "gpu:h100:1"}, [False, True]), ({"mem_gb": 8}, [True, True])],
+    ("changed", "larger"),
+    [({"gpu_gb": 80}, {"GPU"}), ({"gres": "gpu:h100:1"}, {"GPU"}), ({"mem_gb": 8}, {"RAM"}), ({"time_min": 90}, set())],
 )
-def test_a_job_that_runs_out_of_gpu_memory_has_failed_unless_the_next_class_has_another_gpu(
-    launch, slurm, larger, is_final
+def test_a_job_that_runs_out_of_a_memory_has_failed_unless_the_next_class_has_more_of_it(
+    launch, slurm, changed, larger
 ):
     small = {"name": "small", "mem_gb": 4, "time_min": 60, "gpu_gb": 40}
-    profile = SlurmProfile(launcher="slurm", classes=[small, {**small, "name": "large", **larger}])
+    profile = SlurmProfile(launcher="slurm", classes=[small, {**small, "name": "large", **changed}])
     entries = []
     for resources in profile.resources:
         [job] = submit(launch, [Batch("1", launch.path, (fake_job("1"),), "cpu", 1)], resources, profile, after=())
         entries.append(DelayedSubmission.load(launch.submitit / f"{job.id}_submitted.pkl").function)
-    assert [not entry.has_larger_gpu for entry in entries] == is_final
+    assert [entry.larger for entry in entries] == [larger, set()]
 
 
 def test_a_parameter_that_is_false_is_none():

@@ -62,6 +62,13 @@ class Breaks(Inside):
         raise ZeroDivisionError("no\nsuch luck")
 
 
+class RunsOut(Inside):
+    """Needs more memory than the GPU has."""
+
+    def apply(self, requests):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
 class Sleeps(Inside):
     """Never comes back."""
 

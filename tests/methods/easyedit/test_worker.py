@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from harness.api import Hparams
-from harness.errors import UserError
+from harness.errors import InsufficientMemoryError, UserError
 from harness.models import weights
 from harness.models.edited import WeightEditedModel
 from harness.records import EditRequest
 from harness.registry import MethodSpec
 from harness.run.jobs import prepare_torch
+from methods.easyedit import process
 from methods.easyedit.editor import WeightMethod, Without, WrapperMethod, started
 from methods.easyedit.process import WorkerError
 from tests.helpers.fake_checkout import pinned, write_checkout
@@ -48,6 +49,10 @@ class Wrapping(Adding, WrapperMethod):
 
 class Breaking(Adding):
     inside = "in_worker:Breaks"
+
+
+class Exhausting(Adding):
+    inside = "in_worker:RunsOut"
 
 
 class Sleeping(Adding):
@@ -211,6 +216,29 @@ def test_what_a_user_can_mend_stays_so(editor_of, model):
     with pytest.raises(UserError, match="nothing there → bring it"):
         worker.call("run", "in_worker:users_mistake")
     assert not worker.is_alive
+
+
+def test_a_worker_that_runs_out_of_gpu_memory_is_told_from_one_that_fails(editor_of, model):
+    said = r"EasyEdit ran out of GPU memory in 'apply': CUDA out of memory\. Tried to allocate 2 GiB"
+    with pytest.raises(InsufficientMemoryError, match=said) as caught:
+        edit(editor_of(Exhausting), model)
+    assert caught.value.memory == "GPU"
+
+
+def test_a_worker_that_is_killed_while_the_kernel_kills_for_memory_has_too_little_of_it(
+    editor_of, model, tmp_path, monkeypatch
+):
+    """It says so of a machine, and not of a process; without it, nobody knows who has killed the worker."""
+    worker = editor_of(Adding).worker(model)
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text(f"nr_free_pages 77\noom_kill {worker._kills + 1}\n")
+    monkeypatch.setattr(process, "VMSTAT", vmstat)
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(
+        InsufficientMemoryError, match="was killed by SIGKILL in 'run', and this machine has run out"
+    ) as error:
+        worker.call("run", "in_worker:working_directory")
+    assert error.value.memory == "RAM"
 
 
 def test_a_worker_that_is_killed_in_the_middle_fails_the_edit_at_once(editor_of, model):
