@@ -22,7 +22,7 @@ from harness.run.jobs import Batch, reopen, summarize
 from harness.run.outcome import Outcome, record_failure
 from harness.run.progress import Display, Elsewhere
 from harness.store.store import Store
-from slurm.launch import Launch, Submission, launches
+from slurm.launch import Launch, Submission, filters, launches
 from slurm.profile import SlurmProfile
 from slurm.queue import State, UnreachableError
 from slurm.retry import Decision, decide
@@ -127,16 +127,18 @@ class Driver:
         return True
 
     def _own(self, found: Sequence[Launch]) -> Launch:
-        """The last unfinished launch of this suite with this profile, else a new one."""
+        """The last unfinished launch of this suite with these options and this profile, else a new one."""
         suite = self._plan.suite
         profile = self._profile.record()
         for launch in reversed(found):
             facts = launch.facts
-            if (facts["suite"], facts["scale"], facts["profile"]) == (suite.name, suite.scale, profile):
+            if launch.belongs_to(suite) and (facts["only"], facts["profile"]) == (filters(suite), profile):
                 self._display.say(f"continuing with {launch.name}")
                 return launch
         facts = {"launch": suite.launch, "profile": profile, "command": this_command()}
-        return Launch.create(self._plan.store, suite.name, suite.scale, facts)
+        return Launch.create(
+            self._plan.store, suite.name, suite.scale, facts, variant=suite.variant, only=filters(suite)
+        )
 
     def _begin(self) -> None:
         """Forget earlier failures, except those that a live SLURM job has just recorded: it would not come back to them."""

@@ -1,7 +1,7 @@
 """A launch: the folder that records what was submitted and how it ended, so that another driver can take over from a dead one.
 
 ```text
-<store>/launches/<suite>.<scale>-<time>-<4 hex>/
+<store>/launches/<suite>.<scale>[.<variant>]-<time>-<4 hex>/
   launch.json             what was launched, with which profile and command
   jobs.jsonl              one line each: a batch is asked for, was refused, has ended; ids of batches; jobs are to be run again
   progress/<batch>.json   how far a batch is, written by its SLURM job
@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from harness.files import explained, write_json
 from harness.store.store import Store
+from harness.suite import Suite
 from slurm.queue import State
 
 
@@ -80,14 +81,32 @@ class Launch:
             self._apply(record)
 
     @classmethod
-    def create(cls, store: Store, suite: str, scale: str, facts: Mapping[str, Any]) -> Self:
-        """A new launch folder of a suite; `facts` are kept in its launch.json."""
+    def create(
+        cls,
+        store: Store,
+        suite: str,
+        scale: str,
+        facts: Mapping[str, Any],
+        *,
+        variant: str = "",
+        only: Sequence[str] = (),
+    ) -> Self:
+        """A new launch folder.
+
+        Args:
+            store: gets it.
+            suite, scale, variant: as in `harness.suite.Suite`.
+            facts: kept in launch.json as well.
+            only: filters of the command.
+        """
         now = datetime.now(UTC)
-        path = store.root.resolve() / "launches" / f"{suite}.{scale}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        stem = ".".join(part for part in (suite, scale, variant) if part)
+        path = store.root.resolve() / "launches" / f"{stem}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         for folder in ("progress", "submitit"):
             with explained(path):
                 (path / folder).mkdir(parents=True)
-        write_json(path / "launch.json", {"suite": suite, "scale": scale, "created": now.isoformat(), **facts})
+        about = {"suite": suite, "scale": scale, "variant": variant, "only": sorted(only), "created": now.isoformat()}
+        write_json(path / "launch.json", {**about, **facts})
         return cls(path)
 
     @property
@@ -100,6 +119,12 @@ class Launch:
         """The content of launch.json."""
         content: dict[str, Any] = json.loads((self.path / "launch.json").read_text(encoding="utf-8"))
         return content
+
+    def belongs_to(self, suite: Suite) -> bool:
+        """Whether it was launched with this suite's scale and options, and runs nothing that its `--only` leaves out."""
+        facts, only = self.facts, filters(suite)
+        named = (facts["suite"], facts["scale"], facts["variant"]) == (suite.name, suite.scale, suite.variant)
+        return named and only in ([], facts["only"])
 
     @property
     def submissions(self) -> list[Submission]:
@@ -205,6 +230,11 @@ class Launch:
         else:
             ending = Ending(**{**record["ended"], "state": State(record["ended"]["state"])})
             self._submissions[batch] = replace(self._submissions[batch], ending=ending)
+
+
+def filters(suite: Suite) -> list[str]:
+    """The suite's `--only`, as launch.json has it."""
+    return sorted(suite.options.get("only", ()))
 
 
 def launches(store: Store) -> list[Launch]:

@@ -16,6 +16,7 @@ from harness.plan.plan import Plan
 from harness.registry import register_launcher
 from harness.run.progress import Display
 from harness.store.store import Store
+from harness.suite import Suite
 from slurm.driver import drive
 from slurm.launch import Launch, launches
 from slurm.profile import SlurmProfile
@@ -76,10 +77,10 @@ class SlurmLauncher(Launcher):
         return launch_state(store)
 
     @classmethod
-    def cancel(cls, store: Store, suite: str, scale: str) -> Iterator[str]:
+    def cancel(cls, store: Store, suite: Suite) -> Iterator[str]:
         """As `Launcher.cancel`."""
         for launch in launches(store):
-            if (launch.facts["suite"], launch.facts["scale"]) == (suite, scale):
+            if launch.belongs_to(suite):
                 launch.close("cancelled")  # its driver is to see this before it sees jobs end
                 if complaint := cancel(f"--name={launch.name}"):
                     launch.reopen()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harness.plan.plan import Plan
     from harness.run.progress import Display
     from harness.store.store import Store
+    from harness.suite import Suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,11 @@ class Launcher(ABC):
         return LaunchState()
 
     @classmethod
-    def cancel(cls, store: "Store", suite: str, scale: str) -> Iterator[str]:
+    def cancel(cls, store: "Store", suite: "Suite") -> Iterator[str]:
         """Cancel the unfinished launches of a suite, and yield each name once none of its jobs can write any more.
 
-        Finished cells are kept; unfinished ones return to `to do`.
+        Those with the suite's scale and options; with `--only`, those with the same filters. Finished cells are kept;
+        unfinished ones return to `to do`.
 
         Raises:
             UserError: if the scheduler cannot be reached, or if a job does not end.

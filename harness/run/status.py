@@ -131,19 +131,19 @@ def show(
 
 
 def cancel(store: Store, suite: Suite, console: Console) -> int:
-    """Cancel the unfinished launches of a suite. Finished cells stay; unfinished ones are still to do.
+    """Cancel the unfinished launches of a suite (see `Launcher.cancel`). Finished cells stay; unfinished ones are still to do.
 
     Raises:
         UserError: if there is none, if a scheduler cannot be reached, or if a job does not end.
     """
     count = 0
     for launcher in registry.launchers.all().values():
-        for name in launcher.cancel(store, suite.name, suite.scale):
+        for name in launcher.cancel(store, suite):
             console.print(f"cancelled {name}")
             count += 1
     if not count:
         others = [name for launcher in registry.launchers.all().values() for name in launcher.state(store).launches]
-        also = f", only {', '.join(others)}" if others else ""
+        also = f" with these options, only {', '.join(others)}" if others else ""
         raise UserError(
             f"{store.root}: no launch of {suite.name}.{suite.scale} is running{also}",
             fix=suite.command("status", store.root),

@@ -163,6 +163,36 @@ def test_a_slurm_that_takes_no_job_at_all_ends_the_driver_with_its_words(plan, s
     assert [file.name for file in launch.submitit.iterdir()] == [], "nothing is left of what was refused"
 
 
+def test_what_is_launched_with_options_is_cancelled_with_them_and_nothing_else_is(plan, slurm, clock):
+    """The command that `--detach` prints ended the whole sweep once."""
+    part = Plan(load_suite("suites/main_table.yaml", scale="mini", only=["method=none"], edits=4), plan.store)
+    other = Plan(load_suite("suites/main_table.yaml", scale="mini", only=ONLY), plan.store)
+
+    def left():
+        return {launch.name for launch in launches(plan.store)}
+
+    names = []
+    for each in (plan, other, part):
+        before = left()
+        follow(each, detach=True)
+        names += left() - before
+    assert [".mini.edits-4-" in name for name in names] == [True, False, True]
+    cancelled(part)
+    assert left() == set(names[:2])
+    with pytest.raises(
+        UserError, match=r"no launch of main_table\.mini is running with these options, only main_table\.mini"
+    ):
+        cancelled(part)
+    cancelled(Plan(load_suite("suites/main_table.yaml", scale="mini"), plan.store))
+    assert left() == set(names[:1]), "no `--only`: all parts of the suite, with its own number of edits"
+
+
+def launched(plan):
+    """A launch that has asked for nothing."""
+    suite = plan.suite
+    return Launch.create(plan.store, suite.name, suite.scale, {}, variant=suite.variant, only=ONLY)
+
+
 def cancelled(plan):
     cancel(plan.store, plan.suite, Console(file=io.StringIO()))
 
@@ -184,7 +214,7 @@ def test_what_is_submitted_while_the_launch_is_cancelled_is_cancelled_too(plan, 
 
 
 def test_a_launch_that_died_while_it_asked_is_cancelled_at_once(plan, slurm):
-    launch = Launch.create(plan.store, plan.suite.name, plan.suite.scale, {})
+    launch = launched(plan)
     launch.ask("only", [("00001-a", ["cells/a-1"])])
     cancelled(plan)
     assert launches(plan.store) == []
@@ -193,7 +223,7 @@ def test_a_launch_that_died_while_it_asked_is_cancelled_at_once(plan, slurm):
 
 @pytest.mark.parametrize("way", ["silent", "no SLURM here"])
 def test_a_launch_that_cannot_be_cancelled_goes_on(plan, slurm, monkeypatch, way):
-    launch = Launch.create(plan.store, plan.suite.name, plan.suite.scale, {})
+    launch = launched(plan)
     if way == "silent":
         slurm.says(silence="scancel: error: Unable to contact slurm controller\n")
     else:
