@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from harness.errors import UserError
@@ -46,6 +47,7 @@ class JobState:
         name: the job's name.
         node: where it runs or ran; empty before.
         elapsed_s: since its last start, in whole seconds.
+        start: when that was, UTC; None for a job that waits or is not known.
         reason: SLURM's word for why it waits or how it ended, or what a silent controller's command printed; may be empty.
         exit_code: of the job script, once it has ended by itself.
         signal: that ended the job script, or the last command in it.
@@ -56,6 +58,7 @@ class JobState:
     name: str = ""
     node: str = ""
     elapsed_s: int = 0
+    start: datetime | None = None
     reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -116,7 +119,7 @@ def named(name: str) -> dict[str, JobState]:
         UnreachableError: when the controller does not answer.
         UserError: where there is no SLURM.
     """
-    fields = ("JobArrayID", "State", "NodeList", "TimeUsed", "exit_code", "Reason", "Name")
+    fields = ("JobArrayID", "State", "NodeList", "TimeUsed", "StartTime", "exit_code", "Reason", "Name")
     asked = ["squeue", "--noheader", "--me", "--all", "--states=all", f"--name={name}", "--Format"]
     try:
         done = _run([*asked, ",".join(f"{field}:|" for field in fields)])
@@ -150,7 +153,7 @@ def elements(job_id: str) -> Iterator[str]:
 def _accounted(job_ids: Sequence[str], name: str) -> dict[str, JobState]:
     """What accounting says; nothing where there is none, or where it does not answer."""
     arrays = ",".join(sorted({job.partition("_")[0] for job in job_ids}))
-    fields = "JobID,State,NodeList,Elapsed,ExitCode,Reason,JobName"
+    fields = "JobID,State,NodeList,Elapsed,Start,ExitCode,Reason,JobName"
     try:
         done = _run(["sacct", "--noheader", "--parsable", "--allocations", f"--format={fields}", f"--jobs={arrays}"])
     except (FileNotFoundError, subprocess.TimeoutExpired):
@@ -167,16 +170,16 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         timeout=TIMEOUT_S,
-        env={**kept, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"},
+        env={**kept, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard", "TZ": "UTC"},
         encoding="utf-8",
     )
 
 
 def _by_id(lines: str, name: str) -> dict[str, JobState]:
-    """Lines of `id|state|node|elapsed|exit code|reason|name|`, one for each job, or for elements that wait together."""
+    """Lines of `id|state|node|elapsed|start|exit code|reason|name|`, one for each job, or for elements that wait together."""
     found: dict[str, JobState] = {}
     for line in lines.splitlines():
-        ids, state, node, elapsed, code, reason, job_name = line.strip().removesuffix("|").split("|", 6)
+        ids, state, node, elapsed, start, code, reason, job_name = line.strip().removesuffix("|").split("|", 7)
         if job_name != name:
             continue
         exit_code, signal = _ending(code)
@@ -187,6 +190,7 @@ def _by_id(lines: str, name: str) -> dict[str, JobState]:
                 name=job_name,
                 node="" if node == "None assigned" else node,
                 elapsed_s=_seconds(elapsed),
+                start=None if what is State.PENDING else _moment(start),
                 reason="" if reason == "None" else reason,
                 exit_code=None if what in {State.PENDING, State.RUNNING} else exit_code,
                 signal=None if what in {State.PENDING, State.RUNNING} else signal,
@@ -208,6 +212,14 @@ def _ending(code: str) -> tuple[int | None, int | None]:
     if signal:
         return None, signal if signal <= 64 else None  # accounting writes 0:125 for too little memory
     return (None, exit_code - 128) if 128 < exit_code <= 128 + 64 else (exit_code, None)
+
+
+def _moment(start: str) -> datetime | None:
+    """`2026-01-02T03:04:05` of a command whose clock shows UTC; None for `N/A` or `Unknown`."""
+    try:
+        return datetime.fromisoformat(start).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _seconds(elapsed: str) -> int:

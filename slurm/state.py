@@ -34,8 +34,8 @@ class Observed:
 
     @cached_property
     def beat(self) -> Beat | None:
-        """The batch's heartbeat; None before it starts."""
-        return Beat.read(self.launch.progress(self.submission.batch))
+        """See `beat_of`."""
+        return beat_of(self.launch, self.submission, self.job)
 
     def status(self, place: str, title: str) -> JobStatus:
         """Status of one of its unsettled jobs.
@@ -50,7 +50,7 @@ class Observed:
             note = f"its SLURM job ended ({words}); the next `harness run` decides what to do"
             return JobStatus(place, title, "to do", job=submission.id, launch=name, note=note)
         beat = self.beat
-        if job.state is not State.PENDING and beat is not None and beat.place == place:
+        if beat is not None and beat.place == place:
             progress = f"{beat.step} {beat.steps_done}/{beat.steps_total}" if beat.step else ""
             node, age_s = job.node or beat.host, _age_s(beat.since)
             return JobStatus(place, title, "running", age_s, node, submission.id, name, progress)
@@ -190,9 +190,22 @@ class ClusterState:
             launch.refused([each.batch for each in lost], "SLURM does not know it")
 
 
+def beat_of(launch: Launch, submission: Submission, state: JobState) -> Beat | None:
+    """The last heartbeat of a SLURM job since its last start.
+
+    None before its process begins to work, also after the job was put back into the queue: the file still has the last beat of the
+    process before.
+    """
+    beat = Beat.read(launch.progress(submission.batch))
+    if beat is None or state.state is State.PENDING:
+        return None
+    is_earlier = state.start is not None and datetime.fromisoformat(beat.updated) < state.start
+    return None if is_earlier else beat
+
+
 def ending(store: Store, launch: Launch, submission: Submission, state: JobState) -> Ending:
     """How a SLURM job ended, from what SLURM says and from its own last heartbeat."""
-    beat = Beat.read(launch.progress(submission.batch))
+    beat = beat_of(launch, submission, state)
     if beat is not None and beat.out_of_memory:  # SLURM only sees a process that ended with an exception
         state = replace(state, state=State.OUT_OF_MEMORY, reason=beat.out_of_memory, exit_code=None, signal=None)
     what, words = state.state, str(state)

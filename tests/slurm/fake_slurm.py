@@ -21,7 +21,7 @@ SCRIPTS = {
         if [ -s refusal ]; then cat refusal >&2; exit 1; fi
         name=$(sed -n 's/^#SBATCH --job-name=//p' "$1")
         indices=$(sed -n 's/^#SBATCH --array=//p' "$1")
-        echo "$n${indices:+_[$indices]}|PENDING|None assigned|0:00|0|Priority|$name|" >> queue
+        echo "$n${indices:+_[$indices]}|PENDING|None assigned|0:00|N/A|0|Priority|$name|" >> queue
         echo "Submitted batch job $n"
         """,
 }

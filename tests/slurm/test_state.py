@@ -12,7 +12,7 @@ from harness.store.store import Store
 from slurm.launch import Launch
 from slurm.profile import ResourceClass
 from slurm.queue import State, states
-from slurm.retry import Again, verdict
+from slurm.retry import Again, GivenUp, verdict
 from slurm.state import ClusterState, cancel, launch_state
 from tests.helpers.fake_jobs import fake_job
 from tests.slurm.fake_slurm import FakeSlurm
@@ -29,8 +29,8 @@ def launch(tmp_path):
     return made
 
 
-def line(launch, state, reason="None"):
-    return f"7|{state}|node1|0:05|0|{reason}|{launch.name}|\n"
+def line(launch, state, reason="None", start="N/A"):
+    return f"7|{state}|node1|0:05|{start}|0|{reason}|{launch.name}|\n"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def line(launch, state, reason="None"):
 )
 def test_accounting_is_believed_of_how_a_job_ended_and_not_that_it_lives(launch, slurm, accounting, state):
     """Sites call them runaway jobs; waited for, they would never end."""
-    slurm.says(accounting=f"7|{accounting}|node1|00:00:05|0:0|None|{launch.name}|\n")
+    slurm.says(accounting=f"7|{accounting}|node1|00:00:05|Unknown|0:0|None|{launch.name}|\n")
     assert states(["7"], launch.name)["7"].state is state
 
 
@@ -80,6 +80,23 @@ def test_a_process_that_ended_for_lack_of_gpu_memory_is_followed_by_one_in_the_n
     assert ending.words == "out of memory on node1 after 5 s (GPU)"
     classes = [ResourceClass(name=name, mem_gb=1, time_min=1) for name in ("only", "larger")]
     assert verdict(JOB, launch.submissions, classes) == Again(1)
+
+
+@pytest.mark.parametrize(("restarted_s", "is_blamed"), [(-5, True), (5, False)])
+def test_a_job_that_fails_after_a_requeue_before_python_starts_is_blamed_on_no_cell(
+    launch, slurm: FakeSlurm, restarted_s, is_blamed
+):
+    """The progress file is still that of the process before the requeue."""
+    [submission] = launch.submissions
+    with Heartbeat(launch.progress(submission.batch), Batch(submission.batch, launch.path, (JOB,), "cpu", 1)) as beat:
+        beat.began(JOB)
+    start = (datetime.now(UTC) + timedelta(seconds=restarted_s)).strftime("%Y-%m-%dT%H:%M:%S")
+    slurm.says(queue=line(launch, "FAILED", start=start).replace("|0|", "|256|"))
+    observed(launch).look()
+    ending = launch.submissions[0].ending
+    assert (ending.has_begun, ending.place) == ((True, PLACE) if is_blamed else (False, ""))
+    fate = verdict(JOB, launch.submissions, [ResourceClass(name="only", mem_gb=1, time_min=1)])
+    assert isinstance(fate, GivenUp if is_blamed else Again)
 
 
 def test_what_cannot_be_cancelled_is_said(slurm, monkeypatch):

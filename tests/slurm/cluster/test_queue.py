@@ -3,6 +3,7 @@
 import itertools
 import signal
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -191,14 +192,15 @@ def test_elements_that_slurm_writes_as_one_are_counted_out(written, meant):
 def test_what_accounting_prints_is_understood():
     """Lines of `sacct` 22.05 with slurmdbd, in the order that is asked for."""
     lines = (
-        "12_3|CANCELLED by 0|node1|00:01:05|0:15|None|mine|\n"
-        "12_4|OUT_OF_MEMORY|node2|1-00:00:01|0:125|None|mine|\n"
-        "12_[5-6%2]|PENDING|None assigned|00:00:00|0:0|None|mine|\n"
-        "12_7|COMPLETED|node2|00:00:01|0:0|None|another|\n"
+        "12_3|CANCELLED by 0|node1|00:01:05|2026-01-02T03:04:05|0:15|None|mine|\n"
+        "12_4|OUT_OF_MEMORY|node2|1-00:00:01|Unknown|0:125|None|mine|\n"
+        "12_[5-6%2]|PENDING|None assigned|00:00:00|Unknown|0:0|None|mine|\n"
+        "12_7|COMPLETED|node2|00:00:01|Unknown|0:0|None|another|\n"
     )
     told = queue._by_id(lines, "mine")
     assert set(told) == {"12_3", "12_4", "12_5", "12_6"}
     assert (told["12_3"].state, told["12_3"].elapsed_s) == (State.CANCELLED, 65)
+    assert told["12_3"].start == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert (told["12_4"].state, told["12_4"].elapsed_s) == (State.OUT_OF_MEMORY, 86401)
     assert str(told["12_4"]) == "out of memory on node2 after 86401 s"
     assert told["12_5"] == JobState("12_5", State.PENDING, "mine")
