@@ -146,6 +146,8 @@ def parameters(
         "timeout_min": resources.time_min,
         "mem_gb": resources.mem_gb,
         "cpus_per_task": resources.cpus_per_task,
+        # since 22.05 srun does not take them from sbatch
+        "slurm_srun_args": [f"--cpus-per-task={resources.cpus_per_task}"],
         "slurm_partition": profile.partition,
         "slurm_account": profile.account,
         "slurm_qos": profile.qos,

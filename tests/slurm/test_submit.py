@@ -46,6 +46,15 @@ def test_what_the_environment_says_otherwise_is_hidden_from_sbatch_and_comes_bac
     assert {name: os.environ[f"SBATCH_{name}"] for name in mine} == mine
 
 
+def test_srun_is_given_the_cpus_too(launch, slurm):
+    """Since SLURM 22.05 it does not take them from sbatch, and a job of eight CPUs would run on one."""
+    asked(launch, profile=PROFILE.model_copy(update={"cpus_per_task": 8}))
+    script = slurm.lines("script")
+    assert "#SBATCH --cpus-per-task=8" in script
+    assert all("--cpus-per-task=8" in line for line in script if line.startswith("srun "))
+    assert any(line.startswith("srun ") for line in script)
+
+
 @pytest.mark.parametrize(
     ("changed", "larger"),
     [({"gpu_gb": 80}, {"GPU"}), ({"gres": "gpu:h100:1"}, {"GPU"}), ({"mem_gb": 8}, {"RAM"}), ({"time_min": 90}, set())],
