@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
+FLOAT32 = "float32"
+"""Precision of the worker's model."""
+
+
 class Without(BaseModel):
     """Hyper-parameters that every adapter adds to those of its method.
 
@@ -41,12 +45,14 @@ class EasyEditMethod(Method):
         inside: `module:class` of the worker's half, an `inside.Inside`.
         own_workarounds: names of the workarounds that apply to it.
         extras: optional modules that EasyEdit imports for it.
+        wider: what differs from our own implementation on a half-precision model.
     """
 
     uncounted: ClassVar[str] = "EasyEdit's code runs in a process of its own"
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()
+    wider: ClassVar[str]
 
     def __init__(self, hparams: Any) -> None:
         super().__init__(hparams)
@@ -110,6 +116,14 @@ class EasyEditMethod(Method):
         """The commit, and a hash of local changes."""
         return checkout.find().identity
 
+    def identity_on(self, target: ModelRef) -> dict[str, str]:
+        """The precision of the worker's model, where it is not the target's own."""
+        return {} if target.dtype == FLOAT32 else {"precision": FLOAT32}
+
+    def differences_on(self, target: ModelRef) -> tuple[str, ...]:
+        """Those of the adapter, and the precision, where it is not the target's own."""
+        return (*self.differences, *([self.wider] if self.identity_on(target) else []))
+
     def provenance(self) -> dict[str, Any]:
         """The checkout's location and state, and the active workarounds."""
         found = checkout.find()
@@ -162,19 +176,29 @@ class EasyEditMethod(Method):
 class WeightMethod(EasyEditMethod):
     """A method that edits weights: the worker hands them over, and the caller's model is evaluated with them."""
 
+    wider: ClassVar[str] = (
+        "EasyEdit edits the model in float32 (editor.py:115); our implementation runs it in its own precision, apart from the "
+        "edited matrices"
+    )
+
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
-        """The caller's model with the worker's weights."""
+        """The caller's model with the worker's float32 weights, which it computes with in float32."""
         from safetensors.torch import load_file
 
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import InstalledWeights
 
-        weights = load_file(worker.call("hand_over"), device=str(model.device))
+        weights = load_file(worker.call("hand_over"))
         return WeightEditedModel(model, InstalledWeights(model.model, weights).restore, diagnostics)
 
 
 class WrapperMethod(EasyEditMethod):
     """A method whose edited model is a wrapper around the model; it stays in the worker and is queried there."""
+
+    wider: ClassVar[str] = (
+        "EasyEdit's model is edited and answers in float32 (editor.py:115), while locality compares it with the unedited model in "
+        "its own precision"
+    )
 
     @property
     def unscored(self) -> str:
@@ -264,9 +288,9 @@ def _make_equal(worker: Worker, model: "LoadedModel") -> None:
     """Copy the weights that differ, after an edit or in a sequence, to the worker's model."""
     from safetensors.torch import save_file
 
-    from harness.models.weights import fingerprint
+    from harness.models.weights import wide_fingerprint
 
-    wanted = fingerprint(model.model)
+    wanted = wide_fingerprint(model.model)
     differing = worker.call("differing", wanted)
     if differing:
         file = worker.folder / "given.safetensors"

@@ -72,7 +72,8 @@ class EasyEditMend(WeightMethod):
         ours = Mend(self.hparams).artifacts(target, data, seed)[ROLE]
         if self.hparams.archive == "native":
             return {ROLE: ours}
-        return {ROLE: mend_training.artifact(ours, self.code_identity(), "leading-space" not in self.hparams.without)}
+        code = {**self.code_identity(), **self.identity_on(target)}
+        return {ROLE: mend_training.artifact(ours, code, "leading-space" not in self.hparams.without)}
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/MEND/llama-7b.yaml`."""

@@ -29,7 +29,7 @@ def artifact(ours: ArtifactSpec, code: Mapping[str, str], has_leading_space: boo
 
     Args:
         ours: the artifact of our own trainer for the same model, records, hyper-parameters and seed.
-        code: identity of the EasyEdit checkout.
+        code: identity of the EasyEdit checkout, and the precision it trains in if that is not the model's.
         has_leading_space: see the workaround leading-space.
     """
     return ArtifactSpec(
