@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from harness.api import ArtifactSpec
 from harness.errors import UserError
@@ -110,4 +110,14 @@ class AlphaEditInside(LayerwiseInside):
         """Call AlphaEdit."""
         from easyeditor.models.alphaedit import apply_AlphaEdit_to_model
 
-        apply_AlphaEdit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
+        given = [{**record, "prompt": _Template(record["prompt"])} for record in records]
+        apply_AlphaEdit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, given, self.hparams)
+
+
+class _Template(str):
+    """A template with one `{}`; other mentions of the subject are not replaced too, as AlphaEdit_main.py:133 would."""
+
+    __slots__ = ()
+
+    def replace(self, *_unused: Any) -> Self:  # type: ignore[override]
+        return self
