@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
+from harness import registry
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.memory import Memory
@@ -35,6 +36,14 @@ class Without(BaseModel):
     """
 
     without: tuple[str, ...] = Field((), description="names of workarounds that are switched off")
+
+
+class WholePasses:
+    """Estimates of time of methods for which EasyEdit runs all blocks in every step, put before the hyper-parameters of our own."""
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """All of them."""
+        return 1.0
 
 
 class EasyEditMethod(Method):
@@ -87,10 +96,16 @@ class EasyEditMethod(Method):
         self.check(target)
         return self.needs(target, data, seed)
 
+    @property
+    def as_native(self) -> Any:
+        """Hyper-parameters with which our own implementation takes the requests together that EasyEdit's does."""
+        return self.hparams
+
     def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
-        """The default, plus the worker process with its own model."""
-        need = super().memory(target, data, eval_batch)
-        return replace(need, kept={**need.kept, "the worker's model": target.footprint.weights}, processes=1)
+        """What our own implementation needs on a float32 model, in a process of its own, which has such a model."""
+        wide = replace(target, dtype=FLOAT32)
+        need = registry.find_method(self.spec.name)(self.as_native).memory(wide, data, eval_batch)
+        return replace(need, kept={**need.kept, "the worker's model": wide.footprint.weights}, processes=1)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
@@ -180,6 +195,12 @@ class WeightMethod(EasyEditMethod):
         "EasyEdit edits the model in float32 (editor.py:115); our implementation runs it in its own precision, apart from the "
         "edited matrices"
     )
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As for all methods, and what our own implementation keeps on the target model: the weights that are handed over."""
+        need = super().memory(target, data, eval_batch)
+        here = registry.find_method(self.spec.name)(self.hparams).memory(target, data, eval_batch).kept
+        return replace(need, kept={**need.kept, "weights handed over": sum(here.values())})
 
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
         """The caller's model with the worker's float32 weights, which it computes with in float32."""
