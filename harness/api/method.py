@@ -29,7 +29,7 @@ class Method(ABC):
         Hparams: class of the hyper-parameters.
         preset: hyper-parameter values that override the method's files; variants and suites override them in turn.
         differences: known differences from the other implementation of the same method, one sentence each; printed in the
-            parity table.
+            parity table. `differences_on` adds those on a model.
         uncounted: why FLOPs of this implementation cannot be counted here, one clause; empty if they can.
     """
 
@@ -124,6 +124,14 @@ class Method(ABC):
     def code_identity(self) -> Mapping[str, str]:
         """Identify the version of third-party code; part of the cell's identity."""
         return {}
+
+    def identity_on(self, target: "ModelRef") -> Mapping[str, Any]:
+        """What decides results on this model in addition to version, hyper-parameters, code and artifacts."""
+        return {}
+
+    def differences_on(self, target: "ModelRef") -> Sequence[str]:
+        """The known differences from the other implementation on this model."""
+        return self.differences
 
     def provenance(self) -> Mapping[str, Any]:
         """Describe third-party code for the cell's provenance."""

@@ -144,6 +144,20 @@ def fingerprint(model: "nn.Module") -> dict[str, str]:
     return hash_and_fingerprint(model)[1]
 
 
+def wide_fingerprint(model: "nn.Module") -> dict[str, str]:
+    """Hash of the parameters of each module as float32 at least, by path.
+
+    Equal for a half-precision model and its float32 copy. Buffers do not count: they may depend on the precision.
+    """
+    from harness.models.precision import at_least_fp32
+
+    return {
+        path: digest({leaf: _checksum(at_least_fp32(value.detach())) for leaf, value in _leaves(module).items()})
+        for path, module in model.named_modules()
+        if _leaves(module)
+    }
+
+
 def changed(
     model: "nn.Module", unedited: Mapping[str, str], now: Mapping[str, str] | None = None
 ) -> "dict[str, Tensor]":

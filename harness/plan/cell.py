@@ -68,6 +68,7 @@ class Cell:
                 "backend": self.backend,
                 "hparams": method.hparams.identity(),
                 **({"code": code} if (code := registry.code_of(method)) else {}),
+                **method.identity_on(self.model),
             },
             "model": self.model.identity(),
             "data": self.data.identity(),
@@ -161,7 +162,7 @@ class Cell:
             "variant": self.variant,
             "edits": self.method.edits,
             "sources": dict(self.sources),
-            "differences": list(method.differences),
+            "differences": list(method.differences_on(self.model)),
         }
         identity["model"] |= {"title": self.model.title}
         identity["data"] |= {"title": registry.datasets.get(self.data.name).title}

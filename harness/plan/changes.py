@@ -11,6 +11,7 @@ from harness.store.store import Folder, Store
 _CAUSES = {
     ("method", "code"): "the code of '{label}' has changed",
     ("method", "version"): "'{label}' has another version",
+    ("method", "precision"): "'{label}' edits {model} in another precision",
     ("protocols",): "the code or version of a protocol has changed",
     ("model", "sha256"): "the files of {model} have changed",
     ("data", "sha256"): "the records of {data} have changed",

@@ -9,7 +9,7 @@ EasyEdit's. Each method has one module with both halves of its adapter, which im
   class, except for version and backend: `@register("rome", title="ROME", family="weights", version=1, backend="easyedit")`.
   It sets `Hparams` (`class X(NativeHparams, Without)`), `inside`, `own_workarounds` and `extras`, and from the `Method`
   interface `preset` (values that override those of the method's files, such as `implementation: faithful-easyedit`) and
-  `differences` (known differences from the native variant `faithful-easyedit`). `options(model)` returns EasyEdit's
+  `differences` (known differences from the native variant `faithful-easyedit`, in float32). `options(model)` returns EasyEdit's
   hyper-parameters (start from `common_options`), `check(target)` rejects options that EasyEdit does not support with
   `self.refused(option, instead)`, and `needs(…)` returns its artifacts. `code_identity` (commit and local changes, part of
   every cell's identity) and `provenance` are shared by all adapters.

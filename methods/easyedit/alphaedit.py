@@ -1,16 +1,19 @@
 """AlphaEdit by EasyEdit (easyeditor/models/alphaedit)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from harness.api import ArtifactSpec
 from harness.errors import UserError
+from harness.memory import Memory
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef
 from harness.registry import register
 from methods.alphaedit.editor import ROLE, AlphaEdit, AlphaEditHparams
-from methods.easyedit.closed_form import given_prefixes
+from methods.common.layers import count
+from methods.easyedit.closed_form import WholeRows, given_prefixes
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Bench
 from methods.easyedit.layerwise import EasyEditLayerwise, LayerwiseInside
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class EasyEditAlphaEditHparams(AlphaEditHparams, Without):
+class EasyEditAlphaEditHparams(WholeRows, AlphaEditHparams, Without):
     """Hyper-parameters of AlphaEdit. `micro_batch` has no effect: EasyEdit optimises one request at a time."""
 
 
@@ -47,6 +50,13 @@ class EasyEditAlphaEdit(EasyEditLayerwise):
     def edits_in_sequence(cls) -> bool:
         """No: EasyEdit keeps the keys of earlier edits in the process (`cache_c`), which each edit run starts without."""
         return False
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """With the projection and the earlier keys of each layer as float32 matrices, and those of one layer in float64."""
+        need, one = super().memory(target, data, eval_batch), target.footprint.covariance_fp64
+        kept = {name: size for name, size in need.kept.items() if name != "earlier keys"}
+        matrices = {"projections and earlier keys": count(self.hparams.layers) * one}
+        return replace(need, kept=kept | matrices, edit={**need.edit, "null spaces": 4 * one})
 
     def check(self, target: ModelRef) -> None:
         """Reject options that EasyEdit's AlphaEdit does not support.
@@ -94,10 +104,11 @@ class AlphaEditInside(LayerwiseInside):
             AlphaEdit_main.CONTEXT_TEMPLATES_CACHE = None
         if "given-prefixes" in bench.workarounds:
             AlphaEdit_main.CONTEXT_TEMPLATES_CACHE = [["{}"], *given_prefixes(bench)]
-        spaces = [NullSpace.load(bench.artifacts[ROLE], layer, loaded.device) for layer in bench.options["layers"]]
-        width = loaded.value_matrix(bench.options["layers"][0])[1].shape[1]
-        unit_KK = torch.eye(width, dtype=torch.float64, device=loaded.device)
-        AlphaEdit_main.P = torch.stack([space.project(unit_KK) for space in spaces]).float().cpu()
+        layers = bench.options["layers"]
+        unit_KK = torch.eye(loaded.value_matrix(layers[0])[1].shape[1], dtype=torch.float64, device=loaded.device)
+        folder = bench.artifacts[ROLE]  # one layer after the other: in float64 a matrix of Llama3-8B has 1.6 GB
+        projections = [NullSpace.load(folder, at, loaded.device).project(unit_KK).float().cpu() for at in layers]
+        AlphaEdit_main.P = torch.stack(projections)
         AlphaEdit_main.P_loaded = True
         if "fresh-caches" in bench.workarounds or not AlphaEdit_main.cache_c_new:
             AlphaEdit_main.cache_c = torch.zeros_like(AlphaEdit_main.P)
@@ -110,4 +121,14 @@ class AlphaEditInside(LayerwiseInside):
         """Call AlphaEdit."""
         from easyeditor.models.alphaedit import apply_AlphaEdit_to_model
 
-        apply_AlphaEdit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, records, self.hparams)
+        given = [{**record, "prompt": _Template(record["prompt"])} for record in records]
+        apply_AlphaEdit_to_model(self.bench.loaded.model, self.bench.loaded.tokenizer, given, self.hparams)
+
+
+class _Template(str):
+    """A template with one `{}`; other mentions of the subject are not replaced too, as AlphaEdit_main.py:133 would."""
+
+    __slots__ = ()
+
+    def replace(self, *_unused: Any) -> Self:  # type: ignore[override]
+        return self

@@ -1,18 +1,20 @@
 """Shared parts of the ROME and MEMIT adapters: hyper-parameters, prompt templates, context prefixes and statistics."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.api import ArtifactSpec, Context, EditedModel
 from harness.errors import UserError
 from harness.identity import digest
+from harness.memory import PROMPT_TOKENS, Memory
 from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.subjects import last_mention
 from methods.common import prefixes
 from methods.easyedit import statistics
-from methods.easyedit.editor import WeightMethod, common_options
+from methods.easyedit.editor import FLOAT32, WeightMethod, WholePasses, common_options
 from methods.easyedit.inside import Bench
 
 if TYPE_CHECKING:
@@ -23,6 +25,25 @@ LOSS_STOP = 5e-2
 
 WORKAROUNDS = ("trainable-again", "fresh-caches", "given-prefixes", "given-statistics", "last-mention")
 """Workarounds of both methods."""
+
+
+class WholeRows(WholePasses):
+    """Estimates of time of the value optimisation: one request after the other, with all columns of its rows in every step."""
+
+    @property
+    def values_per_edit(self) -> int:
+        """Optimised values."""
+        return 1
+
+    @property
+    def passes_per_edit(self: Any) -> float:
+        """Forward and backward for all rows in each step."""
+        return self.values_per_edit * self.n_rows * self.row_tokens * (1 + 3.0 * self.v_steps) / PROMPT_TOKENS
+
+    @property
+    def steps_per_edit(self: Any) -> float:
+        """No step is shared with another edit."""
+        return self.values_per_edit * self.v_steps
 
 
 class EasyEditClosedForm(WeightMethod):
@@ -50,6 +71,13 @@ class EasyEditClosedForm(WeightMethod):
                 f"{self.spec.name}: without given-statistics EasyEdit would download Wikipedia in the middle of an edit",
                 fix="moments: published, and moments_path: the folder of statistics that EasyEdit computed",
             )
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As for all methods that edit weights, with whole rows in the value optimisation, and logits at all positions."""
+        need, model = super().memory(target, data, eval_batch), replace(target, dtype=FLOAT32).footprint
+        tokens = self.hparams.n_rows * self.hparams.row_tokens
+        activations = model.backward(tokens, self.hparams.blocks_above(model.n_layers))
+        return replace(need, edit={**need.edit, "activations": activations, "logits": model.logits(tokens, 4)})
 
     def needs(self, target: ModelRef, data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The artifacts of our own implementation, so that both use the same prefixes and statistics."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.models.catalogue import ModelRef
 from harness.registry import register
 from methods.defer.editor import DeferHparams
-from methods.easyedit.editor import Without
+from methods.easyedit.editor import WholePasses, Without
 from methods.easyedit.inside import Bench
 from methods.easyedit.memories import MemoryInside, MemoryMethod
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class EasyEditDeferHparams(DeferHparams, Without):
+class EasyEditDeferHparams(WholePasses, DeferHparams, Without):
     """Hyper-parameters of DEFER."""
 
 

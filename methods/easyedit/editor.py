@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
+from harness import registry
 from harness.api import ArtifactSpec, Context, EditedModel, Method
 from harness.errors import UserError
 from harness.memory import Memory
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
+FLOAT32 = "float32"
+"""Precision of the worker's model."""
+
+
 class Without(BaseModel):
     """Hyper-parameters that every adapter adds to those of its method.
 
@@ -33,6 +38,14 @@ class Without(BaseModel):
     without: tuple[str, ...] = Field((), description="names of workarounds that are switched off")
 
 
+class WholePasses:
+    """Estimates of time of methods for which EasyEdit runs all blocks in every step, put before the hyper-parameters of our own."""
+
+    def share_of_blocks(self, n_layers: int) -> float:
+        """All of them."""
+        return 1.0
+
+
 class EasyEditMethod(Method):
     """A method run by EasyEdit, with the hyper-parameters of our own implementation.
 
@@ -41,12 +54,14 @@ class EasyEditMethod(Method):
         inside: `module:class` of the worker's half, an `inside.Inside`.
         own_workarounds: names of the workarounds that apply to it.
         extras: optional modules that EasyEdit imports for it.
+        wider: what differs from our own implementation on a half-precision model.
     """
 
     uncounted: ClassVar[str] = "EasyEdit's code runs in a process of its own"
     inside: ClassVar[str]
     own_workarounds: ClassVar[tuple[str, ...]] = ("trainable-again",)
     extras: ClassVar[tuple[str, ...]] = ()
+    wider: ClassVar[str]
 
     def __init__(self, hparams: Any) -> None:
         super().__init__(hparams)
@@ -81,10 +96,16 @@ class EasyEditMethod(Method):
         self.check(target)
         return self.needs(target, data, seed)
 
+    @property
+    def as_native(self) -> Any:
+        """Hyper-parameters with which our own implementation takes the requests together that EasyEdit's does."""
+        return self.hparams
+
     def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
-        """The default, plus the worker process with its own model."""
-        need = super().memory(target, data, eval_batch)
-        return replace(need, kept={**need.kept, "the worker's model": target.footprint.weights}, processes=1)
+        """What our own implementation needs on a float32 model, in a process of its own, which has such a model."""
+        wide = replace(target, dtype=FLOAT32)
+        need = registry.find_method(self.spec.name)(self.as_native).memory(wide, data, eval_batch)
+        return replace(need, kept={**need.kept, "the worker's model": wide.footprint.weights}, processes=1)
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
@@ -109,6 +130,14 @@ class EasyEditMethod(Method):
     def code_identity(self) -> dict[str, str]:
         """The commit, and a hash of local changes."""
         return checkout.find().identity
+
+    def identity_on(self, target: ModelRef) -> dict[str, str]:
+        """The precision of the worker's model, where it is not the target's own."""
+        return {} if target.dtype == FLOAT32 else {"precision": FLOAT32}
+
+    def differences_on(self, target: ModelRef) -> tuple[str, ...]:
+        """Those of the adapter, and the precision, where it is not the target's own."""
+        return (*self.differences, *([self.wider] if self.identity_on(target) else []))
 
     def provenance(self) -> dict[str, Any]:
         """The checkout's location and state, and the active workarounds."""
@@ -162,19 +191,35 @@ class EasyEditMethod(Method):
 class WeightMethod(EasyEditMethod):
     """A method that edits weights: the worker hands them over, and the caller's model is evaluated with them."""
 
+    wider: ClassVar[str] = (
+        "EasyEdit edits the model in float32 (editor.py:115); our implementation runs it in its own precision, apart from the "
+        "edited matrices"
+    )
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As for all methods, and what our own implementation keeps on the target model: the weights that are handed over."""
+        need = super().memory(target, data, eval_batch)
+        here = registry.find_method(self.spec.name)(self.hparams).memory(target, data, eval_batch).kept
+        return replace(need, kept={**need.kept, "weights handed over": sum(here.values())})
+
     def result(self, model: "LoadedModel", worker: Worker, diagnostics: Mapping[str, float]) -> EditedModel:
-        """The caller's model with the worker's weights."""
+        """The caller's model with the worker's float32 weights, which it computes with in float32."""
         from safetensors.torch import load_file
 
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import InstalledWeights
 
-        weights = load_file(worker.call("hand_over"), device=str(model.device))
+        weights = load_file(worker.call("hand_over"))
         return WeightEditedModel(model, InstalledWeights(model.model, weights).restore, diagnostics)
 
 
 class WrapperMethod(EasyEditMethod):
     """A method whose edited model is a wrapper around the model; it stays in the worker and is queried there."""
+
+    wider: ClassVar[str] = (
+        "EasyEdit's model is edited and answers in float32 (editor.py:115), while locality compares it with the unedited model in "
+        "its own precision"
+    )
 
     @property
     def unscored(self) -> str:
@@ -264,9 +309,9 @@ def _make_equal(worker: Worker, model: "LoadedModel") -> None:
     """Copy the weights that differ, after an edit or in a sequence, to the worker's model."""
     from safetensors.torch import save_file
 
-    from harness.models.weights import fingerprint
+    from harness.models.weights import wide_fingerprint
 
-    wanted = fingerprint(model.model)
+    wanted = wide_fingerprint(model.model)
     differing = worker.call("differing", wanted)
     if differing:
         file = worker.folder / "given.safetensors"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
 from harness.registry import register
-from methods.easyedit.editor import WeightMethod, Without, common_options
+from methods.easyedit.editor import WeightMethod, WholePasses, Without, common_options
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
 from methods.ft_l.editor import FtLHparams
 
@@ -17,8 +17,13 @@ LOSS_STOP = 1e-2
 """Hard-coded in ft_main.py:219 and 233."""
 
 
-class EasyEditFtLHparams(FtLHparams, Without):
+class EasyEditFtLHparams(WholePasses, FtLHparams, Without):
     """Hyper-parameters of FT-L. `micro_batch` has no effect: EasyEdit runs each call as one backward pass."""
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Calls are trained one by one."""
+        return self.steps / self.batch
 
 
 @register("ft-l", title="FT-L", family="weights", version=1, backend="easyedit")
@@ -31,6 +36,11 @@ class EasyEditFtL(WeightMethod):
     preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
 
     hparams: EasyEditFtLHparams
+
+    @property
+    def as_native(self) -> Any:
+        """All rows of a call in one backward pass."""
+        return self.hparams.model_copy(update={"micro_batch": self.hparams.batch})
 
     def check(self, target: ModelRef) -> None:
         """Reject options that EasyEdit's FT does not support.

@@ -7,7 +7,7 @@ from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
 from harness.registry import register
 from harness.tokens import Query
-from methods.easyedit.editor import Without
+from methods.easyedit.editor import WholePasses, Without
 from methods.easyedit.inside import Applied, Bench
 from methods.easyedit.memories import MemoryInside, MemoryMethod
 from methods.grace.editor import GraceHparams
@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class EasyEditGraceHparams(GraceHparams, Without):
+class EasyEditGraceHparams(WholePasses, GraceHparams, Without):
     """Hyper-parameters of GRACE. `batch` has no effect: EasyEdit learns one value at a time."""
+
+    @property
+    def passes_per_edit(self) -> float:
+        """The whole row in each step."""
+        return 3.0 * self.steps
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Values are trained one by one."""
+        return self.steps
 
 
 @register("grace", title="GRACE", family="memory", version=1, backend="easyedit")
@@ -30,6 +40,11 @@ class EasyEditGrace(MemoryMethod):
     preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit"}
 
     hparams: EasyEditGraceHparams
+
+    @property
+    def as_native(self) -> Any:
+        """One value at a time."""
+        return self.hparams.model_copy(update={"batch": 1})
 
     def check(self, target: ModelRef) -> None:
         """Reject options that EasyEdit's GRACE does not support.

@@ -19,6 +19,11 @@ OWN_PREFIXES = ((10, 1),)
 class EasyEditLayerwise(EasyEditClosedForm):
     """The caller's half of both adapters."""
 
+    @property
+    def as_native(self) -> Any:
+        """The values are optimised one after the other."""
+        return self.hparams.model_copy(update={"micro_batch": 1})
+
     def check(self, target: ModelRef) -> None:
         """Reject options that neither method supports.
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.memory import Memory
 from harness.models.catalogue import ModelRef
-from harness.records import EditRequest
+from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.easyedit.editor import WeightMethod, Without, common_options
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 class EasyEditLoraHparams(LoraHparams, Without):
     """Hyper-parameters of LoRA. `micro_batch` has no effect: EasyEdit runs each call as one backward pass."""
+
+    @property
+    def steps_per_edit(self) -> float:
+        """Calls are trained one by one."""
+        return self.steps / self.batch
 
 
 @register("lora", title="LoRA", family="weights", version=1, backend="easyedit")
@@ -33,6 +40,16 @@ class EasyEditLora(WeightMethod):
     preset: ClassVar[Mapping[str, Any]] = {"implementation": "faithful-easyedit", "loss_stop": 0.0}
 
     hparams: EasyEditLoraHparams
+
+    @property
+    def as_native(self) -> Any:
+        """All rows of a call in one backward pass."""
+        return self.hparams.model_copy(update={"micro_batch": self.hparams.batch})
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As for all methods that edit weights, without copies in the worker: peft merges the updates in place."""
+        need = super().memory(target, data, eval_batch)
+        return replace(need, kept={name: size for name, size in need.kept.items() if name != "edited matrices"})
 
     def check(self, target: ModelRef) -> None:
         """Reject options that EasyEdit's LoRA does not support.

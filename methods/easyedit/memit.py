@@ -1,10 +1,15 @@
 """MEMIT by EasyEdit (easyeditor/models/memit)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.memory import Memory
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef
 from harness.registry import register
-from methods.easyedit.closed_form import given_options, given_prefixes
+from methods.common.layers import count
+from methods.easyedit.closed_form import WholeRows, given_options, given_prefixes
 from methods.easyedit.editor import Without
 from methods.easyedit.inside import Bench
 from methods.easyedit.layerwise import EasyEditLayerwise, LayerwiseInside
@@ -14,7 +19,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class EasyEditMemitHparams(MemitHparams, Without):
+class EasyEditMemitHparams(WholeRows, MemitHparams, Without):
     """Hyper-parameters of MEMIT. `micro_batch` has no effect: EasyEdit optimises one request at a time."""
 
 
@@ -30,6 +35,11 @@ class EasyEditMemit(EasyEditLayerwise):
     )
 
     hparams: EasyEditMemitHparams
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """With the statistics in float32, and the system of one layer in float64 (memit_main.py:212)."""
+        need, one = super().memory(target, data, eval_batch), target.footprint.covariance_fp64
+        return replace(need, edit={**need.edit, "covariance factors": (count(self.hparams.layers) / 2 + 5) * one})
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/MEMIT/llama-7b.yaml`."""

@@ -3,11 +3,14 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import Context, EditedModel
-from harness.records import EditRequest
+from harness.memory import Memory
+from harness.models.catalogue import ModelRef
+from harness.records import DataRef, EditRequest
 from methods.easyedit.editor import WrapperMethod, common_options
 from methods.easyedit.inside import Applied, Bench, Wrapped, as_dicts
 
@@ -22,6 +25,11 @@ class MemoryMethod(WrapperMethod):
     """The caller's half of the three adapters."""
 
     hparams: Any
+
+    def memory(self, target: ModelRef, data: DataRef, eval_batch: int) -> Memory:
+        """As for all methods, and the copy of the wrapped layer from which EasyEdit restores it."""
+        need = super().memory(target, data, eval_batch)
+        return replace(need, kept={**need.kept, "the original layer": target.footprint.matrix_fp32})
 
     def edit(
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context

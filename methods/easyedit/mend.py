@@ -1,6 +1,7 @@
 """MEND by EasyEdit (easyeditor/models/mend, easyeditor/trainer/algs/MEND.py)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.easyedit import mend_training
-from methods.easyedit.editor import WeightMethod, Without
+from methods.easyedit.editor import FLOAT32, WeightMethod, Without
 from methods.easyedit.inside import Applied, Bench, Inside, as_dicts
 from methods.easyedit.mend_options import edit_options
 from methods.mend.editor import ROLE, Mend
@@ -49,6 +50,11 @@ class EasyEditMend(WeightMethod):
 
     hparams: EasyEditMendHparams
 
+    @property
+    def as_native(self) -> Any:
+        """All rows of a call in one backward pass."""
+        return self.hparams.model_copy(update={"micro_batch": self.hparams.batch})
+
     def check(self, target: ModelRef) -> None:
         """Reject options that EasyEdit's MEND does not support.
 
@@ -72,7 +78,10 @@ class EasyEditMend(WeightMethod):
         ours = Mend(self.hparams).artifacts(target, data, seed)[ROLE]
         if self.hparams.archive == "native":
             return {ROLE: ours}
-        return {ROLE: mend_training.artifact(ours, self.code_identity(), "leading-space" not in self.hparams.without)}
+        code = {**self.code_identity(), **self.identity_on(target)}
+        wide = Mend(self.hparams).artifacts(replace(target, dtype=FLOAT32), data, seed)[ROLE]
+        memory = {**wide.memory, "the worker's model": replace(target, dtype=FLOAT32).footprint.weights}
+        return {ROLE: mend_training.artifact(ours, code, memory, "leading-space" not in self.hparams.without)}
 
     def options(self, model: "LoadedModel") -> Mapping[str, Any]:
         """The options of `hparams/MEND/llama-7b.yaml`."""

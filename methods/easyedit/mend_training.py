@@ -24,12 +24,15 @@ MAX_TOKENS = 40
 """Texts are truncated to this length, the default `max_length` of EasyEdit's dataset (zsre.py:30)."""
 
 
-def artifact(ours: ArtifactSpec, code: Mapping[str, str], has_leading_space: bool) -> ArtifactSpec:
+def artifact(
+    ours: ArtifactSpec, code: Mapping[str, str], memory: Mapping[str, float], has_leading_space: bool
+) -> ArtifactSpec:
     """Describe the archive trained by EasyEdit.
 
     Args:
         ours: the artifact of our own trainer for the same model, records, hyper-parameters and seed.
-        code: identity of the EasyEdit checkout.
+        code: identity of the EasyEdit checkout, and the precision it trains in if that is not the model's.
+        memory: of the training, with the worker's model.
         has_leading_space: see the workaround leading-space.
     """
     return ArtifactSpec(
@@ -39,6 +42,8 @@ def artifact(ours: ArtifactSpec, code: Mapping[str, str], has_leading_space: boo
         builder="methods.easyedit.mend_training:build",
         inputs=ours.inputs,
         needs=ours.needs,
+        passes=ours.passes,
+        memory=memory,
     )
 
 

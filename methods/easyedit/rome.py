@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.models.catalogue import ModelRef
 from harness.records import EditRequest
 from harness.registry import register
+from methods.common.layers import count
 from methods.common.prefixes import WORDS
 from methods.easyedit.closed_form import (
     WORKAROUNDS,
     EasyEditClosedForm,
+    WholeRows,
     as_template,
     given_options,
     given_prefixes,
@@ -24,8 +26,13 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class EasyEditRomeHparams(RomeHparams, Without):
+class EasyEditRomeHparams(WholeRows, RomeHparams, Without):
     """Hyper-parameters of ROME."""
+
+    @property
+    def values_per_edit(self) -> int:
+        """One for each layer."""
+        return count(self.layers)
 
 
 @register("rome", title="ROME", family="weights", version=1, backend="easyedit")

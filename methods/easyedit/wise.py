@@ -9,7 +9,7 @@ from harness.models.catalogue import ModelRef
 from harness.records import DataRef, EditRequest
 from harness.registry import register
 from methods.common import prefixes
-from methods.easyedit.editor import Without
+from methods.easyedit.editor import WholePasses, Without
 from methods.easyedit.inside import Applied, Bench
 from methods.easyedit.memories import MemoryInside, MemoryMethod
 from methods.wise import loc_prompts
@@ -32,7 +32,7 @@ CONTEXTS = 10
 """Number of prefixes that `get_context_templates` generates by itself (wise_main.py:20)."""
 
 
-class EasyEditWiseHparams(WiseHparams, Without):
+class EasyEditWiseHparams(WholePasses, WiseHparams, Without):
     """Hyper-parameters of WISE."""
 
 

@@ -40,7 +40,7 @@ WORKAROUNDS = {
     ),
     "last-mention": (
         "ROME, MEMIT, AlphaEdit: the last mention of the subject in the prompt is edited; EasyEdit replaces every mention by {} "
-        "and then fails if there is more than one (rome_main.py:80, repr_tools.py:50)"
+        "and then fails if there is more than one (rome_main.py:80, AlphaEdit_main.py:133, repr_tools.py:50)"
     ),
     "one-by-one": (
         "every request is applied in a separate call; EasyEdit's function uses the first request of a call and drops the others "

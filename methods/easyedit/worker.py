@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from harness.errors import InsufficientMemoryError, UserError
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.models.weights import changed, fingerprint
+from harness.models.weights import changed, wide_fingerprint
 from harness.records import EditRequest
 from harness.tokens import Query
 from methods.easyedit import loader
+from methods.easyedit.editor import FLOAT32
 from methods.easyedit.inside import Applied, Bench, Inside, Wrapped, seed_all
 from methods.easyedit.process import Failure
 
@@ -49,24 +51,31 @@ class Host:
         self._applied = Applied()
 
     def load(self, ref: ModelRef, device: str, threads: int, is_deterministic: bool) -> None:
-        """Load the model as the caller did, with the settings that EasyEdit expects."""
+        """Load the model as the caller did, but in float32, and with the settings that EasyEdit expects.
+
+        EasyEdit loads float32 unless a file of hyper-parameters says otherwise (editor.py:115). The weights are those of the
+        caller's model, rounded to its precision.
+        """
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(is_deterministic)
         # as in the caller's process: filling unused memory would add to the timed work of both
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        loaded = load(ref, device)
+        loaded = load(replace(ref, dtype=FLOAT32), device)
+        with torch.no_grad():
+            for parameter in loaded.model.parameters():
+                parameter.copy_(parameter.to(getattr(torch, ref.dtype)))
         name = ref.published or ref.name  # EasyEdit recognises model types by name, which a folder does not give
         loaded.model.config._name_or_path = loaded.model.name_or_path = name
         loaded.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         self._loaded = loaded
 
     def differing(self, wanted: Mapping[str, str]) -> list[str]:
-        """Paths of the modules whose parameters differ from a fingerprint.
+        """Paths of the modules whose parameters differ from a `wide_fingerprint`.
 
         Raises:
             RuntimeError: if the fingerprint covers different modules.
         """
-        here = fingerprint(self._model.model)
+        here = wide_fingerprint(self._model.model)
         if here.keys() != wanted.keys():
             raise RuntimeError(f"the worker's model has different modules: {sorted(here.keys() ^ wanted.keys())[:3]}")
         self._given = wanted
@@ -77,7 +86,7 @@ class Host:
         from safetensors.torch import load_file
 
         with torch.no_grad():
-            for name, value in load_file(file, device=str(self._model.device)).items():
+            for name, value in load_file(file).items():
                 self._model.model.get_parameter(name).copy_(value)
 
     def run(self, place: str, *arguments: Any) -> Any:
@@ -122,7 +131,7 @@ class Host:
         return {**self._applied.diagnostics, "worker_peak_memory_bytes": float(peak)}
 
     def hand_over(self) -> Path:
-        """Write all parameters of the modules that the edit run changed or may have changed; return the file."""
+        """Write all parameters of the modules that the edit run changed or may have changed, in float32; return the file."""
         from safetensors.torch import save_file
 
         model = self._model.model
@@ -131,7 +140,7 @@ class Host:
             for path in {name.rpartition(".")[0] for name in self._applied.touched}
             for leaf, parameter in model.get_submodule(path).named_parameters(recurse=False)
         }
-        weights = {**touched, **changed(model, self._given)}
+        weights = {**touched, **changed(model, self._given, wide_fingerprint(model))}
         # clones, because safetensors rejects tensors that share storage
         save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, WEIGHTS)
         return Path(WEIGHTS).absolute()

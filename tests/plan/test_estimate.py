@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from harness import registry
+from harness.api import Method
 from harness.files import write_json
 from harness.memory import Memory
 from harness.models.catalogue import reference
@@ -62,12 +63,16 @@ def labelled(plan, label, architecture="llama"):
     return next(cell for cell in plan.runnable if (cell.label, cell.model.name) == (label, f"tiny/{architecture}"))
 
 
-def declared(name: str, model: str, edits: int = 1000, **hparams: object) -> Memory:
-    """What a method declares for a catalogue model with its own hyper-parameters."""
-    method = registry.find_method(name)
-    values = {**resolve(name, model, {}).values, **hparams}
-    data = DataRef("counterfact", "synthetic", edits=edits, sha256="ab")
-    return method(method.Hparams.model_validate(values)).memory(reference(model, weights="random"), data, 16)
+def with_hparams(name: str, model: str, backend: str = "native", **hparams: object) -> Method:
+    """A method with its own hyper-parameters for a catalogue model."""
+    method = registry.find_method(name, backend)
+    return method(method.Hparams.model_validate(resolve(name, model, hparams, backend=backend).values))
+
+
+def declared(name: str, model: str, edits: int = 1000, backend: str = "native", **hparams: object) -> Memory:
+    """What it declares."""
+    data = DataRef("counterfact", "synthetic", edits=edits, train=edits, sha256="ab")
+    return with_hparams(name, model, backend, **hparams).memory(reference(model, weights="random"), data, 16)
 
 
 def test_an_edit_and_its_evaluation_are_not_in_memory_together(cell, monkeypatch):
@@ -101,13 +106,40 @@ def test_methods_declare_what_is_known_of_7b_models():
     assert declared("none", "llama2-7b") == Memory()
 
 
-def test_an_adapter_of_another_code_base_needs_its_own_process_and_model():
-    adapter = registry.find_method("ft-l", "easyedit")
-    target = reference("llama2-7b", weights="random")
-    data = DataRef("counterfact", "synthetic", edits=10, sha256="ab")
-    need = object.__new__(adapter).memory(target, data, 16)
+@pytest.mark.parametrize("name", registry.implementations("easyedit").names())
+def test_an_adapter_of_another_code_base_needs_its_own_process_and_a_float32_model(name):
+    need = declared(name, "llama2-7b", 10, "easyedit")
     assert need.processes == 1
-    assert need.kept["the worker's model"] == target.footprint.weights == pytest.approx(13.5 * GB, rel=0.01)
+    assert need.kept["the worker's model"] == 4 * reference("llama2-7b", weights="random").spec.parameters
+
+
+def test_an_adapter_needs_what_its_method_needs_and_what_easyedit_does_in_another_way():
+    """By hand: LoRA hands over all blocks of Llama2-7B; AlphaEdit has two 14336² matrices for each of five layers of Llama3-8B."""
+    lora, alphaedit = (
+        declared(*named, backend="easyedit") for named in (("lora", "llama2-7b"), ("alphaedit", "llama3-8b"))
+    )
+    assert lora.kept["weights handed over"] == declared("lora", "llama2-7b").kept["edited matrices"] > 35 * GB
+    assert "edited matrices" not in lora.kept
+    assert alphaedit.kept["projections and earlier keys"] == 5 * 2 * 14336**2 * 4
+    assert alphaedit.edit["null spaces"] == 4 * 14336**2 * 8
+    whole = declared("memit", "gpt-j-6b", backend="easyedit").edit["activations"]
+    own = declared("memit", "gpt-j-6b", micro_batch=1).edit["activations"]
+    assert whole > own, "whole rows, in float32"
+    many = declared("ft-l", "llama2-7b", backend="easyedit", batch=100, micro_batch=1)
+    assert many.edit["logits"] == 100 * declared("ft-l", "llama2-7b", batch=100, micro_batch=1).edit["logits"]
+
+
+def test_easyedit_runs_whole_rows_through_all_blocks_one_edit_after_the_other():
+    """GRACE of EasyEdit makes 50 passes forward and backward of a row for each edit."""
+    ours, theirs = (with_hparams("grace", "llama2-7b", backend).hparams for backend in ("native", "easyedit"))
+    assert (theirs.passes_per_edit, theirs.steps_per_edit, theirs.share_of_blocks(32)) == (150, 50, 1)
+    assert ours.passes_per_edit * ours.share_of_blocks(32) < 10
+    rome, memit = (with_hparams(name, "gpt-j-6b", "easyedit").hparams for name in ("rome", "memit"))
+    assert rome.share_of_blocks(28) == memit.share_of_blocks(28) == 1
+    assert memit.steps_per_edit == memit.v_steps
+    assert memit.passes_per_edit > 2 * with_hparams("memit", "gpt-j-6b").hparams.passes_per_edit
+    ft_l = with_hparams("ft-l", "llama2-7b", "easyedit", batch=5).hparams
+    assert ft_l.steps_per_edit == ft_l.steps / 5
 
 
 def test_training_a_plug_in_needs_its_weights_four_times_over_and_half_of_that_if_its_embeddings_are_frozen(plan_of):

@@ -95,6 +95,10 @@ def weights_of(loaded, home):
     return weight_hash(loaded.model)
 
 
+def dtypes_of(loaded, home):
+    return {str(parameter.dtype) for parameter in loaded.model.parameters()}
+
+
 def settings_of_torch(loaded, home):
     return {
         "threads": torch.get_num_threads(),

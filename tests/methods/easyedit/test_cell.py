@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from harness.models.weights import FILE
 from methods.easyedit import checkout, process
+from methods.easyedit.editor import WeightMethod
 from tests.helpers.in_process import PlanBench
 from tests.helpers.small_suites import write_suite
 
@@ -19,13 +20,13 @@ pytestmark = pytest.mark.easyedit
 FT_L = {"name": "ft-l", "layer": 1, "steps": 3, "batch": 1, "lr": 0.01, "variant": "faithful-easyedit"}
 
 
-def bench_of(home, store, **changes):
+def bench_of(home, store, dtype="float32", **changes):
     """The cells of FT-L, ours and EasyEdit's, on one small model, in batch or in sequence."""
-    models = [{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}]
+    models = [{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama"), "dtype": dtype}]
     methods = [FT_L | {"label": "ours"}, FT_L | {"label": "theirs", "backend": "easyedit"}]
     suite = write_suite(home / "both.yaml", models=models, methods=methods, keep_weights=True, **changes)
     bench = PlanBench(suite, store)
-    assert bench.plan.missing() == []
+    assert not bench.plan.missing()
     return bench
 
 
@@ -51,6 +52,18 @@ def test_a_cell_of_easyedit_gives_what_ours_gives_and_says_where_it_comes_from(h
     assert described["code"]["easyedit"] == checkout.COMMIT
     assert described["backend"] == "easyedit"
     assert "easyedit" not in folder_of_ours.read("provenance.json")
+
+
+def test_a_cell_of_a_half_precision_model_keeps_float32_weights_and_says_so(home, tmp_path):
+    wide = bench_of(home, tmp_path / "wide").cell("theirs")
+    bench = bench_of(home, tmp_path, "bfloat16", schedule={"sequential": {"block": 3, "score_at": [8]}})
+    cell = bench.cell("theirs")
+    assert bench.run(cell).reason is None
+    assert {value.dtype for value in load_file(bench.folder(cell).path / FILE).values()} == {torch.float32}
+    described = bench.folder(cell).read("cell.json")["method"]
+    assert (described["precision"], described["differences"]) == ("float32", [WeightMethod.wider])
+    assert "precision" not in wide.identity()["method"]
+    assert wide.description()["method"]["differences"] == []
 
 
 def test_a_worker_that_is_killed_in_the_middle_fails_its_cell_in_one_line(home, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """AlphaEdit through EasyEdit: the same weights as our own, batch by batch, from our prefixes and null spaces."""
 
+import dataclasses
+
 import pytest
 
 from harness.errors import UserError
@@ -50,6 +52,19 @@ def test_it_moves_the_weights_as_our_own_does_and_protects_earlier_calls_but_not
         given = given_to(model, tmp_path / str(seed), seed)
         ours = changes(AlphaEdit(AlphaEditHparams(**VALUES)), model, requests, given)
         assert apart(changes(editor, model, requests, given), ours) < 1e-3
+
+
+@pytest.mark.easyedit
+def test_other_mentions_of_a_subject_stay_as_they_are(tmp_path):
+    """Also inside another word; EasyEdit would replace each of them by {} and fail in the middle of the edit."""
+    model = three_layers(tmp_path, "llama")
+    twice = [
+        dataclasses.replace(fact, prompt=f"{fact.subject}, of {fact.subject}ia. {fact.prompt}") for fact in facts(2)
+    ]
+    given = given_to(model, tmp_path / "given", 0)
+    ours = changes(AlphaEdit(AlphaEditHparams(**VALUES)), model, twice, given)
+    assert apart(changes(adapter(), model, twice, given), ours) < 1e-3
+    assert apart(changes(AlphaEdit(AlphaEditHparams(**VALUES)), model, facts(2), given), ours) > 0.1
 
 
 @pytest.mark.easyedit

@@ -1,11 +1,13 @@
 """FT-L by EasyEdit's own code, beside ours."""
 
+import copy
 import os
 
 import pytest
 import torch
 
 from harness import registry
+from harness.models.loaded import LoadedModel
 from harness.models.weights import weight_hash
 from tests.helpers.tiny_edits import FACTS, Context, queries_of, requests_of
 
@@ -53,6 +55,17 @@ def theirs(worker, model):
 def adapter(**changes):
     cls = registry.find_method("ft-l", "easyedit")
     return cls(cls.Hparams(**VALUES | changes))
+
+
+def test_a_half_precision_model_is_edited_as_its_float32_copy_is(small_model):
+    """Also with a name for its precision, EasyEdit trains in float32: steps that bfloat16 would round away are kept."""
+    half, edited = small_model("llama", "bfloat16"), []
+    for model in (half, LoadedModel(half.ref, copy.deepcopy(half.model).float(), half.tokenizer)):
+        editor = adapter(lr=1e-5)
+        editor.edit(model, requests_of(FACTS[:2]), {}, Context())
+        edited.append(model.value_matrix(1)[1])
+        editor.stop()
+    assert torch.equal(*edited)
 
 
 def ours(model, requests, **changes):

@@ -1,13 +1,16 @@
 """IKE through EasyEdit: the same answers as our own, after the same demonstrations."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
-from methods.easyedit.ike import EasyEditIke, EasyEditIkeHparams
+from methods.easyedit.ike import EasyEditIke, EasyEditIkeHparams, IkeInside
+from methods.easyedit.inside import Bench
 from methods.retrieval import Ike, IkeHparams
 from methods.retrieval.as_easyedit import FILE, Examples, build, texts_of
 from methods.retrieval.editor import ROLE
@@ -52,6 +55,22 @@ def test_it_answers_as_our_own_does(tmp_path, written):
     assert theirs.scope(asked) == pytest.approx(ours.scope(asked), abs=1e-6)
     fewer = Ike(IkeHparams(**VALUES | {"demonstrations": 2})).edit(model, REQUESTS, {ROLE: written}, Context())
     assert share_alike(fewer, ours, asked) < 1
+
+
+def test_the_demonstrations_are_encoded_in_the_timed_part_of_an_edit_as_in_our_own(tmp_path, written, monkeypatch):
+    """`apply` is timed, the constructor is not."""
+    encoded, model = [], three_layers(tmp_path, "llama")
+    theirs = SimpleNamespace(
+        IKEHyperParams=lambda **options: options,
+        ike_main=SimpleNamespace(),
+        encode_ike_facts=lambda _encoder, records, _hparams: encoded.append(len(records)),
+        apply_ike_to_model=lambda *_, **__: [],
+    )
+    monkeypatch.setitem(sys.modules, "easyeditor.models.ike", theirs)
+    inside = IkeInside(Bench(model, adapter().options(model), frozenset(), {ROLE: written}, tmp_path, 0))
+    assert encoded == []
+    inside.apply(REQUESTS)
+    assert encoded == [len(TRAIN)]
 
 
 def test_the_demonstrations_nearest_to_the_edit_come_first(tmp_path, written):

@@ -1,5 +1,6 @@
 """The process of an adapter: what goes in and out, and what happens when it fails. None of EasyEdit's code is needed."""
 
+import copy
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import torch
 from harness.api import Hparams
 from harness.errors import InsufficientMemoryError, UserError
 from harness.models import weights
+from harness.models.catalogue import ModelRef
 from harness.models.edited import WeightEditedModel
 from harness.records import EditRequest
 from harness.registry import MethodSpec
@@ -130,6 +132,42 @@ def test_the_worker_has_the_weights_of_the_model_whatever_was_done_to_it(editor_
         assert there == weights.weight_hash(model.model)
     snapshot.restore()
     assert there != weights.weight_hash(model.model)
+
+
+def test_a_half_precision_model_is_edited_in_float32_and_keeps_float32_weights(small_model):
+    """In blocks: the second starts from what the first has left, which bfloat16 could not hold."""
+    half, editor = small_model("llama", "bfloat16"), Adding(NoHparams())
+    before, start = weights.weight_hash(half.model), half.model.get_parameter(CHANGED).float()
+    assert editor.worker(half).call("run", "in_worker:weights_of") == weights.weight_hash(
+        copy.deepcopy(half.model).float()
+    )
+    first = edit(editor, half)
+    edit(editor, half, REQUESTS[:1])
+    value = half.model.get_parameter(CHANGED)
+    expected = start[0, 0] + 2 + 1
+    assert value.dtype == torch.float32
+    assert value[0, 0] == expected != expected.bfloat16()
+    assert half.model.get_parameter("lm_head.weight").dtype == torch.bfloat16
+    assert WeightEditedModel(half).teacher_forced(queries_of(half, FACTS))
+    first.revert()
+    assert weights.weight_hash(half.model) == before
+    editor.stop()
+
+
+def test_the_wrapper_of_a_half_precision_model_answers_in_float32(small_model):
+    half, editor = small_model("llama", "bfloat16"), Wrapping(NoHparams())
+    edited = edit(editor, half)
+    assert editor.worker(half).call("run", "in_worker:dtypes_of") == {"torch.float32"}
+    edited.revert()
+    editor.stop()
+
+
+def test_the_precision_is_in_the_identity_and_a_known_difference_only_where_it_is_another():
+    named = {dtype: ModelRef("tiny/llama", "pretrained", dtype=dtype) for dtype in ("float32", "bfloat16")}
+    editor = Adding(NoHparams())
+    assert (editor.identity_on(named["float32"]), editor.differences_on(named["float32"])) == ({}, ())
+    assert editor.identity_on(named["bfloat16"]) == {"precision": "float32"}
+    assert editor.differences_on(named["bfloat16"]) == (WeightMethod.wider,)
 
 
 def test_every_edit_starts_from_the_cell_s_seed_and_from_weights_that_may_be_trained(editor_of, model):
