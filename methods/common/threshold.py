@@ -93,12 +93,16 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     )
 
 
+def load(folder: Path) -> float:
+    """Read the threshold of an artifact."""
+    return float(json.loads((folder / FILE).read_text(encoding="utf-8"))["threshold"])
+
+
 def settled(hparams: H, option: str, artifacts: Mapping[str, Path]) -> H:
     """Hyper-parameters whose threshold is a number: the calibrated one, if it is among the artifacts."""
     if ROLE not in artifacts:
         return hparams
-    written = json.loads((artifacts[ROLE] / FILE).read_text(encoding="utf-8"))
-    return hparams.model_copy(update={option: float(written["threshold"])})
+    return hparams.model_copy(update={option: load(artifacts[ROLE])})
 
 
 def similarities(

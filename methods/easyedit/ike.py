@@ -91,6 +91,7 @@ class IkeInside(Wrapped):
         """Call IKE once per request, as `BaseEditor.edit` does (editor.py:348)."""
         from easyeditor.models.ike import apply_ike_to_model, encode_ike_facts, ike_main
 
+        from methods.common import threshold
         from methods.common.similarity import PromptMemory, embeddings_of
         from methods.retrieval.as_easyedit import load_records
 
@@ -101,6 +102,8 @@ class IkeInside(Wrapped):
         encode_ike_facts(encoder, examples, self._hparams)
         self._memory = PromptMemory.of(embeddings, requests, self._ours["similarity_subject"])
         self._fronts = []
+        if threshold.ROLE in self.bench.artifacts:
+            self._ours["threshold"] = threshold.load(self.bench.artifacts[threshold.ROLE])
         for record in as_dicts(requests):
             shown = apply_ike_to_model(loaded.model, loaded.tokenizer, [record], self._hparams, train_ds=examples)
             fact = f"New Fact: {record['prompt']} {record['target_new']}\nPrompt: "  # evaluate.py:267

@@ -9,12 +9,13 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from methods.common import threshold
+from methods.common.similarity import embeddings_of
 from methods.easyedit.ike import EasyEditIke, EasyEditIkeHparams, IkeInside
 from methods.easyedit.inside import Bench
 from methods.retrieval import Ike, IkeHparams
 from methods.retrieval.as_easyedit import FILE, Examples, build, texts_of
 from methods.retrieval.editor import ROLE
-from methods.retrieval.prompted import embeddings_of
 from tests.helpers.tiny_edits import Context
 from tests.helpers.tiny_mend import REF, TRAIN, TinyContext
 from tests.methods.easyedit.asking import REQUESTS, changed_share, questions, share_alike
@@ -45,15 +46,21 @@ def written(tmp_path):
 
 
 @pytest.mark.easyedit
-def test_it_answers_as_our_own_does(tmp_path, written):
+@pytest.mark.parametrize("least", [0.9, "calibrated"])
+def test_it_answers_as_our_own_does(tmp_path, written, least):
     model = three_layers(tmp_path, "llama")
-    ours = Ike(IkeHparams(**VALUES)).edit(model, REQUESTS, {ROLE: written}, Context())
-    theirs = adapter().edit(model, REQUESTS, {ROLE: written}, Context())
+    artifacts, changes = {ROLE: written}, {"threshold": least}
+    if least == "calibrated":
+        artifacts[threshold.ROLE] = tmp_path / "calibrated"
+        artifacts[threshold.ROLE].mkdir()
+        (artifacts[threshold.ROLE] / threshold.FILE).write_text(json.dumps({"threshold": 0.7}))
+    ours = Ike(IkeHparams(**VALUES | changes)).edit(model, REQUESTS, artifacts, Context())
+    theirs = adapter(**changes).edit(model, REQUESTS, artifacts, Context())
     asked = questions(model)
     assert share_alike(theirs, ours, asked) == 1
     assert changed_share(ours, model, asked) > 0.3
     assert theirs.scope(asked) == pytest.approx(ours.scope(asked), abs=1e-6)
-    fewer = Ike(IkeHparams(**VALUES | {"demonstrations": 2})).edit(model, REQUESTS, {ROLE: written}, Context())
+    fewer = Ike(IkeHparams(**VALUES | changes | {"demonstrations": 2})).edit(model, REQUESTS, artifacts, Context())
     assert share_alike(fewer, ours, asked) < 1
 
 
