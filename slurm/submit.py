@@ -49,15 +49,17 @@ def arrays(
     """
     root, patience_s = plan.store.root.resolve(), float(profile.settle_s)
 
-    def fits(pack: Sequence[Job]) -> bool:
-        wanted = {submitted[job.place] for job in pack}
-        return len(wanted) == 1 and profile.resources[wanted.pop()].holds(estimate.together(pack))
+    def number_of(job: Job) -> int:
+        return submitted[job.place]
 
-    for wave in waves(plan, [jobs[place] for place in submitted], profile.packing, fits):
+    def fits(pack: Sequence[Job]) -> bool:
+        return profile.resources[number_of(pack[0])].holds(estimate.together(pack))
+
+    for wave in waves(plan, [jobs[place] for place in submitted], profile.packing, fits, number_of):
         by_class: dict[int, list[Batch]] = {}
         for batch in wave:
             fitted = replace(batch, store=root, patience_s=patience_s)
-            by_class.setdefault(submitted[batch.jobs[0].place], []).append(fitted)
+            by_class.setdefault(number_of(batch.jobs[0]), []).append(fitted)
         for number, batches in sorted(by_class.items()):
             for start in range(0, len(batches), largest):
                 yield batches[start : start + largest], number

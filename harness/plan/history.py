@@ -27,7 +27,7 @@ class Finished:
     Attributes:
         edits, protocols: their numbers.
         points: numbers of edits after which it was scored.
-        seconds: from the loading of the model to the last answer, artifacts not included.
+        seconds: from the loading of the model to the last answer, without artifacts and benchmark tasks.
         evaluate_s: of these, for the answers.
         device_class: what it ran on (see `harness.run.cost.device_class`).
         ended: ISO time.
@@ -116,7 +116,8 @@ class History:
                         edits=cost["edits"],
                         protocols=len(kept["protocols"]),
                         points=points.points(cost["edits"]),
-                        seconds=(ended - began).total_seconds(),
+                        seconds=(ended - began).total_seconds()
+                        - (cost["capability_s"] if kept.get("capability") else 0.0),
                         evaluate_s=cost["phases_s"]["evaluate"],
                         device_class=cost["device_class"],
                         ended=origin["finished"],

@@ -57,6 +57,7 @@ def waves(
     jobs: Sequence[Job],
     packing: int = 1,
     fits: Callable[[Sequence[Job]], bool] = lambda jobs: True,
+    kind: Callable[[Job], Hashable] = lambda job: None,
 ) -> list[list[Batch]]:
     """Batches in waves: those of a wave need only what earlier waves build; cells are the last wave.
 
@@ -66,7 +67,8 @@ def waves(
         plan: that the jobs belong to.
         jobs: needs first, as `harness.plan.job.jobs` lists them.
         packing: jobs per batch, at most.
-        fits: whether jobs may share a batch; one alone always may.
+        fits: whether jobs of one kind may share a batch; one alone always may.
+        kind: of a job; jobs of different kinds share none.
     """
     level: dict[str, int] = {}
     builds = [job for job in jobs if not job.is_cell]
@@ -80,7 +82,7 @@ def waves(
     return [
         [
             Batch(f"{next(number):05d}-{_stem(pack[0])}", plan.store.root, pack, plan.device, plan.suite.threads)
-            for pack in _packs(layer, packing, fits)
+            for pack in _packs(layer, packing, fits, kind)
         ]
         for layer in layers
         if layer
@@ -163,11 +165,13 @@ def prepare_torch(threads: int | None) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _packs(jobs: Sequence[Job], packing: int, fits: Callable[[Sequence[Job]], bool]) -> Iterator[tuple[Job, ...]]:
-    """Jobs on one model together, in the order in which the models first appear."""
+def _packs(
+    jobs: Sequence[Job], packing: int, fits: Callable[[Sequence[Job]], bool], kind: Callable[[Job], Hashable]
+) -> Iterator[tuple[Job, ...]]:
+    """Jobs of one kind on one model together, in the order in which these first appear."""
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.model or job.place, []).append(job)
+        groups.setdefault((job.model or job.place, kind(job)), []).append(job)
     for group in groups.values():
         pack: list[Job] = []
         for job in group:

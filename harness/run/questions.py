@@ -1,5 +1,6 @@
 """Everything that a cell asks its edited model: questions of its records, benchmark tasks, and further metrics at the end."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ class Questions:
 
     Attributes:
         remarks: on what the unedited model has answered on another class of device.
+        capability_s: seconds that benchmark tasks have taken so far.
 
     Raises:
         UserError: if the reference texts of metrics of generated text are no longer those that were planned.
@@ -62,6 +64,7 @@ class Questions:
         self._references = cell.fluency.texts() if cell.fluency and self._asks else {}
         self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
         self._asked_again: dict[str, UneditedOutputs] = {}
+        self.capability_s = 0.0
         remarks, here = list[str](), device_class(context.device)
         for spec in cell.all_unedited_outputs():
             if (there := artifacts.built_on(spec)) not in (here, None):
@@ -144,7 +147,7 @@ class Questions:
             return (), ()
         if not cell.method.edits:
             return self.unedited_items(), ()
-        items, remarks = list[ItemScore](), list[str]()
+        items, remarks, start = list[ItemScore](), list[str](), time.perf_counter()
         with self._context.progress(f"capability of {cell.label}", len(cell.capability)) as advance:
             for task in cell.capability:
                 try:
@@ -152,4 +155,5 @@ class Questions:
                 except UserError as error:
                     remarks.append(f"no scores on {task.title}: {error.message}")
                 advance()
+        self.capability_s += time.perf_counter() - start
         return items, remarks

@@ -163,6 +163,7 @@ class Runner:
             "peak_memory_with_artifacts_bytes": self._artifacts.peak_memory_bytes(needed.values(), peak_bytes),
             "warm_up": is_warm,
             "citable": True,
+            **({"capability_s": questions.capability_s} if cell.capability else {}),
             **({"flops": flops} if flops else {}),
             **edited.cost,
         }

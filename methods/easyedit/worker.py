@@ -9,6 +9,7 @@ import os
 import queue
 import resource
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -33,6 +34,8 @@ from methods.easyedit.inside import Applied, Bench, Inside, Wrapped, seed_all
 from methods.easyedit.process import Failure
 
 WEIGHTS = "weights.safetensors"
+SURVIVED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
+"""Signals that SLURM sends to all processes of a job before its end, and that the job's own process survives."""
 
 
 class Host:
@@ -189,7 +192,9 @@ def _failure(error: Exception) -> Failure:
 
 
 def serve(connection: Connection, home: Path) -> None:
-    """Serve calls until the caller disconnects or dies, even in the middle of an edit run."""
+    """Serve calls until the caller disconnects or dies, even in the middle of an edit run, and whatever signals it survives."""
+    for number in SURVIVED:
+        signal.signal(number, signal.SIG_IGN)
     calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
     folder = Path.cwd()
 

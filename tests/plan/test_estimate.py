@@ -1,5 +1,6 @@
 """Estimates: memory from what methods declare, time from finished cells where there are some."""
 
+import dataclasses
 import io
 import re
 from datetime import UTC, datetime, timedelta
@@ -169,6 +170,17 @@ def test_the_time_of_a_finished_cell_is_scaled_to_the_number_of_edits(plan_of, m
     data = {"name": "counterfact", "path": few.suite.datasets[0].source, "edits": 16, "train": 8, "unrelated": 4}
     more = plan_of(datasets=[data])
     assert of_cell(labelled(more, "ft-l"), "cpu", more.history).seconds == pytest.approx(80)
+
+
+def test_benchmark_tasks_of_a_finished_cell_are_counted_once(plan_of):
+    """What they take follows from their items, which may be others in the next suite."""
+    plain, asking = plan_of(), plan_of(capability=["facts"], seeds=[1])
+    before = dataclasses.replace(labelled(plain, "ft-l"), capability=labelled(asking, "ft-l").capability)
+    finish(plain.store, before, seconds=80, capability_s=30.0)
+    needed, without = (of_cell(labelled(plan, "ft-l"), "cpu", plain.history) for plan in (asking, plan_of(seeds=[1])))
+    assert without.basis == needed.basis == "finished cells"
+    assert without.seconds == pytest.approx(50)
+    assert needed.seconds > 50
 
 
 def test_a_method_without_finished_cells_gets_the_throughput_at_which_the_model_answered(plan_of):

@@ -10,7 +10,7 @@ from harness.store.store import Store
 from harness.suite import load_suite
 from slurm.profile import SlurmProfile
 from slurm.retry import first_class
-from slurm.submit import too_large
+from slurm.submit import arrays, too_large
 from tests.helpers.small_suites import write_suite
 
 
@@ -30,6 +30,7 @@ PROFILE = SlurmProfile(
         {"name": "large", "mem_gb": 24, "time_min": 600},
     ],
 )
+PACKED = PROFILE.model_copy(update={"packing": 8, "classes": PROFILE.classes[1:]})
 LARGE = [{"name": "llama2-7b", "weights": "random"}]
 
 
@@ -67,6 +68,17 @@ def test_a_batch_is_cut_where_no_class_would_hold_it(plan_of):
     batches = waves(plan, jobs(plan), 16, lambda pack: small.holds(together(pack)))[-1]
     assert 1 < len(batches[0].jobs) < 16
     assert all(small.holds(together(batch.jobs)) for batch in batches)
+
+
+def test_cells_of_one_class_share_batches_whatever_cells_of_another_are_between_them(plan_of):
+    """Cells come method by method; every second would else end a batch."""
+    plan = plan_of(seeds=[0, 1, 2], models=["tiny/llama"])
+    todo = jobs(plan)
+    numbers = {job.place: number % 2 for number, job in enumerate(todo)}
+    batches = [(batch, number) for batch, number in arrays(plan, PACKED, {job.place: job for job in todo}, numbers, 99)]
+    cells = [(batch, number) for several, number in batches for batch in several if batch.jobs[0].is_cell]
+    assert sorted((len(batch.jobs), number) for batch, number in cells) == [(3, 0), (3, 1)]
+    assert all({numbers[job.place] for job in batch.jobs} == {number} for batch, number in cells)
 
 
 def test_what_fits_nowhere_is_tried_in_the_largest_and_noted(plan_of):

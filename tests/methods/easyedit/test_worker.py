@@ -279,6 +279,13 @@ def test_a_worker_that_is_killed_while_the_kernel_kills_for_memory_has_too_littl
     assert error.value.memory == "RAM"
 
 
+def test_a_worker_survives_what_slurm_sends_to_all_processes_before_the_end_of_a_job(editor_of, model):
+    worker = editor_of(Adding).worker(model)
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+        os.kill(worker.pid, number)
+    assert worker.call("run", "in_worker:working_directory") == str(worker.folder)
+
+
 def test_a_worker_that_is_killed_in_the_middle_fails_the_edit_at_once(editor_of, model):
     before, editor = weights.weight_hash(model.model), editor_of(Sleeping)
     worker = editor.worker(model)
