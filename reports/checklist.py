@@ -8,7 +8,7 @@ from typing import Any
 from harness import registry
 from harness.data.sources import SYNTHETIC
 from harness.models.catalogue import CATALOGUE
-from harness.plain_text import gibibytes
+from harness.plain_text import memory_size
 from harness.store.store import Folder
 from reports.significance import LEVEL as ERROR_LEVEL
 from reports.stats import LEVEL, RESAMPLES
@@ -114,7 +114,7 @@ def _peak(costs: Sequence[Mapping[str, Any]], name: str) -> str:
     """The highest of the cells' values; unknown if one of them is."""
     peaks = [cost.get(name) for cost in costs]
     known = [peak for peak in peaks if peak is not None]
-    return gibibytes(max(known) if len(known) == len(peaks) else None)
+    return memory_size(max(known) if len(known) == len(peaks) else None)
 
 
 def _licences(cells: Sequence[Parts]) -> str:

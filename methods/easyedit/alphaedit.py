@@ -130,5 +130,5 @@ class _Template(str):
 
     __slots__ = ()
 
-    def replace(self, *_unused: Any) -> Self:  # type: ignore[override]
+    def replace(self, *_unused: Any) -> Self:
         return self

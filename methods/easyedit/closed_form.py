@@ -38,12 +38,12 @@ class WholeRows(WholePasses):
     @property
     def passes_per_edit(self: Any) -> float:
         """Forward and backward for all rows in each step."""
-        return self.values_per_edit * self.n_rows * self.row_tokens * (1 + 3.0 * self.v_steps) / PROMPT_TOKENS
+        return float(self.values_per_edit * self.n_rows * self.row_tokens * (1 + 3.0 * self.v_steps) / PROMPT_TOKENS)
 
     @property
     def steps_per_edit(self: Any) -> float:
         """No step is shared with another edit."""
-        return self.values_per_edit * self.v_steps
+        return float(self.values_per_edit * self.v_steps)
 
 
 class EasyEditClosedForm(WeightMethod):
