@@ -1,6 +1,8 @@
 """Time and memory of a cell: a synchronised clock over named phases, and the class of device that makes times comparable."""
 
 import contextlib
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -90,6 +92,7 @@ def held_memory_bytes(device: str) -> int:
         return sum(int(torch.cuda.memory_allocated(each)) for each in _in_use(device))
     if sys.platform != "linux":
         return peak_memory_bytes(device)
+    _release_freed()
     _, resident, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
     return int(resident) * resource.getpagesize()
 
@@ -102,8 +105,19 @@ def reset_peak_memory(device: str) -> None:
         for each in _in_use(device):
             torch.cuda.reset_peak_memory_stats(each)
     elif sys.platform == "linux":
+        _release_freed()
         with contextlib.suppress(OSError):  # some containers do not let a process write there
             Path("/proc/self/clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
+
+
+def _release_freed() -> None:
+    """Give memory that is no longer used back to the system.
+
+    glibc keeps it for later, gigabytes after a plug-in was trained, and it would count for the next cell.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # musl keeps little, and has no such function
+        trim(0)
 
 
 def _in_use(device: str) -> list[str]:

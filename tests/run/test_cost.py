@@ -3,9 +3,19 @@
 import sys
 
 import pytest
+import torch
 
 from harness.run import cost
-from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.cost import (
+    PhaseClock,
+    add_phases,
+    device_class,
+    held_memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+
+MIB = 2**20
 
 
 @pytest.fixture
@@ -96,3 +106,17 @@ def test_the_peak_of_an_earlier_cell_is_forgotten():
     assert during > before + (80 << 20)
     reset_peak_memory("cpu")
     assert peak_memory_bytes("cpu") < during - (80 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is read from /proc")
+def test_memory_that_an_earlier_cell_has_freed_does_not_count():
+    """It is in the middle of the heap, below what is still in use, where the C library keeps it."""
+    torch.ones(6 * MIB)  # from now on, tensors up to 24 MiB are in the heap
+    freed, used = zip(*((torch.ones(2 * MIB), torch.ones(2000)) for _ in range(50)), strict=True)
+    reset_peak_memory("cpu")
+    before = peak_memory_bytes("cpu")
+    del freed
+    assert held_memory_bytes("cpu") < before - 300 * MIB
+    reset_peak_memory("cpu")
+    assert peak_memory_bytes("cpu") < before - 300 * MIB
+    assert len(used) == 50
