@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import Field
 
 from harness.api import ArtifactSpec, Context, Hparams
@@ -21,6 +19,8 @@ from harness.files import write_json
 from harness.records import DataRef
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from harness.models.catalogue import ModelRef
     from harness.records import EditRecord
     from methods.common.similarity import Embeddings
@@ -75,6 +75,8 @@ def artifact(model: "ModelRef", data: DataRef, subject_share: float, method: str
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Choose the threshold and write it with the shares of rephrases above and of locality probes below it."""
+    import numpy as np
+
     from methods.common.similarity import embeddings_of
 
     model = context.load_model(spec.inputs["model"])
@@ -117,11 +119,13 @@ def similarities(
     return rephrases, others
 
 
-def separating(inside: ArrayLike, outside: ArrayLike) -> float:
+def separating(inside: "ArrayLike", outside: "ArrayLike") -> float:
     """The threshold with the largest share of `inside` above it plus share of `outside` below it (Youden's J).
 
     It lies halfway between two values, or is the lowest one. Of several with this sum, it is the one in the widest gap.
     """
+    import numpy as np
+
     inside_N, outside_M = np.sort(np.asarray(inside, float)), np.sort(np.asarray(outside, float))
     values_V = np.unique(np.concatenate([inside_N, outside_M]))
     between_V = np.concatenate([values_V[:1], (values_V[1:] + values_V[:-1]) / 2])
