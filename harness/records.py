@@ -97,6 +97,11 @@ class EditRecord:
         """The id that decides the split."""
         return self.group or self.id
 
+    @property
+    def is_example(self) -> bool:
+        """Whether it shows both what an edit changes and what it leaves alone: it has a rephrase and a locality probe."""
+        return bool(self.rephrases and self.locality)
+
     def probes(self) -> dict[str, tuple[Probe, ...]]:
         """All probes by field."""
         return {name: getattr(self, name) for name in PROBES}

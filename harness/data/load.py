@@ -83,7 +83,7 @@ def select(asked: DataRef) -> Dataset:
         UserError: as `resolve`.
     """
     data = _select(asked)
-    examples = sum(bool(record.rephrases and record.locality) for record in data.train)
+    examples = sum(record.is_example for record in data.train)
     train, unrelated = len(data.train), len(data.unrelated)
     ref = replace(asked, train=train, unrelated=unrelated, examples=examples, sha256=_hash(data))
     return replace(data, ref=ref)

@@ -111,8 +111,8 @@ def show(name: str, source: str, record_id: str | None = None) -> str:
 def _found(source: str, name: str | None) -> dict[str, dict[str, list[UpstreamFile]]]:
     """The files of one dataset or of all, by dataset and by role; one with pools only has no file for `edits`."""
     found: dict[str, dict[str, list[UpstreamFile]]] = {}
+    forms = {} if source == SYNTHETIC else upstream_files(Path(source))
     for each in [name] if name else _present(source):
-        forms = {} if source == SYNTHETIC else upstream_files(Path(source))
         own = {path: form for path, form in forms.items() if isinstance(form, Format) and form.dataset == each}
         if own and not {form.name for form in own.values()}.intersection(registry.datasets.get(each).edited_formats):
             found[each] = {"edits": [], "pool": [read(path) for path in own]}

@@ -80,15 +80,15 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     from methods.common.similarity import embeddings_of
 
     model = context.load_model(spec.inputs["model"])
-    records = [each for each in context.load_data(spec.inputs["data"]).train if each.rephrases and each.locality]
+    records = [each for each in context.load_data(spec.inputs["data"]).train if each.is_example][:RECORDS]
     with context.clock.phase("setup"):
-        rephrases, others = similarities(embeddings_of(model), records[:RECORDS], spec.identity["subject_share"])
+        rephrases, others = similarities(embeddings_of(model), records, spec.identity["subject_share"])
         threshold = separating(rephrases, others)
     write_json(
         folder / FILE,
         {
             "threshold": threshold,
-            "records": len(records[:RECORDS]),
+            "records": len(records),
             "rephrases_above": float(np.mean(np.asarray(rephrases) >= threshold)),
             "locality_below": float(np.mean(np.asarray(others) < threshold)),
         },

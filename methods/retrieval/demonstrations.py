@@ -37,7 +37,7 @@ def usable(records: Sequence[EditRecord]) -> list[EditRecord]:
     Raises:
         UserError: if there are none.
     """
-    found = [record for record in records if record.rephrases and record.locality]
+    found = [record for record in records if record.is_example]
     if not found:
         raise UserError(
             "ike: no train record has a rephrase and a locality probe", fix="datasets: [{train: ...}] with more records"
