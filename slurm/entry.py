@@ -113,7 +113,7 @@ class BatchEntry:
 
 
 def has_moved(store: Store, beat: Beat) -> bool:
-    """Whether the sequence of a beat has saved a block since it started in that SLURM job."""
+    """Whether the cell of a beat has saved a block of its sequence, or its scores, since it started in that SLURM job."""
     parent, _, folder = beat.place.partition("/")
     kept = store.checkpoint(folder)
     return parent == "cells" and kept.is_dir() and kept.stat().st_mtime > datetime.fromisoformat(beat.since).timestamp()

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import registry
 from harness.api import ArtifactSpec, Method
 from harness.errors import UserError
+from harness.evaluation.protocol import Protocol
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.plan.cell import Cell
@@ -45,6 +47,11 @@ class Bench:
         folders = {role: cache.folder(spec) for role, spec in needed.items()}
         method, chosen = cell.decided(folders)
         return cls(cell, method, context.load_model(cell.model), folders, chosen)
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """The cell's protocols, in the form used for its method."""
+        return [registry.protocols.get(name).of(self.cell.method) for name in self.cell.protocols]
 
 
 def models_by_role(spec: ArtifactSpec) -> dict[str, ModelRef]:

@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import Advance, ArtifactSpec, EditedModel, Method
+from harness.api import Advance, ArtifactSpec, EditedModel
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.probes import question_count
-from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs
 from harness.files import write_json
-from harness.plan.cell import Cell
 from harness.records import DataRef, Dataset, EditRequest
+from harness.run.bench import Bench
 from harness.run.context import RunContext
 from harness.run.cost import PHASES
 from harness.run.flops import FlopClock, FlopCounter
@@ -48,29 +47,15 @@ class CellCounter:
     Args:
         store: with the cell's artifacts.
         context: of the run; its clock is not touched.
-        cell: what is counted; `cell.count_flops` is the number of edits in the sample.
-        method: with all hyper-parameters decided.
-        model: unedited; is so again when `count` returns or raises.
-        folders: of the method's artifacts, by role.
+        bench: what is counted, on `bench.cell.count_flops` edits; its model is unedited, and so again when `count` returns.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        context: RunContext,
-        cell: Cell,
-        method: Method,
-        model: "LoadedModel",
-        folders: Mapping[str, Path],
-    ) -> None:
-        self._store, self._context, self._cell = store, context, cell
-        self._method, self._model, self._folders = method, model, folders
+    def __init__(self, store: Store, context: RunContext, bench: Bench) -> None:
+        self._store, self._context, self._bench = store, context, bench
+        self._cell, self._model = bench.cell, bench.model
 
-    def count(self, protocols: Sequence[Protocol]) -> dict[str, Any]:
+    def count(self) -> dict[str, Any]:
         """The content of `flops` in cost.json; docs/timing.md says what each number is.
-
-        Args:
-            protocols: of the cell, in the form used for its method.
 
         Raises:
             UncountedError: if an operation has no formula.
@@ -85,11 +70,11 @@ class CellCounter:
         asked = replace(data, edits=data.edits[: cell.count_flops], unrelated=data.unrelated[: cell.count_flops])
         requests = [record.request() for record in sample]
         sampled = SampledContext(self._context)
-        edited = self._method.edit(self._model, requests, self._folders, sampled)
+        edited = self._bench.method.edit(self._model, requests, self._bench.folders, sampled)
         try:
             own: Flops = dict(sampled.clock.flops)
             own["edit"] = own.get("edit", 0) * len(data.edits) / len(requests)
-            own["evaluate"] = self._evaluating(edited, asked, protocols)
+            own["evaluate"] = self._evaluating(edited, asked)
             prompt, token = self._generating(edited, [record.request() for record in asked.edits])
             formula = dict(edited.formula_flops())
         finally:
@@ -104,7 +89,7 @@ class CellCounter:
             **({"formula": formula} if formula else {}),
         }
 
-    def _evaluating(self, edited: EditedModel, sample: Dataset, protocols: Sequence[Protocol]) -> float:
+    def _evaluating(self, edited: EditedModel, sample: Dataset) -> float:
         """All questions at all points that are scored, from those of a sample; none for random weights."""
         cell, model = self._cell, self._model
         if cell.model.weights == "random":
@@ -112,7 +97,10 @@ class CellCounter:
         unedited = UneditedOutputs.load(self._context.artifact(cell.unedited_outputs(cell.data.edits)))
         counter = FlopCounter()
         with counter:
-            evaluate(edited, sample, model.tokenizer, protocols, cell.eval_batch, unedited, positions=model.positions)
+            evaluate(
+                *(edited, sample, model.tokenizer, self._bench.protocols, cell.eval_batch, unedited),
+                positions=model.positions,
+            )
         points = cell.schedule.points(cell.data.edits)
         questions = sum(question_count(self._context.load_data(cell.data_at(edits)), 1) for edits in points)
         return float(counter.flops * questions / question_count(sample, 1))

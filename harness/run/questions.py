@@ -3,9 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from harness import registry
 from harness.api import EditedModel
 from harness.errors import UserError
 from harness.evaluation.attainable import attainable
@@ -14,17 +12,13 @@ from harness.evaluation.classic import classic_metrics, duels
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.fluency import fluency_metrics, norm_drift, norms
 from harness.evaluation.probes import question_count
-from harness.evaluation.protocol import Protocol
 from harness.evaluation.unedited import UneditedOutputs, answers
-from harness.plan.cell import Cell
 from harness.records import Answer, ItemScore
+from harness.run.bench import Bench
 from harness.run.checkpoint import Point
 from harness.run.context import RunContext
 from harness.run.cost import device_class
 from harness.store.artifacts import ArtifactCache
-
-if TYPE_CHECKING:
-    from harness.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +38,7 @@ class Questions:
     """Everything that a cell asks. Models with random weights are asked nothing, because their answers mean nothing.
 
     Args:
-        cell: what is asked, and of which method.
-        model: the loaded model, not edited yet.
+        bench: what is asked, and of which method; its model is not edited yet.
         context: of the run; its clock counts the time of the answers.
         artifacts: what the unedited model has answered. If that was on another class of device, where rounding differs, it is
             asked for locality again: no edit may be blamed for an answer that the device changed.
@@ -58,8 +51,10 @@ class Questions:
         UserError: if the reference texts of metrics of generated text are no longer those that were planned.
     """
 
-    def __init__(self, cell: Cell, model: "LoadedModel", context: RunContext, artifacts: ArtifactCache) -> None:
+    def __init__(self, bench: Bench, context: RunContext, artifacts: ArtifactCache) -> None:
+        cell, model = bench.cell, bench.model
         self._cell, self._model, self._context, self._artifacts = cell, model, context, artifacts
+        self._protocols = bench.protocols
         self._asks = cell.model.weights != "random"
         self._references = cell.fluency.texts() if cell.fluency and self._asks else {}
         self._norms = norms(model.model.named_parameters()) if cell.fluency else {}
@@ -74,11 +69,6 @@ class Questions:
             if (there := artifacts.built_on(spec)) not in (here, None):
                 remarks.append(f"benchmark tasks were asked before editing on {there}, and after it on {here}")
         self.remarks = tuple(dict.fromkeys(remarks))
-
-    @property
-    def protocols(self) -> list[Protocol]:
-        """The protocols, in the form used for the method."""
-        return [registry.protocols.get(name).of(self._cell.method) for name in self._cell.protocols]
 
     def ask(self, edited: EditedModel, edits: int) -> Point:
         """Everything that is asked of a model after this many edits."""
@@ -115,7 +105,7 @@ class Questions:
         if not self._asks or not cell.method.edits:
             return {}
         data = self._context.load_data(cell.data)
-        return attainable(data, self._model.tokenizer, self.protocols, self._unedited(cell.data.edits))
+        return attainable(data, self._model.tokenizer, self._protocols, self._unedited(cell.data.edits))
 
     def unedited_items(self) -> list[ItemScore]:
         """Scores of the unedited model on the benchmark tasks."""
@@ -130,7 +120,7 @@ class Questions:
     def _answers(self, edited: EditedModel, edits: int) -> list[Answer]:
         if not self._asks:
             return []
-        cell, context, protocols = self._cell, self._context, self.protocols
+        cell, context, protocols = self._cell, self._context, self._protocols
         data = context.load_data(cell.data_at(edits))
         unedited = self._unedited(edits)
         total = question_count(data, len(protocols) + 1)  # once more for the scope

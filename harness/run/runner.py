@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import shutil
 import sys
 import time
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ from harness.run.sequence import Chain, SequenceRun, curve_metrics
 from harness.store import provenance
 from harness.store.artifacts import ArtifactCache
 from harness.store.rows import curve, write_items, write_rows
-from harness.store.store import Store
+from harness.store.store import DONE, Store
 from harness.subjects import ambiguous
 
 
@@ -61,14 +63,15 @@ class Runner:
         """
         start = time.perf_counter()
         log, result = io.StringIO(), None
+        cell = job.work if isinstance(job.work, Cell) else None
         self._context.keep_models(job.models)
         clock = self._context.restart(job.seed)
         try:
-            if isinstance(job.work, Cell):
+            if isinstance(job.work, ArtifactSpec):
+                self._build(job.work, clock)
+            elif not self._store.scored(job.work.folder).is_done:
                 with redirect_stderr(log):
                     result = self._edit_and_evaluate(job.work)
-            else:
-                self._build(job.work, clock)
         except Exception as error:
             if (memory := _exhausted(error)) is not None and memory in larger:
                 raise InsufficientMemoryError(_reason(error), memory) from error
@@ -77,8 +80,10 @@ class Runner:
             record_failure(self._store, job, reason, log.getvalue() + traceback.format_exc())
             return Outcome(time.perf_counter() - start, reason)
         if result is not None:
-            self._write(result, log.getvalue())
-        return Outcome(time.perf_counter() - start, remarks=result.remarks if result else ())
+            with self._store.scored(result.cell.folder).writing() as folder:
+                result.write(folder, log.getvalue())
+        remarks = self._finish(cell) if cell else ()
+        return Outcome(time.perf_counter() - start, remarks=remarks)
 
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
         module, _, function = spec.builder.partition(":")
@@ -101,25 +106,25 @@ class Runner:
             }
             write_json(folder / "cost.json", cost)
 
-    def _write(self, result: "_Result", log: str) -> None:
-        cell = result.cell
+    def _finish(self, cell: Cell) -> tuple[str, ...]:
+        """Count the FLOPs of a cell that is scored, which a kill cannot undo, and make its folder appear.
+
+        Returns:
+            The cell's remarks.
+        """
+        scored, log = self._store.scored(cell.folder), io.StringIO()
+        with redirect_stderr(log):
+            flops, failures = self._flops(cell)
+        cost, origin = scored.read("cost.json"), scored.read("provenance.json")
+        remarks = (*origin.get("remarks", ()), *failures)
         with self._store.cell(cell.folder).writing() as folder:
-            write_rows(result.rows, folder / "records.parquet")
-            if cell.schedule.is_sequential:
-                curve(result.points, result.place).to_parquet(folder / "curve.parquet", index=False)
-            if result.items:
-                write_items(result.items, folder / scores.FILE)
-            for name, content in (
-                ("cell", cell.description()),
-                ("metrics", result.metrics()),
-                ("cost", result.cost),
-                ("provenance", result.provenance),
-            ):
-                write_json(folder / f"{name}.json", content)
-            (folder / "log.txt").write_text(log, encoding="utf-8")
-            if result.kept:
-                result.kept.write(folder / FILE)
+            shutil.copytree(scored.path, folder, ignore=shutil.ignore_patterns(DONE), dirs_exist_ok=True)
+            write_json(folder / "cost.json", {**cost, **({"flops": flops} if flops else {})})
+            write_json(folder / "provenance.json", {**origin, **({"remarks": list(remarks)} if remarks else {})})
+            with (folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(log.getvalue())
         self._store.drop_checkpoint(cell.folder)
+        return remarks
 
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
@@ -133,17 +138,14 @@ class Runner:
         is_kept = cell.keep_weights and cell.method.edits and cell.method.is_in_weights
         kept = KeptWeights(model.model) if is_kept else None
         before, sources = weight_hash(model.model), self._sources(cell)
-        questions = Questions(cell, model, context, self._artifacts)
+        questions = Questions(bench, context, self._artifacts)
         shared = [spec.key for spec in needed.values() if spec.kind == "edit"]
         is_warm = not shared and self._warm_up(bench, data)
         requests = [record.request() for record in data.edits]
         edit = self._in_sequence if cell.schedule.is_sequential else self._at_once
         edited = edit(bench, questions, requests, kept)
         peak_bytes = peak_memory_bytes(context.device)
-        flops, failures = self._flops(
-            bench, questions
-        )  # now that everything is timed, and before the weights are compared
-        remarks = (*questions.remarks, *edited.remarks, *failures)
+        remarks = (*questions.remarks, *edited.remarks)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")
 
@@ -164,7 +166,6 @@ class Runner:
             "warm_up": is_warm,
             "citable": True,
             **({"capability_s": questions.capability_s} if cell.capability else {}),
-            **({"flops": flops} if flops else {}),
             **edited.cost,
         }
         origin = {
@@ -184,7 +185,7 @@ class Runner:
         }
         place = {record.id: number for number, record in enumerate(data.edits, 1)}
         items = {0: questions.unedited_items()} if cell.unedited_capability() else {}
-        return _Result(cell, edited, place, items, cost, origin, remarks, kept, questions.attainable())
+        return _Result(cell, edited, place, items, cost, origin, kept, questions.attainable())
 
     def _sources(self, cell: Cell) -> dict[str, Any]:
         """Where a cell's records and models have been read from, with hashes; files may change while the cell runs."""
@@ -262,17 +263,17 @@ class Runner:
             {"resumed": list(done.progress.resumed)},
         )
 
-    def _flops(self, bench: Bench, questions: Questions) -> tuple[Mapping[str, Any], Sequence[str]]:
+    def _flops(self, cell: Cell) -> tuple[Mapping[str, Any], Sequence[str]]:
         """FLOPs of a cell, and a remark if they could not be counted: a failure here does not discard results that took hours."""
-        cell = bench.cell
         if not cell.count_flops:
             return {}, ()
-        if bench.method.uncounted:
-            return {"uncounted": bench.method.uncounted}, ()
-        counter = CellCounter(self._store, self._context, cell, bench.method, bench.model, bench.folders)
         try:
-            return counter.count(questions.protocols), ()
+            bench = Bench.of(cell, self._store, self._context)
+            if bench.method.uncounted:
+                return {"uncounted": bench.method.uncounted}, ()
+            return CellCounter(self._store, self._context, bench).count(), ()
         except Exception as error:
+            self._context.forget_models()
             print(traceback.format_exc(), file=sys.stderr)  # the cell's log
             return {"uncounted": _reason(error)}, (f"FLOPs are not known, because counting failed: {_reason(error)}",)
 
@@ -318,12 +319,11 @@ class _Edited:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is written for a cell.
+    """What is written for a cell before its FLOPs are counted.
 
     Attributes:
         place: number of each record's edit, from 1.
         unedited: scores of the unedited model on benchmark tasks, by the number of its edits: 0; empty without tasks.
-        remarks: see `EditedModel.remarks`.
         kept: the edited weights.
         attainable: see `harness.evaluation.attainable`, for the records after the last edit.
     """
@@ -334,7 +334,6 @@ class _Result:
     unedited: Mapping[int, Sequence[ItemScore]]
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    remarks: tuple[str, ...]
     kept: KeptWeights | None
     attainable: Mapping[str, Mapping[str, float]]
 
@@ -368,3 +367,21 @@ class _Result:
         if self.cell.schedule.is_sequential and self.rows:
             metrics["curve"] = curve_metrics(self.points, self.place)
         return metrics
+
+    def write(self, folder: Path, log: str) -> None:
+        """Write all files, with what was printed to stderr."""
+        write_rows(self.rows, folder / "records.parquet")
+        if self.cell.schedule.is_sequential:
+            curve(self.points, self.place).to_parquet(folder / "curve.parquet", index=False)
+        if self.items:
+            write_items(self.items, folder / scores.FILE)
+        for name, content in (
+            ("cell", self.cell.description()),
+            ("metrics", self.metrics()),
+            ("cost", self.cost),
+            ("provenance", self.provenance),
+        ):
+            write_json(folder / f"{name}.json", content)
+        (folder / "log.txt").write_text(log, encoding="utf-8")
+        if self.kept:
+            self.kept.write(folder / FILE)

@@ -20,9 +20,9 @@ DONE = "DONE"
 FAILED = "FAILED"
 AGAIN = "AGAIN"
 
-CHECKPOINT = ".sequence"
+CHECKPOINT = ".checkpoint"
 DROPPED = ".dropped"
-"""Suffixes of hidden folders: the checkpoint of an unfinished sequence, and a checkpoint being removed."""
+"""Suffixes of hidden folders: what is kept of an unfinished cell, and a checkpoint being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +146,12 @@ class Store:
         self.drop_checkpoint(folder)
 
     def checkpoint(self, folder: str) -> Path:
-        """Checkpoint folder of a sequential cell."""
+        """Where an unfinished cell keeps what a later run can use: the blocks of a sequence, and what is scored."""
         return self.root / "cells" / f".{folder}{CHECKPOINT}"
+
+    def scored(self, folder: str) -> Folder:
+        """The files of an unfinished cell that only lacks its FLOPs."""
+        return Folder(self.checkpoint(folder) / "scored")
 
     def drop_checkpoint(self, folder: str) -> None:
         """Remove a cell's checkpoint; renamed first, so that a partly removed checkpoint is never used."""

@@ -64,8 +64,9 @@ class PairState:
 
         `advance` is called with numbers of tokens whose rows have been computed.
         """
-        own, other = (Vocabulary.of(tokenizer) for tokenizer in tokenizers)
-        paired = pair_anchors(own, other, anchors, pair_special=pair_special, share=share)
+        own, other = tokenizers
+        # the vocabularies take as much memory as the state, and are gone when it is computed
+        paired = pair_anchors(Vocabulary.of(own), Vocabulary.of(other), anchors, pair_special=pair_special, share=share)
         with torch.no_grad():
             state = RelativeState.build(input_embeddings(model), paired.llm_ids, relative, temperature, advance=advance)
         return cls(paired, state)

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from harness.models.edited import WeightEditedModel
+from harness.run.counting import CellCounter
+from harness.run.runner import Runner
 from methods.ft_l import FtL
 from tests.helpers.in_process import PlanBench
 from tests.helpers.small_suites import write_suite
@@ -68,6 +70,29 @@ def test_results_are_kept_where_counting_fails_and_readers_are_told(bench, monke
     assert folder.read("cost.json")["flops"] == {"uncounted": "ZeroDivisionError: division by zero"}
     assert "Traceback" in (folder.path / "log.txt").read_text()
     bench.store.discard(cell.folder)
+
+
+def test_a_cell_whose_counting_was_interrupted_is_not_edited_again(bench, monkeypatch):
+    cell = bench.cell("ft-l")
+    whole = flops_of(bench, cell)
+    with monkeypatch.context() as patch:
+        patch.setattr(CellCounter, "count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(cell)
+    assert not bench.folder(cell).is_settled
+    scored = bench.store.scored(cell.folder).path
+    records = (scored / "records.parquet").read_bytes()
+    monkeypatch.setattr(Runner, "_edit_and_evaluate", interrupted)
+    assert bench.run(cell).reason is None
+    folder = bench.folder(cell)
+    assert (folder.path / "records.parquet").read_bytes() == records
+    assert folder.read("cost.json")["flops"] == whole
+    assert not scored.exists()
+    bench.store.discard(cell.folder)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_implementation_that_runs_elsewhere_says_so(bench, monkeypatch):

@@ -39,7 +39,7 @@ def uninterrupted(home):
 
 
 def checkpoints(store):
-    return sorted(store.glob("cells/.*.sequence/edits-*/progress.json"))
+    return sorted(store.glob("cells/.*.checkpoint/edits-*/progress.json"))
 
 
 def finish(home, store, expected):
@@ -58,7 +58,7 @@ def test_killed_at_a_change_of_files_it_goes_on_from_its_last_block(share, home,
     kept = {file.parents[1].name: json.loads(file.read_text())["progress"]["blocks"] for file in checkpoints(store)}
     finish(home, store, expected)
     for name, blocks in kept.items():
-        folder = store / "cells" / name.removeprefix(".").removesuffix(".sequence")
+        folder = store / "cells" / name.removeprefix(".").removesuffix(".checkpoint")
         cost = json.loads((folder / "cost.json").read_text())
         origin = json.loads((folder / "provenance.json").read_text())
         if origin["resumed"]:  # else it was killed when all was done but the cleaning up

@@ -522,7 +522,7 @@ def test_the_next_run_clears_away_what_a_finished_cell_left_and_keeps_what_is_ne
         bench.finish("none")
     killed_at(bench, "ft-l", "keep", 2)
     finished, unfinished = (bench.checkpoint(label).root for label in ("none", "ft-l"))
-    dropped = finished.with_name(".some-cell.sequence.dropped")
+    dropped = finished.with_name(".some-cell.checkpoint.dropped")
     dropped.mkdir()
     assert finished.is_dir()
     with bench.store.locked():

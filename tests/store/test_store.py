@@ -339,9 +339,9 @@ def test_leftovers_of_killed_writers_of_a_finished_folder_are_removed(tmp_path):
 @pytest.mark.parametrize(
     ("what", "step"),
     [
-        ("cells/.a.sequence", "rename"),
-        ("cells/.a.sequence", "unlink"),
-        ("cells/.a.sequence.dropped", "unlink"),
+        ("cells/.a.checkpoint", "rename"),
+        ("cells/.a.checkpoint", "unlink"),
+        ("cells/.a.checkpoint.dropped", "unlink"),
         ("cells/.a.elsewhere-7.partial", "unlink"),
     ],
 )
