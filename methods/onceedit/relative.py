@@ -258,9 +258,7 @@ class RelativeState:
         if self.embeddings_VD.is_cuda or self.n_tokens * self.n_anchors <= SINGLE_ABOVE_PAIRS:
             self._fill(advance)
             return self
-        rows = max(1, PASS_BYTES // (4 * self.n_anchors))
-        scale = _DEEPEN_SCALE if self.rule == "deepen" else None
-        return replace(self, error=single.fill(self, rows, scale, advance))
+        return replace(self, error=single.fill(self, _DEEPEN_SCALE if self.rule == "deepen" else None, advance))
 
     def _fill(self, advance: Advance) -> None:
         """Compute all tensors in fp64."""

@@ -16,15 +16,18 @@ from methods.common.largest import largest_of_rows
 if TYPE_CHECKING:
     from methods.onceedit.relative import RelativeState
 
+TILE_BYTES = 32 * 2**20
+"""Size of a tile of exponents; larger ones are no faster, because anchors are converted only once."""
+
 _ROUNDING = 2.0**-24
 _OTHER_ROUNDINGS = 8  # of the scale, the product with it, and a margin for those of second order
 _SUM_ERROR = 1e-5  # of the sum of the other terms beyond that of its terms: exp to 2 ulp, blocked summation
 _SMALLEST_SQUARE = 1e-24  # of ‖c‖, as in fp64
-_ANCHORS = 4096  # anchors converted at once
+_ANCHORS = 1024  # anchors converted at once
 _TOKENS = 2**14  # tokens whose lists are compared at once
 
 
-def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance: Advance) -> float:
+def fill(state: "RelativeState", deepen_scale: float | None, advance: Advance) -> float:
     """Fill the state and return a bound on the error of its exponents and of log Z.
 
     The bounds `next_x_V` and `low_x_V` are widened by the error, so that they hold for the exact exponents. An owner is
@@ -32,20 +35,21 @@ def fill(state: "RelativeState", rows: int, deepen_scale: float | None, advance:
 
     Args:
         state: with norms; overwritten.
-        rows: tokens per tile.
         deepen_scale: s of the scale s / ‖c_i‖; None if the scales are entered already.
         advance: called with the number of tokens of each tile.
     """
     root_DD = state.geometry.root()
     anchors_AD = torch.empty(state.n_anchors, state.embeddings_VD.shape[1], device=state.embeddings_VD.device)
+    anchor_sum_D = state.norm_V.new_zeros(state.embeddings_VD.shape[1])
     for start in range(0, state.n_anchors, _ANCHORS):
         block = slice(start, start + _ANCHORS)
         anchors_AD[block] = _unit(state, state.anchor_ids_A[block], root_DD)
+        anchor_sum_D += anchors_AD[block].double().sum(dim=0)  # sum(dtype=…) of all would convert them as a whole
     gram_DD = _gram(state, root_DD) if deepen_scale else None
     listed = state.near_VM.shape[1]
     place_V = torch.full((state.n_tokens,), -1, device=anchors_AD.device)
     place_V[state.anchor_ids_A] = torch.arange(state.n_anchors, device=anchors_AD.device)
-    anchor_sum_D = anchors_AD.sum(dim=0, dtype=torch.float64)
+    rows = max(1, TILE_BYTES // (4 * state.n_anchors))
     tile_TA = torch.empty(min(rows, state.n_tokens), state.n_anchors, device=anchors_AD.device)
     largest = 0.0
     for start in range(0, state.n_tokens, rows):

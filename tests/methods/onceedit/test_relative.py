@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.onceedit import relative
+from methods.onceedit import relative, single
 from methods.onceedit.relative import RelativeState
 
 TEMPERATURE = 7.0
@@ -136,7 +136,7 @@ def test_whitening_tells_apart_embeddings_that_share_a_direction():
 @pytest.fixture
 def in_fp32(embeddings_VD, rule, monkeypatch):
     monkeypatch.setattr(relative, "SINGLE_ABOVE_PAIRS", 0)
-    monkeypatch.setattr(relative, "PASS_BYTES", 4 * 8 * 5)
+    monkeypatch.setattr(single, "TILE_BYTES", 4 * 8 * 5)
     return RelativeState.build(embeddings_VD, ANCHORS, rule, TEMPERATURE, nearest=3)
 
 
@@ -176,6 +176,7 @@ def test_an_owner_is_entered_only_if_it_is_proved(state, in_fp32):
 def test_progress_counts_every_token_once(single_above, monkeypatch):
     monkeypatch.setattr(relative, "SINGLE_ABOVE_PAIRS", single_above)
     monkeypatch.setattr(relative, "PASS_BYTES", 8 * 20 * 7)
+    monkeypatch.setattr(single, "TILE_BYTES", 4 * 20 * 7)
     counted = []
     embeddings = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     RelativeState.build(embeddings, range(20), "plain", advance=counted.append)
