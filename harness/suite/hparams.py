@@ -114,6 +114,11 @@ def resolve(
             guess = did_you_mean(key, {*allowed, *neighbours})
             message = f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}"
             raise UserError(message, fix=None if guess else harness_command("hparams", method, model))
+        try:
+            json.dumps(values[key], default=str, allow_nan=False)
+        except ValueError:
+            text = f"{_prefix(places, key, here)}{key}: expected finite numbers, found {values[key]}"
+            raise UserError(text) from None
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
