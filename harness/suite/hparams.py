@@ -113,7 +113,8 @@ def resolve(
             owner = f"method '{method}'" if allowed else f"method '{method}', which has none"
             guess = did_you_mean(key, {*allowed, *neighbours})
             message = f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}"
-            raise UserError(message, fix=None if guess else harness_command("hparams", method, model))
+            shown = harness_command("hparams", method, *([model] if model in catalogue.CATALOGUE else []))
+            raise UserError(message, fix=shown if key in overrides and not guess else None)
         try:
             json.dumps(values[key], default=str, allow_nan=False)
         except ValueError:

@@ -5,6 +5,7 @@ stopped; the others make all edits. The cells stay in the store, so trials share
 """
 
 import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -212,7 +213,7 @@ class Tuning:
         if study.user_attrs.get("identity", identity) != identity:
             raise UserError(
                 f"{self.database}: this study was made with different ranges, records, weights, versions or code",
-                fix=f"rm {self.database}",
+                fix=f"rm {shlex.quote(str(self.database))}",
             )
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", identity)

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.models import catalogue
 from harness.suite import hparams
 from harness.yaml_source import read_chain
+from tests.helpers.commands import harness_here
 
 FULL = """\
 layer: {value: 1, source: "book"}
@@ -98,6 +99,16 @@ def test_a_path_in_a_message_is_as_short_as_it_can_be_copied(folder, monkeypatch
 def test_an_unknown_method_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match=r"unknown method 'romme' \(did you mean 'rome'\?\)"):
         hparams.resolve("romme", "llama2-7b", {})
+
+
+@pytest.mark.parametrize(("model", "known"), [("llama2-7b", ["llama2-7b"]), ("mine", [])])
+def test_an_unknown_option_suggests_a_command_that_shows_the_known_ones(model, known):
+    spec = catalogue.entry("llama2-7b").spec
+    with pytest.raises(UserError, match="unknown option 'zzz' of method 'ft-l'") as caught:
+        hparams.resolve("ft-l", model, {"zzz": 1}, spec=spec)
+    assert caught.value.fix == " ".join(["python -m harness hparams ft-l", *known])
+    done = harness_here(*caught.value.fix.split()[3:])
+    assert "norm_constraint" in done.stdout
 
 
 def test_overrides_go_above_the_file_and_say_so(folder):
