@@ -68,7 +68,8 @@ def sync(
         ]
         if not names:
             raise UserError(
-                f"{store}: no suite of {suite} has been run in this store", fix=harness_command("run", suite, store=store)
+                f"{store}: no suite of {suite} has been run in this store",
+                fix=harness_command("run", suite, store=store),
             )
     elif suite and names[0] and names[0] not in _known(store):
         _refuse_unknown(suite, names[0], "sync", store)

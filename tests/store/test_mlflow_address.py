@@ -95,9 +95,10 @@ def test_the_suggestion_to_write_into_the_store_names_no_other_address(serve, st
 
 
 def test_the_command_that_opens_a_database_is_quoted():
-    assert "--backend-store-uri 'sqlite:////my results/mlflow.db'  " in SyncResult(
-        *(0, 0, 0, ()), "sqlite:////my results/mlflow.db"
-    ).ui_command
+    assert (
+        "--backend-store-uri 'sqlite:////my results/mlflow.db'  "
+        in SyncResult(*(0, 0, 0, ()), "sqlite:////my results/mlflow.db").ui_command
+    )
 
 
 def test_by_default_a_silent_server_is_given_up_within_20_seconds():

@@ -148,7 +148,10 @@ def test_a_value_never_inherits_the_source_of_another(folder):
             "default.yaml:7: objective: 'prompt_lst' is not one of prompt_last",
         ),
         (FULL.replace("value: 0.1,", "value: .inf,"), "default.yaml:2: lr: expected finite numbers, found inf"),
-        (FULL.replace("value: 0.1,", "value: [1, .nan],"), "default.yaml:2: lr: expected finite numbers, found [1, nan]"),
+        (
+            FULL.replace("value: 0.1,", "value: [1, .nan],"),
+            "default.yaml:2: lr: expected finite numbers, found [1, nan]",
+        ),
         (FULL + "extra: 3\n", "default.yaml:10: extra: expected {value: ..., source: ...}"),
         (FULL + "variants: [a]\n", "default.yaml:10: variants: expected a mapping"),
         (FULL.split("\n", 1)[1], "s.yaml:2: method 'ft-l' has no value of 'layer' for tiny/llama"),

@@ -33,7 +33,9 @@ class Lending(FakeContext):
 def _values_for_two_layers():
     """FT-L as its file has it for `tiny/llama`, on the last of two layers and at a rate that suits random weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(borrowed, "resolve", lambda method, *_, **__: resolve(method, "tiny/llama", {"layer": 1, "lr": 0.1}))
+        patch.setattr(
+            borrowed, "resolve", lambda method, *_, **__: resolve(method, "tiny/llama", {"layer": 1, "lr": 0.1})
+        )
         yield
 
 
