@@ -68,10 +68,11 @@ def sync(
         ]
         if not names:
             raise UserError(
-                f"{store}: no suite of {suite} has been run in this store", fix=harness_command("run", suite)
+                f"{store}: no suite of {suite} has been run in this store",
+                fix=harness_command("run", suite, store=store),
             )
-    elif suite and names[0]:
-        _refuse_unknown(suite, names[0].partition(".")[0], "sync", store)
+    elif suite and names[0] and names[0] not in _known(store):
+        _refuse_unknown(suite, names[0], "sync", store)
     while True:
         now = {file: file.stat().st_mtime_ns for file in sorted((store / "cells").glob(f"[!.]*/{DONE}"))}
         if now != seen:
@@ -176,10 +177,10 @@ def name_of_run(options: RunOptions, verb: str, console: "Console") -> str:
 
 
 def _known(store: Path) -> set[str]:
-    """Names of the suites that have been run in a store."""
+    """Names of the suites that have been run in a store, and of their manifests."""
     from harness.store.manifest import manifests
 
-    return {each.suite for each in manifests(store)}
+    return {name for each in manifests(store) for name in (each.suite, each.name)}
 
 
 def _refuse_unknown(suite: str, name: str, verb: str, store: Path, scale: str = "") -> None:

@@ -57,14 +57,14 @@ def this_command() -> str:
 
 
 def same_command(**changed: object) -> str:
-    """This command line with different values of some options."""
+    """This command line with different values of some options; those that are None are left out."""
     words, kept = shlex.split(this_command()), list[str]()
     names = [f"--{name.replace('_', '-')}" for name in changed]
     for before, word in zip(["", *words], words, strict=False):
         if before not in names and word not in names and not word.startswith(tuple(f"{name}=" for name in names)):
             kept.append(word)
-    new = [part for name, value in zip(names, changed.values(), strict=True) for part in (name, str(value))]
-    return shlex.join([*kept, *new])
+    new = [(name, str(value)) for name, value in zip(names, changed.values(), strict=True) if value is not None]
+    return shlex.join([*kept, *(part for option in new for part in option)])
 
 
 def same_command_with(word: str, other: str) -> str:

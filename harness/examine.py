@@ -13,6 +13,7 @@ from harness.evaluation.metrics import OTHER_KEYS
 from harness.files import understood
 from harness.plain_text import memory_size
 from harness.store.answers import KEY, with_unedited
+from harness.store.provenance import hparams_of
 from harness.store.store import Folder, Store, only_cell
 from harness.store.verdicts import read_verdicts, verdict_text
 
@@ -76,7 +77,7 @@ def explain(folder: Folder) -> Iterator[str]:
     with understood(folder.path):
         yield from _heading(folder, parts)
         if cell := parts.get("cell"):
-            yield from _identity(cell, parts.get("provenance", {}).get("chosen", {}))
+            yield from _identity(cell, parts.get("provenance", {}))
         yield from _scores(parts.get("metrics", {}))
         if cost := parts.get("cost"):
             yield from _cost(cost)
@@ -95,12 +96,13 @@ def _heading(folder: Folder, parts: Mapping[str, Any]) -> Iterator[str]:
         yield "cell.json  missing"
 
 
-def _identity(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[str]:
+def _identity(cell: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[str]:
     method, model, data = cell["method"], cell["model"], cell["data"]
     variant = f", variant {method['variant']}" if method.get("variant") else ""
     yield f"method     {method['title']} ({method['name']} version {method['version']}, {method['backend']}{variant})"
-    settings, sources = {**method["hparams"], **chosen}, dict(method.get("sources", {}))
-    sources |= {key: f"decided by {_setting((key, method['hparams'][key]))}; {sources.get(key, '')}" for key in chosen}
+    settings, sources = hparams_of(cell, origin), dict(method.get("sources", {}))
+    for key in origin.get("chosen", {}):
+        sources[key] = f"decided by {_setting((key, method['hparams'][key]))}; {sources.get(key, '')}"
     width = max((len(_setting(item)) for item in settings.items()), default=0)
     for item in itertools.islice(settings.items(), SETTINGS):
         yield f"           {_setting(item):{min(width, 40)}}  {sources.get(item[0], '')}".rstrip()

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.store.manifest import Manifest
-from harness.store.mlflow_content import MethodSummary, SuiteSummary
+from harness.store.mlflow_content import WITHIN_LINE, MethodSummary, SuiteSummary, settings
+from harness.store.store import Store
 from reports.costs import FROM_SCRATCH, NOTHING, REFERENCE, Cost, break_even_edits, cost_of, multiple, normalised
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def _methods(frame: "SuiteFrame", boards: "list[Board]") -> Iterator[MethodSumma
     is_reference = {row: set(cells["method"]) == {REFERENCE} for row, cells in shown.items()}
     reference = next((cost_of(shown[row]) for row, yes in is_reference.items() if yes), NOTHING)
     for line in boards[-1].lines:
-        cells, first = shown[line.row], shown[line.row].iloc[0]
+        cells = shown[line.row]
+        about = settings(Store(frame.store).cell(cells.iloc[0]["cell"]).read("cell.json"))
         scores = {
             f"{board.protocol}.score": other.score.value
             for board in boards
@@ -55,7 +57,7 @@ def _methods(frame: "SuiteFrame", boards: "list[Board]") -> Iterator[MethodSumma
         yield MethodSummary(
             key=f"{line.row} in {boards[-1].section}",
             name=f"{line.title} · {boards[-1].title}",
-            params={"label": str(first["label"]), "method": str(first["method"]), "dataset": str(first["data"])},
+            params={name: value for name, value in about.items() if name not in WITHIN_LINE},
             metrics={**scores, **freq, **costs, **tokens},
         )
 

@@ -16,6 +16,7 @@ from harness.store import tracking
 from harness.suite import load
 from harness.suite.load import find_suite
 from tests.helpers.commands import ROOT, environment, harness, harness_here, results
+from tests.helpers.fake_store import FakeStore
 from tests.helpers.small_suites import write_suite
 
 MAIN = "suites/main_table.yaml"
@@ -498,6 +499,24 @@ def test_tables_that_cannot_be_written_are_reported_after_the_import_into_mlflow
     line = refused(harness_here("run", home / "small.yaml", "--store", store))
     assert "cannot write" in line
     assert [name for _, name, *_ in imported] == ["small.paper"]
+
+
+@pytest.mark.parametrize("name", ["speed.v2", "speed.v2.mini"])
+def test_a_suite_with_a_dot_in_its_name_is_imported_by_its_name_and_that_of_its_manifest(name, tmp_path, monkeypatch):
+    fake = FakeStore(tmp_path)
+    fake.write_manifest()
+    manifest = tmp_path / "suites" / "main_table.mini.json"
+    renamed = json.loads(manifest.read_text()) | {"suite": "speed.v2", "file": ""}
+    manifest.with_name("speed.v2.mini.json").write_text(json.dumps(renamed))
+    imported = []
+
+    def sync(store, suite, *_):
+        imported.append(suite)
+        return tracking.SyncResult(0, 0, 0, (), "sqlite:///there")
+
+    monkeypatch.setattr(tracking, "sync", sync)
+    assert harness_here("sync", name, "--store", tmp_path).returncode == 0
+    assert imported == [name]
 
 
 def test_filters_and_a_launch_profile_go_together(home):

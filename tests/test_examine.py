@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from harness.examine import explain
+from harness.store.store import Folder
 from tests.helpers.commands import harness_here
 from tests.helpers.fake_store import FakeStore
 
@@ -50,6 +52,17 @@ def test_the_explanation_has_scores_sources_cost_and_the_command_that_shows_the_
         f"python -m harness answers {cell(fake, 'ft-l-tiny_llama-zsre').name} --store {fake.root}",
     ):
         assert words in out
+
+
+def test_the_explanation_has_the_settings_that_the_identity_leaves_out(tmp_path):
+    folder = FakeStore(tmp_path).write_cell("ft-l", "tiny/llama", "zsre")
+    file = folder / "provenance.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"references": {"hparams": {"layers": [3], "rounds": 1}}})
+    )
+    shown = "\n".join(explain(Folder(folder)))
+    assert "layers = [3]" in shown
+    assert "rounds = 1" in shown
 
 
 def test_the_explanation_as_json_leaves_nothing_out(fake):

@@ -82,6 +82,7 @@ ERRORS = [
     (["sync"], EMPTY),
     (["sync", "nope"], EMPTY),
     (["sync", "nope"], FILLED),
+    (["sync", "suites/paper.yaml"], EMPTY),
     (["cancel", MAIN, *MINI], EMPTY),
 ]
 WITHOUT_STORE = [

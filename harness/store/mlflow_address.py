@@ -53,19 +53,23 @@ def shown(uri: str) -> str:
 def mlflow_error(uri: str, error: Exception) -> UserError:
     """One line about an error of MLflow, its HTTP client or its database, without any secret."""
     text = " ".join((str(error).strip() or type(error).__name__).split())
-    reason = next((form.format(*match.groups()) for key, form in _REASONS if (match := key.search(text))), text).strip()
+    known = _REASONS if is_foreign(error) else ()
+    reason = next((form.format(*match.groups()) for key, form in known if (match := key.search(text))), text).strip()
     reason = without_credentials(reason)
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         reason = reason.replace(secret, "***")
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[:_LONGEST_REASON]}…"
-    if is_database(uri):
+    if isinstance(error, ModuleNotFoundError):
+        fix = f"install the Python package that provides {error.name}, and then: {same_command()}"
+    elif is_database(uri):
         fix = f"repair or remove it, no results are lost, and then: {same_command()}"
     elif reason.endswith((" 401", " 403")):
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what the server accepts"
     else:
-        fix = f"start or repair it, or write mlflow.db in the store: env -u MLFLOW_TRACKING_URI {same_command()}"
-    if _SILENT.search(text) and not is_database(uri):
+        own = same_command(tracking_uri=None)
+        fix = f"start or repair it, or write mlflow.db in the store: env -u MLFLOW_TRACKING_URI {own}"
+    if is_foreign(error) and _SILENT.search(text) and not is_database(uri):
         return UserError(f"no MLflow server responds at {shown(uri)} ({reason})", fix=fix)
     return UserError(f"MLflow at {shown(uri)} reported an error: {reason}", fix=fix)
 

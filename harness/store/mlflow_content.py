@@ -5,11 +5,12 @@ is and where it comes from; metrics are measured, with plain names (`generation.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from harness.store.mlflow_names import flattened, valid_names
+from harness.store.provenance import hparams_of
 from harness.store.store import Folder
 
 AVERAGED = ("reliability", "generality", "locality")
@@ -19,7 +20,12 @@ SCORE = "score"
 COMPARED = ("freq", "edit_s", "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit", "flops.edit")
 """Metrics of a method that the suite's run repeats, besides its scores; the method's own run has all of them."""
 
+WITHIN_LINE = ("model", "dtype", "template", "seed")
+"""Settings in which the cells of one line of a table may differ."""
+
 _PARAM_LENGTH = 6000
+_NOT_SETTINGS = ("name", "title", "sha256")
+"""Entries of a cell's `data` that are no params, or that have another name there."""
 _SIZES = ("n",)
 """Entries of metrics.json that are numbers of answers."""
 
@@ -47,8 +53,33 @@ class Named(Generic[Value]):
         return cls({names[path]: value for path, value in leaves.items()}, renamed)
 
 
-def run_name(cell: Mapping[str, Any]) -> str:
-    """`ROME · Llama2-7B · ZsRE`, followed by anything else that distinguishes a cell."""
+def run_names(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """`ROME · Llama2-7B · ZsRE` for each cell.json of a suite, followed by what distinguishes it from the others."""
+    named = distinct([_run_name(cell) for cell in cells.values()], [settings(cell) for cell in cells.values()], " · ")
+    return dict(zip(cells, named, strict=True))
+
+
+def distinct(names: Sequence[str], about: Sequence[Mapping[str, str]], separator: str) -> list[str]:
+    """The names; those that are equal are followed by the settings in which they differ.
+
+    Args:
+        names: one per run.
+        about: the settings of each.
+        separator: between a name and each setting, `train 64`.
+    """
+    alike: dict[str, list[Mapping[str, str]]] = {}
+    for name, of_one in zip(names, about, strict=True):
+        alike.setdefault(name, []).append(of_one)
+    return [
+        separator.join(
+            [name]
+            + [f"{key} {value}" for key, value in of_one.items() if any(each.get(key) != value for each in alike[name])]
+        )
+        for name, of_one in zip(names, about, strict=True)
+    ]
+
+
+def _run_name(cell: Mapping[str, Any]) -> str:
     method, data = cell["method"], cell["data"]
     label, variant = cell["label"], method.get("variant")
     is_plain = label in (method["name"], f"{method['name']}.{variant}")
@@ -59,13 +90,26 @@ def run_name(cell: Mapping[str, Any]) -> str:
     return " · ".join([title, cell["model"]["title"], data["title"], *others])
 
 
-def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
+def settings(cell: Mapping[str, Any]) -> dict[str, str]:
+    """The params of a cell that are not hyper-parameters.
+
+    Args:
+        cell: the content of cell.json.
+    """
+    return Named.of(_cut(_settings(cell))).values
+
+
+def params(cell: Mapping[str, Any], origin: Mapping[str, Any]) -> Named[str]:
     """The settings in which a cell may differ from others; long values are cut.
 
     Args:
         cell: the content of cell.json.
-        chosen: values of hyper-parameters that artifacts decided, in place of how they were to be chosen.
+        origin: that of provenance.json.
     """
+    return Named.of(_cut({**_settings(cell), **flattened(hparams_of(cell, origin), cell["method"]["name"])}))
+
+
+def _settings(cell: Mapping[str, Any]) -> dict[Path, Any]:
     method, data = cell["method"], cell["data"]
     named = {
         "method": method["name"],
@@ -75,14 +119,15 @@ def params(cell: Mapping[str, Any], chosen: Mapping[str, Any]) -> Named[str]:
         "model": cell["model"]["name"],
         "dtype": cell["model"].get("dtype"),
         "dataset": data["name"],
-        "edits": data["edits"],
-        "template": data["template"],
+        **{name: value for name, value in data.items() if name not in _NOT_SETTINGS},
         "seed": cell["seed"],
     }
     leaves: dict[Path, Any] = {(name,): value for name, value in named.items() if value is not None}
-    leaves |= flattened(cell["schedule"], "schedule")
-    leaves |= flattened({**method["hparams"], **chosen}, method["name"])
-    return Named.of({path: cut(str(value), _PARAM_LENGTH) for path, value in leaves.items()})
+    return {**leaves, **flattened(cell["schedule"], "schedule")}
+
+
+def _cut(leaves: Mapping[Path, Any]) -> dict[Path, str]:
+    return {path: cut(str(value), _PARAM_LENGTH) for path, value in leaves.items()}
 
 
 def metrics(folder: Folder) -> Named[float]:
@@ -143,7 +188,7 @@ class MethodSummary:
     Attributes:
         key: identifies it within its suite.
         name: of the run.
-        params: label, method and dataset.
+        params: `settings` that its cells share, with a label and a dataset.
         metrics: `<protocol>.score`, `freq`, times and FLOPs.
     """
 

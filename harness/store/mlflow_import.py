@@ -1,8 +1,8 @@
 """Writes the runs of one store into MLflow: a parent run per suite, and child runs for its methods and cells."""
 
+import contextlib
 import json
 import math
-import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.files import understood
+from harness.errors import UserError
+from harness.files import explained, understood
 from harness.identity import digest, file_digest
 from harness.store.manifest import Manifest
 from harness.store.mlflow_address import is_database, mlflow_error
@@ -21,10 +22,11 @@ from harness.store.mlflow_content import (
     SuiteSummary,
     curve,
     cut,
+    distinct,
     is_finite,
     metrics,
     params,
-    run_name,
+    run_names,
 )
 from harness.store.mlflow_moved import ARTIFACTS, redirect
 from harness.store.mlflow_view import view_state, view_tag
@@ -43,7 +45,7 @@ _METRICS_PER_BATCH = 1000
 _TAG_LENGTH = 5000
 _SOURCE_LENGTH = 65535
 _DIGEST_LENGTH = 36
-_VERSION = 3
+_VERSION = 4
 """Increment when cells are to be imported again, because their runs look different."""
 _ANSWERS = 1000
 """Answers in the table of a run; records.parquet, an artifact next to it, has all."""
@@ -81,8 +83,9 @@ class Importer:
             )  # the first request: is there a server, and does it let us in?
         except Exception as error:
             raise mlflow_error(uri, error) from error
+        self._uri = uri
         self._is_own = uri == own_database(store.root)
-        self._origin = cut(f"{platform.node()}:{store.root.resolve()}", _TAG_LENGTH)
+        self._origin = cut(_origin(store.root), _TAG_LENGTH)
         self._artifacts: str | None = None
         if is_database(uri):
             self._artifacts = (store.root / ARTIFACTS).resolve().as_uri()
@@ -95,23 +98,23 @@ class Importer:
         place = _Place(manifest.suite, experiment, self._parent(experiment, manifest))
         known = self._children(place)
         is_changed = self._client.get_run(place.parent).info.status != "FINISHED"
-        for name in manifest.cells:
-            folder = self._store.cell(name)
-            if folder.is_done:
-                try:
-                    outcome = self._cell(place, folder, known, summary.cells.get(name, {}))
-                except Exception as error:
-                    if not _is_refusal(error):
-                        raise
-                    self.refused[name] = mlflow_error("", error).message.partition("error: ")[2]
-                    continue
-                is_changed |= outcome != "skipped"
-                yield outcome
+        cells = {name: _described(folder) for name in manifest.cells if (folder := self._store.cell(name)).is_done}
+        called = run_names(cells)
+        for name, cell in cells.items():
+            try:
+                more = summary.cells.get(name, {})
+                outcome = self._cell(place, self._store.cell(name), cell, called[name], known.get(name, []), more)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                self.refused[name] = mlflow_error("", error).message.partition("error: ")[2]
+                continue
+            is_changed |= outcome != "skipped"
+            yield outcome
         for method in summary.methods:
             is_changed |= self._method(place, method, known.get(method.key, []))
-        current = {name for name in manifest.cells if self._store.cell(name).is_done}
-        current |= {method.key for method in summary.methods}
-        for run in (run for key, runs in known.items() if key not in current for run in runs if self._is_ours(run)):
+        current = {*cells, *(method.key for method in summary.methods)}
+        for run in (run for key, runs in known.items() if key not in current for run in runs):
             self._client.delete_run(run.info.run_id)
             is_changed = True
             if run.data.tags["kind"] == "cell":
@@ -130,21 +133,21 @@ class Importer:
         return str(found.experiment_id)
 
     def _parent(self, experiment: str, manifest: Manifest) -> str:
-        """Id of the parent run of a suite at a scale, with up-to-date tags."""
+        """Id of this store's parent run of a suite at a scale, with up-to-date tags."""
         from mlflow.entities import RunTag
 
         name = manifest.name
-        runs = self._client.search_runs([experiment], f"tags.suite_run = '{name}'", max_results=1)
-        run = runs[0] if runs else self._client.create_run(experiment, run_name=name, tags={"suite_run": name})
         facts = {key: cut(str(getattr(manifest, key)), _TAG_LENGTH) for key in ("suite", "scale", "command", "created")}
-        facts |= {"kind": "suite", **_source(manifest.suite)}
+        facts |= {"kind": "suite", "suite_run": name, "store": self._origin, **_source(manifest.suite)}
+        ours = filter(self._is_ours, self._client.search_runs([experiment], f"tags.suite_run = '{name}'"))
+        run = next(ours, None) or self._client.create_run(experiment, run_name=name, tags=facts)
         changed = {key: value for key, value in facts.items() if run.data.tags.get(key) != value}
         if changed:
             self._client.log_batch(run.info.run_id, tags=[RunTag(*fact) for fact in changed.items()])
         return str(run.info.run_id)
 
     def _children(self, place: _Place) -> dict[str, list[Any]]:
-        """Child runs of a parent by the folder of their cell or the key of their method, finished or not."""
+        """This store's child runs of a parent by the folder of their cell or the key of their method, finished or not."""
         known: dict[str, list[Any]] = {}
         token = None
         while True:
@@ -154,7 +157,7 @@ class Importer:
                 max_results=1000,
                 page_token=token,
             )
-            for run in page:
+            for run in filter(self._is_ours, page):
                 known.setdefault(run.data.tags.get("cell", run.info.run_name), []).append(run)
             token = page.token
             if not token:
@@ -168,17 +171,18 @@ class Importer:
         self,
         place: _Place,
         folder: Folder,
-        known: Mapping[str, Sequence[Any]],
+        cell: Mapping[str, Any],
+        name: str,
+        earlier: Sequence[Any],
         more: Mapping[str, float],
     ) -> str:
         with understood(folder.path):
-            cell, fingerprint = folder.read("cell.json"), _fingerprint(folder, more)
-        earlier = known.get(folder.path.name, [])
+            fingerprint = _fingerprint(folder, name, more)
         if [_is_whole(run, fingerprint) for run in earlier] == [True]:
             return "skipped"
         for run in earlier:
             self._client.delete_run(run.info.run_id)
-        self._import(place, folder, cell, fingerprint, more)
+        self._import(place, folder, cell, name, fingerprint, more)
         return "replaced" if earlier else "created"
 
     def _import(
@@ -186,6 +190,7 @@ class Importer:
         place: _Place,
         folder: Folder,
         cell: Mapping[str, Any],
+        name: str,
         fingerprint: str,
         more: Mapping[str, float],
     ) -> None:
@@ -207,13 +212,12 @@ class Importer:
                 "commit": str(origin["commit"]),
                 "dirty": str(origin["dirty"]),
                 "data_sha256": data["sha256"],
-                "split": data["split"],
                 "method_version": str(cell["method"]["version"]),
                 "device_class": cost["device_class"],
                 "citable": str(cost["citable"]),
                 "edit_runs": cut(" ".join(cost["edit_actions"]), _TAG_LENGTH),
             }
-            settled, scored = params(cell, origin.get("chosen", {})), metrics(folder)
+            settled, scored = params(cell, origin), metrics(folder)
             last = int(data["edits"]) if cell["schedule"]["kind"] == "sequential" else 0
             numbers = [
                 Metric(key, value, finished_ms, last) for key, value in {**scored.values, **_finite(more)}.items()
@@ -224,29 +228,37 @@ class Importer:
                 for key, value in point.items()
                 if edits != last or key not in scored.values
             ]
-            originals = {
-                f"{kind}.{name}": cut(original, _TAG_LENGTH)
-                for kind, named in (("param", settled.renamed), ("metric", scored.renamed))
-                for name, original in named.items()
-            }
+            originals = {**_originals("param", settled), **_originals("metric", scored)}
             source = cut(json.dumps(origin["data_files"]), _SOURCE_LENGTH)
             used = Dataset(data["name"], data["sha256"][:_DIGEST_LENGTH], source_type="local", source=source)
             answers = _answers(folder)
-        run = self._client.create_run(place.experiment, start_time=started_ms, run_name=run_name(cell), tags=tags)
+        run = self._client.create_run(place.experiment, start_time=started_ms, run_name=name, tags=tags)
         run_id = run.info.run_id
         try:
             self._log(run_id, originals, settled.values, numbers)
             self._client.log_inputs(run_id, [DatasetInput(used, [InputTag("mlflow.data.context", data["split"])])])
             if cost["edit_actions"]:
                 self._link_model(place.experiment, run_id, cell, cost["edit_actions"][-1])
-            for file in _artifacts(folder):
-                self._client.log_artifact(run_id, str(file))
-            self._client.log_table(run_id, answers, "answers.json")
+            with self._uploading():
+                for file in _artifacts(folder):
+                    self._client.log_artifact(run_id, str(file))
+                self._client.log_table(run_id, answers, "answers.json")
         except Exception as error:
             if _is_refusal(error):
                 self._client.set_terminated(run_id, "FAILED")
             raise
         self._client.set_terminated(run_id, end_time=finished_ms)
+
+    @contextlib.contextmanager
+    def _uploading(self) -> Iterator[None]:
+        """Turn any error inside into that of MLflow: where artifacts are kept, many packages and file systems may fail."""
+        try:
+            with explained(self._store.root):
+                yield
+        except Exception as error:
+            if isinstance(error, UserError) or _is_refusal(error):
+                raise
+            raise mlflow_error(self._uri, error) from error
 
     def _log(
         self, run_id: str, tags: Mapping[str, str], settings: Mapping[str, str], numbers: Sequence[Any] = ()
@@ -312,11 +324,12 @@ class Importer:
 
         reports = self._store.root / "reports" / manifest.name
         files = sorted(file for file in reports.glob("*") if file.is_file()) if reports.is_dir() else []
-        several = len({method.params.get("dataset") for method in summary.methods}) > 1
+        about = [method.params for method in summary.methods]
+        several = len({each["dataset"] for each in about}) > 1
+        lines = [".".join([each["label"], *([each["dataset"]] if several else [])]) for each in about]
         numbers: dict[str, float] = {"cells": sum(self._store.cell(name).is_done for name in manifest.cells)}
-        for method in summary.methods:
-            of = ".".join([method.params["label"], *([method.params["dataset"]] if several else [])])
-            numbers |= {f"{name}.{of}": value for name, value in _finite(method.compared()).items()}
+        for method, line in zip(summary.methods, distinct(lines, about, "."), strict=True):
+            numbers |= {f"{name}.{line}": value for name, value in _finite(method.compared()).items()}
         content = {
             "version": _VERSION,
             "metrics": numbers,
@@ -325,16 +338,18 @@ class Importer:
         }
         fingerprint = digest(content, 32)
         run = self._client.get_run(place.parent)
-        named = Named.of({(name,): value for name, value in numbers.items()}).values
+        found = Named.of({(name,): value for name, value in numbers.items()})
+        named = found.values
         shown = {name: value for name, value in run.data.metrics.items() if not math.isnan(value)}
         if run.data.tags.get("fingerprint") == fingerprint and shown == named:
             return False
         gone = dict.fromkeys(shown.keys() - named.keys(), math.nan)  # a metric cannot be deleted
         now = int(time.time() * 1000)  # of two values with the same time, MLflow shows the higher one
         logged = [Metric(name, value, now, 0) for name, value in {**named, **gone}.items()]
-        self._log(place.parent, {}, {}, logged)
-        for file in files:
-            self._client.log_artifact(place.parent, str(file), "reports")
+        self._log(place.parent, _originals("metric", found), {}, logged)
+        with self._uploading():
+            for file in files:
+                self._client.log_artifact(place.parent, str(file), "reports")
         state = view_state(self._protocols(manifest))
         self._client.set_experiment_tag(place.experiment, view_tag(), state)
         note = {"mlflow.note.content": cut(summary.description, _TAG_LENGTH)} if summary.description else {}
@@ -345,6 +360,22 @@ class Importer:
         """The protocols of a suite's finished cells."""
         done = (folder for name in manifest.cells if (folder := self._store.cell(name)).is_done)
         return list(dict.fromkeys(name for folder in done for name in folder.read("cell.json")["protocols"]))
+
+
+def _origin(store: Path) -> str:
+    """What tells a store from others that import into one server: the same on all nodes that share its file system."""
+    return f"{store.resolve()} (inode {store.stat().st_ino})"
+
+
+def _described(folder: Folder) -> dict[str, Any]:
+    with understood(folder.path):
+        found: dict[str, Any] = folder.read("cell.json")
+        return found
+
+
+def _originals(kind: str, named: Named[Any]) -> dict[str, str]:
+    """Tags with the names of params or metrics before MLflow's rules changed them."""
+    return {f"{kind}.{name}": cut(original, _TAG_LENGTH) for name, original in named.renamed.items()}
 
 
 def _source(suite: str, commit: str = "") -> dict[str, str]:
@@ -375,10 +406,10 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
 
 
-def _fingerprint(folder: Folder, more: Mapping[str, float]) -> str:
+def _fingerprint(folder: Folder, name: str, more: Mapping[str, float]) -> str:
     """Hash of what is imported; it changes when a cell is rerun, or one that it is compared with."""
     files = {file.name: file_digest(file) for file in _artifacts(folder)}
-    return digest({"version": _VERSION, "files": files, "more": _finite(more)}, 32)
+    return digest({"version": _VERSION, "name": name, "files": files, "more": _finite(more)}, 32)
 
 
 def _artifacts(folder: Folder) -> list[Path]:

@@ -38,7 +38,7 @@ def valid_names(paths: Iterable[tuple[str, ...]], separator: str) -> dict[tuple[
         name = separator.join(path)
         if name in taken or not is_valid(name):
             mark = digest(list(path), 8)
-            parts = (_INVALID.sub("_", part).strip("_.") or "_" for part in path)
+            parts = (_INVALID.sub("_", part.replace("+", "plus")).strip("_.") or "_" for part in path)
             name = f"{separator.join(parts)[: LONGEST - len(mark) - 1]}.{mark}"
         names[path] = name
         taken.add(name)

@@ -4,9 +4,11 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from harness.commands import plugin_names, this_command
 
@@ -29,6 +31,19 @@ def environment() -> dict[str, object]:
         "job": os.environ.get(JOB, ""),
         "plugins": plugin_names(),
     }
+
+
+def hparams_of(cell: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """All hyper-parameters that a cell was computed with, those that artifacts decided with their final values.
+
+    The identity in cell.json leaves out what does not decide a result, such as where files are.
+
+    Args:
+        cell: the content of cell.json.
+        origin: that of provenance.json; may be empty, or lack references if an earlier version wrote it.
+    """
+    complete = origin.get("references", {}).get("hparams", {})
+    return {**complete, **cell["method"]["hparams"], **origin.get("chosen", {})}
 
 
 @cache

@@ -7,6 +7,7 @@ corrupt a fresh SQLite file.
 
 import contextlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class SyncResult:
         last = self.experiments[-1] if self.experiments else ""
         page = f"/#/experiments/{last}/runs?viewStateShareKey={SHARE_KEY}" if last else ""
         if is_database(self.uri):
-            return f"mlflow ui --backend-store-uri {self.uri}    # http://127.0.0.1:5000{page}"
+            return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}    # http://127.0.0.1:5000{page}"
         return f"{self.uri.rstrip('/')}{page}"
 
 

@@ -28,7 +28,7 @@ from harness.files import write_bytes
 from harness.models import catalogue
 from harness.models.spec import ModelSpec
 from harness.suite.relative import absolute, is_relative
-from harness.yaml_source import Located, complaint, read_chain, validate
+from harness.yaml_source import Located, complaint, read_chain, read_yaml, validate
 
 if TYPE_CHECKING:
     from harness.api import Method
@@ -113,7 +113,13 @@ def resolve(
             owner = f"method '{method}'" if allowed else f"method '{method}', which has none"
             guess = did_you_mean(key, {*allowed, *neighbours})
             message = f"{_prefix(places, key, here)}unknown option '{key}' of {owner}{guess}"
-            raise UserError(message, fix=None if guess else harness_command("hparams", method, model))
+            shown = harness_command("hparams", method, *([model] if model in catalogue.CATALOGUE else []))
+            raise UserError(message, fix=shown if key in overrides and not guess else None)
+        try:
+            json.dumps(values[key], default=str, allow_nan=False)
+        except ValueError:
+            text = f"{_prefix(places, key, here)}{key}: expected finite numbers, found {values[key]}"
+            raise UserError(text) from None
     try:
         checked = cls.Hparams.model_validate_json(json.dumps(values, default=str), strict=True).model_dump(mode="json")
     except ValidationError as error:
@@ -158,37 +164,32 @@ def search_file(method: "type[Method]") -> Path | None:
 
 
 def own_file(folders: Sequence[Path], model: str) -> Path:
-    """The file for this model alone: in the method's own folder if that is below the working directory, else the user's."""
+    """The file for this model alone: the user's if there is one or the method's folder is outside the working directory."""
+    name = f"{_plain(model)}.yaml"
     inside = [folder for folder in folders if folder.is_relative_to(Path.cwd())]
-    return _shown((inside or folders)[0] / f"{_plain(model)}.yaml")
+    is_users = not inside or (folders[0] / name).is_file()
+    return _shown((folders if is_users else inside)[0] / name)
 
 
 def write_file(
     path: Path, base: Path | None, installed: Path, values: Mapping[str, Any], source: str, title: str
 ) -> None:
-    """Write a file whose values have one source.
+    """Write values that have one source on top of those in use.
 
     Args:
         path: where.
-        base: file that it extends, or None.
+        base: file in use, or None. If it is the one to write, its other values and its variants are kept; else it is extended.
         installed: the method's own folder, whose files any file may extend by name.
         values: JSON-like, by hyper-parameter.
         source: a sentence.
         title: first line, a comment.
     """
-    lines = [f"# {title}"]
+    content: dict[str, Any] = {}
     if base is not None:
-        lines.append(f"extends: {_as_base(base, path, installed)}")
-    for key, value in values.items():
-        entry = yaml.safe_dump(
-            {"value": value, "source": source},
-            default_flow_style=True,
-            sort_keys=False,
-            allow_unicode=True,
-            width=math.inf,
-        )
-        lines.append(f"{key}: {entry.strip()}")
-    write_bytes(path, "\n".join([*lines, ""]).encode())
+        content = read_yaml(path).plain() if _is_same(base, path) else {"extends": _as_base(base, path, installed)}
+    content |= {key: {"value": value, "source": source} for key, value in values.items()}
+    text = yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=math.inf)
+    write_bytes(path, f"# {title}\n{text}".encode())
 
 
 def _as_base(base: Path, path: Path, installed: Path) -> str:

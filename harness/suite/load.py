@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness import registry
 from harness.commands import harness_command, list_around, same_command
@@ -18,7 +19,7 @@ from harness.suite.entries import DataEntry, MethodEntry, ModelEntry, Suite
 from harness.suite.names import check_backend, check_names, chosen, read_filters
 from harness.suite.scale import INSTALLED, Scale, by_name, load_scale
 from harness.suite.schedule import Schedule
-from harness.suite.schema import MethodForm, ModelForm, Sequential, SuiteForm
+from harness.suite.schema import MethodForm, ModelForm, Overlay, Sequential, SuiteForm
 from harness.suite.source import read_form, source_of
 from harness.yaml_source import Located
 
@@ -115,11 +116,11 @@ def load_suite(
         keep_weights=form.keep_weights,
         count_flops=form.count_flops,
         classic=form.classic,
-        eval_batch=laid.eval_batch or form.eval_batch,
+        eval_batch=_written(form, laid, "eval_batch"),
         launch=laid.launch or form.launch,
         launch_at=overlay.launch_at if laid.launch else document.at(("launch",)).where,
-        device=form.device if "device" in form.model_fields_set else laid.device or form.device,
-        threads=laid.threads or form.threads,
+        device=_written(form, laid, "device"),
+        threads=_written(form, laid, "threads"),
         tables=tuple(form.tables),
         figures=tuple(form.figures),
         published=form.published,
@@ -128,6 +129,12 @@ def load_suite(
         judge=form.judge.model if form.judge else "",
         options={"only": list(only), "data": data, "edits": edits, "backend": backend},
     )
+
+
+def _written(form: SuiteForm, laid: Overlay, option: str) -> Any:
+    """An option as the suite has it; where it says nothing, as the scale has it."""
+    own = getattr(form, option)
+    return own if option in form.model_fields_set else getattr(laid, option) or own
 
 
 def whole(suite: Suite) -> Suite:

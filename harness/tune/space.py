@@ -100,7 +100,7 @@ class Space:
 
     def _parameter(self, key: str, each: Range, value: Any) -> Any:
         if each.choice is not None:
-            return json.dumps(value) if value in each.choice else None
+            return next((json.dumps(choice) for choice in each.choice if choice == value), None)
         if each.depth is not None:
             layers = list(value) if key in self.widths else [value]
             if layers != list(range(layers[0], layers[0] + self.widths.get(key, 1))):

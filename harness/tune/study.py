@@ -1,12 +1,14 @@
 """Trials of hyper-parameters: Optuna proposes values, cells on dev records measure them.
 
-A trial is one or two ordinary cells. After a third of the edits, a trial that is worse than the median of the earlier ones is
-stopped; the others make all edits. The cells stay in the store, so trials share artifacts and a repeated one costs nothing.
+A trial is one or two ordinary cells. Once four trials have made all their edits, a trial whose score after a third of the edits is
+below their median at that point is stopped. The cells stay in the store, so trials share artifacts and a repeated one is free.
 """
 
 import io
+import itertools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,12 @@ from rich.console import Console
 from harness import registry
 from harness.api import Launcher
 from harness.commands import harness_command
+from harness.data.load import load
 from harness.errors import UserError
+from harness.evaluation.probes import Axis, questions_of
 from harness.files import write_bytes
 from harness.identity import digest
+from harness.plan.cell import Cell
 from harness.plan.plan import Plan, PlannedCell, roots
 from harness.run.progress import Display
 from harness.run.start import refuse
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-AXES = ("reliability", "generality", "locality")
+AXES: tuple[Axis, ...] = ("reliability", "generality", "locality")
 PROTOCOL = "generation"
 REASON = "reason"
 """Attribute of a trial that failed. A trial left by a killed process has none, and is run again."""
@@ -168,11 +173,12 @@ class Tuning:
             parallel: trials that are proposed and launched together; more than one helps on a cluster only.
 
         Raises:
-            UserError: if the values in use cannot run, if no trial has a result, or if the study was begun with other
-                ranges, records, weights or code.
+            UserError: if the values in use cannot run, if the records have no questions for one of the scores, if no trial has
+                a result, or if the study was begun with other ranges, records, weights or code.
         """
         from optuna.samplers import TPESampler
 
+        self._check_records()
         study = self.study
         while (left := trials - len(self._ended())) > 0:
             study.sampler = TPESampler(seed=self.question.seed + len(study.trials), constant_liar=parallel > 1)
@@ -212,7 +218,7 @@ class Tuning:
         if study.user_attrs.get("identity", identity) != identity:
             raise UserError(
                 f"{self.database}: this study was made with different ranges, records, weights, versions or code",
-                fix=f"rm {self.database}",
+                fix=f"rm {shlex.quote(str(self.database))}",
             )
         if "identity" not in study.user_attrs:
             study.set_user_attr("identity", identity)
@@ -220,7 +226,7 @@ class Tuning:
                 study.enqueue_trial(first)
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+            study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
         return study
 
     @property
@@ -228,14 +234,30 @@ class Tuning:
         """The values in use, of what is searched."""
         return {key: self.current.values[key] for key in self.space.ranges}
 
+    @cached_property
+    def _cell(self) -> Cell:
+        """A whole trial of the values in use."""
+        plan = self._plan({"current": {}}, self.question.edits)
+        refuse(plan, self._launch(plan.suite))
+        return plan.runnable[0]
+
+    def _check_records(self) -> None:
+        """Refuse records that cannot be scored, before anything runs."""
+        data = load(self._cell.data)
+        for edits, axis in itertools.product(self._budgets(), AXES):
+            if not any(questions_of(replace(data, edits=data.edits[:edits]), axis)):
+                raise UserError(
+                    f"the first {edits} dev records of {self.question.dataset} have no questions about {axis}, which is part of "
+                    "the score of a trial",
+                    fix="name another --dataset, or more --edits",
+                )
+
     def _identity(self) -> dict[str, Any]:
         """What must stay the same for trials to be comparable.
 
         Of artifacts, only builders from outside this project: keys of artifacts may depend on the values that are searched.
         """
-        plan = self._plan({"current": {}}, self.question.edits)
-        refuse(plan, self._launch(plan.suite))
-        cell = plan.runnable[0]
+        cell = self._cell
         identity, specs = cell.identity(), [spec for root in roots(cell) for spec in root.closure()]
         fixed = {key: value for key, value in identity["method"]["hparams"].items() if key not in self.space.ranges}
         return {

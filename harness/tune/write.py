@@ -29,7 +29,7 @@ def target(question: Question, model: str, to: Path | None, is_replaced: bool) -
 
 
 def write(result: Result, question: Question, path: Path) -> None:
-    """Write the best values on top of the file that was in use."""
+    """Write the best values on top of the file that was in use, as the trials had them."""
     method = registry.find_method(question.method, question.backend)
     before = f" (before: {result.before.score:.3f})" if result.before else ""
     source = (
@@ -38,5 +38,5 @@ def write(result: Result, question: Question, path: Path) -> None:
     )
     title = f"{method.spec.title} on {result.model}, written by `harness tune`."
     folders = folders_of(method)
-    base = find_file(folders, result.model, result.architecture, besides=path)
+    base = find_file(folders, result.model, result.architecture)
     write_file(path, base, folders[-1], result.values, source, title)

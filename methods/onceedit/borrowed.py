@@ -23,12 +23,12 @@ STRIDES = 4
 """In how many strides the progress of another method is passed on (see `Lent`)."""
 
 
-def identity(method: str, plugin: str) -> Mapping[str, Any]:
+def identity(method: str, plugin: "ModelRef") -> Mapping[str, Any]:
     """Name, version and hyper-parameters of a method as an editor of the plug-in: everything that determines its edit.
 
     Args:
         method: name in the registry.
-        plugin: catalogue name of the plug-in, whose file in `methods/hparams/<method>/` is read.
+        plugin: the plug-in; the method's file for it is read.
 
     Raises:
         UserError: if the method is unknown, does not edit, or does not change the weights, so that there would be no
@@ -45,7 +45,7 @@ def identity(method: str, plugin: str) -> Mapping[str, Any]:
         raise UserError(
             f"onceedit cannot edit its plug-in with '{method}': {reason}", fix=f"editor: one of {', '.join(choices)}"
         )
-    values = resolve(method, plugin, {}).values
+    values = resolve(method, plugin.name, {}, spec=plugin.spec).values
     made = {"name": method, "version": known[method].spec.version, "hparams": values}
     code = registry.code_of(editor(made))
     return {**made, **({"code": code} if code else {})}

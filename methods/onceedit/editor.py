@@ -248,7 +248,7 @@ def edit_artifact(
     texts = edits * (1 + hparams.contexts) * (1 + hparams.negatives)
     passes, memory = 3 * hparams.epochs * texts, _edit_memory(plugin, hparams)
     if hparams.editor not in borrowed.TRAINED:
-        identity["editor"] = borrowed.identity(hparams.editor, plugin.name)
+        identity["editor"] = borrowed.identity(hparams.editor, plugin)
         other = borrowed.editor(identity["editor"])
         needs |= {f"editor/{role}": spec for role, spec in borrowed.needs(other, plugin, data, seed).items()}
         passes = edits * other.hparams.passes_per_edit + texts

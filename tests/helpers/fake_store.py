@@ -103,6 +103,7 @@ class FakeStore:
         edit_actions: Sequence[str] | None = None,
         cost: Mapping[str, Any] | None = None,
         hparams: Mapping[str, Any] | None = None,
+        data_settings: Mapping[str, Any] | None = None,
     ) -> Path:
         """One finished cell; returns its folder."""
         label = label or (f"{method}.{variant}" if variant else method)
@@ -126,6 +127,7 @@ class FakeStore:
                 "split": "test",
                 "edits": records,
                 "template": template,
+                **(data_settings or {}),
             },
             "protocols": dict.fromkeys(PROTOCOLS, 1),
             "schedule": {"kind": "batch"},

@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from harness.commands import without_credentials
+from harness.commands import COMMAND, without_credentials
 from harness.errors import UserError
 from harness.store.mlflow_address import LIMITS, is_database, shown
-from harness.store.tracking import sync
+from harness.store.tracking import SyncResult, sync
 from tests.helpers.fake_store import FakeStore
 
 SECRET = "hunter2"
@@ -86,6 +86,19 @@ def refusal(store, uri):
 def test_a_server_that_fails_or_is_silent_is_one_line(status, words, serve, store):
     port, _ = serve(status)
     assert words in refusal(store, f"http://127.0.0.1:{port}")
+
+
+def test_the_suggestion_to_write_into_the_store_names_no_other_address(serve, store, monkeypatch):
+    uri = f"http://127.0.0.1:{serve(500)[0]}"
+    monkeypatch.setenv(COMMAND, f"python -m harness sync --tracking-uri {uri} --store results")
+    assert refusal(store, uri).endswith("env -u MLFLOW_TRACKING_URI python -m harness sync --store results")
+
+
+def test_the_command_that_opens_a_database_is_quoted():
+    assert (
+        "--backend-store-uri 'sqlite:////my results/mlflow.db'  "
+        in SyncResult(*(0, 0, 0, ()), "sqlite:////my results/mlflow.db").ui_command
+    )
 
 
 def test_by_default_a_silent_server_is_given_up_within_20_seconds():

@@ -31,3 +31,18 @@ def test_a_peak_that_is_unknown_is_left_out(tmp_path):
     name = "peak_memory_with_artifacts_bytes"
     assert mlflow_content.metrics(Folder(known)).values[name] == 3 * 2**30
     assert name not in mlflow_content.metrics(Folder(unknown)).values
+
+
+def test_what_an_identity_leaves_out_is_a_param_like_the_rest(tmp_path):
+    folder = Folder(
+        FakeStore(tmp_path).write_cell("ft-l", "tiny/llama", "zsre", hparams={"steps": 3, "layer": "traced"})
+    )
+    cell = folder.read("cell.json")
+    origin = {"references": {"hparams": {"steps": 3, "layer": "traced", "rounds": 1}}, "chosen": {"layer": 2}}
+
+    def logged(origin):
+        found = mlflow_content.params(cell, origin).values
+        return {name: value for name, value in found.items() if name.startswith("ft-l.")}
+
+    assert logged(origin) == {"ft-l.steps": "3", "ft-l.layer": "2", "ft-l.rounds": "1"}
+    assert logged({}) == {"ft-l.steps": "3", "ft-l.layer": "traced"}, "as an earlier version wrote it"

@@ -19,13 +19,14 @@ def test_every_name_becomes_one_that_mlflow_accepts_and_no_two_become_the_same(p
 
 
 def test_a_valid_name_is_kept_and_another_stays_readable():
-    names = valid_names([("scope", "share_below_0.3"), ("acc@1 (%)",), ("acc@1 [%]",), ("..",)], "/")
-    kept, first, second, dots = names.values()
+    names = valid_names([("scope", "share_below_0.3"), ("acc@1 (%)",), ("acc@1 [%]",), ("..",), ("OnceEdit+",)], "/")
+    kept, first, second, dots, plus = names.values()
     assert kept == "scope/share_below_0.3"
     assert first.startswith("acc_1.")
     assert second.startswith("acc_1.")
     assert first != second
     assert dots.startswith("_.")
+    assert plus.startswith("OnceEditplus.")
 
 
 def test_leaves_with_a_separator_in_their_own_name_do_not_replace_each_other():

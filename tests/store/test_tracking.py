@@ -417,7 +417,8 @@ def test_what_other_stores_and_users_have_on_a_server_is_not_removed(store, migr
     other = FakeStore(tmp_path / "other").write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
     for each in (store, other):
         sync(each.root, tracking_uri=shared)
-    client, _, (parent,) = runs_of(shared)
+    client, _, parents = runs_of(shared)
+    parent = next(run for run in parents if str(store.root) in run.data.tags["store"])
     mine = {"mlflow.parentRunId": parent.info.run_id}
     client.create_run(parent.info.experiment_id, run_name="mine", tags=mine)
     store.cells = store.cells[:1]
@@ -426,6 +427,76 @@ def test_what_other_stores_and_users_have_on_a_server_is_not_removed(store, migr
     assert sorted(run.data.tags["cell"] for run in runs_of(shared)[1]) == sorted([*store.cells, *other.cells])
     assert "mine" in {run.info.run_name for run in runs_of(shared)[2]}
     assert MlflowClient(tracking_uri=shared).get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+def test_two_stores_with_the_same_cells_each_keep_their_runs_on_a_server(migrated, tmp_path):
+    from reports.summary import summarise
+
+    shared = f"sqlite:///{shutil.copy(migrated, tmp_path / 'shared.db')}"
+    first, second = (
+        FakeStore(tmp_path / name).write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
+        for name in ("first", "second")
+    )
+    assert first.cells == second.cells
+    for each in (first, second, first):
+        sync(each.root, tracking_uri=shared, summarise=summarise)
+    _, children, others = runs_of(shared)
+    assert len({run.data.tags["store"] for run in children}) == len(children) == 2
+    assert sorted(run.data.tags["kind"] for run in others) == ["method", "method", "suite", "suite"]
+    second.write_cell("ft-l", "tiny/llama", "zsre", cost={"edits": 7})
+    assert sync(second.root, tracking_uri=shared, summarise=summarise).replaced == 1
+    assert sync(first.root, tracking_uri=shared, summarise=summarise).skipped == 1
+    assert len(runs_of(shared)[1]) == 2
+
+
+def test_entries_of_one_dataset_differ_in_names_params_and_scores_of_the_suite(migrated, tmp_path):
+    from reports.summary import summarise
+
+    fake = FakeStore(tmp_path / "results")
+    for relations, chance in (("seen", 0.9), ("unseen", 0.1)):
+        chances = dict.fromkeys(("reliability", "generality", "locality"), chance)
+        options = {"label": "FT+", "chances": chances, "data_settings": {"relations": relations, "train": 64}}
+        fake.write_cell("ft-l", "tiny/llama", "counterfact", **options)
+    fake.write_manifest()
+    shutil.copy(migrated, fake.root / "mlflow.db")
+    uri = sync(fake.root, summarise=summarise).uri
+    name = "FT+ · Llama2-7B (mini) · CounterFact"
+    assert of_kind(uri, "cell").keys() == {f"{name} · relations seen", f"{name} · relations unseen"}
+    for kind in ("cell", "method"):
+        params = [run.data.params for run in of_kind(uri, kind).values()]
+        assert {(each["relations"], each["train"], each["split"]) for each in params} == {
+            ("seen", "64", "test"),
+            ("unseen", "64", "test"),
+        }
+    (suite,) = of_kind(uri, "suite").values()
+    shown = {
+        original: suite.data.metrics[tag.removeprefix("metric.")]
+        for tag, original in suite.data.tags.items()
+        if tag.startswith("metric.generation.score.FTplus.")
+    }
+    seen, unseen = (shown[f"generation.score.FT+.relations {relations}"] for relations in ("seen", "unseen"))
+    assert seen > 0.5 > unseen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'boto3'", name="boto3"),
+        PermissionError(13, "Permission denied", "/mlruns/0"),
+    ],
+    ids=["package", "folder"],
+)
+@pytest.mark.parametrize("method", ["log_artifact", "log_table"])
+def test_where_artifacts_cannot_be_uploaded_is_one_line(method, error, store, monkeypatch):
+    from mlflow import MlflowClient
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(MlflowClient, method, fail)
+    with pytest.raises(UserError, match=r"mlflow\.db reported an error: .*(boto3|/mlruns/0)") as refusal:
+        sync(store.root)
+    assert ("install the Python package that provides boto3" in refusal.value.fix) == bool(error.args[0] != 13)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.models import catalogue
 from harness.suite import hparams
 from harness.yaml_source import read_chain
+from tests.helpers.commands import harness_here
 
 FULL = """\
 layer: {value: 1, source: "book"}
@@ -100,6 +101,16 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
         hparams.resolve("romme", "llama2-7b", {})
 
 
+@pytest.mark.parametrize(("model", "known"), [("llama2-7b", ["llama2-7b"]), ("mine", [])])
+def test_an_unknown_option_suggests_a_command_that_shows_the_known_ones(model, known):
+    spec = catalogue.entry("llama2-7b").spec
+    with pytest.raises(UserError, match="unknown option 'zzz' of method 'ft-l'") as caught:
+        hparams.resolve("ft-l", model, {"zzz": 1}, spec=spec)
+    assert caught.value.fix == " ".join(["python -m harness hparams ft-l", *known])
+    done = harness_here(*caught.value.fix.split()[3:])
+    assert "norm_constraint" in done.stdout
+
+
 def test_overrides_go_above_the_file_and_say_so(folder):
     resolved = hparams.resolve("ft-l", "llama2-7b", {"lr": 0.5, "steps": 9}, where={"lr": "s.yaml:3"}, folder=folder)
     assert (resolved.values["lr"], resolved.values["steps"], resolved.values["batch"]) == (0.5, 9, 3)
@@ -135,6 +146,11 @@ def test_a_value_never_inherits_the_source_of_another(folder):
         (
             FULL.replace("prompt_last", "prompt_lst"),
             "default.yaml:7: objective: 'prompt_lst' is not one of prompt_last",
+        ),
+        (FULL.replace("value: 0.1,", "value: .inf,"), "default.yaml:2: lr: expected finite numbers, found inf"),
+        (
+            FULL.replace("value: 0.1,", "value: [1, .nan],"),
+            "default.yaml:2: lr: expected finite numbers, found [1, nan]",
         ),
         (FULL + "extra: 3\n", "default.yaml:10: extra: expected {value: ..., source: ...}"),
         (FULL + "variants: [a]\n", "default.yaml:10: variants: expected a mapping"),

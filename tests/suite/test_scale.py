@@ -47,10 +47,13 @@ def test_a_scale_never_raises_the_number_of_unrelated_records(write):
         assert suite.datasets[0].unrelated == given
 
 
-def test_what_a_suite_says_about_distractors_and_the_device_holds_at_every_scale(write):
+def test_what_a_suite_says_about_distractors_device_batches_and_threads_holds_at_every_scale(write):
     base = BASE.replace("100", "100, strip_distractor: false")
-    suite = load_suite(write("device: cuda\n", base=base), scale="mini")
+    suite = load_suite(write("device: cuda\neval_batch: 8\nthreads: 4\n", base=base), scale="mini")
     assert (suite.datasets[0].strip_distractor, suite.device) == (False, "cuda")
+    assert (suite.eval_batch, suite.threads) == (8, 4)
+    suite = load_suite(write(), scale="mini")
+    assert (suite.device, suite.eval_batch, suite.threads) == ("cpu", 64, 1)
 
 
 def test_a_sequence_has_its_own_cap(write):

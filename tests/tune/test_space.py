@@ -56,6 +56,9 @@ def test_what_was_drawn_can_be_expressed_as_parameters_again(space):
         values = ranges.suggest(study.ask())
         study.enqueue_trial(ranges.parameters(values))
         assert ranges.suggest(study.ask()) == values
+    assert ranges.parameters({**VALUES, "clamp": 2.0}) == ranges.parameters({**VALUES, "clamp": 2}), (
+        "a number as YAML has it"
+    )
     assert ranges.parameters({**VALUES, "lr": 1.0}) is None
     assert ranges.parameters({**VALUES, "layers": [1, 3]}) is None
 

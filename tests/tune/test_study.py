@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,11 +11,13 @@ from rich.console import Console
 
 from harness import registry
 from harness.api import ArtifactSpec, Launcher, Summary
+from harness.data import load as loading
 from harness.errors import UserError
 from harness.plan.plan import Plan
 from harness.store.store import Store
 from harness.suite import hparams
 from harness.tune import Question, Tuning, target, write
+from harness.tune.space import Space
 from tests.helpers.commands import ROOT, harness_here
 
 BEST_LR = 3e-4
@@ -118,6 +121,32 @@ def test_an_interrupted_search_continues_with_the_trial_it_lost_and_ends_the_sam
     assert ended[: len(ended) // 2] == values[: len(ended) // 2]
     assert len(ended) == 7
     assert search(edits=9).run(7) == expected, "nothing is left to do"
+
+
+def test_a_trial_that_was_lost_while_its_values_were_drawn_has_the_same_values_again(search, monkeypatch):
+    def killed(space, trial):
+        space._suggest(trial, "lr", space.ranges["lr"])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search().run(1)
+    tuning = search()
+    assert tuning.run(1).values == tuning._searched
+
+
+@pytest.mark.parametrize(("axis", "lacking"), [("generality", "rephrases"), ("locality", "locality")])
+def test_records_that_cannot_be_scored_are_refused_before_the_first_trial(axis, lacking, search, monkeypatch):
+    def load(ref):
+        data = loading.load(ref)
+        return replace(data, edits=tuple(replace(record, **{lacking: ()}) for record in data.edits))
+
+    monkeypatch.setattr("harness.tune.study.load", load)
+    launcher = Formula()
+    with pytest.raises(UserError, match=f"the first 4 dev records of counterfact have no questions about {axis}"):
+        search(launcher).run(2)
+    assert launcher.cells == 0
 
 
 def test_a_trial_that_fails_says_why_and_the_search_goes_on(search, tmp_path):
@@ -244,6 +273,33 @@ def test_an_existing_file_is_replaced_only_on_demand_and_does_not_extend_itself(
     write(tuning.run(2), tuning.question, path)
     assert yaml.safe_load(path.read_text())["extends"] == "tiny.yaml"
     assert "--trials 2 " in hparams.resolve("ft-l", "tiny/llama", {}).sources["lr"]
+
+
+def test_a_file_that_is_replaced_keeps_what_was_not_searched(search, tmp_path):
+    own = tmp_path / "hparams/ft-l/tiny_llama.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        "extends: tiny.yaml\nlr: {value: 0.5, source: mine}\nsteps: {value: 7, source: counted}\n"
+        "variants:\n  long: {steps: {value: 99, source: patience}}\n"
+    )
+    tuning = search()
+    result = tuning.run(2)
+    write(result, tuning.question, target(tuning.question, tuning.model, None, is_replaced=True))
+    found = hparams.resolve("ft-l", "tiny/llama", {})
+    assert found.values == {**tuning.current.values, **result.values}, "what was measured"
+    assert (found.values["steps"], found.sources["steps"]) == (7, "counted")
+    assert found.sources["lr"].startswith("tuned on dev")
+    assert hparams.resolve("ft-l", "tiny/llama", {}, variant="long").values["steps"] == 99
+
+
+def test_the_users_own_file_is_the_one_to_replace(tmp_path, monkeypatch):
+    """Even where the method's own folder is below the working directory: the user's file is the one that is read."""
+    monkeypatch.chdir(tmp_path)
+    folders = [Path("hparams/ft-l"), tmp_path / "methods/hparams/ft-l"]
+    assert hparams.own_file(folders, "tiny/llama") == Path("methods/hparams/ft-l/tiny_llama.yaml")
+    folders[0].mkdir(parents=True)
+    (folders[0] / "tiny_llama.yaml").write_text("extends: tiny.yaml\n")
+    assert hparams.own_file(folders, "tiny/llama") == folders[0] / "tiny_llama.yaml"
 
 
 def test_a_file_elsewhere_extends_the_file_in_use_wherever_it_is_moved(search, tmp_path, monkeypatch):

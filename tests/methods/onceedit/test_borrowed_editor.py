@@ -34,7 +34,7 @@ def _values_for_two_layers():
     """FT-L as its file has it for `tiny/llama`, on the last of two layers and at a rate that suits random weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            borrowed, "resolve", lambda method, plugin, _: resolve(method, "tiny/llama", {"layer": 1, "lr": 0.1})
+            borrowed, "resolve", lambda method, *_, **__: resolve(method, "tiny/llama", {"layer": 1, "lr": 0.1})
         )
         yield
 
@@ -123,7 +123,7 @@ def test_what_the_other_method_needs_is_built_first_and_handed_to_it(data, monke
 
 def test_what_decides_a_traced_layer_is_built_first_and_the_other_method_edits_there(made, data, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        borrowed, "resolve", lambda *_: resolve("ft-l", "tiny/llama", {"layer": "traced", "lr": 0.1, "steps": 1})
+        borrowed, "resolve", lambda *_, **__: resolve("ft-l", "tiny/llama", {"layer": "traced", "lr": 0.1, "steps": 1})
     )
     spec = artifact(data)
     assert spec.needs["editor/layer"].name == "causal-trace"
@@ -135,7 +135,7 @@ def test_what_decides_a_traced_layer_is_built_first_and_the_other_method_edits_t
 
 
 def test_a_plugin_without_the_edited_layer_is_refused_when_it_is_planned(data, monkeypatch):
-    monkeypatch.setattr(borrowed, "resolve", lambda *_: resolve("ft-l", "tiny/llama", {"layer": 4}))
+    monkeypatch.setattr(borrowed, "resolve", lambda *_, **__: resolve("ft-l", "tiny/llama", {"layer": 4}))
     with pytest.raises(UserError, match="tiny/llama has 4 layers, but the last edited one is 4"):
         artifact(data)
 
@@ -182,3 +182,6 @@ def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
     other = edit_artifact(ModelRef("qwen2.5-1.5b", "pretrained"), data.ref, hparams_with(editor="ft-l"), seed=0)
     assert other.identity["editor"]["hparams"] == resolve("ft-l", "qwen2.5-1.5b", {}).values
     assert other.identity["editor"]["hparams"]["layer"] == 23, "of 28"
+    mine = ModelRef("mine", "pretrained", "/nowhere", known=ModelRef("qwen2.5-1.5b", "pretrained").spec)
+    own = edit_artifact(mine, data.ref, hparams_with(editor="ft-l"), seed=0)
+    assert own.identity["editor"] == other.identity["editor"], "also of a plug-in that is not in the catalogue"
