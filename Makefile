@@ -16,7 +16,7 @@ PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest  # tests start Py
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-install: $(INSTALLED)  ## make the environment in .venv (2 GB)
+install: $(INSTALLED)  ## make the environment in .venv (3 GB; several GB more with torch's CUDA build, see README.md)
 
 run: $(INSTALLED)  ## the paper's methods on three small models and two datasets, a cell per CPU core: tables, MLflow runs, a summary
 	$(BIN)/python -m harness run suites/main_table.yaml --scale mini --launch cores

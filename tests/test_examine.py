@@ -1,6 +1,7 @@
 """One cell on one screen, and its answers one by one."""
 
 import json
+import shlex
 
 import pytest
 
@@ -63,6 +64,25 @@ def test_the_explanation_has_the_settings_that_the_identity_leaves_out(tmp_path)
     shown = "\n".join(explain(Folder(folder)))
     assert "layers = [3]" in shown
     assert "rounds = 1" in shown
+
+
+def test_cells_of_one_name_are_told_apart_by_their_runs_and_found_by_their_ids(tmp_path):
+    """As after a run on synthetic records and one with `--data`."""
+    store = FakeStore(tmp_path)
+    first = store.write_cell("ft-l", "tiny/llama", "zsre").name
+    store.write_manifest()
+    second = store.write_cell("ft-l", "tiny/llama", "zsre", seed=1).name
+    runs = tmp_path / "suites"
+    content = json.loads((runs / "main_table.mini.json").read_text())
+    (runs / "main_table.mini.data.json").write_text(
+        json.dumps(content | {"cells": [second], "combinations": {}, "variant": "data", "data": "data"})
+    )
+    refused = harness_here("explain", "ft-l-tiny_llama-zsre", "--store", tmp_path)
+    assert refused.returncode == 2
+    assert f"{first} (main_table.mini)" in refused.stderr
+    assert f"{second} (main_table.mini.data)" in refused.stderr
+    fix = shlex.split(refused.stderr.rpartition("enough: ")[2])
+    assert harness_here(*fix[3:]).returncode == 0
 
 
 def test_the_explanation_as_json_leaves_nothing_out(fake):

@@ -15,6 +15,7 @@ from typing import Any
 from harness.commands import harness_command, same_command, same_command_with
 from harness.errors import UserError, nearest
 from harness.files import explained, locked, not_writable, share_like, this_process
+from harness.store.manifest import Manifest, manifests
 
 DONE = "DONE"
 FAILED = "FAILED"
@@ -209,7 +210,7 @@ def only_cell(store: Store, name: str, known: Collection[str]) -> str:
         known: names of the folders of all cells that could be meant.
 
     Raises:
-        UserError: if none or several match.
+        UserError: if none or several match; names the runs of each match, such as `main_table.mini.data`.
     """
     path = Path(name)
     word = path.name if path.parent.name == "cells" else name
@@ -221,18 +222,34 @@ def only_cell(store: Store, name: str, known: Collection[str]) -> str:
         raise UserError(
             f"{store.root}: {problem}", fix=harness_command("run", "main_table", scale="mini", store=store.root)
         )
-    near = None if found else nearest(word, known)
-    listed = f": {', '.join(found[:5])}{', …' * (len(found) > 5)}" if found else ""
+    if found:
+        runs = manifests(store.root)
+        listed = ", ".join(_with_runs(folder, runs) for folder in found[:5]) + ", …" * (len(found) > 5)
+        raise UserError(
+            f"'{name}' matches {len(found)} cells in {store.root}: {listed}",
+            fix=f"the id at the end is enough: {same_command_with(name, _id(found[0]))}",
+        )
+    near = nearest(word, known)
     raise UserError(
-        f"'{name}' matches {len(found)} cells in {store.root}{listed or (f' (did you mean {near!r}?)' if near else '')}",
+        f"'{name}' matches 0 cells in {store.root}{f' (did you mean {near!r}?)' if near else ''}",
         fix=same_command_with(name, near) if near else f"ls {shlex.quote(str(store.root / 'cells'))}",
     )
 
 
+def _with_runs(folder: str, runs: Iterable[Manifest]) -> str:
+    """A cell's folder with the runs that it belongs to, which tell cells of the same name apart: their records, for example."""
+    of_it = [run.name for run in runs if folder in run.cells]
+    return f"{folder} ({', '.join(of_it)})" if of_it else folder
+
+
+def _id(folder: str) -> str:
+    """The cell id in the name of a cell's folder."""
+    return folder.rpartition("-")[2]
+
+
 def _is_called(folder: str, name: str) -> bool:
     """Whether a name matches a cell's folder: a prefix of the folder name, or a cell id or a prefix of it."""
-    of_id = folder.rpartition("-")[2]
-    return folder.startswith(name) or of_id.startswith(name[: len(of_id)])
+    return folder.startswith(name) or _id(folder).startswith(name[: len(_id(folder))])
 
 
 def _discard(folders: Iterable[Path]) -> None:

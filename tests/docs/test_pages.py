@@ -58,6 +58,20 @@ def test_every_command_and_option_exists(page):
                 assert spelt in known, f"{page.name}: harness {' '.join(words)}: no option '{spelt}'"
 
 
+def options(command, name="harness"):
+    context = typer.Context(command)
+    for verb in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        yield from options(command.get_command(context, verb), f"{name} {verb}")
+    yield from ((name, option) for parameter in command.get_params(context) for option in parameter.opts)
+
+
+def test_every_option_is_in_some_page():
+    text = "".join(page.read_text() for page in PAGES if page.name != "CHANGELOG.md")
+    named = set(re.findall(r"--[a-z-]+", text)) | {"--show-completion"}
+    found = {(name, option) for name, option in options(typer.main.get_command(app)) if option.startswith("--")}
+    assert not {f"{name} {option}" for name, option in found if option not in named}
+
+
 def test_every_suite_loads(page, tmp_path):
     for body in blocks(page, "yaml"):
         if not body.startswith("name:") or page.name in EXAMPLES:
