@@ -135,12 +135,12 @@ class WiseInside(MemoryInside):
         return wrapper
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-        """Convert requests to EasyEdit's records, each with its unrelated prompt and answer."""
+        """Convert requests to EasyEdit's records, each with its unrelated prompt, and the answer if that is known."""
         spared = loc_prompts.taken(self._spared, len(requests))
-        return [
-            {**record, "loc_prompt": f"{probe.prompt.rstrip()} {probe.answer.strip()}"}
-            for record, probe in zip(super().records(requests), spared, strict=True)
+        texts = [
+            f"{probe.prompt.rstrip()} {probe.answer.strip()}" if probe.has_answer else probe.prompt for probe in spared
         ]
+        return [{**record, "loc_prompt": text} for record, text in zip(super().records(requests), texts, strict=True)]
 
     def diagnostics(self) -> dict[str, float]:
         """The same diagnostics as in our own implementation."""

@@ -132,5 +132,7 @@ class Wise(SequentialMethod):
             spared = EditRequest(f"{request.record_id} (spared)", probe.prompt, "", probe.answer, "")
             rows = [replace(request, prompt=f"{prefix}{request.prompt}") for prefix in ("", *contexts)]
             *edits, other = edit_queries(model, [*rows, spared])
-            lessons.append(Lesson(tuple(edits), other))
+            lessons.append(
+                Lesson(tuple(edits), other if probe.has_answer else replace(other, target="", target_ids=()))
+            )
         return lessons

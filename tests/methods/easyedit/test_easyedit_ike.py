@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +97,16 @@ def test_the_demonstrations_nearest_to_the_edit_come_first(tmp_path, written):
     assert vectors.before(TRAIN[0].request(), 1).startswith(("The capital", "Iceland"))
     with pytest.raises(UserError, match="every demonstration has more than 3 tokens"):
         Examples.load(written, model, 3)
+
+
+def test_a_probe_without_an_answer_is_not_shown_as_a_fact(tmp_path):
+    unknown = [
+        replace(record, locality=tuple(replace(probe, has_answer=False) for probe in record.locality))
+        for record in TRAIN
+    ]
+    spec = Ike(IkeHparams(**VALUES)).artifacts(TARGET, REF, 0)[ROLE]
+    build(spec, TinyContext(None, (TRAIN[0], *unknown[1:])), tmp_path)
+    assert [len(texts_of(record)) for record in json.loads((tmp_path / FILE).read_text())] == [3, 2, 2, 2]
 
 
 def test_a_sequence_is_refused_and_so_is_what_easyedit_does_not_have(written):
