@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef
@@ -34,6 +36,11 @@ CONTEXTS = 10
 
 class EasyEditWiseHparams(WholePasses, WiseHparams, Without):
     """Hyper-parameters of WISE."""
+
+    @model_validator(mode="after")
+    def _memories_apart(self) -> Self:
+        """EasyEdit's own code routes between a merged memory and the one in training too."""
+        return self
 
 
 @register("wise", title="WISE", family="memory", version=1, backend="easyedit")

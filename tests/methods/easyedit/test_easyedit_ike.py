@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
@@ -112,8 +113,11 @@ def test_a_probe_without_an_answer_is_not_shown_as_a_fact(tmp_path):
 def test_a_sequence_is_refused_and_so_is_what_easyedit_does_not_have(written):
     with pytest.raises(UserError, match="makes all edits at once"):
         Ike(IkeHparams(**VALUES)).extend(None, {"prompts": torch.ones(1)}, [], {ROLE: written}, Context())
-    for changed in ({"nearest": 2}, {"form": "fact"}, {"implementation": "corrected"}):
-        with pytest.raises(UserError, match=f"does not support {next(iter(changed))}"):
-            adapter(**changed).check(TARGET)
+    for changed in ({"nearest": 2}, {"form": "fact"}):
+        for kind in (IkeHparams, EasyEditIkeHparams):
+            with pytest.raises(ValidationError, match="faithful-easyedit states one fact"):
+                kind(**VALUES | changed)
+    with pytest.raises(UserError, match="does not support implementation"):
+        adapter(implementation="corrected").check(TARGET)
     with pytest.raises(UserError, match="would download a sentence encoder"):
         adapter(without=["given-encoder"]).check(TARGET)

@@ -209,6 +209,11 @@ def test_shards_are_not_trained_side_by_side_where_padding_counts():
         hparams_with(implementation="faithful-easyedit", parallel=2)
 
 
+def test_a_merged_memory_is_not_said_to_be_routed_as_in_easyedit():
+    with pytest.raises(ValidationError, match="memory merge: faithful-easyedit has EasyEdit's routing for separate"):
+        hparams_with(implementation="faithful-easyedit", parallel=1, memory="merge")
+
+
 def test_a_merge_takes_whole_shards():
     with pytest.raises(ValidationError, match="not a multiple"):
         hparams_with(save_freq=3, merge_freq=4)

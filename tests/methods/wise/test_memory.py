@@ -256,8 +256,13 @@ def test_what_is_merged_is_merged_once_and_for_all(memory, block, monkeypatch):
         assert thresholds(found) == thresholds(expected)
         assert all(torch.equal(one.change_DK, other.change_DK) for one, other in zip(found, expected, strict=True))
         assert len(shards.sides) == len(begun) - edits // 6 * 3
+    exported = {
+        name: value for name, value in shards_of(sides[: len(begun)], edits).state().items() if name != "merged"
+    }
+    whole = assembled(settled(Shards.of(exported), hparams), hparams)
+    assert thresholds(whole) == thresholds(found), "a state of all shards is merged too"
     assert max(counted) <= 3
-    assert memory == "merge" or len(counted) == 20 // 6
+    assert memory == "merge" or len(counted) == 2 * (20 // 6)
 
 
 def sides_of(count):
