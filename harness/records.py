@@ -102,6 +102,11 @@ class EditRecord:
         """Whether it shows both what an edit changes and what it leaves alone: it has a rephrase and a locality probe."""
         return bool(self.rephrases and self.locality)
 
+    @property
+    def known_locality(self) -> Probe | None:
+        """The first locality probe with an answer, the only kind that can be shown as a fact."""
+        return next((probe for probe in self.locality if probe.has_answer), None)
+
     def probes(self) -> dict[str, tuple[Probe, ...]]:
         """All probes by field."""
         return {name: getattr(self, name) for name in PROBES}

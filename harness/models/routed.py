@@ -26,6 +26,7 @@ the text so far, re-read from the start for each new id, as without a key-value 
 """
 
 Route = TypeVar("Route")
+Found = TypeVar("Found")
 
 
 class Memory(Protocol[Route]):
@@ -96,22 +97,29 @@ class RoutedModel(EditedModel, Generic[Route]):
 
     def teacher_forced(self, queries: Sequence[Query]) -> list[list[int]]:
         """Arg-max id at each target position; whether the routing sees the target depends on `reads`."""
-        if self._reads == "prompt":
-            with self._routing([len(query.prompt_ids) for query in queries]):
-                return self._plain.teacher_forced(queries)
-        with self._routing([len(query.prompt_ids) + len(query.target_ids) for query in queries]):
-            return [ids[:-1] for ids in self._plain.teacher_forced([_longer(query) for query in queries])]
+        return self._forced(self._plain.teacher_forced, queries, self._reads != "prompt")
 
     def score(self, queries: Sequence[Query], *, reads_targets: bool = False) -> list[list[TokenScore]]:
         """Log-probabilities of the target ids, routed as in `teacher_forced` unless `reads_targets`."""
-        if self._reads != "prompt":
-            reads_targets = True
+        return self._forced(self._plain.score, queries, reads_targets or self._reads != "prompt")
+
+    def _forced(
+        self, ask: Callable[[Sequence[Query]], list[list[Found]]], queries: Sequence[Query], reads_targets: bool
+    ) -> list[list[Found]]:
+        """What `ask` finds at each target position; the routing reads the prompts, or the targets too."""
         lengths = [len(query.prompt_ids) + len(query.target_ids) * reads_targets for query in queries]
-        if not reads_targets:
-            with self._routing(lengths):
-                return self._plain.score(queries)
-        with self._routing(lengths):  # as in `teacher_forced`
-            return [scores[:-1] for scores in self._plain.score([_longer(query) for query in queries])]
+        asked = [self._longer(query) for query in queries] if reads_targets else queries
+        with self._routing(lengths):
+            return [found[: len(query.target_ids)] for query, found in zip(queries, ask(asked), strict=True)]
+
+    def _longer(self, query: Query) -> Query:
+        """With one more position: the last target id is not the context of any prediction, but the routing must see it.
+
+        A text that fills the model's context, and one id more, has no such position; its last id is not read.
+        """
+        if len(query.prompt_ids) + len(query.target_ids) > self._model.positions:
+            return query
+        return replace(query, target_ids=(*query.target_ids, query.target_ids[-1]))
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
         """Greedy continuation of each prompt by as many ids as its target has."""
@@ -197,11 +205,6 @@ class RoutedModel(EditedModel, Generic[Route]):
                 yield decided
         finally:
             handle.remove()
-
-
-def _longer(query: Query) -> Query:
-    """With one more position: the last target id is not the context of any prediction, but the routing must see it."""
-    return replace(query, target_ids=(*query.target_ids, query.target_ids[-1]))
 
 
 def matrix(model: LoadedModel, layer: int) -> nn.Module:

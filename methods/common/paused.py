@@ -82,7 +82,7 @@ class Targets:
         counts = [len(query.target_ids) for query in queries]
         self.places = [(row, step) for row, count in enumerate(counts) for step in range(count)]
         self._ids_N = torch.tensor([id_ for query in queries for id_ in query.target_ids], device=device)
-        self.places_2N = torch.tensor(self.places, device=device).T
+        self.places_2N = torch.tensor(self.places, device=device).reshape(-1, 2).T
         self._counts_B, self._longest = torch.tensor(counts, device=device), max(counts)
 
     def losses(self, logits_NV: Tensor) -> Tensor:

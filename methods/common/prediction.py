@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.models.batching import Padded, right_padded
 from harness.models.loaded import LoadedModel
-from harness.records import EditRecord
+from harness.records import EditRecord, Probe
 from harness.tokens import Query, joint_query
 from methods.common import Implementation
 
@@ -90,12 +90,15 @@ def padded(rows: Sequence[PredictionRow], device: "torch.device") -> Padded:
     return batch
 
 
-def locality_row(model: LoadedModel, query: Query, implementation: Implementation) -> PredictionRow:
-    """A prompt with its answer, scored at the positions that predict the answer.
+def locality_row(model: LoadedModel, probe: Probe, implementation: Implementation) -> PredictionRow:
+    """A prompt with its answer, scored at the positions that predict the answer; only at the first one if it is unknown.
 
     EasyEdit's mask instead covers the positions of the answer's own ids, one later, plus one in front for the BOS.
     """
+    query = joint_query(model.tokenizer, probe.prompt, probe.answer)
     ids, start = query.prompt_ids + query.target_ids, len(query.prompt_ids)
+    if not probe.has_answer:
+        return PredictionRow(query.prompt_ids, (start - 1,))
     if implementation == "faithful-easyedit":
         return PredictionRow(ids, tuple(range(start - model.spec.adds_bos, len(ids))))
     return PredictionRow(ids[:-1], tuple(range(start - 1, len(ids) - 1)))
@@ -108,10 +111,7 @@ def examples(model: LoadedModel, records: Sequence[EditRecord], implementation: 
         edit = _edit(model, record.prompt, record.target_new, implementation)
         rephrases = tuple(_edit(model, text, record.target_new, implementation) for text in record.rephrases)
         outer = (edit,) if implementation == "faithful-easyedit" else rephrases
-        locality = tuple(
-            locality_row(model, joint_query(model.tokenizer, probe.prompt, probe.answer), implementation)
-            for probe in record.locality
-        )
+        locality = tuple(locality_row(model, probe, implementation) for probe in record.locality)
         if outer and locality:
             made.append(Example(edit, outer, locality))
     return made

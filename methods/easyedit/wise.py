@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from harness.api import ArtifactSpec
 from harness.models.catalogue import ModelRef
@@ -34,6 +36,11 @@ CONTEXTS = 10
 
 class EasyEditWiseHparams(WholePasses, WiseHparams, Without):
     """Hyper-parameters of WISE."""
+
+    @model_validator(mode="after")
+    def _memories_apart(self) -> Self:
+        """EasyEdit's own code routes between a merged memory and the one in training too."""
+        return self
 
 
 @register("wise", title="WISE", family="memory", version=1, backend="easyedit")
@@ -135,12 +142,12 @@ class WiseInside(MemoryInside):
         return wrapper
 
     def records(self, requests: Sequence[EditRequest]) -> list[dict[str, str]]:
-        """Convert requests to EasyEdit's records, each with its unrelated prompt and answer."""
+        """Convert requests to EasyEdit's records, each with its unrelated prompt, and the answer if that is known."""
         spared = loc_prompts.taken(self._spared, len(requests))
-        return [
-            {**record, "loc_prompt": f"{probe.prompt.rstrip()} {probe.answer.strip()}"}
-            for record, probe in zip(super().records(requests), spared, strict=True)
+        texts = [
+            f"{probe.prompt.rstrip()} {probe.answer.strip()}" if probe.has_answer else probe.prompt for probe in spared
         ]
+        return [{**record, "loc_prompt": text} for record, text in zip(super().records(requests), texts, strict=True)]
 
     def diagnostics(self) -> dict[str, float]:
         """The same diagnostics as in our own implementation."""

@@ -1,10 +1,11 @@
 """Cache of residual streams: blocks below the edited ones are fixed during training, so each sequence passes through them once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from harness.models.batching import length_sorted
 from harness.models.loaded import LoadedModel
 from harness.models.submodels import Streams, streams
 
@@ -24,6 +25,19 @@ class PrefixCache:
         self._model, self._layer = model, layer
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._bytes = 0
+
+    def fill(self, rows: Iterable[tuple[int, ...]], batch: int) -> None:
+        """Compute rows ahead of their use, in batches of similar length, until the budget is used up.
+
+        Args:
+            rows: ids of each sequence; duplicates are computed once.
+            batch: rows per forward pass.
+        """
+        distinct = list(dict.fromkeys(rows))
+        for chosen in length_sorted(distinct, len, batch):
+            self.streams([distinct[index] for index in chosen])
+            if distinct[chosen[-1]] not in self._kept:
+                return
 
     def streams(self, rows: Sequence[tuple[int, ...]]) -> Streams:
         """The rows as one right-padded batch; uncached rows are computed in a single forward pass."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -86,13 +87,13 @@ def train(
     order = torch.randperm(len(made), generator=generator).tolist()
     learned = [made[index] for index in order[: -hparams.validation]]
     held_out = [_first(made[index]) for index in order[-hparams.validation :]]
+    batches = list(islice(_batches(learned, hparams.train_batch, generator), hparams.steps))
+    trainer.read_ahead([*held_out, *chain.from_iterable(batches)])  # so that all steps cost the same
     looks: list[Look] = []
     best, kept, since = math.inf, {}, 0
     with context.progress("training the hypernetwork of MEND", hparams.steps) as advance:
         losses: list[Tensor] = []
-        for step, batch in zip(
-            range(1, hparams.steps + 1), _batches(learned, hparams.train_batch, generator), strict=False
-        ):
+        for step, batch in enumerate(batches, start=1):
             losses.append(trainer.step(batch))
             advance()
             if step % hparams.validate_every:
@@ -139,6 +140,11 @@ class Trainer:
             ],
             fused=True,
         )
+
+    def read_ahead(self, tasks: Sequence[Task]) -> None:
+        """Run the rows of all tasks through the blocks below the edited ones, which do not change."""
+        rows = (row.ids for task in tasks for row in (task.edit, task.outer, task.locality))
+        self._prefixes.fill(rows, self._hparams.train_batch)
 
     def step(self, tasks: Sequence[Task]) -> Tensor:
         """Take one optimiser step on a batch of independent edits.

@@ -16,7 +16,7 @@ from torch.nn import functional
 from harness.api import ArtifactSpec, Context
 from harness.errors import UserError
 from harness.files import write_json
-from harness.records import EditRequest
+from harness.records import EditRecord, EditRequest
 from harness.tokens import Query, token_ids
 from methods.common.similarity import Embeddings, embeddings_of
 from methods.retrieval.demonstrations import usable
@@ -35,29 +35,24 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     Raises:
         UserError: if there are none.
     """
-    records = [
-        {
-            "prompt": record.prompt.strip(),
-            "target_new": record.target_new.strip(),
-            "rephrase_prompt": record.rephrases[0].strip(),
-            "locality_prompt": record.locality[0].prompt.strip(),
-            "locality_ground_truth": record.locality[0].answer.strip(),
-        }
-        for record in usable(context.load_data(spec.inputs["data"]).train)
-    ]
-    write_json(folder / FILE, records)
+    write_json(folder / FILE, [_row(record) for record in usable(context.load_data(spec.inputs["data"]).train)])
 
 
-def texts_of(record: dict[str, str]) -> tuple[str, str, str]:
-    """A record's demonstrations: of the fact itself, of a rephrase, and of a fact that stays (ike/util.py:13-23)."""
+def _row(record: EditRecord) -> dict[str, str]:
+    """Convert a record; without the keys of a fact that stays if no locality probe has an answer."""
+    row = {"prompt": record.prompt, "target_new": record.target_new, "rephrase_prompt": record.rephrases[0]}
+    if known := record.known_locality:
+        row |= {"locality_prompt": known.prompt, "locality_ground_truth": known.answer}
+    return {key: text.strip() for key, text in row.items()}
+
+
+def texts_of(record: dict[str, str]) -> list[str]:
+    """A record's demonstrations: of the fact itself, of a rephrase, and of a fact that stays if it has one (ike/util.py:13-23)."""
     fact = f"{record['prompt']} {record['target_new']}"
-    asked = (
-        fact,
-        f"{record['rephrase_prompt']} {record['target_new']}",
-        f"{record['locality_prompt']} {record['locality_ground_truth']}",
-    )
-    copy, update, retain = (f"New Fact: {fact}\nPrompt: {text}\n\n" for text in asked)
-    return copy, update, retain
+    asked = [fact, f"{record['rephrase_prompt']} {record['target_new']}"]
+    if "locality_prompt" in record:
+        asked.append(f"{record['locality_prompt']} {record['locality_ground_truth']}")
+    return [f"New Fact: {fact}\nPrompt: {text}\n\n" for text in asked]
 
 
 def load_records(folder: Path, model: "LoadedModel", most: int) -> list[dict[str, str]]:
@@ -70,7 +65,7 @@ def load_records(folder: Path, model: "LoadedModel", most: int) -> list[dict[str
     kept = [
         record
         for record in records
-        if max(map(len, token_ids(model.tokenizer, list(texts_of(record)), add_special_tokens=False))) <= most
+        if max(map(len, token_ids(model.tokenizer, texts_of(record), add_special_tokens=False))) <= most
     ]
     if not kept:
         raise UserError(f"ike: every demonstration has more than {most} tokens", fix="a larger `demonstration_tokens`")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 FILE = "demonstrations.json"
 
 KINDS = ("copy", "update", "update", "update", "retain", "retain", "retain", "retain")
-"""The prompt is that of the fact, a rephrase, or a locality probe, as 1 : 3 : 4 (Zheng et al. 2023, §3.2)."""
+"""The prompt is that of the fact, a rephrase, or a locality probe, as 1 : 3 : 4 (Zheng et al. 2023, §3.2).
+
+A record whose locality probes have no answer shows a rephrase instead.
+"""
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
@@ -47,10 +50,11 @@ def usable(records: Sequence[EditRecord]) -> list[EditRecord]:
 
 def _written(records: Sequence[EditRecord]) -> Iterator[dict[str, str]]:
     for index, record in enumerate(records):
+        update, known = (record.rephrases[0], record.target_new), record.known_locality
         asked = {
             "copy": (record.prompt, record.target_new),
-            "update": (record.rephrases[0], record.target_new),
-            "retain": (record.locality[0].prompt, record.locality[0].answer),
+            "update": update,
+            "retain": (known.prompt, known.answer) if known else update,
         }[KINDS[index % len(KINDS)]]
         fact = f"{record.prompt.strip()} {record.target_new.strip()}"
         text = f"New Fact: {fact}\nPrompt: {asked[0].strip()} {asked[1].strip()}\n\n"

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api import ArtifactSpec, Context, EditedModel, Hparams, State
 from harness.errors import UserError
@@ -129,6 +129,14 @@ class IkeHparams(RetrievalHparams):
     demonstrations: int = Field(ge=1)
     demonstration_tokens: int = Field(ge=1)
     implementation: Implementation = "corrected"
+
+    @model_validator(mode="after")
+    def _one_new_fact(self) -> Self:
+        if self.implementation == "faithful-easyedit" and (self.nearest, self.form) != (1, "new_fact"):
+            raise ValueError(
+                f"nearest {self.nearest}, form {self.form}: faithful-easyedit states one fact (nearest: 1, form: new_fact)"
+            )
+        return self
 
 
 @register("ike", title="IKE", family="memory", version=2)

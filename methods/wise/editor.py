@@ -46,17 +46,22 @@ class Wise(SequentialMethod):
         return {**spared, **contexts} if self.hparams.contexts else spared
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
-        """All shards, twice (they are also the state), and the merged memories; training several shards at a time, or merging."""
+        """Merged memories and shards that wait for a merge, twice (they are also the state), or all shards of a batch.
+
+        Training several shards at a time, or merging.
+        """
         hparams, model = self.hparams, target.footprint
         shards = -(-data.edits // hparams.save_freq)
-        merged = 1 if hparams.memory == "merge" else data.edits // hparams.merge_freq
+        size, groups = hparams.merge_freq // hparams.save_freq, data.edits // hparams.merge_freq
+        is_one = hparams.memory == "merge"
+        memories = min(shards, (min(1, groups) if is_one else groups) + size)
         together = min(hparams.parallel, shards)
         rows = together * (1 + hparams.contexts)
         tokens = rows * (PROMPT_TOKENS + self.prompt_overhead())
-        merging = min(hparams.merge_freq // hparams.save_freq, shards) if merged else 0
+        merging = min(size, shards) if is_one or groups else 0
         training = together * (1 / 4 + 4) + 1  # mask, gradient, decay, step and their difference; a mask is drawn
         return Memory(
-            kept={"side memories": (2 * shards + merged) * model.matrix_fp32},
+            kept={"side memories": (max(shards, 2 * memories) + is_one) * model.matrix_fp32},
             edit={
                 "gradients or merging": max(training, 3 * merging + 4) * model.matrix_fp32,
                 "activations": model.backward(tokens, blocks_above(hparams.layer, model.n_layers, including=True)),
@@ -90,7 +95,7 @@ class Wise(SequentialMethod):
         """
         from harness.models.routed import RoutedModel
         from methods.wise.memory import memory_of
-        from methods.wise.merging import assembled
+        from methods.wise.merging import assembled, settled
         from methods.wise.training import Shards, learn
 
         probes = loc_prompts.load(artifacts["loc_prompts"])
@@ -100,7 +105,8 @@ class Wise(SequentialMethod):
             if requests or shards is None:
                 lessons = self._lessons(model, requests, probes, contexts, shards.edits if shards else 0)
                 shards = learn(model, lessons, self.hparams, context.seed, advance, shards)
-            sides = assembled(shards.sides, shards.edits, self.hparams)
+            shards = settled(shards, self.hparams)
+            sides = assembled(shards, self.hparams)
         memory = memory_of(model, sides, shards.edits, self.hparams)
         diagnostics = {
             "memories": float(len(sides)),
@@ -132,5 +138,7 @@ class Wise(SequentialMethod):
             spared = EditRequest(f"{request.record_id} (spared)", probe.prompt, "", probe.answer, "")
             rows = [replace(request, prompt=f"{prefix}{request.prompt}") for prefix in ("", *contexts)]
             *edits, other = edit_queries(model, [*rows, spared])
-            lessons.append(Lesson(tuple(edits), other))
+            lessons.append(
+                Lesson(tuple(edits), other if probe.has_answer else replace(other, target="", target_ids=()))
+            )
         return lessons

@@ -89,3 +89,12 @@ class WiseHparams(Hparams):
                 f"parallel {self.parallel}: faithful-easyedit depends on the padding, so shards cannot share a batch"
             )
         return self
+
+    @model_validator(mode="after")
+    def _memories_apart(self) -> Self:
+        if self.implementation == "faithful-easyedit" and self.memory == "merge":
+            raise ValueError(
+                "memory merge: faithful-easyedit has EasyEdit's routing for separate memories only (memory: retrieve); "
+                "backend: easyedit merges them"
+            )
+        return self

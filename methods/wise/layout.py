@@ -21,7 +21,7 @@ class Lesson:
 
     Attributes:
         edits: R rows: the edit alone and after each context prefix; R is the same for every edit.
-        spared: the unrelated prompt that it is trained against, with its answer.
+        spared: the unrelated prompt that it is trained against, with its answer if that is known.
     """
 
     edits: tuple[Query, ...]

@@ -28,7 +28,8 @@ def artifact(data: DataRef) -> ArtifactSpec:
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     """Write the unrelated prompts of `spec` to `folder`."""
     probes = loc_probes(context.load_data(spec.inputs["data"]))
-    write_json(folder / FILE, [{"prompt": probe.prompt, "answer": probe.answer} for probe in probes])
+    kept = ("prompt", "answer", "has_answer")
+    write_json(folder / FILE, [{name: getattr(probe, name) for name in kept} for probe in probes])
 
 
 def load(folder: Path) -> list[Probe]:

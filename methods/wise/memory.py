@@ -49,7 +49,7 @@ def lost_bias(model: "LoadedModel", hparams: WiseHparams) -> Tensor:
 def memory_of(model: "LoadedModel", sides: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> "SideMemories":
     """Build the routing memory after `edits` edits from the side memories returned by `merging.assembled`."""
     activation, lost_D = activation_of(model, hparams.layer), lost_bias(model, hparams)
-    if hparams.implementation == "corrected" or hparams.memory == "merge":
+    if hparams.implementation == "corrected":
         return SideMemories(activation, sides, hparams.act_ratio, lost_D)
     if edits % hparams.save_freq == 0:
         weight_DK = model.value_matrix(hparams.layer)[1].to(model.device)

@@ -4,6 +4,7 @@ TIES combines several weight changes into one with little interference (Yadav et
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,35 +12,44 @@ from torch import Tensor
 from methods.common.largest import smallest_of_largest
 from methods.wise.hparams import WiseHparams
 from methods.wise.memory import SideMemory
+from methods.wise.training import Shards
 
 _EARLIER = 0.6
 """Weight of an already merged memory when others are merged into it, as in WISE's public code; the others share the rest."""
 
 
-def assembled(shards: Sequence[SideMemory], edits: int, hparams: WiseHparams) -> list[SideMemory]:
-    """Assemble the memories after all edits.
+def settled(shards: Shards, hparams: WiseHparams) -> Shards:
+    """Merge the shards of every `merge_freq` edits, which no later edit changes.
 
-    Args:
-        shards: in order; a shard of fewer than `save_freq` edits is unfinished and never merged.
-        edits: total number of edits.
-        hparams: `save_freq`, `merge_freq` and `memory` say what is merged when.
+    Returns:
+        With `retrieve`, one merged memory per group of shards; with `merge`, one for all groups, each merged into that of the
+        earlier ones. Shards since then, and an unfinished one of fewer than `save_freq` edits, are left as they are.
+    """
+    kept, sides = shards.merged, shards.sides
+    size = hparams.merge_freq // hparams.save_freq
+    for _ in range(_finished(shards, hparams) // size):
+        group, sides = sides[:size], sides[size:]
+        kept = (*kept, merged(group, hparams)) if hparams.memory == "retrieve" else (merged(group, hparams, *kept),)
+    return replace(shards, merged=kept, sides=sides)
+
+
+def assembled(shards: Shards, hparams: WiseHparams) -> list[SideMemory]:
+    """Assemble the memories after all edits from the result of `settled`.
 
     Returns:
         `retrieve`: one memory per `merge_freq` edits, then shards finished since, then the unfinished one.
         `merge`: one memory for all finished shards, merged again after every `merge_freq` edits and at the end, then the
         unfinished one.
     """
-    finished = edits // hparams.save_freq
-    size = hparams.merge_freq // hparams.save_freq
-    groups = [shards[start : min(start + size, finished)] for start in range(0, finished, size)]
-    unfinished = list(shards[finished:])
-    if hparams.memory == "retrieve":
-        kept = [[merged(group, hparams)] if len(group) == size else list(group) for group in groups]
-        return [side for sides in kept for side in sides] + unfinished
-    main: list[SideMemory] = []
-    for group in groups:
-        main = [merged(group, hparams, *main)]
-    return main + unfinished
+    finished = _finished(shards, hparams)
+    if hparams.memory == "retrieve" or not finished:
+        return [*shards.merged, *shards.sides]
+    return [merged(shards.sides[:finished], hparams, *shards.merged), *shards.sides[finished:]]
+
+
+def _finished(shards: Shards, hparams: WiseHparams) -> int:
+    """Number of shards that have all of their edits and are not merged yet."""
+    return len(shards.sides) - (shards.edits % hparams.save_freq > 0)
 
 
 def merged(group: Sequence[SideMemory], hparams: WiseHparams, earlier: SideMemory | None = None) -> SideMemory:

@@ -35,11 +35,12 @@ class Shards:
     """All shards after some edits.
 
     Attributes:
-        sides: the side memory of each shard, in order; the last one may be unfinished.
+        sides: the side memory of each shard that is not merged yet, in order; the last one may be unfinished.
         loss, steps: mean final loss and mean number of updates over the latest lessons.
         edits: total number of edits.
         mask_DK: mask of the last shard, for further edits to it.
         generator: state of the generator that draws masks.
+        merged: what the earlier shards were merged into (see `merging.settled`).
     """
 
     sides: tuple[SideMemory, ...]
@@ -48,12 +49,15 @@ class Shards:
     edits: int
     mask_DK: Tensor
     generator: Tensor
+    merged: tuple[SideMemory, ...] = ()
 
     def state(self) -> State:
         """Convert to tensors."""
+        memories = (*self.merged, *self.sides)
         return {
-            "changes_SDK": torch.stack([side.change_DK for side in self.sides]),
-            "thresholds_S": torch.tensor([side.threshold for side in self.sides], dtype=torch.float64),
+            "changes_SDK": torch.stack([side.change_DK for side in memories]),
+            "thresholds_S": torch.tensor([side.threshold for side in memories], dtype=torch.float64),
+            "merged": torch.tensor(len(self.merged)),
             "diagnostics": torch.tensor([self.loss, self.steps], dtype=torch.float64),
             "edits": torch.tensor(self.edits),
             "mask_DK": self.mask_DK,
@@ -62,13 +66,14 @@ class Shards:
 
     @classmethod
     def of(cls, state: State) -> "Shards":
-        """Rebuild from the tensors returned by `state`."""
+        """Rebuild from the tensors returned by `state`; edits exported before there was `merged` have all shards."""
         thresholds: list[float] = state["thresholds_S"].tolist()
-        sides = tuple(
+        memories = tuple(
             SideMemory(change, threshold) for change, threshold in zip(state["changes_SDK"], thresholds, strict=True)
         )
-        loss, steps = state["diagnostics"].tolist()
-        return cls(sides, loss, steps, int(state["edits"]), state["mask_DK"], state["generator"].cpu())
+        merged, (loss, steps) = int(state.get("merged", 0)), state["diagnostics"].tolist()
+        edits, generator = int(state["edits"]), state["generator"].cpu()
+        return cls(memories[merged:], loss, steps, edits, state["mask_DK"], generator, memories[:merged])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,8 @@ def learn(
         learn_group(_Group(changes_SDK, thresholds_S, masks_SDK, group))
         mask_DK = masks_SDK[-1]
     loss, steps = torch.cat(ends).mean(0).tolist()
-    return Shards(tuple(sides), loss, steps, edits + len(lessons), mask_DK, generator.get_state())
+    merged = before.merged if before else ()
+    return Shards(tuple(sides), loss, steps, edits + len(lessons), mask_DK, generator.get_state(), merged)
 
 
 def _check(lessons: Sequence[Lesson], is_finite: Sequence[bool]) -> None:

@@ -1,6 +1,7 @@
 """Retrieval: the nearest edit is read first, prompts that resemble none are untouched, and a memory goes on from its state."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,13 @@ def test_ike_shows_what_a_new_fact_changes_and_what_it_leaves_alone(model, tmp_p
     asked = [each["text"].splitlines()[1].split()[1] for each in written]
     assert asked == ["Paris"] + 3 * ["Rephrase"] + 4 * ["Other"]
     assert written[1]["text"] == "New Fact: Tower is in target1\nPrompt: Rephrase 1 is in target1\n\n"
+    unknown = [replace(record, locality=(replace(record.locality[0], has_answer=False),)) for record in records]
+    asked = [each["text"].splitlines()[1] for each in _written(unknown)]
+    assert asked[1:] == [f"Prompt: Rephrase {n} is in target{n}" for n in range(1, len(KINDS))], "only what is true"
+    partly = [
+        replace(bare, locality=bare.locality + full.locality) for bare, full in zip(unknown, records, strict=True)
+    ]
+    assert list(_written(partly)) == written
     (tmp_path / FILE).write_text(json.dumps(written))
     values = {"threshold": -1.0, "form": "new_fact", "demonstrations": 2, "demonstration_tokens": 200}
     ike = Ike(IkeHparams(**retrieval().hparams.model_dump() | values))

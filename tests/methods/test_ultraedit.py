@@ -145,3 +145,17 @@ def test_further_matrices_are_edited_in_blocks_of_their_own():
     with pytest.raises(UserError, match="has 22 layers, but the last edited one is 22") as caught:
         method(layers=[22]).artifacts(ModelRef("tinyllama-1.1b", "pretrained"), REF, 0)
     assert caught.value.fix == "layers: up to 21"
+
+
+def test_blocks_may_count_from_the_last():
+    model, changed, needs = double(tiny_model("llama")), [], []
+    target = ModelRef("tinyllama-1.1b", "pretrained")
+    for layers in ([1], [-1]):
+        editor = method(layers=layers)
+        needs.append(editor.memory(target, REF, 1))
+        edited = editor.edit(model, REQUESTS, {}, TinyContext(model))
+        changed.append(weight_hash(model.model))
+        edited.revert()
+    assert changed[0] == changed[1]
+    last = method(layers=[target.spec.n_layers - 1]).memory(target, REF, 1)
+    assert needs[1] == last != needs[0]

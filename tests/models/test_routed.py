@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -165,6 +167,20 @@ def test_a_decision_reads_what_it_may_and_no_more(reads, model, queries, memory)
     memory.read.clear()
     routed.scope(queries)
     assert memory.read == [prompts]
+
+
+def test_a_text_that_fills_the_context_is_scored(model, queries, memory):
+    """The model reads all of its ids but the last one, and so does the decision."""
+    start = queries[0].prompt_ids
+    ids = (start * model.positions)[: model.positions + 1]
+    full = replace(queries[0], target_ids=ids[len(start) :])
+    (scores, others) = RoutedModel(model, LAYER, memory).score([full, queries[1]], reads_targets=True)
+    assert memory.read == [[model.positions, len(queries[1].prompt_ids + queries[1].target_ids)]]
+    assert [len(scores), len(others)] == [len(full.target_ids), len(queries[1].target_ids)]
+    memory.threshold = float("inf")
+    (plain,) = WeightEditedModel(model).score([full])
+    (same,) = RoutedModel(model, LAYER, memory).score([full], reads_targets=True)
+    assert [score.best for score in same] == [score.best for score in plain]
 
 
 @pytest.mark.parametrize("reads", ["sequence", "step"])

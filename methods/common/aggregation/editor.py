@@ -42,7 +42,7 @@ class AggregationMethod(SequentialMethod):
         hparams, model = self.hparams, target.footprint
         edits, width = min(hparams.batch, data.edits), model.hidden + model.ffn
         rows, tokens = min(hparams.micro_batch, edits), edits * ANSWER_TOKENS
-        above = model.n_layers - min(hparams.blocks)
+        above = model.n_layers - hparams.lowest_block(model.n_layers)
         return Memory(
             kept={"edited matrices": hparams.n_matrices * model.edited_matrix},
             edit={
@@ -203,7 +203,7 @@ class LearnedAggregationMethod(AggregationMethod):
             "keys and gradients": hparams.rounds * hparams.n_matrices * tokens * width * FP32,
             "least squares": (4 * tokens * width + min(tokens, model.ffn) ** 2) * FP64,
             "shifts and gradients": hparams.n_matrices * model.hidden * model.ffn * (FP64 + 3 * FP32),
-            "activations": model.backward(rows * PROMPT_TOKENS, model.n_layers - min(hparams.blocks)),
+            "activations": model.backward(rows * PROMPT_TOKENS, model.n_layers - hparams.lowest_block(model.n_layers)),
             "logits": model.logits(rows * ANSWER_TOKENS, 4),
         }
 

@@ -18,7 +18,7 @@ class EditedHparams(Hparams):
     """Edited matrices and number of rounds.
 
     Attributes:
-        layers: blocks whose matrices are edited.
+        layers: blocks whose matrices are edited; negative numbers count from the last.
         matrices: names of the edited matrices inside the feed-forward module of these blocks.
         further: further matrices by name, each with its blocks.
         rounds: backpropagations per batch, each at the weights left by the previous ones (multi-step backpropagation, MSBP, of
@@ -41,6 +41,10 @@ class EditedHparams(Hparams):
     def blocks(self) -> tuple[int, ...]:
         """All blocks with an edited matrix."""
         return tuple(dict.fromkeys([*self.layers, *(layer for layers in self.further.values() for layer in layers)]))
+
+    def lowest_block(self, n_layers: int) -> int:
+        """The first block with an edited matrix, counted from 0."""
+        return min(layer % n_layers for layer in self.blocks)
 
     @property
     def n_matrices(self) -> int:

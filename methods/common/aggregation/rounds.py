@@ -60,7 +60,7 @@ class Rounds:
     def __init__(self, model: LoadedModel, hparams: EditedHparams) -> None:
         self.model, self.micro_batch = model, hparams.micro_batch
         self.modules = hparams.modules(model)
-        self.layer = min(hparams.blocks)
+        self.layer = hparams.lowest_block(model.n_layers)
         self.matrices = tuple(
             EditedMatrix(name, *reversed(weight_of(module).shape)) for name, module in self.modules.items()
         )

@@ -5,6 +5,7 @@ import torch
 
 from harness.errors import UserError
 from harness.models.submodels import streams
+from harness.records import Probe
 from methods.common.factors import edited_modules, factors_of, row_means
 from methods.common.paused import edit_queries
 from methods.common.prediction import PredictionRow, edit_row, examples, filled_up, locality_row, padded
@@ -111,14 +112,22 @@ def test_labels_are_predicted_by_what_stands_before_them(model):
     text = query.prompt_ids + query.target_ids
     assert row.ids == text[:-1]
     assert [text[place + 1] for place in row.places] == list(row.labels) == list(query.target_ids)
-    spared = locality_row(model, query, "corrected")
+    spared = locality_row(model, Probe(query.prompt, query.target), "corrected")
     assert (spared.ids, spared.places) == (row.ids, row.places)
+
+
+@pytest.mark.parametrize("implementation", ["corrected", "faithful-easyedit"])
+def test_what_is_no_answer_is_in_no_context_of_a_locality_row(model, implementation):
+    query = edit_queries(model, REQUESTS)[2]
+    row = locality_row(model, Probe(query.prompt, query.target, has_answer=False), implementation)
+    assert (row.ids, row.places) == (query.prompt_ids, (len(query.prompt_ids) - 1,))
 
 
 def test_the_faithful_rows_expect_a_bos_inside_the_prompt_and_read_locality_one_place_late(model):
     query = edit_queries(model, REQUESTS)[2]
     start, end = len(query.prompt_ids), len(query.prompt_ids + query.target_ids)
-    row, spared = edit_row(model, query, "faithful-easyedit"), locality_row(model, query, "faithful-easyedit")
+    row = edit_row(model, query, "faithful-easyedit")
+    spared = locality_row(model, Probe(query.prompt, query.target), "faithful-easyedit")
     has_bos = model.spec.architecture != "gptj"
     assert row.labels == ((1, *query.target_ids) if has_bos else query.target_ids)
     assert row.places == tuple(range(start - 1 - has_bos, end - 1))

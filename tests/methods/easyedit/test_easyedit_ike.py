@@ -2,10 +2,12 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
@@ -98,11 +100,24 @@ def test_the_demonstrations_nearest_to_the_edit_come_first(tmp_path, written):
         Examples.load(written, model, 3)
 
 
+def test_a_probe_without_an_answer_is_not_shown_as_a_fact(tmp_path):
+    unknown = [
+        replace(record, locality=tuple(replace(probe, has_answer=False) for probe in record.locality))
+        for record in TRAIN
+    ]
+    spec = Ike(IkeHparams(**VALUES)).artifacts(TARGET, REF, 0)[ROLE]
+    build(spec, TinyContext(None, (TRAIN[0], *unknown[1:])), tmp_path)
+    assert [len(texts_of(record)) for record in json.loads((tmp_path / FILE).read_text())] == [3, 2, 2, 2]
+
+
 def test_a_sequence_is_refused_and_so_is_what_easyedit_does_not_have(written):
     with pytest.raises(UserError, match="makes all edits at once"):
         Ike(IkeHparams(**VALUES)).extend(None, {"prompts": torch.ones(1)}, [], {ROLE: written}, Context())
-    for changed in ({"nearest": 2}, {"form": "fact"}, {"implementation": "corrected"}):
-        with pytest.raises(UserError, match=f"does not support {next(iter(changed))}"):
-            adapter(**changed).check(TARGET)
+    for changed in ({"nearest": 2}, {"form": "fact"}):
+        for kind in (IkeHparams, EasyEditIkeHparams):
+            with pytest.raises(ValidationError, match="faithful-easyedit states one fact"):
+                kind(**VALUES | changed)
+    with pytest.raises(UserError, match="does not support implementation"):
+        adapter(implementation="corrected").check(TARGET)
     with pytest.raises(UserError, match="would download a sentence encoder"):
         adapter(without=["given-encoder"]).check(TARGET)

@@ -1,6 +1,8 @@
 """Meta-training against written-out weights, what it must learn, and how it fails."""
 
 import dataclasses
+import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from harness.errors import UserError
 from harness.models.catalogue import ModelRef
 from harness.models.submodels import streams
 from harness.models.weights import weight_hash
+from harness.run.flops import FlopCounter
 from methods.common import transforms
 from methods.common.factors import factors_of
 from methods.common.prediction import examples
@@ -221,11 +224,35 @@ def test_cached_prefixes_are_those_of_a_fresh_run(architecture, monkeypatch):
     assert alone.residual_BTD.shape[1] == len(short)
 
 
+def test_all_steps_cost_the_same():
+    """FLOPs of a few steps stand for all; every step has the same three records here, with the same rows."""
+    model, so_far = tiny_model("llama"), []
+    made = [
+        dataclasses.replace(example, outer=example.outer[:1], locality=example.locality[:1])
+        for example in examples(model, TRAIN, "corrected")
+    ]
+
+    class Watched(TinyContext):
+        @contextmanager
+        def progress(self, _description, _total):
+            so_far.append(counter.flops)
+            yield lambda _steps=1: so_far.append(counter.flops)
+
+    with FlopCounter() as counter:
+        changes = {"layers": [1], "steps": 3, "train_batch": 3, "validate_every": 3}
+        train(model, made, hparams_with(**changes), 0, Watched(model))
+    before, *steps = itertools.pairwise([0, *so_far])
+    assert before[1] > 0
+    assert len({end - start for start, end in steps}) == 1
+    assert len(steps) == 3
+
+
 def test_a_full_cache_still_serves(monkeypatch):
     monkeypatch.setattr(prefix, "BUDGET_BYTES", 0)
     model = tiny_model("llama")
     rows = [task.outer.ids for task in tasks_of(model)]
     cache = PrefixCache(model, 1)
+    cache.fill(rows, 1)
     first, second = cache.streams(rows), cache.streams(rows)
     assert torch.equal(first.residual_BTD, second.residual_BTD)
     assert not cache._kept

@@ -20,6 +20,7 @@ from harness.tokens import joint_query
 from methods.common import prefixes
 from methods.wise import loc_prompts
 from methods.wise.editor import Wise
+from methods.wise.layout import LessonLayout
 from tests.helpers.tiny_edits import FACTS, UNRELATED, Context, queries_of, requests_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
 from tests.helpers.tiny_wise import DATA, LAYER, PREFIXES, PROBES, REF, hparams_with, lessons_of
@@ -135,6 +136,18 @@ def test_probes_are_taken_in_turn_from_every_record_each_once_and_never_one_that
     ]
 
 
+@pytest.mark.parametrize("reads", ["prompt", "sequence"])
+def test_a_prompt_whose_answer_is_unknown_is_spared_by_itself(reads):
+    """Its answer is the new target of another edit."""
+    model, hparams = three_layers("llama"), hparams_with(reads=reads)
+    unknown = [dataclasses.replace(probe, has_answer=False) for probe in PROBES[:2]]
+    lessons = Wise(hparams)._lessons(model, requests_of(FACTS[:2]), unknown, PREFIXES)
+    known = Wise(hparams)._lessons(model, requests_of(FACTS[:2]), PROBES[:2], PREFIXES)
+    layout = LessonLayout.of(model, lessons, hparams)
+    lengths = [len(lesson.spared.prompt_ids) for lesson in known]
+    assert layout.spared.paused.mask_BT.sum(1).tolist() == layout.spared.read_BT.sum(1).tolist() == lengths
+
+
 def test_the_prompts_are_an_artifact_of_the_data_alone(tmp_path):
     class Lender:
         def load_data(self, ref):
@@ -144,7 +157,11 @@ def test_the_prompts_are_an_artifact_of_the_data_alone(tmp_path):
     spec = Wise(hparams_with()).artifacts(TARGET, REF, 0)["loc_prompts"]
     loc_prompts.build(spec, Lender(), tmp_path)
     assert loc_prompts.load(tmp_path) == loc_prompts.loc_probes(DATA)
-    assert json.loads((tmp_path / loc_prompts.FILE).read_text())[0] == {"prompt": "a one", "answer": "1"}
+    assert json.loads((tmp_path / loc_prompts.FILE).read_text())[0] == {
+        "prompt": "a one",
+        "answer": "1",
+        "has_answer": True,
+    }
     other = Wise(hparams_with(steps=9)).artifacts(reference("tiny/gptj", corpus=REF), REF, 5)["loc_prompts"]
     assert (spec.kind, spec.key) == ("setup", other.key)
     changed = dataclasses.replace(REF, sha256="1")
@@ -190,6 +207,11 @@ def test_shards_are_not_trained_side_by_side_where_padding_counts():
     assert hparams_with(implementation="faithful-easyedit", parallel=1).parallel == 1
     with pytest.raises(ValidationError, match="parallel 2: faithful-easyedit depends on the padding"):
         hparams_with(implementation="faithful-easyedit", parallel=2)
+
+
+def test_a_merged_memory_is_not_said_to_be_routed_as_in_easyedit():
+    with pytest.raises(ValidationError, match="memory merge: faithful-easyedit has EasyEdit's routing for separate"):
+        hparams_with(implementation="faithful-easyedit", parallel=1, memory="merge")
 
 
 def test_a_merge_takes_whole_shards():

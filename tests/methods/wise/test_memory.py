@@ -1,13 +1,17 @@
 """WISE's memories: activation, routing, TIES, and which memories there are in the end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from harness.models.edited import WeightEditedModel
 from harness.models.routed import RoutedModel
 from harness.models.weights import Snapshot
+from methods.wise import merging
 from methods.wise.memory import FaithfulMemories, SideMemories, SideMemory, activation_of, memory_of, scores
-from methods.wise.merging import assembled, ties
+from methods.wise.merging import assembled, merged, settled, ties
+from methods.wise.training import Shards
 from tests.helpers.tiny_edits import FACTS, UNRELATED, queries_of, three_layers
 from tests.helpers.tiny_models import ARCHITECTURES
 from tests.helpers.tiny_wise import LAYER, hparams_with
@@ -216,6 +220,51 @@ def test_ties_keeps_the_share_of_each_change_that_it_is_told_to():
     assert torch.equal(ties([torch.zeros(3, 3)], [1.0], 0.5), torch.zeros(3, 3))
 
 
+def shards_of(sides, edits):
+    return Shards(tuple(sides), 0.0, 0.0, edits, torch.empty(0), torch.empty(0))
+
+
+def assembled_of(sides, edits, hparams):
+    return assembled(settled(shards_of(sides, edits), hparams), hparams)
+
+
+def assembled_anew(sides, edits, hparams):
+    """All groups merged again from all shards."""
+    finished, size = edits // hparams.save_freq, hparams.merge_freq // hparams.save_freq
+    groups = [sides[start : min(start + size, finished)] for start in range(0, finished, size)]
+    if hparams.memory == "retrieve":
+        kept = [[merged(group, hparams)] if len(group) == size else group for group in groups]
+        return [side for sides in kept for side in sides] + sides[finished:]
+    main = []
+    for group in groups:
+        main = [merged(group, hparams, *main)]
+    return main + sides[finished:]
+
+
+@pytest.mark.parametrize("memory", ["retrieve", "merge"])
+@pytest.mark.parametrize("block", [1, 3, 5, 20])
+def test_what_is_merged_is_merged_once_and_for_all(memory, block, monkeypatch):
+    """Two edits per shard and three shards per group, in blocks that end anywhere, with the state in between."""
+    hparams = hparams_with(save_freq=2, merge_freq=6, memory=memory)
+    sides, counted = [SideMemory(change(number), 10.0 - number) for number in range(10)], []
+    monkeypatch.setattr(merging, "merged", lambda group, *rest: counted.append(len(group)) or merged(group, *rest))
+    shards = shards_of([], 0)
+    for edits in range(block, 21, block):
+        begun, waiting = sides[: -(-edits // 2)], sides[shards.edits // 6 * 3 : -(-edits // 2)]
+        shards = Shards.of(settled(replace(shards, sides=tuple(waiting), edits=edits), hparams).state())
+        found, expected = assembled(shards, hparams), assembled_anew(begun, edits, hparams)
+        assert thresholds(found) == thresholds(expected)
+        assert all(torch.equal(one.change_DK, other.change_DK) for one, other in zip(found, expected, strict=True))
+        assert len(shards.sides) == len(begun) - edits // 6 * 3
+    exported = {
+        name: value for name, value in shards_of(sides[: len(begun)], edits).state().items() if name != "merged"
+    }
+    whole = assembled(settled(Shards.of(exported), hparams), hparams)
+    assert thresholds(whole) == thresholds(found), "a state of all shards is merged too"
+    assert max(counted) <= 3
+    assert memory == "merge" or len(counted) == 2 * (20 // 6)
+
+
 def sides_of(count):
     return [SideMemory(torch.full((1, 1), float(10**number)), 10.0 - number) for number in range(count)]
 
@@ -226,21 +275,21 @@ def thresholds(sides):
 
 def test_shards_are_merged_in_groups_and_others_stand_beside_them():
     """Two edits per shard, three shards per merge, eleven edits: one memory, two finished shards, one that is not."""
-    found = assembled(sides_of(6), 11, hparams_with(save_freq=2, merge_freq=6))
+    found = assembled_of(sides_of(6), 11, hparams_with(save_freq=2, merge_freq=6))
     assert thresholds(found) == [8.0, 7.0, 6.0, 5.0]
     assert [side.change_DK.item() for side in found] == pytest.approx([37.0, 1_000.0, 10_000.0, 100_000.0])
-    assert thresholds(assembled(sides_of(1), 1, hparams_with())) == [10.0], "one unfinished shard is what it is"
+    assert thresholds(assembled_of(sides_of(1), 1, hparams_with())) == [10.0], "one unfinished shard is what it is"
 
 
 def test_shards_that_wait_for_a_merge_are_not_trimmed():
     waiting = SideMemory(torch.arange(1.0, 9.0).reshape(2, 4), 1.0)
-    (found,) = assembled([waiting], 2, hparams_with(save_freq=2, merge_freq=4))
+    (found,) = assembled_of([waiting], 2, hparams_with(save_freq=2, merge_freq=4))
     assert torch.equal(found.change_DK, waiting.change_DK)
 
 
 def test_merging_everything_lets_the_earlier_memory_count_for_more():
     hparams = hparams_with(save_freq=2, merge_freq=4, memory="merge")
-    found = assembled(sides_of(6), 11, hparams)
+    found = assembled_of(sides_of(6), 11, hparams)
     assert thresholds(found) == [6.0, 5.0]
     assert found[0].change_DK.item() == pytest.approx(0.6 * (0.6 * 5.5 + 0.2 * 100 + 0.2 * 1000) + 0.4 * 10_000)
     assert found[1].change_DK.item() == 100_000.0
