@@ -121,22 +121,32 @@ def results(
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write; default: standard output.")] = None,
 ) -> int:
     """Write all numbers of a suite, one row per finished cell and protocol, as CSV, JSON or Parquet."""
+    import pandas as pd
+
     from harness.files import write_bytes
     from reports.results import FORMATS, as_bytes, load_results
 
-    name = name_of_run(options, "results", new_console())
     asked = form or (to.suffix.removeprefix(".") if to else FORMATS[0])
     chosen = next((known for known in FORMATS if known == asked), None)
     if chosen is None:
-        fix = harness_command("results", name, scale=options.scale, store=options.store, format=FORMATS[0], to=to)
+        fix = harness_command(
+            "results", options.suite, scale=options.scale, store=options.store, format=FORMATS[0], to=to
+        )
         guess = did_you_mean(asked, set(FORMATS)) or f"; known: {', '.join(FORMATS)}"
         raise UserError(f"unknown format '{asked}'{guess}", fix=fix)
-    content = as_bytes(load_results(options.store, name, options.scale, **options.variant), chosen)
+    console, found = new_console(stderr=True), list[pd.DataFrame]()
+
+    def load_one(one: RunOptions) -> int:
+        found.append(load_results(one.store, name_of_run(one, "results", console), one.scale, **one.variant))
+        return 0
+
+    code = each_suite(options, load_one, console)
+    content = as_bytes(pd.concat(found, ignore_index=True), chosen)
     if to:
         write_bytes(to, content)
     else:
         sys.stdout.buffer.write(content)
-    return 0
+    return code
 
 
 @app.command("export-results")

@@ -218,11 +218,11 @@ def with_options(kind: type[AnyOptions]) -> Callable[[Callable[..., int]], Calla
     return decorator
 
 
-def new_console(width: int = 120) -> "Console":
+def new_console(width: int = 120, *, stderr: bool = False) -> "Console":
     """Console with the terminal's width; files and pipes get a fixed one, so that lines are not wrapped."""
     from rich.console import Console
 
-    return Console(width=None if Console().is_terminal else width)
+    return Console(width=None if Console(stderr=stderr).is_terminal else width, stderr=stderr)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> None:

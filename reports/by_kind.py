@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reports.common import (
+    absent_sections,
     commits_shown,
     empty_rows,
     first_template,
@@ -74,6 +75,7 @@ class _Score:
 class _Line:
     """A method on a model: scores by column."""
 
+    row: str
     title: str
     is_reference: bool
     cells: tuple[str, ...]
@@ -108,33 +110,41 @@ def tabulate(
         for section, cells in of_protocol.groupby("section", sort=False):
             data = str(cells["section_title"].iloc[0])
             by_model = {
-                shown: list(_lines(frame, str(protocol), cells[cells["model"] == model], measures))
-                for model, shown in frame.models().items()
+                model: list(_lines(frame, str(protocol), cells[cells["model"] == model], measures))
+                for model in frame.models()
             }
             quantities = list(dict.fromkeys(key for lines in by_model.values() for line in lines for key in line.found))
             if not quantities:
                 continue
+            parts = {
+                model: part
+                for model, lines in by_model.items()
+                if (part := _section(frame, str(section), model, lines, quantities)).rows or part.remarks
+            }
             table = Table(
                 f"{name}-{protocol}-{cells['data'].iloc[0]}",
                 f"{title}: {data}, {protocol_title(str(protocol))}",
                 f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} "
                 f"{commits_shown(frame)}",
                 tuple(Column(each.title, each.group, is_ranked and each.is_ranked) for each in quantities),
-                tuple(_section(frame, str(section), shown, lines, quantities) for shown, lines in by_model.items()),
-                (*notes, _counts(by_model.values(), quantities), *remarks_shown(frame), *samples_shown(frame, cells)),
+                tuple(parts.values()),
+                (
+                    *(*notes, _counts(by_model.values(), quantities)),
+                    *(*remarks_shown(frame), *samples_shown(frame, cells), *absent_sections(frame, by_model=True)),
+                ),
             )
             contests = [
-                _contest(number, column, quantity, lines)
-                for number, lines in enumerate(by_model.values())
+                _contest(number, column, quantity, by_model[model])
+                for number, model in enumerate(parts)
                 for column, quantity in enumerate(quantities)
                 if table.columns[column].is_ranked
             ]
             tables.append(judged(table, contests))
             numbers += [
-                {"protocol": protocol, "data": data, "model": shown, "method": line.title}
+                {"protocol": protocol, "data": data, "model": frame.models()[model], "method": line.title}
                 | {"axis": quantity.group, "kind": quantity.title, **asdict(found.estimate), "n": found.n}
                 | {"cells": " ".join(line.cells)}
-                for shown, lines in by_model.items()
+                for model, lines in by_model.items()
                 for line in lines
                 for quantity, found in line.found.items()
             ]
@@ -184,7 +194,7 @@ def _lines(frame: "SuiteFrame", protocol: str, cells: "pd.DataFrame", measures: 
     for row, same in rows.items():
         if found[row]:
             names = tuple(same["cell"])
-            yield _Line(str(same["title"].iloc[0]), bool(same["is_reference"].iloc[0]), names, found[row])
+            yield _Line(row, str(same["title"].iloc[0]), bool(same["is_reference"].iloc[0]), names, found[row])
 
 
 def _scores(by_row: Mapping[str, Sequence["pd.DataFrame"]]) -> Iterator[tuple[str, dict[Quantity, _Score]]]:
@@ -252,6 +262,6 @@ def _section(
         )
         for line in lines
     ]
-    shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
-    missing = empty_rows(frame, section, shown, len(quantities))
-    return Section(model, (*rows, *missing), tuple(gap_remarks(frame, section, model)))
+    missing = empty_rows(frame, section, {line.row for line in lines}, len(quantities), model)
+    data = str(frame.cells.loc[frame.cells["section"] == section, "section_title"].iloc[0])
+    return Section(frame.models()[model], (*rows, *missing), tuple(gap_remarks(frame, section, data, model)))

@@ -85,10 +85,11 @@ def _setting(cells: Sequence[Parts]) -> str:
 
 
 def _significance(cells: Sequence[Parts]) -> str:
-    seeds = _listed(sorted(str(each["cell"]["seed"]) for each in cells))
+    seeds = sorted({each["cell"]["seed"] for each in cells})
+    over = "seeds and records" if len(seeds) > 1 else "records"
     return (
-        f"Seeds {seeds}. Intervals: {LEVEL:.0%} BCa bootstrap with {RESAMPLES} resamples of records, where records about "
-        f"one subject are drawn together. Tables: paired permutation tests at {ERROR_LEVEL:.0%}, Holm over the table."
+        f"Seeds {_listed(map(str, seeds))}. Intervals: {LEVEL:.0%} BCa bootstrap with {RESAMPLES} resamples of {over}, where "
+        f"records about one subject are drawn together. Tables: paired permutation tests at {ERROR_LEVEL:.0%}, Holm over the table."
     )
 
 

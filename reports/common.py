@@ -94,13 +94,14 @@ def schedules_shown(frame: "SuiteFrame") -> str:
 
 
 def first_template(frame: "SuiteFrame") -> str:
-    """The prompt template of tables that show only one: the first of the suite."""
-    return str(frame.cells["template"].iloc[0])
+    """The prompt template of tables that show only one: the first of the suite with a finished cell."""
+    finished = set(frame.cells["template"])
+    return next(template for template in frame.templates() if template in finished)
 
 
 def template_shown(frame: "SuiteFrame") -> str:
     """`first_template` as a sentence with a space after it; empty if the suite has no other."""
-    return f"Prompt template: '{first_template(frame)}'. " if frame.cells["template"].nunique() > 1 else ""
+    return f"Prompt template: '{first_template(frame)}'. " if len(frame.templates()) > 1 else ""
 
 
 def intervals_shown(frame: "SuiteFrame", *, has_choice: bool = False) -> str:
@@ -125,7 +126,12 @@ def commits_shown(frame: "SuiteFrame") -> str:
 
 
 def complete_section(
-    frame: "SuiteFrame", board: "Board", rows: Iterable[TableRow], columns: Sequence[Column], *remarks: str
+    frame: "SuiteFrame",
+    board: "Board",
+    rows: Iterable[TableRow],
+    columns: Sequence[Column],
+    *remarks: str,
+    model: str | None = None,
 ) -> Section:
     """A section with a row of dashes for each method without a finished cell, and a remark on each missing cell.
 
@@ -135,24 +141,27 @@ def complete_section(
         rows: one per line of the board.
         columns: of the table.
         remarks: further remarks, printed last.
+        model: that the table is about; None for all.
     """
-    missing = empty_rows(frame, board.section, {line.row for line in board.lines}, len(columns))
-    gaps = gap_remarks(frame, board.section, board.title)
+    missing = empty_rows(frame, board.section, {line.row for line in board.lines}, len(columns), model)
+    gaps = gap_remarks(frame, board.section, board.title, model)
     limits = limit_remarks(frame, board.section, board.title, board.protocol)
     return Section(board.title, (*rows, *missing), (*gaps, *limits, *remarks))
 
 
-def empty_rows(frame: "SuiteFrame", section: str, shown: set[str], width: int) -> Iterator[TableRow]:
-    """A row of dashes for each method that was to be run and has no finished cell in the section."""
-    missing = _missing_in(frame, section)
+def empty_rows(
+    frame: "SuiteFrame", section: str, shown: set[str], width: int, model: str | None = None
+) -> Iterator[TableRow]:
+    """A row of dashes for each method that was to be run in the section, on a model if one is given, and is not shown."""
+    missing = _missing_in(frame, section, model)
     lines = missing[missing["was_asked"] & ~missing["row"].isin({*shown, ""})].drop_duplicates("row")
     for title, is_reference in zip(lines["title"], lines["is_reference"], strict=True):
         yield TableRow(title, (TableEntry(),) * width, is_reference)
 
 
-def gap_remarks(frame: "SuiteFrame", section: str, section_title: str) -> Iterator[str]:
-    """One sentence on the missing cells of a section per reason, template, seed and group of models."""
-    yield from _sentences(frame, _missing_in(frame, section), section_title)
+def gap_remarks(frame: "SuiteFrame", section: str, section_title: str, model: str | None = None) -> Iterator[str]:
+    """One sentence on the missing cells of a section, or of one model in it, per reason, template, seed and group of models."""
+    yield from _sentences(frame, _missing_in(frame, section, model), section_title)
 
 
 def limit_remarks(frame: "SuiteFrame", section: str, section_title: str, *protocols: str) -> Iterator[str]:
@@ -214,23 +223,36 @@ def _together(remarks: Sequence[str]) -> str:
     return _PERCENTAGE.sub(f"{min(found)} to {max(found)}%", remarks[0])
 
 
-def absent_sections(frame: "SuiteFrame") -> Iterator[str]:
-    """The same for datasets without any finished cell, and for cells that cannot be assigned to a section."""
+def absent_sections(frame: "SuiteFrame", *, by_model: bool = False) -> Iterator[str]:
+    """The same for datasets and settings without any finished cell, and for cells that cannot be assigned to a section.
+
+    Args:
+        frame: the suite.
+        by_model: whether the parts of a table are about one model each, so that no part is about a model that was never run.
+    """
     missing = frame.missing
-    is_placed = missing["section"].isin(frame.cells["section"]) | (
-        (missing["section"] == "") & missing["data"].isin(frame.cells["data"])
-    )
-    absent: pd.DataFrame = missing[~is_placed]
-    for title, same in absent.groupby("data_title", sort=False):
-        yield from _sentences(frame, same, str(title))
+    placed = [number for section in frame.cells["section"].unique() for number in _missing_in(frame, section).index]
+    is_placed = missing.index.isin(placed)
+    is_elsewhere = missing["data"].isin(frame.cells["data"]) & ~is_placed
+    missing = missing.assign(where=missing["data_title"] + is_elsewhere.map({True: " with other settings", False: ""}))
+    absent: pd.DataFrame = missing[~is_placed | (by_model & ~missing["model"].isin(frame.models()))]
+    for where, same in absent.groupby("where", sort=False):
+        yield from _sentences(frame, same, str(where))
 
 
-def _missing_in(frame: "SuiteFrame", section: str) -> "pd.DataFrame":
-    """Unfinished cells of a section; a cell of which only the dataset is known counts in all sections of that dataset."""
-    data = frame.cells.loc[frame.cells["section"] == section, "data"].iloc[0]
-    missing = frame.missing
-    is_here = (missing["section"] == section) | ((missing["section"] == "") & (missing["data"] == data))
-    here: pd.DataFrame = missing[is_here]
+def _missing_in(frame: "SuiteFrame", section: str, model: str | None = None) -> "pd.DataFrame":
+    """Unfinished cells of a section, or of one model in it.
+
+    A cell of which only the dataset is known counts in all sections of that dataset, unless the only cell that it could be there
+    is finished.
+    """
+    cells, missing = frame.cells[frame.cells["section"] == section], frame.missing
+    is_open = (missing["section"] == "") & (missing["data"] == cells["data"].iloc[0])
+    if len(frame.cells[["template", "seed"]].drop_duplicates()) == 1:
+        finished, wanted = (each.set_index(["row", "model"]).index for each in (cells, missing))
+        is_open &= ~wanted.isin(finished)
+    is_here = (missing["section"] == section) | is_open
+    here: pd.DataFrame = missing[is_here if model is None else is_here & (missing["model"] == model)]
     return here
 
 

@@ -1,8 +1,9 @@
 """Costs of methods over several cells: times as multiples of OnceEdit's, seconds per edit, and break-even points.
 
 There are two bases of comparison, `EDITS` and `FROM_SCRATCH`. Seconds and FLOPs of a row are sums over its models, in which
-an edit run that serves several models counts once, and means over seeds. Two times are compared only if every phase in them
-was measured on one class of device; a model in another precision is another model (see `SuiteFrame`).
+an edit run that serves several models counts once, and means over the seeds that have all of these models. Two times are
+compared only if every phase in them was measured on one class of device; a model in another precision is another model (see
+`SuiteFrame`).
 """
 
 import math
@@ -106,10 +107,6 @@ class Cost:
         """Seconds for a number of edits in one edit run, setup included, by linear extrapolation from the measurement."""
         return self.fixed_s + edits * self.marginal_s
 
-    def amortised_s(self, edits: float) -> float:
-        """Seconds per edit if setup and attaching serve a number of edits in one edit run."""
-        return self.total_s(edits) / edits
-
     @property
     def once_s(self) -> float:
         """Seconds that do not depend on the number of models: setup and edits that serve any number of them."""
@@ -126,8 +123,12 @@ NOTHING = Cost(0, 0, _UNKNOWN, _UNKNOWN, dict.fromkeys(PHASES, frozenset()), is_
 
 
 def cost_of(cells: pd.DataFrame) -> Cost:
-    """The cost of cells of one row and section, one prompt template per model; `cells` are rows of `SuiteFrame.cells`."""
+    """The cost of cells of one row and section, one prompt template per model; `cells` are rows of `SuiteFrame.cells`.
+
+    Seeds without a cell on one of the models do not count, so that all sums are over the same models.
+    """
     cells = cells.drop_duplicates("cell")
+    cells = cells[cells.groupby("seed")["model"].transform("nunique") == cells["model"].nunique()]
     if cells.empty:
         return NOTHING
     return Cost(
@@ -233,8 +234,15 @@ def total_curve(costs: Mapping[str, Cost], edits: Sequence[float]) -> pd.DataFra
     )
 
 
+def reference_row(frame: "SuiteFrame") -> str:
+    """The row that multiples refer to: the first of OnceEdit in the suite that has a finished cell; empty if none has."""
+    once = frame.cells[frame.cells["method"] == REFERENCE]
+    known = frame.in_order(pd.concat([once, frame.missing[frame.missing["row"].isin(once["row"])]]))
+    return str(known["row"].iloc[0]) if len(known) else ""
+
+
 def normalised(frame: "SuiteFrame") -> pd.DataFrame:
-    """Each finished cell against OnceEdit's cell on the same model, dataset, prompt template and seed.
+    """Each finished cell against that of `reference_row` on the same model, dataset, prompt template and seed.
 
     Returns:
         One row per cell, indexed by its name, with `edit_time_vs_onceedit`, `time_from_scratch_vs_onceedit`,
@@ -243,7 +251,7 @@ def normalised(frame: "SuiteFrame") -> pd.DataFrame:
     """
     cells = frame.cells.drop_duplicates("cell")
     place = ["model", "section", "template", "seed"]
-    references = cells[cells["method"] == REFERENCE].drop_duplicates(place).set_index(place)["cell"].to_dict()
+    references = cells[cells["row"] == reference_row(frame)].set_index(place)["cell"].to_dict()
     by_cell = {str(name): cost_of(same) for name, same in cells.groupby("cell", sort=False)}
     rows = {}
     for name, *where, is_reference in cells[["cell", *place, "is_reference"]].itertuples(index=False):

@@ -15,7 +15,7 @@ from harness.store.store import Folder, Store
 from reports.common import AVERAGED, AXES
 from reports.frame import SuiteFrame
 from reports.scores import Board, Line, ModelScore, boards
-from reports.stats import Estimate, Floats, resample_means, shares
+from reports.stats import Estimate, Floats, Resampled, resample_means, shares
 
 UNRELATED = "loc_unrelated"
 
@@ -37,16 +37,26 @@ class Curve:
         points: numbers of edits after which all edits so far were scored.
         estimates: at each point, over all edits so far and over those between any two adjacent earlier points.
         shares_K: what each cluster of records adds to each of them.
+        resampled: each of them alone; all of them on the same resamples.
+        has_seeds: whether seeds add to the variation between records.
     """
 
     points: tuple[int, ...]
     estimates: Mapping[CurvePoint, Estimate]
     shares_K: Mapping[CurvePoint, Floats]
+    resampled: Mapping[CurvePoint, Resampled]
+    has_seeds: bool
 
     def value(self, edits: int, axis: str, last: int) -> float:
         """The score after `edits` edits over edits 1 to `last`; NaN where it was not measured."""
         found = self.estimates.get(CurvePoint(edits, axis, 1, last))
         return found.value if found else np.nan
+
+    def p_value(self, place: CurvePoint, other: "Curve", other_place: CurvePoint) -> float | None:
+        """P-value of the resampled difference to a score of another method, where seeds are averaged."""
+        if not (self.has_seeds or other.has_seeds):
+            return None
+        return self.resampled[place].p_value(other.resampled[other_place], np.ones(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,11 @@ def method_curves(frame: SuiteFrame) -> tuple[MethodCurve, ...]:
     curves = []
     for board in boards(frame):
         of_protocol = scores[scores["protocol"] == board.protocol]
-        for line in board.lines:
+        for number, line in enumerate(board.lines):
             for score in line.by_model.values():
                 of_cells = of_protocol[of_protocol["cell"].isin(score.cells)]
                 if len(of_cells):
-                    found = curve(of_cells, {cell: seed_of[cell] for cell in score.cells})
+                    found = curve(of_cells, {cell: seed_of[cell] for cell in score.cells}, method=number)
                     curves.append(MethodCurve(board, line, score, found))
     return tuple(curves)
 
@@ -93,17 +103,20 @@ def load_curves(frame: SuiteFrame) -> pd.DataFrame:
     return scores.merge(clusters, on=["cell", "record_id"], how="left")
 
 
-def curve(scores: pd.DataFrame, seeds: Mapping[str, int]) -> Curve:
+def curve(scores: pd.DataFrame, seeds: Mapping[str, int], *, method: int = 0) -> Curve:
     """Scores with intervals over the cells of a method on a model.
 
     Args:
         scores: rows of `load_curves` for these cells and one protocol.
         seeds: seed of each cell.
+        method: number of the method, see `reports.stats.resample`.
     """
     points = tuple(sorted(int(point) for point in scores["edits"].unique()))
-    estimates, added = _estimates(scores[scores["edit"] > 0], seeds, list(_curve_points(points)))
+    resampled, added = _resampled(scores[scores["edit"] > 0], seeds, list(_curve_points(points)), method)
     unrelated = [CurvePoint(point, UNRELATED, 0, 0) for point in points]
-    return Curve(points, estimates | _estimates(scores[scores["edit"] == 0], seeds, unrelated)[0], added)
+    everything = resampled | _resampled(scores[scores["edit"] == 0], seeds, unrelated, method)[0]
+    estimates = {place: found.estimate(np.ones(1)) for place, found in everything.items()}
+    return Curve(points, estimates, added, resampled, len(set(seeds.values())) > 1)
 
 
 def _curve_points(points: Sequence[int]) -> Iterator[CurvePoint]:
@@ -116,10 +129,10 @@ def _curve_points(points: Sequence[int]) -> Iterator[CurvePoint]:
             )
 
 
-def _estimates(
-    scores: pd.DataFrame, seeds: Mapping[str, int], wanted: Sequence[CurvePoint]
-) -> tuple[dict[CurvePoint, Estimate], dict[CurvePoint, Floats]]:
-    """Means over records with intervals, and what each cluster adds; records are resampled for all points at once."""
+def _resampled(
+    scores: pd.DataFrame, seeds: Mapping[str, int], wanted: Sequence[CurvePoint], method: int
+) -> tuple[dict[CurvePoint, Resampled], dict[CurvePoint, Floats]]:
+    """Resampled means over records, and what each cluster adds; records are resampled for all points at once."""
     rows = scores[scores["axis"].isin({one.axis for one in wanted})]
     if rows.empty:
         return {}, {}
@@ -134,9 +147,9 @@ def _estimates(
         is_counted_RC = [[first <= edit <= last for _, _, first, last in wanted] for edit in edit_R]
         cubes.append(np.where(is_counted_RC, scores_RC, np.nan))
     scores_SRC = np.stack(cubes)
-    resampled, shares_KC = resample_means(scores_SRC, cluster_R), shares(scores_SRC, cluster_R)
-    estimates = {one: resampled.estimate(unit_C) for one, unit_C in zip(wanted, np.eye(len(wanted)), strict=True)}
-    return estimates, dict(zip(wanted, shares_KC.T, strict=True))
+    resampled, shares_KC = resample_means(scores_SRC, cluster_R, method=method), shares(scores_SRC, cluster_R)
+    alone = {one: resampled.columns(place, place + 1) for place, one in enumerate(wanted)}
+    return alone, dict(zip(wanted, shares_KC.T, strict=True))
 
 
 def _by_record(folder: Folder) -> pd.DataFrame:

@@ -61,10 +61,20 @@ class SuiteFrame:
 
     def models(self) -> dict[str, str]:
         """Titles of all models that were run, by name, in the suite's order, including those without a finished cell."""
-        place = {name: number for number, name in enumerate(self.manifest.cells)}
-        named = pd.concat([self.cells, self.missing[self.missing["was_run"]]])[["cell", "model", "model_title"]]
-        named = named[named["model"] != ""].sort_values("cell", key=lambda names: names.map(place), kind="stable")
+        named = self.in_order(pd.concat([self.cells, self.missing[self.missing["was_run"]]]))
+        named = named[named["model"] != ""]
         return dict(zip(named["model"], named["model_title"], strict=True))
+
+    def templates(self) -> list[str]:
+        """All prompt templates that were run, in the suite's order, including those without a finished cell."""
+        numbers, known = self.manifest.numbers, pd.concat([self.cells, self.missing[self.missing["template"] != ""]])
+        known = known.sort_values("cell", key=lambda names: names.map(numbers), kind="stable")
+        return list(dict.fromkeys(known["template"]))
+
+    def in_order(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """Rows of `cells` and `missing` in the suite's order."""
+        place = {name: number for number, name in enumerate(self.manifest.cells)}
+        return cells.sort_values("cell", key=lambda names: names.map(place), kind="stable")
 
     def gaps(self) -> str:
         """A sentence on how many of the suite's cells are missing, why, and the command that runs them; empty if none is."""
@@ -116,7 +126,7 @@ def load_suite(store: Path, suite: str, scale: str, **options: Unpack[Options]) 
         _check_against_scopes(folder, scopes)
     _disambiguate(cells, "section", "section_title", _differences)
     _disambiguate(cells, "row", "title", _labels)
-    missing = describe_missing([folder for folder in folders if folder not in finished], manifest.unresolved, cells)
+    missing = describe_missing([folder for folder in folders if folder not in finished], manifest, cells)
     return SuiteFrame(store, manifest, cells, records, questions, pd.concat(of_cells, ignore_index=True), missing)
 
 

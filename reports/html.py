@@ -164,7 +164,6 @@ def _cell(folder: Folder, title: str) -> Mapping[str, Any]:
         "settings": [
             (name, json.dumps(value, ensure_ascii=False), sources.get(name, "")) for name, value in settings.items()
         ],
-        "has_answers": True,
     }
 
 

@@ -26,6 +26,7 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
     "–": "--",
     "−": "$-$",
     "±": r"$\pm$",
@@ -38,6 +39,9 @@ _SPECIAL = {
     "λ": r"$\lambda$",
     "’": "'",
 }
+
+_JOINED = frozenset("-–")
+"""Signs that are joined to their neighbours."""
 
 _TABLE = r"""
 \begin{table*}[t]
@@ -170,8 +174,12 @@ def compile_pdf(tex: Path, program: str = "pdflatex") -> Path:
 
 
 def escape(text: str) -> str:
-    """Escape text for pdflatex; a character that its fonts lack becomes its code point (`U+4E2D`)."""
-    return "".join(map(_escaped, text))
+    """Escape text for pdflatex; a character that its fonts lack becomes its code point (`U+4E2D`).
+
+    Fonts would join hyphens to a dash, so that `--scale` could not be copied.
+    """
+    pairs = itertools.pairwise(f"{text} ")
+    return "".join(_escaped(sign) + "{}" * ({sign, after} <= _JOINED) for sign, after in pairs)
 
 
 def _escaped(sign: str) -> str:

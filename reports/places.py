@@ -10,7 +10,7 @@ import pandas as pd
 from harness import registry
 from harness.models import catalogue
 from harness.registry import NATIVE
-from harness.store.manifest import Unresolved, stem_of
+from harness.store.manifest import Manifest, number_of, stem_of
 from harness.store.store import Folder
 
 _NOWHERE = {
@@ -64,15 +64,16 @@ def names_of(cell: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_missing(folders: Sequence[Folder], unresolved: Sequence[Unresolved], cells: pd.DataFrame) -> pd.DataFrame:
-    """Why each of the given cells is unfinished, and which entries of a table it leaves empty."""
-    columns = ["cell", *_NOWHERE, "reason"]
+def describe_missing(folders: Sequence[Folder], manifest: Manifest, cells: pd.DataFrame) -> pd.DataFrame:
+    """Why each of the given cells and of those that are not known is unfinished, and which entries of a table it leaves empty."""
+    columns, numbers = ["cell", *_NOWHERE, "reason"], manifest.numbers
     rows = [
         {
             "cell": folder.path.name,
             **_NOWHERE,
             **_place(folder, cells),
             "reason": reason_of(folder),
+            "number": numbers.get(folder.path.name, 0),
             "was_run": folder.failure is not None,
             "was_asked": folder.failure is not None,
         }
@@ -84,11 +85,31 @@ def describe_missing(folders: Sequence[Folder], unresolved: Sequence[Unresolved]
             **_NOWHERE,
             **_named(each.stem, cells),
             "reason": f"not run: {each.reason}",
+            "number": number_of(each.name),
             "was_asked": each.was_asked,
         }
-        for each in unresolved
+        for each in manifest.unresolved
     ]
+    _find_sections(rows, cells.assign(number=cells["cell"].map(numbers)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _find_sections(rows: Sequence[dict[str, Any]], cells: pd.DataFrame) -> None:
+    """Give cells of which only the name is known the section of the other cells with the same settings.
+
+    Args:
+        rows: unfinished cells; their sections are filled in.
+        cells: finished cells; in both, `number` is that of `Manifest.numbers`.
+    """
+    known: dict[tuple[str, int], set[str]] = {}
+    everything: Sequence[Mapping[Any, Any]] = [*cells.to_dict("records"), *rows]
+    for each in everything:
+        if each["section"] and each["number"]:
+            known.setdefault((each["data"], each["number"]), set()).add(each["section"])
+    for row in rows:
+        found = known.get((row["data"], row["number"]), set())
+        if not row["section"] and len(found) == 1:
+            (row["section"],) = found
 
 
 def _place(folder: Folder, cells: pd.DataFrame) -> dict[str, Any]:

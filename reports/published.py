@@ -80,6 +80,12 @@ def read(name: str) -> Mapping[Place, Published]:
     }
 
 
+def models_of(known: Mapping[Place, Published], score: Place) -> set[str]:
+    """The models that a published Score is over: those of the same table, dataset, protocol and number of edits."""
+    table = known[score].table
+    return {place.model for place, found in known.items() if place[2:] == score[2:] and found.table == table} - {ALL}
+
+
 @cache
 def read_costs(name: str) -> Mapping[CostPlace, PublishedCost]:
     """The costs of a file in `reports/numbers/costs/`; none without a name or for numbers without costs."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from reports.common import AVERAGED
+from reports.common import AVERAGED, AXES
 from reports.frame import SuiteFrame
 from reports.stats import Estimate, Floats, Indices, Resampled, choose, resample_means, shares, side_by_side
 
@@ -24,7 +24,7 @@ class ModelScore:
             those of the whole line and section, in the same order for all models.
         shares_KC: what each of the K clusters of records adds to rel, gen and loc.
         resampled: rel, gen and loc; of the template that is shown, including the choice among all templates.
-        axes: estimates by column: rel, gen, loc, avg and, where scored, loc_unrelated and port.
+        axes: estimates by column: rel, gen, loc, avg and the other axes that have a score.
         exact: exact-match rates by column.
         cells: folders of the cells, one per seed.
         edit_actions: ids of the edit runs that the cells used.
@@ -100,7 +100,7 @@ def boards(frame: SuiteFrame) -> tuple[Board, ...]:
 
 def _boards(frame: SuiteFrame) -> Iterator[Board]:
     models = frame.models()
-    templates = list(dict.fromkeys(frame.cells["template"]))
+    templates = frame.templates()
     for protocol, of_protocol in frame.cells.groupby("protocol", sort=False):
         for section, cells in of_protocol.groupby("section", sort=False):
             scores = frame.records[
@@ -116,7 +116,7 @@ def _boards(frame: SuiteFrame) -> Iterator[Board]:
 
 
 def cell_scores(frame: SuiteFrame, cell: str, protocol: str) -> dict[str, Estimate]:
-    """Estimates of one cell under one protocol by column: rel, gen, loc, avg and, where scored, loc_unrelated and port."""
+    """Estimates of one cell under one protocol by column, as in `ModelScore.axes`."""
     cells = frame.cells[(frame.cells["cell"] == cell) & (frame.cells["protocol"] == protocol)]
     scores = frame.records[(frame.records["cell"] == cell) & (frame.records["protocol"] == protocol)].set_index("cell")
     order = scores[scores["axis"].isin(AVERAGED)].groupby("record_id")["cluster"].first()
@@ -230,7 +230,7 @@ def _model_score(
     scores_SRC, cluster_R = _cube(of_cells, cells, list(order.index), seeds, AVERAGED), _numbered(order)
     resampled = resample_means(scores_SRC, cluster_R, method=number)
     axes = _axes(resampled)
-    for axis in ("loc_unrelated", "port"):
+    for axis in (column for column in AXES.values() if column not in AVERAGED):
         of_axis = of_cells[of_cells["axis"] == axis]
         if len(of_axis):
             asked = of_axis.groupby("record_id")["cluster"].first()

@@ -160,15 +160,6 @@ def resample(
     )
 
 
-def estimate(scores_SRC: Floats, weights_C: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A weighted sum of column means over S seeds and R records, with its interval; NaN marks a missing score.
-
-    One column with weight 1 gives a single score, three axes with weights 1/3 give Avg, and the axes of several models
-    next to each other give Score, where a record and a seed are resampled for all models at once.
-    """
-    return resample_means(scores_SRC, resamples=resamples, seed=seed).estimate(weights_C)
-
-
 def resample_means(
     scores_SRC: Floats,
     cluster_R: Indices | None = None,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 from harness.store.manifest import Manifest
 from harness.store.mlflow_content import WITHIN_LINE, MethodSummary, SuiteSummary, settings
 from harness.store.store import Store
-from reports.costs import FROM_SCRATCH, NOTHING, REFERENCE, Cost, break_even_edits, cost_of, multiple, normalised
+from reports.costs import (
+    FROM_SCRATCH,
+    NOTHING,
+    Cost,
+    break_even_edits,
+    cost_of,
+    multiple,
+    normalised,
+    reference_row,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +49,9 @@ def summarise(store: Path, manifest: Manifest) -> SuiteSummary:
 def _methods(frame: "SuiteFrame", boards: "list[Board]") -> Iterator[MethodSummary]:
     """One per line of the boards of a section, whose cells are those that the table of the last protocol shows."""
     shown = {line.row: _cells_of(frame, line) for line in boards[-1].lines}
-    is_reference = {row: set(cells["method"]) == {REFERENCE} for row, cells in shown.items()}
-    reference = next((cost_of(shown[row]) for row, yes in is_reference.items() if yes), NOTHING)
+    complete = {line.row for line in boards[-1].lines if line.freq is not None}
+    row = reference_row(frame)
+    reference = cost_of(shown[row]) if row in complete else NOTHING
     for line in boards[-1].lines:
         cells = shown[line.row]
         about = settings(Store(frame.store).cell(cells.iloc[0]["cell"]).read("cell.json"))
@@ -51,7 +61,7 @@ def _methods(frame: "SuiteFrame", boards: "list[Board]") -> Iterator[MethodSumma
             for other in board.lines
             if other.row == line.row
         }
-        costs = {} if line.is_reference else _costs(cost_of(cells), reference, complete=line.freq is not None)
+        costs = {} if line.is_reference else _costs(cost_of(cells), reference, complete=line.row in complete)
         tokens = {"flops.per_token": float(cells["flops_per_token"].mean())}
         freq = {} if line.freq is None else {"freq": float(line.freq)}
         yield MethodSummary(

@@ -84,6 +84,14 @@ class Manifest:
         """Options of the command line, apart from the scale, by name."""
         return {"data": self.data, "edits": self.edits, "backend": self.backend}
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """By folder, the number of its combination among those with the same stem; the smallest of several.
+
+        All stems have their combinations in the same order, so equal numbers mean equal settings on a dataset.
+        """
+        return {folder: number_of(name) for name, folder in reversed(list(self.combinations.items()))}
+
     def again(self, verb: str, store: Path) -> str:
         """The command line of a verb for the whole suite; the last command if the suite's file is not known."""
         if not self.file:
@@ -132,6 +140,11 @@ def numbered(stems: Iterable[str]) -> list[str]:
         counts[stem] += 1
         names.append(f"{stem}#{counts[stem]}")
     return names
+
+
+def number_of(name: str) -> int:
+    """The number that `numbered` gave to a combination; 0 without a name."""
+    return int(name.rpartition("#")[2] or 0)
 
 
 def stem_of(folder: str) -> str:

@@ -59,7 +59,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
     from reports.costs import on_one_device
-    from reports.drawing import left_out, series_style
+    from reports.drawing import error_bars, left_out, series_style
     from reports.tables.time import costs
 
     lines = {line.title: line for line in board.lines if not math.isnan(line.score.value) and not line.is_reference}
@@ -71,12 +71,10 @@ def _scatter(axes: "Axes", frame: "SuiteFrame", board: "Board") -> None:
         [x for x, _ in on_front], [y for _, y in on_front], where="post", color="#999999", linewidth=0.8, zorder=0
     )
     for number, line in enumerate(board.lines):
-        score = line.score
         if line.title in shown:
             axes.errorbar(
-                [shown[line.title].from_scratch_s], [score.value],
-                yerr=[[score.value - score.low], [score.high - score.value]], linewidth=0.6, markersize=4,
-                label=line.title, **series_style(number),
+                [shown[line.title].from_scratch_s], [line.score.value], yerr=error_bars([line.score]),
+                linewidth=0.6, markersize=4, label=line.title, **series_style(number),
             )  # fmt: skip
         elif line.title in others:
             axes.plot([], [], linestyle="none", label=line.title, **series_style(number))

@@ -9,6 +9,7 @@ from harness.registry import register_table
 from reports.common import (
     absent_sections,
     commits_shown,
+    first_template,
     gap_remarks,
     intervals_shown,
     schedules_shown,
@@ -69,7 +70,7 @@ def _calibrations(frame: "SuiteFrame", board: "Board") -> Iterator[_MethodCalibr
     from reports.calibration import estimate_calibration
 
     by_cell = dict(iter(frame.scopes.groupby("cell")))
-    first = frame.cells.iloc[0]["template"]
+    first = first_template(frame)
     for line in board.lines:
         for score in line.by_model.values():
             cells = tuple(cell for cell in score.cells if cell in by_cell)

@@ -41,10 +41,12 @@ class _Line:
     """One method on one model and dataset.
 
     Attributes:
+        row: as in `SuiteFrame.cells`.
         is_reference: whether it is the unedited model.
         scores: by task, the unedited model's, the edited one's and the change.
     """
 
+    row: str
     title: str
     is_reference: bool
     scores: Mapping[str, tuple["Estimate", "Estimate", "Estimate"]]
@@ -60,10 +62,12 @@ def capability(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     tasks = {str(task): _metric(str(task), of_task) for task, of_task in items.groupby("task", sort=False)}
     for model, shown in frame.models().items():
         sections = []
-        for section, cells in frame.cells[frame.cells["model"] == model].groupby("section", sort=False):
-            lines = list(_lines(cells[cells["template"] == first_template(frame)], items, tasks))
-            sections.append(_section(frame, str(section), str(cells["section_title"].iloc[0]), lines, list(tasks)))
-            numbers += [row for line in lines for row in _numbers(line, shown, sections[-1].title, tasks)]
+        for section, cells in frame.cells.groupby("section", sort=False):
+            of_model = cells[(cells["model"] == model) & (cells["template"] == first_template(frame))]
+            lines = list(_lines(of_model, items, tasks))
+            part = _section(frame, str(section), model, str(cells["section_title"].iloc[0]), lines, list(tasks))
+            sections += [part] * bool(part.rows or part.remarks)
+            numbers += [row for line in lines for row in _numbers(line, shown, part.title, tasks)]
         tables.append(_table(frame, f"capability-{model}", f"General ability of {shown}", list(tasks), sections))
     return tables, pd.DataFrame(numbers)
 
@@ -94,7 +98,7 @@ def _metric(task: str, items: "pd.DataFrame") -> str:
 
 def _lines(cells: "pd.DataFrame", items: "pd.DataFrame", tasks: Mapping[str, str]) -> Iterator[_Line]:
     """One per method."""
-    for _, of_row in cells.groupby("row", sort=False):
+    for row, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
         of_method = items[items["cell"].isin(names)]
         scores = {}
@@ -102,7 +106,7 @@ def _lines(cells: "pd.DataFrame", items: "pd.DataFrame", tasks: Mapping[str, str
             shown = of_method[(of_method["task"] == task) & (of_method["metric"] == metric)]
             if (shown["edits"] > 0).any():
                 scores[task] = _estimates(shown, names, metric)
-        yield _Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), scores, names)
+        yield _Line(str(row), str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), scores, names)
 
 
 def _estimates(items: "pd.DataFrame", cells: Sequence[str], metric: str) -> tuple["Estimate", "Estimate", "Estimate"]:
@@ -135,7 +139,9 @@ def _statistic(values_RC: "np.ndarray", weights_RC: "np.ndarray", metric: str) -
     return (lambda drawn_BR: np.exp(-ratio(drawn_BR))) if is_perplexity(metric) else ratio
 
 
-def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Line], tasks: Sequence[str]) -> Section:
+def _section(
+    frame: "SuiteFrame", section: str, model: str, title: str, lines: Sequence[_Line], tasks: Sequence[str]
+) -> Section:
     rows = []
     for line in lines:
         entries: list[TableEntry] = []
@@ -146,9 +152,8 @@ def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[_Lin
                 amount(change.value, change.half_width) if change and not line.is_reference else TableEntry(),
             ]
         rows.append(TableRow(line.title, tuple(entries), line.is_reference))
-    shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
-    missing = empty_rows(frame, section, shown, len(PARTS) * len(tasks))
-    return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title)))
+    missing = empty_rows(frame, section, {line.row for line in lines}, len(PARTS) * len(tasks), model)
+    return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title, model)))
 
 
 def _numbers(line: _Line, model: str, data: str, tasks: Mapping[str, str]) -> Iterator[dict[str, object]]:
@@ -165,12 +170,13 @@ def _numbers(line: _Line, model: str, data: str, tasks: Mapping[str, str]) -> It
 def _table(frame: "SuiteFrame", name: str, title: str, tasks: Sequence[str], sections: Sequence[Section]) -> Table:
     from reports.stats import RESAMPLES
 
+    over = "seeds and items" if frame.cells["seed"].nunique() > 1 else "items"
     titles = [FORMS[task].title if task in FORMS else task for task in tasks]
     caption = (
         f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}"
         f"Benchmark tasks asked through lm-eval. ±: half the width of the 95% bootstrap confidence interval over "
-        f"items (BCa, {RESAMPLES:,} resamples). {commits_shown(frame)}"
+        f"{over} (BCa, {RESAMPLES:,} resamples). {commits_shown(frame)}"
     )
     columns = tuple(Column(part, group, is_ranked=False) for group in titles for part in PARTS)
-    notes = (*NOTES, *remarks_shown(frame), *absent_sections(frame))
+    notes = (*NOTES, *remarks_shown(frame), *absent_sections(frame, by_model=True))
     return Table(name, title, caption, columns, tuple(sections), notes)

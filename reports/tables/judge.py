@@ -11,6 +11,7 @@ from harness.store.store import Store
 from harness.store.verdicts import read_verdicts
 from reports.common import (
     AXES,
+    absent_sections,
     commits_shown,
     empty_rows,
     first_template,
@@ -93,17 +94,16 @@ def judge(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
             of_protocol = of_judge[of_judge["protocol"] == protocol]
             cells = frame.cells[(frame.cells["protocol"] == protocol) & frame.cells["cell"].isin(of_protocol["cell"])]
             for _, of_section in cells.groupby("section", sort=False):
-                data = str(of_section["section_title"].iloc[0])
+                data, titles = str(of_section["section_title"].iloc[0]), frame.models()
                 by_model = {
-                    shown: list(_lines(of_section[of_section["model"] == model], of_protocol))
-                    for model, shown in frame.models().items()
+                    model: list(_lines(of_section[of_section["model"] == model], of_protocol)) for model in titles
                 }
                 tables.append(_table(frame, str(name), protocol, of_section, by_model))
                 numbers += [
-                    {"judge": name, "protocol": protocol, "data": data, "model": shown, "method": line.title}
+                    {"judge": name, "protocol": protocol, "data": data, "model": titles[model], "method": line.title}
                     | {"quantity": quantity, "axis": axis, **asdict(found)}
                     | {"answers": line.answers, "without_verdict": line.without_verdict, "cells": " ".join(line.cells)}
-                    for shown, lines in by_model.items()
+                    for model, lines in by_model.items()
                     for line in lines
                     for (quantity, axis), found in {
                         **line.scores,
@@ -226,15 +226,15 @@ def _table(
     keys = [(measure, axis) for measure in MEASURES for axis in SHOWN if (measure, axis) in there]
     columns = [Column(SHOWN[axis], MEASURES[measure], is_ranked=False) for measure, axis in keys]
     columns += [Column(title, "Agreement", is_ranked=False) for title in AGREEMENT]
-    shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
+    is_here = (frame.cells["section"] == section) & (frame.cells["protocol"] == protocol)
+    finished = frame.cells[is_here & (frame.cells["template"] == first_template(frame))]
     sections = []
     for model, lines in by_model.items():
         rows = [TableRow(line.title, tuple(_entries(line, keys)), line.is_reference) for line in lines]
-        missing = empty_rows(frame, section, shown, len(columns))
+        of_model = finished[finished["model"] == model]
+        missing = empty_rows(frame, section, set(of_model["row"]), len(columns), model)
         judged = {cell for line in lines for cell in line.cells}
-        is_here = (frame.cells["section"] == section) & (frame.cells["protocol"] == protocol)
-        is_here &= frame.cells["template"] == first_template(frame)
-        others = frame.cells[is_here & (frame.cells["model_title"] == model) & ~frame.cells["cell"].isin(judged)]
+        others = of_model[~of_model["cell"].isin(judged)]
         unclear = [
             f"{line.title}: {line.without_verdict:,} answer{'s' * (line.without_verdict != 1)} without a verdict."
             for line in lines
@@ -242,14 +242,15 @@ def _table(
         ]
         if len(others):
             unclear.append(f"Not judged: {', '.join(dict.fromkeys(others['title']))}.")
-        sections.append(Section(model, (*rows, *missing), (*gap_remarks(frame, section, model), *unclear)))
+        gaps = gap_remarks(frame, section, data, model)
+        sections.append(Section(frame.models()[model], (*rows, *missing), (*gaps, *unclear)))
     return Table(
         f"judge-{re.sub('[^A-Za-z0-9./_-]+', '-', judge)}-{protocol}-{data}",  # a LaTeX label
         f"Judged by {judge}: {data}, {protocol_title(protocol)}",
         f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} {commits_shown(frame)}",
         tuple(columns),
         tuple(sections),
-        (*NOTES, *samples_shown(frame, cells)),
+        (*NOTES, *samples_shown(frame, cells), *absent_sections(frame, by_model=True)),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError
 from harness.registry import register_table
 from reports.common import (
+    absent_sections,
     commits_shown,
     empty_rows,
     first_template,
@@ -57,10 +58,12 @@ class Line:
     """The changes of one method on one model and dataset.
 
     Attributes:
+        row: as in `SuiteFrame.cells`.
         steps: start, changes and end.
         stages: the score at each stage.
     """
 
+    row: str
     title: str
     is_reference: bool
     steps: tuple["Estimate", ...]
@@ -79,12 +82,13 @@ def mirage(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     for axis, title in AXES.items():
         for model, shown in frame.models().items():
             sections = []
-            for section, cells in frame.cells[frame.cells["model"] == model].groupby("section", sort=False):
-                lines = list(changes(frame, cells, axis))
-                sections.append(_section(frame, str(section), str(cells["section_title"].iloc[0]), lines))
+            for section, cells in frame.cells.groupby("section", sort=False):
+                lines = list(changes(frame, cells[cells["model"] == model], axis))
+                part = _section(frame, str(section), model, str(cells["section_title"].iloc[0]), lines)
+                sections += [part] * bool(part.rows or part.remarks)
                 for line in lines:
                     numbers += [
-                        {"axis": axis, "model": shown, "data": sections[-1].title, "method": line.title}
+                        {"axis": axis, "model": shown, "data": part.title, "method": line.title}
                         | {"step": step, **asdict(found), "cells": " ".join(line.cells)}
                         for step, found in zip(("Start", *STEPS, "End"), line.steps, strict=True)
                     ]
@@ -111,7 +115,7 @@ def changes(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[L
     weight = np.ones(1)
     if order.empty:
         return
-    for _, of_row in cells.groupby("row", sort=False):
+    for row, of_row in cells.groupby("row", sort=False):
         names = tuple(of_row.drop_duplicates("cell").sort_values("seed")["cell"])
         stages = [_scores(records, names, order.index, measure) for measure in STAGES]
         differences = [after - before for before, after in itertools.pairwise(stages)]
@@ -120,7 +124,8 @@ def changes(frame: "SuiteFrame", cells: "pd.DataFrame", axis: str) -> Iterator[L
             for parts in (stages, differences)
         )
         steps = (scores[0], *drops, scores[-1])
-        yield Line(str(of_row["title"].iloc[0]), bool(of_row["is_reference"].iloc[0]), steps, scores, names)
+        is_reference = bool(of_row["is_reference"].iloc[0])
+        yield Line(str(row), str(of_row["title"].iloc[0]), is_reference, steps, scores, names)
 
 
 def _scores(
@@ -135,14 +140,13 @@ def _scores(
     return np.stack([scores.to_numpy(dtype=np.float64) for scores in by_cell])
 
 
-def _section(frame: "SuiteFrame", section: str, title: str, lines: Sequence[Line]) -> Section:
+def _section(frame: "SuiteFrame", section: str, model: str, title: str, lines: Sequence[Line]) -> Section:
     rows = [
         TableRow(line.title, tuple(TableEntry(one.value, one.half_width) for one in line.steps), line.is_reference)
         for line in lines
     ]
-    shown = set(frame.cells.loc[frame.cells["section"] == section, "row"])
-    missing = empty_rows(frame, section, shown, len(STEPS) + 2)
-    return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title)))
+    missing = empty_rows(frame, section, {line.row for line in lines}, len(STEPS) + 2, model)
+    return Section(title, (*rows, *missing), tuple(gap_remarks(frame, section, title, model)))
 
 
 def _table(frame: "SuiteFrame", name: str, title: str, sections: Sequence[Section]) -> Table:
@@ -153,5 +157,5 @@ def _table(frame: "SuiteFrame", name: str, title: str, sections: Sequence[Sectio
         f"{suite_shown(frame)}, {seeds_shown(frame)}. {template_shown(frame)}{intervals_shown(frame)} {commits_shown(frame)}",
         tuple(Column(each, group, is_ranked=False) for each, group in columns.items()),
         tuple(sections),
-        NOTES,
+        (*NOTES, *absent_sections(frame, by_model=True)),
     )

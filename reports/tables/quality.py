@@ -74,7 +74,7 @@ def _quality(frame: "SuiteFrame", name: str, title: str) -> tuple[list[Table], "
 
 
 def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", name: str, title: str) -> Table:
-    templates = list(dict.fromkeys(frame.cells["template"]))
+    templates = frame.templates()
     paper = _Paper.of(frame, of_protocol)
     columns = tuple(
         Column(title, group, is_ranked=title not in (PAPER, "Freq"))
@@ -113,7 +113,7 @@ class _Paper:
 
     Attributes:
         numbers: by section, row and model; the model is `ALL` for Score.
-        models: those that have at least one number; `ALL` only if every model of the table has one.
+        models: those that have at least one number; `ALL` only if the published Score is over the models of the table.
     """
 
     numbers: "Mapping[tuple[str, str, str], Published]"
@@ -122,7 +122,7 @@ class _Paper:
     @classmethod
     def of(cls, frame: "SuiteFrame", boards: "Sequence[Board]") -> "_Paper":
         """What the suite's file of published numbers has about these boards."""
-        from reports.published import Place, read
+        from reports.published import Place, models_of, read
 
         known, numbers = read(frame.manifest.published), {}
         data = {str(row["section"]): row for row in frame.cells.drop_duplicates("section").to_dict("records")}
@@ -131,10 +131,9 @@ class _Paper:
             for line in board.lines:
                 for model in (*board.models, ALL):
                     place = Place(line.row.partition("/")[0], model, name, board.protocol, edits)
-                    if place in known:
+                    if place in known and (model != ALL or models_of(known, place) == board.models.keys()):
                         numbers[board.section, line.row, model] = known[place]
-        models = {model for *_, model in numbers}
-        return cls(numbers, frozenset(models if models >= boards[0].models.keys() else models - {ALL}))
+        return cls(numbers, frozenset(model for *_, model in numbers))
 
     def entries(self, section: str, row: str, model: str) -> list[TableEntry]:
         """The entry of a row, in a list; an empty list if there is no column for the model."""

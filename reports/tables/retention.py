@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reports.curves import Curve, CurvePoint, MethodCurve
     from reports.frame import SuiteFrame
     from reports.scores import Board, Line
+    from reports.significance import Contest
 
 RETAINED = "Rel of the first edits"
 
@@ -53,7 +54,7 @@ def retention(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
 
 
 def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequence[MethodCurve]", model: str) -> Table:
-    from reports.significance import Contest, judged
+    from reports.significance import judged
 
     on_model = {(one.board.section, one.line.row): one.found for one in curves if one.score.model == model}
     points = sorted({point for board in of_protocol for point in _points(board)})
@@ -65,34 +66,43 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequenc
             board,
             [_row(line, on_model.get((board.section, line.row)), places) for line in board.lines],
             columns,
+            model=model,
         )
         for board in of_protocol
     )
     protocol = of_protocol[0].protocol
-    contests = [
-        Contest(number, column, values)
-        for number, board in enumerate(of_protocol)
-        for column, (group, point) in enumerate(places)
-        if len(
-            values := {
-                row: shares_K
-                for row, line in enumerate(board.lines)
-                if not line.is_reference
-                and (found := on_model.get((board.section, line.row)))
-                and (shares_K := found.shares_K.get(_place(group, point, found))) is not None
-            }
-        )
-        > 1
-    ]
+    contests = []
+    for number, board in enumerate(of_protocol):
+        curves_of = {
+            row: found
+            for row, line in enumerate(board.lines)
+            if not line.is_reference and (found := on_model.get((board.section, line.row)))
+        }
+        contests += [_contest(number, column, *place, curves_of) for column, place in enumerate(places)]
     table = Table(
         f"retention-{protocol}-{model}",
         f"Sequential editing of {frame.models()[model]}, {protocol_title(protocol)}",
         _caption(frame),
         columns,
         sections,
-        (*NOTES, *samples_shown(frame, frame.cells[frame.cells["protocol"] == protocol]), *absent_sections(frame)),
+        (
+            *NOTES,
+            *samples_shown(frame, frame.cells[frame.cells["protocol"] == protocol]),
+            *absent_sections(frame, by_model=True),
+        ),
     )
     return judged(table, contests)
+
+
+def _contest(section: int, column: int, group: str, point: int, curves: "Mapping[int, Curve]") -> "Contest":
+    """A column of a section, of all methods that have it."""
+    from reports.significance import Contest
+
+    able = {
+        row: (found, place) for row, found in curves.items() if (place := _place(group, point, found)) in found.shares_K
+    }
+    values = {row: found.shares_K[place] for row, (found, place) in able.items()}
+    return Contest(section, column, values, lambda left, right: able[left][0].p_value(able[left][1], *able[right]))
 
 
 def _place(group: str, point: int, curve: "Curve") -> "CurvePoint":

@@ -1,11 +1,10 @@
 """Table 4 of the OnceEdit paper: editing time per method and model, of the edits alone and from scratch."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.api import Phase
 from harness.registry import register_table
 from reports.common import PHASES, absent_sections, commits_shown, empty_rows, few, gap_remarks, suite_shown
 from reports.layout import DASH, Column, Section, Table, TableEntry, TableRow
@@ -38,7 +37,7 @@ LEGEND = (
 @register_table("time")
 def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
     """Editing time of all methods, relative to OnceEdit (Table 4 of the OnceEdit paper); the CSV has all phases."""
-    from reports.costs import REFERENCE
+    from reports.costs import REFERENCE, reference_row
 
     paper = PaperCosts.of(frame)
     columns = tuple(
@@ -61,11 +60,12 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
         notes.append(
             f"{PAPER_NOTE} with what the method trains or computes before: compare with 'all ×', other rows with 'edit ×'"
         )
-    references = cells[cells["method"] == REFERENCE]["title"].unique()
-    if not len(references):
+    once = cells[cells["method"] == REFERENCE]
+    if once.empty:
         notes.append("×: no cell of OnceEdit is finished.")
-    elif len(references) > 1:
-        notes.append(f"×: of several rows of OnceEdit, the first counts, {references[0]}.")
+    elif once["row"].nunique() > 1:
+        first = once.loc[once["row"] == reference_row(frame), "title"].iloc[0]
+        notes.append(f"×: of several rows of OnceEdit, the first counts, {first}.")
     table = Table(
         "time",
         "Editing time",
@@ -78,17 +78,18 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
 
 
 def _section(frame: "SuiteFrame", paper: PaperCosts, section: str, cells: "pd.DataFrame", width: int) -> Section:
-    from reports.costs import REFERENCE
+    from reports.costs import reference_row
 
     title = str(cells.iloc[0]["section_title"])
     edited = cells[~cells["is_reference"]].drop_duplicates("row")
     found = {str(row): costs(frame, section, str(row)) for row in edited["row"]}
     titles = dict(zip(edited["row"], edited["title"], strict=True))
-    reference = next((found[row] for row in edited.loc[edited["method"] == REFERENCE, "row"]), {})
+    reference = found.get(reference_row(frame), {})
     rows = [TableRow(titles[row], tuple(_entries(paper, row, by_place, reference))) for row, by_place in found.items()]
     missing = [row for row in empty_rows(frame, section, set(cells["row"]), width) if not row.is_reference]
     compared = {titles[row]: by_place for row, by_place in found.items()}
-    remarks = (*_incomparable(title, compared, reference), *gap_remarks(frame, section, title))
+    places = {**frame.models(), TOTAL: "Total"}
+    remarks = (*_incomparable(title, compared, reference, places), *gap_remarks(frame, section, title))
     return Section(title, (*rows, *missing), tuple(remarks))
 
 
@@ -116,33 +117,43 @@ def _has_paper(paper: PaperCosts, place: str) -> bool:
 
 
 def _incomparable(
-    section: str, found: "Mapping[str, Mapping[str, Cost]]", reference: "Mapping[str, Cost]"
+    section: str,
+    found: "Mapping[str, Mapping[str, Cost]]",
+    reference: "Mapping[str, Cost]",
+    titles: Mapping[str, str],
 ) -> Iterator[str]:
-    """Why multiples are missing although both times are there, a sentence for all rows with the same reason.
+    """Why multiples are missing although both times are there, a sentence for all rows with the same reason in the same places.
 
     Args:
         section: title of the section.
         found: costs by title of the row and by place.
         reference: OnceEdit's by place.
+        titles: of the places.
     """
     from reports.costs import EDITS, FROM_SCRATCH
 
-    def devices(costs: "Mapping[str, Cost]", basis: Sequence[Phase]) -> frozenset[str]:
-        return frozenset().union(*(cost.measured_on(basis) for cost in costs.values()))
-
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for title, by_place in found.items() if reference else ():
-        bases = {"'edit ×'": EDITS, "'all ×'": FROM_SCRATCH}
-        missing = [
-            name for name, basis in bases.items() if len(devices(by_place, basis) | devices(reference, basis)) > 1
-        ]
-        if missing:
-            ours, theirs = (" and ".join(sorted(devices(each, FROM_SCRATCH))) for each in (by_place, reference))
-            rows.setdefault((" or ".join(missing), ours, theirs), []).append(title)
-    for (columns, ours, theirs), titles in rows.items():
+    bases = {"'edit ×'": EDITS, "'all ×'": FROM_SCRATCH}
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for row, by_place in found.items():
+        reasons: dict[tuple[str, ...], list[str]] = {}
+        for place, theirs in reference.items():
+            both = (by_place[place], theirs)
+            missing = [
+                name
+                for name, basis in bases.items()
+                if all(cost.models for cost in both)
+                and len(frozenset().union(*(cost.measured_on(basis) for cost in both))) > 1
+            ]
+            if missing:
+                classes = (" and ".join(sorted(cost.measured_on(FROM_SCRATCH))) for cost in both)
+                reasons.setdefault((" or ".join(missing), *classes), []).append(titles[place])
+        for reason, places in reasons.items():
+            where = "" if len(places) == len(by_place) else f", {few(places, 'places')}"
+            rows.setdefault((where, *reason), []).append(row)
+    for (where, columns, on, once_on), names in rows.items():
         yield (
-            f"{DASH} {section}: {few(titles, 'rows')}: no {columns} between different classes of device "
-            f"(timed on {ours}; OnceEdit on {theirs})."
+            f"{DASH} {section}{where}: {few(names, 'rows')}: no {columns} between different classes of device "
+            f"(timed on {on}; OnceEdit on {once_on})."
         )
 
 

@@ -181,9 +181,9 @@ class FakeStore:
             self.cells.append(folder.name)
         return folder
 
-    def write_failure(self, method: str, model: str, data: str, reason: str) -> Path:
-        """A cell that failed, with its identity and the reason."""
-        folder = self.write_cell(method, model, data, template="failed")
+    def write_failure(self, method: str, model: str, data: str, reason: str, **settings: Any) -> Path:
+        """A cell that failed, with its identity and the reason; settings as for `write_cell`."""
+        folder = self.write_cell(method, model, data, **settings)
         for file in folder.iterdir():
             if file.name != "cell.json":
                 file.unlink()

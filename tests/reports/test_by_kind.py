@@ -8,7 +8,7 @@ from harness import registry
 from harness.errors import UserError
 from reports.by_kind import Quantity
 from reports.frame import load_suite
-from reports.layout import Mark
+from reports.layout import DASH, Mark
 from reports.significance import OPEN_NOTE
 from reports.tables.multihop import _by_chain
 from tests.helpers import fake_store
@@ -145,6 +145,35 @@ def test_the_caption_names_the_template_and_does_not_claim_a_choice(fake):
     assert "Prompt template: 'none'. ±: half" in table.caption
     assert "choice of the template" not in table.caption
     assert numbers["cells"].nunique() == 1
+
+
+def test_a_failed_cell_is_a_dash_with_its_reason_below_its_own_model(fake):
+    fake.write_suite(methods=("none", "ft-l"), models=("tiny/llama",), data=("zsre",))
+    fake.write_cell("none", "tiny/mistral", "zsre")
+    for method, model in (("ft-l", "tiny/mistral"), ("none", "tiny/gptj"), ("ft-l", "tiny/gptj")):
+        fake.write_failure(method, model, "zsre", "out of memory")
+    fake.unresolved = {"none-llama2-7b-zsre": "no such folder: x"}
+    fake.add_planned("none", "tiny/llama", "counterfact")
+    fake.write_manifest()
+    (table, *_), _ = registry.tables.get("ripple")(load_suite(fake.root, "main_table", "mini"))
+
+    shown = {
+        section.title: {row.title: row.entries[0].text != DASH for row in section.rows} for section in table.sections
+    }
+    assert shown == {
+        "Llama2-7B (mini)": {"Unedited": True, "FT-L": True},
+        "Mistral-7B-v0.1 (mini)": {"Unedited": True, "FT-L": False},
+        "GPT-J-6B (mini)": {"Unedited": False, "FT-L": False},
+    }
+    assert [section.remarks for section in table.sections] == [
+        (),
+        ("– ZsRE: FT-L on Mistral-7B-v0.1 (mini): failed: out of memory.",),
+        ("– ZsRE: Unedited, FT-L on GPT-J-6B (mini): failed: out of memory.",),
+    ]
+    assert table.notes[-2:] == (
+        "– CounterFact: Unedited on Llama2-7B (mini): not run.",
+        "– ZsRE: Unedited on Llama2-7B: not run: no such folder: x.",
+    )
 
 
 def test_a_suite_without_chains_is_told_so(fake):

@@ -60,6 +60,19 @@ def test_a_method_without_scores_on_a_task_has_a_dash(fake):
     assert [entry.text for entry in table.sections[0].rows[1].entries] == ["0.67", "0.00", "–", "–"]
 
 
+def test_a_model_of_which_all_cells_failed_has_rows_of_dashes_and_other_models_no_remark(fake):
+    for seed in (0, 1):
+        folder = fake.write_cell("ft-l", "tiny/llama", "zsre", seed=seed)
+        write_items({0: scores(BEFORE, 3.0), 50: scores(AFTER, 3.5)}, folder / FILE)
+    fake.write_failure("ft-l", "tiny/gptj", "zsre", "out of memory")
+    fake.write_manifest(("capability",))
+    (first, second), _ = registry.tables.get("capability")(load_suite(fake.root, "main_table", "mini"))
+    assert first.sections[0].remarks == ()
+    assert "confidence interval over seeds and items" in first.caption
+    assert [entry.text for entry in second.sections[0].rows[0].entries] == ["–"] * 4
+    assert second.sections[0].remarks == ("– ZsRE: FT-L on GPT-J-6B (mini), seed 0: failed: out of memory.",)
+
+
 def test_of_several_templates_the_first_is_shown_and_named(fake):
     for template in ("none", "paper"):
         folder = fake.write_cell("ft-l", "tiny/llama", "zsre", template=template)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from harness import registry
 from reports.costs import (
     EDITS,
     FROM_SCRATCH,
@@ -15,10 +16,12 @@ from reports.costs import (
     multiple,
     normalised,
     on_one_device,
+    reference_row,
     shown_multiple,
     total_curve,
 )
 from reports.frame import load_suite
+from reports.summary import summarise
 from tests.helpers.fake_store import MODELS
 
 
@@ -53,6 +56,17 @@ def test_a_shared_edit_counts_once_and_attaching_counts_for_each_model(frame):
     assert (ours.is_shared, theirs.is_shared) == (True, False)
 
 
+def test_a_seed_without_one_of_the_models_does_not_lower_the_sum(fake):
+    for seed, model in [(0, "tiny/llama"), (0, "tiny/gptj"), (1, "tiny/llama")]:
+        fake.write_cell("ft-l", model, "zsre", seed=seed)
+    fake.write_manifest()
+    cells = load_suite(fake.root, "main_table", "mini").cells
+    assert cost_of(cells).edit_s == 8.0
+    assert cost_of(cells).flops["edit"] == 2 * 10**12
+    is_apart = (cells["seed"] == 1) | (cells["model"] == "tiny/gptj")
+    assert cost_of(cells[is_apart]) == NOTHING, "no seed has both models"
+
+
 def test_flops_are_added_up_in_the_same_way(frame):
     assert cost_of(of(frame, "onceedit")).flops["edit"] == 10**12
     assert cost_of(of(frame, "ft-l")).flops["edit"] == 3 * 10**12
@@ -67,6 +81,34 @@ def test_each_cell_is_compared_with_onceedit_on_the_same_model(frame):
     assert math.isclose(by_method["ft-l"]["edit_s_per_edit"], 4 / 50)
     assert by_method["none"].isna().all()
     assert len(found) == 9
+
+
+def test_where_onceedit_is_missing_nothing_takes_its_place(fake):
+    """Not another row of OnceEdit, in per-cell results, in the table, or in MLflow."""
+    slow = {"phases_s": {"setup": 1.0, "edit": 40.0, "attach": 0.1, "evaluate": 3.0}}
+    for model in ("tiny/llama", "tiny/mistral"):
+        fake.write_cell("ft-l", model, "zsre")
+        if model == "tiny/llama":
+            fake.write_failure("onceedit", model, "zsre", "out of memory")
+        else:
+            fake.write_cell("onceedit", model, "zsre")
+        fake.write_cell("onceedit", model, "zsre", label="OnceEdit-ROME", cost=slow)
+    fake.write_manifest(["time"])
+    frame = load_suite(fake.root, "main_table", "mini")
+    assert reference_row(frame) == "onceedit//native"
+
+    found = normalised(frame)["edit_time_vs_onceedit"]
+    assert found[found.index.str.contains("llama")].isna().all()
+    assert found[found.index.str.contains("mistral")].tolist() == [2.0, 1.0, 20.0]
+
+    (table,), _ = registry.tables.get("time")(frame)
+    assert [row.entries[5].text for row in table.sections[0].rows] == ["2.00", "20.00", "1.00"]
+    assert {row.entries[column].text for row in table.sections[0].rows for column in (1, 9)} == {"–"}
+    assert "×: of several rows of OnceEdit, the first counts, OnceEdit." in table.notes
+
+    methods = summarise(fake.root, frame.manifest).methods
+    multiples = [method.metrics.get("edit_time_vs_onceedit", math.nan) for method in methods]
+    assert all(map(math.isnan, multiples)), "its total is incomplete"
 
 
 def test_times_of_two_device_classes_are_not_compared(fake):
@@ -132,8 +174,6 @@ def test_the_break_even_is_where_the_curves_cross():
     assert break_even_edits(slow, once) == (6, math.inf)
     curve = total_curve({"slow": slow, "once": once}, [5, 6, 7])
     assert (curve["once"] <= curve["slow"]).tolist() == [False, True, True]
-    assert slow.amortised_s(4) == 1.0
-    assert once.amortised_s(6) == 1.0
     assert break_even_edits(cost(edit=1), once) == (math.inf, 0)
     assert break_even_edits(once, once) == (1, math.inf)
     assert break_even_edits(cost(setup=2, edit=5), once) == (math.inf, 0)

@@ -16,7 +16,7 @@ from reports.frame import load_suite
 from reports.layout import Column, Section, Table, TableEntry, TableRow
 from tests.helpers.hostile import NAMES
 
-LATEX_TEXT = re.compile(r"(\\[&%$#_{}]|\\text[a-z]+\{\}|\\dots\{\}|\$\\?[a-zA-Z-]+\$|[^\\{}$&#^_~%<>|])*")
+LATEX_TEXT = re.compile(r"(\\[&%$#_{}]|\\text[a-z]+\{\}|\\dots\{\}|\$\\?[a-zA-Z-]+\$|-\{\}|[^\\{}$&#^_~%<>|])*")
 TAGS = {
     *("html", "head", "meta", "link", "title", "style", "script", "body", "header", "footer", "nav", "main", "section"),
     *(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
+from harness.evaluation.probes import AXES
 from harness.store.store import Folder
 from reports.checklist import checklist, parts_of
 from reports.frame import load_suite
@@ -44,9 +45,11 @@ REQUIRED_OF_SAMPLES = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The store, and the folder of its export."""
+    """The store, and the folder of its export; one cell has scores on all axes."""
     root = tmp_path_factory.mktemp("export")
-    store = FakeStore(root / "results").write_suite(data=("zsre",), models=("tiny/llama",)).root
+    fake = FakeStore(root / "results")
+    fake.write_cell("ft-l", "tiny/llama", "zsre", chances=dict.fromkeys(AXES, 0.5))
+    store = fake.write_suite(data=("zsre",), models=("tiny/llama",), methods=("none", "onceedit")).root
     arguments = ["main_table", "--scale", "mini", "--store", str(store), "--to", str(root / "to")]
     assert main(["export-results", *arguments, "--organization", "Lab"]) == 0
     return store, root / "to"
@@ -129,7 +132,7 @@ def test_the_checklist_names_hardware_seeds_commit_and_licences(exported):
         "0123456789abcdef",
         "AMD EPYC × 1 threads",
         "Seeds 0.",
-        "5000 resamples",
+        "5000 resamples of records",
         "MIT",
         "Apache-2.0",
         "for 3 cells",
@@ -144,6 +147,7 @@ def test_a_peak_that_one_cell_does_not_know_is_unknown(fake):
     costs = ({}, {"peak_memory_with_artifacts_bytes": None})
     cells = [fake.write_cell("ft-l", "tiny/llama", "zsre", seed=seed, cost=cost) for seed, cost in enumerate(costs)]
     answers = checklist([parts_of(Folder(cell)) for cell in cells])
+    assert "resamples of seeds and records" in answers["Experiment statistical significance"]
     assert "memory at most 1.0 GiB; with building artifacts: unknown" in answers["Experiments compute resources"]
 
 

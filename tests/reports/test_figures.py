@@ -57,6 +57,16 @@ def test_the_front_has_whatever_nothing_beats_in_time_and_quality():
     assert front([(1, 0.5), (2, 0.9), (3, 0.8), (1, 0.4), (2, 0.9)]) == [0, 1, 4]
 
 
+def test_a_method_without_any_mistake_is_drawn(fake):
+    """The mean of its draws may differ from its score in the last bit."""
+    for model in ("tiny/llama", "tiny/mistral", "tiny/gptj"):
+        perfect = dict.fromkeys(("reliability", "generality", "locality"), 1.0)
+        fake.write_cell("onceedit", model, "zsre", records=5, chances=perfect)
+    fake.write_manifest()
+    figure = registry.figures.get("pareto")(load_suite(fake.root, "main_table", "mini"))
+    assert len(figure.axes[0].containers) == 1
+
+
 def test_what_was_timed_on_another_device_is_not_drawn_and_named(fake):
     for label in ("first", "second", "elsewhere"):
         elsewhere = {"device_class": "cuda: A100"} if label == "elsewhere" else None

@@ -62,6 +62,16 @@ def test_scores_and_agreement_are_those_of_the_answers_with_a_verdict(judged):
     )
 
 
+def test_a_failed_cell_is_a_dash_below_its_own_model(judged, fake):
+    fake.write_failure("ft-l", "tiny/gptj", "zsre", "out of memory")
+    fake.write_manifest()
+    (table,), _ = registry.tables.get("judge")(load_suite(fake.root, "main_table", "mini"))
+    first, second = table.sections
+    assert not any("failed" in remark for remark in first.remarks)
+    assert [(row.title, row.entries[0].text) for row in second.rows] == [("FT-L", "–")]
+    assert second.remarks == ("– ZsRE: FT-L on GPT-J-6B (mini), seed 0: failed: out of memory.",)
+
+
 def test_of_several_templates_the_first_is_shown_and_named(fake, monkeypatch):
     monkeypatch.setattr(fake_store, "PROTOCOLS", ("natural",))
     fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",), templates=("none", "paper"))

@@ -8,6 +8,7 @@ import pytest
 from harness import registry
 from harness.errors import UserError
 from reports.frame import load_suite
+from reports.layout import DASH
 from reports.tables.mirage import STAGES, STEPS
 from tests.helpers import fake_store
 
@@ -55,6 +56,19 @@ def test_the_caption_names_the_template_and_does_not_claim_a_choice(fake, monkey
     assert "Prompt template: 'none'. ±: half" in table.caption
     assert "choice of the template" not in table.caption
     assert set(numbers["cells"]) == set(frame.cells.loc[frame.cells["template"] == "none", "cell"])
+
+
+def test_a_model_on_which_a_method_failed_has_a_row_of_dashes_for_it(fake, monkeypatch):
+    monkeypatch.setattr(fake_store, "PROTOCOLS", tuple(dict.fromkeys(name for name, _ in STAGES)))
+    fake.write_suite(methods=("ft-l",), models=("tiny/llama",), data=("zsre",))
+    fake.write_failure("ft-l", "tiny/gptj", "zsre", "out of memory")
+    fake.add_planned("ft-l", "tiny/llama", "counterfact")
+    fake.write_manifest()
+    (first, second, *_), _ = registry.tables.get("mirage")(load_suite(fake.root, "main_table", "mini"))
+    assert [row.entries[0].text == DASH for table in (first, second) for row in table.sections[0].rows] == [False, True]
+    assert not first.sections[0].remarks
+    assert second.sections[0].remarks == ("– ZsRE: FT-L on GPT-J-6B (mini): failed: out of memory.",)
+    assert "– CounterFact: FT-L on Llama2-7B (mini): not run." in first.notes
 
 
 def test_a_suite_without_the_protocols_is_told_which(fake):

@@ -34,9 +34,9 @@ def paper_scale(fake, monkeypatch):
     """A store with cells of the paper's models and number of edits; builds its table for teacher forcing."""
     monkeypatch.setattr(fake_store, "MODELS", MODELS)
 
-    def build(edits, published="onceedit"):
+    def build(edits, published="onceedit", models=tuple(MODELS)):
         for method in ("none", "ft-l", "onceedit"):
-            for model in MODELS:
+            for model in models:
                 file = fake.write_cell(method, model, "counterfact", records=20) / "cell.json"
                 cell = json.loads(file.read_text())
                 file.write_text(json.dumps({**cell, "data": {**cell["data"], "edits": edits}}))
@@ -63,6 +63,12 @@ def test_avg_and_score_of_the_same_models_data_and_edits_get_a_column(paper_scal
 def test_with_fewer_edits_or_without_published_numbers_there_is_no_column(paper_scale):
     assert "paper" not in [column.title for column in paper_scale(50).columns]
     assert "paper" not in [column.title for column in paper_scale(50, published="").columns]
+
+
+def test_a_score_over_fewer_models_is_not_shown_next_to_the_published_one(paper_scale):
+    table = paper_scale(1000, models=("llama2-7b",))
+    assert [column.title for column in table.columns] == ["Rel", "Gen", "Loc", "Avg", "paper", "Score", "Freq"]
+    assert not any(note.startswith("?") for note in table.notes)
 
 
 def test_an_unknown_name_is_refused_with_a_suggestion():

@@ -52,6 +52,17 @@ def test_a_suite_that_was_not_run_is_refused(store):
         harness.load_results(store, "speed", "mini")
 
 
+def test_a_suite_of_suites_has_the_rows_of_those_that_were_run(store, tmp_path, capsys):
+    file = tmp_path / "all.yaml"
+    file.write_text("name: all\nsuites: [cost, main_table]\n")
+    assert main(["results", str(file), "--scale", "mini", "--store", str(store)]) == 1
+    written = capsys.readouterr()
+    found = pd.read_csv(io.StringIO(written.out))
+    assert list(found["suite"].unique()) == ["main_table"]
+    assert len(found) == 9 * 2
+    assert "suite 'cost' has not been run" in written.err
+
+
 def test_the_ending_of_a_file_decides_its_format_and_an_unknown_one_is_refused(store, tmp_path, capsys):
     command = ["results", "main_table", "--scale", "mini", "--store", str(store), "--to"]
     assert main([*command, str(tmp_path / "all.json")]) == 0

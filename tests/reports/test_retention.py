@@ -103,6 +103,18 @@ def test_seeds_are_averaged(fake):
         assert estimate.value == pytest.approx(np.mean([one[point].value for one in alone]))
 
 
+def test_a_lead_that_depends_on_the_seed_is_not_bold(fake):
+    for seed, of_first in enumerate((1.0, 1.0, 0.0)):
+        for method, chance in (("ft-l", of_first), ("onceedit", 0.3)):
+            chances = dict.fromkeys(("reliability", "generality", "locality"), chance)
+            in_sequence(fake.write_cell(method, "tiny/llama", "zsre", seed=seed, chances=chances), seed=seed)
+    fake.write_manifest(["retention"])
+    (table, *_), _ = registry.tables.get("retention")(load_suite(fake.root, "main_table", "mini"))
+    first, second = (row.entries[2] for row in table.sections[0].rows)
+    assert (first.value, second.value) == (pytest.approx(2 / 3), pytest.approx(0.3, abs=0.1))
+    assert {entry.mark.value for row in table.sections[0].rows for entry in row.entries} == {"none"}
+
+
 def test_there_is_a_table_per_protocol_and_model_with_a_column_per_point(frame):
     tables, _ = registry.tables.get("retention")(frame)
     assert [table.name for table in tables] == [

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from reports.stats import (
     bca_interval,
     choose,
-    estimate,
     ratios,
     resample,
     resample_means,
@@ -22,6 +21,11 @@ def cube(seeds, records, columns, seed, missing=0.2):
     scores_SRC = rng.binomial(4, rng.uniform(0.2, 0.9, columns), size=(seeds, records, columns)) / 4
     scores_SRC[rng.random(scores_SRC.shape) < missing] = np.nan
     return scores_SRC
+
+
+def estimate(scores_SRC, weights_C, **options):
+    """A weighted sum of means with its interval."""
+    return resample_means(scores_SRC, **options).estimate(weights_C)
 
 
 def difference(left_SRC, right_SRC, weights_C, **options):

@@ -240,6 +240,39 @@ def test_a_method_that_was_to_run_and_cannot_is_a_row_of_dashes_with_the_reason_
     assert section.remarks[0] == "– ZsRE: MEMIT, ROME on Llama2-7B (mini): not run: no text file."
 
 
+def test_a_cell_that_was_never_run_is_missing_only_where_it_belongs(fake):
+    """Its folder does not exist, so its number of edits follows from the cells of other methods."""
+    fake.write_cell("ft-l", "tiny/llama", "zsre", records=6)
+    fake.write_cell("onceedit", "tiny/llama", "zsre", records=6)
+    fake.write_cell("onceedit", "tiny/llama", "zsre", records=5)
+    for method in ("ft-l", "onceedit"):
+        fake.add_planned(method, "tiny/llama", "zsre")
+        fake.cells[-1] = fake.cells[-1].replace("0" * 12, f"{len(fake.cells):012}")
+    fake.write_manifest()
+    table = build(fake)[0][0]
+    of_six, of_five = (section.remarks for section in table.sections)
+    assert not any("not run" in remark for remark in of_six)
+    assert "– ZsRE (edits 5): FT-L on Llama2-7B (mini): not run." in of_five
+    assert "– ZsRE with other settings: OnceEdit on Llama2-7B (mini): not run." in table.notes
+
+
+@pytest.mark.parametrize("how", ["failed", "never run"])
+def test_the_first_template_is_that_of_the_suite_whatever_became_of_the_first_cell(fake, how):
+    for model in ("tiny/llama", "tiny/mistral"):
+        for template in ("none", "paper"):
+            if (model, template) != ("tiny/llama", "none"):
+                fake.write_cell("ft-l", model, "zsre", template=template)
+            elif how == "failed":
+                fake.write_failure("ft-l", model, "zsre", "out of memory")
+            else:
+                fake.add_planned("ft-l", model, "zsre")
+    fake.write_manifest()
+    frame = load_suite(fake.root, "main_table", "mini")
+    assert frame.templates() == ["none", "paper"]
+    assert "Prompt template: 'none'." in build(fake, "ripple")[0][0].caption
+    assert build(fake)[0][0].notes[0] == "‡ with prompt template 'paper'"
+
+
 def test_a_dataset_that_was_never_run_is_one_sentence_with_its_methods_and_models(fake):
     fake.write_suite(methods=("none",), models=("tiny/llama",), data=("zsre",))
     for method in ("none", "ft-l", "rome"):
@@ -428,6 +461,19 @@ def test_a_remark_says_why_there_is_no_multiple(fake):
     assert "Device: cpu: AMD EPYC × 1 threads; cuda: A100." in tables[0].caption
 
 
+def test_a_remark_names_the_places_without_a_multiple(fake):
+    for model, device in (("tiny/llama", "cuda: A100"), ("tiny/mistral", "cuda: H100")):
+        for method in ("ft-l", "onceedit"):
+            fake.write_cell(method, model, "zsre", cost={"device_class": device})
+    fake.write_manifest()
+    section = build(fake, "time")[0][0].sections[0]
+    assert [entry.text for entry in section.rows[0].entries[1::4]] == ["2.00", "2.00", "–"]
+    assert section.remarks == (
+        "– ZsRE, Total: FT-L; OnceEdit: no 'edit ×' or 'all ×' between different classes of device "
+        "(timed on cuda: A100 and cuda: H100; OnceEdit on cuda: A100 and cuda: H100).",
+    )
+
+
 def test_without_onceedit_there_are_seconds_but_no_multiples_and_the_table_says_so(fake):
     table = build(fake.write_suite(methods=("none", "ft-l")), "time")[0][0]
     fine = entries_of(table, 0, "FT-L")
@@ -510,6 +556,9 @@ def test_latex_marks_best_second_and_reference(fake):
 def test_special_characters_are_escaped():
     assert escape("50 % of a_b & {c} \\ ~ ^ → 中") == (
         r"50 \% of a\_b \& \{c\} \textbackslash{} \textasciitilde{} \textasciicircum{} $\rightarrow$ U+4E2D"
+    )
+    assert escape("run `x` --scale mini, 0.1–0.2, --- –-") == (
+        r"run \textasciigrave{}x\textasciigrave{} -{}-scale mini, 0.1--0.2, -{}-{}- --{}-"
     )
     assert escape("Δw, λ ± 1") == r"$\Delta$w, $\lambda$ $\pm$ 1"
     assert escape("a\tb \x1b[31m é") == "a b U+001B[31m é"
