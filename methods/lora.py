@@ -62,7 +62,7 @@ class LoraHparams(Hparams):
         return 3.0 * self.steps
 
 
-@register("lora", title="LoRA", family="weights", version=1)
+@register("lora", title="LoRA", family="weights", version=2)
 class Lora(Method):
     """Train low-rank updates of attention and feed-forward layers until the targets are likely, given the prompts."""
 
@@ -150,9 +150,11 @@ class Lora(Method):
                 losses_B = label_losses(logits_at(model, streams, 0, places_of(part)), part)
                 if is_mean_of_tokens:
                     losses_B = losses_B * losses_B.new_tensor([len(row.labels) for row in part])
-                loss = losses_B.sum() / whole
+                loss = losses_B.sum()
                 loss.backward()  # type: ignore[no-untyped-call]
-                value += float(loss.detach())
+                value += float(loss.detach()) / whole
+            for update in updates:
+                update.grad /= whole  # of the float32 sum: before the backward pass, it could underflow in float16
             if not value < float("inf"):
                 raise UserError(f"lora: the loss is not a number at step {step}", fix=f"lr: {self.hparams.lr / 3:.1g}")
             if value < self.hparams.loss_stop:

@@ -10,6 +10,9 @@ from harness.records import DataRef
 Implementation = Literal["corrected", "faithful-easyedit"]
 """`corrected` follows the method's paper; `faithful-easyedit` reproduces EasyEdit's code."""
 
+MASKED = frozenset({"full_attention", "sliding_attention"})
+"""Types of layers that `methods.common.masks` has masks for."""
+
 
 def require_masks(target: ModelRef, method: str) -> None:
     """Check that a model obeys additive attention masks, as needed by methods that rerun only a part of each text.
@@ -20,6 +23,12 @@ def require_masks(target: ModelRef, method: str) -> None:
     if not target.spec.layout.takes_masks:
         raise UserError(
             f"{method} reruns parts of a text under attention masks of its own, which {target.name} cannot take: it has ALiBi",
+            fix="method: one of ft-l, mend, wise, defer",
+        )
+    if unknown := set(target.spec.settings.get("layer_types") or ()) - MASKED:
+        raise UserError(
+            f"{method} reruns parts of a text under attention masks of its own, and there are none for layers of type "
+            f"{', '.join(sorted(unknown))} in {target.name}",
             fix="method: one of ft-l, mend, wise, defer",
         )
 

@@ -9,9 +9,9 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api import TOKENS_PER_PASS, ArtifactSpec, Hparams
 from harness.errors import UserError
@@ -47,7 +47,8 @@ class MomentHparams(Hparams):
         moments: `corpus`, a text file; `train_prompts`, the unrelated records that the dataset keeps for training;
             `published`, statistics files of ROME, MEMIT or EasyEdit; `identity`, C = I, for methods that allow it.
         moments_path: the text file (one document per line of a `.txt`, or the field `text` of a `.jsonl` or `.parquet`;
-            default: the environment variable HARNESS_CORPUS), or the folder of published `.npz` files.
+            default: the environment variable HARNESS_CORPUS), or the folder of published `.npz` files. What is read there is
+            part of the artifact's key.
         moments_tokens: maximum number of tokens. Ten times the width of a key suffices (arXiv 2506.04226).
         moments_ridge: ridge added to the diagonal of C, as a fraction of its mean.
     """
@@ -56,6 +57,16 @@ class MomentHparams(Hparams):
     moments_path: str | None
     moments_tokens: int = Field(ge=1)
     moments_ridge: float = Field(ge=0)
+
+    def identity(self) -> dict[str, Any]:
+        """All values but the place of the files."""
+        return {**super().identity(), "moments_path": None}
+
+    @model_validator(mode="after")
+    def _path_is_read(self) -> Self:
+        if self.moments_path is not None and self.moments not in ("corpus", "published"):
+            raise ValueError(f"moments_path is read with moments: corpus or published, not with {self.moments}")
+        return self
 
 
 def artifact(

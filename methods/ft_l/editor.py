@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.api import ArtifactSpec, Context, EditedModel, Hparams, Method
+from harness.errors import UserError
 from harness.memory import ANSWER_TOKENS, PROMPT_TOKENS, Memory
 from harness.records import DataRef, EditRequest
 from harness.registry import register
@@ -66,7 +67,7 @@ class FtLHparams(Hparams):
         return self
 
 
-@register("ft-l", title="FT-L", family="weights", version=4)
+@register("ft-l", title="FT-L", family="weights", version=5)
 class FtL(Method):
     """Fine-tune W so that the last prompt position predicts the target's tokens.
 
@@ -111,8 +112,8 @@ class FtL(Method):
         """Train W, in float32, in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
 
         Raises:
-            UserError: if a request is longer than the model's context, or the loss is not finite; the weights are then
-                restored.
+            UserError: if a request is longer than the model's context, or the loss or the trained matrix is not finite; the
+                weights are then restored.
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import widened
@@ -120,18 +121,17 @@ class FtL(Method):
         path = model.path(model.layout.value_matrix, self.hparams.layer)
         module = widened(model.model, [path])
         ends = []
-        with (
-            context.progress(self.spec.title, len(requests)) as advance,
-            module.restored_on_error(),
-            context.clock.phase("edit"),
-        ):
+        with context.progress(self.spec.title, len(requests)) as advance, module.restored_on_error():
             trained = self._trained(model)
             starts = [parameter.detach().clone() for parameter in trained]
-            for start in range(0, len(requests), self.hparams.batch):
-                call = requests[start : start + self.hparams.batch]
-                ends.append(self._train(model, trained, self._rows(model, call)))
-                advance(len(call))
+            with context.clock.phase("edit"):
+                for start in range(0, len(requests), self.hparams.batch):
+                    call = requests[start : start + self.hparams.batch]
+                    ends.append(self._train(model, trained, self._rows(model, call)))
+                    advance(len(call))
             moved = math.hypot(*(float((now - start).norm()) for now, start in zip(trained, starts, strict=True)))
+            if not math.isfinite(moved):
+                raise UserError("ft-l: the trained matrix is not finite", fix="choose a smaller `lr`")
         diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), "change_norm": moved}
         return WeightEditedModel(model, module.restore, diagnostics)
 
@@ -152,7 +152,7 @@ class FtL(Method):
         return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
     def _train(self, model: "LoadedModel", trained: "Sequence[nn.Parameter]", rows: Sequence[ScoredRow]) -> float:
-        """Run one call and return its final loss."""
+        """Run one call and return its loss before the last step."""
         from methods.ft_l.training import batches, train
 
         call = batches(model, rows, self.hparams.layer, self.hparams.micro_batch)

@@ -22,8 +22,9 @@ class PreparedBatch:
     Attributes:
         layer: the block that takes `streams` as input; it holds the trained matrix.
         places: row and column of each of the P positions whose logits are read.
-        at_M, ids_M, weights_M: index into `places`, id and weight of each of the M scored ids; the weights of all batches
-            of a call add up to 1.
+        at_M, ids_M, weights_M: index into `places`, id and weight of each of the M scored ids; the weights of a row add up
+            to 1.
+        rows: number of rows.
     """
 
     layer: int
@@ -32,24 +33,23 @@ class PreparedBatch:
     at_M: Tensor
     ids_M: Tensor
     weights_M: Tensor
+    rows: int
 
 
 def batches(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, size: int) -> list[PreparedBatch]:
-    """Batch a call's rows by similar length and run them up to `layer`; rows have equal weight, as do labels within a row."""
+    """Batch a call's rows by similar length and run them up to `layer`; the labels of a row have equal weight."""
     return [
-        _batch(model, [rows[index] for index in chosen], layer, len(rows))
+        _batch(model, [rows[index] for index in chosen], layer)
         for chosen in length_sorted(rows, lambda row: len(row.ids), size)
     ]
 
 
-def _batch(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, rows_of_call: int) -> PreparedBatch:
+def _batch(model: LoadedModel, rows: Sequence[ScoredRow], layer: int) -> PreparedBatch:
     padded = right_padded([row.ids for row in rows], model.device)
     for index, row in enumerate(rows):
         padded.mask_BT[index, : row.padding] = 0
     labels = [
-        ((index, column), token, 1 / (len(row.labels) * rows_of_call))
-        for index, row in enumerate(rows)
-        for column, token in row.labels
+        ((index, column), token, 1 / len(row.labels)) for index, row in enumerate(rows) for column, token in row.labels
     ]
     number = {place: n for n, place in enumerate(dict.fromkeys(place for place, _, _ in labels))}
     return PreparedBatch(
@@ -59,11 +59,12 @@ def _batch(model: LoadedModel, rows: Sequence[ScoredRow], layer: int, rows_of_ca
         torch.tensor([number[place] for place, _, _ in labels], device=model.device),
         torch.tensor([token for _, token, _ in labels], device=model.device),
         torch.tensor([weight for _, _, weight in labels], device=model.device, dtype=torch.float64),
+        len(rows),
     )
 
 
 def loss(model: LoadedModel, batch: PreparedBatch) -> Tensor:
-    """-Σ weight · log p(id) over the labels of a batch.
+    """-Σ weight · log p(id) over the labels of a batch: the sum of its rows' losses.
 
     Returns:
         A differentiable scalar, at least fp32.
@@ -85,10 +86,10 @@ def train(
         hparams: learning rate, steps, norm constraint and stopping threshold.
 
     Returns:
-        The final loss.
+        The loss before the last step, or the one below `loss_stop`.
 
     Raises:
-        UserError: if the loss is not finite; the caller restores the weights.
+        UserError: if a loss is not finite; the caller restores the weights.
     """
     bound = hparams.norm_constraint
     starts = [parameter.detach().clone() for parameter in parameters] if bound is not None else []
@@ -97,17 +98,18 @@ def train(
         parameter.requires_grad_(True)
     try:
         for step in range(hparams.steps):
-            value = _finite(_add_gradients(model, parameters, call), step)
+            value = _add_gradients(model, parameters, call)
+            if not math.isfinite(value):
+                raise UserError(f"ft-l: the loss is not a number at step {step}", fix="choose a smaller `lr`")
             if value < hparams.loss_stop:
-                return value
+                break
             adam.step()
             adam.zero_grad()
             if bound is not None:
                 with torch.no_grad():
                     for parameter, start in zip(parameters, starts, strict=True):
                         parameter.clamp_(min=start - bound, max=start + bound)
-        with torch.no_grad():
-            return _finite(sum(loss(model, batch).item() for batch in call), hparams.steps)
+        return value
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -115,7 +117,11 @@ def train(
 
 
 def _add_gradients(model: LoadedModel, parameters: Sequence[nn.Parameter], call: Sequence[PreparedBatch]) -> float:
-    """Return the loss of a call and accumulate its gradient, summed over batches."""
+    """Return the mean loss of a call's rows and accumulate its gradient.
+
+    The mean is taken of the accumulated gradient: a factor 1 / rows before the backward pass would push gradients out of
+    float16's range in a half-precision model.
+    """
     total: list[Tensor] = []
     for batch in call:
         part = loss(model, batch)
@@ -123,10 +129,8 @@ def _add_gradients(model: LoadedModel, parameters: Sequence[nn.Parameter], call:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         total.append(part.detach())
-    return float(torch.stack(total).sum())
-
-
-def _finite(value: float, step: int) -> float:
-    if not math.isfinite(value):
-        raise UserError(f"ft-l: the loss is not a number at step {step}", fix="choose a smaller `lr`")
-    return value
+    rows = sum(batch.rows for batch in call)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(rows)
+    return float(torch.stack(total).sum()) / rows

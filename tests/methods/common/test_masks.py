@@ -1,9 +1,15 @@
 """Masks: each kind of layer has its own window; what is not visible weighs nothing, in any precision."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Qwen2Config
 
+from harness.errors import UserError
+from harness.models.catalogue import ModelRef, entry
+from methods.common import require_masks
 from methods.common.masks import LayerMasks, additive, windows
 
 
@@ -31,6 +37,15 @@ def test_layers_with_another_attention_are_refused():
     config.layer_types = ["full_attention", "chunked_attention"]
     with pytest.raises(ValueError, match="no mask for layers of type chunked_attention"):
         windows(config)
+
+
+def test_layers_with_another_attention_are_refused_when_planned():
+    model = entry("tiny/llama")
+    for kind, found in (("sliding_attention", nullcontext()), ("chunked_attention", pytest.raises(UserError))):
+        settings = {**model.spec.settings, "layer_types": ["full_attention", kind]}
+        ref = ModelRef("m", "pretrained", known=replace(model.spec, settings=settings))
+        with found:
+            require_masks(ref, "rome")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

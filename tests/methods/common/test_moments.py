@@ -211,6 +211,14 @@ def test_an_artifact_is_known_by_all_that_decides_it_and_not_by_a_path(corpus, t
     assert len({first, *(spec.key for spec in others)}) == 8
 
 
+def test_a_path_is_not_part_of_an_identity_and_is_refused_where_nothing_reads_it():
+    assert hparams(moments_path="a.txt").identity() == hparams().identity()
+    assert hparams(moments="published", moments_path="a").identity() == hparams(moments="published").identity()
+    for source in ("train_prompts", "identity"):
+        with pytest.raises(ValueError, match=f"moments_path is read with .* not with {source}"):
+            hparams(moments=source, moments_path="a.txt")
+
+
 def test_a_corpus_that_changes_makes_another_artifact(corpus):
     before = spec_of(corpus).key
     corpus.write_text("something else")
