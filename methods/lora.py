@@ -69,6 +69,11 @@ class Lora(Method):
     Hparams = LoraHparams
     hparams: LoraHparams
 
+    @property
+    def edits_together(self) -> bool:
+        """Yes: steps are taken until the mean loss of all edits is low."""
+        return True
+
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """Copies of all blocks, one micro-batch through the whole model, and the updates with Adam's state, which are small.
 
@@ -153,8 +158,8 @@ class Lora(Method):
                 loss = losses_B.sum()
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += float(loss.detach()) / whole
-            for update in updates:
-                update.grad /= whole  # of the float32 sum: before the backward pass, it could underflow in float16
+            for gradient in (update.grad for update in updates if update.grad is not None):
+                gradient /= whole  # of the float32 sum: before the backward pass, it could underflow in float16
             if not value < float("inf"):
                 raise UserError(f"lora: the loss is not a number at step {step}", fix=f"lr: {self.hparams.lr / 3:.1g}")
             if value < self.hparams.loss_stop:

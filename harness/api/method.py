@@ -142,6 +142,11 @@ class Method(ABC):
         return 0
 
     @property
+    def edits_together(self) -> bool:
+        """Whether what an edit costs depends on the others that are made with it, so that FLOPs are counted on all of them."""
+        return False
+
+    @property
     def unscored(self) -> str:
         """Why its edited models have no `score`, one clause; empty if they have. Plans say so before anything is computed."""
         return ""

@@ -1,7 +1,7 @@
 """The FLOPs of a cell: a pass of its own after everything is timed and scored, on a sample that stands for the whole.
 
 What a method does per edit, per question or per training step costs nearly the same every time, so a few of them are counted
-and multiplied. Nothing that is counted is timed, and no result depends on it.
+and multiplied; of edits that are trained together, all. Nothing that is counted is timed, and no result depends on it.
 """
 
 import contextlib
@@ -65,8 +65,12 @@ class CellCounter:
         total: Flops = add_flops(*(artifact_flops(self._store, self._context, spec) for spec in charged.values()))
         data = self._context.load_data(cell.data)
         is_shared = any(spec.kind == "edit" for spec in needed.values())
-        # a shared edit holds all requests, and attaching it costs the same for any number of them
-        sample = data.edits if is_shared else data.edits[: cell.count_flops]
+        if is_shared:  # it holds all requests, and attaching it costs the same for any number of them
+            sample = data.edits
+        elif self._bench.method.edits_together:
+            sample = data.edits[: cell.schedule.blocks(len(data.edits))[0].stop]
+        else:
+            sample = data.edits[: cell.count_flops]
         asked = replace(data, edits=data.edits[: cell.count_flops], unrelated=data.unrelated[: cell.count_flops])
         requests = [record.request() for record in sample]
         sampled = SampledContext(self._context)

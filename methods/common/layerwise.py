@@ -94,6 +94,11 @@ class LayerwiseMethod(ClosedFormMethod):
         """Requests of a micro-batch."""
         return self.hparams.micro_batch
 
+    @property
+    def edits_together(self) -> bool:
+        """Singular values are restrained once per edit run."""
+        return self.hparams.restrain
+
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """As for one request at a time, and the streams of all of them, from which the keys of each layer are read."""
         need, hparams, model = super().memory(target, data, eval_batch), self.hparams, target.footprint

@@ -89,6 +89,11 @@ class FtL(Method):
             require_layers(target, [int(self.hparams.layer)])
         return {}
 
+    @property
+    def edits_together(self) -> bool:
+        """Yes: a call takes steps until the mean loss of its edits is low."""
+        return True
+
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """W with Adam's state and temporaries, the streams of a whole call, and one micro-batch from W's block on."""
         hparams, model = self.hparams, target.footprint

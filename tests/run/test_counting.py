@@ -56,8 +56,9 @@ def test_a_token_costs_two_flops_per_parameter_and_little_attention(bench):
 
 def test_edits_that_are_not_in_the_sample_cost_as_much_as_those_that_are(bench):
     few, all_ = (flops_of(bench, dataclasses.replace(bench.cell("ft-l"), count_flops=count)) for count in (4, 8))
-    for name in ("edit", "evaluate", "per_token"):
+    for name in ("evaluate", "per_token"):
         assert few[name] == pytest.approx(all_[name], rel=0.25)
+    assert few["edit"] == all_["edit"]  # FT-L trains all together: four would be learned in fewer steps
 
 
 def test_results_are_kept_where_counting_fails_and_readers_are_told(bench, monkeypatch):
