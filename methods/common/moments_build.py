@@ -120,13 +120,13 @@ def documents(path: Path) -> list[str]:
 
 
 def train_texts(data: Dataset) -> list[str]:
-    """The unedited facts of the train records, without duplicates: prompts, rephrases and locality probes with answers."""
+    """The unedited facts of the train records, without duplicates: prompts, rephrases and locality probes, with known answers."""
     texts: dict[str, None] = {}
     for record in data.train:
         for prompt in (record.prompt, *record.rephrases):
             texts[f"{prompt} {record.ground_truth}".strip()] = None
         for probe in record.locality:
-            texts[f"{probe.prompt} {probe.answer}".strip()] = None
+            texts[f"{probe.prompt} {probe.answer if probe.has_answer else ''}".strip()] = None
     return list(texts)
 
 

@@ -109,6 +109,12 @@ def test_the_subject_of_a_neighbour_is_found_by_the_template_it_follows():
     assert facts[1:] == [Fact("Sjón was born in", "Reykjavík", "Sjón"), Fact("It rains in", "May")]
 
 
+def test_what_only_says_how_many_tokens_are_compared_is_not_taught():
+    probes = (Probe("Sjón sings", "Paris", has_answer=False), Probe("It rains in", "May"))
+    facts = verbalise(data(record(locality=probes)))
+    assert [fact.answer for fact in facts if fact.prompt in {probe.prompt for probe in probes}] == ["May"]
+
+
 def test_the_longest_template_decides():
     facts = verbalise(
         data(

@@ -90,7 +90,8 @@ def _facts(record: EditRecord, relation_templates: Sequence[str], breadth: Bread
         for template in rotated[: breadth.templates]:
             yield Fact(template.format(record.subject), truth, record.subject)
     for probe in record.locality[: breadth.neighbours]:
-        yield Fact(probe.prompt, probe.answer)
+        if probe.has_answer:
+            yield Fact(probe.prompt, probe.answer)
     for probe in record.hops:  # those that are edited give away their new object, and are left out
         yield Fact(probe.prompt, probe.answer)
     for probe in record.attributes[: breadth.attributes]:

@@ -125,6 +125,11 @@ def test_train_prompts_are_read_with_their_answers(model, tmp_path):
     assert json.loads((tmp_path / "a" / moments.FILE).read_text())["source"] == {"train_prompts": DATA.identity()}
 
 
+def test_a_probe_without_an_answer_is_read_as_a_prompt():
+    record = dataclasses.replace(TRAIN[0], rephrases=(), locality=(Probe("Sjón sings", "Paris", has_answer=False),))
+    assert moments_build.train_texts(Dataset(DATA, (), (record,), ()))[1:] == ["Sjón sings"]
+
+
 def test_the_ridge_is_in_what_is_kept(model, corpus, tmp_path):
     without, with_ridge = (
         built(model, spec_of(corpus, moments_ridge=ridge), tmp_path / str(ridge))[1] for ridge in (1e-6, 0.1)
