@@ -159,6 +159,7 @@ class DataRef:
             relations (`seen`) or with the others (`unseen`). Both edit the same records.
         examples: number of train records with a rephrase and a locality probe, from which hypernetworks learn; None until they
             are counted. `sha256` decides it, so this is not part of the identity.
+        without_subject: number of edits without a subject, which some methods need; None and identity as for `examples`.
     """
 
     name: str
@@ -175,6 +176,7 @@ class DataRef:
     file: str = ""
     relations: str = "all"
     examples: int | None = None
+    without_subject: int | None = None
 
     @property
     def title(self) -> str:

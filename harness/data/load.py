@@ -84,8 +84,14 @@ def select(asked: DataRef) -> Dataset:
     """
     data = _select(asked)
     examples = sum(record.is_example for record in data.train)
-    train, unrelated = len(data.train), len(data.unrelated)
-    ref = replace(asked, train=train, unrelated=unrelated, examples=examples, sha256=_hash(data))
+    ref = replace(
+        asked,
+        train=len(data.train),
+        unrelated=len(data.unrelated),
+        examples=examples,
+        without_subject=sum(not record.subject for record in data.edits),
+        sha256=_hash(data),
+    )
     return replace(data, ref=ref)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from harness.plain_text import counted
 from harness.records import DataRef
 
 Implementation = Literal["corrected", "faithful-easyedit"]
@@ -57,6 +58,19 @@ def require_layers(target: ModelRef, layers: Iterable[int]) -> None:
                 f"{target.name} has {n_layers} layers, but the {which} edited one is {layer}",
                 fix=f"layers: up to {n_layers - 1}",
             )
+
+
+def require_subjects(data: DataRef) -> None:
+    """Check that each edit has a subject, at whose last token locate-and-edit methods write.
+
+    Raises:
+        UserError: if one has none.
+    """
+    if data.without_subject:
+        raise UserError(
+            f"the method edits at the subject, but there is none in {counted(data.without_subject, 'edit')} of '{data.name}'",
+            fix="add `subject` to the records, or method: one of ft-l, mend, wise, grace",
+        )
 
 
 def require_train(data: DataRef, what: str, train: int = 200, otherwise: str = "") -> None:

@@ -14,7 +14,7 @@ from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKE
 from harness.models.catalogue import ModelRef
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
-from methods.common import moments, prefixes, require_layers, require_masks
+from methods.common import moments, prefixes, require_layers, require_masks, require_subjects
 from methods.common.layers import Layers, count
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
@@ -90,8 +90,10 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
         """Context prefixes and, unless C is the identity, covariance statistics of the keys.
 
         Raises:
-            UserError: if there are no texts to compute the statistics from, or the model has no such layer.
+            UserError: if there are no texts to compute the statistics from, the model has no such layer, or an edit has no
+                subject.
         """
+        require_subjects(data)
         if "layers" not in self.choices():
             require_layers(target, self.layers)
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}

@@ -67,6 +67,14 @@ def test_train_records_with_a_rephrase_and_a_locality_probe_are_counted(folder):
     assert resolve("counterfact", str(folder), 5, train=30).examples == 0, "flat records have no rephrase"
 
 
+def test_edits_without_a_subject_are_counted(tmp_path):
+    facts = [
+        {"prompt": f"Fact {n} is", "target_new": "new", **({"subject": f"Fact {n}"} if n else {})} for n in range(3)
+    ]
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    assert resolve("facts", str(tmp_path), 3, split="all").without_subject == 1
+
+
 def test_other_files_fill_a_pool_when_the_edited_file_is_exhausted(folder):
     data = load(resolve("counterfact", str(folder), 5, train=30, unrelated=5))
 

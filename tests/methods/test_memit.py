@@ -244,6 +244,8 @@ def test_prefixes_and_moments_are_needed_and_layers_are_checked():
     assert set(memit().artifacts(target, data, 0)) == {"prefixes", "moments"}
     with pytest.raises(UserError, match="the last edited one is 40"):
         memit(layers=[40]).artifacts(target, data, 0)
+    with pytest.raises(UserError, match="edits at the subject, but there is none in 2 edits of 'zsre'"):
+        memit().artifacts(target, dataclasses.replace(data, without_subject=2), 0)
 
 
 def test_second_moments_are_never_the_identity():
