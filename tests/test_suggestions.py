@@ -117,11 +117,16 @@ def test_the_suggested_command_succeeds_without_a_store(words, monkeypatch):
         assert harness_here(*harmless(command)).returncode == 0, command
 
 
-@pytest.mark.parametrize("name", ["nothing", "ft-l"])
-def test_a_name_that_no_cell_or_several_have_suggests_to_list_them(name, stores, monkeypatch):
-    done = ask(monkeypatch, "ask", name, "a prompt", "--store", stores / FILLED)
-    assert f"'{name}' matches " in done.stderr
+def test_a_name_that_no_cell_has_suggests_to_list_them(stores, monkeypatch):
+    done = ask(monkeypatch, "ask", "nothing", "a prompt", "--store", stores / FILLED)
+    assert "'nothing' matches 0 cells" in done.stderr
     assert done.stderr.endswith(f" → ls {stores / FILLED / 'cells'}\n")
+
+
+def test_a_name_that_several_cells_have_suggests_the_id_of_one(stores, monkeypatch):
+    done = ask(monkeypatch, "ask", "ft-l", "a prompt", "--store", stores / FILLED)
+    assert "'ft-l' matches 2 cells" in done.stderr
+    assert re.search(rf"ask [0-9a-f]{{12}} 'a prompt' --store {re.escape(str(stores / FILLED))}\n$", done.stderr)
 
 
 def test_a_misspelt_cell_is_replaced_in_the_command_with_all_its_arguments(stores, monkeypatch):

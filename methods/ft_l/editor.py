@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness.models.catalogue import ModelRef
     from harness.models.loaded import LoadedModel
+    from methods.ft_l.training import PreparedBatch
 
 
 class FtLHparams(Hparams):
@@ -117,11 +118,11 @@ class FtL(Method):
         """Train W, in float32, in calls of `batch` requests each; editing in blocks gives the same result bit for bit.
 
         Raises:
-            UserError: if a request is longer than the model's context, or the loss or the trained matrix is not finite; the
-                weights are then restored.
+            UserError: if a request is longer than the model's context, or a loss is not finite; the weights are then restored.
         """
         from harness.models.edited import WeightEditedModel
         from harness.models.weights import widened
+        from methods.ft_l.training import mean_loss
 
         path = model.path(model.layout.value_matrix, self.hparams.layer)
         module = widened(model.model, [path])
@@ -131,12 +132,14 @@ class FtL(Method):
             starts = [parameter.detach().clone() for parameter in trained]
             with context.clock.phase("edit"):
                 for start in range(0, len(requests), self.hparams.batch):
-                    call = requests[start : start + self.hparams.batch]
-                    ends.append(self._train(model, trained, self._rows(model, call)))
-                    advance(len(call))
-            moved = math.hypot(*(float((now - start).norm()) for now, start in zip(trained, starts, strict=True)))
-            if not math.isfinite(moved):
-                raise UserError("ft-l: the trained matrix is not finite", fix="choose a smaller `lr`")
+                    rows = self._rows(model, requests[start : start + self.hparams.batch])
+                    end, call = self._train(model, trained, rows)
+                    ends.append(end)
+                    advance(len(rows))
+            if requests and not math.isfinite(mean_loss(model, call)):
+                raise UserError("ft-l: the loss is not a number after the last step", fix="choose a smaller `lr`")
+            changes = (now.detach() - start for now, start in zip(trained, starts, strict=True))
+            moved = math.hypot(*(float(change.double().norm()) for change in changes))  # 1e30 squared is no float32
         diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), "change_norm": moved}
         return WeightEditedModel(model, module.restore, diagnostics)
 
@@ -156,9 +159,11 @@ class FtL(Method):
             return faithful_rows(model.tokenizer, requests)
         return [OBJECTIVES[self.hparams.objective](query) for query in queries]
 
-    def _train(self, model: "LoadedModel", trained: "Sequence[nn.Parameter]", rows: Sequence[ScoredRow]) -> float:
-        """Run one call and return its loss before the last step."""
+    def _train(
+        self, model: "LoadedModel", trained: "Sequence[nn.Parameter]", rows: Sequence[ScoredRow]
+    ) -> "tuple[float, Sequence[PreparedBatch]]":
+        """Run one call; return its loss before the last step, and its batches."""
         from methods.ft_l.training import batches, train
 
         call = batches(model, rows, self.hparams.layer, self.hparams.micro_batch)
-        return train(model, trained, call, self.hparams)
+        return train(model, trained, call, self.hparams), call

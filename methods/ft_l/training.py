@@ -116,6 +116,12 @@ def train(
             parameter.grad = None
 
 
+def mean_loss(model: LoadedModel, call: Sequence[PreparedBatch]) -> float:
+    """Mean loss of a call's rows."""
+    with torch.no_grad():
+        return float(sum(loss(model, batch) for batch in call)) / sum(batch.rows for batch in call)
+
+
 def _add_gradients(model: LoadedModel, parameters: Sequence[nn.Parameter], call: Sequence[PreparedBatch]) -> float:
     """Return the mean loss of a call's rows and accumulate its gradient.
 

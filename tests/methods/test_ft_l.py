@@ -296,7 +296,7 @@ def test_a_loss_that_is_no_number_is_one_line_and_gives_the_model_back(steps):
     model = tiny_model("gptj")
     before = weight_hash(model.model)
     with pytest.raises(
-        UserError, match=r"(loss is not a number at step \d|matrix is not finite) → choose a smaller `lr`"
+        UserError, match=r"loss is not a number (at step \d|after the last step) → choose a smaller `lr`"
     ):
         edit(model, requests_for(LONG_TARGETS), lr=1e30, steps=steps)
     assert weight_hash(model.model) == before
@@ -337,7 +337,7 @@ def test_blocks_below_the_layer_run_once_per_call_however_many_steps(model):
         model.block(layer).register_forward_hook(lambda *_, layer=layer: counts.update([layer]))
     edit(model, requests_for(LONG_TARGETS), batch=2, micro_batch=1, steps=6)
     assert counts[0] == 4, "each of four rows once"
-    assert counts[1] == 4 * 6, "and the rest in each of six steps"
+    assert counts[1] == 4 * 6 + 2, "and the rest in each of six steps, and for the last call once behind it"
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_the_identity_has_the_trace_and_provenance_explain_and_mlflow_have_the_l
     shown = next(line for line in explain(folder) if "layers = " in line)
     assert f"layers = [{layer}]" in shown
     assert "decided by" in shown
-    named = params(folder.read("cell.json"), origin["chosen"]).values
+    named = params(folder.read("cell.json"), origin).values
     assert named[f"{cell.method.name}.layers"] == f"[{layer}]"
     single = bench.folder(bench.cell("ft-l-traced")).read("provenance.json")["chosen"]
     assert single == {"layer": layer}
