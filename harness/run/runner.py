@@ -267,10 +267,10 @@ class Runner:
         """FLOPs of a cell, and a remark if they could not be counted: a failure here does not discard results that took hours."""
         if not cell.count_flops:
             return {}, ()
+        if uncounted := cell.planned_method.uncounted:
+            return {"uncounted": uncounted}, ()
         try:
             bench = Bench.of(cell, self._store, self._context)
-            if bench.method.uncounted:
-                return {"uncounted": bench.method.uncounted}, ()
             return CellCounter(self._store, self._context, bench).count(), ()
         except Exception as error:
             self._context.forget_models()

@@ -42,8 +42,9 @@ def hparams_of(cell: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, 
         cell: the content of cell.json.
         origin: that of provenance.json; may be empty, or lack references if an earlier version wrote it.
     """
-    complete = origin.get("references", {}).get("hparams", {})
-    return {**complete, **cell["method"]["hparams"], **origin.get("chosen", {})}
+    complete, identity = origin.get("references", {}).get("hparams", {}), cell["method"]["hparams"]
+    stated = {key: value for key, value in identity.items() if value is not None}  # a path is None there
+    return {**identity, **complete, **stated, **origin.get("chosen", {})}
 
 
 @cache

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from methods.common import MASKED
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -66,7 +68,7 @@ def windows(config: "PretrainedConfig") -> dict[str, int | None]:
     if not kinds:
         return {_ALL: window}
     found = {"full_attention": None, "sliding_attention": window}
-    if unknown := set(kinds) - set(found):
+    if unknown := set(kinds) - MASKED:
         raise ValueError(f"{config.model_type}: no mask for layers of type {', '.join(sorted(unknown))}")
     return {_ALL: found[kinds[0]]} if len(kinds) == 1 else {kind: found[kind] for kind in kinds}
 

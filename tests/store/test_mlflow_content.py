@@ -3,6 +3,7 @@
 import json
 
 from harness.store import mlflow_content
+from harness.store.provenance import hparams_of
 from harness.store.store import Folder
 from tests.helpers.fake_store import FakeStore
 
@@ -46,3 +47,10 @@ def test_what_an_identity_leaves_out_is_a_param_like_the_rest(tmp_path):
 
     assert logged(origin) == {"ft-l.steps": "3", "ft-l.layer": "2", "ft-l.rounds": "1"}
     assert logged({}) == {"ft-l.steps": "3", "ft-l.layer": "traced"}, "as an earlier version wrote it"
+
+
+def test_the_place_of_files_is_read_where_the_identity_leaves_it_out():
+    cell = {"method": {"hparams": {"moments_path": None, "layers": [2]}}}
+    origin = {"references": {"hparams": {"moments_path": "/corpus.txt", "layers": [2]}}}
+    assert hparams_of(cell, origin) == {"moments_path": "/corpus.txt", "layers": [2]}
+    assert hparams_of(cell, {}) == {"moments_path": None, "layers": [2]}
