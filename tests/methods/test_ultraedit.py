@@ -57,6 +57,8 @@ def slow_edit(model, hparams, requests):
             }
             for keys, gradients in pairs.values():
                 shape = (keys.shape[1], gradients.shape[1])
+    norm = torch.stack([(fast[name] - start[name]).norm() for name in names]).norm().item()
+    assert edited.diagnostics()["change_norm"] == pytest.approx(norm, rel=1e-12), "of all rounds and batches together"
                 rows.setdefault(shape, []).append(torch.cat([keys, gradients], 1))
             for name, (keys, gradients) in pairs.items():
                 all_rows = torch.cat(rows[keys.shape[1], gradients.shape[1]])
