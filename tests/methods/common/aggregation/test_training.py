@@ -151,26 +151,37 @@ def test_training_makes_the_outer_loss_smaller():
     assert losses[-1] < losses[0]
 
 
-def test_a_rate_that_changed_its_sign_is_refused():
-    _, trainer = trainer_of()
-    require_descent(trainer.networks, trainer.hparams)
+@pytest.mark.parametrize(
+    ("weights", "smaller"),
+    [
+        ({"norm_weight": 0.5, "loc_weight": 0.7}, ", or a smaller `norm_weight` or `loc_weight`"),
+        ({"norm_weight": 0.0, "loc_weight": 1.0}, ", or a smaller `loc_weight`"),
+        ({"norm_weight": 0.0, "loc_weight": 0.0}, ""),
+    ],
+)
+def test_a_rate_that_changed_its_sign_is_refused(weights, smaller):
+    _, trainer = trainer_of(edit_lr=0.02, **weights)
+    require_descent(trainer.networks, trainer.hparams, 10)
     with torch.no_grad():
         trainer.networks[0].edit_lr_M[1] = -1e-6
     with pytest.raises(
         UserError, match=r"edit rate of .*down_proj.weight is -1.0e-06: edits would increase their loss"
     ) as caught:
-        require_descent(trainer.networks, trainer.hparams)
-    assert caught.value.fix.startswith("norm_weight: 0.05")
+        require_descent(trainer.networks, trainer.hparams, 10)
+    assert caught.value.fix == f"lr: 0.001, too small to change its sign in this training{smaller}"
 
 
-def test_a_norm_that_weighs_too_much_turns_the_edit_around_and_is_caught(tmp_path):
-    """With a large weight, the gradient of the norm outweighs that of the target: each Adam step lowers the rate."""
+@pytest.mark.parametrize("weights", [{"norm_weight": 1e6, "loc_weight": 0.0}, {"norm_weight": 0.0, "loc_weight": 1e6}])
+def test_a_term_that_weighs_too_much_turns_the_edit_around_and_is_caught_with_a_remedy(weights, tmp_path):
+    """Its gradient outweighs that of the target: each Adam step lowers the rate by as much as `lr`."""
     torch.set_num_threads(1)
-    model = tiny_model("llama")
-    method = EmsEdit(learned(norm_weight=1e6, loc_weight=0.0, edit_lr=1e-3, lr=1e-3, steps=2))
-    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
-    with pytest.raises(UserError, match="edits would increase their loss"):
-        build(spec, TinyContext(model), tmp_path)
+    model, context = tiny_model("llama"), TinyContext(tiny_model("llama"))
+    options = {**weights, "edit_lr": 1e-3, "steps": 2}
+    spec = EmsEdit(learned(**options, lr=1e-3)).artifacts(model.ref, REF, 0)["hypernetwork"]
+    with pytest.raises(UserError, match="edits would increase their loss") as caught:
+        build(spec, context, tmp_path)
+    remedy = float(caught.value.fix.partition(",")[0].removeprefix("lr: "))
+    build(EmsEdit(learned(**options, lr=remedy)).artifacts(model.ref, REF, 0)["hypernetwork"], context, tmp_path)
 
 
 def test_a_trained_hypernetwork_is_read_back_bit_for_bit(tmp_path):
