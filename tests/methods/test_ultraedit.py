@@ -5,6 +5,7 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from harness.models.routed import output_replaced
 from harness.models.weights import weight_hash
 from harness.tokens import joint_query
 from methods.common.aggregation.network import Normalised
@@ -104,6 +105,18 @@ def test_only_several_rounds_say_in_their_identity_that_their_statistics_are_sep
     target = ModelRef("tinyllama-1.1b", "pretrained")
     assert not method(rounds=1).identity_on(target)
     assert method(rounds=2).identity_on(target)
+
+
+def test_a_target_that_is_certain_has_no_gradient_but_counts():
+    """As the only edit of a turn it changes nothing; its pairs are part of the statistics."""
+    model, editor = double(tiny_model("llama")), method(rounds=1, batch=1)
+    (target,) = joint_query(model.tokenizer, REQUESTS[0].prompt, REQUESTS[0].target_new).target_ids
+    bits = weight_hash(model.model)
+    with output_replaced(model.model.lm_head, lambda _, logits: logits.index_fill(-1, torch.tensor(target), 1e9)):
+        edited = editor.edit(model, REQUESTS[:1], {}, TinyContext(model))
+    assert weight_hash(model.model) == bits
+    counts = [value.item() for name, value in edited.state().items() if name.endswith("count")]
+    assert counts == [2, 2], "one token in each of two blocks, of both shapes"
 
 
 def test_a_first_pair_alone_says_nothing():
