@@ -1,6 +1,7 @@
 """Meta-training: gradients equal autograd through the written-out solve, modes differ as specified, and signs are checked."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from methods.common.aggregation.network import load
 from methods.common.aggregation.training import Batch, Trainer, build, require_descent, train
 from methods.common.prediction import examples
 from methods.emsedit import EmsEdit
-from tests.helpers.tiny_aggregation import learned, primal_shift
+from tests.helpers.tiny_aggregation import learned, primal_shift, slow_pairs
 from tests.helpers.tiny_mend import REF, REQUESTS, TRAIN, TinyContext, double
 from tests.helpers.tiny_models import tiny_model
 
@@ -98,22 +99,66 @@ def test_in_batch_mode_every_round_is_an_optimiser_step_from_the_unedited_weight
     assert not torch.equal(trainer.networks[0].edit_lr_M, rates)
 
 
-def test_in_a_sequence_shifts_add_up_and_one_step_follows():
-    model, trainer = trainer_of(mode="sequence", rounds=2, rank=4, lr=1e-9)
-    made = examples(model, TRAIN, "corrected")
+def slow_sequence(model, hparams, networks, batches):
+    """EMSEdit §7, sequential mode, written out: the weights change for good, and one gradient of the loss serves all rounds.
+
+    Adds the gradients to the networks' parameters; returns the norms before each clipping.
+    """
+    modules, rows, norms = hparams.modules(model), {}, []
+    start = {name: module.weight.clone() for name, module in modules.items()}
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    for made in batches:
+        rounds = []
+        for number, network in enumerate(networks):
+            edits = [(example.edit.ids, example.edit.places, example.edit.labels) for example in made]
+            pairs = slow_pairs(model, modules, edits)
+            for matrix in network.matrices:
+                rows.setdefault((number, matrix.shape), []).append(torch.cat(pairs[matrix.name], 1))
+            for shape, transform in network.transforms.items():
+                seen = torch.cat(rows[number, shape])
+                transform.count.fill_(len(seen))
+                transform.mean_S.copy_(seen.mean(0))
+                transform.squares_S.copy_((seen - seen.mean(0)).square().sum(0))
+            shifts = {}
+            for index, matrix in enumerate(network.matrices):
+                keys, gradients = pairs[matrix.name]
+                wanted = network.changes(index, keys, gradients)
+                shifts[matrix.name] = primal_shift(keys, wanted, network.log_ridge_M[index].exp())
+                modules[matrix.name].weight.data += shifts[matrix.name].detach().T
+            rounds.append(shifts)
+        weights = {name: module.weight.detach().requires_grad_() for name, module in modules.items()}
+        loss = hparams.norm_weight * sum((weights[name] - start[name]).square().sum() for name in modules)
+        for row in (example.outer[0] for example in made):
+            logits = functional_call(model.model, weights, (), {"input_ids": torch.tensor([row.ids])}).logits[0]
+            right = logits[list(row.places)].log_softmax(-1)
+            loss = loss - sum(right[n, label] for n, label in enumerate(row.labels)) / len(right)
+        pull = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+        for shifts in rounds:
+            sum((pull[name].T * shift).sum() for name, shift in shifts.items()).backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(parameters, hparams.clip).item())
+    return norms
+
+
+def test_a_sequence_is_trained_as_a_loop_over_edits_and_rounds():
+    """Shifts and gradients add up over rounds and batches, gradients are clipped after each round, and one step follows."""
+    model, trainer = trainer_of(mode="sequence", rounds=2, loc_weight=0.0, clip=0.5)
     assert [network.rank for network in trainer.networks] == [4, 2]
-    seen, outer = [], trainer.outer
-
-    def recorded(batch, shifts):
-        seen.append({name: shift.clone() for name, shift in shifts.items()})
-        return outer(batch, shifts)
-
-    trainer.outer = recorded
+    made, networks, found = examples(model, TRAIN, "corrected"), deepcopy(trainer.networks), []
+    step = trainer._step
+    trainer._step = lambda: found.append([parameter.grad.clone() for parameter in trainer._parameters]) or step()
     (loss,) = trainer.learn([batch_of(trainer, made[:2]), batch_of(trainer, made[2:])])
     assert math.isfinite(loss)
-    assert len(seen) == 2
-    one, other = ([shift.norm().item() for shift in shifts.values()] for shifts in seen)
-    assert all(a != b for a, b in zip(one, other, strict=True)), "the second batch starts from what the first has left"
+    norms = slow_sequence(model, trainer.hparams, networks, [made[:2], made[2:]])
+    assert min(norms) > trainer.hparams.clip
+    (found,), expected = found, [parameter.grad for network in networks for parameter in network.parameters()]
+    error = max(
+        ((one - other).norm() / other.norm()).item()
+        for one, other in zip(found, expected, strict=True)
+        if other.norm() > 1e-12
+    )
+    print(f"sequence of {len(norms)} rounds: gradients of {len(expected)} parameters - loop, relative {error:.1e}")
+    assert error < 1e-10
+    assert all(network.edit_lr_M.grad is None for network in trainer.networks), "after the step"
 
 
 @pytest.mark.parametrize(
