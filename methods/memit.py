@@ -35,7 +35,7 @@ class MemitHparams(LayerwiseHparams):
 
     @property
     def regularisers(self) -> tuple[str, ...]:
-        """See `LayerwiseHparams.regularisers`."""
+        """See `ClosedFormHparams.regularisers`."""
         return (*super().regularisers, "norm_weight")
 
 
@@ -63,9 +63,10 @@ class Memit(LayerwiseMethod):
         """
         weight = self.hparams.moment_weight
         rule = _Preserving(self.covariances(artifacts, model.device, self.hparams.norm_weight / weight), weight)
+        anchors = self.anchors(artifacts)
 
         def write(matrices: ValueMatrices, rewrites: "Sequence[Rewrite]", advance: Advance) -> dict[str, float]:
-            written = self.write_layers(model, matrices, rewrites, rule, advance)
+            written = self.write_layers(model, matrices, rewrites, rule, anchors, advance)
             return {"moment_tokens": self.factors.tokens, **written}
 
         return self.inserted(model, requests, artifacts, context, write)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
 
 from harness.api import Advance, Context, EditedModel
 from harness.errors import UserError
@@ -29,9 +31,25 @@ class RomeHparams(ClosedFormHparams):
             contexts, the length from the plain prompt's key; where the two differ a lot, k·u approaches 0 and a single edit
             can destroy the model. `prompt` and `prefix_mean`: the same key in both places (r-ROME, Gupta et al. 2024,
             arXiv 2403.07175).
+        norm_weight: weight of the squared Frobenius norm of an update next to that of the mean change of the outputs for
+            ordinary keys (the norm constraint of ENCORE, Gupta et al. 2025, arXiv 2502.01636).
     """
 
     key_mode: KeyMode
+    norm_weight: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _norm_has_a_counterweight(self) -> Self:
+        if self.norm_weight and self.moments == "identity":
+            raise ValueError(
+                "norm_weight changes nothing with moments: identity, where an update has the least norm anyway"
+            )
+        return self
+
+    @property
+    def regularisers(self) -> tuple[str, ...]:
+        """See `ClosedFormHparams.regularisers`."""
+        return (*super().regularisers, "norm_weight")
 
     @property
     def passes_per_edit(self) -> float:
@@ -50,7 +68,8 @@ class Rome(ClosedFormMethod):
 
     Edits are applied sequentially, and so are layers: each value is optimised on the weights left by all previous updates.
     The value is the output of W, before the norm that Gemma 2 and 3 and OLMo 2 apply to it; so the update is exact there. It
-    keeps its length, which that norm ignores: a longer one would change the outputs for all other keys more.
+    keeps its length, which that norm ignores (up to ε): an optimiser never shortens it, because the gradient is perpendicular
+    to it, and a longer one would change the outputs for all other keys more.
     """
 
     Hparams = RomeHparams
@@ -60,38 +79,41 @@ class Rome(ClosedFormMethod):
         self, model: "LoadedModel", requests: Sequence[EditRequest], artifacts: Mapping[str, Path], context: Context
     ) -> EditedModel:
         """Write one fact at a time; the diagnostic is the mean probability of a target token under the optimised vectors."""
-        factors = self.covariances(artifacts, model.device)
+        factors = self.covariances(artifacts, model.device, self.hparams.norm_weight)
+        anchors = self.anchors(artifacts)
 
         def write(matrices: ValueMatrices, rewrites: "Sequence[Rewrite]", advance: Advance) -> dict[str, float]:
             probabilities = []
             for made in rewrites:
-                probabilities.append(self._write_one(model, matrices, factors, made))
+                probabilities.append(self._write_one(model, matrices, factors, anchors, made))
                 advance()
             return {"value_probability": sum(probabilities) / len(probabilities)} if probabilities else {}
 
         return self.inserted(model, requests, artifacts, context, write)
 
     def _write_one(
-        self, model: "LoadedModel", matrices: ValueMatrices, factors: Mapping[int, "Factor"], made: "Rewrite"
+        self,
+        model: "LoadedModel",
+        matrices: ValueMatrices,
+        factors: Mapping[int, "Factor"],
+        anchors: Mapping[int, float],
+        made: "Rewrite",
     ) -> float:
         """Write one fact, layer by layer; return the probability of its target under the last layer's value."""
-        from methods.common.aligned import advance, enter, through
-        from methods.common.normed import turned
-        from methods.common.values import optimise
+        from methods.common.aligned import advance, enter
+        from methods.common.values import rescaled, solve
 
         layers = self.hparams.layers
         stream, at, probability = enter(model, made.rows, layers[0]), layers[0], 0.0
         for layer in layers:
             stream = advance(model, stream, at, layer)
             at = layer
-            behind, went = through(model, stream, layer)
-            scale_1 = went.values_BV[:1].norm(dim=-1)
-            if model.layout.value_norm is None:
-                value = optimise(model, [made], behind, layer + 1, scale_1, self.hparams)
-                delta_V = value.delta_ND[0]
-            else:  # the block normalises the value before adding it to the stream, so its length is free
-                value = optimise(model, [made], stream, layer, scale_1, self.hparams, at_value=True)
-                delta_V = turned(went.values_BV[0], value.delta_ND[0])
+            _, went, value = solve(model, [made], stream, layer, self.hparams, self.hparams.scale)
+            value_V, delta_V = went.values_BV[0], value.delta_ND[0]
+            if anchors:
+                delta_V = rescaled(value_V, delta_V, anchors[layer])
+            elif model.layout.value_norm is not None:
+                delta_V = rescaled(value_V, delta_V, value_V.double().norm())
             contexts = len(made.contexts)
             shift_KV = rank_one(
                 went.keys_BK[:contexts],

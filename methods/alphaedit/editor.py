@@ -108,9 +108,10 @@ class AlphaEdit(LayerwiseMethod, SequentialMethod):
 
         spaces = self._null_spaces(artifacts[ROLE], model.device)
         rule = Protecting(spaces, self.hparams.norm_weight, state)
+        anchors = self.anchors(artifacts)
 
         def write(matrices: ValueMatrices, rewrites: "Sequence[Rewrite]", advance: Advance) -> dict[str, float]:
-            written = self.write_layers(model, matrices, rewrites, rule, advance)
+            written = self.write_layers(model, matrices, rewrites, rule, anchors, advance)
             return {**{f"null_space_rank_{layer}": float(space.rank) for layer, space in spaces.items()}, **written}
 
         return self.inserted(model, requests, artifacts, context, write, rule.state)

@@ -5,16 +5,16 @@ Does not import torch, because planning needs the hyper-parameters and artifacts
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from harness.api import Advance, ArtifactSpec, Choice, Context, EditedModel, Hparams, Method, State
-from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKENS, Memory
+from harness.memory import ANSWER_TOKENS, FP32, FP64, PROMPT_TOKENS, SUFFIX_TOKENS, Footprint, Memory
 from harness.models.catalogue import ModelRef
 from harness.models.weights import Restorable, widened
 from harness.records import DataRef, EditRequest
-from methods.common import moments, prefixes, require_layers, require_masks, require_subjects
+from methods.common import anchor, moments, prefixes, require_layers, require_masks, require_subjects
 from methods.common.layers import Layers, count
 from methods.common.moments import MomentHparams
 from methods.common.prefixes import WORDS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from methods.common.rewrites import Rewrite
     from methods.common.solves import Factor
+    from methods.common.values import Scale
 
 TargetTokens = Literal["joint", "alone"]
 
@@ -43,6 +44,9 @@ class ValueHparams(Hparams):
         v_weight_decay: weight of ‖δ‖ / scale², where scale is the norm of the vector that δ is added to.
         v_clamp: upper bound on ‖δ‖, as a multiple of the scale.
         v_loss_stop: optimisation stops below this loss.
+        v_probable_stop: optimisation stops at this many loss evaluations, of any steps, at which every target token was the
+            most probable one in every context (most-probable early stopping of ENCORE, Gupta et al. 2025, arXiv 2502.01636);
+            None for no such stop.
         kl_weight: weight of the KL term that preserves the predictions after the bare subject.
         prefixes: groups of context prefixes: length in tokens, number per first word (of five).
         target_tokens: whether the target is tokenised jointly with the prompt or alone (see `rewrites.rewrite`).
@@ -54,6 +58,7 @@ class ValueHparams(Hparams):
     v_weight_decay: float = Field(ge=0)
     v_clamp: float = Field(gt=0)
     v_loss_stop: float = Field(ge=0)
+    v_probable_stop: int | None = Field(None, ge=1)
     kl_weight: float = Field(ge=0)
     prefixes: tuple[tuple[int, int], ...]
     target_tokens: TargetTokens
@@ -84,14 +89,32 @@ class ValueHparams(Hparams):
 
 
 class ClosedFormHparams(ValueHparams, MomentHparams):
-    """Hyper-parameters of value optimisation, and of the key covariance C used to insert the values into a matrix."""
+    """Hyper-parameters of value optimisation, and of the key covariance C used to insert the values into a matrix.
+
+    Attributes:
+        norm_anchor: number of train records whose values, optimised on the unedited model, decide the norm that the value of
+            every edit is rescaled to (Norm-Anchor Scaling, Liu et al. 2026, arXiv 2602.02543); None for no rescaling.
+    """
+
+    scale: ClassVar["Scale"] = "value"
+
+    norm_anchor: int | None = Field(None, ge=1)
+
+    @property
+    def regularisers(self) -> tuple[str, ...]:
+        """Hyper-parameters that switch a regulariser of the value or the update on."""
+        return ("v_probable_stop", "norm_anchor")
+
+    def identity(self) -> dict[str, Any]:
+        """All values but regularisers that are off."""
+        return {name: value for name, value in super().identity().items() if value or name not in self.regularisers}
 
     def artifacts(self, target: ModelRef, data: DataRef, seed: int) -> dict[str, ArtifactSpec]:
-        """Context prefixes and, unless C is the identity, covariance statistics of the keys.
+        """Context prefixes; unless C is the identity, covariance statistics of the keys; and with an anchor, its norms.
 
         Raises:
-            UserError: if there are no texts to compute the statistics from, the model has no such layer, or an edit has no
-                subject.
+            UserError: if there are no texts to compute the statistics from, the model has no such layer or no use for an
+                anchor, or an edit has no subject.
         """
         require_subjects(data)
         if "layers" not in self.choices():
@@ -99,7 +122,19 @@ class ClosedFormHparams(ValueHparams, MomentHparams):
         needed = {"prefixes": prefixes.artifact(target, self.prefixes, seed)}
         if self.moments != "identity":
             needed["moments"] = moments.artifact(target, data, self.layers, self, seed)
+        if self.norm_anchor:
+            needed[anchor.ROLE] = anchor.artifact(target, data, self, needed["prefixes"], self.norm_anchor, seed)
         return needed
+
+    def value_memory(self, model: Footprint, together: int) -> dict[str, float]:
+        """Bytes of the value optimisation of some requests together."""
+        tokens, above = together * self.n_rows * self.row_tokens, self.blocks_above(model.n_layers)
+        suffix = together * self.n_rows * SUFFIX_TOKENS
+        return {
+            "masks": tokens * self.row_tokens * FP32,
+            "activations": max(model.forward(tokens), model.cache(tokens) + model.backward(suffix, above)),
+            "logits": model.logits(together * self.n_rows * ANSWER_TOKENS, 4),
+        }
 
 
 class ClosedFormMethod(Method):
@@ -127,21 +162,14 @@ class ClosedFormMethod(Method):
 
     def memory(self, target: "ModelRef", data: DataRef, eval_batch: int) -> Memory:
         """The edited matrices and the factors of C; the value optimisation of some requests, and an update in float64."""
-        hparams, model = self.hparams, target.footprint
-        rows = min(self.together, data.edits) * hparams.n_rows
-        layers, above = count(hparams.layers), hparams.blocks_above(model.n_layers)
+        hparams, model, layers = self.hparams, target.footprint, count(self.hparams.layers)
         factors = layers * model.covariance_fp64 if hparams.moments != "identity" else 0.0
         return Memory(
             kept={"edited matrices": layers * model.edited_matrix},
             edit={
                 "covariance factors": factors,
                 "updates": 3 * model.hidden * model.ffn * FP64 + 3 * data.edits * model.ffn * FP64,
-                "masks": rows * hparams.row_tokens**2 * FP32,
-                "activations": max(
-                    model.forward(rows * hparams.row_tokens),
-                    model.cache(rows * hparams.row_tokens) + model.backward(rows * SUFFIX_TOKENS, above),
-                ),
-                "logits": model.logits(rows * ANSWER_TOKENS, 4),
+                **hparams.value_memory(model, min(self.together, data.edits)),
             },
         )
 
@@ -156,6 +184,10 @@ class ClosedFormMethod(Method):
         if "moments" not in artifacts:
             return {}
         return self.factors.of(artifacts["moments"], self.hparams.layers, device, diagonal)
+
+    def anchors(self, artifacts: Mapping[str, Path]) -> Mapping[int, float]:
+        """The norm that values are rescaled to, by layer; empty without an anchor."""
+        return anchor.load(artifacts[anchor.ROLE]) if anchor.ROLE in artifacts else {}
 
     def inserted(
         self,

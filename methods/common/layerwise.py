@@ -5,9 +5,9 @@ Does not import torch, because planning needs the hyper-parameters.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from methods.common.aligned import Stream
     from methods.common.rewrites import Rewrite
+    from methods.common.values import Scale
 
 
 class LayerwiseHparams(ClosedFormHparams):
@@ -41,6 +42,8 @@ class LayerwiseHparams(ClosedFormHparams):
             a sequence each block counts as one edit.
     """
 
+    scale: ClassVar["Scale"] = "stream"
+
     layers: ManyLayers
     moments: Literal["corpus", "train_prompts", "published"]
     batch: int = Field(ge=1)
@@ -48,14 +51,10 @@ class LayerwiseHparams(ClosedFormHparams):
     keep_largest: float | None = Field(None, gt=0, lt=1)
     restrain: bool = False
 
-    def identity(self) -> dict[str, Any]:
-        """All values but regularisers that are off."""
-        return {name: value for name, value in super().identity().items() if value or name not in self.regularisers}
-
     @property
     def regularisers(self) -> tuple[str, ...]:
-        """Hyper-parameters that switch a regulariser of the update on."""
-        return ("keep_largest", "restrain")
+        """See `ClosedFormHparams.regularisers`."""
+        return (*super().regularisers, "keep_largest", "restrain")
 
 
 class UpdateRule(ABC):
@@ -114,9 +113,18 @@ class LayerwiseMethod(ClosedFormMethod):
         matrices: ValueMatrices,
         rewrites: Sequence["Rewrite"],
         rule: UpdateRule,
+        anchors: Mapping[int, float],
         advance: Advance,
     ) -> dict[str, float]:
         """Apply `batch` requests at a time.
+
+        Args:
+            model: what the matrices belong to.
+            matrices: changed in place.
+            rewrites: the requests.
+            rule: updates a matrix.
+            anchors: norm of the last layer's values (see `ClosedFormMethod.anchors`).
+            advance: called with the number of requests of each batch.
 
         Returns:
             Of the last batch, the mean probability of a target token under the optimised vectors, and the mean distance of
@@ -126,18 +134,23 @@ class LayerwiseMethod(ClosedFormMethod):
         before = matrices.copies() if self.hparams.restrain else {}
         for start in range(0, len(rewrites), self.hparams.batch):
             call = rewrites[start : start + self.hparams.batch]
-            diagnostics |= self._write_batch(model, matrices, rule, call)
+            diagnostics |= self._write_batch(model, matrices, rule, anchors, call)
             advance(len(call))
         for layer, weight_VK in before.items():
             matrices.set(layer, _restrained(weight_VK, matrices[layer]))
         return diagnostics
 
     def _write_batch(
-        self, model: "LoadedModel", matrices: ValueMatrices, rule: UpdateRule, rewrites: Sequence["Rewrite"]
+        self,
+        model: "LoadedModel",
+        matrices: ValueMatrices,
+        rule: UpdateRule,
+        anchors: Mapping[int, float],
+        rewrites: Sequence["Rewrite"],
     ) -> dict[str, float]:
         """Write all requests in one closed-form update per layer."""
         layers = self.hparams.layers
-        targets_ND, probability = self._targets(model, rewrites)
+        targets_ND, probability = self._targets(model, rewrites, anchors)
         diagnostics = {"value_probability": probability}
         for done, read in enumerate(_reads(model, rewrites, layers, self.hparams)):
             layer = layers[done]
@@ -160,15 +173,17 @@ class LayerwiseMethod(ClosedFormMethod):
     def stiffer(self) -> str:
         """The setting to change if an update is not finite."""
 
-    def _targets(self, model: "LoadedModel", rewrites: Sequence["Rewrite"]) -> "tuple[Tensor, float]":
+    def _targets(
+        self, model: "LoadedModel", rewrites: Sequence["Rewrite"], anchors: Mapping[int, float]
+    ) -> "tuple[Tensor, float]":
         """Optimise the target of the residual stream after the last edited layer at each subject (z, MEMIT eq. 16), N × D.
 
-        The second return value is the mean probability of a target token under these vectors.
+        The second return value is the mean probability of a target token under the optimised vectors, before any rescaling.
         """
         import torch
 
-        from methods.common.aligned import enter, through
-        from methods.common.values import optimise
+        from methods.common.aligned import enter
+        from methods.common.values import rescaled, solve
 
         last = self.hparams.layers[-1]
         targets: dict[int, Tensor] = {}
@@ -177,19 +192,14 @@ class LayerwiseMethod(ClosedFormMethod):
             group = [rewrites[index] for index in chosen]
             rows = [row for made in group for row in made.rows]
             plain = slice(None, None, len(group[0].rows))
-            if model.layout.value_norm is None:
-                stream = enter(model, rows, last + 1)
-                plain_ND = stream.at_pivot_BD[plain]
-                value = optimise(model, group, stream, last + 1, plain_ND.norm(dim=-1), self.hparams)
-                target_ND = plain_ND + value.delta_ND
-            else:
-                stream = enter(model, rows, last)
-                behind, went = through(model, stream, last)
-                values_ND = went.values_BV[plain]
-                value = optimise(model, group, stream, last, values_ND.norm(dim=-1), self.hparams, at_value=True)
-                moved_ND = model.into_stream(last, values_ND + value.delta_ND) - model.into_stream(last, values_ND)
-                target_ND = behind.at_pivot_BD[plain] + moved_ND
-            targets |= dict(zip(chosen, target_ND, strict=True))
+            behind, went, value = solve(model, group, enter(model, rows, last), last, self.hparams, self.hparams.scale)
+            values_ND, moved_ND = went.values_BV[plain], value.delta_ND
+            if anchors:
+                pairs = zip(values_ND, moved_ND, strict=True)
+                moved_ND = torch.stack([rescaled(*pair, anchors[last]) for pair in pairs]).to(moved_ND)
+            elif model.layout.value_norm is not None:
+                moved_ND = model.into_stream(last, values_ND + moved_ND) - model.into_stream(last, values_ND)
+            targets |= dict(zip(chosen, behind.at_pivot_BD[plain] + moved_ND, strict=True))
             probability += value.probability * len(group) / len(rewrites)
         return torch.stack([targets[index] for index in range(len(rewrites))]), probability
 

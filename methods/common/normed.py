@@ -43,24 +43,6 @@ def value_for(norm: nn.Module, values_ND: Tensor, wanted_ND: Tensor) -> Tensor:
     return unit_ND * length_N1 * (mean_N1 + epsilon).sqrt()
 
 
-def turned(value_D: Tensor, delta_D: Tensor) -> Tensor:
-    """The change δ of a value v at constant length, as the norm ignores length (up to ε): c (v + δ) - v, where ‖c (v + δ)‖ = ‖v‖.
-
-    An optimiser of δ never shortens v + δ, because the gradient is perpendicular to it, and a rank-one update writes its share of
-    the whole δ to every other key.
-
-    Args:
-        value_D: v, D.
-        delta_D: δ, D.
-
-    Returns:
-        D, in float64.
-    """
-    value_D, moved_D = value_D.double(), value_D.double() + delta_D.double()
-    as_long_D: Tensor = moved_D * (value_D.norm() / moved_D.norm())
-    return as_long_D - value_D
-
-
 def _divided(pulled_ND: Tensor, by_ND: Tensor) -> Tensor:
     """The quotient, and 0 for components that the norm does not let through."""
     return torch.where(pulled_ND == 0, 0.0, pulled_ND / by_ND)

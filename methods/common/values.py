@@ -8,20 +8,23 @@ norm that limits the vector. Requests are batched.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from harness.errors import UserError
 from harness.models.precision import working_dtype
-from methods.common.aligned import Stream, Suffix
+from methods.common.aligned import Captured, Stream, Suffix, through
 from methods.common.closed_form import ValueHparams
 from methods.common.rewrites import Rewrite
 from methods.common.row_adam import RowAdam
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
+
+Scale: TypeAlias = Literal["value", "stream"]
+"""Vector whose norm at the plain prompt limits δ: the output of the value matrix (ROME), or the stream after the block (MEMIT)."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,46 @@ class Values:
         return sum(math.exp(-nll) for nll in self.nll_N) / len(self.nll_N)
 
 
+def solve(
+    model: "LoadedModel", rewrites: Sequence[Rewrite], stream: Stream, layer: int, hparams: ValueHparams, scale: Scale
+) -> tuple[Stream, Captured, Values]:
+    """Run one block, and optimise what its value matrix should output in addition so that the model states N facts.
+
+    If the model normalises that output, δ is optimised before the norm, and the scale is always that of the value.
+
+    Args:
+        model, hparams: as for `optimise`.
+        rewrites: N requests with equally many rows each.
+        stream: all their rows, request by request, at the input of `layer`.
+        layer: the block.
+        scale: which norm limits δ.
+
+    Returns:
+        The stream after the block, and its keys and values at the subject's last token, all without δ, and δ.
+    """
+    behind, went = through(model, stream, layer)
+    plain, is_normed = slice(None, None, len(rewrites[0].rows)), model.layout.value_norm is not None
+    limiting_ND = (went.values_BV if is_normed or scale == "value" else behind.at_pivot_BD)[plain]
+    entering, at = (stream, layer) if is_normed else (behind, layer + 1)
+    return behind, went, optimise(model, rewrites, entering, at, limiting_ND.norm(dim=-1), hparams, is_normed)
+
+
+def rescaled(value_D: Tensor, delta_D: Tensor, length: Tensor | float) -> Tensor:
+    """The change δ of a value v at a given length: c (v + δ) - v, where ‖c (v + δ)‖ = length.
+
+    Args:
+        value_D: v, D.
+        delta_D: δ, D.
+        length: norm that the changed value is to have.
+
+    Returns:
+        D, in float64.
+    """
+    value_D, moved_D = value_D.double(), value_D.double() + delta_D.double()
+    as_long_D: Tensor = moved_D * (length / moved_D.norm())
+    return as_long_D - value_D
+
+
 def optimise(
     model: "LoadedModel",
     rewrites: Sequence[Rewrite],
@@ -60,8 +103,9 @@ def optimise(
     mean over contexts of -1/A Σ_t log p(target_t) + kl_weight · KL(p_δ ‖ p_0) of the essence + decay · ‖δ‖ / scale²
 
     with Adam from δ = 0, projecting to ‖δ‖ ≤ clamp · scale after each step; A is the number of target tokens. A request
-    stops when its loss is below `v_loss_stop`, or at its `v_steps`-th loss evaluation, after which no update follows (as
-    in ROME's public code). Requests share forward passes but are optimised independently.
+    stops when its loss is below `v_loss_stop`, when its target has been the most probable one for `v_probable_stop` loss
+    evaluations, or at its `v_steps`-th loss evaluation, after which no update follows (as in ROME's public code). Requests
+    share forward passes but are optimised independently.
 
     Args:
         model: frozen and not changed.
@@ -82,21 +126,28 @@ def optimise(
     adam = RowAdam(delta_ND, hparams.v_lr)
     batch = _Batch(model, rewrites, Suffix(model, stream, layer, at_value))
     made = Values(delta_ND, [math.nan] * n, [math.nan] * n, [0] * n)
-    active = list(range(n))
+    active, probable_N = list(range(n)), [0] * n
+    enough = hparams.v_probable_stop or math.inf
     for step in range(hparams.v_steps):
         index_A = torch.tensor(active, device=device)
         delta_AD = delta_ND[index_A].requires_grad_()
-        nll_A, kl_A = batch.objective(delta_AD)
+        nll_A, kl_A, is_probable_A = batch.objective(delta_AD)
         decay_A = hparams.v_weight_decay * delta_AD.norm(dim=-1) / scale_N[index_A] ** 2
         loss_A = nll_A + hparams.kl_weight * kl_A + decay_A
-        for request, loss, nll in zip(active, loss_A.tolist(), nll_A.tolist(), strict=True):
+        found = zip(active, loss_A.tolist(), nll_A.tolist(), is_probable_A.tolist(), strict=True)
+        for request, loss, nll, is_probable in found:
             if math.isnan(loss):
                 raise UserError(
                     f"record {rewrites[request].record_id}: the loss of its value is not a number at step {step}",
                     fix="choose a smaller `v_lr`",
                 )
             made.loss_N[request], made.nll_N[request], made.steps_N[request] = loss, nll, step
-        going = [place for place, request in enumerate(active) if made.loss_N[request] >= hparams.v_loss_stop]
+            probable_N[request] += is_probable
+        going = [
+            place
+            for place, request in enumerate(active)
+            if made.loss_N[request] >= hparams.v_loss_stop and probable_N[request] < enough
+        ]
         if not going or step == hparams.v_steps - 1:
             break
         (gradient_AD,) = torch.autograd.grad(loss_A.sum(), delta_AD)
@@ -119,10 +170,11 @@ class _Batch:
         self._before_AV: Tensor | None = None
         self._find_places()
 
-    def objective(self, delta_AD: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(self, delta_AD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Negative log-likelihood of the target and KL(p_δ ‖ p_0) of the essence per request, differentiable.
 
-        The first call must use δ = 0, because it sets p_0.
+        The third return value is whether every target token is the most probable one in every context. The first call must
+        use δ = 0, because it sets p_0.
         """
         hidden_BSD = self._suffix.run(delta_AD[self._owner_B])
         hidden_PD = hidden_BSD[self._places_P2[:, 0], self._places_P2[:, 1]]
@@ -133,7 +185,8 @@ class _Batch:
         if self._before_AV is None:
             self._before_AV = after_AV.detach()
         kl_A = (after_AV.exp() * (after_AV - self._before_AV)).sum(-1)
-        return self._share_AL.to(nll_L.dtype) @ nll_L, kl_A
+        is_missed_AL = (self._share_AL > 0) & (logits_LV.argmax(-1) != self._labels_L)
+        return self._share_AL.to(nll_L.dtype) @ nll_L, kl_A, ~is_missed_AL.any(-1)
 
     def keep(self, requests: Sequence[int]) -> None:
         """Keep only these requests."""

@@ -62,10 +62,12 @@ class EasyEditClosedForm(WeightMethod):
         """Reject options that neither method supports.
 
         Raises:
-            UserError: for targets tokenised with their prompt, a different stopping loss, or statistics for which EasyEdit
-                would download Wikipedia.
+            UserError: for targets tokenised with their prompt, a different stopping loss, regularisers, or statistics for
+                which EasyEdit would download Wikipedia.
         """
-        self.require(target_tokens="alone", v_loss_stop=LOSS_STOP)
+        fields = type(self.hparams).model_fields
+        off = {name: fields[name].default for name in self.hparams.regularisers}
+        self.require(target_tokens="alone", v_loss_stop=LOSS_STOP, **off)
         if "given-statistics" in self.hparams.without:
             raise UserError(
                 f"{self.spec.name}: without given-statistics EasyEdit would download Wikipedia in the middle of an edit",

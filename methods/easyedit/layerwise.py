@@ -28,12 +28,9 @@ class EasyEditLayerwise(EasyEditClosedForm):
         """Reject options that neither method supports.
 
         Raises:
-            UserError: also for regularisers of the update, and for prefix groups other than EasyEdit's own if it samples the
-                prefixes itself.
+            UserError: also for prefix groups other than EasyEdit's own if it samples the prefixes itself.
         """
         super().check(target)
-        fields = type(self.hparams).model_fields
-        self.require(**{name: fields[name].default for name in self.hparams.regularisers})
         if "given-prefixes" in self.hparams.without:
             self.require(prefixes=OWN_PREFIXES)
 

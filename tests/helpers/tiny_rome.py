@@ -13,7 +13,7 @@ from harness.models.random_weights import random_model
 from harness.models.unflattened import unflatten
 from harness.records import EditRequest
 from harness.tokens import joint_query
-from methods.common import moments, prefixes
+from methods.common import anchor, moments, prefixes
 from methods.common.aligned import enter
 from methods.common.rewrites import rewrite
 from methods.common.values import optimise
@@ -91,6 +91,12 @@ def able_model(architecture, dtype=None):
 def write_prefixes(folder, texts=PREFIXES, groups=((10, 1),)):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / prefixes.FILE).write_text(json.dumps({"groups": groups, "prefixes": texts}))
+    return folder
+
+
+def write_anchor(folder, norms):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / anchor.FILE).write_text(json.dumps({"facts": 3, "norms": norms}))
     return folder
 
 
@@ -224,21 +230,26 @@ def slow_keys(model, facts, layer):
     return torch.stack(keys).T
 
 
-def targets_of(model, facts, hparams):
-    """z of each request, each optimised by itself."""
+def targets_of(model, facts, hparams, norm=None):
+    """z of each request, each optimised by itself; with a norm, what the last matrix adds to it has this norm."""
     last = hparams.layers[-1]
     targets = []
     for fact in facts:
         made = rewrite(model, fact, PREFIXES, "joint")
         plain_D = plain_stream(model, fact, last)
         value = optimise(model, [made], enter(model, made.rows, last + 1), last + 1, plain_D.norm()[None], hparams)
-        targets.append(plain_D + value.delta_ND[0])
+        target_D = plain_D + value.delta_ND[0]
+        if norm is not None:
+            row = made.contexts[0]
+            before_D = plain_D - watch(model, last, row.ids[: row.pivot + 1], row.pivot)[1]
+            target_D = before_D + norm * (target_D - before_D) / (target_D - before_D).norm()
+        targets.append(target_D)
     return torch.stack(targets)
 
 
-def slow_layers(model, facts, hparams, update):
+def slow_layers(model, facts, hparams, update, norm=None):
     """A batch of MEMIT or AlphaEdit written out, one layer at a time, with the whole model; `update` is V × K."""
-    targets_ND = targets_of(model, facts, hparams)
+    targets_ND = targets_of(model, facts, hparams, norm)
     for done, layer in enumerate(hparams.layers):
         now_ND = torch.stack([plain_stream(model, fact, hparams.layers[-1]) for fact in facts])
         residual_DN = (targets_ND - now_ND).T / (len(hparams.layers) - done)

@@ -1,5 +1,7 @@
 """AlphaEdit: equal to the published formula in a loop, in the null space alone, and mindful of the keys of earlier edits."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,6 +25,7 @@ from tests.helpers.tiny_rome import (
     requests,
     slow_keys,
     slow_layers,
+    write_anchor,
     write_prefixes,
 )
 
@@ -61,8 +64,20 @@ def projection(model, layer):
     return chosen @ chosen.T
 
 
-def slow_edit(model, facts, batch):
-    """The published code's formula in float64, its unsymmetric system included, batch after batch."""
+def largest(shift_DK, weight_DK, share):
+    """RECT: entry after entry, those that change a weight most relative to its size."""
+    relative = sorted((shift_DK / weight_DK).abs().flatten().tolist(), reverse=True)
+    bound = relative[round(share * len(relative)) - 1]
+    pairs = zip(shift_DK.flatten().tolist(), weight_DK.flatten().tolist(), strict=True)
+    kept = [shift if abs(shift / weight) >= bound else 0.0 for shift, weight in pairs]
+    return torch.tensor(kept, dtype=shift_DK.dtype).view_as(shift_DK)
+
+
+def slow_edit(model, facts, batch, norm=None, keep=None):
+    """The published code's formula in float64, its unsymmetric system included, batch after batch.
+
+    `norm` is that of the values, `keep` the share of an update's entries that are applied.
+    """
     earlier = dict.fromkeys(LAYERS, 0.0)
     for start in range(0, len(facts), batch):
         call = facts[start : start + batch]
@@ -70,20 +85,29 @@ def slow_edit(model, facts, batch):
         def update(layer, keys_KN, residual_DN):
             p_KK = projection(model, layer)
             system_KK = p_KK @ (keys_KN @ keys_KN.T + earlier[layer]) + L2 * torch.eye(len(p_KK), dtype=p_KK.dtype)
-            return torch.linalg.solve(system_KK, p_KK @ keys_KN @ residual_DN.T).T
+            shift_DK = torch.linalg.solve(system_KK, p_KK @ keys_KN @ residual_DN.T).T
+            return shift_DK if keep is None else largest(shift_DK, model.value_matrix(layer)[1], keep)
 
-        slow_layers(model, call, alphaedit().hparams, update)
+        slow_layers(model, call, alphaedit().hparams, update, norm)
         for layer in LAYERS:
             keys_KN = slow_keys(model, call, layer)
             earlier[layer] = earlier[layer] + keys_KN @ keys_KN.T
 
 
-def test_an_edit_is_the_published_formula_in_a_loop(model, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "slow_changes"),
+    [({}, {}), ({"norm_anchor": 3, "keep_largest": 0.4}, {"norm": 1.3, "keep": 0.4})],
+    ids=["alphaedit", "anchored-rect"],
+)
+def test_an_edit_is_the_published_formula_in_a_loop(model, tmp_path, changes, slow_changes):
     facts, start = [*requests(), *easy_requests(model)], matrices(model)
-    edited = alphaedit().edit(model, facts, artifacts(model, tmp_path), TinyContext())
+    given = artifacts(model, tmp_path)
+    if "norm" in slow_changes:
+        given["anchor"] = write_anchor(tmp_path / "anchor", {LAYERS[-1]: slow_changes["norm"]})
+    edited = alphaedit(**changes).edit(model, facts, given, TinyContext())
     fast = matrices(model)
     edited.revert()
-    slow_edit(model, facts, 4)
+    slow_edit(model, facts, 4, **slow_changes)
     slow = matrices(model)
     changed = sum((new - old).norm() for new, old in zip(slow, start, strict=True))
     error = (sum((a - b).norm() for a, b in zip(fast, slow, strict=True)) / changed).item()
@@ -107,14 +131,39 @@ def test_a_sequence_of_blocks_is_one_edit_with_batches(llama, tmp_path):
     assert weight_hash(llama.model) == bits
 
 
-def test_what_is_written_is_in_the_null_space_and_its_rank_is_told(llama, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "is_inside"), [({}, True), ({"restrain": True}, True), ({"keep_largest": 0.4}, False)]
+)
+def test_what_is_written_is_in_the_null_space_except_with_rect_and_its_rank_is_told(
+    llama, tmp_path, changes, is_inside
+):
+    for layer in LAYERS:
+        llama.value_matrix(layer)[1].mul_(0.2)  # so that singular values of the change exceed it
     start = matrices(llama)
-    edited = alphaedit().edit(llama, requests(), artifacts(llama, tmp_path), TinyContext())
+    edited = alphaedit(**changes).edit(llama, requests(), artifacts(llama, tmp_path), TinyContext())
     for layer, old, new in zip(LAYERS, start, matrices(llama), strict=True):
         values, vectors = torch.linalg.eigh(moment(llama, layer))
         kept = vectors[:, values >= THRESHOLD]
         assert edited.diagnostics()[f"null_space_rank_{layer}"] == (values < THRESHOLD).sum()
-        assert ((new - old) @ kept).norm() < 1e-6 * (new - old).norm()
+        outside = ((new - old) @ kept).norm() / (new - old).norm()
+        assert outside < 1e-6 if is_inside else outside > 0.1
+
+
+def test_prune_reduces_the_singular_values_of_the_change_that_all_batches_make(llama, tmp_path):
+    facts, given = [*requests(), *easy_requests(llama)], artifacts(llama, tmp_path)
+    for layer in LAYERS:
+        llama.value_matrix(layer)[1].mul_(0.2)
+    start, changes = matrices(llama), []
+    for options in ({}, {"restrain": True}):
+        edited = alphaedit(**options).edit(llama, facts, given, TinyContext())
+        changes.append([new - old for new, old in zip(matrices(llama), start, strict=True)])
+        edited.revert()
+    for whole, pruned, old in zip(*changes, start, strict=True):
+        most = torch.linalg.svdvals(old)[0].item()
+        before, after = torch.linalg.svdvals(whole), torch.linalg.svdvals(pruned)
+        assert before[0] > most
+        expected = [value if value <= most else most + math.log(value / most) for value in before.tolist()]
+        torch.testing.assert_close(after, torch.tensor(expected, dtype=after.dtype), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 1.5])

@@ -32,6 +32,7 @@ from tests.helpers.tiny_rome import (
     slow_layers,
     targets_of,
     watch,
+    write_anchor,
     write_moments,
     write_prefixes,
 )
@@ -41,6 +42,10 @@ LONG = {"v_steps": 120, "v_clamp": 50.0, "v_weight_decay": 0.0, "kl_weight": 0.0
 """An optimisation that converges."""
 LIGHT = {"moment_weight": 1e-9}
 """So little weight on what must be kept that a layer does all that it is asked to."""
+
+
+NORM = 1.3
+"""Reference norm of values."""
 
 
 def memit(**changes):
@@ -54,6 +59,8 @@ def edit(model, folder, facts, context=None, **changes):
         "prefixes": write_prefixes(folder / "prefixes"),
         "moments": write_moments(folder / "moments", model, method.hparams.layers),
     }
+    if method.hparams.norm_anchor:
+        artifacts["anchor"] = write_anchor(folder / "anchor", {LAYERS[-1]: NORM})
     return method.edit(model, facts, artifacts, context or TinyContext())
 
 
@@ -71,24 +78,25 @@ def distance(found, expected, start):
     return (sum((a - b).norm() for a, b in zip(found, expected, strict=True)) / changed).item()
 
 
-def slow_edit(model, folder, facts, weight):
+def slow_edit(model, folder, facts, weight, norm=None):
     """The method written out: whole model, one unpadded row at a time, the primal system, weights changed in place."""
 
     def update(layer, keys_KN, residual_DN):
         system_KK = weight * read_moment(folder / "moments", layer) + keys_KN @ keys_KN.T
         return residual_DN @ keys_KN.T @ torch.linalg.inv(system_KK)
 
-    slow_layers(model, facts, memit().hparams, update)
+    slow_layers(model, facts, memit().hparams, update, norm)
 
 
-def test_an_edit_is_that_of_a_loop_over_rows_and_layers(model, tmp_path):
+@pytest.mark.parametrize("norm", [None, NORM], ids=["memit", "anchored"])
+def test_an_edit_is_that_of_a_loop_over_rows_and_layers(model, tmp_path, norm):
     facts, start = [*requests(), *easy_requests(model)], matrices(model)
-    edited = edit(model, tmp_path, facts)
+    edited = edit(model, tmp_path, facts, norm_anchor=norm and 3)
     fast = matrices(model)
     edited.revert()
-    slow_edit(model, tmp_path, facts, weight=2.0)
+    slow_edit(model, tmp_path, facts, weight=2.0, norm=norm)
     error = distance(fast, matrices(model), start)
-    print(f"{model.spec.architecture}: MEMIT - loop {error:.1e}")
+    print(f"{model.spec.architecture}: MEMIT, anchor {norm} - loop {error:.1e}")
     assert error < tolerance(model)
 
 
@@ -258,8 +266,8 @@ def test_behind_a_norm_the_stream_becomes_what_the_last_layer_was_asked_for(arch
     """As read from the whole model after the edit: the target is one that the norm can give, and the solve gives it."""
     targets = []
 
-    def recorded(self, model, rewrites, found=Memit._targets):
-        targets.append(found(self, model, rewrites))
+    def recorded(*given, found=Memit._targets):
+        targets.append(found(*given))
         return targets[-1]
 
     monkeypatch.setattr(Memit, "_targets", recorded)

@@ -29,6 +29,7 @@ from tests.helpers.tiny_rome import (
     read_moment,
     requests,
     watch,
+    write_anchor,
     write_moments,
     write_prefixes,
 )
@@ -36,6 +37,8 @@ from tests.helpers.tiny_rome import (
 MODES = ("rome", "prompt", "prefix_mean")
 LONG = {"v_steps": 120, "v_clamp": 50.0, "v_weight_decay": 0.0, "kl_weight": 0.0}
 """An optimisation that converges."""
+NORMS = {0: 0.7, 1: 1.3}
+"""Reference norms of values by layer."""
 
 
 def rome(**changes):
@@ -48,6 +51,8 @@ def edit(model, folder, facts, context=None, **changes):
     artifacts = {"prefixes": write_prefixes(folder / "prefixes")}
     if method.hparams.moments != "identity":
         artifacts["moments"] = write_moments(folder / "moments", model, method.hparams.layers)
+    if method.hparams.norm_anchor:
+        artifacts["anchor"] = write_anchor(folder / "anchor", NORMS)
     return method.edit(model, facts, artifacts, context or TinyContext())
 
 
@@ -136,6 +141,48 @@ def test_facts_follow_one_another_on_the_same_weights(model, tmp_path):
     assert torch.equal(matrix(model, 0), in_one_go)
 
 
+def test_with_an_anchor_every_value_of_a_sequence_has_the_norm_of_its_layer(model, tmp_path):
+    """Against a loop over facts and layers in which the whole model is asked for each vector."""
+    facts, layers = [*requests()[:2], *easy_requests(model)[:1]], [0, 1]
+    edited = edit(model, tmp_path, facts, layers=layers, norm_anchor=3)
+    fast = [matrix(model, layer) for layer in layers]
+    edited.revert()
+    start = [matrix(model, layer) for layer in layers]
+    for fact in facts:
+        for layer in layers:
+            keys_CK, values_CV = keys_and_values(model, fact, layer)
+            value_V = values_CV[0] + value_of(model, fact, layer)
+            change_V = NORMS[layer] * value_V / value_V.norm() - values_CV[0]
+            u_K = keys_CK.mean(0) / keys_CK.mean(0).norm()
+            model.value_matrix(layer)[1].add_(torch.outer(change_V, u_K) / (keys_CK[0] @ u_K))
+            row = rewrite(model, fact, (), "joint").contexts[0]
+            assert watch(model, layer, row.ids, row.pivot)[1].norm().item() == pytest.approx(NORMS[layer], rel=1e-5)
+    slow = [matrix(model, layer) for layer in layers]
+    changed = sum((new - old).norm() for new, old in zip(slow, start, strict=True))
+    error = (sum((a - b).norm() for a, b in zip(fast, slow, strict=True)) / changed).item()
+    print(f"{model.spec.architecture}: anchored ROME - loop {error:.1e}")
+    assert error < rounding(model.spec.architecture, 1e-9)
+
+
+def test_a_weighted_norm_turns_the_update_toward_the_key(llama, tmp_path):
+    """As C + λI in place of C."""
+    (request,), before_VK = requests()[:1], matrix(llama, 1)
+    keys_CK, _ = keys_and_values(llama, request, 1)
+    edit(llama, tmp_path, [request], layers=[1], moments="train_prompts", norm_weight=3.0)
+    moment_KK = read_moment(tmp_path / "moments", 1)
+    toward_K = torch.linalg.solve(moment_KK + 3.0 * torch.eye(len(moment_KK)), keys_CK.mean(0))
+    along_K = torch.linalg.svd(matrix(llama, 1) - before_VK).Vh[0]
+    torch.testing.assert_close((toward_K @ along_K).abs() / toward_K.norm(), torch.ones(()).double())
+    with pytest.raises(ValueError, match="norm_weight changes nothing with moments: identity"):
+        rome(norm_weight=3.0)
+
+
+def test_a_regulariser_that_is_off_is_not_part_of_a_cells_identity():
+    plain, regularised = rome().hparams, rome(norm_anchor=3, v_probable_stop=2).hparams
+    assert set(regularised.identity()) - set(plain.identity()) == {"norm_anchor", "v_probable_stop"}
+    assert "norm_weight" not in plain.identity()
+
+
 def test_layers_follow_one_another_each_with_a_value_of_its_own(llama, tmp_path):
     """The second layer's value is found on the model with the first already changed."""
     (request,) = easy_requests(llama)[:1]
@@ -212,6 +259,7 @@ DATA = DataRef("counterfact", "", 4, train=8, sha256="y")
 def test_prefixes_are_needed_always_and_moments_only_where_they_are_used():
     assert set(rome().artifacts(TARGET, DATA, 0)) == {"prefixes"}
     assert set(rome(moments="train_prompts").artifacts(TARGET, DATA, 0)) == {"prefixes", "moments"}
+    assert set(rome(norm_anchor=3).artifacts(TARGET, DATA, 0)) == {"prefixes", "anchor"}
 
 
 def test_a_layer_that_the_model_does_not_have_is_found_by_the_plan():

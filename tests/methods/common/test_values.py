@@ -7,7 +7,7 @@ from harness.errors import UserError
 from methods.common.aligned import enter
 from methods.common.closed_form import ValueHparams
 from methods.common.rewrites import rewrite
-from methods.common.values import optimise
+from methods.common.values import optimise, rescaled
 from tests.helpers.tiny_models import rounding
 from tests.helpers.tiny_rome import PREFIXES, VALUE, adding, countable, easy_requests, requests, watch
 
@@ -50,18 +50,22 @@ def slow(model, made, values):
     delta_D = torch.zeros(model.model.config.hidden_size, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([delta_D], lr=values.v_lr)
     before_V = says(model, made.essence, delta_D)[made.essence.pivot].detach()
+    probable = 0
     for step in range(values.v_steps):
         adam.zero_grad()
+        is_probable = True
         nll = torch.zeros((), dtype=torch.float64)
         for row in made.contexts:
             log_probs_TV = says(model, row, delta_D)
             first = len(row.ids) - len(row.labels)
             for at, label in enumerate(row.labels):
                 nll = nll - log_probs_TV[first + at, label] / len(row.labels) / len(made.contexts)
+                is_probable = is_probable and log_probs_TV[first + at].argmax() == label
         after_V = says(model, made.essence, delta_D)[made.essence.pivot]
         kl = (after_V.exp() * (after_V - before_V)).sum()
         loss = nll + values.kl_weight * kl + values.v_weight_decay * delta_D.norm() / norm**2
-        if loss < values.v_loss_stop or step == values.v_steps - 1:
+        probable += bool(is_probable)
+        if loss < values.v_loss_stop or probable == values.v_probable_stop or step == values.v_steps - 1:
             break
         loss.backward()
         adam.step()
@@ -78,8 +82,9 @@ def slow(model, made, values):
         ({}, "alone"),  # other ids; what they are optimised to is the same code
         ({"v_clamp": 0.4}, "joint"),
         ({"v_loss_stop": 1.5, "v_steps": 12, "v_weight_decay": 0.0}, "joint"),
+        ({"v_probable_stop": 2, "v_steps": 12, "v_lr": 0.5, "v_clamp": 50.0, "v_loss_stop": 0.0}, "joint"),
     ],
-    ids=["joint", "alone", "clamp", "stop"],
+    ids=["joint", "alone", "clamp", "stop", "probable"],
 )
 def test_the_value_is_that_of_a_loop_over_rows_with_autograd(model, changes, target_tokens):
     values = hparams(**changes)
@@ -114,6 +119,23 @@ def test_some_requests_stop_early_and_the_others_go_on(model):
     made = fast(model, rewrites_of(model), hparams(v_loss_stop=1.5, v_steps=12, v_weight_decay=0.0))
     assert len(set(made.steps_N)) > 1
     assert all(loss < 1.5 or steps == 11 for loss, steps in zip(made.loss_N, made.steps_N, strict=True))
+
+
+def test_the_optimisation_stops_at_the_nth_loss_at_which_the_target_is_the_most_probable_one(llama):
+    free = {"v_steps": 12, "v_lr": 0.5, "v_clamp": 50.0, "v_loss_stop": 0.0}
+    once, thrice, never = (fast(llama, easy(llama), hparams(**free, v_probable_stop=n)) for n in (1, 3, None))
+    assert never.steps_N == [11] * len(never.steps_N)
+    assert all(0 < first < 9 for first in once.steps_N)
+    assert all(first + 2 <= third <= 11 for first, third in zip(once.steps_N, thrice.steps_N, strict=True))
+    for made, delta_D in zip(easy(llama), once.delta_ND, strict=True):
+        for row in made.contexts:
+            assert says(llama, row, delta_D)[-1].argmax() == row.labels[-1]
+
+
+def test_a_rescaled_value_has_the_wanted_norm_and_the_direction_of_the_optimised_one():
+    value_D, delta_D = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+    changed_D = value_D + rescaled(value_D, delta_D, 2.5)
+    torch.testing.assert_close(changed_D, 2.5 * torch.nn.functional.normalize(value_D + delta_D, dim=0).double())
 
 
 def test_a_value_makes_its_target_certain(model):
