@@ -198,7 +198,7 @@ def test_a_variant_of_the_other_method_follows_its_name(data, monkeypatch):
         "hparams": resolve("ft-l", "tiny/llama", {}, variant="ft-m").values,
     }
     for unknown in ("ft-l.ftm", "ft-l."):
-        with pytest.raises(UserError, match="method 'ft-l' has no variant .* has: .*ft-m"):
+        with pytest.raises(UserError, match=r"method 'ft-l' has no variant .* has: .*ft-m"):
             artifact(data, editor=unknown)
 
 
