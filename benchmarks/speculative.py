@@ -39,6 +39,7 @@ from methods.onceedit.hparams import OnceEditHparams
 from methods.onceedit.slots import Slots
 from methods.onceedit.speculative import Speculation
 from methods.onceedit.stepwise import Stepwise
+from methods.onceedit.sync import Companion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -172,9 +173,11 @@ def two_forwards(pair: EnsembleModel, query: Query, made: Sequence[int]) -> None
     answers = Answers([query])
     for token in made:
         answers.add(0, token, is_changed=False)
-    stepwise = Stepwise(pair, [query], answers)
+    stepwise, companion = Stepwise(pair, [query], answers), Companion(pair.plugin, 1)
     for _ in query.target_ids:
-        _, hidden_BD, reading, _ = stepwise.read()
+        _, hidden_BD, reading, (written,) = stepwise.read()
+        if reading is None:  # alpha is below the gate, and the step-by-step decoder leaves the plug-in out
+            reading = companion.read({0: written})
         _discard((pair.target.logits(hidden_BD), reading.logits_BU))
 
 

@@ -42,7 +42,7 @@ class UltraEditHparams(EditedHparams):
 class UltraEdit(AggregationMethod):
     """Desired change -η ‖k̂‖² û at each target token, with key and gradient normalised by the statistics of all edits so far.
 
-    No training, no stored edits: the statistics of each shape of matrices are all that it keeps.
+    No training, no stored edits: the statistics of each round and shape of matrices are all that it keeps.
     """
 
     Hparams = UltraEditHparams
@@ -57,6 +57,10 @@ class UltraEdit(AggregationMethod):
         self.hparams.require_known(target)
         return {}
 
+    def identity_on(self, target: "ModelRef") -> Mapping[str, str]:
+        """Whose statistics several rounds use, because cells in which they shared them have the same version."""
+        return {"statistics": "of each round"} if self.hparams.rounds > 1 else {}
+
     @property
     def implementation(self) -> Implementation:
         """As the hyper-parameter says."""
@@ -65,7 +69,10 @@ class UltraEdit(AggregationMethod):
     def networks(
         self, rounds: "Rounds", artifacts: Mapping[str, Path], device: "torch.device"
     ) -> "tuple[list[Changes], Mapping[str, float]]":
-        """One without parameters for all rounds."""
+        """One without parameters for each round: a later round has smaller gradients, and statistics of its own."""
         from methods.common.aggregation.network import Normalised
 
-        return [Normalised(rounds.matrices, self.hparams.edit_lr, self.hparams.ridge).to(device)], {}
+        hparams = self.hparams
+        return [
+            Normalised(rounds.matrices, hparams.edit_lr, hparams.ridge).to(device) for _ in range(hparams.rounds)
+        ], {}

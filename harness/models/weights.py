@@ -1,6 +1,7 @@
 """Weight changes that can be undone bit for bit, and a weight hash that detects a single flipped bit."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,13 @@ class Snapshot(Restorable):
             self._originals.append(
                 _Original(owner, leaf, parameter, storage, storage.detach().clone(), parameter.requires_grad)
             )
+
+    def change_norm(self) -> float:
+        """Frobenius norm of the change of all parameters since they were copied."""
+        import torch
+
+        changes = (getattr(original.owner, original.leaf).detach() - original.copy for original in self._originals)
+        return math.hypot(*(float(torch.linalg.vector_norm(change, dtype=torch.float64)) for change in changes))
 
     def restore(self) -> None:
         """Restore every parameter: the same object, the same storage, the same bits. Idempotent."""
@@ -203,6 +211,10 @@ class InstalledWeights(Restorable):
             for path in dict.fromkeys(name.rpartition(".")[0] for name in weights):
                 owner = model.get_submodule(path)
                 self._install(owner, {leaf: weights[f"{path}.{leaf}"] for leaf in _leaves(owner)})
+
+    def change_norm(self) -> float:
+        """Frobenius norm of the difference of all installed parameters from the unedited ones."""
+        return self._snapshot.change_norm()
 
     def restore(self) -> None:
         """Restore the unedited weights bit for bit and remove the casts. Idempotent."""

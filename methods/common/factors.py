@@ -21,8 +21,6 @@ from methods.common.prediction import PredictionRow
 class GradientFactors:
     """The gradient of a batch's loss with respect to one matrix, as N pairs of factors in at least fp32.
 
-    Tokens where either factor is zero are dropped: padding, and tokens that no label depends on.
-
     Attributes:
         inputs_NK: input x of the matrix at each token.
         gradients_ND: gradient δ of the loss with respect to the matrix's output at that token.
@@ -35,14 +33,6 @@ class GradientFactors:
     rows_N: Tensor
     columns_N: Tensor
     shape: tuple[int, int]
-
-    def at(self, places: Sequence[tuple[int, int]]) -> "GradientFactors":
-        """Those of some positions of the batch, given as row and column."""
-        is_chosen_BT = torch.zeros(self.shape, dtype=torch.bool)
-        is_chosen_BT[tuple(zip(*places, strict=True))] = True
-        chosen_N = is_chosen_BT.to(self.rows_N.device)[self.rows_N, self.columns_N]
-        inputs_NK, gradients_ND = self.inputs_NK[chosen_N], self.gradients_ND[chosen_N]
-        return GradientFactors(inputs_NK, gradients_ND, self.rows_N[chosen_N], self.columns_N[chosen_N], self.shape)
 
     def spread(self, values_NS: Tensor) -> Tensor:
         """Scatter one value per token to its position in the batch, B × T × S, zero elsewhere."""
@@ -111,7 +101,7 @@ def factors_of(
         rows: scored positions and labels.
         weights_B: weight of each row's loss.
         places: (row, column) of the tokens whose factors are returned, even where one is zero. By default all tokens where
-            none is.
+            none is: no padding, and no token that no label depends on.
 
     Returns:
         Detached factors for each module.

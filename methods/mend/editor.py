@@ -140,4 +140,4 @@ class Mend(Method):
                     updater.apply(call)
                 advance(len(call))
         training = {"trained_steps": report["best_step"], "held_out_loss": report["held_out"]}
-        return WeightEditedModel(model, matrices.restore, {**updater.diagnostics, **training})
+        return WeightEditedModel(model, matrices.restore, {"change_norm": matrices.change_norm(), **training})

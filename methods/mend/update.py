@@ -1,6 +1,5 @@
 """Applying edits: transform the gradients of a batch, sum the updates per matrix, and add them in one step (MEND §3.3)."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +35,6 @@ class Updater:
         self.names = list(self._modules)
         if self.names != [matrix.name for matrix in hypernetwork.matrices]:
             raise ValueError(f"the hypernetwork was trained for other matrices than {self.names}")
-        self._moved = 0.0
 
     @torch.no_grad()
     def apply(self, rows: Sequence[PredictionRow]) -> None:
@@ -47,11 +45,9 @@ class Updater:
         """
         for name, update_DK in self.update(rows).items():
             weight_DK = weight_of(self._modules[name])
-            size = float(torch.linalg.vector_norm(update_DK))
-            if not math.isfinite(size):
+            if not update_DK.isfinite().all():
                 raise UserError(f"mend: the update of {name} is not a number", fix="train: a smaller `edit_lr`")
             weight_DK.add_(update_DK.to(weight_DK.device))
-            self._moved += size**2
 
     def update(self, rows: Sequence[PredictionRow]) -> dict[str, Tensor]:
         """Compute the update of one batch; all gradients are taken at the current weights.
@@ -73,8 +69,3 @@ class Updater:
                 update_DK = change.total()
                 total[name] = total[name].add_(update_DK) if name in total else update_DK
         return total
-
-    @property
-    def diagnostics(self) -> dict[str, float]:
-        """Frobenius norm of the change."""
-        return {"change_norm": math.sqrt(self._moved)}

@@ -69,7 +69,7 @@ def _train(
     hparams, seed = spec.identity["hparams"], spec.identity["seed"]
     before = None
     if EARLIER in spec.needs:
-        before = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device)
+        before = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device, "float32")
     with context.clock.phase("edit"):
         plugin, entry, learned = _start(loaded, before)
         fronts = _prefixes(spec, context)

@@ -10,6 +10,7 @@ tokens are kept, they match the unedited model's bit for bit, and rounding is ne
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from methods.onceedit.decoders import make_decoder
 from methods.onceedit.flops import EmbeddingTable, paper_flops
 from methods.onceedit.forward import logits_at
 from methods.onceedit.fusion import Projection
+from methods.onceedit.given_texts import heard
 from methods.onceedit.hparams import EDITS, OnceEditHparams
 from methods.onceedit.memory import Gate
 from methods.onceedit.pair import PairState
@@ -33,9 +35,23 @@ from methods.onceedit.scoring import scores
 from methods.onceedit.speculative import Proposer, Speculation
 from methods.onceedit.spelling import Spelling
 from methods.onceedit.stepwise import Stepwise
-from methods.onceedit.sync import AnchorMap, Transcript, Written
+from methods.onceedit.sync import AnchorMap, Companion, Transcript, Written
 from methods.onceedit.union import Tokens, UnionChooser
 from methods.onceedit.vocabulary import Vocabulary
+
+
+class Routing(NamedTuple):
+    """How far the N rows of a batch listen to the plug-in.
+
+    Attributes:
+        alpha_N: alpha of each prompt.
+        weights: weight of the plug-in at the start of each answer.
+        is_silent: whether it is below the gate at every step, so that the plug-in need not read the row.
+    """
+
+    alpha_N: Tensor
+    weights: list[float]
+    is_silent: list[bool]
 
 
 class EnsembleModel(EditedModel):
@@ -132,18 +148,13 @@ class EnsembleModel(EditedModel):
         rows = [query.prompt_ids + query.target_ids[:-1] for query in queries]
         steps = [(n, j) for n, query in enumerate(queries) for j in range(len(query.target_ids))]
         logits_SV = logits_at(self.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
-        transcripts = self.transcripts(queries)
-        written = [transcripts[n].after(queries[n].target_ids[:j]) for n, j in steps]
-        prompts, row_S = [query.prompt for query in queries], [n for n, _ in steps]
-        packed = self.plugin.read_together(
-            [*prompts, *(text for text, _ in written)], groups=[*range(len(prompts)), *row_S]
-        )
-        self._counts.update(packed_fed=packed.n_fed, packed_alone=packed.n_alone)
-        of_prompt, of_step = packed.reading[: len(prompts)], packed.reading[len(prompts) :]
-        alpha_S = self.alpha(of_step, self.noted(prompts, of_prompt.alpha_B)[row_S], written)
-        choice = self.chooser.decide(logits_SV, of_step.probs_BU, alpha_S)
-        self.count(choice, written)
-        rest = iter(choice.tokens_B.tolist())
+        plugin = heard(self, queries, steps, self.noted, [query.prompt for query in queries])
+        self._counts.update(packed_fed=plugin.n_fed, packed_alone=plugin.n_alone)
+        tokens: dict[int, int] = {}
+        for places, choice in self.choices(logits_SV, plugin.fused, plugin.reading, plugin.alpha_S[plugin.fused]):
+            self.count(choice, [plugin.written[s] for s in places])
+            tokens |= zip(places, choice.tokens_B.tolist(), strict=True)
+        rest = (tokens[s] for s in range(len(steps)))
         return [[next(rest) for _ in query.target_ids] for query in queries]
 
     def generate(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -218,7 +229,7 @@ class EnsembleModel(EditedModel):
         prompts = [query.prompt for query in queries]
         unread = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._alpha_of]
         if unread:
-            self.noted(unread, self.plugin.read(unread).alpha_B)
+            self.noted(unread, self.plugin.read(unread).alpha_B if self.gate.reads else None)
         return [self._alpha_of[prompt] for prompt in prompts]
 
     def diagnostics(self) -> Mapping[str, float]:
@@ -275,7 +286,41 @@ class EnsembleModel(EditedModel):
         if self.hparams.alpha == "fixed":
             alpha_S = torch.full_like(alpha_S, self.hparams.alpha_fixed)
         is_held_back = [is_inside_character for _, is_inside_character in written]
-        return alpha_S.masked_fill(torch.tensor(is_held_back, device=alpha_S.device), HELD_BACK)
+        is_held_back_S = torch.tensor(is_held_back, dtype=torch.bool, device=alpha_S.device)
+        return alpha_S.masked_fill(is_held_back_S, HELD_BACK)
+
+    def choices(
+        self, logits_SV: Tensor, fused: Sequence[int], reading: Reading | None, alpha_F: Tensor
+    ) -> list[tuple[list[int], Choice]]:
+        """Choose the tokens at S positions, without counting them.
+
+        Args:
+            logits_SV: the target model's logits.
+            fused: the positions at which both models are heard; elsewhere, the target model's own token is kept.
+            reading: the plug-in's outputs at these; None if there are none.
+            alpha_F: its weight at these.
+
+        Returns:
+            Some of the positions and their choice, for each of at most two parts.
+        """
+        is_fused = set(fused)
+        own = [place for place in range(len(logits_SV)) if place not in is_fused]
+        parts = [(own, self.chooser.gated(logits_SV[own]))] if own else []
+        if fused and reading is not None:
+            parts.append((list(fused), self.chooser.decide(logits_SV[fused], reading.probs_BU, alpha_F)))
+        return parts
+
+    def routing(self, queries: Sequence[Query], companion: Companion) -> Routing:
+        """Find out which rows the plug-in may change, and let it read their prompts, or all if alpha depends on that."""
+        prompts = {n: Written(query.prompt, False) for n, query in enumerate(queries)}
+        reading = companion.read(prompts) if self.gate.reads else None
+        alpha_N = self.noted([text for text, _ in prompts.values()], reading.alpha_B if reading else None)
+        weight_N = self.alpha(reading, alpha_N, list(prompts.values()))
+        is_silent = (weight_N < (0.0 if self.hparams.per_step_alpha else self.chooser.gate)).tolist()
+        heard_prompts = {n: prompt for n, prompt in prompts.items() if not is_silent[n]}
+        if reading is None and heard_prompts:
+            companion.read(heard_prompts)
+        return Routing(alpha_N, weight_N.tolist(), is_silent)
 
     def count(self, choice: Choice, written: Sequence[Written], is_counted: Sequence[bool] | None = None) -> None:
         """Count steps for the diagnostics: all, or those of some rows."""
@@ -284,9 +329,9 @@ class EnsembleModel(EditedModel):
         is_counted_B = None if is_counted is None else torch.tensor(is_counted, device=choice.tokens_B.device)
         self.chooser.tally.count(choice, is_counted_B)
 
-    def noted(self, prompts: Sequence[str], alpha_N: Tensor) -> Tensor:
-        """The alpha of prompts from the learned ones, `alpha_N`; that of prompts not seen before is recorded."""
-        alpha_N = self.gate.alpha(prompts, alpha_N)
+    def noted(self, prompts: Sequence[str], learned_N: Tensor | None) -> Tensor:
+        """The alpha of prompts from the learned ones, if the gate needs them; that of prompts not seen before is recorded."""
+        alpha_N = self.gate.alpha(prompts, learned_N)
         for prompt, alpha in zip(prompts, alpha_N.tolist(), strict=True):
             self._alpha_of.setdefault(prompt, alpha)
         return alpha_N

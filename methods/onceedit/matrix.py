@@ -44,12 +44,16 @@ class TransferMatrix:
         """
         if materialise_below_bytes is None:
             materialise_below_bytes = int(SHARE_OF_FREE_MEMORY * _free_bytes(state.embeddings_VD.device))
-        row_bytes = state.n_anchors * state.rows(0, 1).element_size()
+        first_1A = state.rows(0, 1)
+        row_bytes = first_1A.nbytes
         is_small = state.n_tokens * row_bytes < materialise_below_bytes
         tiled = cls(state, max(1, tile_bytes // row_bytes), None)
         if not is_small:
             return tiled
-        return cls(state, tiled.tile_rows, torch.cat([state.rows(start, stop) for start, stop in tiled.tiles()]))
+        matrix_VA = first_1A.new_empty(state.n_tokens, state.n_anchors)  # filled in place: a list of tiles would need twice as much
+        for start, stop in tiled.tiles():
+            matrix_VA[start:stop] = state.rows(start, stop)
+        return cls(state, tiled.tile_rows, matrix_VA)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of R."""

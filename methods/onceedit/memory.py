@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness.models.precision import working_dtype
 from methods.common.similarity import Embeddings, PromptMemory
 
 if TYPE_CHECKING:
@@ -36,12 +37,25 @@ class Gate:
         self._hparams = hparams
         self.threshold = float(hparams.similarity_threshold) if hparams.remembers else None
         self._memory = remember(plugin, hparams.similarity_subject) if hparams.remembers else None
+        weights_VD = plugin.model.get_input_embeddings().weight
+        self._like = weights_VD.new_empty(0, dtype=working_dtype(weights_VD))
 
-    def alpha(self, prompts: Sequence[str], learned_N: Tensor) -> Tensor:
-        """Alpha of each prompt; `learned_N` are those of `[WEIGHT]`."""
+    @property
+    def reads(self) -> bool:
+        """Whether the plug-in has to read a prompt before its alpha is known."""
+        return self._hparams.alpha != "similarity"
+
+    def alpha(self, prompts: Sequence[str], learned_N: Tensor | None = None) -> Tensor:
+        """Alpha of each prompt, at least fp32; `learned_N` are those of `[WEIGHT]`, needed if the gate `reads`."""
         if self._memory is None or self.threshold is None:
-            return learned_N
+            return _given(learned_N)
         similarity = {prompt: self._memory.similarity(prompt) for prompt in dict.fromkeys(prompts)}
-        similarity_N = learned_N.new_tensor([similarity[prompt] for prompt in prompts])
+        similarity_N = self._like.new_tensor([similarity[prompt] for prompt in prompts])
         alpha_N = (self._hparams.similarity_slope * (similarity_N - self.threshold)).sigmoid()
-        return alpha_N if self._hparams.alpha == "similarity" else torch.maximum(alpha_N, learned_N)
+        return torch.maximum(alpha_N, _given(learned_N)) if self.reads else alpha_N
+
+
+def _given(learned_N: Tensor | None) -> Tensor:
+    if learned_N is None:
+        raise ValueError("alpha of [WEIGHT] is needed, which the plug-in has to read")
+    return learned_N

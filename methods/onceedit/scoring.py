@@ -24,8 +24,7 @@ from harness.api import TokenScore
 from harness.tokens import Query
 from methods.common.memory import buffer_bytes
 from methods.onceedit.forward import logits_at
-from methods.onceedit.plugin import EditedPlugin, Reading
-from methods.onceedit.sync import Written
+from methods.onceedit.given_texts import heard
 
 if TYPE_CHECKING:
     from methods.onceedit.ensemble import EnsembleModel
@@ -56,12 +55,16 @@ def scores(model: "EnsembleModel", queries: Sequence[Query], *, reads_targets: b
     own_SV = logits_at(model.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
     wanted_S = torch.tensor([queries[n].target_ids[j] for n, j in steps], device=own_SV.device)
     found_S3 = _found(own_SV, wanted_S)
-    alpha_S, reading = _read(model, queries, steps, reads_targets=reads_targets)
-    fused_F = (alpha_S >= model.chooser.gate).nonzero().squeeze(-1)
+    routed = [query.prompt for query in queries]
+    if reads_targets:
+        transcripts = model.transcripts(queries)
+        routed = [transcripts[n].after(query.target_ids).text for n, query in enumerate(queries)]
+    plugin = heard(model, queries, steps, model.gate.alpha, routed)
     together = max(1, buffer_bytes(own_SV.device, PART_BYTES, PART_SHARE) // (8 * own_SV.shape[1]))
-    for part in torch.split(fused_F, together) if len(fused_F) else ():
-        at = part.to(own_SV.device)
-        choice = model.chooser.decide(own_SV[at], reading[part.tolist()].probs_BU, alpha_S[part])
+    for start in range(0, len(plugin.fused), together):
+        part = slice(start, start + together)
+        at = plugin.fused[part]
+        choice = model.chooser.decide(own_SV[at], plugin.reading[part].probs_BU, plugin.alpha_S[at])
         found_S3[at] = _found(choice.logits(own_SV[at]), wanted_S[at])
     flat = iter([TokenScore(logprob, int(best), leading) for logprob, best, leading in found_S3.tolist()])
     return [[next(flat) for _ in query.target_ids] for query in queries]
@@ -73,49 +76,3 @@ def _found(logits_SV: Tensor, wanted_S: Tensor) -> Tensor:
     best_S1 = logits_SV.argmax(dim=-1, keepdim=True)
     parts_S1 = (logprobs_SV.gather(1, wanted_S[:, None]), best_S1, logprobs_SV.gather(1, best_S1))
     return torch.cat([part_S1.double() for part_S1 in parts_S1], dim=1)
-
-
-def _read(
-    model: "EnsembleModel", queries: Sequence[Query], steps: Sequence[tuple[int, int]], *, reads_targets: bool
-) -> tuple[Tensor, Reading]:
-    """Alpha at each step, and the plug-in's outputs there as far as they are needed."""
-    transcripts = model.transcripts(queries)
-    written = [transcripts[n].after(queries[n].target_ids[:j]) for n, j in steps]
-    written = [Written(text, is_inside_character or not text) for text, is_inside_character in written]
-    routed = [
-        transcripts[n].after(query.target_ids).text if reads_targets else query.prompt
-        for n, query in enumerate(queries)
-    ]
-    row_S = [n for n, _ in steps]
-    texts = [None if is_silent else text for text, is_silent in written]
-    if model.hparams.alpha == "similarity":  # needs no reading: the plug-in reads what is fused and nothing else
-        unread_N = torch.zeros(len(routed), dtype=torch.promote_types(model.plugin.model.dtype, torch.float32))
-        alpha_S = model.alpha(None, _alpha(model, routed, unread_N)[row_S], written)
-        is_needed = ((alpha_S >= model.chooser.gate) & (alpha_S > 0)).tolist()
-        needed = [text if yes else None for text, yes in zip(texts, is_needed, strict=True)]
-        return alpha_S, _reading(model.plugin, needed, row_S)
-    both = _reading(model.plugin, [*(text or None for text in routed), *texts], [*range(len(routed)), *row_S])
-    alpha_N = _alpha(model, routed, both[: len(routed)].alpha_B)
-    reading = both[len(routed) :]
-    return model.alpha(reading, alpha_N[row_S], written), reading
-
-
-def _alpha(model: "EnsembleModel", texts: Sequence[str], learned_N: Tensor) -> Tensor:
-    """Alpha of each text; 0 of an empty one, which is about no edit."""
-    there = [n for n, text in enumerate(texts) if text]
-    alpha_N = torch.zeros_like(learned_N)
-    if there:
-        alpha_N[there] = model.gate.alpha([texts[n] for n in there], learned_N[there])
-    return alpha_N
-
-
-def _reading(plugin: EditedPlugin, texts: Sequence[str | None], rows: Sequence[int]) -> Reading:
-    """The plug-in's outputs after each text, those of a row in one pass; after None, nothing is read and all is zero."""
-    there = [place for place, text in enumerate(texts) if text is not None]
-    model = plugin.model
-    width = model.get_output_embeddings().weight.shape[1]
-    hidden_SD = torch.zeros(len(texts), width, dtype=model.dtype, device=model.device)
-    if there:
-        packed = plugin.read_together([texts[place] or "" for place in there], [rows[place] for place in there])
-        hidden_SD[there] = packed.reading.hidden_BD
-    return Reading(plugin, hidden_SD)

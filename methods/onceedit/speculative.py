@@ -11,7 +11,7 @@ every row of the batch has come as far. So it takes each step at most once.
 Drafts are proposed token by token, as anchors, if alpha is at least one half, because fusion then prefers the plug-in's
 tokens; otherwise their text is tokenised afresh by the target model's tokenizer. Where a text repeats itself, its earlier
 continuation is a draft that costs nothing, and the plug-in reads all of it in one pass too. A row whose alpha is below the
-gate gets the target model's own tokens, so the plug-in reads nothing but its prompt.
+gate gets the target model's own tokens, so the plug-in reads at most its prompt.
 """
 
 from collections import Counter
@@ -217,12 +217,9 @@ class Speculation:
         self.counts: Counter[str] = Counter()
         self._transcripts = model.transcripts(queries)
         self._companion = Companion(model.plugin, len(queries), crops=True)
-        reading = self._companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
+        self._alpha_N, weights, self._is_silent = model.routing(queries, self._companion)
         self._prompts_fed = self._companion.n_fed
-        self._alpha_N = model.noted([query.prompt for query in queries], reading.alpha_B)
-        weight_N = model.alpha(reading, self._alpha_N, [Written("", False)] * len(queries))
-        is_silent_N = weight_N < (0.0 if model.hparams.per_step_alpha else model.chooser.gate)
-        self._is_silent, self._prefers_own = is_silent_N.tolist(), (weight_N >= 0.5).tolist()
+        self._prefers_own = [weight >= 0.5 for weight in weights]
         cost = model.plugin.model.num_parameters() / model.target.model.num_parameters()
         self._pace = [Pace.of_plugin(cost, drafts) for _ in queries]
         self._copying = [Pace.of_copies(0.0 if is_silent else cost) for is_silent in self._is_silent]

@@ -35,8 +35,7 @@ class Stepwise:
         self._model, self._answers = model, answers
         self._transcripts = model.transcripts(queries)
         self._companion = Companion(model.plugin, len(queries))
-        reading = self._companion.read({n: Written(query.prompt, False) for n, query in enumerate(queries)})
-        self.alpha_N = model.noted([query.prompt for query in queries], reading.alpha_B)
+        self.alpha_N, _, self._is_silent = model.routing(queries, self._companion)
         self._prompts_fed = self._companion.n_fed
         batch = left_padded([query.prompt_ids for query in queries], model.target.device)
         self._ids_BT, self._mask_BT, self._positions_BT = batch.ids_BT, batch.mask_BT, batch.positions_BT
@@ -69,23 +68,30 @@ class Stepwise:
             self.read()
         rows, hidden_ND, reading, written = self.read()
         logits_BV = at_least_fp32(self._model.target.logits(hidden_ND)[rows])
-        alpha_B = self._model.alpha(reading, self.alpha_N[rows], written)
-        choice = self._model.chooser.decide(logits_BV, reading.probs_BU, alpha_B)
-        self._model.count(choice, written, None if counted is None else [row in counted for row in rows])
-        anchor_map, mapped_B = self._model.anchor_map, torch.full_like(choice.tokens_B, -1)
-        if anchor_map is not None:
-            mapped_B = anchor_map.ids(choice.tokens_B, choice.anchors_B)
-        # one transfer
-        tokens, changed, mapped = torch.stack([choice.tokens_B, choice.is_changed_B.long(), mapped_B]).tolist()
-        self._mapped = {row: plugin_id for row, plugin_id in zip(rows, mapped, strict=True) if plugin_id >= 0}
-        return {row: (token, bool(is_changed)) for row, token, is_changed in zip(rows, tokens, changed, strict=True)}
+        fused = [place for place, row in enumerate(rows) if not self._is_silent[row]]
+        of_prompt_F = self.alpha_N[[rows[place] for place in fused]]
+        alpha_F = self._model.alpha(reading, of_prompt_F, [written[place] for place in fused])
+        places: list[int] = []
+        columns: list[Tensor] = []
+        for part, choice in self._model.choices(logits_BV, fused, reading, alpha_F):
+            is_counted = None if counted is None else [rows[place] in counted for place in part]
+            self._model.count(choice, [written[place] for place in part], is_counted)
+            mapped_B = torch.full_like(choice.tokens_B, -1)
+            if self._model.anchor_map is not None:
+                mapped_B = self._model.anchor_map.ids(choice.tokens_B, choice.anchors_B)
+            places += part
+            columns.append(torch.stack([choice.tokens_B, choice.is_changed_B.long(), mapped_B]))
+        found = list(zip([rows[place] for place in places], *torch.cat(columns, dim=1).tolist(), strict=True))
+        self._mapped = {row: plugin_id for row, _, _, plugin_id in found if plugin_id >= 0}
+        return {row: (token, bool(is_changed)) for row, token, is_changed, _ in found}
 
-    def read(self) -> "tuple[list[int], Tensor, Reading, list[Written]]":
+    def read(self) -> "tuple[list[int], Tensor, Reading | None, list[Written]]":
         """Let both models read the last token of each row, and take the next step without choosing tokens.
 
         Returns:
-            The rows that get a token in this step, the target model's final hidden states of all N rows, and of the former
-            the plug-in's outputs and the text so far.
+            The rows that get a token in this step, the target model's final hidden states of all N rows, the plug-in's
+            outputs for those of the former that it may change (None if there are none), and the text so far of all of the
+            former.
         """
         step, before = self._step, [ids[: self._step] for ids in self._answers.made]
         if step:
@@ -103,5 +109,6 @@ class Stepwise:
         self._cache, self._step = output.past_key_values, step + 1
         rows = self._answers.continuing(step)
         written = {n: self._transcripts[n].after(before[n]) for n in rows}
-        reading = self._companion.read(written, self._mapped)
+        heard = {n: text for n, text in written.items() if not self._is_silent[n]}
+        reading = self._companion.read(heard, self._mapped) if heard else None
         return rows, output.last_hidden_state[:, -1], reading, list(written.values())

@@ -5,13 +5,14 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from harness.models.routed import output_replaced
 from harness.models.weights import weight_hash
 from harness.tokens import joint_query
 from methods.common.aggregation.network import Normalised
 from methods.common.factors import GradientFactors
 from methods.common.transforms import EditedMatrix
 from methods.ultraedit import UltraEdit, UltraEditHparams
-from tests.helpers.tiny_aggregation import edit_options, primal_shift
+from tests.helpers.tiny_aggregation import edit_options, primal_shift, slow_pairs
 from tests.helpers.tiny_edits import three_layers
 from tests.helpers.tiny_mend import REF, REQUESTS, TinyContext, double
 from tests.helpers.tiny_models import tiny_model
@@ -22,44 +23,25 @@ def method(architecture="llama", **changes):
     return UltraEdit(UltraEditHparams(**edit_options(architecture) | {"edit_lr": 1e-3, "ridge": 1.0} | changes))
 
 
-def slow_gradients(model, modules, request):
-    """Input and output gradient of each matrix at the target tokens of one edit, by autograd through the whole model."""
-    query, seen = joint_query(model.tokenizer, request.prompt, request.target_new), {}
-
-    def watch(name):
-        def hook(module, arguments, output):
-            output = output.detach().requires_grad_() if not output.requires_grad else output
-            output.retain_grad()
-            seen[name] = (arguments[0], output)
-            return output
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+def written_out(model, request):
+    """Ids, and the positions and labels of the target tokens."""
+    query = joint_query(model.tokenizer, request.prompt, request.target_new)
     ids = query.prompt_ids + query.target_ids
-    places = range(len(query.prompt_ids) - 1, len(ids) - 1)
-    log_probs = model.model(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
-    (-sum(log_probs[at, ids[at + 1]] for at in places) / len(places)).backward()
-    for handle in handles:
-        handle.remove()
-    return {name: (k[0, list(places)].detach(), v.grad[0, list(places)]) for name, (k, v) in seen.items()}
+    return ids[:-1], range(len(query.prompt_ids) - 1, len(ids) - 1), query.target_ids
 
 
 def slow_edit(model, hparams, requests):
-    """The method written out: one edit at a time, statistics of all rows so far, the primal system."""
+    """The method written out: one edit at a time, statistics of all rows of a round so far, the primal system."""
     modules, rows = hparams.modules(model), {}
     for start in range(0, len(requests), hparams.batch):
-        for _ in range(hparams.rounds):
-            found = [slow_gradients(model, modules, request) for request in requests[start : start + hparams.batch]]
-            pairs = {
-                name: [torch.cat(part) for part in zip(*(each[name] for each in found), strict=True)]
-                for name in modules
-            }
+        edits = [written_out(model, request) for request in requests[start : start + hparams.batch]]
+        for number in range(hparams.rounds):
+            pairs = slow_pairs(model, modules, edits)
             for keys, gradients in pairs.values():
-                shape = (keys.shape[1], gradients.shape[1])
-                rows.setdefault(shape, []).append(torch.cat([keys, gradients], 1))
+                place = (number, keys.shape[1], gradients.shape[1])
+                rows.setdefault(place, []).append(torch.cat([keys, gradients], 1))
             for name, (keys, gradients) in pairs.items():
-                all_rows = torch.cat(rows[keys.shape[1], gradients.shape[1]])
+                all_rows = torch.cat(rows[number, keys.shape[1], gradients.shape[1]])
                 both = (torch.cat([keys, gradients], 1) - all_rows.mean(0)) / (all_rows.std(0) + 1e-7)
                 k, u = both[:, : keys.shape[1]], both[:, keys.shape[1] :]
                 wanted = -hparams.edit_lr * (k**2).sum(1)[:, None] * u
@@ -75,6 +57,8 @@ def test_an_edit_is_a_loop_over_edits_and_tokens(architecture, rounds):
     start = {name: model.model.get_parameter(name).clone() for name in names}
     edited = editor.edit(model, REQUESTS, {}, TinyContext(model))
     fast = {name: model.model.get_parameter(name).clone() for name in names}
+    norm = torch.stack([(fast[name] - start[name]).norm() for name in names]).norm().item()
+    assert edited.diagnostics()["change_norm"] == pytest.approx(norm, rel=1e-12), "of all rounds and batches together"
     edited.revert()
     slow_edit(model, editor.hparams, REQUESTS)
     changed = sum((model.model.get_parameter(name) - start[name]).norm() for name in names)
@@ -83,8 +67,9 @@ def test_an_edit_is_a_loop_over_edits_and_tokens(architecture, rounds):
     assert error < 1e-8
 
 
-def test_a_sequence_goes_on_from_the_statistics_and_comes_back():
-    model, editor = double(tiny_model("llama")), method(batch=2)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_sequence_goes_on_from_the_statistics_and_comes_back(rounds):
+    model, editor = double(tiny_model("llama")), method(batch=2, rounds=rounds)
     bits = weight_hash(model.model)
     whole = editor.edit(model, REQUESTS[:4], {}, TinyContext(model))
     expected = weight_hash(model.model)
@@ -92,6 +77,8 @@ def test_a_sequence_goes_on_from_the_statistics_and_comes_back():
     first = editor.edit(model, REQUESTS[:2], {}, TinyContext(model))
     second = editor.extend(model, first.state(), REQUESTS[2:4], {}, TinyContext(model))
     assert weight_hash(model.model) == expected
+    assert second.state().keys() == whole.state().keys()
+    assert {name.partition("/")[0] for name in whole.state()} == {str(number) for number in range(rounds)}
     assert all(torch.equal(value, whole.state()[name]) for name, value in second.state().items())
     first.revert()
     assert weight_hash(model.model) == bits
@@ -112,6 +99,24 @@ def test_a_second_round_sees_the_gradients_of_the_shifted_model():
         return total
 
     assert loss(2) < loss(1)
+
+
+def test_only_several_rounds_say_in_their_identity_that_their_statistics_are_separate():
+    target = ModelRef("tinyllama-1.1b", "pretrained")
+    assert not method(rounds=1).identity_on(target)
+    assert method(rounds=2).identity_on(target)
+
+
+def test_a_target_that_is_certain_has_no_gradient_but_counts():
+    """As the only edit of a turn it changes nothing; its pairs are part of the statistics."""
+    model, editor = double(tiny_model("llama")), method(rounds=1, batch=1)
+    (target,) = joint_query(model.tokenizer, REQUESTS[0].prompt, REQUESTS[0].target_new).target_ids
+    bits = weight_hash(model.model)
+    with output_replaced(model.model.lm_head, lambda _, logits: logits.index_fill(-1, torch.tensor(target), 1e9)):
+        edited = editor.edit(model, REQUESTS[:1], {}, TinyContext(model))
+    assert weight_hash(model.model) == bits
+    counts = [value.item() for name, value in edited.state().items() if name.endswith("count")]
+    assert counts == [2, 2], "one token in each of two blocks, of both shapes"
 
 
 def test_a_first_pair_alone_says_nothing():

@@ -270,6 +270,7 @@ def test_the_file_has_the_edited_values_of_changed_modules_and_the_norms_of_the_
     kept, snapshot = KeptWeights(gptj), Snapshot(gptj, [GPTJ_NAME])
     with torch.no_grad():
         gptj.get_parameter(GPTJ_NAME)[:2, 0] += torch.tensor([3.0, 4.0])
+    assert snapshot.change_norm() == pytest.approx(5.0, rel=1e-5)
     edited = gptj.get_parameter(GPTJ_NAME).detach().clone()
     kept.take()
     snapshot.restore()
@@ -288,12 +289,14 @@ def test_values_that_an_edit_keeps_wider_than_the_model_stay_so(gptj, tmp_path):
     wide = owner.weight.detach().float() + 1e-6
     owner.weight = torch.nn.Parameter(wide, requires_grad=False)
     kept.take()
+    seen = snapshot.change_norm()
     snapshot.restore()
     kept.write(tmp_path / FILE)
     with safe_open(tmp_path / FILE, "pt") as file:
         assert torch.equal(file.get_tensor(GPTJ_NAME), wide)
         norm = json.loads(file.metadata()["change_norms"])[GPTJ_NAME]
     assert norm == pytest.approx(float((wide - owner.weight.float()).norm()), rel=1e-4)
+    assert seen == pytest.approx(norm, rel=1e-4)
     assert norm > 0
 
 

@@ -1,6 +1,5 @@
 """Base classes of the methods: applying batches of edits round by round, with or without a trained hypernetwork."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,7 +86,7 @@ class AggregationMethod(SequentialMethod):
         artifacts: Mapping[str, Path],
         context: Context,
     ) -> EditedModel:
-        """Apply `batch` requests at a time, to matrices in float32; the diagnostics have the norm of this call's change.
+        """Apply `batch` requests at a time, to matrices in float32; the diagnostics have the norm of this call's whole change.
 
         Raises:
             UserError: if a shift is not finite; the model is then unchanged.
@@ -105,7 +104,6 @@ class AggregationMethod(SequentialMethod):
                 kept = {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{number}/")}
                 network.set_statistics(kept)
         matrices = widened(model.model, [matrix.name.removesuffix(".weight") for matrix in rounds.matrices])
-        square = 0.0
         with (
             matrices.restored_on_error(),
             context.progress(self.spec.title, len(requests)) as advance,
@@ -114,34 +112,31 @@ class AggregationMethod(SequentialMethod):
             rows = [edit_row(model, query, rounds.implementation) for query in edit_queries(model, requests)]
             for start in range(0, len(rows), self.hparams.batch):
                 call = rows[start : start + self.hparams.batch]
-                square += self._write(rounds, networks, call)
+                self._write(rounds, networks, call)
                 advance(len(call))
         statistics = {
             f"{number}/{name}": value
             for number, network in enumerate(networks)
             for name, value in network.statistics().items()
         }
-        diagnostics = {"change_norm": math.sqrt(square), **training}
+        diagnostics = {"change_norm": matrices.change_norm(), **training}
         return WeightEditedModel(
             model, matrices.restore, diagnostics, statistics, self.remarks_in_sequence if state else ()
         )
 
-    def _write(self, rounds: "Rounds", networks: "Sequence[Changes]", rows: Sequence[Any]) -> float:
-        """Write one batch; return the sum of the squared Frobenius norms of all shifts."""
+    def _write(self, rounds: "Rounds", networks: "Sequence[Changes]", rows: Sequence[Any]) -> None:
+        """Write one batch."""
         from methods.common.aggregation.rounds import add
 
-        batch, square = rounds.prepare(rows), 0.0
+        batch = rounds.prepare(rows)
         for number in range(self.hparams.rounds):
             network = networks[min(number, len(networks) - 1)]
             shifts = rounds.shifts(rounds.gather(batch, network), network)
-            norm = sum(float(shift.square().sum()) for shift in shifts.values())
-            if not math.isfinite(norm):
+            if not all(bool(shift.isfinite().all()) for shift in shifts.values()):
                 raise UserError(
                     f"{self.spec.name}: the shift of round {number + 1} is not a number", fix="a smaller `edit_lr`"
                 )
             add(rounds.modules, shifts)
-            square += norm
-        return square
 
 
 class LearnedAggregationMethod(AggregationMethod):

@@ -77,10 +77,10 @@ class Rounds:
         return Prepared(rows, streams_of(self.model, padded(rows, self.model.device), self.layer))
 
     def factors(self, part: Prepared) -> dict[str, GradientFactors]:
-        """Backpropagate the sum over edits of the mean loss of their target tokens, to these tokens."""
+        """Backpropagate the sum over edits of the mean loss of their target tokens, to all of these tokens."""
         alone_B = torch.ones(len(part.rows), device=self.model.device)
-        seen = factors_of(self.model, self.modules, part.entering, self.layer, part.rows, alone_B)
-        return {name: factors.at(places_of(part.rows)) for name, factors in seen.items()}
+        read = places_of(part.rows)
+        return factors_of(self.model, self.modules, part.entering, self.layer, part.rows, alone_B, read)
 
     def gather(self, batch: Sequence[Prepared], network: Changes) -> dict[str, Gathered]:
         """Backpropagate the loss of each micro-batch, and let the network observe the gradients."""

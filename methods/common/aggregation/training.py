@@ -57,7 +57,7 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
             )
         trainer = Trainer(model, hparams, spec.identity["seed"])
         losses = train(trainer, made, spec.identity["seed"], context)
-    require_descent(trainer.networks, hparams)
+    require_descent(trainer.networks, hparams, len(losses))
     rates = [network.edit_lr_M.tolist() for network in trainer.networks]
     save(trainer.networks, {"records": len(made), "losses": losses, "edit_lr": rates}, folder)
 
@@ -87,18 +87,27 @@ def train(trainer: "Trainer", made: Sequence[Example], seed: int, context: Conte
     return losses
 
 
-def require_descent(networks: Sequence[ShiftNetwork], hparams: ShiftHparams) -> None:
+def require_descent(networks: Sequence[ShiftNetwork], hparams: ShiftHparams, steps: int) -> None:
     """Check that edits still follow the gradient: a negative rate would make the old answer more likely.
+
+    One step of Adam changes a rate by about `lr`, whatever the gradient.
+
+    Args:
+        networks: trained.
+        hparams: of the training.
+        steps: optimiser steps that were taken.
 
     Raises:
         UserError: if a rate is not positive.
     """
+    outweighing = [f"`{name}`" for name in ("norm_weight", "loc_weight") if getattr(hparams, name)]
+    smaller = f", or a smaller {' or '.join(outweighing)}" if outweighing else ""
     for network in networks:
         for matrix, rate in zip(network.matrices, network.edit_lr_M.tolist(), strict=True):
             if not rate > 0:
                 raise UserError(
                     f"the learned edit rate of {matrix.name} is {rate:.1e}: edits would increase their loss",
-                    fix=f"norm_weight: {hparams.norm_weight / 10:.1g}, or a larger `edit_lr` or fewer `steps`",
+                    fix=f"lr: {hparams.edit_lr / steps / 2:.1g}, too small to change its sign in this training{smaller}",
                 )
 
 

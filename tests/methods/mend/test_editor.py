@@ -99,9 +99,6 @@ def test_the_update_is_added_in_one_step_to_these_matrices_alone(trained):
     updater.apply(rows)
     for name, value in model.model.named_parameters():
         assert torch.equal(value, before[name] + update[name] if name in update else before[name])
-    assert updater.diagnostics["change_norm"] == pytest.approx(
-        sum(value.square().sum().item() for value in update.values()) ** 0.5
-    )
 
 
 def test_a_second_round_is_a_second_edit_with_the_same_batch(trained):
@@ -132,7 +129,8 @@ def test_in_half_precision_the_edited_matrices_are_fp32(trained):
     model = tiny_model(architecture)
     model.model.to(torch.bfloat16)
     before, start = weight_hash(model.model), {name: value.float() for name, value in model.model.named_parameters()}
-    edited = Mend(hparams_with(architecture)).edit(model, REQUESTS, {ROLE: folder}, TinyContext(model))
+    hparams = hparams_with(architecture, batch=2, rounds=2)
+    edited = Mend(hparams).edit(model, REQUESTS, {ROLE: folder}, TinyContext(model))
     changes = [value - start[name] for name, value in model.model.named_parameters() if value.dtype == torch.float32]
     assert torch.stack([change.norm() for change in changes]).norm().item() == pytest.approx(
         edited.diagnostics()["change_norm"], rel=1e-4

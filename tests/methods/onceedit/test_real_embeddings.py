@@ -34,9 +34,13 @@ def tables():
     return list(part_of_real_pair())
 
 
+@pytest.mark.parametrize("pairs_in_fp64", [2**28, 0], ids=["fp64", "fp32"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_certified_anchor_is_the_arg_max_in_fp64_across_vocabularies(tables, rule):
+def test_the_certified_anchor_is_the_arg_max_in_fp64_across_vocabularies(tables, rule, pairs_in_fp64, monkeypatch):
+    """Also from states that were computed in fp32, as those of whole vocabularies are."""
+    monkeypatch.setattr("methods.onceedit.relative.SINGLE_ABOVE_PAIRS", pairs_in_fp64)
     llm, plugin = (Projection(RelativeState.build(table, range(ANCHORS), rule, 20.0)) for table in tables)
+    assert all((side.state.error > 0) == (pairs_in_fp64 == 0) for side in (llm, plugin))
     generator = torch.Generator().manual_seed(1)
 
     def probs(sharpness):

@@ -5,6 +5,7 @@ import torch
 
 from harness.errors import UserError
 from harness.models.catalogue import ModelRef
+from harness.models.edited import WeightEditedModel
 from harness.tokens import Query
 from methods.onceedit.answers import Answers
 from methods.onceedit.editor import OnceEdit
@@ -117,18 +118,41 @@ def test_right_drafts_are_accepted_several_per_pass_of_the_target_model(plugin, 
     assert pair.diagnostics()["tokens_per_block"] > 2
 
 
-def test_below_the_gate_the_plugin_reads_only_the_prompts(plugin, requests):
+@pytest.mark.parametrize("decode", ["exact", "speculative"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"alpha": "fixed", "alpha_fixed": 0.2}, 1), ({"alpha": "similarity", "similarity_threshold": 0.95}, 0)],
+    ids=["read", "similar"],
+)
+def test_below_the_gate_the_plugin_reads_the_prompts_once_or_nothing(plugin, requests, decode, changes, expected):
+    """Only for the alpha that it has to read them for; the tokens are the target model's own."""
     target = tiny_model("mistral")
-    changes = {"alpha": "fixed", "alpha_fixed": 0.2, "alpha_gate": 0.5}
-    pair = pair_of(target, plugin, requests, decode="speculative", **changes)
+    queries = asked(target, ["Once upon a time there was", "My name is", "Two and two are"])
+    pair = pair_of(target, plugin, requests, decode=decode, alpha_gate=0.5, **changes)
     passes = []
     hook = plugin.model.base_model.register_forward_hook(lambda *_: passes.append(1))
-    pair.generate(asked(target))
+    made = pair.greedy(queries)
+    pair.teacher_forced(queries)
     hook.remove()
     found = pair.diagnostics()
-    assert found["settled_share"] < 0.1
-    assert len(passes) == 1 or found["settled_share"] > 0
+    settled = found.get("settled_share", 0.0) > 0  # the step-by-step decoder starts anew
+    assert len(passes) == expected * (2 + settled)
     assert found["gated_share"] == 1.0
+    assert made == WeightEditedModel(target).generate(queries)
+
+
+def test_in_a_batch_the_plugin_reads_the_rows_that_it_may_change(plugin, requests):
+    target = tiny_model("llama")
+    pair = pair_of(target, plugin, requests, alpha="similarity", alpha_gate=0.5)
+    edited, other = asked(target, [EDITS[0][0], "Once upon a time there was"], longest=6)
+    assert [alpha >= 0.5 for alpha in pair.scope([edited, other])] == [True, False]
+    widths = []
+    hook = plugin.model.base_model.register_forward_hook(lambda *args: widths.append(len(args[2][0])))
+    together = pair.greedy([edited, other])
+    hook.remove()
+    assert set(widths) == {1}
+    assert together == [*pair.greedy([edited]), *pair.greedy([other])]
+    assert pair.diagnostics()["gated_share"] == len(together[1]) / (len(together[0]) + len(together[1]))
 
 
 def test_each_step_is_counted_once(plugin, requests):

@@ -1,6 +1,7 @@
 """Meta-training: gradients equal autograd through the written-out solve, modes differ as specified, and signs are checked."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from methods.common.aggregation.network import load
 from methods.common.aggregation.training import Batch, Trainer, build, require_descent, train
 from methods.common.prediction import examples
 from methods.emsedit import EmsEdit
-from tests.helpers.tiny_aggregation import learned, primal_shift
+from tests.helpers.tiny_aggregation import learned, primal_shift, slow_pairs
 from tests.helpers.tiny_mend import REF, REQUESTS, TRAIN, TinyContext, double
 from tests.helpers.tiny_models import tiny_model
 
@@ -98,22 +99,66 @@ def test_in_batch_mode_every_round_is_an_optimiser_step_from_the_unedited_weight
     assert not torch.equal(trainer.networks[0].edit_lr_M, rates)
 
 
-def test_in_a_sequence_shifts_add_up_and_one_step_follows():
-    model, trainer = trainer_of(mode="sequence", rounds=2, rank=4, lr=1e-9)
-    made = examples(model, TRAIN, "corrected")
+def slow_sequence(model, hparams, networks, batches):
+    """EMSEdit §7, sequential mode, written out: the weights change for good, and one gradient of the loss serves all rounds.
+
+    Adds the gradients to the networks' parameters; returns the norms before each clipping.
+    """
+    modules, rows, norms = hparams.modules(model), {}, []
+    start = {name: module.weight.clone() for name, module in modules.items()}
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    for made in batches:
+        rounds = []
+        for number, network in enumerate(networks):
+            edits = [(example.edit.ids, example.edit.places, example.edit.labels) for example in made]
+            pairs = slow_pairs(model, modules, edits)
+            for matrix in network.matrices:
+                rows.setdefault((number, matrix.shape), []).append(torch.cat(pairs[matrix.name], 1))
+            for shape, transform in network.transforms.items():
+                seen = torch.cat(rows[number, shape])
+                transform.count.fill_(len(seen))
+                transform.mean_S.copy_(seen.mean(0))
+                transform.squares_S.copy_((seen - seen.mean(0)).square().sum(0))
+            shifts = {}
+            for index, matrix in enumerate(network.matrices):
+                keys, gradients = pairs[matrix.name]
+                wanted = network.changes(index, keys, gradients)
+                shifts[matrix.name] = primal_shift(keys, wanted, network.log_ridge_M[index].exp())
+                modules[matrix.name].weight.data += shifts[matrix.name].detach().T
+            rounds.append(shifts)
+        weights = {name: module.weight.detach().requires_grad_() for name, module in modules.items()}
+        loss = hparams.norm_weight * sum((weights[name] - start[name]).square().sum() for name in modules)
+        for row in (example.outer[0] for example in made):
+            logits = functional_call(model.model, weights, (), {"input_ids": torch.tensor([row.ids])}).logits[0]
+            right = logits[list(row.places)].log_softmax(-1)
+            loss = loss - sum(right[n, label] for n, label in enumerate(row.labels)) / len(right)
+        pull = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+        for shifts in rounds:
+            sum((pull[name].T * shift).sum() for name, shift in shifts.items()).backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(parameters, hparams.clip).item())
+    return norms
+
+
+def test_a_sequence_is_trained_as_a_loop_over_edits_and_rounds():
+    """Shifts and gradients add up over rounds and batches, gradients are clipped after each round, and one step follows."""
+    model, trainer = trainer_of(mode="sequence", rounds=2, loc_weight=0.0, clip=0.5)
     assert [network.rank for network in trainer.networks] == [4, 2]
-    seen, outer = [], trainer.outer
-
-    def recorded(batch, shifts):
-        seen.append({name: shift.clone() for name, shift in shifts.items()})
-        return outer(batch, shifts)
-
-    trainer.outer = recorded
+    made, networks, found = examples(model, TRAIN, "corrected"), deepcopy(trainer.networks), []
+    step = trainer._step
+    trainer._step = lambda: found.append([parameter.grad.clone() for parameter in trainer._parameters]) or step()
     (loss,) = trainer.learn([batch_of(trainer, made[:2]), batch_of(trainer, made[2:])])
     assert math.isfinite(loss)
-    assert len(seen) == 2
-    one, other = ([shift.norm().item() for shift in shifts.values()] for shifts in seen)
-    assert all(a != b for a, b in zip(one, other, strict=True)), "the second batch starts from what the first has left"
+    norms = slow_sequence(model, trainer.hparams, networks, [made[:2], made[2:]])
+    assert min(norms) > trainer.hparams.clip
+    (found,), expected = found, [parameter.grad for network in networks for parameter in network.parameters()]
+    error = max(
+        ((one - other).norm() / other.norm()).item()
+        for one, other in zip(found, expected, strict=True)
+        if other.norm() > 1e-12
+    )
+    print(f"sequence of {len(norms)} rounds: gradients of {len(expected)} parameters - loop, relative {error:.1e}")
+    assert error < 1e-10
+    assert all(network.edit_lr_M.grad is None for network in trainer.networks), "after the step"
 
 
 @pytest.mark.parametrize(
@@ -151,26 +196,37 @@ def test_training_makes_the_outer_loss_smaller():
     assert losses[-1] < losses[0]
 
 
-def test_a_rate_that_changed_its_sign_is_refused():
-    _, trainer = trainer_of()
-    require_descent(trainer.networks, trainer.hparams)
+@pytest.mark.parametrize(
+    ("weights", "smaller"),
+    [
+        ({"norm_weight": 0.5, "loc_weight": 0.7}, ", or a smaller `norm_weight` or `loc_weight`"),
+        ({"norm_weight": 0.0, "loc_weight": 1.0}, ", or a smaller `loc_weight`"),
+        ({"norm_weight": 0.0, "loc_weight": 0.0}, ""),
+    ],
+)
+def test_a_rate_that_changed_its_sign_is_refused(weights, smaller):
+    _, trainer = trainer_of(edit_lr=0.02, **weights)
+    require_descent(trainer.networks, trainer.hparams, 10)
     with torch.no_grad():
         trainer.networks[0].edit_lr_M[1] = -1e-6
     with pytest.raises(
         UserError, match=r"edit rate of .*down_proj.weight is -1.0e-06: edits would increase their loss"
     ) as caught:
-        require_descent(trainer.networks, trainer.hparams)
-    assert caught.value.fix.startswith("norm_weight: 0.05")
+        require_descent(trainer.networks, trainer.hparams, 10)
+    assert caught.value.fix == f"lr: 0.001, too small to change its sign in this training{smaller}"
 
 
-def test_a_norm_that_weighs_too_much_turns_the_edit_around_and_is_caught(tmp_path):
-    """With a large weight, the gradient of the norm outweighs that of the target: each Adam step lowers the rate."""
+@pytest.mark.parametrize("weights", [{"norm_weight": 1e6, "loc_weight": 0.0}, {"norm_weight": 0.0, "loc_weight": 1e6}])
+def test_a_term_that_weighs_too_much_turns_the_edit_around_and_is_caught_with_a_remedy(weights, tmp_path):
+    """Its gradient outweighs that of the target: each Adam step lowers the rate by as much as `lr`."""
     torch.set_num_threads(1)
-    model = tiny_model("llama")
-    method = EmsEdit(learned(norm_weight=1e6, loc_weight=0.0, edit_lr=1e-3, lr=1e-3, steps=2))
-    spec = method.artifacts(model.ref, REF, 0)["hypernetwork"]
-    with pytest.raises(UserError, match="edits would increase their loss"):
-        build(spec, TinyContext(model), tmp_path)
+    model, context = tiny_model("llama"), TinyContext(tiny_model("llama"))
+    options = {**weights, "edit_lr": 1e-3, "steps": 2}
+    spec = EmsEdit(learned(**options, lr=1e-3)).artifacts(model.ref, REF, 0)["hypernetwork"]
+    with pytest.raises(UserError, match="edits would increase their loss") as caught:
+        build(spec, context, tmp_path)
+    remedy = float(caught.value.fix.partition(",")[0].removeprefix("lr: "))
+    build(EmsEdit(learned(**options, lr=remedy)).artifacts(model.ref, REF, 0)["hypernetwork"], context, tmp_path)
 
 
 def test_a_trained_hypernetwork_is_read_back_bit_for_bit(tmp_path):
