@@ -23,29 +23,30 @@ STRIDES = 4
 """In how many strides the progress of another method is passed on (see `Lent`)."""
 
 
-def identity(method: str, plugin: "ModelRef") -> Mapping[str, Any]:
+def identity(name: str, plugin: "ModelRef") -> Mapping[str, Any]:
     """Name, version and hyper-parameters of a method as an editor of the plug-in: everything that determines its edit.
 
     Args:
-        method: name in the registry.
+        name: `method` or `method.variant`, as entries of a suite are labelled.
         plugin: the plug-in; the method's file for it is read.
 
     Raises:
         UserError: if the method is unknown, does not edit, or does not change the weights, so that there would be no
-            edited plug-in to save.
+            edited plug-in to save; or if it has no such variant for the plug-in.
     """
+    method, dot, variant = name.partition(".")
     known = registry.methods.all()
-    able = [name for name, cls in known.items() if cls.spec.is_in_weights and cls.spec.edits]
+    able = [one for one, cls in known.items() if cls.spec.is_in_weights and cls.spec.edits]
     if method not in able:
         choices = dict.fromkeys([*TRAINED, *able])
         if method in known:
             reason = f"a {known[method].spec.family} method does not edit the weights"
         else:
-            reason = f"there is no such editor{did_you_mean(method, choices)}"
+            reason = f"there is no such editor{did_you_mean(name, choices)}"
         raise UserError(
-            f"onceedit cannot edit its plug-in with '{method}': {reason}", fix=f"editor: one of {', '.join(choices)}"
+            f"onceedit cannot edit its plug-in with '{name}': {reason}", fix=f"editor: one of {', '.join(choices)}"
         )
-    values = resolve(method, plugin.name, {}, spec=plugin.spec).values
+    values = resolve(method, plugin.name, {}, variant=variant if dot else None, spec=plugin.spec).values
     made = {"name": method, "version": known[method].spec.version, "hparams": values}
     code = registry.code_of(editor(made))
     return {**made, **({"code": code} if code else {})}

@@ -48,9 +48,9 @@ class OnceEditHparams(Hparams):
         negatives: unrelated prompts per edit and epoch (0.5: one for two edits), limited by the number of available prompts.
         negative_weight: weight of a negative in the `[WEIGHT]` loss relative to an edit; 1 is the plain mean of eq. 6.
         stop_accuracy, stop_bce: training stops after the first epoch that reaches both.
-        editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights, with its
-            own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`, `negatives`,
-            `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
+        editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights (`method` or
+            `method.variant`), with its own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`,
+            `negatives`, `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
         contexts: context prefixes (`methods.common.prefixes`) before each edit and each unrelated prompt, in addition to the plain
             prompt, so that an edit also holds after other text.
         replay: in a sequence, edits of earlier blocks per edit of a block and epoch, so that they are not unlearned.

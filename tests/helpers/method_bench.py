@@ -102,10 +102,10 @@ EDITING = [name for name in METHODS if registry.find_method(name).spec.edits]
 class Bench:
     """One method on one model with everything that it needs, its artifacts built."""
 
-    def __init__(self, folder, store, method, architecture, ends=(), **options):
+    def __init__(self, folder, store, method, architecture, ends=(), variant=None, **options):
         torch.set_num_threads(1)
         like = architecture if f"tiny/{architecture}" in CATALOGUE else "llama"
-        values = hparams.resolve(method, f"tiny/{like}", OPTIONS[method] | options).values
+        values = hparams.resolve(method, f"tiny/{like}", OPTIONS[method] | options, variant=variant).values
         cls = registry.find_method(method)
         self.editor = cls(cls.Hparams.model_validate(values))
         self.context = quiet_context(Store(store))

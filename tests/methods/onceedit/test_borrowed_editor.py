@@ -1,6 +1,7 @@
 """Another method edits the plug-in: which may, what the edit is made of, and what comes out."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from methods.common.layers import TracedLayer
 from methods.ft_l import FtL
 from methods.onceedit import borrowed
 from methods.onceedit.edit_stage import build
-from methods.onceedit.editor import OnceEdit, edit_artifact
+from methods.onceedit.editor import EDIT, OnceEdit, edit_artifact
 from methods.onceedit.plugin import EditedPlugin
 from methods.onceedit.rows import negative_prompts
+from tests.helpers.method_bench import OPTIONS, Bench
 from tests.helpers.tiny_onceedit import FakeContext, hparams_with
 
 
@@ -168,6 +170,7 @@ def test_time_and_memory_are_estimated_from_the_other_method(data):
         ("none", "reference method does not edit the weights"),
         ("onceedit", "plug-in method does not edit the weights"),
         ("loar", "did you mean 'lora'"),
+        ("full.x", "did you mean 'full'"),
     ],
 )
 def test_an_editor_whose_edit_is_not_in_the_weights_is_refused_when_it_is_planned(editor, reason, data):
@@ -185,3 +188,41 @@ def test_its_values_are_read_from_the_file_for_the_plugin(data, monkeypatch):
     mine = ModelRef("mine", "pretrained", "/nowhere", known=ModelRef("qwen2.5-1.5b", "pretrained").spec)
     own = edit_artifact(mine, data.ref, hparams_with(editor="ft-l"), seed=0)
     assert own.identity["editor"] == other.identity["editor"], "also of a plug-in that is not in the catalogue"
+
+
+def test_a_variant_of_the_other_method_follows_its_name(data, monkeypatch):
+    monkeypatch.setattr(borrowed, "resolve", resolve)
+    plain, variant = artifact(data), artifact(data, editor="ft-l.ft-m")
+    assert variant.identity["editor"] == {
+        **plain.identity["editor"],
+        "hparams": resolve("ft-l", "tiny/llama", {}, variant="ft-m").values,
+    }
+    for unknown in ("ft-l.ftm", "ft-l."):
+        with pytest.raises(UserError, match=r"method 'ft-l' has no variant .* has: .*ft-m"):
+            artifact(data, editor=unknown)
+
+
+BORROWED = ("ft-l.ft-m", "mend", "malmen.msbp", "emsedit", "ultraedit", "rome", "memit", "alphaedit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editor", BORROWED)
+def test_the_plugin_gets_the_weights_that_the_method_gives_it_as_a_target_model(
+    editor, small_checkpoints, artifact_store, monkeypatch
+):
+    """Both with the same artifacts: hypernetworks, prefixes and covariance statistics."""
+    monkeypatch.setattr(
+        borrowed,
+        "resolve",
+        lambda method, *_, variant, **__: resolve(method, "tiny/llama", OPTIONS[method], variant=variant),
+    )
+    method, _, variant = editor.partition(".")
+    of = functools.partial(Bench, small_checkpoints, artifact_store)
+    alone, ensemble = of(method, "llama", variant=variant or None), of("onceedit", "gptj", editor=editor)
+    before = alone.state()
+    alone.edit()
+    assert alone.state() != before
+    plugin = EditedPlugin.load(ensemble.artifacts[EDIT], "cpu").model
+    for name, weight in alone.model.model.named_parameters():
+        assert plugin.get_parameter(name)[: len(weight)].equal(weight), name
+    ensemble.answers(ensemble.edit())
