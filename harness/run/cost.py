@@ -110,6 +110,37 @@ def reset_peak_memory(device: str) -> None:
             Path("/proc/self/clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
 
 
+class PeakMemory:
+    """Highest memory use of a job, and of a part of it.
+
+    Args:
+        device: of torch.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device, self._earlier_bytes = device, 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Since the job began."""
+        return max(self._earlier_bytes, self.part_bytes)
+
+    @property
+    def part_bytes(self) -> int:
+        """Since the last part began; where the peak of a process cannot be forgotten, since its start."""
+        return peak_memory_bytes(self._device)
+
+    def begin(self) -> None:
+        """Begin a job."""
+        self._earlier_bytes = 0
+        reset_peak_memory(self._device)
+
+    def begin_part(self) -> None:
+        """Begin a part of the job."""
+        self._earlier_bytes = self.total_bytes
+        reset_peak_memory(self._device)
+
+
 def _release_freed() -> None:
     """Give memory that is no longer used back to the system.
 
