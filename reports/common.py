@@ -33,6 +33,9 @@ AVERAGED = ("rel", "gen", "loc")
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
+UNCITABLE_NOTE = "*"
+"""Mark of a time that was measured with an interruption."""
+
 FEW_NAMES = 4
 """Rows, or models and datasets, that a remark names; more are counted."""
 
@@ -118,6 +121,24 @@ def intervals_shown(frame: "SuiteFrame", *, has_choice: bool = False) -> str:
     over = f"seeds and {resampled}" if frame.cells["seed"].nunique() > 1 else resampled
     choice = ", including the choice of the template" if has_choice and frame.cells["template"].nunique() > 1 else ""
     return f"±: half the width of the 95% bootstrap confidence interval over {over}{choice} (BCa, {RESAMPLES:,} resamples)."
+
+
+def marks_of(sections: Iterable[Section]) -> set[str]:
+    """The symbols at entries of a table."""
+    return {entry.note for section in sections for row in section.rows for entry in row.entries}
+
+
+def doubts_shown(cells: "pd.DataFrame", sections: Iterable[Section]) -> Iterator[str]:
+    """Sentences on why some times of a table are not to be quoted; none if all may be.
+
+    Args:
+        cells: rows of `SuiteFrame.cells` that the table shows.
+        sections: of the table.
+    """
+    if UNCITABLE_NOTE in marks_of(sections):
+        yield f"{UNCITABLE_NOTE} not citable: the measurement was interrupted"
+    if (processes := cells["shared_by"].max()) > 1:
+        yield f"Measured with {processes} processes on one device: not to be quoted."
 
 
 def commits_shown(frame: "SuiteFrame") -> str:

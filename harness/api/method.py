@@ -96,6 +96,10 @@ class Method(ABC):
         Args:
             target, data, seed: as for `artifacts`.
             ends: number of edits after each block, ascending; the last is the number of all edits.
+
+        Returns:
+            Specs by role. The role of what a single block needs ends in `/` and the number of edits after that block, to which
+            reports charge its cost.
         """
         return self.artifacts(target, data, seed)
 

@@ -32,6 +32,7 @@ class Block:
         phases_s: seconds by phase.
         citable: False for the first block after an interruption: an earlier run may have begun it.
         memory_bytes: memory in use at its end (`cost.held_memory_bytes`).
+        peak_memory_bytes: highest memory use while it was applied (`cost.peak_memory_bytes`).
         norm_drift: of all blocks so far (`fluency.norm_drift`).
     """
 
@@ -39,6 +40,7 @@ class Block:
     phases_s: dict[str, float]
     citable: bool
     memory_bytes: int
+    peak_memory_bytes: int
     norm_drift: float
 
 

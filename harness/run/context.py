@@ -12,7 +12,7 @@ from harness.models import checkpoint
 from harness.models.catalogue import ModelRef
 from harness.models.loaded import LoadedModel
 from harness.records import DataRef, Dataset, FirstEdits
-from harness.run.cost import PhaseClock, device_class
+from harness.run.cost import PeakMemory, PhaseClock, device_class
 from harness.run.progress import Bars
 from harness.store.artifacts import ArtifactCache
 
@@ -24,6 +24,7 @@ class RunContext:
         shared_by: as in a batch.
 
     Attributes:
+        peak_memory: of the present cell or artifact.
         steps: of the present cell or artifact, how far each of its progress bars came, by description.
     """
 
@@ -32,6 +33,7 @@ class RunContext:
         self.shared_by = shared_by
         self.seed = 0
         self.clock = PhaseClock(device)
+        self.peak_memory = PeakMemory(device)
         self.steps: Counter[str] = Counter()
         self._artifacts = artifacts
         self._bars = bars

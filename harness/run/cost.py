@@ -97,25 +97,62 @@ def held_memory_bytes(device: str) -> int:
     return int(resident) * resource.getpagesize()
 
 
-def reset_peak_memory(device: str) -> None:
-    """Start a new measurement; only Linux can forget the peak of a process, elsewhere it grows from cell to cell."""
+def reset_peak_memory(device: str, *, collect: bool = True) -> None:
+    """Start a new measurement; only Linux can forget the peak of a process, elsewhere it grows from cell to cell.
+
+    Args:
+        device: of torch.
+        collect: whether to look for garbage first, which takes tenths of a second.
+    """
     if device.startswith("cuda"):
         import torch
 
         for each in _in_use(device):
             torch.cuda.reset_peak_memory_stats(each)
     elif sys.platform == "linux":
-        _release_freed()
+        _release_freed(collect=collect)
         with contextlib.suppress(OSError):  # some containers do not let a process write there
             Path("/proc/self/clear_refs").write_text(_FORGET_PEAK, encoding="ascii")
 
 
-def _release_freed() -> None:
+class PeakMemory:
+    """Highest memory use of a job, and of a part of it.
+
+    Args:
+        device: of torch.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device, self._earlier_bytes = device, 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Since the job began."""
+        return max(self._earlier_bytes, self.part_bytes)
+
+    @property
+    def part_bytes(self) -> int:
+        """Since the last part began; where the peak of a process cannot be forgotten, since its start."""
+        return peak_memory_bytes(self._device)
+
+    def begin(self) -> None:
+        """Begin a job."""
+        self._earlier_bytes = 0
+        reset_peak_memory(self._device)
+
+    def begin_part(self) -> None:
+        """Begin a part of the job, without looking for garbage: `held_memory_bytes` at the end of the previous part has."""
+        self._earlier_bytes = self.total_bytes
+        reset_peak_memory(self._device, collect=False)
+
+
+def _release_freed(*, collect: bool = True) -> None:
     """Give memory that is no longer used back to the system.
 
     glibc keeps it for later, gigabytes after a plug-in was trained, and it would count for the next cell.
     """
-    gc.collect()
+    if collect:
+        gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # musl keeps little, and has no such function
         trim(0)
 

@@ -30,7 +30,7 @@ from harness.records import Answer, Dataset, EditRequest, ItemScore, same_subjec
 from harness.run.bench import Bench, models_by_role, verify_models
 from harness.run.checkpoint import Checkpoint, Point
 from harness.run.context import RunContext
-from harness.run.cost import PhaseClock, add_phases, device_class, peak_memory_bytes, reset_peak_memory
+from harness.run.cost import PhaseClock, add_phases, device_class
 from harness.run.counting import CellCounter
 from harness.run.outcome import Outcome, record_failure
 from harness.run.questions import Further, Questions
@@ -88,10 +88,10 @@ class Runner:
     def _build(self, spec: ArtifactSpec, clock: PhaseClock) -> None:
         module, _, function = spec.builder.partition(":")
         builder = getattr(importlib.import_module(module), function)
-        reset_peak_memory(clock.device)
+        self._context.peak_memory.begin()
         with self._store.artifact(spec.name, spec.key).writing() as folder:
             builder(spec, self._context, folder)
-            peak_bytes = peak_memory_bytes(clock.device)
+            peak_bytes = self._context.peak_memory.total_bytes
             models = {role: self._context.model_hashes(ref) for role, ref in models_by_role(spec).items()}
             made_with = {"models": models} if models else {}
             write_json(folder / "artifact.json", {**spec.description(), **made_with})
@@ -129,7 +129,7 @@ class Runner:
     def _edit_and_evaluate(self, cell: Cell) -> "_Result":
         started = datetime.now(UTC)
         context, needed = self._context, cell.artifacts()
-        reset_peak_memory(context.device)
+        context.peak_memory.begin()
         for root in (*cell.all_unedited_outputs(), *cell.unedited_capability()):
             for spec in root.closure():
                 verify_models(spec, self._store, context)
@@ -144,7 +144,7 @@ class Runner:
         requests = [record.request() for record in data.edits]
         edit = self._in_sequence if cell.schedule.is_sequential else self._at_once
         edited = edit(bench, questions, requests, kept)
-        peak_bytes = peak_memory_bytes(context.device)
+        peak_bytes = context.peak_memory.total_bytes
         remarks = (*questions.remarks, *edited.remarks)
         if weight_hash(model.model) != before:
             raise RuntimeError(f"{cell.label} did not restore the model bit for bit")

@@ -149,10 +149,19 @@ class SequenceRun:
         for places in schedule.blocks(len(requests)):
             if places.stop > progress.edits:
                 clock = self._context.restart(self._seed)
+                self._context.peak_memory.begin_part()
                 chain.go_on(requests[places.start : places.stop])
-                memory_bytes = held_memory_bytes(self._context.device)
+                peak_bytes = self._context.peak_memory.part_bytes
+                held_bytes = held_memory_bytes(self._context.device)
                 weights = chain.weights()
-                block = Block(places.stop, clock.seconds, not is_interrupted, memory_bytes, weights.norm_drift)
+                block = Block(
+                    edits=places.stop,
+                    phases_s=clock.seconds,
+                    citable=not is_interrupted,
+                    memory_bytes=held_bytes,
+                    peak_memory_bytes=peak_bytes,
+                    norm_drift=weights.norm_drift,
+                )
                 is_interrupted = False
                 progress = replace(
                     progress,

@@ -6,7 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.registry import register_table
-from reports.common import PHASES, absent_sections, commits_shown, empty_rows, few, gap_remarks, suite_shown
+from reports.common import (
+    PHASES,
+    UNCITABLE_NOTE,
+    absent_sections,
+    commits_shown,
+    doubts_shown,
+    empty_rows,
+    few,
+    gap_remarks,
+    marks_of,
+    suite_shown,
+)
 from reports.layout import DASH, Column, Section, Table, TableEntry, TableRow
 from reports.published import TITLE as PAPER
 from reports.published import TOTAL, PaperCosts
@@ -17,7 +28,6 @@ if TYPE_CHECKING:
     from reports.costs import Cost
     from reports.frame import SuiteFrame
 
-UNCITABLE_NOTE = "*"
 PAPER_NOTE = "†"
 ALONE, SCRATCH = "edit_time_vs_onceedit", "time_from_scratch_vs_onceedit"
 """Published costs that this table measures."""
@@ -50,13 +60,8 @@ def time(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
         _section(frame, paper, str(section), same, len(columns))
         for section, same in cells.groupby("section", sort=False)
     )
-    marks = {entry.note for section in sections for row in section.rows for entry in row.entries}
-    notes = [LEGEND]
-    if UNCITABLE_NOTE in marks:
-        notes.append(f"{UNCITABLE_NOTE} not citable: the measurement was interrupted")
-    if (processes := cells["shared_by"].max()) > 1:
-        notes.append(f"Measured with {processes} processes on one device: not to be quoted.")
-    if PAPER_NOTE in marks:
+    notes = [LEGEND, *doubts_shown(cells, sections)]
+    if PAPER_NOTE in marks_of(sections):
         notes.append(
             f"{PAPER_NOTE} with what the method trains or computes before: compare with 'all ×', other rows with 'edit ×'"
         )

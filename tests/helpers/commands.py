@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
-from tests.helpers.kill_at_change import run_watched
+from tests.helpers.kill_at_change import Kill, run_watched
 
 ROOT = Path(__file__).parents[2]
 KILLER = Path(__file__).with_name("kill_at_change.py")
@@ -36,15 +36,15 @@ class Started:
     Args:
         arguments: of the command.
         folder: where it is started.
-        kill_at: see `kill_at_change`.
+        kill: when it is killed.
     """
 
-    def __init__(self, *arguments: object, folder: Path = ROOT, kill_at: int | None = None) -> None:
+    def __init__(self, *arguments: object, folder: Path = ROOT, kill: Kill | None = None) -> None:
         self._arguments = [*map(str, arguments)]
         self._streams = tempfile.TemporaryDirectory()
         with mock.patch.dict(os.environ, environment(), clear=True):  # what modules read when they are imported
             self.process = _FORKS.Process(
-                target=_become, args=(self._arguments, folder, dict(os.environ), Path(self._streams.name), kill_at)
+                target=_become, args=(self._arguments, folder, dict(os.environ), Path(self._streams.name), kill)
             )
             self.process.start()
 
@@ -70,7 +70,7 @@ STREAMS = ("stdout", "stderr")
 
 
 def _become(
-    arguments: Sequence[str], folder: Path, variables: Mapping[str, str], streams: Path, kill_at: int | None
+    arguments: Sequence[str], folder: Path, variables: Mapping[str, str], streams: Path, kill: Kill | None
 ) -> None:
     """Be `python -m harness`, started in a folder, with these arguments and variables; it writes to files in `streams`."""
     os.environ.clear()
@@ -79,8 +79,8 @@ def _become(
     sys.path.insert(0, str(folder))
     for descriptor, name in enumerate(STREAMS, 1):
         os.dup2(os.open(streams / name, os.O_WRONLY | os.O_CREAT), descriptor)
-    if kill_at is not None:
-        sys.exit(run_watched(kill_at, arguments))
+    if kill is not None:
+        sys.exit(run_watched(kill, arguments))
     sys.argv = ["harness", *arguments]
     runpy.run_module("harness", run_name="__main__", alter_sys=True)
 
@@ -107,7 +107,7 @@ def harness_here(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def run_killed(suite: Path, store: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
     """`python -m harness run`, killed at the given change to the store's files."""
-    return Started(*_run(suite, store), kill_at=kill_at).ended()
+    return Started(*_run(suite, store), kill=Kill(kill_at)).ended()
 
 
 def run_counted(suite: Path, store: Path) -> int:

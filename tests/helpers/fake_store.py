@@ -104,6 +104,7 @@ class FakeStore:
         cost: Mapping[str, Any] | None = None,
         hparams: Mapping[str, Any] | None = None,
         data_settings: Mapping[str, Any] | None = None,
+        schedule: Mapping[str, Any] | None = None,
     ) -> Path:
         """One finished cell; returns its folder."""
         label = label or (f"{method}.{variant}" if variant else method)
@@ -130,7 +131,7 @@ class FakeStore:
                 **(data_settings or {}),
             },
             "protocols": dict.fromkeys(PROTOCOLS, 1),
-            "schedule": {"kind": "batch"},
+            "schedule": dict(schedule or {"kind": "batch"}),
             "seed": seed,
             "eval_batch": 64,
         }

@@ -97,10 +97,10 @@ print({"pandas", "numpy", "scipy", "torch", "jinja2"} & set(sys.modules))
     assert (
         tables
         == "['ablation', 'calibration', 'capability', 'components', 'flops', 'judge', 'main', 'mirage', 'multihop', 'parity', "
-        "'retention', 'ripple', 'robustness', 'time'"
+        "'retention', 'ripple', 'robustness', 'sequence_cost', 'time'"
     )
     assert figures == (
         "'alpha', 'break_even', 'calibration', 'causal_trace', 'components', 'mirage', 'pareto', 'quality_bars', 'retention', "
-        "'sweep']"
+        "'sequence_cost', 'sweep']"
     )
     assert imported == "set()"

@@ -31,7 +31,7 @@ def test_a_figure_has_a_panel_for_everything_that_it_compares(frame, name):
     assert min(sizes) >= 6
 
 
-@pytest.mark.parametrize("name", ["sweep", "retention", "causal_trace"])
+@pytest.mark.parametrize("name", ["sweep", "retention", "sequence_cost", "causal_trace"])
 def test_a_figure_without_anything_to_show_says_why(frame, name):
     figure = registry.figures.get(name)(frame)
     assert not figure.axes

@@ -7,6 +7,7 @@ import torch
 
 from harness.run import cost
 from harness.run.cost import (
+    PeakMemory,
     PhaseClock,
     add_phases,
     device_class,
@@ -106,6 +107,20 @@ def test_the_peak_of_an_earlier_cell_is_forgotten():
     assert during > before + (80 << 20)
     reset_peak_memory("cpu")
     assert peak_memory_bytes("cpu") < during - (80 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget the peak of a process")
+def test_the_peak_of_a_part_is_its_own_and_the_highest_is_that_of_the_job():
+    peak = PeakMemory("cpu")
+    peak.begin()
+    before = peak.total_bytes
+    held = bytearray(100 << 20)
+    del held
+    peak.begin_part()
+    assert peak.part_bytes < before + (20 << 20)
+    assert peak.total_bytes > before + (80 << 20)
+    peak.begin()
+    assert peak.total_bytes < before + (20 << 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is read from /proc")

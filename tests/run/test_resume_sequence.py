@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
-from tests.helpers.commands import harness, results, run_counted, run_killed
+from tests.helpers.commands import Started, harness, results, run_counted, run_killed
+from tests.helpers.kill_at_change import Kill
+from tests.helpers.method_bench import OPTIONS
 from tests.helpers.small_suites import write_suite
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,19 @@ def home(home):
         schedule={"sequential": {"block": 2, "score_at": [2, 3, 8]}},
     )
     return home
+
+
+WITH_STATE = {
+    "ultraedit": {},
+    "alphaedit": {"v_steps": 4},
+    "grace": {"steps": 3},
+    "emsedit": {},
+    "retrieval": {},
+}
+"""Methods that keep something from block to block: statistics, second moments of the keys, or the edits themselves."""
+
+KILLS = 4
+"""Of each of these methods: twenty in all."""
 
 
 def told(store):
@@ -78,6 +93,31 @@ def test_killed_after_every_few_changes_it_ends_the_same(home, uninterrupted, tm
         resumed += bool(checkpoints(store))
     assert resumed >= 2
     finish(home, store, expected)
+
+
+def test_sequences_with_state_are_killed_twenty_times_at_random_moments_and_end_the_same(home, tmp_path):
+    """Between two changes of files, a random number of calls later: in the middle of an edit, of an answer or of a file."""
+    suite = write_suite(
+        home / "state.yaml",
+        name="state",
+        models=[{"name": "tiny/llama", "weights": "pretrained", "path": str(home / "llama")}],
+        methods=[{"name": name, **OPTIONS[name], **fewer} for name, fewer in WITH_STATE.items()],
+        schedule={"sequential": {"block": 2, "score_at": [3, 8]}},
+    )
+    whole = harness("run", suite, "--store", tmp_path / "whole", "--no-report")
+    assert whole.returncode == 0, whole.stderr
+    store, generator = tmp_path / "store", random.Random(0)
+    for name in WITH_STATE:
+        command = ("run", suite, "--store", store, "--no-report", "--only", f"method={name}")
+        for _ in range(KILLS):
+            kill = Kill(generator.randint(10, 22), below="cells", calls=generator.randint(0, 5000))
+            killed = Started(*command, kill=kill).ended()
+            assert killed.returncode == -signal.SIGKILL, (name, killed.stderr)
+        done = harness(*command)
+        assert done.returncode == 0, done.stderr
+        (origin,) = (json.loads(file.read_text()) for file in store.glob(f"cells/{name}-*/provenance.json"))
+        assert origin["resumed"], "it went on from a block"
+    assert told(store) == told(tmp_path / "whole")
 
 
 def test_a_run_of_another_schedule_does_not_take_the_checkpoint(home, uninterrupted, tmp_path):
