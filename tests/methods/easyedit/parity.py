@@ -18,9 +18,10 @@ GROUPS = [[5, 1], [10, 1]]
 TEXTS = [f"{word} of {end}. " for end in ("the city", "all that was said") for word in prefixes.WORDS]
 
 
-def three_layers(folder, architecture):
+def three_layers(folder, architecture, **changes):
     """A checkpoint with a block behind two that are edited: in the last one, most answers cannot depend on an edit."""
-    model = random_model(dataclasses.replace(small_spec(architecture), n_layers=3), "float32", torch.device("cpu"), 0)
+    spec = dataclasses.replace(small_spec(architecture), n_layers=3, **changes)
+    model = random_model(spec, "float32", torch.device("cpu"), 0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -54,6 +55,17 @@ def changes(editor, model, requests, artifacts):
     edited.revert()
     assert all(torch.equal(value, before[name]) for name, value in model.model.named_parameters())
     return {name: value for name, value in moved.items() if value.any()}
+
+
+def difference(theirs, ours, model, requests, artifacts):
+    """How far our editor's changes are from EasyEdit's, relative to those; `pytest -s` shows it."""
+    expected = changes(theirs, model, requests, artifacts)
+    return reported(theirs.spec.title, model, apart(changes(ours, model, requests, artifacts), expected))
+
+
+def reported(title, model, share):
+    print(f"\n{title} on {model.ref.name}: {share:.0e} of EasyEdit's change")
+    return share
 
 
 def apart(first, second):

@@ -20,7 +20,8 @@ from methods.malmen import Malmen, MalmenHparams
 from methods.ultraedit import UltraEdit, UltraEditHparams
 from tests.helpers.tiny_aggregation import MATRICES, edit_options, learned
 from tests.helpers.tiny_mend import REF
-from tests.methods.easyedit.parity import apart, changes, facts, three_layers
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.methods.easyedit.parity import apart, changes, difference, facts, three_layers
 
 TARGET = ModelRef("tiny/llama", "pretrained", source="nowhere")
 FAITHFUL = {"rounds": 1, "batch": 3, "micro_batch": 2, "implementation": "faithful-easyedit"}
@@ -54,25 +55,26 @@ def trained(model, hparams, folder):
 
 
 @pytest.mark.easyedit
-def test_ultraedit_moves_the_weights_as_our_own_does_with_a_rest_in_the_last_call(tmp_path):
-    model, requests = three_layers(tmp_path, "llama"), facts(8)
-    theirs = EasyEditUltraEdit(EasyEditUltraEditHparams(**ultraedit()))
-    ours = changes(UltraEdit(UltraEditHparams(**ultraedit())), model, requests, {})
-    assert apart(changes(theirs, model, requests, {}), ours) < 1e-3
-    forgetful = EasyEditUltraEdit(EasyEditUltraEditHparams(**ultraedit(), without=["life-long-statistics"]))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ultraedit_moves_the_weights_as_our_own_does_with_a_rest_in_the_last_call(tmp_path, architecture):
+    model, requests, values = three_layers(tmp_path, architecture), facts(8), ultraedit(architecture)
+    theirs, ours = EasyEditUltraEdit(EasyEditUltraEditHparams(**values)), UltraEdit(UltraEditHparams(**values))
+    assert difference(theirs, ours, model, requests, {}) < 1e-4
+    forgetful = EasyEditUltraEdit(EasyEditUltraEditHparams(**values, without=["life-long-statistics"]))
     forgetful._worker, forgetful._loaded = theirs._worker, theirs._loaded
-    assert apart(changes(forgetful, model, requests, {}), ours) > 0.1
-    corrected = UltraEdit(UltraEditHparams(**ultraedit(implementation="corrected")))
-    assert apart(changes(corrected, model, requests, {}), ours) > 0.1
+    moved = changes(ours, model, requests, {})
+    assert apart(changes(forgetful, model, requests, {}), moved) > 0.1
+    corrected = UltraEdit(UltraEditHparams(**values | {"implementation": "corrected"}))
+    assert apart(changes(corrected, model, requests, {}), moved) > 0.1
 
 
 @pytest.mark.easyedit
-def test_malmen_moves_the_weights_as_our_own_does_with_the_same_hypernetwork(tmp_path):
-    model, requests = three_layers(tmp_path, "llama"), facts(8)
-    ours = Malmen(MalmenHparams(**malmen()))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_malmen_moves_the_weights_as_our_own_does_with_the_same_hypernetwork(tmp_path, architecture):
+    model, values = three_layers(tmp_path, architecture), malmen(architecture)
+    theirs, ours = EasyEditMalmen(EasyEditMalmenHparams(**values)), Malmen(MalmenHparams(**values))
     given = trained(model, ours.hparams, tmp_path / "network")
-    theirs = EasyEditMalmen(EasyEditMalmenHparams(**malmen()))
-    assert apart(changes(theirs, model, requests, given), changes(ours, model, requests, given)) < 1e-3
+    assert difference(theirs, ours, model, facts(8), given) < 1e-4
 
 
 def test_micro_batches_divide_a_batch_without_a_rest():

@@ -10,10 +10,11 @@ from harness import registry
 from harness.models.loaded import LoadedModel
 from harness.models.weights import weight_hash
 from tests.helpers.tiny_edits import FACTS, Context, queries_of, requests_of
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.methods.easyedit.parity import apart, reported
 
 pytestmark = pytest.mark.easyedit
 
-ARCHITECTURES = ("llama", "mistral", "gptj")
 AS_IT_IS = ("right-padding", "unscored-padding")
 VALUES = {
     "layer": 1,
@@ -98,6 +99,7 @@ def test_the_change_of_weights_is_that_of_our_faithful_variant(model, theirs, ch
     mine, my_answers = changes_of(model, lambda: ours(model, requests, **changes))
     other, other_answers = changes_of(model, lambda: theirs(requests, **changes, without=without))
     assert mine.keys() == other.keys()
+    reported("FT-L", model, apart(mine, other))
     for name, change in other.items():
         assert float((mine[name] - change).norm() / change.norm()) < 1e-5
     assert my_answers == other_answers

@@ -20,7 +20,8 @@ from methods.retrieval.as_easyedit import FILE, Examples, build, texts_of
 from methods.retrieval.editor import ROLE
 from tests.helpers.tiny_edits import Context
 from tests.helpers.tiny_mend import REF, TRAIN, TinyContext
-from tests.methods.easyedit.asking import REQUESTS, changed_share, questions, share_alike
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.methods.easyedit.asking import REQUESTS, changed_share, ours, questions, share_alike, theirs
 from tests.methods.easyedit.parity import three_layers
 
 VALUES = {
@@ -40,6 +41,12 @@ def adapter(**changes):
     return EasyEditIke(EasyEditIkeHparams(**VALUES | changes))
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request, tmp_path_factory):
+    """With a context for three demonstrations."""
+    return three_layers(tmp_path_factory.mktemp("models"), request.param, max_positions=512)
+
+
 @pytest.fixture
 def written(tmp_path):
     spec = Ike(IkeHparams(**VALUES)).artifacts(TARGET, REF, 0)[ROLE]
@@ -49,21 +56,23 @@ def written(tmp_path):
 
 @pytest.mark.easyedit
 @pytest.mark.parametrize("least", [0.9, "calibrated"])
-def test_it_answers_as_our_own_does(tmp_path, written, least):
-    model = three_layers(tmp_path, "llama")
+def test_it_answers_as_our_own_does(tmp_path, written, kept, model, least):
     artifacts, changes = {ROLE: written}, {"threshold": least}
     if least == "calibrated":
         artifacts[threshold.ROLE] = tmp_path / "calibrated"
         artifacts[threshold.ROLE].mkdir()
         (artifacts[threshold.ROLE] / threshold.FILE).write_text(json.dumps({"threshold": 0.7}))
-    ours = Ike(IkeHparams(**VALUES | changes)).edit(model, REQUESTS, artifacts, Context())
-    theirs = adapter(**changes).edit(model, REQUESTS, artifacts, Context())
+    found = theirs(kept, adapter(**changes), model, REQUESTS, artifacts)
+    expected = ours("ike", VALUES | changes, model, REQUESTS, artifacts)
     asked = questions(model)
-    assert share_alike(theirs, ours, asked) == 1
-    assert changed_share(ours, model, asked) > 0.3
-    assert theirs.scope(asked) == pytest.approx(ours.scope(asked), abs=1e-6)
-    fewer = Ike(IkeHparams(**VALUES | changes | {"demonstrations": 2})).edit(model, REQUESTS, artifacts, Context())
-    assert share_alike(fewer, ours, asked) < 1
+    alike = share_alike(found, expected, asked)
+    print(f"{model.ref.name} {changes}: {alike:.0%} alike")
+    assert alike == 1
+    assert changed_share(expected, model, asked) > 0.3
+    assert found.scope(asked) == pytest.approx(expected.scope(asked), abs=1e-6)
+    found.revert()
+    fewer = ours("ike", VALUES | changes | {"demonstrations": 2}, model, REQUESTS, artifacts)
+    assert share_alike(fewer, expected, asked) < 1
 
 
 def test_the_demonstrations_are_encoded_in_the_timed_part_of_an_edit_as_in_our_own(tmp_path, written, monkeypatch):

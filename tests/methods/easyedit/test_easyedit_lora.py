@@ -8,7 +8,8 @@ from harness.models.weights import weight_hash
 from methods.easyedit.lora import EasyEditLora, EasyEditLoraHparams
 from methods.lora import Lora, LoraHparams
 from tests.helpers.tiny_mend import REF
-from tests.methods.easyedit.parity import apart, changes, facts, three_layers
+from tests.helpers.tiny_models import ARCHITECTURES
+from tests.methods.easyedit.parity import apart, changes, difference, facts, three_layers
 
 pytestmark = pytest.mark.easyedit
 
@@ -21,13 +22,13 @@ def adapter(**changes):
     return EasyEditLora(EasyEditLoraHparams(**FAITHFUL | changes))
 
 
-def test_it_moves_the_weights_as_our_own_does_run_after_run(tmp_path):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_moves_the_weights_as_our_own_does_run_after_run(tmp_path, architecture):
     pytest.importorskip("peft")
-    model, editor = three_layers(tmp_path, "llama"), adapter()
+    model, editor = three_layers(tmp_path, architecture), adapter()
     bits = weight_hash(model.model)
     for requests in (facts(5), facts(4)[2:]):
-        ours = changes(Lora(LoraHparams(**FAITHFUL)), model, requests, {})
-        assert apart(changes(editor, model, requests, {}), ours) < 1e-3
+        assert difference(editor, Lora(LoraHparams(**FAITHFUL)), model, requests, {}) < 1e-3
     assert weight_hash(model.model) == bits
     corrected = changes(Lora(LoraHparams(**VALUES)), model, facts(5), {})
     assert apart(corrected, changes(Lora(LoraHparams(**FAITHFUL)), model, facts(5), {})) > 0.1
