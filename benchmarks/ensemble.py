@@ -154,7 +154,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="draw embeddings with the statistics of a pretrained model's; replaces --common",
     )
     add("--rule", default="deepen", choices=get_args(Rule), help="relative representation; default: deepen")
-    add("--temperature", type=float, default=40.0, help="of the rules centred and whitened; default: 40, as in OnceEdit")
+    add(
+        "--temperature", type=float, default=40.0, help="of the rules centred and whitened; default: 40, as in OnceEdit"
+    )
     add("--batch", nargs="+", type=int, default=[1, 8, 32], metavar="B", help="default: 1 8 32")
     add("--context", type=int, default=64, help="ids in both caches before the first step; default: 64")
     add("--repeats", type=int, default=24, help="rounds, each with new distributions; default: 24")
