@@ -38,6 +38,9 @@ TILE_BYTES = 256 * 2**20
 TOGETHER = 16
 """Prompts per batch."""
 
+KEPT_BYTES = 2 * 2**30
+"""Size of the distributions that are kept until they are compared: the rows of R are computed once for all of them."""
+
 
 @dataclass
 class Found:
@@ -56,6 +59,24 @@ class Found:
     seconds: dict[str, float] = field(default_factory=lambda: {"certified": 0.0, "whole": 0.0})
 
 
+@dataclass
+class Kept:
+    """Steps that are not compared yet.
+
+    Attributes:
+        steps: of each, the target model's logits, the plug-in's probabilities, alpha and the tokens, for a batch of prompts.
+        prompts: the prompt of each token.
+    """
+
+    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Their size."""
+        return sum(part.nbytes for step in self.steps for part in step)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Decode, compare, print the counts and write the results.
 
@@ -72,13 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise TypeError(
                 "onceedit with a learned or fixed alpha and without a gate is needed, so that every step is fused"
             )
-        found, prompts = Found(), prompts_of(bench.records)
+        found, prompts, kept = Found(), prompts_of(bench.records), Kept()
         for start in range(0, len(prompts), TOGETHER):
-            if found.steps >= options.tokens:
+            decode(pair, prompts[start : start + TOGETHER], options.length, kept, found)
+            is_enough = found.steps + len(kept.prompts) >= options.tokens
+            if is_enough or kept.bytes >= KEPT_BYTES or start + TOGETHER >= len(prompts):
+                compare(pair, kept, found)
+                kept = Kept()
+                console.print(f"{found.steps:,} tokens, {len(found.different)} different")
+                command.write_results(options, vars(found))
+            if is_enough:
                 break
-            compare(pair, prompts[start : start + TOGETHER], options.length, found)
-            console.print(f"{found.steps:,} tokens, {len(found.different)} different")
-            command.write_results(options, vars(found))
         error = max(side.state.error for side in (pair.anchored.llm, pair.anchored.plugin))
     console.print(
         table(f"{options.model}, relative: {method.hparams['relative']}, error of the states {error:.1e}", found)
@@ -100,14 +125,12 @@ def prompts_of(records: Dataset) -> list[str]:
 
 
 @torch.no_grad()
-def compare(pair: EnsembleModel, prompts: Sequence[str], length: int, found: Found) -> None:
-    """Continue prompts by `length` tokens and decide each of them in both ways."""
+def decode(pair: EnsembleModel, prompts: Sequence[str], length: int, kept: Kept, found: Found) -> None:
+    """Continue prompts by `length` tokens, and keep what each token was chosen from."""
     tokenizer = pair.target.tokenizer
     queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * length) for text in prompts]
     answers = Answers(queries)
     stepwise = Stepwise(pair, queries, answers)
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    tokens: list[Tensor] = []
     for _ in range(length):
         rows, hidden_ND, reading, written = stepwise.read()
         if reading is None:
@@ -120,14 +143,19 @@ def compare(pair: EnsembleModel, prompts: Sequence[str], length: int, found: Fou
         found.outcomes += outcomes(choice)
         for row, token in zip(rows, choice.tokens_B.tolist(), strict=True):
             answers.add(row, token, is_changed=False)
-        kept.append((logits_BV, reading.probs_BU, alpha_B))
-        tokens.append(choice.tokens_B)
+        kept.steps.append((logits_BV, reading.probs_BU, alpha_B, choice.tokens_B))
+        kept.prompts += [prompts[row] for row in rows]
+
+
+@torch.no_grad()
+def compare(pair: EnsembleModel, kept: Kept, found: Found) -> None:
+    """Choose the tokens again from whole distributions."""
+    *inputs, tokens_S = (torch.cat(parts) for parts in zip(*kept.steps, strict=True))
     started = time.perf_counter()
-    expected_S = slow_tokens(pair, *(torch.cat(parts) for parts in zip(*kept, strict=True)))
+    is_wrong_S = tokens_S != slow_tokens(pair, *inputs)
     found.seconds["whole"] += time.perf_counter() - started
-    wrong_S = torch.cat(tokens) != expected_S
-    found.steps += len(wrong_S)
-    found.different += [prompts[place % len(prompts)] for place in wrong_S.nonzero().flatten().tolist()]
+    found.steps += len(is_wrong_S)
+    found.different += [kept.prompts[place] for place in is_wrong_S.nonzero().flatten().tolist()]
 
 
 def outcomes(choice: Choice) -> Counter[str]:
