@@ -47,6 +47,11 @@ class OnceEdit(Method):
     Hparams = OnceEditHparams
     hparams: OnceEditHparams
 
+    def identity_on(self, target: "ModelRef") -> Mapping[str, str]:
+        """The precision of columns of R, where half as much could choose another token than the anchor's own."""
+        is_sharp = self.hparams.relative in ("centred", "whitened") and self.hparams.decoder == "column"
+        return {"columns": "fp64"} if is_sharp else {}
+
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The edited plug-in, the relative states of both models, and alpha's threshold if it is calibrated.
 

@@ -200,13 +200,8 @@ class RelativeState:
         if not self.error:
             return self.owner_A[anchors_B]
         for anchor in torch.unique(anchors_B[self.owner_A[anchors_B] < 0]):
-            column_V = torch.cat(
-                [self.exponents(ids, anchor[None])[:, 0] for ids in self.tiles(self.embeddings_VD.shape[1])]
-            )
-            log_r_V = column_V - self.log_z_V
-            rivals = (log_r_V >= log_r_V.amax() - 2 * self.error).nonzero().squeeze(-1)
-            exact_N = column_V[rivals] - self.exact_log_z(rivals)
-            best = rivals[exact_N == exact_N.amax()]
+            log_r_V = self.log_columns(anchor[None])[0]
+            best = (log_r_V == log_r_V.amax()).nonzero().squeeze(-1)
             own = self.anchor_ids_A[anchor]
             self.owner_A[anchor] = own if bool((best == own).any()) else best[0]
         return self.owner_A[anchors_B]
@@ -218,11 +213,18 @@ class RelativeState:
         return (self._exponents_of_all_anchors(ids, dtype) - self.log_z_V[ids, None].to(dtype)).exp_()
 
     def log_columns(self, anchors_B: Tensor) -> Tensor:
-        """Logarithms of single columns of R, B × V, at least fp32; finite even if a value of R underflows."""
-        dtype = working_dtype(self.embeddings_VD)
-        columns_BV = torch.empty(len(anchors_B), self.n_tokens, dtype=dtype, device=self.embeddings_VD.device)
+        """Logarithms of single columns of R in fp64, B × V; finite even if a value of R underflows.
+
+        They are exact for every token that may have the largest value: those of an anchor and of the same word without a space
+        in front can be 1 - 1e-9 and 1 - 1e-8, which are equal in fp32.
+        """
+        columns_BV = self.log_z_V.new_empty(len(anchors_B), self.n_tokens)
         for ids in self.tiles(self.embeddings_VD.shape[1]):
-            columns_BV[:, ids] = (self.exponents(ids, anchors_B, dtype) - self.log_z_V[ids, None].to(dtype)).T
+            columns_BV[:, ids] = (self.exponents(ids, anchors_B) - self.log_z_V[ids, None]).T
+        if self.error:
+            for log_r_V in columns_BV:
+                rivals_N = (log_r_V >= log_r_V.amax() - 2 * self.error).nonzero().squeeze(-1)
+                log_r_V[rivals_N] += self.log_z_V[rivals_N] - self.exact_log_z(rivals_N)
         return columns_BV
 
     def columns(self, anchors_B: Tensor) -> Tensor:

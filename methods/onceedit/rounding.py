@@ -14,7 +14,7 @@ ULPS = 128
 """Assumed error of a logit in units of rounding of the largest one. Measured on SmolLM2-135M in fp32: at most 20."""
 
 _SEARCH_ULPS = 256
-"""The same for the final logits of a search that starts from zero: they are at most 1, and so are their derivatives."""
+"""The same for the final logits of a search in fp64 that starts from zero: they are at most 1, and so are their derivatives."""
 
 
 def logit_error(logits_BV: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,7 +50,7 @@ def is_doubtful(
     least_lead_B = 4 * torch.maximum(error_l_B, error_s_B.to(error_l_B.device))
     is_doubtful_B = certificate.margin_B <= least_lead_B
     if lead_B is not None:
-        is_doubtful_B |= lead_B <= _SEARCH_ULPS * torch.finfo(logits_l_BV.dtype).eps
+        is_doubtful_B |= lead_B <= _SEARCH_ULPS * torch.finfo(torch.float64).eps
     if choice.decoded.certificate_of_llm is not None:
         is_doubtful_B |= choice.decoded.certificate_of_llm.margin_B <= least_lead_B
         is_doubtful_B |= is_own_doubtful_B & (choice.anchors_B < 0)

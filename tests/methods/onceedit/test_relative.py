@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from methods.onceedit import relative, single
+from methods.onceedit.decoders import AnchorTokens, ColumnDecoder
+from methods.onceedit.fusion import Fused, Projection
 from methods.onceedit.relative import RelativeState
 
 TEMPERATURE = 7.0
@@ -80,7 +82,7 @@ def test_a_list_of_all_anchors_leaves_no_rest(embeddings_VD, rule):
 
 def test_columns_are_those_of_the_rows(state):
     columns_BV = state.columns(torch.tensor([3, 0, 3]))
-    assert torch.allclose(columns_BV, state.rows(0, 53)[:, [3, 0, 3]].T, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(columns_BV, state.rows(0, 53)[:, [3, 0, 3]].T.double(), rtol=1e-4, atol=1e-7)
 
 
 def test_owners_are_the_column_maxima(state, embeddings_VD, rule):
@@ -170,6 +172,20 @@ def test_what_a_pass_in_fp32_leaves_open_is_computed_when_it_is_read(state, in_f
 def test_an_owner_is_entered_only_if_it_is_proved(state, in_fp32):
     known_A = in_fp32.owner_A >= 0
     assert in_fp32.owner_A[known_A].equal(state.owner_A[known_A])
+
+
+@pytest.mark.parametrize("single_above", [0, 10**9], ids=["fp32", "fp64"])
+def test_an_anchor_is_told_from_a_token_like_it_where_both_values_are_almost_one(single_above, monkeypatch):
+    """As a word and the same word without a space in front, which is no anchor: both are 1 in fp32."""
+    monkeypatch.setattr(relative, "SINGLE_ABOVE_PAIRS", single_above)
+    anchors_AD = torch.eye(20)
+    like_them_AD = torch.cat([0.5 * anchors_AD, 0.75**0.5 * anchors_AD], dim=1)
+    embeddings_VD = torch.cat([torch.nn.functional.pad(anchors_AD, (0, 20)), like_them_AD])
+    state = RelativeState.build(embeddings_VD, range(20), "centred", 40.0)
+    projection, certain_BV = Projection(state), torch.eye(40)[:20]
+    fused = Fused(projection, projection, certain_BV, certain_BV, torch.zeros(20))
+    assert fused.certificate.anchors_B.equal(torch.arange(20))
+    assert AnchorTokens(ColumnDecoder(), state).decode(fused, certain_BV).tokens_B.equal(torch.arange(20))
 
 
 @pytest.mark.parametrize("single_above", [0, 10**9])
