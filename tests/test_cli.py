@@ -278,7 +278,7 @@ def test_hyper_parameters_are_shown_with_their_sources_before_anything_is_run(ca
     assert main(["hparams", "rome", "llama3-8b"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["layers", "[5]"] and "EasyEdit's file for Llama3-8B" in line for line in shown)
-    assert shown[-1] == "variants: faithful-easyedit, corrected"
+    assert shown[-1] == "variants: faithful-easyedit, corrected, encore, nas"
     assert main(["hparams", "rome", "llama3-8b", "--variant", "corrected"]) == 0
     assert capsys.readouterr().out.splitlines() != shown
     assert main(["hparams", "rmoe"]) == 2

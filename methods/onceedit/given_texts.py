@@ -77,5 +77,6 @@ def heard(
         packed = model.plugin.read_together([written[s].text for s in fused], [row_S[s] for s in fused])
         reading = packed.reading
     else:
-        reading = along[[whole.index(s) for s in fused]]
+        place = {s: n for n, s in enumerate(whole)}
+        reading = along[[place[s] for s in fused]]
     return Heard(alpha_S, fused, reading, written, packed.n_fed, packed.n_alone)
