@@ -96,6 +96,21 @@ def schedules_shown(frame: "SuiteFrame") -> str:
     return f"{' and '.join(dict.fromkeys(frame.cells['schedule']))} editing"
 
 
+def score_points(section: str) -> list[int]:
+    """Numbers of edits after which the sequence of a section is scored, whether or not that has happened."""
+    points: list[int] = json.loads(section)["score_at"]
+    return points
+
+
+def sequences_shown(frame: "SuiteFrame") -> str:
+    """`ZsRE: 100 edits in blocks of 20` for each section."""
+    cells = frame.cells.drop_duplicates("section")
+    return "; ".join(
+        f"{title}: {edits} edits in blocks of {json.loads(section)['block']}"
+        for title, edits, section in zip(cells["section_title"], cells["edits"], cells["section"], strict=True)
+    )
+
+
 def first_template(frame: "SuiteFrame") -> str:
     """The prompt template of tables that show only one: the first of the suite with a finished cell."""
     finished = set(frame.cells["template"])

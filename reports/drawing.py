@@ -104,7 +104,7 @@ def series_style(number: int) -> dict[str, Any]:
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def spread_axis(axes: "Axes", values: "Sequence[float]", log_from: float) -> None:
+def spread_axis(axes: "Axes", values: "Sequence[float]", log_from: float = 50) -> None:
     """Make the x-axis logarithmic, with a tick at each value, if the largest is at least `log_from` times the smallest."""
     if values and 0 < min(values) <= max(values) / log_from:
         ticks = sorted(set(values))

@@ -129,7 +129,6 @@ class FtL(Method):
         ends = []
         with context.progress(self.spec.title, len(requests)) as advance, module.restored_on_error():
             trained = self._trained(model)
-            starts = [parameter.detach().clone() for parameter in trained]
             with context.clock.phase("edit"):
                 for start in range(0, len(requests), self.hparams.batch):
                     rows = self._rows(model, requests[start : start + self.hparams.batch])
@@ -138,9 +137,8 @@ class FtL(Method):
                     advance(len(rows))
             if requests and not math.isfinite(mean_loss(model, call)):
                 raise UserError("ft-l: the loss is not a number after the last step", fix="choose a smaller `lr`")
-            changes = (now.detach() - start for now, start in zip(trained, starts, strict=True))
-            moved = math.hypot(*(float(change.double().norm()) for change in changes))  # 1e30 squared is no float32
-        diagnostics = {**({"final_loss": sum(ends) / len(ends)} if ends else {}), "change_norm": moved}
+        final = {"final_loss": sum(ends) / len(ends)} if ends else {}
+        diagnostics = {**final, "change_norm": module.change_norm()}
         return WeightEditedModel(model, module.restore, diagnostics)
 
     def _trained(self, model: "LoadedModel") -> "list[nn.Parameter]":

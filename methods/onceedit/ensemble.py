@@ -148,7 +148,7 @@ class EnsembleModel(EditedModel):
         rows = [query.prompt_ids + query.target_ids[:-1] for query in queries]
         steps = [(n, j) for n, query in enumerate(queries) for j in range(len(query.target_ids))]
         logits_SV = logits_at(self.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
-        plugin = heard(self, queries, steps, self.noted, [query.prompt for query in queries])
+        plugin = heard(self, queries, steps, self.noted)
         self._counts.update(packed_fed=plugin.n_fed, packed_alone=plugin.n_alone)
         tokens: dict[int, int] = {}
         for places, choice in self.choices(logits_SV, plugin.fused, plugin.reading, plugin.alpha_S[plugin.fused]):

@@ -42,7 +42,8 @@ def heard(
     queries: Sequence[Query],
     steps: Sequence[tuple[int, int]],
     alpha_of: AlphaOf,
-    routed: Sequence[str],
+    *,
+    reads_targets: bool = False,
 ) -> Heard:
     """Let the plug-in read the text before each step, all texts of a query in one pass that shares their common prefixes.
 
@@ -54,12 +55,17 @@ def heard(
         queries: prompts and targets.
         steps: query and number of target ids before each step.
         alpha_of: alpha of the texts that are not empty.
-        routed: the text of each query that alpha comes from.
+        reads_targets: alpha comes from the whole text of each query instead of its prompt.
     """
     transcripts = model.transcripts(queries)
     written = [transcripts[n].after(queries[n].target_ids[:j]) for n, j in steps]
     written = [Written(text, is_inside_character or not text) for text, is_inside_character in written]
     row_S = [n for n, _ in steps]
+    routed = [query.prompt for query in queries]
+    if reads_targets:
+        routed = [
+            transcript.after(query.target_ids).text for transcript, query in zip(transcripts, queries, strict=True)
+        ]
     named = [n for n, text in enumerate(routed) if text]
     whole = [s for s, (_, is_held_back) in enumerate(written) if not is_held_back]
     packed, learned, along = None, None, None

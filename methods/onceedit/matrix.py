@@ -50,9 +50,8 @@ class TransferMatrix:
         tiled = cls(state, max(1, tile_bytes // row_bytes), None)
         if not is_small:
             return tiled
-        matrix_VA = first_1A.new_empty(
-            state.n_tokens, state.n_anchors
-        )  # filled in place: a list of tiles takes as much again
+        # filled in place: a list of tiles would take as much memory again
+        matrix_VA = first_1A.new_empty(state.n_tokens, state.n_anchors)
         for start, stop in tiled.tiles():
             matrix_VA[start:stop] = state.rows(start, stop)
         return cls(state, tiled.tile_rows, matrix_VA)

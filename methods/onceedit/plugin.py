@@ -208,9 +208,7 @@ class EditedPlugin:
             groups: the group of each text; each group is one row of the batch.
         """
         if not texts:
-            width = self.model.get_output_embeddings().weight.shape[1]
-            nothing_BD = torch.zeros(0, width, dtype=self.model.dtype, device=self.model.device)
-            return PackedReading(Reading(self, nothing_BD), n_fed=0, n_alone=0)
+            return PackedReading(self.read(texts), n_fed=0, n_alone=0)
         keys = list(zip(groups, texts, strict=True))
         place = {key: row for row, key in enumerate(sorted(set(keys)))}
         rows = self.tokenize([text for _, text in place])

@@ -55,11 +55,7 @@ def scores(model: "EnsembleModel", queries: Sequence[Query], *, reads_targets: b
     own_SV = logits_at(model.target.model, rows, [(n, len(queries[n].prompt_ids) + j - 1) for n, j in steps])
     wanted_S = torch.tensor([queries[n].target_ids[j] for n, j in steps], device=own_SV.device)
     found_S3 = _found(own_SV, wanted_S)
-    routed = [query.prompt for query in queries]
-    if reads_targets:
-        transcripts = model.transcripts(queries)
-        routed = [transcripts[n].after(query.target_ids).text for n, query in enumerate(queries)]
-    plugin = heard(model, queries, steps, model.gate.alpha, routed)
+    plugin = heard(model, queries, steps, model.gate.alpha, reads_targets=reads_targets)
     together = max(1, buffer_bytes(own_SV.device, PART_BYTES, PART_SHARE) // (8 * own_SV.shape[1]))
     for start in range(0, len(plugin.fused), together):
         part = slice(start, start + together)

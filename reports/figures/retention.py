@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from reports.curves import Curve
     from reports.frame import SuiteFrame
 
-LOG_FROM = 50
-"""Numbers of edits of which the largest is at least so many times the smallest are shown on a logarithmic axis."""
-
 
 @register_figure("retention")
 def retention(frame: "SuiteFrame") -> "Figure":
@@ -54,7 +51,7 @@ def retention(frame: "SuiteFrame") -> "Figure":
                 first.set_title(title if number == 0 else "")
                 score_axis(first, "")
                 score_axis(all_so_far, "")
-                spread_axis(all_so_far, [point for one in curves for point in one.found.points], LOG_FROM)
+                spread_axis(all_so_far, [point for one in curves for point in one.found.points])
                 all_so_far.set_xlabel("edits so far" if number == len(boards) - 1 else "")
             where = f"{board.title}\n{protocol_title(board.protocol)}"
             rows[2 * number][0].set_ylabel(f"{where}\nRel, first edits")

@@ -1,17 +1,14 @@
 """Costs along a sequence of edits: time per edit, and growth of the changed matrices."""
 
-import json
 from typing import TYPE_CHECKING
 
 from harness.registry import register_figure
+from reports.common import score_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from reports.frame import SuiteFrame
-
-LOG_FROM = 50
-"""Numbers of edits of which the largest is at least so many times the smallest are shown on a logarithmic axis."""
 
 LINEAR_TO = 0.01
 """Growth up to here is shown on a linear scale, which has a place for none and for shrinking."""
@@ -45,7 +42,6 @@ def sequence_cost(frame: "SuiteFrame") -> "Figure":
     with drawing(PAGE if len(models) > 1 else COLUMN, 0.8 + 3.0 * len(sections)) as figure:
         rows = grid(figure, 2 * len(sections), len(models), sharex=True, sharey="row")
         for number, (section, title) in enumerate(sections.items()):
-            points = json.loads(section)["score_at"]
             for column, (model, shown) in enumerate(models.items()):
                 time, growth = rows[2 * number][column], rows[2 * number + 1][column]
                 for one in found:
@@ -59,7 +55,7 @@ def sequence_cost(frame: "SuiteFrame") -> "Figure":
                 for axes in (time, growth):
                     axes.yaxis.set_major_formatter("{x:,g}")
                 time.set_title(shown if number == 0 else "")
-                spread_axis(growth, points, LOG_FROM)
+                spread_axis(growth, score_points(section))
             rows[2 * number][0].set_ylabel(row_label(title, "ms per edit"))
             rows[2 * number + 1][0].set_ylabel(row_label(title, "growth of norms"))
         for axes in rows[-1]:

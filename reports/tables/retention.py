@@ -1,7 +1,6 @@
 """Sequential editing: scores over all edits so far, and how much is left of the first edits."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -13,7 +12,9 @@ from reports.common import (
     complete_section,
     protocol_title,
     samples_shown,
+    score_points,
     seeds_shown,
+    sequences_shown,
     suite_shown,
 )
 from reports.layout import Column, Table, TableEntry, TableRow
@@ -57,7 +58,7 @@ def _table(frame: "SuiteFrame", of_protocol: "Sequence[Board]", curves: "Sequenc
     from reports.significance import judged
 
     on_model = {(one.board.section, one.line.row): one.found for one in curves if one.score.model == model}
-    points = sorted({point for board in of_protocol for point in _points(board)})
+    points = sorted({point for board in of_protocol for point in score_points(board.section)})
     places = [(group, point) for group in GROUPS for point in points if group != RETAINED or point > points[0]]
     columns = tuple(Column(str(point), group) for group, point in places)
     sections = tuple(
@@ -122,19 +123,9 @@ def _row(line: "Line", found: "Curve | None", places: Sequence[tuple[str, int]])
     return TableRow(line.title, tuple(entries), line.is_reference)
 
 
-def _points(board: "Board") -> list[int]:
-    """The points of the schedule, whether or not they were scored."""
-    points: list[int] = json.loads(board.section)["score_at"]
-    return points
-
-
 def _caption(frame: "SuiteFrame") -> str:
-    data = "; ".join(
-        f"{row['section_title']}: {row['edits']} edits in blocks of {json.loads(row['section'])['block']}"
-        for row in frame.cells.drop_duplicates("section").to_dict("records")
-    )
     return (
-        f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. The "
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {sequences_shown(frame)}. The "
         f"unedited model is not ranked. Confidence intervals are in the CSV file. {commits_shown(frame)}"
     )
 

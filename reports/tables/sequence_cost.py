@@ -1,6 +1,5 @@
 """Sequential editing: time, memory and growth of the weights by position in the sequence."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +14,9 @@ from reports.common import (
     empty_rows,
     gap_remarks,
     marks_of,
+    score_points,
     seeds_shown,
+    sequences_shown,
     suite_shown,
 )
 from reports.layout import Column, Section, Table, TableEntry, TableRow, amount
@@ -56,7 +57,7 @@ def sequence_cost(frame: "SuiteFrame") -> tuple[list[Table], "pd.DataFrame"]:
 
 def _table(frame: "SuiteFrame", found: "Sequence[MethodBlocks]", model: str, shown: str) -> Table:
     titles = dict(zip(frame.cells["section"], frame.cells["section_title"], strict=True))
-    points = sorted({point for section in titles for point in json.loads(section)["score_at"]})
+    points = sorted({point for section in titles for point in score_points(section)})
     columns = tuple(
         Column(str(title), group, is_ranked=False)
         for group, of_group in ((TIME, TIMES), (MEMORY, MEMORIES), (GROWTH, points))
@@ -110,14 +111,12 @@ def _entry(value: float, note: str = "") -> TableEntry:
 
 
 def _caption(frame: "SuiteFrame") -> str:
-    cells = frame.cells.drop_duplicates("section")
-    data = "; ".join(
-        f"{title}: {edits} edits in blocks of {json.loads(section)['block']}"
-        for title, edits, section in zip(cells["section_title"], cells["edits"], cells["section"], strict=True)
-    )
     of_phases = (frame.cells[f"{phase}_classes"] for phase in ("edit", "attach"))
     devices = frozenset().union(*(classes for of_phase in of_phases for classes in of_phase))
-    return f"{suite_shown(frame)}, {seeds_shown(frame)}. {data}. Device: {'; '.join(sorted(devices))}. {commits_shown(frame)}"
+    return (
+        f"{suite_shown(frame)}, {seeds_shown(frame)}. {sequences_shown(frame)}. "
+        f"Device: {'; '.join(sorted(devices))}. {commits_shown(frame)}"
+    )
 
 
 def _numbers(frame: "SuiteFrame") -> "pd.DataFrame":
