@@ -137,6 +137,10 @@ class Method(ABC):
         """The known differences from the other implementation on this model."""
         return self.differences
 
+    def notes_on(self, target: "ModelRef") -> Sequence[str]:
+        """What users should know before the method runs on this model, one clause each; plans print them."""
+        return ()
+
     def provenance(self) -> Mapping[str, Any]:
         """Describe third-party code for the cell's provenance."""
         return {}

@@ -185,7 +185,8 @@ class Plan:
             if task.left_out
         ]
         downloads = [note for model in self.models() if (note := catalogue.download_note(model))]
-        return [*short, *about, *unusable, *late, *self._unscored(tasks), *downloads, *changes(self.todo(), self.store)]
+        unscored, methods = self._unscored(tasks), self._method_notes()
+        return [*short, *about, *unusable, *late, *unscored, *methods, *downloads, *changes(self.todo(), self.store)]
 
     def models(self) -> list[ModelRef]:
         """The models that the cells load, those of their artifacts too, each once."""
@@ -209,6 +210,14 @@ class Plan:
         plan = self.of(self.suite, refused)
         plan.keep(self._wanted)
         return plan
+
+    def _method_notes(self) -> list[str]:
+        """What methods say about themselves on the models of the suite; a note that several models share, once."""
+        models: dict[tuple[str, str], dict[str, None]] = {}
+        for cell in self.runnable:
+            for note in cell.planned_method.notes_on(cell.model):
+                models.setdefault((cell.label, note), {})[cell.model.name] = None
+        return [f"{label} on {', '.join(names)}: {note}" for (label, note), names in models.items()]
 
     def _unscored(self, tasks: Sequence[TaskRef]) -> list[str]:
         """Which methods will have no scores on what compares probabilities of texts, and why."""

@@ -15,20 +15,25 @@ from torch import nn
 
 from harness.api import ArtifactSpec, Context
 from harness.models.loaded import LoadedModel
-from harness.records import EditRequest
+from harness.records import Dataset, EditRequest
 from methods.common import prefixes
 from methods.common.lora import block_linears, low_rank
+from methods.common.similarity import PromptMemory, embeddings_of
 from methods.onceedit import borrowed
-from methods.onceedit.hparams import EARLIER, PREFIXES
+from methods.onceedit.hparams import EARLIER, PREFIXES, edit_stage_values
 from methods.onceedit.plugin import EditedPlugin
-from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, prompt_row
+from methods.onceedit.rows import TrainingRow, edit_rows, negative_prompts, negatives_per_epoch, prompt_row
 from methods.onceedit.training import EpochLosses, fine_tune, losses, measured
 from methods.onceedit.weight_entry import append_entry, learn_entry, new_entry, take_entry
+from methods.onceedit.wordings import hard_pool, reworded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BINS = 10
+
+_SUBJECT_SHARE = 0.5
+"""Weight of the subject's tokens when negatives are compared with edits: neighbours share the relation, homonyms the subject."""
 
 
 def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
@@ -42,9 +47,10 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     loaded = context.load_model(spec.inputs["plugin"])
     data = context.load_data(spec.inputs["data"])
     requests, unrelated = [record.request() for record in data.edits], negative_prompts(data)
-    _warm_up(loaded, unrelated, spec.identity["hparams"])
-    edit = _train if spec.identity["hparams"]["editor"] in borrowed.TRAINED else _borrow
-    plugin, history = edit(loaded, requests, unrelated, spec, context)
+    hparams = edit_stage_values(spec.identity)
+    _warm_up(loaded, unrelated, hparams)
+    edit = _train if hparams["editor"] in borrowed.TRAINED else _borrow
+    plugin, history = edit(loaded, data, hparams, spec, context)
     calibration = {
         "weight_id": plugin.weight_id,
         "dtype": spec.inputs["plugin"].dtype,
@@ -63,18 +69,19 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
 
 
 def _train(
-    loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
+    loaded: LoadedModel, data: Dataset, hparams: Mapping[str, Any], spec: ArtifactSpec, context: Context
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Fine-tune a copy, in full or with low-rank updates, together with `[WEIGHT]`; also return the losses per epoch."""
-    hparams, seed = spec.identity["hparams"], spec.identity["seed"]
+    seed = spec.identity["seed"]
     before = None
     if EARLIER in spec.needs:
         before = EditedPlugin.load(context.artifact(spec.needs[EARLIER]), context.device, "float32")
     with context.clock.phase("edit"):
         plugin, entry, learned = _start(loaded, before)
-        fronts = _prefixes(spec, context)
-        edits, negatives = _rows(loaded.tokenizer, requests[learned:], unrelated, fronts)
-        earlier, _ = _rows(loaded.tokenizer, requests[:learned], (), fronts)
+        wordings, unrelated = _lessons(loaded, data, hparams, seed)
+        fronts = _prefixes(hparams["contexts"], spec, context)
+        edits, negatives = _rows(loaded.tokenizer, wordings[learned:], unrelated, fronts)
+        earlier, _ = _rows(loaded.tokenizer, wordings[:learned], (), fronts)
         if hparams["editor"] == "full":
             plugin.model.requires_grad_(True)
             if hparams["plugin_embeddings"] == "frozen":
@@ -89,16 +96,18 @@ def _train(
 
 
 def _borrow(
-    loaded: LoadedModel, requests: Sequence[EditRequest], unrelated: Sequence[str], spec: ArtifactSpec, context: Context
+    loaded: LoadedModel, data: Dataset, hparams: Mapping[str, Any], spec: ArtifactSpec, context: Context
 ) -> tuple[EditedPlugin, list[EpochLosses]]:
     """Let another method edit a copy, then learn `[WEIGHT]` on the resulting hidden states; also return the final losses."""
-    hparams, editor = spec.identity["hparams"], borrowed.editor(spec.identity["editor"])
+    editor, requests = borrowed.editor(spec.identity["editor"]), [record.request() for record in data.edits]
     needed = borrowed.needs(editor, spec.inputs["plugin"], spec.inputs["data"], spec.identity["seed"])
     folders = {role: context.artifact(need) for role, need in needed.items()}
     plugin = _copy(loaded)
     borrowed.decided(editor, folders).edit(plugin, requests, folders, borrowed.Lent(context))
     with context.clock.phase("edit"):
-        edits, negatives = _rows(loaded.tokenizer, requests, unrelated, _prefixes(spec, context))
+        wordings, unrelated = _lessons(loaded, data, hparams, spec.identity["seed"])
+        fronts = _prefixes(hparams["contexts"], spec, context)
+        edits, negatives = _rows(loaded.tokenizer, wordings, unrelated, fronts)
         entry = new_entry(plugin.model)
         if hparams["lambda_weight"]:
             learn_entry(plugin.model, entry, edits, negatives, hparams)
@@ -119,9 +128,22 @@ def _copy(loaded: LoadedModel) -> LoadedModel:
     return LoadedModel(loaded.ref, copy.deepcopy(loaded.model).float().eval().requires_grad_(False), loaded.tokenizer)
 
 
-def _prefixes(spec: ArtifactSpec, context: Context) -> Iterator[list[str]]:
+def _lessons(
+    loaded: LoadedModel, data: Dataset, hparams: Mapping[str, Any], seed: int
+) -> tuple[list[list[EditRequest]], list[str]]:
+    """The wordings of each edit, and the unrelated prompts that it is told apart from."""
+    generator = torch.Generator().manual_seed(seed)
+    wordings = reworded(data.edits, data.train, hparams["paraphrases"], generator)
+    unrelated = negative_prompts(data, rephrased=hparams["paraphrases"] > 0)
+    if hparams["hard_negatives"]:
+        memory = PromptMemory.of(embeddings_of(loaded), [request for request, *_ in wordings], _SUBJECT_SHARE)
+        drawn = negatives_per_epoch(sum(map(len, wordings)), len(unrelated), hparams)
+        unrelated = hard_pool(unrelated, memory, hparams["hard_negatives"], drawn, generator)
+    return wordings, unrelated
+
+
+def _prefixes(contexts: int, spec: ArtifactSpec, context: Context) -> Iterator[list[str]]:
     """Prefixes for each of a series of prompts: none, and as many context prefixes as requested."""
-    contexts = spec.identity["hparams"]["contexts"]
     texts = prefixes.load(context.artifact(spec.needs[PREFIXES])) if contexts else ()
     generator = torch.Generator().manual_seed(spec.identity["seed"])
     while True:
@@ -131,11 +153,12 @@ def _prefixes(spec: ArtifactSpec, context: Context) -> Iterator[list[str]]:
 
 def _rows(
     tokenizer: "PreTrainedTokenizerBase",
-    requests: Sequence[EditRequest],
+    wordings: Sequence[Sequence[EditRequest]],
     unrelated: Sequence[str],
     fronts: Iterator[list[str]],
 ) -> tuple[list[list[TrainingRow]], list[TrainingRow]]:
-    """Training rows of each edit and of the unrelated prompts, after each of their prefixes."""
+    """Training rows of each wording of each edit and of the unrelated prompts, after each of their prefixes."""
+    requests = [request for of_edit in wordings for request in of_edit]
     behind = [replace(edit, prompt=front + edit.prompt) for edit in requests for front in next(fronts)]
     edits = [edit_rows(tokenizer, request) for request in behind]
     prompts = [front + prompt for prompt in unrelated for front in next(fronts)]

@@ -13,7 +13,7 @@ from harness.registry import register
 from methods.common import prefixes, require_masks, require_train, threshold
 from methods.onceedit import borrowed
 from methods.onceedit.flops import EmbeddingTable, relative_matrix_flops
-from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, PREFIXES, OnceEditHparams
+from methods.onceedit.hparams import EARLIER, EDIT_STAGE, EDITS, PREFIXES, OnceEditHparams, without_usual
 
 if TYPE_CHECKING:
     from harness.models.catalogue import ModelRef
@@ -51,6 +51,14 @@ class OnceEdit(Method):
         """The precision of columns of R, where half as much could choose another token than the anchor's own."""
         is_sharp = self.hparams.relative in ("centred", "whitened") and self.hparams.decoder == "column"
         return {"columns": "fp64"} if is_sharp else {}
+
+    def notes_on(self, target: "ModelRef") -> Sequence[str]:
+        """The rule of the relative representations, because the paper's rules lose tokens of pretrained models."""
+        hparams = self.hparams
+        if not hparams.fuses_anchors:
+            return ()
+        sharpness = f", temperature {hparams.temperature:g}" if hparams.relative in ("centred", "whitened") else ""
+        return (f"relative representations '{hparams.relative}'{sharpness}",)
 
     def artifacts(self, target: "ModelRef", data: DataRef, seed: int) -> Mapping[str, ArtifactSpec]:
         """The edited plug-in, the relative states of both models, and alpha's threshold if it is calibrated.
@@ -238,7 +246,7 @@ def edit_artifact(
     identity: dict[str, Any] = {
         "plugin": plugin.identity(),
         "data": data.identity(),
-        "hparams": hparams.model_dump(include={*EDIT_STAGE, *(["replay"] if earlier else [])}),
+        "hparams": without_usual(hparams.model_dump(include={*EDIT_STAGE, *(["replay"] if earlier else [])})),
         "seed": seed,
         "version": EDIT_VERSION,
     }
@@ -250,7 +258,7 @@ def edit_artifact(
         identity[EARLIER] = earlier.key
         needs[EARLIER] = earlier
         edits = (edits - _edits(earlier.inputs["data"])) * (1 + hparams.replay)
-    texts = edits * (1 + hparams.contexts) * (1 + hparams.negatives)
+    texts = edits * (1 + hparams.paraphrases) * (1 + hparams.contexts) * (1 + hparams.negatives)
     passes, memory = 3 * hparams.epochs * texts, _edit_memory(plugin, hparams)
     if hparams.editor not in borrowed.TRAINED:
         identity["editor"] = borrowed.identity(hparams.editor, plugin)

@@ -1,5 +1,6 @@
 """Hyper-parameters of OnceEdit: the edit stage (shared by all target models), the pair, and decoding."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,6 +16,9 @@ EDIT_STAGE = (
     "lambda_weight",
     "negatives",
     "negative_weight",
+    "hard_negatives",
+    "paraphrases",
+    "focal_gamma",
     "weight_decay",
     "stop_accuracy",
     "stop_bce",
@@ -30,6 +34,9 @@ EDIT_STAGE = (
 
 PREFIXES = "prefixes"
 """The role of the context prefixes among the needs of an edit."""
+
+LATER = {"decode": "exact", "anchor_share": 1.0, "hard_negatives": 0.0, "paraphrases": 0, "focal_gamma": 0.0}
+"""Usual values of keys that were added later; they are not part of any identity."""
 
 EARLIER = "earlier"
 """The role of the plug-in with the edits of earlier blocks, among the needs of an edit in sequence."""
@@ -47,10 +54,16 @@ class OnceEditHparams(Hparams):
         lambda_weight: weight of the `[WEIGHT]` loss relative to the generation loss (eq. 7).
         negatives: unrelated prompts per edit and epoch (0.5: one for two edits), limited by the number of available prompts.
         negative_weight: weight of a negative in the `[WEIGHT]` loss relative to an edit; 1 is the plain mean of eq. 6.
+        hard_negatives: share of the negatives that are the train prompts most similar to the edits (`wordings.hard_pool`); 0: all
+            are drawn at random.
+        paraphrases: other wordings of each edit, made of train records' rephrases (`wordings.reworded`), that it is also trained
+            with; rephrases of train records are then negatives too.
+        focal_gamma: exponent of the focal loss of `[WEIGHT]`; 0: binary cross entropy (eq. 6).
         stop_accuracy, stop_bce: training stops after the first epoch that reaches both.
         editor: what edits the plug-in: `full` (all weights), `lora`, or a registered method that changes weights (`method` or
             `method.variant`), with its own hyper-parameters for the plug-in. In that case only `batch`, `lambda_weight`,
-            `negatives`, `negative_weight` and `stop_bce` apply, for learning `[WEIGHT]` on the resulting hidden states.
+            `negatives`, `negative_weight`, `hard_negatives`, `paraphrases` and `stop_bce` apply, for learning `[WEIGHT]` on the
+            resulting hidden states.
         contexts: context prefixes (`methods.common.prefixes`) before each edit and each unrelated prompt, in addition to the plain
             prompt, so that an edit also holds after other text.
         replay: in a sequence, edits of earlier blocks per edit of a block and epoch, so that they are not unlearned.
@@ -88,6 +101,9 @@ class OnceEditHparams(Hparams):
     lambda_weight: float = Field(ge=0)
     negatives: int | float = Field(ge=0)
     negative_weight: float = Field(gt=0)
+    hard_negatives: float = Field(ge=0, le=1)
+    paraphrases: int = Field(ge=0)
+    focal_gamma: float = Field(ge=0)
     weight_decay: float = Field(ge=0)
     stop_accuracy: float = Field(ge=0, le=1)
     stop_bce: float = Field(ge=0)
@@ -180,14 +196,11 @@ class OnceEditHparams(Hparams):
     def identity(self) -> dict[str, Any]:
         """All values, with the plug-in's name only: its files are in the identity of the artifacts made from it.
 
-        Values of `similarity` are left out where alpha does not depend on them, and so are `decode: exact`,
-        `anchor_share: 1`, and `top_k` without `decoder: unite`, so that cells are those from before there was a choice.
-        `replay` is in the identity of the artifacts that depend on it.
+        Values of `similarity` are left out where alpha does not depend on them, and so are the usual values of `LATER`, and
+        `top_k` without `decoder: unite`, so that cells are those from before there was a choice. `replay` is in the identity of
+        the artifacts that depend on it.
         """
-        values = {**super().identity(), "plugin": self.plugin_entry.name}
-        for name, usual in (("decode", "exact"), ("anchor_share", 1.0)):
-            if values[name] == usual:
-                del values[name]
+        values = without_usual({**super().identity(), "plugin": self.plugin_entry.name})
         if self.decoder != "unite":
             del values["top_k"]
         del values["replay"]
@@ -205,3 +218,13 @@ class OnceEditHparams(Hparams):
     def plugin_entry(self) -> ModelForm:
         """The plug-in as an entry, from either notation."""
         return ModelForm.model_validate(self.plugin)
+
+
+def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without those that are usual among `LATER`."""
+    return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
+
+
+def edit_stage_values(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the edit stage, from the identity of a plug-in that was edited with them."""
+    return {**{key: value for key, value in LATER.items() if key in EDIT_STAGE}, **identity["hparams"]}

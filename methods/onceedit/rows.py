@@ -51,16 +51,21 @@ def prompt_row(tokenizer: "PreTrainedTokenizerBase", prompt: str, *, is_edit: bo
     return TrainingRow(ids, None, len(ids) - 1, is_edit)
 
 
-def negative_prompts(data: Dataset) -> list[str]:
+def negative_prompts(data: Dataset, *, rephrased: bool = False) -> list[str]:
     """Prompts with label z = 0: those of the train records and of their locality probes, without duplicates.
 
     Probes of evaluated records and the records of `data.unrelated` are never included. Prompts that are also edited are
     excluded.
+
+    Args:
+        data: the records.
+        rephrased: also rephrases of the train records, so that their wording does not tell edits from other prompts.
     """
     edited = {record.prompt for record in data.edits}
     prompts: dict[str, None] = {}
     for record in data.train:
         prompts.update(dict.fromkeys([record.prompt, *(probe.prompt for probe in record.locality)]))
+        prompts.update(dict.fromkeys(record.rephrases if rephrased else ()))
     return [prompt for prompt in prompts if prompt not in edited]
 
 

@@ -124,12 +124,15 @@ def losses(
     """Loss of a batch, and the sums for `EpochLosses`.
 
     L_gen is the mean cross entropy of the target tokens over the vocabulary including `[WEIGHT]` (eq. 5). L_weight is the
-    mean binary cross entropy of σ(logit of `[WEIGHT]`) against z (eq. 6), where negatives have weight `negative_weight`.
+    mean binary cross entropy of σ(logit of `[WEIGHT]`) against z (eq. 6), where negatives have weight `negative_weight`. With
+    `focal_gamma` γ, each prompt is also weighted by (1 - p)^γ, where p is the probability of its label (focal loss, Lin et al.
+    2017, arXiv 1708.02002, eq. 4), so that prompts that are hard to tell apart count more.
     With `precision: bf16` the blocks run in bf16; head, logits and losses are always fp32, which costs little because only
     the needed positions pass through the head.
 
     Returns:
-        The scalar loss, and [Σ cross entropy, correct tokens, Σ weighted BCE, target tokens, Σ weights] in fp64.
+        The scalar loss, and [Σ cross entropy, correct tokens, Σ weighted BCE, target tokens, Σ weights] in fp64, the BCE
+        without the focal factor.
     """
     labels = [(row, at) for row, made in enumerate(rows) for at in made.labels]
     weights = [(row, made.weight_at) for row, made in enumerate(rows) if made.weight_at is not None]
@@ -150,9 +153,13 @@ def losses(
 
     is_edit_W, share_W = torch.tensor([is_edit, share]).to(device, non_blocking=True)
     logit_W = entry(hidden_WD).squeeze(-1)
-    bce = functional.binary_cross_entropy_with_logits(logit_W, is_edit_W, weight=share_W, reduction="sum")
+    bce_W = functional.binary_cross_entropy_with_logits(logit_W, is_edit_W, weight=share_W, reduction="none")
+    bce, weighed = bce_W.sum(), bce_W.sum()
+    if hparams["focal_gamma"]:
+        unlikely_W = torch.where(is_edit_W > 0, -logit_W, logit_W).sigmoid()
+        weighed = (unlikely_W ** hparams["focal_gamma"] * bce_W).sum()
 
-    loss = entropy / max(len(labels), 1) + hparams["lambda_weight"] * bce / (sum(share) or 1.0)
+    loss = entropy / max(len(labels), 1) + hparams["lambda_weight"] * weighed / (sum(share) or 1.0)
     sums_3 = torch.stack([value.detach().double() for value in (entropy, right, bce)])
     counts_2 = torch.tensor([len(labels), sum(share)], dtype=torch.float64).to(device, non_blocking=True)
     return loss, torch.cat([sums_3, counts_2])

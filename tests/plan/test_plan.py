@@ -234,11 +234,20 @@ def test_a_method_without_probabilities_is_noted_where_they_are_compared(plan_of
     monkeypatch.setattr(tasks, "find_spec", lambda name: name)
     once = {"name": "onceedit", "plugin": "tiny/tinyllama"}
     methods = ["ft-l", once, {**once, "decoder": "owner", "label": "look-up"}]
-    (note,) = plan_of(methods=methods, classic=True, capability=["facts", "perplexity"]).notes()
+    note, *_ = plan_of(methods=methods, classic=True, capability=["facts", "perplexity"]).notes()
     assert note.startswith(
         "look-up: no scores on Facts, Perplexity, CounterFact's metrics by probability: decoder 'owner'"
     )
-    assert plan_of(methods=methods).notes() == []
+    assert not any("no scores" in note for note in plan_of(methods=methods).notes())
+
+
+def test_what_a_method_says_of_itself_on_several_models_is_noted_once(plan_of):
+    once = {"name": "onceedit", "plugin": "tiny/tinyllama"}
+    methods = ["ft-l", once, {**once, "decoder": "gac", "label": "GaC"}, {**once, "relative": "whitened", "label": "W"}]
+    assert plan_of(models=["tiny/llama", "tiny/gptj"], methods=methods).notes() == [
+        "onceedit on tiny/llama, tiny/gptj: relative representations 'plain'",
+        "W on tiny/llama, tiny/gptj: relative representations 'whitened', temperature 40",
+    ]
 
 
 def test_rows_of_a_benchmark_task_that_cannot_be_asked_are_noted(plan_of, monkeypatch, tmp_path):

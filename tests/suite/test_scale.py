@@ -145,6 +145,15 @@ def test_at_small_scale_every_method_of_the_main_table_has_settings_that_need_no
             assert "default" not in named(method.hparams)[model].sources.values()
 
 
+@pytest.mark.parametrize("scale_name", ["paper", "mini", "small"])
+def test_every_editor_has_settings_for_layers_that_its_model_has(scale_name):
+    for method in load_suite(ROOT / "suites/editors.yaml", scale=scale_name).methods:
+        for model, settings in named(method.hparams).items():
+            layers = settings.values.get("layers", [settings.values.get("layer", 0)])
+            n_layers = catalogue.reference(model).footprint.n_layers
+            assert all(layer < n_layers for layer in layers), (method.label, model)
+
+
 @pytest.mark.parametrize("name", [name for name in catalogue.names() if not name.startswith("tiny/")])
 def test_every_model_of_the_catalogue_is_a_pretrained_model_at_small_scale_or_has_one_in_its_place(name):
     mapped = scale.load_scale("small").form.model_map

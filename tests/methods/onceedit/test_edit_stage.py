@@ -45,10 +45,11 @@ def test_the_weight_entry_has_no_probability(plugin):
     [
         {"precision": "bf16"},
         {"gradient_checkpointing": True},
+        {"paraphrases": 1, "hard_negatives": 0.5, "focal_gamma": 2.0},
         {"editor": "lora", "lora_rank": 4, "lr": 2e-2},
         {"editor": "lora", "lora_rank": 4, "lr": 2e-2, "precision": "bf16", "gradient_checkpointing": True},
     ],
-    ids=["bf16", "checkpointing", "lora", "all together"],
+    ids=["bf16", "checkpointing", "wordings", "lora", "all together"],
 )
 def test_each_way_of_training_teaches_all_edits_and_leaves_a_plain_fp32_plugin(changes, data, tmp_path):
     context = FakeContext(data)

@@ -1,5 +1,7 @@
 """The losses of the edit stage, and what precision and checkpointing may change."""
 
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,22 @@ def test_the_loss_is_the_sum_of_both_losses_over_the_right_positions_of_the_fini
         total += share
     assert loss.item() == pytest.approx(generation / 2 + 0.8 * weight / total, rel=1e-5)
     assert figures_5.tolist() == pytest.approx([generation, right, weight, 2, total], rel=1e-5)
+
+
+def test_the_focal_loss_weighs_prompts_by_how_unlikely_their_label_is():
+    model = tiny_model("llama", seed=3).model
+    entry = new_entry(model)
+    plain, figures_5 = losses(model, entry, ROWS, values())
+    focal, same_5 = losses(model, entry, ROWS, values(focal_gamma=2.0))
+    weight_id = append_entry(model, entry)
+    expected, weight = 0.0, 0.0
+    for row in ROWS:
+        alpha = model(input_ids=torch.tensor([row.ids])).logits[0, row.weight_at, weight_id].double().sigmoid().item()
+        right, share = (alpha, 1.0) if row.is_edit else (1 - alpha, 0.25)
+        expected -= share * (1 - right) ** 2 * math.log(right)
+        weight -= share * math.log(right)
+    assert (plain - focal).item() == pytest.approx(0.8 * (weight - expected) / 1.5, rel=1e-4)
+    assert torch.equal(figures_5, same_5)
 
 
 def test_a_batch_of_negatives_alone_has_no_generation_loss():
