@@ -191,6 +191,10 @@ class MethodBench:
         shared = [self._bench.seconds(spec) for spec in self._shared_edits]
         return edited, add_phases(self._bench.context.clock.seconds, *shared)
 
+    def attached(self) -> EditedModel:
+        """The edited model from edits that are artifacts, as they were built."""
+        return self._apply(self._bench.requests)
+
     def _apply(self, requests: list[EditRequest]) -> EditedModel:
         bench = self._bench
         folders = {role: bench.context.artifact(spec) for role, spec in self._needed.items()}

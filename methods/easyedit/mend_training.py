@@ -15,9 +15,9 @@ from methods.mend.hparams import HypernetworkHparams
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
-    from harness.records import EditRecord
+    from harness.records import EditRecord, Probe
 
-VERSION = 1
+VERSION = 2
 """Incremented whenever the same inputs give a different hypernetwork."""
 
 MAX_TOKENS = 40
@@ -61,11 +61,11 @@ def build(spec: ArtifactSpec, context: Context, folder: Path) -> None:
     model = context.load_model(spec.inputs["model"])
     hparams = HypernetworkHparams.model_validate(spec.identity["hparams"])
     train = context.load_data(spec.inputs["data"]).train
-    rows = [_row(record) for record in train if record.locality]
+    rows = [_row(record, probe) for record in train if (probe := record.known_locality)]
     if len(rows) <= hparams.validation:
         raise UserError(
-            f"mend learns from train records with a locality probe, but only {len(rows)} of {len(train)} have one and "
-            f"{hparams.validation} are held out for validation",
+            f"EasyEdit's mend learns from train records with an answered locality probe, but only {len(rows)} of {len(train)} "
+            f"have one and {hparams.validation} are held out for validation",
             fix="datasets: [{train: ...}] with more, or a smaller `validation`",
         )
     generator = torch.Generator().manual_seed(spec.identity["seed"])
@@ -131,9 +131,11 @@ def train(
     save(hypernetwork, report, folder)
 
 
-def _row(record: "EditRecord") -> dict[str, str]:
-    """Convert a record to the form of `ZsreDataset`; the rephrase does not enter the loss (EditTrainer.py:53)."""
-    probe = record.locality[0]
+def _row(record: "EditRecord", probe: "Probe") -> dict[str, str]:
+    """Convert a record to the form of `ZsreDataset`; the rephrase does not enter the loss (EditTrainer.py:53).
+
+    The answer of the locality probe does: the trainer reads it after the question.
+    """
     return {
         "case_id": record.id,
         "prompt": record.prompt,

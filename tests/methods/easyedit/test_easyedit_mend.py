@@ -1,5 +1,7 @@
 """MEND through EasyEdit: our archive and its own in either implementation, and its trainer on our records."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -96,6 +98,19 @@ def test_its_own_trainer_learns_from_our_records_what_both_can_read(tmp_path):
     assert any(layer.u_SR.any() for transform in hypernetwork.transforms.values() for layer in transform.layers)
     assert context.phases == ["setup"]
     assert difference(editor, Mend(hparams_with(**FAITHFUL)), model, facts(3), {ROLE: folder}) < 1e-4
+
+
+@pytest.mark.easyedit
+def test_its_own_trainer_never_reads_an_answer_that_the_dataset_does_not_give(tmp_path):
+    data = load(resolve("counterfact", "synthetic", 8, train=6))
+    train = tuple(
+        replace(record, locality=tuple(replace(probe, has_answer=False) for probe in record.locality))
+        for record in data.train
+    )
+    model = three_layers(tmp_path, "llama")
+    spec = adapter(rank=8, validation=3).artifacts(model.ref, data.ref, 0)[ROLE]
+    with pytest.raises(UserError, match="with an answered locality probe, but only 0 of 6 have one"):
+        build(spec, TinyContext(model, replace(data, train=train)), tmp_path)
 
 
 @pytest.mark.easyedit
