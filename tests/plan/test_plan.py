@@ -243,10 +243,10 @@ def test_a_method_without_probabilities_is_noted_where_they_are_compared(plan_of
 
 def test_what_a_method_says_of_itself_on_several_models_is_noted_once(plan_of):
     once = {"name": "onceedit", "plugin": "tiny/tinyllama"}
-    methods = ["ft-l", once, {**once, "decoder": "gac", "label": "GaC"}, {**once, "relative": "whitened", "label": "W"}]
+    methods = ["ft-l", once, {**once, "decoder": "gac", "label": "GaC"}, {**once, "relative": "plain", "label": "W"}]
     assert plan_of(models=["tiny/llama", "tiny/gptj"], methods=methods).notes() == [
-        "onceedit on tiny/llama, tiny/gptj: relative representations 'plain'",
-        "W on tiny/llama, tiny/gptj: relative representations 'whitened', temperature 40",
+        "onceedit on tiny/llama, tiny/gptj: relative representations 'whitened', temperature 40",
+        "W on tiny/llama, tiny/gptj: relative representations 'plain'",
     ]
 
 
