@@ -2,6 +2,7 @@
 
     python -m benchmarks.speculative [--quick] [--out FILE]
     python -m benchmarks.speculative --model smollm2-135m --weights pretrained --set onceedit.plugin=smollm2-135m
+    python -m benchmarks.speculative --model llama2-7b --dtype float32 --parts passes --blocks 2 6
 
 Each prompt is continued alone (batch 1) by --length tokens:
     target alone   the unedited target model
@@ -12,7 +13,8 @@ Prompts are edits, rephrases and prompts of unrelated records. All take turns in
 ensemble are compared: if one differs from that of the step-by-step decoder, the benchmark ends with an error.
 
 The cost model says what to expect elsewhere: seconds of a pass over 1 to 9 ids after a text, for both models, and what they
-make of a given share of right drafts.
+make of a given share of right drafts. Where a model does not fit, `--blocks` times it with two smaller numbers of blocks and
+extrapolates to all of them: every block takes the same time, and what is outside of them does not change.
 """
 
 import argparse
@@ -31,7 +33,9 @@ from benchmarks.command import number
 from benchmarks.editing import parsed_settings, quick_hparams
 from benchmarks.timing import Candidate, taking_turns
 from benchmarks.workbench import MethodBench, Workbench, add_options
+from harness.models.catalogue import ModelRef
 from harness.models.edited import WeightEditedModel
+from harness.models.random_weights import random_model
 from harness.tokens import Query
 from methods.onceedit.answers import Answers
 from methods.onceedit.ensemble import EnsembleModel
@@ -82,8 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plugin = OnceEditHparams(**method.hparams).plugin_entry.reference(bench.target.corpus or bench.data)
         plugin = replace(plugin, dtype="float32")
         bench.build(plugin.artifacts().values())
-        both = {"target": bench.model, "plug-in": bench.context.load_model(plugin)}
-        passes = {name: pass_seconds(loaded.model, options.length) for name, loaded in both.items()}
+        both = {"target": bench.target, "plug-in": plugin}
+        if options.blocks:
+            passes = {name: extrapolated(ref, options) for name, ref in both.items()}
+        else:
+            loaded = {name: bench.context.load_model(ref).model for name, ref in both.items()}
+            passes = {name: pass_seconds(model, options.length) for name, model in loaded.items()}
         ratios = expected(passes)
         results = {"pass_seconds": passes, "expected": ratios}
         command.write_results(options, {"kinds": kinds, **results})
@@ -195,6 +203,18 @@ def pass_seconds(model: "PreTrainedModel", context: int) -> dict[int, float]:
     return {ids: found[str(ids)].median for ids in PASSES}
 
 
+def extrapolated(ref: ModelRef, options: argparse.Namespace) -> dict[int, float]:
+    """`pass_seconds` of a model of which only some blocks fit, with random weights, from two numbers of blocks."""
+    device, found = torch.device(options.device), []
+    for blocks in options.blocks:
+        model = random_model(replace(ref.spec, n_layers=blocks), ref.dtype, device).eval().requires_grad_(False)
+        found.append(pass_seconds(model, options.length))
+        del model
+    few, many = options.blocks
+    per_block = {ids: (found[1][ids] - found[0][ids]) / (many - few) for ids in PASSES}
+    return {ids: found[0][ids] + (ref.spec.n_layers - few) * per_block[ids] for ids in PASSES}
+
+
 def expected(passes: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Time per token with the best number of drafts relative to two forward passes, by the share of right drafts.
 
@@ -240,6 +260,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=["decode", "passes"], default=["decode", "passes"], help="passes: only the cost model, "
         "for random weights, whose continuations mean nothing; default: both")  # fmt: skip
+    add(
+        "--blocks",
+        nargs=2,
+        type=int,
+        metavar=("FEW", "MANY"),
+        help="with --parts passes: blocks to time, for models that do not fit",
+    )
     add("--edits", type=int, default=50, help="facts to edit; default: 50")
     add("--prompts", type=int, default=10, help="prompts of each kind; default: 10")
     add("--length", type=int, default=32, help="tokens per prompt; default: 32")
@@ -248,6 +275,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser)
     options = parser.parse_args(arguments)
     options.set = parsed_settings(options.set).get("onceedit", {})
+    if options.blocks and options.parts != ["passes"]:
+        parser.error("--blocks needs --parts passes: a model without some of its blocks decodes nothing")
     if options.quick:
         options.edits, options.prompts, options.length, options.drafts = 4, 2, 6, [2]
         options.train, options.unrelated = 20, 4

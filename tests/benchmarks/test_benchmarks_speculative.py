@@ -1,10 +1,12 @@
 """The benchmark of speculative decoding runs from end to end and reports what it counted."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
 from benchmarks import speculative
+from harness.models.catalogue import ModelRef
 
 
 @pytest.mark.slow
@@ -27,3 +29,15 @@ def test_the_cost_model_weighs_passes_against_right_drafts():
     ratios = speculative.expected(passes)
     assert ratios["1.0"] == pytest.approx((1.8 + 9 * 0.5) / 9 / 1.5)
     assert ratios["0.5"] == pytest.approx((1.1 + 2 * 0.5) / 1.5 / 1.5)
+
+
+def test_passes_of_a_model_that_does_not_fit_are_extrapolated_from_fewer_blocks(monkeypatch):
+    monkeypatch.setattr(
+        speculative, "pass_seconds", lambda model, _: dict.fromkeys(speculative.PASSES, 1 + len(blocks(model)))
+    )
+    options = Namespace(device="cpu", length=4, blocks=[1, 3])
+    assert speculative.extrapolated(ModelRef("tiny/llama", "random"), options) == dict.fromkeys(speculative.PASSES, 5.0)
+
+
+def blocks(model):
+    return model.model.layers
