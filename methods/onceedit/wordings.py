@@ -39,8 +39,8 @@ def reworded(
                 frames[relation][frame] = None
     found = []
     for record in edits:
-        request = record.request()
-        texts = [record.subject.strip().join(frame) for frame in frames.get(_relation(record), ())] if number else []
+        request, subject = record.request(), record.subject.strip()
+        texts = [subject.join(frame) for frame in frames.get(_relation(record), ())] if subject else []
         drawn = torch.randperm(len(texts), generator=generator)[:number].tolist()
         found.append([request, *(replace(request, prompt=texts[place]) for place in drawn)])
     return found

@@ -54,9 +54,8 @@ def test_no_rephrase_of_an_edited_record_is_used():
 
 
 def test_an_edit_without_a_subject_has_only_its_own_wording():
-    assert drawn([dataclasses.replace(EDIT, subject="", relation="")], TRAIN, 5) == [
-        [dataclasses.replace(EDIT, subject="", relation="").request()]
-    ]
+    for nameless in (dataclasses.replace(EDIT, subject=""), dataclasses.replace(EDIT, subject="", relation="")):
+        assert drawn([nameless], TRAIN, 5) == [[nameless.request()]]
 
 
 def test_half_of_a_pool_are_the_prompts_most_similar_to_the_edits(data):
