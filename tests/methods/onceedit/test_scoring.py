@@ -42,12 +42,17 @@ def target():
     return loaded
 
 
+ROUNDING = 1e-6
+"""transformers computes GPT-J's attention in fp32 whatever the precision of the model, and batches round differently from single
+texts on some CPUs."""
+
+
 def assert_follows(scores, distributions, ids):
     """The scores are what whole distributions say of the ids."""
     for found, logprobs_V, id_ in zip(scores, distributions, ids, strict=True):
-        assert found.logprob == pytest.approx(float(logprobs_V[id_]), abs=1e-8)
+        assert found.logprob == pytest.approx(float(logprobs_V[id_]), abs=ROUNDING)
         assert found.best == int(logprobs_V.argmax())
-        assert found.best_logprob == pytest.approx(float(logprobs_V.max()), abs=1e-8)
+        assert found.best_logprob == pytest.approx(float(logprobs_V.max()), abs=ROUNDING)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "+".join(changes))
