@@ -3,8 +3,8 @@
     python -m benchmarks.decoders [--quick] [--out FILE]
     python -m benchmarks.decoders --model smollm2-135m --weights pretrained --data DIR --set onceedit.plugin=smollm2-135m
 
-Prompts of edits are continued alone (batch 1) by --length tokens. All decoders take turns in one process, beside the unedited
-target model alone and one pass of both models per token without any fusion:
+The prompts of edits are continued one at a time (batch 1) by --length tokens. All decoders take turns in one process, with two
+references: the unedited target model alone, and one pass of both models per token without any fusion.
     owner, column   OnceEdit: the certified anchor, then its owner, or the search on its column (`column` is the default)
     own start       `column` whose search starts at the target model's logits instead of zero
     soft search     DeePEn: the search towards the whole fused distribution. It needs both matrices R, 2 x V x A numbers in fp32;
@@ -21,14 +21,13 @@ from rich.table import Table
 
 from benchmarks import command
 from benchmarks.editing import parsed_settings, quick_hparams
-from benchmarks.speculative import step_by_step, two_forwards
+from benchmarks.speculative import ALONE, TWO, continuations, step_by_step, two_forwards
 from benchmarks.timing import Candidate, taking_turns
 from benchmarks.workbench import MethodBench, Workbench, add_options
 from harness.models.edited import WeightEditedModel
-from harness.tokens import Query
 from methods.onceedit.ensemble import EnsembleModel
 
-ALONE, TWO, COLUMN = "target alone", "two forwards", "column"
+COLUMN = "column"
 
 DECODERS: Mapping[str, Mapping[str, Any]] = {
     COLUMN: {"decoder": "column"},
@@ -68,8 +67,7 @@ def measure(pairs: Mapping[str, EnsembleModel], prompts: Sequence[str], length: 
         `seconds` per token by candidate, and the share of tokens `equal` to those of `column` by decoder.
     """
     pair = pairs[COLUMN]
-    tokenizer = pair.target.tokenizer
-    queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * length) for text in prompts]
+    queries = continuations(pair, prompts, length)
     made: dict[str, dict[int, list[int]]] = {name: {} for name in pairs}
 
     def decoded(name: str) -> Callable[[int], None]:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from benchmarks import command
 from benchmarks.editing import parsed_settings, quick_hparams
+from benchmarks.speculative import continuations
 from benchmarks.workbench import MethodBench, Workbench, add_options
 from harness.models.precision import at_least_fp32
 from harness.records import Dataset
-from harness.tokens import Query
 from methods.onceedit.answers import Answers
 from methods.onceedit.choose import Choice
 from methods.onceedit.ensemble import EnsembleModel
@@ -127,8 +127,7 @@ def prompts_of(records: Dataset) -> list[str]:
 @torch.no_grad()
 def decode(pair: EnsembleModel, prompts: Sequence[str], length: int, kept: Kept, found: Found) -> None:
     """Continue prompts by `length` tokens, and keep what each token was chosen from."""
-    tokenizer = pair.target.tokenizer
-    queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * length) for text in prompts]
+    queries = continuations(pair, prompts, length)
     answers = Answers(queries)
     stepwise = Stepwise(pair, queries, answers)
     for _ in range(length):

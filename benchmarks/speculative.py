@@ -130,8 +130,7 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     Raises:
         SystemExit: if a continuation differs from that of the step-by-step decoder.
     """
-    tokenizer = pair.target.tokenizer
-    queries = [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * options.length) for text in prompts]
+    queries = continuations(pair, prompts, options.length)
     made: dict[str, dict[int, list[int]]] = {}
     counts: dict[str, dict[int, Counter[str]]] = {}
 
@@ -165,6 +164,12 @@ def measure(pair: EnsembleModel, prompts: Sequence[str], options: argparse.Names
     per_token = {name: of.mean / options.length for name, of in found.items()}
     totals = {name: dict(sum(of.values(), Counter())) for name, of in counts.items()}
     return Kind(statistics.fmean(pair.scope(queries)), per_token, totals, len(queries) * options.length)
+
+
+def continuations(pair: EnsembleModel, prompts: Sequence[str], length: int) -> list[Query]:
+    """Questions that are answered by continuing prompts by `length` tokens."""
+    tokenizer = pair.target.tokenizer
+    return [Query(text, "", tuple(tokenizer(text)["input_ids"]), (0,) * length) for text in prompts]
 
 
 @torch.no_grad()

@@ -154,7 +154,7 @@ def losses(
     is_edit_W, share_W = torch.tensor([is_edit, share]).to(device, non_blocking=True)
     logit_W = entry(hidden_WD).squeeze(-1)
     bce_W = functional.binary_cross_entropy_with_logits(logit_W, is_edit_W, weight=share_W, reduction="none")
-    bce, weighed = bce_W.sum(), bce_W.sum()
+    bce = weighed = bce_W.sum()
     if hparams["focal_gamma"]:
         unlikely_W = torch.where(is_edit_W > 0, -logit_W, logit_W).sigmoid()
         weighed = (unlikely_W ** hparams["focal_gamma"] * bce_W).sum()
